@@ -1,0 +1,1 @@
+"""Tables, plates and images, and the virtual microscope that makes them."""

@@ -1,0 +1,1 @@
+"""Recipes, places and the chain of kernels."""
