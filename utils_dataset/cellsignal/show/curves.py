@@ -1,0 +1,92 @@
+"""Training curves, and the same curves redrawn in place while training runs."""
+
+from time import monotonic
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cellsignal.show.style import ASSIGNED, RAW, picture, styled
+
+LOSS, TRAIN, HELD_OUT = "#444444", RAW, ASSIGNED
+
+
+@styled
+def curves(history: list[dict], *, title: str = "") -> Figure:
+    """Loss and accuracy over the epochs of all phases, laid one after the other.
+
+    `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured).
+    """
+    figure = picture(9, 3.2)
+    figure.suptitle(title, x=0.01, ha="left")
+    loss, accuracy = figure.subplots(1, 2)
+    _line(loss, history, "loss", colour=LOSS, label="train")
+    _line(accuracy, history, "accuracy", colour=TRAIN, label="train")
+    _line(accuracy, history, "held_out_accuracy", colour=HELD_OUT, label="held out")
+    accuracy.set_ylim(0, 1.02)
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        axes.set_title(name)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        _phases(axes, history)
+    accuracy.legend(loc="best")
+    loss.set_ylim(bottom=0)
+    return figure
+
+
+def _line(axes: Axes, history: list[dict], key: str, *, colour: str, label: str) -> None:
+    """One line for `key`; epochs are counted through all phases, gaps are left out."""
+    points = [(x, row[key]) for x, row in enumerate(history, 1) if row.get(key) is not None]
+    style = "-o" if len(points) <= 30 else "-"
+    axes.plot(*zip(*points) if points else ((), ()), style, color=colour, ms=3, lw=1.6, label=label)
+
+
+def _phases(axes: Axes, history: list[dict]) -> None:
+    """Dotted lines where one phase ends and the next begins, each phase named at its foot."""
+    names = [row.get("phase", "") for row in history]
+    starts = [x for x in range(len(names)) if x == 0 or names[x] != names[x - 1]]
+    for x in starts if len(starts) > 1 else []:
+        axes.axvline(x + 0.5, color="#999999", lw=0.8, ls=":")
+        place = dict(xytext=(3, 4), textcoords="offset points", xycoords=("data", "axes fraction"))
+        axes.annotate(names[x], (x + 0.5, 0), color="#777777", fontsize=8, **place)
+
+
+class LiveCurves:
+    """Give it to training as the callable for each epoch: it redraws the curves in one place.
+
+    Outside a notebook it does nothing. Drawing takes time, so it draws at most every `pause`
+    seconds; `finish()` draws what came last.
+    """
+
+    def __init__(self, *, title: str = "", pause: float = 3.0) -> None:
+        self.title, self.pause = title, pause
+        self.history: list[dict] = []
+        self._handle, self._drawn = None, float("-inf")
+
+    def __call__(self, history: list[dict]) -> None:
+        """Take the whole history so far, one row per epoch, and redraw when it is time."""
+        self.history = list(history)
+        if monotonic() - self._drawn >= self.pause:
+            self.finish()
+
+    def finish(self) -> None:
+        """Draw the history as it stands."""
+        if not _in_notebook() or not self.history:
+            return
+        from IPython.display import display
+
+        figure = curves(self.history, title=self.title)
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+        self._drawn = monotonic()
+
+
+def _in_notebook() -> bool:
+    """Is there an IPython kernel to draw into? (A terminal would only print the object's name.)"""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None

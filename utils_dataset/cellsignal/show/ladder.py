@@ -1,0 +1,147 @@
+"""The ladder and what stands behind a rung: accuracy by cell type and experiment, plate groups."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, picture, styled
+
+KINDS = {
+    "raw": ("Raw: each well on its own", RAW),
+    "assigned": ("Assigned: with the design of the plate", ASSIGNED),
+}
+
+
+def of_split(ladder: list[dict], split: str = "") -> list[dict]:
+    """The rungs of one split; without a name, those of the test wells where they were scored."""
+    names = [row.get("split", "") for row in ladder]
+    wanted = split or ("test" if "test" in names else next(iter(names), ""))
+    return [row for row in ladder if row.get("split", "") == wanted]
+
+
+@styled
+def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -> Figure:
+    """One bar a rung with a dot per cell type; raw and assigned accuracies in a panel of their own.
+
+    `ladder` rows: rung, kind ("raw" or "assigned"), accuracy, by_cell_type, split.
+    `floor` is the raw accuracy of the linear model.
+    """
+    rows = of_split(ladder, split)
+    panels = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    panels = {kind: some for kind, some in panels.items() if some}
+    tallest = max(map(len, panels.values()), default=1)
+    figure = picture(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
+    for axes, (kind, some) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
+        _rungs(axes, some, kind=kind, slots=tallest)
+        if kind == "raw" and floor is not None:
+            _floor(axes, floor)
+    _cell_type_legend(figure, rows)
+    return figure
+
+
+def _rungs(axes: Axes, rows: list[dict], *, kind: str, slots: int) -> None:
+    title, colour = KINDS[kind]
+    heights = np.arange(len(rows))
+    accuracies = [row["accuracy"] for row in rows]
+    axes.barh(heights, accuracies, height=0.62, color=colour, alpha=0.35)
+    for y, row in enumerate(rows):
+        for cell_type, value in sorted(row.get("by_cell_type", {}).items()):
+            axes.plot(value, y, "o", color=cell_type_colour(cell_type), ms=6, mec="white", mew=0.8)
+        axes.text(1.14, y, f"{row['accuracy']:.3f}", va="center", ha="right", color=colour)
+    axes.set_yticks(heights, [row["rung"] for row in rows])
+    axes.set_ylim(slots - 0.4, -0.6)
+    axes.set_title(title)
+    _percent(axes)
+
+
+def _percent(axes: Axes) -> None:
+    """An accuracy axis from nothing to everything, with room for a number at its right end."""
+    axes.set_xlim(0, 1.15)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _floor(axes: Axes, floor: float) -> None:
+    axes.axvline(floor, color="#444444", lw=1.2, ls="--")
+    place = dict(xytext=(4, 5), textcoords="offset points", xycoords=("data", "axes fraction"))
+    axes.annotate(f"linear model {floor:.3f}", (floor, 0), color="#444444", fontsize=9, **place)
+
+
+def _cell_type_legend(figure: Figure, rows: list[dict]) -> None:
+    names = sorted({name for row in rows for name in row.get("by_cell_type", {})})
+    dots = [Line2D([], [], marker="o", ls="", color=cell_type_colour(name)) for name in names]
+    if names:
+        figure.legend(dots, names, loc="outside lower left", ncols=len(names), handletextpad=0.2)
+
+
+@styled
+def experiment_dots(rows: list[dict]) -> Figure:
+    """Accuracy of each experiment, one dot for each given rung, experiments in order of name.
+
+    `rows` are rungs of one kind and one split; the last one is drawn strongest.
+    """
+    experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
+    figure = picture(8, 1.4 + 0.24 * max(4, len(experiments)))
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        _experiment_series(axes, row, experiments, strength=(place + 1) / len(rows))
+    axes.set_yticks(range(len(experiments)), experiments)
+    axes.set_ylim(len(experiments) - 0.4, -0.6)
+    axes.set_title("Accuracy by experiment (strongest colour: " + rows[-1]["rung"] + ")")
+    _percent(axes)
+    axes.grid(True, axis="y")
+    axes.set_xlim(-0.01, 1.02)
+    return figure
+
+
+def _experiment_series(axes: Axes, row: dict, experiments: list[str], *, strength: float) -> None:
+    values = row.get("by_experiment", {})
+    for y, name in enumerate(experiments):
+        colour = cell_type_colour(name.rsplit("-", 1)[0])
+        if name in values:
+            axes.plot(values[name], y, "o", color=colour, alpha=0.15 + 0.85 * strength, ms=7)
+
+
+@styled
+def group_confidence(margins: np.ndarray, *, plates: list[str], chosen: list[int]) -> Figure:
+    """How well each plate (row) fits each plate group (column), and which group was chosen.
+
+    `margins` float[plates, groups] are log-likelihoods or any score where more is better;
+    each row is shown relative to its best group.
+    """
+    relative = margins - margins.max(axis=1, keepdims=True)
+    figure = picture(1.8 + 1.1 * relative.shape[1], 1.5 + 0.3 * len(plates))
+    axes = figure.subplots()
+    image = axes.imshow(relative, cmap="cividis", aspect="auto")
+    for row, group in enumerate(chosen):
+        axes.plot(group, row, "o", color="white", mec="black", ms=8)
+    axes.set_xticks(range(relative.shape[1]), [f"group {g + 1}" for g in range(relative.shape[1])])
+    axes.set_yticks(range(len(plates)), plates)
+    axes.grid(False)
+    axes.set_title("Fit of plate groups (circle: chosen)")
+    figure.colorbar(image, ax=axes, label="log score below the best", shrink=0.8)
+    return figure
+
+
+@styled
+def confusion(counts: np.ndarray, *, names: list[str], title: str = "") -> Figure:
+    """Which siRNA is taken for which: rows are the truth, columns the answer, shares of a row.
+
+    `counts` int[classes, classes]; made for tens of classes, such as the 31 controls.
+    """
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    size = 2.2 + 0.2 * len(names)
+    figure = picture(size + 0.8, size)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.grid(False)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    return figure

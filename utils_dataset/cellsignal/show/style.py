@@ -1,0 +1,90 @@
+"""One look for every figure: fonts, a light grid, and a fixed colour for each thing that recurs."""
+
+from functools import wraps
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from cellsignal.files import replacing
+
+# Okabe and Ito's palette, told apart by colour-blind eyes (jfly.uni-koeln.de/color).
+CELL_TYPES = {"HEPG2": "#E69F00", "HUVEC": "#0072B2", "RPE": "#009E73", "U2OS": "#CC79A7"}
+OTHER_CELL_TYPES = ("#D55E00", "#56B4E9", "#8C6D31", "#7F3C8D")
+WELL_TYPES = {
+    "treatment": "#56B4E9",
+    "positive_control": "#E69F00",
+    "negative_control": "#222222",
+    "missing": "#EDEDED",
+}
+GROUPS = ("#56B4E9", "#F0E442", "#009E73", "#D55E00")
+RAW, ASSIGNED, QUIET = "#0072B2", "#D55E00", "#8A8A8A"
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "figure.titlesize": 13,
+    "savefig.dpi": 110,
+    "image.interpolation": "nearest",
+    "svg.hashsalt": "cellsignal",
+}
+
+
+def styled(function):
+    """Run `function` under the look of this file, whatever the caller has set."""
+
+    @wraps(function)
+    def inside(*values, **options):
+        with matplotlib.rc_context(STYLE):
+            return function(*values, **options)
+
+    return inside
+
+
+class Picture(Figure):
+    """A figure that belongs to no window: a notebook shows it as the value of a cell, once."""
+
+    # Ticks are made while drawing, so the look must hold then too.
+    @styled
+    def savefig(self, *values, **options) -> None:
+        super().savefig(*values, **options)
+
+    def png(self) -> bytes:
+        """The figure as the bytes of a PNG file, the same for the same data."""
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+    _repr_png_ = png
+
+
+def picture(width: float, height: float) -> Picture:
+    """An empty figure of `width` x `height` inches whose parts make room for each other."""
+    return Picture(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Picture, path: Path) -> Picture:
+    """Write `figure` to `path` as a PNG, atomically, and give it back for the notebook to show."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(figure.png())
+    return figure
+
+
+def cell_type_colour(cell_type: str) -> str:
+    """The colour of a cell type, the same in every figure; unknown names have one too."""
+    other = OTHER_CELL_TYPES[sum(cell_type.encode()) % len(OTHER_CELL_TYPES)]
+    return CELL_TYPES.get(cell_type, other)
