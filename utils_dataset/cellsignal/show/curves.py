@@ -35,10 +35,13 @@ def curves(history: list[dict], *, title: str = "") -> Figure:
 
 
 def _line(axes: Axes, history: list[dict], key: str, *, colour: str, label: str) -> None:
-    """One line for `key`; epochs are counted through all phases, gaps are left out."""
-    points = [(x, row[key]) for x, row in enumerate(history, 1) if row.get(key) is not None]
-    style = "-o" if len(points) <= 30 else "-"
-    axes.plot(*zip(*points) if points else ((), ()), style, color=colour, ms=3, lw=1.6, label=label)
+    """A line per phase, as classes change between them; epochs without a value are left out."""
+    axes.plot([], [], color=colour, label=label)
+    marker = "o" if len(history) <= 60 else ""
+    for phase in dict.fromkeys(row.get("phase", "") for row in history):
+        rows = [(x, row) for x, row in enumerate(history, 1) if row.get("phase", "") == phase]
+        points = [(x, row[key]) for x, row in rows if row.get(key) is not None]
+        axes.plot(*zip(*points) if points else ((), ()), color=colour, marker=marker, ms=3, lw=1.6)
 
 
 def _phases(axes: Axes, history: list[dict]) -> None:

@@ -4,9 +4,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
-from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, picture, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
@@ -45,22 +44,21 @@ def _rungs(axes: Axes, rows: list[dict], *, kind: str, slots: int) -> None:
     title, colour = KINDS[kind]
     heights = np.arange(len(rows))
     accuracies = [row["accuracy"] for row in rows]
-    axes.barh(heights, accuracies, height=0.62, color=colour, alpha=0.35)
+    axes.barh(heights, accuracies, height=0.62, color=pale(colour))
     for y, row in enumerate(rows):
         for cell_type, value in sorted(row.get("by_cell_type", {}).items()):
             axes.plot(value, y, "o", color=cell_type_colour(cell_type), ms=6, mec="white", mew=0.8)
         axes.text(1.14, y, f"{row['accuracy']:.3f}", va="center", ha="right", color=colour)
     axes.set_yticks(heights, [row["rung"] for row in rows])
-    axes.set_ylim(slots - 0.4, -0.6)
+    axes.set_ylim(slots - 0.2, -0.6)
     axes.set_title(title)
-    _percent(axes)
+    _accuracy_axis(axes)
 
 
-def _percent(axes: Axes) -> None:
+def _accuracy_axis(axes: Axes) -> None:
     """An accuracy axis from nothing to everything, with room for a number at its right end."""
     axes.set_xlim(0, 1.15)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -93,7 +91,7 @@ def experiment_dots(rows: list[dict]) -> Figure:
     axes.set_yticks(range(len(experiments)), experiments)
     axes.set_ylim(len(experiments) - 0.4, -0.6)
     axes.set_title("Accuracy by experiment (strongest colour: " + rows[-1]["rung"] + ")")
-    _percent(axes)
+    _accuracy_axis(axes)
     axes.grid(True, axis="y")
     axes.set_xlim(-0.01, 1.02)
     return figure

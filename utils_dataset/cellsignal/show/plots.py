@@ -1,16 +1,38 @@
 """Every figure in one place, for notebooks: `from cellsignal.show import plots`."""
 
+from cellsignal.show.batches import batch_effect, channel_means, variance_shares, well_features
+from cellsignal.show.composites import composite, show_composites, show_wells
 from cellsignal.show.curves import LiveCurves, curves
+from cellsignal.show.experiments import (
+    class_counts,
+    experiment_counts,
+    group_rotation_map,
+    plate_counts,
+)
 from cellsignal.show.ladder import confusion, experiment_dots, group_confidence, ladder
+from cellsignal.show.plates import plate_heatmap, plate_layout
 from cellsignal.show.style import cell_type_colour, save
 
 __all__ = [
     "LiveCurves",
+    "batch_effect",
     "cell_type_colour",
+    "channel_means",
+    "class_counts",
+    "composite",
     "confusion",
     "curves",
+    "experiment_counts",
     "experiment_dots",
     "group_confidence",
+    "group_rotation_map",
     "ladder",
+    "plate_counts",
+    "plate_heatmap",
+    "plate_layout",
     "save",
+    "show_composites",
+    "show_wells",
+    "variance_shares",
+    "well_features",
 ]

@@ -5,7 +5,9 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from cellsignal.files import replacing
 
@@ -88,3 +90,14 @@ def cell_type_colour(cell_type: str) -> str:
     """The colour of a cell type, the same in every figure; unknown names have one too."""
     other = OTHER_CELL_TYPES[sum(cell_type.encode()) % len(OTHER_CELL_TYPES)]
     return CELL_TYPES.get(cell_type, other)
+
+
+def pale(colour: str, *, share: float = 0.35) -> tuple[float, float, float]:
+    """`colour` mixed with white: a tint that hides the grid behind it, unlike transparency."""
+    return tuple(share * part + 1 - share for part in to_rgb(colour))
+
+
+def keys(figure: Figure, colours: dict[str, str]) -> None:
+    """A legend of coloured boxes below `figure`."""
+    boxes = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
+    figure.legend(boxes, colours, loc="outside lower left", ncols=len(colours), fontsize=9)

@@ -1,0 +1,127 @@
+"""The batch effect, seen: channel means by experiment, and what a well's statistics are made of."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cellsignal.show.style import cell_type_colour, picture, styled
+from cellsignal.tasks import RXRX1
+
+PARTS = ("experiment", "siRNA", "rest")
+
+
+@styled
+def channel_means(stats: pd.DataFrame) -> Figure:
+    """Mean of each channel by experiment: a dot for the mean well, a bar over nine wells in ten.
+
+    `stats`: experiment, well, channel (1-6), mean; any number of sites. One panel a channel.
+    """
+    experiments = sorted(stats["experiment"].unique())
+    figure = picture(14, 1.3 + 0.17 * max(8, len(experiments)))
+    grid = figure.subplots(1, len(RXRX1.channels), sharey=True)
+    for channel, (axes, name) in enumerate(zip(grid, RXRX1.channels), 1):
+        some = stats[stats["channel"] == channel].groupby("experiment")["mean"]
+        _dots(axes, some.agg(["mean", _low, _high]).reindex(experiments))
+        axes.set_title(name, fontsize=9.5)
+        axes.set_xlim(left=0)
+    grid[0].set_yticks(range(len(experiments)), experiments, fontsize=8)
+    grid[0].set_ylim(len(experiments) - 0.4, -0.6)
+    figure.supxlabel("mean grey value of a site (0-255)", fontsize=10)
+    return figure
+
+
+def _low(values: pd.Series) -> float:
+    return values.quantile(0.05)
+
+
+def _high(values: pd.Series) -> float:
+    return values.quantile(0.95)
+
+
+def _dots(axes: Axes, rows: pd.DataFrame) -> None:
+    for place, (experiment, row) in enumerate(rows.iterrows()):
+        colour = cell_type_colour(experiment.rsplit("-", 1)[0])
+        axes.plot((row["_low"], row["_high"]), (place, place), color=colour, alpha=0.4, lw=3)
+        axes.plot(row["mean"], place, "o", color=colour, ms=4.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def well_features(stats: pd.DataFrame) -> pd.DataFrame:
+    """Channel means and standard deviations of each well, sites averaged, as float[wells,12].
+
+    Logarithms, because gains multiply. `stats`: id_code, channel, mean, std.
+    """
+    wide = stats.groupby(["id_code", "channel"])[["mean", "std"]].mean().unstack("channel")
+    return np.log1p(wide)
+
+
+def variance_shares(features: pd.DataFrame, wells: pd.DataFrame) -> dict[str, float]:
+    """What share of the variance lies between experiments, between siRNAs, and in neither.
+
+    `features` float[wells,k] by id_code; `wells`: id_code, experiment, sirna. Sums of squares
+    are taken one after the other, experiments first, and averaged over the features.
+    """
+    known = wells.set_index("id_code").loc[features.index]
+    centred = features - features.mean()
+    total = (centred**2).sum()
+    by_experiment = centred.groupby(known["experiment"]).transform("mean")
+    left = centred - by_experiment
+    by_sirna = left.groupby(known["sirna"]).transform("mean")
+    parts = [(part**2).sum() / total for part in (by_experiment, by_sirna, left - by_sirna)]
+    return dict(zip(PARTS, (float(part.mean()) for part in parts)))
+
+
+@styled
+def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
+    """Control wells of each cell type on their first two principal components, coloured twice.
+
+    Above by experiment, below by siRNA: what forms the islands is the batch, not the biology.
+    `features` as from `well_features`; `wells`: id_code, experiment, cell_type, sirna, well_type.
+    """
+    controls = wells[wells["well_type"] != "treatment"].set_index("id_code")
+    controls = controls.loc[controls.index.intersection(features.index)]
+    groups = [some for _, some in controls.groupby("cell_type") if len(some) > 2]
+    figure = picture(3.4 * max(2, len(groups)), 6.4)
+    grid = figure.subplots(2, len(groups), squeeze=False)
+    for column, some in zip(grid.T, groups):
+        points = _components(features.loc[some.index])
+        _by_experiment(column[0], points, some)
+        _by_sirna(column[1], points, some)
+    return figure
+
+
+def _components(features: pd.DataFrame) -> np.ndarray:
+    """The first two principal components of standardised features, float[wells,2]."""
+    from sklearn.decomposition import PCA
+
+    spread = features.std().replace(0, 1)
+    points = PCA(2, svd_solver="full").fit_transform(((features - features.mean()) / spread).to_numpy())
+    return points
+
+
+def _by_experiment(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
+    """Each experiment in a colour of its own, its number written where its wells lie."""
+    import matplotlib
+
+    names = sorted(wells["experiment"].unique())
+    colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
+    for name, colour in zip(names, colours):
+        some = points[(wells["experiment"] == name).to_numpy()]
+        axes.scatter(*some.T, s=7, color=colour, alpha=0.6, lw=0)
+        number = dict(ha="center", va="center", fontweight="bold", fontsize=9)
+        axes.text(*np.median(some, axis=0), name.rsplit("-", 1)[1], **number)
+    cell_type = wells["cell_type"].iloc[0]
+    axes.set_title(f"{cell_type}: by experiment", color=cell_type_colour(cell_type))
+    axes.set(xticks=[], yticks=[])
+
+
+def _by_sirna(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
+    """The same points, a colour for each siRNA; untreated wells in black."""
+    codes = wells["sirna"].astype("category").cat.codes
+    axes.scatter(*points.T, s=7, c=codes, cmap="turbo", alpha=0.6, lw=0)
+    untreated = (wells["well_type"] == "negative_control").to_numpy()
+    axes.scatter(*points[untreated].T, s=12, color="black", lw=0, label="untreated")
+    axes.set_title("the same wells by siRNA")
+    axes.set(xticks=[], yticks=[])
+    axes.legend(loc="best", fontsize=8, handletextpad=0)

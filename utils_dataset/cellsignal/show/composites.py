@@ -1,0 +1,83 @@
+"""Wells as pictures: a faux-coloured composite beside its six channels."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cellsignal.show.style import picture, styled
+from cellsignal.tasks import RXRX1
+
+LOW, HIGH = 1.0, 99.7  # percentiles of a channel drawn as black and as full colour
+
+
+def limits(images: np.ndarray, *, low: float = LOW, high: float = HIGH) -> np.ndarray:
+    """The grey values drawn as black and as full colour, float[C,2], over all of uint8[...,C,H,W]."""
+    pixels = np.moveaxis(images, -3, 0).reshape(images.shape[-3], -1)
+    ends = np.percentile(pixels, (low, high), axis=1).T
+    ends[:, 1] = np.maximum(ends[:, 1], ends[:, 0] + 1)  # an even channel stays black
+    return ends
+
+
+def scaled(image: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """`image` uint8[C,H,W] as float[C,H,W] from 0 to 1 between the grey values float[C,2]."""
+    low, high = ends.T[:, :, None, None]
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def composite(image: np.ndarray, *, ends: np.ndarray | None = None) -> np.ndarray:
+    """Faux colours of uint8[6,H,W] as float RGB[H,W,3]: blue green red cyan magenta yellow.
+
+    Each channel is scaled to its own percentiles, or to the given grey values float[6,2]. The
+    colours are those of the RxRx1 paper; each primary takes the mean of the channels that hold it.
+    """
+    colours = np.array(RXRX1.colours, dtype=float)  # [6, RGB]
+    shares = colours / colours.sum(axis=0)
+    rgb = np.einsum("chw,ck->hwk", scaled(image, limits(image) if ends is None else ends), shares)
+    return np.clip(1.6 * rgb, 0, 1)  # the mean is dim, as stains seldom lie in one place
+
+
+@styled
+def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = False) -> Figure:
+    """A row per well: the composite, then each channel alone; `images` are uint8[6,H,W].
+
+    `shared` scales all rows alike, so that brightness can be compared down a column.
+    """
+    figure = picture(14, 0.45 + 2.05 * len(images))
+    grid = figure.subplots(len(images), 7, squeeze=False)
+    together = limits(np.stack(images)) if shared else None
+    for axes, image, title in zip(grid, images, titles):
+        _well(axes, image, limits(image) if together is None else together)
+        axes[0].set_ylabel(title)
+    for axes, name in zip(grid[0], ("composite", *RXRX1.channels)):
+        axes.set_title(name, fontsize=10)
+    return figure
+
+
+def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray) -> None:
+    """Draw one well into seven axes: each channel in grey, where the eye sees most."""
+    axes[0].imshow(composite(image, ends=ends))
+    for place, channel in zip(axes[1:], scaled(image, ends)):
+        place.imshow(channel, cmap="gray", vmin=0, vmax=1)
+    for place in axes:
+        _bare(place)
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+@styled
+def show_composites(images: list[np.ndarray], titles: list[str], *, columns: int = 6) -> Figure:
+    """Composites side by side, all scaled alike, so that they can be compared."""
+    rows = -(-len(images) // columns)
+    figure = picture(14, 2.55 * rows)
+    ends = limits(np.stack(images))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        _bare(axes)
+    for axes, image, title in zip(grid, images, titles):
+        axes.imshow(composite(image, ends=ends))
+        axes.set_title(title, fontsize=9)
+    return figure

@@ -1,0 +1,142 @@
+"""Experiments side by side: plate groups, wells per plate, wells per class."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cellsignal.show.style import GROUPS, WELL_TYPES, cell_type_colour, keys, picture, styled
+
+PLATES = range(1, 5)
+
+
+@styled
+def group_rotation_map(
+    wells: pd.DataFrame, *, rotations: dict[str, list[int]], duplicates: list[dict] = ()
+) -> Figure:
+    """Which plate group lies on which plate of each experiment; where unknown, the box is hatched.
+
+    `wells`: experiment, cell_type. `rotations`: group index on plates 1..4, by experiment.
+    `duplicates`: {"experiments": [...], "plate_shift": k}; those that share a layout are named.
+    """
+    twins = _twins(duplicates)
+    figure, panels = _panels(wells)
+    for axes, names in panels:
+        cells = np.array([rotations.get(name, [np.nan] * 4) for name in names], dtype=float)
+        _boxes(axes, cells, colours=GROUPS)
+        _numbers(axes, cells + 1)
+        axes.set_yticks(range(len(names)), [name + twins.get(name, "") for name in names])
+    groups = {f"group {place}": colour for place, colour in enumerate(GROUPS, 1)}
+    note = {"* † ‡ same layout": "none"} if twins else {}
+    keys(figure, groups | {"hatched: to be inferred": "white"} | note)
+    return figure
+
+
+def _twins(duplicates: list[dict]) -> dict[str, str]:
+    """A sign behind the names of the experiments of each set that shares a layout."""
+    signs = [" *", " †", " ‡", " §", " ¶"]
+    sets = [found["experiments"] for found in duplicates]
+    return {name: signs[place % 5] for place, names in enumerate(sets) for name in names}
+
+
+def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
+    """One panel a cell type: a row for each of its experiments, a column for each plate."""
+    by_type = wells.groupby("cell_type")["experiment"].unique().map(sorted)
+    longest = by_type.map(len).max()
+    figure = picture(max(6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
+    grid = figure.subplots(1, len(by_type), squeeze=False)[0]
+    for axes, cell_type in zip(grid, by_type.index):
+        axes.set_title(cell_type, color=cell_type_colour(cell_type), fontweight="bold")
+        axes.set_xticks(range(4), [f"plate {plate}" for plate in PLATES], fontsize=8)
+        axes.set(xlim=(-0.5, 3.5), ylim=(longest - 0.5, -0.5))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.grid(False)
+    return figure, list(zip(grid, by_type))
+
+
+def _boxes(axes: Axes, cells: np.ndarray, *, colours: tuple[str, ...]) -> None:
+    """A box per cell of float[rows,4], coloured by its whole number; hatched where it is NaN."""
+    for (row, column), value in np.ndenumerate(cells):
+        known = np.isfinite(value)
+        colour = dict(fc=colours[int(value)]) if known else dict(fc="white", hatch="/////")
+        axes.add_patch(Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, ec="#BBBBBB", lw=0, **colour))
+
+
+def _numbers(axes: Axes, cells: np.ndarray) -> None:
+    for (row, column), value in np.ndenumerate(cells):
+        if np.isfinite(value):
+            axes.text(column, row, f"{value:g}", ha="center", va="center", fontsize=8)
+
+
+@styled
+def plate_counts(wells: pd.DataFrame, *, well_type: str = "treatment") -> Figure:
+    """How many wells of a type each plate of each experiment holds; what is unusual stands out.
+
+    `wells`: experiment, cell_type, plate, well_type; "control" counts both kinds of controls.
+    """
+    some = wells[wells["well_type"].str.contains(well_type)]
+    counts = some.groupby(["experiment", "plate"]).size().unstack(fill_value=0)
+    counts = counts.reindex(index=wells["experiment"].unique(), columns=PLATES, fill_value=0)
+    usual = counts.stack().mode().iloc[0]
+    colours = {"fewer": "#F0A868", "usual": "#F1F1F1", "more": "#9CCBEB"}
+    figure, panels = _panels(wells)
+    for axes, names in panels:
+        cells = counts.loc[names].to_numpy(float)
+        _boxes(axes, 1 + np.sign(cells - usual), colours=tuple(colours.values()))
+        _numbers(axes, cells)
+        axes.set_yticks(range(len(names)), names)
+    keys(figure, {f"{name} ({usual})" if name == "usual" else name: c for name, c in colours.items()})
+    return figure
+
+
+@styled
+def experiment_counts(wells: pd.DataFrame) -> Figure:
+    """Wells of each experiment as bars, in the colour of the cell type; pale in the test set.
+
+    `wells`: experiment, cell_type, dataset.
+    """
+    counts = wells.groupby(["experiment", "cell_type", "dataset"]).size().reset_index(name="wells")
+    figure = picture(12, 3.4)
+    axes = figure.subplots()
+    for place, row in enumerate(counts.itertuples()):
+        strength = 1.0 if row.dataset == "train" else 0.4
+        axes.bar(place, row.wells, color=cell_type_colour(row.cell_type), alpha=strength, width=0.8)
+    axes.set_xticks(range(len(counts)), counts["experiment"], rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, len(counts) - 0.3)
+    axes.grid(False, axis="x")
+    axes.set_title("Wells per experiment (pale: test)")
+    return figure
+
+
+@styled
+def class_counts(wells: pd.DataFrame) -> Figure:
+    """How many labelled wells each class has: treatments as a histogram, controls one by one.
+
+    `wells`: sirna, well_type; wells without a label are left out.
+    """
+    some = wells.dropna(subset="sirna")
+    treated = some["well_type"] == "treatment"
+    figure = picture(12, 3.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
+    _treatment_counts(left, some.loc[treated, "sirna"].value_counts())
+    _control_counts(right, some[~treated])
+    return figure
+
+
+def _treatment_counts(axes: Axes, per_class: pd.Series) -> None:
+    sizes = per_class.value_counts().sort_index()
+    axes.bar(sizes.index, sizes, color=WELL_TYPES["treatment"])
+    axes.set_xticks(sizes.index)
+    axes.set(xlabel="wells of a class", ylabel="classes")
+    axes.set_title(f"{len(per_class)} treatment siRNAs")
+
+
+def _control_counts(axes: Axes, controls: pd.DataFrame) -> None:
+    sizes = controls.groupby(["sirna", "well_type"]).size().reset_index(name="wells")
+    colours = sizes["well_type"].map(WELL_TYPES)
+    axes.bar(range(len(sizes)), sizes["wells"], color=colours)
+    axes.set_xticks(range(len(sizes)), sizes["sirna"], rotation=90, fontsize=8)
+    axes.set(ylabel="wells", title="Controls (black: untreated)")
+    axes.set_xlim(-0.7, len(sizes) - 0.3)
