@@ -1,0 +1,83 @@
+"""Who is held out: whole experiments, or wells at random; never one layout on both sides."""
+
+import numpy as np
+import pandas as pd
+from pandas.util import hash_array
+
+from cellsignal.data.plates import duplicate_layouts, layout_families
+from cellsignal.errors import InputError
+
+TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
+
+
+def split_by_experiment(wells: pd.DataFrame, *, held_out: int = 1, seed: int = 0) -> pd.Series:
+    """Hold out whole training experiments, `held_out` of each cell type but never all of them.
+
+    Experiments with the same layout move together. Returns "train", "held_out" or "test" for each
+    well. Each experiment has its own lot, so the choice in one cell type does not depend on which
+    other cell types are in the table (but for layouts shared between cell types). InputError when
+    `held_out` is negative.
+    """
+    if held_out < 0:
+        raise InputError(f"held_out is {held_out}", cure="hold out 0 or more experiments")
+    trained = wells[wells["dataset"] == "train"]
+    cell_type = trained.drop_duplicates("experiment").set_index("experiment")["cell_type"]
+    room = {name: min(held_out, count - 1) for name, count in cell_type.value_counts().items()}
+    chosen: list[str] = []
+    for family in _drawn_families(trained, seed=seed):
+        needed = cell_type[family].value_counts()
+        if all(count <= room[name] for name, count in needed.items()):
+            chosen += family
+            room |= {name: room[name] - count for name, count in needed.items()}
+    return _sides(wells, wells["experiment"].isin(chosen))
+
+
+def split_random(wells: pd.DataFrame, *, fraction: float = 0.05, seed: int = 0) -> pd.Series:
+    """Hold out a fraction of the training wells of each layout, at random.
+
+    Wells at the same place of experiments with the same layout stay on one side. Returns "train",
+    "held_out" or "test" for each well; InputError unless 0 < fraction < 1.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction is {fraction}", cure="give a number between 0 and 1")
+    places = _places(wells[wells["dataset"] == "train"])
+    lots = _lots(places["family"] + "_" + places["place"], seed=seed)
+    unique = pd.DataFrame({"family": places["family"], "lot": lots}).drop_duplicates()
+    sizes = unique.groupby("family")["lot"].transform("size")
+    order = unique.groupby("family")["lot"].rank(method="first")
+    chosen = unique.loc[order <= (fraction * sizes).round(), "lot"]
+    held = lots.isin(chosen).reindex(wells.index, fill_value=False)
+    return _sides(wells, held)
+
+
+def _drawn_families(trained: pd.DataFrame, *, seed: int) -> list[list[str]]:
+    """Training experiments, those of one layout together, in the order of their lots."""
+    family = pd.Series(layout_families(trained), dtype=object)
+    lots = _lots(pd.Series(family.index, index=family.index), seed=seed)
+    # A family draws the worst lot of its members: the others' order then hardly depends on it.
+    last = lots.groupby(family).max().sort_values()
+    return [family.index[family == name].tolist() for name in last.index]
+
+
+def _places(trained: pd.DataFrame) -> pd.DataFrame:
+    """For each well, the experiment whose layout it follows and its plate and well in that one."""
+    family = trained["experiment"].map(layout_families(trained))
+    pairs = duplicate_layouts(trained)
+    shift = {pair["experiments"][1]: pair["plate_shift"] for pair in pairs}
+    unsure = {pair["experiments"][0] for pair in pairs if pair["plate_shift"] is None}
+    steps = trained["experiment"].map(lambda name: shift.get(name) or 0).astype("int64")
+    plate = (trained["plate"] - 1 - steps) % trained["plate"].max() + 1
+    # Where the shift is not known, the well counts alone, on whatever plate.
+    plate = plate.mask(family.isin(unsure), 0)
+    return pd.DataFrame({"family": family, "place": plate.astype(str) + "_" + trained["well"]})
+
+
+def _lots(names: pd.Series, *, seed: int) -> pd.Series:
+    """A number for each name that depends on the name and the seed alone."""
+    values = names.to_numpy(dtype=object)
+    return pd.Series(hash_array(values, hash_key=f"{seed:016d}"[-16:]), index=names.index)
+
+
+def _sides(wells: pd.DataFrame, held: pd.Series) -> pd.Series:
+    sides = np.where(wells["dataset"] == "test", TEST, np.where(held, HELD_OUT, TRAIN))
+    return pd.Series(sides, index=wells.index, name="split")
