@@ -1,0 +1,40 @@
+"""A submission that cannot be malformed."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.data.wells import read_solution
+from cellsignal.errors import InputError
+from cellsignal.files import write_text
+
+
+def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
+    """Write `id_code,sirna` in the order of the sample submission.
+
+    `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no prediction
+    or a predicted well is not in the sample; then nothing is written.
+    """
+    check_ids(predictions.index, sample, where=path)
+    ordered = predictions.reindex(sample).astype(int)
+    write_text(path, ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n"))
+    return path
+
+
+def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series:
+    """Read a submission, siRNA by id_code, and check it against the sample's wells when given."""
+    submission = read_solution(path)
+    if sample is not None:
+        check_ids(submission.index, sample, where=path)
+    return submission
+
+
+def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
+    """Raise InputError unless `ids` are exactly the wells of the sample, each once."""
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise InputError(f"well {twice[0]} stands twice", where=where, cure="keep one row per well")
+    for names, fault in ((pd.Index(sample).difference(ids), "is missing"), (ids.difference(sample), "is no test well")):
+        if len(names):
+            raise InputError(f"well {names[0]} {fault} ({len(names)} such)", where=where,
+                             cure="the submission must hold exactly the wells of sample_submission.csv")

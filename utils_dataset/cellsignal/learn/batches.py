@@ -1,0 +1,85 @@
+"""Which sites share a batch, and the data set that serves them.
+
+Order and augmentation are functions of (seed, epoch, site): a run resumed at an epoch's start sees
+exactly what the undisturbed run would have seen, with any number of reading processes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cellsignal.data.images import read_site, read_sites
+from cellsignal.learn.augment import Augment
+
+SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
+
+
+class SiteImages(Dataset):
+    """Sites with their labels; item (epoch, i) is (uint8[C, H, W], class index, i).
+
+    Images are kept in memory when `cache` is set (small sets), else each is read when asked for.
+    """
+
+    def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: list[int], channels: int = 6,
+                 augment: Augment | None = None, cache: bool = False) -> None:
+        self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
+        self.stems = self.sites["stem"].tolist()
+        self.labels = pd.Index(class_numbers).get_indexer(self.sites["sirna"].astype("Int64").fillna(-1))
+        self.cached = read_sites(self.root, self.sites) if cache else None
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
+        epoch, row = key
+        image = self.image(row)
+        if self.augment is not None:
+            image = self.augment(image, epoch=epoch, site=row)
+        return torch.from_numpy(image), int(self.labels[row]), row
+
+    def image(self, row: int) -> np.ndarray:
+        """The picture of one site as stored, uint8[C, H, W]."""
+        if self.cached is not None:
+            return self.cached[row]
+        return read_site(self.root, self.stems[row], channels=self.channels)
+
+
+def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int, epoch: int) -> list[np.ndarray]:
+    """Row numbers of every batch of an epoch; no batch reaches over its scope.
+
+    The rows of a scope (plate, experiment, or all when "mixed") are shuffled and cut into parts of
+    nearly equal size, none larger than `batch_size`: no last batch of one image, whose statistics
+    would be nonsense.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    batches = []
+    for rows in scope_rows(sites, scope):
+        parts = -(-len(rows) // batch_size)
+        batches += np.array_split(generator.permutation(rows), parts)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def scope_rows(sites: pd.DataFrame, scope: str) -> list[np.ndarray]:
+    """Row numbers of `sites`, one array for each plate or experiment, or one in all for "mixed"."""
+    keys = SCOPES[scope]
+    if not keys:
+        return [np.arange(len(sites))]
+    return [np.sort(rows) for _, rows in sorted(sites.reset_index(drop=True).groupby(keys).indices.items())]
+
+
+def serve(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0) -> Iterator[tuple]:
+    """Yield (images uint8[B, C, H, W], labels int64[B], rows int64[B]) for each batch of row numbers."""
+    keys = [[(epoch, int(row)) for row in rows] for rows in batches]
+    loader = DataLoader(data, batch_sampler=keys, num_workers=workers, pin_memory=torch.cuda.is_available())
+    yield from loader
+
+
+def digest(sites: pd.DataFrame) -> str:
+    """A short name for a set of labelled sites: it changes when a site or a label does."""
+    text = sites[["stem", "sirna"]].to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
