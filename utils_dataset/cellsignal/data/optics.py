@@ -1,0 +1,84 @@
+"""The technical world: what an experiment, a plate, a well and a camera do to the light of the cells."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+CHANNELS = 6
+
+
+@dataclass(frozen=True)
+class Optics:
+    """How one plate is seen; one value per channel unless said otherwise."""
+
+    gain: np.ndarray
+    offset: np.ndarray  # 8-bit units
+    blur: np.ndarray  # standard deviation, native pixels
+    vignette: np.ndarray  # loss of light towards the corners
+    centre: np.ndarray  # float[2], where the light is brightest, in fields
+    bleed: np.ndarray  # float32[6, 6], light that reaches neighbouring channels
+    gamma: np.ndarray
+
+
+def experiment_optics(rng: np.random.Generator, *, gain_spread: np.ndarray, strength: float) -> Optics:
+    """Draw one experiment's optics; `strength` 1 has the spread of the real experiments, 0 has none."""
+    common, own = rng.standard_normal(), rng.standard_normal(CHANNELS)
+    bleed = np.abs(rng.standard_normal((CHANNELS, CHANNELS))) * 0.05 * strength
+    np.fill_diagonal(bleed, 1)
+    return Optics(
+        # Real channels brighten together: correlation about 0.6 between their logarithms.
+        gain=np.exp(strength * gain_spread * (np.sqrt(0.6) * common + np.sqrt(0.4) * own)),
+        offset=strength * 1.5 * rng.random(CHANNELS),
+        blur=0.5 + strength * 0.9 * rng.random(CHANNELS),
+        vignette=strength * 0.35 * rng.random(CHANNELS),
+        centre=0.5 + 0.2 * strength * (rng.random(2) - 0.5),
+        bleed=bleed.astype(np.float32),
+        gamma=np.exp(0.12 * strength * rng.standard_normal(CHANNELS)),
+    )
+
+
+def scaled(optics: Optics, gain: np.ndarray) -> Optics:
+    """The same optics, brighter by a factor per channel."""
+    return replace(optics, gain=optics.gain * gain)
+
+
+def plate_gain(rng: np.random.Generator, *, strength: float) -> np.ndarray:
+    """A plate's own brightness: float[6], a factor."""
+    return np.exp(0.08 * strength * rng.standard_normal(CHANNELS))
+
+
+def well_gain(rng: np.random.Generator, row: int, *, column: int, strength: float) -> np.ndarray:
+    """A well's own brightness: float[6], a factor; wells near the plate's edge are dimmer."""
+    common, own = rng.standard_normal(), rng.standard_normal(CHANNELS)
+    edge = np.exp(-min(row - 1, 14 - row, column - 2, 23 - column) / 1.5)
+    return np.exp(strength * (0.15 * common + 0.15 * own - 0.15 * edge))
+
+
+def expose(
+    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, floor: np.ndarray, pixel_size: float
+) -> np.ndarray:
+    """Turn light float32[6, H, W] into the camera's picture uint8[6, H, W].
+
+    `floor` is the background in 8-bit units.
+    """
+    seen = np.einsum("kc,chw->khw", optics.bleed, light)
+    for channel in range(CHANNELS):
+        sigma = optics.blur[channel] / pixel_size
+        seen[channel] = cv2.GaussianBlur(seen[channel], (0, 0), max(sigma, 0.05), borderType=cv2.BORDER_REFLECT)
+    shade = _shade(light.shape[-1], optics=optics)
+    seen *= shade * _per_channel(optics.gain)
+    seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
+    grain = rng.standard_normal(seen.shape, dtype=np.float32)
+    seen += grain * np.sqrt(0.09 + 0.03 * np.maximum(seen, 0))
+    return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+
+
+def _per_channel(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32)[:, None, None]
+
+
+def _shade(size: int, *, optics: Optics) -> np.ndarray:
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    away = (axis[:, None] - optics.centre[0]) ** 2 + (axis[None, :] - optics.centre[1]) ** 2
+    return 1 - _per_channel(optics.vignette) * np.float32(2) * away.astype(np.float32)

@@ -1,0 +1,60 @@
+"""What an siRNA does to a cell: from class number to the traits a cell is drawn with."""
+
+import numpy as np
+
+UNTREATED = 1138
+POSITIVE_CONTROLS = range(1108, UNTREATED)
+
+# Each trait and how far one unit of phenotype moves it, as a natural logarithm. All of them are shape,
+# texture or place: none is brightness, because brightness is what the batch effects destroy.
+TRAITS = {
+    "nuclear_size": 0.09,
+    "nuclear_elongation": 0.16,
+    "nuclear_lobes": 0.60,
+    "chromatin_grain": 0.30,
+    "chromatin_contrast": 0.30,
+    "nucleolus_number": 0.40,
+    "nucleolus_size": 0.25,
+    "er_reach": 0.25,
+    "er_grain": 0.40,
+    "er_contrast": 0.30,
+    "mitochondria_reach": 0.30,
+    "mitochondria_grain": 0.40,
+    "mitochondria_polarity": 0.60,
+    "fibre_spacing": 0.40,
+    "fibre_disorder": 0.60,
+    "fibre_share": 0.35,
+    "golgi_distance": 0.40,
+    "golgi_spread": 0.35,
+    "golgi_fragments": 0.50,
+    "vesicle_number": 0.40,
+    "clumping": 0.60,
+}
+SHARED = 0.5  # part of a phenotype's variance that all cell types have in common
+
+
+def phenotype(seed: int, sirna: int, *, cell_type: str) -> np.ndarray:
+    """The latent effect of one siRNA in one cell type: float64[traits], unit variance; untreated is 0."""
+    if sirna == UNTREATED:
+        return np.zeros(len(TRAITS))
+    common = stream(seed, "phenotype", sirna).standard_normal(len(TRAITS))
+    own = stream(seed, "phenotype", cell_type, sirna).standard_normal(len(TRAITS))
+    return np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own
+
+
+def traits(latent: np.ndarray) -> dict[str, float]:
+    """Factors on a cell type's normal traits; saturating, so that no cell is drawn absurd."""
+    bounded = 2.5 * np.tanh(latent / 2.5)
+    steps = np.fromiter(TRAITS.values(), float)
+    return dict(zip(TRAITS, np.exp(steps * bounded).tolist(), strict=True))
+
+
+def stream(*key: int | str) -> np.random.Generator:
+    """A random generator that depends on `key` alone, never on the order or the process of a call."""
+    words = [word for part in key for word in _words(part)]
+    return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def _words(part: int | str) -> list[int]:
+    # The length in front keeps ("a", "b") and ("ab",) apart.
+    return [part] if isinstance(part, int) else [len(part), *part.encode()]
