@@ -1,11 +1,12 @@
 """The batch effect, seen: channel means by experiment, and what a well's statistics are made of."""
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cellsignal.show.style import cell_type_colour, picture, styled
+from cellsignal.show.style import blank, cell_type_colour, picture, styled
 from cellsignal.tasks import RXRX1
 
 PARTS = ("experiment", "siRNA", "rest")
@@ -17,6 +18,8 @@ def channel_means(stats: pd.DataFrame) -> Figure:
 
     `stats`: experiment, well, channel (1-6), mean; any number of sites. One panel a channel.
     """
+    if stats.empty:
+        return blank("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
     figure = picture(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True)
@@ -47,29 +50,31 @@ def _dots(axes: Axes, rows: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def well_features(stats: pd.DataFrame) -> pd.DataFrame:
-    """Channel means and standard deviations of each well, sites averaged, as float[wells,12].
+def variance_shares(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """What share of the variance of control wells lies between experiments, between siRNAs, in neither.
 
-    Logarithms, because gains multiply. `stats`: id_code, channel, mean, std.
+    `features` float[wells,k] by id_code; `wells`: id_code, experiment, cell_type, sirna, well_type.
+    One row a cell type. Sums of squares, experiments first, averaged over the features.
     """
-    wide = stats.groupby(["id_code", "channel"])[["mean", "std"]].mean().unstack("channel")
-    return np.log1p(wide)
+    some = _controls(features, wells).groupby("cell_type")
+    return pd.DataFrame({name: _shares(features.loc[part.index], part) for name, part in some}).T
 
 
-def variance_shares(features: pd.DataFrame, wells: pd.DataFrame) -> dict[str, float]:
-    """What share of the variance lies between experiments, between siRNAs, and in neither.
+def _controls(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """The control wells with features, by id_code, of cell types that have at least three."""
+    controls = wells[wells["well_type"] != "treatment"].set_index("id_code")
+    controls = controls.loc[controls.index.intersection(features.index)]
+    return controls[controls.groupby("cell_type")["plate"].transform("size") > 2]
 
-    `features` float[wells,k] by id_code; `wells`: id_code, experiment, sirna. Sums of squares
-    are taken one after the other, experiments first, and averaged over the features.
-    """
-    known = wells.set_index("id_code").loc[features.index]
+
+def _shares(features: pd.DataFrame, wells: pd.DataFrame) -> dict[str, float]:
     centred = features - features.mean()
-    total = (centred**2).sum()
-    by_experiment = centred.groupby(known["experiment"]).transform("mean")
+    by_experiment = centred.groupby(wells["experiment"]).transform("mean")
     left = centred - by_experiment
-    by_sirna = left.groupby(known["sirna"]).transform("mean")
+    by_sirna = left.groupby(wells["sirna"]).transform("mean")
+    total = (centred**2).sum()
     parts = [(part**2).sum() / total for part in (by_experiment, by_sirna, left - by_sirna)]
-    return dict(zip(PARTS, (float(part.mean()) for part in parts)))
+    return {name: float(part.mean()) for name, part in zip(PARTS, parts)}
 
 
 @styled
@@ -77,17 +82,18 @@ def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
     """Control wells of each cell type on their first two principal components, coloured twice.
 
     Above by experiment, below by siRNA: what forms the islands is the batch, not the biology.
-    `features` as from `well_features`; `wells`: id_code, experiment, cell_type, sirna, well_type.
+    `features` float[wells,k], such as log channel means and standard deviations, by id_code; `wells`: id_code, experiment, cell_type, sirna, well_type.
     """
-    controls = wells[wells["well_type"] != "treatment"].set_index("id_code")
-    controls = controls.loc[controls.index.intersection(features.index)]
-    groups = [some for _, some in controls.groupby("cell_type") if len(some) > 2]
+    groups = [some for _, some in _controls(features, wells).groupby("cell_type")]
+    if not groups:
+        return blank("Too few control wells for principal components.")
     figure = picture(3.4 * max(2, len(groups)), 6.4)
     grid = figure.subplots(2, len(groups), squeeze=False)
     for column, some in zip(grid.T, groups):
         points = _components(features.loc[some.index])
         _by_experiment(column[0], points, some)
         _by_sirna(column[1], points, some)
+    grid[1, 0].legend(loc="best", fontsize=8, handletextpad=0)
     return figure
 
 
@@ -96,14 +102,12 @@ def _components(features: pd.DataFrame) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     spread = features.std().replace(0, 1)
-    points = PCA(2, svd_solver="full").fit_transform(((features - features.mean()) / spread).to_numpy())
-    return points
+    even = (features - features.mean()) / spread
+    return PCA(2, svd_solver="full").fit_transform(even.to_numpy())
 
 
 def _by_experiment(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
     """Each experiment in a colour of its own, its number written where its wells lie."""
-    import matplotlib
-
     names = sorted(wells["experiment"].unique())
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     for name, colour in zip(names, colours):
@@ -124,4 +128,3 @@ def _by_sirna(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
     axes.scatter(*points[untreated].T, s=12, color="black", lw=0, label="untreated")
     axes.set_title("the same wells by siRNA")
     axes.set(xticks=[], yticks=[])
-    axes.legend(loc="best", fontsize=8, handletextpad=0)

@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cellsignal.show.style import picture, styled
+from cellsignal.show.style import blank, picture, styled
 from cellsignal.tasks import RXRX1
 
-LOW, HIGH = 1.0, 99.7  # percentiles of a channel drawn as black and as full colour
+LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
 
 
 def limits(images: np.ndarray, *, low: float = LOW, high: float = HIGH) -> np.ndarray:
@@ -33,7 +33,7 @@ def composite(image: np.ndarray, *, ends: np.ndarray | None = None) -> np.ndarra
     colours = np.array(RXRX1.colours, dtype=float)  # [6, RGB]
     shares = colours / colours.sum(axis=0)
     rgb = np.einsum("chw,ck->hwk", scaled(image, limits(image) if ends is None else ends), shares)
-    return np.clip(1.6 * rgb, 0, 1)  # the mean is dim, as stains seldom lie in one place
+    return np.clip(1.3 * rgb, 0, 1)  # the mean is dim, as stains seldom lie in one place
 
 
 @styled
@@ -42,15 +42,24 @@ def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = Fa
 
     `shared` scales all rows alike, so that brightness can be compared down a column.
     """
+    if not images:
+        return blank("No images to show.")
     figure = picture(14, 0.45 + 2.05 * len(images))
     grid = figure.subplots(len(images), 7, squeeze=False)
     together = limits(np.stack(images)) if shared else None
     for axes, image, title in zip(grid, images, titles):
         _well(axes, image, limits(image) if together is None else together)
         axes[0].set_ylabel(title)
-    for axes, name in zip(grid[0], ("composite", *RXRX1.channels)):
-        axes.set_title(name, fontsize=10)
+    _head(grid[0])
     return figure
+
+
+def _head(row: np.ndarray) -> None:
+    """Names above the columns, each channel under a strip of its colour in the composite."""
+    row[0].set_title("composite", fontsize=10)
+    for axes, name, colour in zip(row[1:], RXRX1.channels, RXRX1.colours):
+        axes.set_title(name, fontsize=10)
+        axes.spines["top"].set(visible=True, color=np.divide(colour, 255), lw=4)
 
 
 def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray) -> None:
@@ -71,6 +80,8 @@ def _bare(axes: Axes) -> None:
 @styled
 def show_composites(images: list[np.ndarray], titles: list[str], *, columns: int = 6) -> Figure:
     """Composites side by side, all scaled alike, so that they can be compared."""
+    if not images:
+        return blank("No images to show.")
     rows = -(-len(images) // columns)
     figure = picture(14, 2.55 * rows)
     ends = limits(np.stack(images))

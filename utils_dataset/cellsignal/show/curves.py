@@ -57,39 +57,48 @@ def _phases(axes: Axes, history: list[dict]) -> None:
 class LiveCurves:
     """Give it to training as the callable for each epoch: it redraws the curves in one place.
 
-    Outside a notebook it does nothing. Drawing takes time, so it draws at most every `pause`
-    seconds; `finish()` draws what came last.
+    Drawing takes time, so it draws at most every `pause` seconds, and once more when the cell ends.
+    Outside a notebook it does nothing.
     """
 
     def __init__(self, *, title: str = "", pause: float = 3.0) -> None:
         self.title, self.pause = title, pause
-        self.history: list[dict] = []
-        self._handle, self._drawn = None, float("-inf")
+        self._shell, self._handle = _notebook_shell(), None
+        self._history, self._pending, self._drawn = [], False, float("-inf")
 
     def __call__(self, history: list[dict]) -> None:
         """Take the whole history so far, one row per epoch, and redraw when it is time."""
-        self.history = list(history)
+        self._history, self._pending = list(history), bool(history)
         if monotonic() - self._drawn >= self.pause:
-            self.finish()
+            self._draw()
 
-    def finish(self) -> None:
-        """Draw the history as it stands."""
-        if not _in_notebook() or not self.history:
+    def _draw(self) -> None:
+        """Show what has not been shown yet."""
+        if self._shell is None or not self._pending:
             return
-        from IPython.display import display
-
-        figure = curves(self.history, title=self.title)
+        figure = curves(self._history, title=self.title)
         if self._handle is None:
-            self._handle = display(figure, display_id=True)
+            self._show_first(figure)
         else:
             self._handle.update(figure)
-        self._drawn = monotonic()
+        self._pending, self._drawn = False, monotonic()
+
+    def _show_first(self, figure: Figure) -> None:
+        from IPython.display import display
+
+        self._handle = display(figure, display_id=True)
+        self._shell.events.register("post_run_cell", self._end)
+
+    def _end(self, result: object) -> None:
+        self._shell.events.unregister("post_run_cell", self._end)
+        self._draw()
 
 
-def _in_notebook() -> bool:
-    """Is there an IPython kernel to draw into? (A terminal would only print the object's name.)"""
+def _notebook_shell():
+    """The IPython shell of a notebook, or None; a terminal would only print the figure's name."""
     try:
         from IPython import get_ipython
     except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+        return None
+    shell = get_ipython()
+    return shell if hasattr(shell, "kernel") else None

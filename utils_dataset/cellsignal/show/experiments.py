@@ -6,9 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, cell_type_colour, keys, picture, styled
-
-PLATES = range(1, 5)
+from cellsignal.show.style import GROUPS, WELL_TYPES, cell_type_colour, keys, pale, picture, styled
 
 
 @styled
@@ -17,39 +15,42 @@ def group_rotation_map(
 ) -> Figure:
     """Which plate group lies on which plate of each experiment; where unknown, the box is hatched.
 
-    `wells`: experiment, cell_type. `rotations`: group index on plates 1..4, by experiment.
+    `wells`: experiment, cell_type, plate. `rotations`: group index on plates 1, 2, …, by experiment; -1 for none.
     `duplicates`: {"experiments": [...], "plate_shift": k}; those that share a layout are named.
     """
-    twins = _twins(duplicates)
+    twins, plates = _twins(duplicates), wells["plate"].max()
     figure, panels = _panels(wells)
     for axes, names in panels:
-        cells = np.array([rotations.get(name, [np.nan] * 4) for name in names], dtype=float)
+        cells = np.array([rotations.get(name, [-1] * plates) for name in names], dtype=float)
+        cells[cells < 0] = np.nan
         _boxes(axes, cells, colours=GROUPS)
         _numbers(axes, cells + 1)
         axes.set_yticks(range(len(names)), [name + twins.get(name, "") for name in names])
     groups = {f"group {place}": colour for place, colour in enumerate(GROUPS, 1)}
-    note = {"* † ‡ same layout": "none"} if twins else {}
-    keys(figure, groups | {"hatched: to be inferred": "white"} | note)
+    note = "Experiments with the same sign share one layout." if twins else ""
+    keys(figure, groups | {"hatched: to be inferred": "white"}, note=note)
     return figure
 
 
 def _twins(duplicates: list[dict]) -> dict[str, str]:
-    """A sign behind the names of the experiments of each set that shares a layout."""
-    signs = [" *", " †", " ‡", " §", " ¶"]
-    sets = [found["experiments"] for found in duplicates]
-    return {name: signs[place % 5] for place, names in enumerate(sets) for name in names}
+    """A sign behind the names of experiments that share a layout, one for each layout."""
+    references = list(dict.fromkeys(found["experiments"][0] for found in duplicates))
+    signs = dict(zip(references, " * † ‡ § ¶".split()))
+    pairs = [found["experiments"] for found in duplicates]
+    return {name: " " + signs.get(pair[0], "*") for pair in pairs for name in pair}
 
 
 def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     """One panel a cell type: a row for each of its experiments, a column for each plate."""
     by_type = wells.groupby("cell_type")["experiment"].unique().map(sorted)
-    longest = by_type.map(len).max()
+    longest, plates = by_type.map(len).max(), wells["plate"].max()
     figure = picture(max(6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
     grid = figure.subplots(1, len(by_type), squeeze=False)[0]
     for axes, cell_type in zip(grid, by_type.index):
         axes.set_title(cell_type, color=cell_type_colour(cell_type), fontweight="bold")
-        axes.set_xticks(range(4), [f"plate {plate}" for plate in PLATES], fontsize=8)
-        axes.set(xlim=(-0.5, 3.5), ylim=(longest - 0.5, -0.5))
+        axes.xaxis.tick_top()
+        axes.set_xticks(range(plates), [f"plate {plate + 1}" for plate in range(plates)], fontsize=8)
+        axes.set(xlim=(-0.5, plates - 0.5), ylim=(longest - 0.5, -0.5))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.grid(False)
@@ -57,7 +58,7 @@ def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
 
 
 def _boxes(axes: Axes, cells: np.ndarray, *, colours: tuple[str, ...]) -> None:
-    """A box per cell of float[rows,4], coloured by its whole number; hatched where it is NaN."""
+    """A box per cell of float[rows,plates], coloured by its whole number; hatched where it is NaN."""
     for (row, column), value in np.ndenumerate(cells):
         known = np.isfinite(value)
         colour = dict(fc=colours[int(value)]) if known else dict(fc="white", hatch="/////")
@@ -78,7 +79,7 @@ def plate_counts(wells: pd.DataFrame, *, well_type: str = "treatment") -> Figure
     """
     some = wells[wells["well_type"].str.contains(well_type)]
     counts = some.groupby(["experiment", "plate"]).size().unstack(fill_value=0)
-    counts = counts.reindex(index=wells["experiment"].unique(), columns=PLATES, fill_value=0)
+    counts = counts.reindex(index=wells["experiment"].unique(), columns=range(1, wells["plate"].max() + 1), fill_value=0)
     usual = counts.stack().mode().iloc[0]
     colours = {"fewer": "#F0A868", "usual": "#F1F1F1", "more": "#9CCBEB"}
     figure, panels = _panels(wells)
@@ -101,8 +102,8 @@ def experiment_counts(wells: pd.DataFrame) -> Figure:
     figure = picture(12, 3.4)
     axes = figure.subplots()
     for place, row in enumerate(counts.itertuples()):
-        strength = 1.0 if row.dataset == "train" else 0.4
-        axes.bar(place, row.wells, color=cell_type_colour(row.cell_type), alpha=strength, width=0.8)
+        colour = cell_type_colour(row.cell_type)
+        axes.bar(place, row.wells, color=colour if row.dataset == "train" else pale(colour))
     axes.set_xticks(range(len(counts)), counts["experiment"], rotation=90, fontsize=8)
     axes.set_xlim(-0.7, len(counts) - 0.3)
     axes.grid(False, axis="x")
@@ -127,7 +128,8 @@ def class_counts(wells: pd.DataFrame) -> Figure:
 
 def _treatment_counts(axes: Axes, per_class: pd.Series) -> None:
     sizes = per_class.value_counts().sort_index()
-    axes.bar(sizes.index, sizes, color=WELL_TYPES["treatment"])
+    bars = axes.bar(sizes.index, sizes, color=WELL_TYPES["treatment"])
+    axes.bar_label(bars, fontsize=9)
     axes.set_xticks(sizes.index)
     axes.set(xlabel="wells of a class", ylabel="classes")
     axes.set_title(f"{len(per_class)} treatment siRNAs")

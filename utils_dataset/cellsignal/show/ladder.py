@@ -28,8 +28,7 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     `floor` is the raw accuracy of the linear model.
     """
     rows = of_split(ladder, split)
-    panels = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
-    panels = {kind: some for kind, some in panels.items() if some}
+    panels = _by_kind(rows)
     tallest = max(map(len, panels.values()), default=1)
     figure = picture(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
     for axes, (kind, some) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
@@ -38,6 +37,12 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
             _floor(axes, floor)
     _cell_type_legend(figure, rows)
     return figure
+
+
+def _by_kind(rows: list[dict]) -> dict[str, list[dict]]:
+    """Rungs apart by kind, since raw and assigned accuracies must never share an axis."""
+    panels = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
+    return {kind: some for kind, some in panels.items() if some}
 
 
 def _rungs(axes: Axes, rows: list[dict], *, kind: str, slots: int) -> None:
@@ -79,30 +84,32 @@ def _cell_type_legend(figure: Figure, rows: list[dict]) -> None:
 
 @styled
 def experiment_dots(rows: list[dict]) -> Figure:
-    """Accuracy of each experiment, one dot for each given rung, experiments in order of name.
+    """Accuracy of each experiment under the given rungs; raw and assigned in a panel of their own.
 
-    `rows` are rungs of one kind and one split; the last one is drawn strongest.
+    `rows` are rungs of one split; within a panel the last one is drawn strongest.
     """
     experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
-    figure = picture(8, 1.4 + 0.24 * max(4, len(experiments)))
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        _experiment_series(axes, row, experiments, strength=(place + 1) / len(rows))
-    axes.set_yticks(range(len(experiments)), experiments)
-    axes.set_ylim(len(experiments) - 0.4, -0.6)
-    axes.set_title("Accuracy by experiment (strongest colour: " + rows[-1]["rung"] + ")")
-    _accuracy_axis(axes)
-    axes.grid(True, axis="y")
-    axes.set_xlim(-0.01, 1.02)
+    panels = _by_kind(rows)
+    figure = picture(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
+    grid = figure.subplots(1, len(panels) or 1, sharey=True, squeeze=False)[0]
+    for axes, (kind, some) in zip(grid, panels.items()):
+        for place, row in enumerate(some, 1):
+            _experiment_series(axes, row, experiments, strength=place / len(some))
+        _accuracy_axis(axes)
+        axes.grid(True, axis="y")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_title(f"{kind.capitalize()}: " + ", ".join(row["rung"] for row in some))
+    grid[0].set_yticks(range(len(experiments)), experiments)
+    grid[0].set_ylim(len(experiments) - 0.4, -0.6)
     return figure
 
 
 def _experiment_series(axes: Axes, row: dict, experiments: list[str], *, strength: float) -> None:
     values = row.get("by_experiment", {})
     for y, name in enumerate(experiments):
-        colour = cell_type_colour(name.rsplit("-", 1)[0])
+        colour = pale(cell_type_colour(name.rsplit("-", 1)[0]), share=0.1 + 0.9 * strength)
         if name in values:
-            axes.plot(values[name], y, "o", color=colour, alpha=0.15 + 0.85 * strength, ms=7)
+            axes.plot(values[name], y, "o", color=colour, ms=7)
 
 
 @styled

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from cellsignal.show.style import WELL_TYPES, keys, picture, styled
+from cellsignal.show.style import WELL_TYPES, blank, keys, picture, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
@@ -25,6 +25,8 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
 
     `table`: plate, well and the column `value`; colours run from the 1st to the 99th percentile.
     """
+    if table.empty:
+        return blank("No wells to show.")
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
     for axes, (_, some) in zip(grid, table.groupby("plate")):
@@ -55,7 +57,7 @@ def _plates(table: pd.DataFrame, title: str) -> tuple[Figure, np.ndarray]:
     """Axes for each plate of `table`, two in a row, with the letters and numbers of the wells."""
     plates = sorted(table["plate"].unique())
     rows = -(-len(plates) // 2)
-    figure = picture(12, 0.8 + 3.5 * rows)
+    figure = picture(12, 0.8 + 3.75 * rows)
     figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in grid[len(plates) :]:

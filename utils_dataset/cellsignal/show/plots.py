@@ -1,6 +1,6 @@
 """Every figure in one place, for notebooks: `from cellsignal.show import plots`."""
 
-from cellsignal.show.batches import batch_effect, channel_means, variance_shares, well_features
+from cellsignal.show.batches import batch_effect, channel_means, variance_shares
 from cellsignal.show.composites import composite, show_composites, show_wells
 from cellsignal.show.curves import LiveCurves, curves
 from cellsignal.show.experiments import (
@@ -34,5 +34,4 @@ __all__ = [
     "show_composites",
     "show_wells",
     "variance_shares",
-    "well_features",
 ]

@@ -79,6 +79,13 @@ def picture(width: float, height: float) -> Picture:
     return Picture(figsize=(width, height), layout="constrained")
 
 
+def blank(message: str) -> Picture:
+    """A figure that only says why there is nothing to see."""
+    figure = picture(8, 0.5)
+    figure.text(0.01, 0.5, message, va="center", color="#666666")
+    return figure
+
+
 def save(figure: Picture, path: Path) -> Picture:
     """Write `figure` to `path` as a PNG, atomically, and give it back for the notebook to show."""
     with replacing(path) as temporary:
@@ -97,7 +104,8 @@ def pale(colour: str, *, share: float = 0.35) -> tuple[float, float, float]:
     return tuple(share * part + 1 - share for part in to_rgb(colour))
 
 
-def keys(figure: Figure, colours: dict[str, str]) -> None:
-    """A legend of coloured boxes below `figure`."""
+def keys(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
+    """A legend of coloured boxes below `figure`, under a line of text."""
     boxes = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
-    figure.legend(boxes, colours, loc="outside lower left", ncols=len(colours), fontsize=9)
+    legend = dict(loc="outside lower left", ncols=len(colours), fontsize=9)
+    figure.legend(boxes, colours, title=note, alignment="left", title_fontsize=9, **legend)

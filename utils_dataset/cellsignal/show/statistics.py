@@ -1,0 +1,38 @@
+"""Pixel statistics computed from images, for data sets that bring no pixel_stats.csv."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from cellsignal.data.images import channel_path, read_site
+from cellsignal.tasks import RXRX1
+
+COLUMNS = ["id_code", "experiment", "plate", "well", "site"]
+FEATURES = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, "max": np.max}
+
+
+def whole(root: Path, sites: pd.DataFrame) -> pd.Series:
+    """Which sites have the files of all channels: bool for each row."""
+    channels = range(1, len(RXRX1.channels) + 1)
+    there = [all(channel_path(root, stem, c).exists() for c in channels) for stem in sites["stem"]]
+    return pd.Series(there, index=sites.index, dtype=bool)
+
+
+def pixel_stats(root: Path, sites: pd.DataFrame, *, most: int = 600) -> pd.DataFrame:
+    """The columns of the competition's pixel_stats.csv, for at most `most` sites spread evenly.
+
+    One row per site and channel (1-6). Raises InputError when an image is missing or damaged.
+    """
+    chosen = sites.iloc[:: max(1, -(-len(sites) // most))]
+    rows = [
+        {**{name: site[name] for name in COLUMNS}, "channel": channel, **_features(pixels)}
+        for site in tqdm(chosen.to_dict("records"), desc="pixel statistics", unit="site", leave=False)
+        for channel, pixels in enumerate(read_site(root, site["stem"]), 1)
+    ]
+    return pd.DataFrame(rows, columns=[*COLUMNS, "channel", *FEATURES])
+
+
+def _features(pixels: np.ndarray) -> dict[str, float]:
+    return {name: float(measure(pixels)) for name, measure in FEATURES.items()}
