@@ -29,7 +29,10 @@ def read_channel(path: Path) -> np.ndarray:
     """One 8-bit grey PNG as uint8[H, W], bit for bit what OpenCV reads; InputError names its fault."""
     content = _content(path)
     _refuse(path, _fault(content))
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # an absurd size
+        image = None
     if image is None:
         _refuse(path, ("its pixels are damaged", _AGAIN))
     if image.ndim != 2:
@@ -51,7 +54,7 @@ def read_sites(
 ) -> np.ndarray:
     """All sites of a table, in its order, as uint8[N, C, H, W], read by several threads.
 
-    InputError names the first file at fault, or the first site of another size.
+    InputError names the first file at fault, or the first site of another size than the first.
     """
     stems = sites["stem"].tolist()
     if not stems:
@@ -143,9 +146,9 @@ def _fault(content: bytes) -> tuple[str, str] | None:
         return "the file is empty", _AGAIN
     if not content.startswith(_SIGNATURE):
         return "is not a PNG", _GREY
-    # Pillow and OpenCV both let some damaged blocks pass; the checksum of each chunk does not.
+    # Decoders let some damaged blocks pass; the checksum of each chunk does not.
     kinds = list(_chunks(content))
-    if kinds[-1] != b"IEND":
+    if kinds[0] != b"IHDR" or kinds[-1] != b"IEND":
         return "is cut short or damaged", _AGAIN
     depth, colour = content[24], content[25]
     if colour != 0:

@@ -14,9 +14,8 @@ def split_by_experiment(wells: pd.DataFrame, *, held_out: int = 1, seed: int = 0
     """Hold out whole training experiments, `held_out` of each cell type but never all of them.
 
     Experiments with the same layout move together. Returns "train", "held_out" or "test" for each
-    well. Each experiment has its own lot, so the choice in one cell type does not depend on which
-    other cell types are in the table (but for layouts shared between cell types). InputError when
-    `held_out` is negative.
+    well; a cell type with one training experiment holds out none. InputError when `held_out` is
+    negative.
     """
     if held_out < 0:
         raise InputError(f"held_out is {held_out}", cure="hold out 0 or more experiments")
@@ -48,6 +47,26 @@ def split_random(wells: pd.DataFrame, *, fraction: float = 0.05, seed: int = 0) 
     chosen = unique.loc[order <= (fraction * sizes).round(), "lot"]
     held = lots.isin(chosen).reindex(wells.index, fill_value=False)
     return _sides(wells, held)
+
+
+def split_sites(
+    wells: pd.DataFrame, sites: pd.DataFrame, *, how: str, held_out: int = 1, seed: int = 0
+) -> pd.Series:
+    """The split of each site, made by `how` ("experiment" or "random") within each cell type.
+
+    One model sees one cell type. So a layout shared with another cell type is no leak, and the
+    split must not depend on whether the tables hold the other cell types too.
+    """
+    if how not in ("experiment", "random"):
+        raise InputError(f"no split {how!r}", where="split", cure="use experiment or random")
+    splits = [
+        split_by_experiment(part, held_out=held_out, seed=seed)
+        if how == "experiment"
+        else split_random(part, seed=seed)
+        for _, part in wells.groupby("cell_type")
+    ]
+    by_id = dict(zip(wells["id_code"], pd.concat(splits).loc[wells.index]))
+    return sites["id_code"].map(by_id).rename("split")
 
 
 def _drawn_families(trained: pd.DataFrame, *, seed: int) -> list[list[str]]:

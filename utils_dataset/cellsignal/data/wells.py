@@ -20,7 +20,7 @@ _TABLES = {
     "test_controls.csv": rows.ControlRow,
 }
 _OPTIONAL = {"sample_submission.csv": rows.SampleRow, "solution.csv": rows.SolutionRow}
-# Where an experiment's images lie: as Kaggle unpacks them, the same one folder deeper, as rxrx.ai does.
+# Where an experiment's images lie: in Kaggle's tree, in that tree below images/, in rxrx.ai's tree.
 _TREES = ("{dataset}/{experiment}", "images/{dataset}/{experiment}", "images/{experiment}")
 
 
@@ -203,7 +203,7 @@ def _well_type(sirna: int) -> str:
 
 def _site_problems(frame: pd.DataFrame) -> list[Problem]:
     """Faults of the public release's rows, whose wells have one row per site."""
-    problems = _id_problems(frame.assign()) + _twice(frame, "site_id")
+    problems = _id_problems(frame) + _twice(frame, "site_id")
     cell_type = frame["experiment"].str.rpartition("-")[0]
     what, cure = "disagrees with the experiment's name", "write what stands before the last hyphen"
     problems += rows.flag(frame, frame["cell_type"] != cell_type, "cell_type", what, cure)

@@ -1,0 +1,137 @@
+"""A whole data set looked through: every row, every image, one table of what is wrong."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from cellsignal.data.images import read_channel
+from cellsignal.data.problems import Faults, Problem
+from cellsignal.data.wells import Tables, read_tables
+from cellsignal.tasks import RXRX1
+
+_BATCH = 4096  # files handed to the threads at once: a whole data set has 753,060
+
+
+class _Look(NamedTuple):
+    """What one image file showed."""
+
+    file: str
+    size: tuple[int, ...] = ()
+    digest: bytes = b""
+    problems: tuple[Problem, ...] = ()
+
+
+def check_dataset(root: Path, *, progress: bool = True) -> pd.DataFrame:
+    """Every problem of a data set: columns file (with line and column), problem, cure.
+
+    Tables: all that `read_tables` refuses; images are looked at once the tables are whole. Images:
+    missing, damaged, not 8-bit grey, of another size than most, the same picture as another, or
+    named by no row. A table without rows means that nothing is wrong.
+    """
+    try:
+        tables = read_tables(root)
+    except Faults as faults:
+        return _table(faults.problems)
+    expected, found = _image_files(tables), _found_files(tables)
+    there = [file for file in expected if file in found]
+    looks = list(_look_at_all(there, progress=progress))
+    return _table(
+        [
+            *_missing([file for file in expected if file not in found]),
+            *(problem for look in looks for problem in look.problems),
+            *_odd_sizes(looks),
+            *_repeated(looks),
+            *_unmentioned(found.difference(expected), folders=set(map(os.path.dirname, expected))),
+        ]
+    )
+
+
+def _table(problems: Iterable[Problem]) -> pd.DataFrame:
+    return pd.DataFrame(problems, columns=["file", "problem", "cure"], dtype=object)
+
+
+def _image_files(tables: Tables) -> list[str]:
+    channels = range(1, len(RXRX1.channels) + 1)
+    # As channel_path names them, without the cost of 753,060 Path objects.
+    return [f"{tables.root}/{stem}_w{c}.png" for stem in tables.sites["stem"] for c in channels]
+
+
+def _found_files(tables: Tables) -> set[str]:
+    """Every file in the image tree, and folders that pose as images."""
+    tops = sorted({stem.partition("/")[0] for stem in tables.sites["stem"]})
+    return {
+        os.path.join(folder, name)
+        for top in tops
+        for folder, folders, names in os.walk(tables.root / top)
+        for name in names + [name for name in folders if name.endswith(".png")]
+    }
+
+
+def _look_at_all(files: list[str], *, progress: bool) -> Iterator[_Look]:
+    bar = tqdm(total=len(files), desc="check images", unit="file", disable=not progress)
+    with bar, ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), _BATCH):
+            for look in pool.map(_look_at, files[start : start + _BATCH]):
+                bar.update()
+                yield look
+
+
+def _look_at(file: str) -> _Look:
+    try:
+        image = read_channel(Path(file))
+    except Faults as faults:
+        return _Look(file, problems=tuple(faults.problems))
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    return _Look(file, image.shape, digest)
+
+
+def _missing(files: list[str]) -> Iterator[Problem]:
+    """One problem for each missing file, or for the highest folder that is missing."""
+    highest = {folder: _highest_missing(folder) for folder in set(map(os.path.dirname, files))}
+    counts = Counter(highest[os.path.dirname(file)] or file for file in files)
+    for place, count in counts.items():
+        folder = f"no such folder, it holds {count:,} images"
+        what = "no such file" if place.endswith(".png") else folder
+        yield Problem(place, what, "copy it again, or take its wells out of the tables")
+
+
+def _highest_missing(folder: str) -> str:
+    """The topmost folder on this path that does not exist; "" when all do."""
+    missing = ""
+    while folder and not os.path.isdir(folder):
+        missing, folder = folder, os.path.dirname(folder)
+    return missing
+
+
+def _odd_sizes(looks: list[_Look]) -> Iterator[Problem]:
+    sizes = Counter(look.size for look in looks if look.size)
+    usual = max(sizes, key=sizes.__getitem__, default=())
+    for look in looks:
+        if look.size not in ((), usual):
+            what = "is {}x{} pixels, most images are {}x{}".format(*look.size, *usual)
+            yield Problem(look.file, what, "give all images one size")
+
+
+def _repeated(looks: list[_Look]) -> Iterator[Problem]:
+    first: dict[bytes, str] = {}
+    for look in looks:
+        if look.digest and first.setdefault(look.digest, look.file) != look.file:
+            what = f"is the same picture as {first[look.digest]}"
+            yield Problem(look.file, what, "copy the right image there")
+
+
+def _unmentioned(files: set[str], *, folders: set[str]) -> Iterator[Problem]:
+    """One problem for each file that no row names, or for a folder of such files alone."""
+    counts = Counter(
+        os.path.dirname(file) if os.path.dirname(file) not in folders else file for file in files
+    )
+    for place, count in sorted(counts.items()):
+        what = "no row of the tables names it" + (f" ({count:,} files)" if count > 1 else "")
+        yield Problem(place, what, "delete it, or add its wells to the tables")
