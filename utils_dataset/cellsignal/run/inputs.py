@@ -1,6 +1,5 @@
 """The plates a run works on: a folder that is there, or one the virtual microscope fills first."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Collection
@@ -10,8 +9,6 @@ from cellsignal import files
 from cellsignal.data import wells
 from cellsignal.errors import InputError
 from cellsignal.run import paths
-
-RECEIPT = "simulate.json"  # which preset and seed made a simulated data set
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
@@ -37,54 +34,45 @@ def open_tables(
 
 
 def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0) -> Path:
-    """The folder of the run's plates, simulated first when `preset` asks for them and they are not there."""
-    root = data_folder(data, run=run)
+    """The folder of the run's plates, simulated first when `preset` asks for them and they are not whole."""
+    root = check(data, run=run, preset=preset)
     if preset:
         with paths.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
-            _simulate_once(root, preset=preset, seed=seed, ours=not data)
-    elif not root.is_dir():
-        raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
+            _simulate(root, preset=preset, seed=seed, ours=not data)
     return root
 
 
-def _simulate_once(root: Path, *, preset: str, seed: int, ours: bool) -> None:
-    """Simulate unless these very plates are there; replace others only inside our own run folder."""
-    made = _receipt(root)
-    if made == (preset, seed):
-        return
-    if root.exists() and not (ours and made):
-        raise InputError(
-            f"holds other plates than preset {preset} with seed {seed}",
-            where=root,
-            cure="leave `preset` empty to use them, or set `data` to a new folder",
-        )
-    _simulate(root, preset=preset, seed=seed)
+def _simulate(root: Path, *, preset: str, seed: int, ours: bool) -> None:
+    """Finish the simulation in `root`; another one gives way only inside the run's own folder."""
+    from cellsignal.data import simulate
+
+    try:
+        simulate.simulate(root, preset=preset, seed=seed)
+    except InputError:
+        marks = (root / simulate.WHOLE, root / simulate.WORKSHOP / simulate.WHOLE)
+        if not ours or not any(mark.exists() for mark in marks):
+            raise  # not a simulation that we may throw away
+        discard(root)
+        simulate.simulate(root, preset=preset, seed=seed)
 
 
-def _receipt(root: Path) -> tuple[str, int] | None:
-    """Preset and seed of a simulated data set, None for any other folder."""
-    if not (root / RECEIPT).is_file():
-        return None
-    receipt = files.read_json(root / RECEIPT)
-    return receipt.get("preset"), receipt.get("seed")
-
-
-def _simulate(root: Path, *, preset: str, seed: int) -> None:
-    """The plates appear all at once: made beside their place, then renamed into it."""
-    from cellsignal.data import simulate  # pulls in SciPy: only who simulates pays
-
-    making, old = (root.with_name(f"{files.TEMPORARY}{name}-{root.name}") for name in ("new", "old"))
-    for leftover in (making, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    simulate.simulate(making, preset=preset, seed=seed)
+def discard(root: Path) -> None:
+    """Remove a data set so that it is whole or gone at any moment."""
+    old = root.with_name(f"{files.TEMPORARY}{root.name}")
+    shutil.rmtree(old, ignore_errors=True)
     if root.exists():
         os.replace(root, old)
-    os.replace(making, root)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def digest(root: Path) -> str:
-    """SHA-256 over the tables of a data set and its receipt; images are pinned by these."""
-    tables = sorted([*root.glob("*.csv"), *root.glob(RECEIPT)])
-    listing = "\n".join(f"{path.name} {files.sha256(path)}" for path in tables)
-    return hashlib.sha256(listing.encode()).hexdigest()
+def check(data: str, *, run: str | Path, preset: str = "") -> Path:
+    """The data folder, after the checks that need no work: a known preset, or a folder that is there."""
+    root = data_folder(data, run=run)
+    if preset:
+        from cellsignal.data.simulate import PRESETS  # pulls in SciPy: only who simulates pays
+
+        if preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(PRESETS)}")
+    elif not root.is_dir():
+        raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
+    return root

@@ -1,0 +1,182 @@
+"""The command `cellsignal`: reads arguments, calls the package, says what it wrote."""
+
+import json
+import signal
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from cellsignal.errors import InputError
+from cellsignal.run.notebooks import StepFailed
+
+# Everything else is imported inside the commands: `cellsignal --help` must not wait for PyTorch.
+
+app = typer.Typer(
+    help="Plates go in, a submission and a report come out.",
+    epilog="Example: cellsignal run papermill_params/demo.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Method(StrEnum):
+    """How siRNAs are chosen from scores."""
+
+    raw = "raw"
+    exact = "exact"
+
+
+@app.command(epilog="Example: cellsignal simulate plates --preset tiny --seed 1")
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; a killed simulation goes on.")],
+    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, tiny.")] = "demo",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    like: Annotated[Path | None, typer.Option(help="Folder of real tables whose layout to render.")] = None,
+    experiments: Annotated[str, typer.Option(help="Part of --like: names, separated by commas.")] = "",
+    image_size: Annotated[int | None, typer.Option(help="Pixels per side.")] = None,
+) -> None:
+    """Draw plates with a virtual microscope.
+
+    They come in the competition's format, with solution.csv beside them.
+    """
+    from cellsignal.data.simulate import simulate
+
+    names = tuple(name.strip() for name in experiments.split(",") if name.strip())
+    simulate(out, preset=preset, seed=seed, like=like, experiments=names, image_size=image_size)
+    print(f"wrote {out}")
+
+
+@app.command(epilog="Example: cellsignal check plates")
+def check(data: Data) -> None:
+    """Look at every row and every image.
+
+    Prints one table of what is missing, duplicated or damaged, and then exits with 2.
+    """
+    from cellsignal.data.check import check_dataset
+
+    problems = check_dataset(data)
+    if len(problems):
+        print(problems.to_string(index=False, justify="left", max_colwidth=None))
+        raise InputError(f"{len(problems)} problems", where=data, cure="mend what the table names")
+    print(f"{data}: every row and every image is whole")
+
+
+@app.command(epilog="Example: cellsignal layout plates --json")
+def layout(data: Data, as_json: AsJson = False) -> None:
+    """Show what the plates' design tells.
+
+    That is the plate groups, the group on each plate of the training experiments, and the experiments
+    that share a layout.
+    """
+    from cellsignal.data import plates, wells
+
+    found = plates.layout(wells.read_tables(data).wells)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print("plate groups of", ", ".join(str(len(group)) for group in found["groups"]) or "none", "siRNAs")
+    for experiment, rotation in found["rotations"].items():
+        print(f"{experiment:10} groups on plates 1 to {len(rotation)}: {' '.join(map(str, rotation))}")
+    for pair in found["duplicates"]:
+        print(f"same layout: {' and '.join(pair['experiments'])}, plates shifted by {pair['plate_shift']}")
+
+
+@app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")
+def run(
+    params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
+) -> None:
+    """Go from plates to a submission and a report.
+
+    The same call again goes on where an earlier one stopped, and repeats only what changed.
+    """
+    from cellsignal.run import recipe
+
+    checked = recipe.load(params, parameter or ())
+    from cellsignal.run import chain
+    from cellsignal.run.summary import summary
+
+    began = time.monotonic()
+    folder = chain.run_chain(checked, run=out or "")
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
+
+
+@app.command(epilog="Example: cellsignal assign runs/demo/scores/adapted/*.parquet --data plates --out submission.csv")
+def assign(
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files of log-probabilities.")],
+    data: Annotated[Path, typer.Option(metavar="DATA", help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(metavar="CSV", help="Submission to write.")],
+    method: Annotated[Method, typer.Option(help="Best class per well, or each siRNA once.")] = Method.exact,
+    groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
+) -> None:
+    """Make a submission of anybody's scores."""
+    from cellsignal.decide.commands import assign_files
+
+    print(f"wrote {assign_files(scores, data=data, out=out, method=method.value, groups=groups)}")
+
+
+@app.command(epilog="Example: cellsignal score runs/demo/submission.csv plates/solution.csv")
+def score(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION")],
+    solution: Annotated[Path, typer.Argument(metavar="SOLUTION")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell the accuracy of a submission.
+
+    Overall, by cell type and by experiment; every well of the solution counts.
+    """
+    from cellsignal.decide.commands import score_files
+
+    found = score_files(submission, solution)
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = {"all": found["accuracy"], **found["by_cell_type"], **found["by_experiment"]}
+    for name, accuracy in rows.items():
+        print(f"{name:12} {accuracy:.4f}")
+
+
+class _Ended(BaseException):
+    """A signal asked us to end; no handler for KeyboardInterrupt on the way shall take it for its own."""
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Ended(128 + number)
+
+
+def main() -> NoReturn:
+    """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 130 when interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    try:
+        app(prog_name="cellsignal")
+    except InputError as error:
+        _exit(error, code=2)
+    except StepFailed as error:
+        _exit(error, code=1)
+    except OSError as error:  # no right to write, no space left
+        _exit(InputError(error.strerror or str(error), where=error.filename or ""), code=2)
+    except _Ended as ended:
+        sys.exit(ended.args[0])
+    sys.exit(0)
+
+
+def _exit(error: Exception, *, code: int) -> NoReturn:
+    print(f"cellsignal: error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

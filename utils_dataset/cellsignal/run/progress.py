@@ -1,0 +1,66 @@
+"""What a person sees while the chain runs: a live line per step in a terminal, else a line per event."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from cellsignal.run.steps import Step
+
+
+class Display:
+    """Lines for steps that start and end; inside a `with` block live bars too, where there is a terminal."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.console = Console(force_jupyter=False, markup=False, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+        self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.overall = self.bars.add_task("all steps", total=None, note="")
+        self.running: dict[str, tuple[Step, TaskID]] = {}
+
+    def __enter__(self) -> "Display":
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for name in list(self.running):
+            self.bars.remove_task(self.running.pop(name)[1])
+        self.bars.stop()
+
+    def expect(self, steps: int) -> None:
+        """How many steps there are in all."""
+        self.bars.update(self.overall, total=steps)
+
+    def started(self, step: Step) -> None:
+        """A step runs."""
+        self.running[step.name] = step, self.bars.add_task(step.name, total=None, note="")
+        if self.bars.disable:
+            self.console.print(f"{step.name} started")
+
+    def ended(self, step: Step, *, seconds: float, kept: bool) -> None:
+        """A step is whole, now or since an earlier run."""
+        if step.name in self.running:
+            self.bars.remove_task(self.running.pop(step.name)[1])
+        self.bars.advance(self.overall)
+        self.console.print(f"{step.name} kept" if kept else f"{step.name} done in {seconds:.0f} s")
+
+    def refresh(self) -> None:
+        """Bring the epochs of running trainings up to date."""
+        for step, task in list(self.running.values()):
+            state = _read(self.run / step.checkpoint) if step.checkpoint else {}
+            if {"epoch", "epochs"} <= set(state):
+                note = f"epoch {state['epoch']}/{state['epochs']}"
+                self.bars.update(task, completed=state["epoch"], total=state["epochs"], note=note)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A checkpoint's facts; nothing when it is not there (any more)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

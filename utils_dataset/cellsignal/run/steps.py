@@ -1,0 +1,178 @@
+"""The steps of a run, what each needs and leaves, and the markers that say a step is whole."""
+
+import glob
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import notebooks, sources
+from cellsignal.run.notebooks import StepFailed
+
+PATHS_AND_SPEED = {"run", "data", "workers", "parallel"}  # parameters that change no result
+
+
+@dataclass(frozen=True)
+class Step:
+    """A notebook, or a function of the package, and the files it leaves in the run folder."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()  # must be there afterwards
+    extras: tuple[str, ...] = ()  # patterns of further files that are hashed with them
+    notebook: Path | None = None
+    cell_type: str = ""
+    checkpoint: str = ""  # tells epoch and epochs while it trains
+
+    entry: str = ""  # the import by which a step without notebook starts
+
+    @property
+    def pages(self) -> tuple[str, ...]:
+        """The executed notebook and its HTML, relative to the run folder."""
+        return tuple(f"notebooks/{self.name}{suffix}" for suffix in (".ipynb", ".html")) if self.notebook else ()
+
+    @property
+    def code(self) -> str:
+        """The text of the notebook's code cells, or the import of the function."""
+        if self.notebook is None:
+            return self.entry
+        return "\n\n".join(notebooks.source(cell) for cell in notebooks.code_cells(self.notebook))
+
+
+def simulate(*, data: str, preset: str) -> Step:
+    """The plates: made by the virtual microscope when `preset` is set, else taken as they are.
+
+    Tables pin the images, which are too many to hash. `data` is relative to the run folder or absolute.
+    """
+    tables = tuple(f"{glob.escape(data)}/{pattern}" for pattern in ("*.csv", "*.json"))
+    return Step("simulate", extras=tables, entry="from cellsignal.data import simulate" if preset else "")
+
+
+def report(others: Iterable[Step]) -> Step:
+    """The page that links all."""
+    needs = tuple(step.name for step in others)
+    return Step("report", needs=needs, outputs=("report.html",), entry="from cellsignal.show import report")
+
+
+def plan(cell_types: Sequence[str], *, kernels: Path) -> list[Step]:
+    """Every notebook step, in the order in which free slots take them.
+
+    A cell type's training follows its pretraining; `cell_types` in order of size keeps all slots
+    busy to the end. EDA comes last and so fills slots that no training wants.
+    """
+    trainings = [step for name in cell_types for step in _trainings(name, kernels=kernels)]
+    predict = Step(
+        "4-predict-assign",
+        needs=("simulate", *(step.name for step in trainings if step.name.startswith("3-"))),
+        outputs=("submission.csv", "metrics.json"),
+        extras=("scores/**/*",),
+        notebook=_notebook(kernels, "4-predict-assign"),
+    )
+    eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
+    return [*trainings, predict, eda]
+
+
+def _trainings(cell_type: str, *, kernels: Path) -> list[Step]:
+    """Pretraining and training of one cell type."""
+    return [
+        _training("2-pretrain-controls", cell_type, "pretrain", after=(), kernels=kernels),
+        _training("3-train-cell-type", cell_type, "model", after=(f"2-pretrain-controls@{cell_type}",), kernels=kernels),
+    ]
+
+
+def _training(name: str, cell_type: str, weights: str, *, after: tuple[str, ...], kernels: Path) -> Step:
+    stem = f"weights/{cell_type}/{weights}"
+    return Step(
+        f"{name}@{cell_type}",
+        needs=("simulate", *after),
+        outputs=(f"{stem}.safetensors", f"{stem}.json"),
+        notebook=_notebook(kernels, name),
+        cell_type=cell_type,
+        checkpoint=f"{stem}.checkpoint.json",
+    )
+
+
+def _notebook(kernels: Path, name: str) -> Path:
+    path = kernels / name / f"{name}.ipynb"
+    if not path.is_file():
+        raise InputError("no such notebook", where=path, cure="restore the folder `kernels` of the bundle")
+    return path
+
+
+def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's parameters the step's notebook takes: the names in its own parameters cell."""
+    if step.notebook is None:
+        return {}
+    given = {**values, "cell_type": step.cell_type}
+    return {name: given[name] for name in notebooks.parameter_names(step.notebook) if name in given}
+
+
+def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides what a step makes: parameters, hashes of what it needs, and every line of code it uses.
+
+    `done` holds the markers of the steps before it. Places are left out, so that a run folder can be moved.
+    """
+    return {
+        "step": step.name,
+        "parameters": {key: value for key, value in parameters.items() if key not in PATHS_AND_SPEED},
+        "inputs": {need: sorted(done[need]["outputs"].values()) for need in step.needs},
+        "code": {"": hashlib.sha256(step.code.encode()).hexdigest(), **sources.closure(step.code)},
+    }
+
+
+def read_marker(run: Path, step: Step, *, same: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The marker of a step that is whole: same parameters, inputs and code, every file as it was."""
+    marker = _read(run, step)
+    if marker is None or marker["identity"] != same:
+        return None
+    made = {**marker["outputs"], **marker["pages"]}
+    return marker if made == _hashes(run, [*made, *step.outputs, *step.pages]) else None
+
+
+def outdated(run: Path, step: Step, *, same: Mapping[str, Any]) -> bool:
+    """Whether the step was whole once, from other parameters, inputs or code."""
+    marker = _read(run, step)
+    return marker is not None and marker["identity"] != same
+
+
+def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Say that a step is whole; the very last thing that is written of it. StepFailed when an output is missing."""
+    missing = [name for name in step.outputs if not (run / name).is_file()]
+    if missing:
+        raise StepFailed(f"it ended without writing {', '.join(missing)}")
+    extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True)]
+    marker = {
+        "identity": dict(identity),
+        "outputs": _hashes(run, [*step.outputs, *extras]),
+        "pages": _hashes(run, step.pages),
+        "seconds": round(seconds, 2),
+    }
+    files.write_json(_place(run, step), marker)
+    return marker
+
+
+def forget(run: Path, step: Step) -> None:
+    """Take back the marker of a step that is about to run."""
+    _place(run, step).unlink(missing_ok=True)
+
+
+def _place(run: Path, step: Step) -> Path:
+    return run / "done" / f"{step.name}.json"
+
+
+def _read(run: Path, step: Step) -> dict[str, Any] | None:
+    """A marker as it was written; None when absent or damaged."""
+    try:
+        marker = files.read_json(_place(run, step))
+    except InputError:
+        return None
+    whole = isinstance(marker, dict) and {"identity", "outputs", "pages", "seconds"} <= set(marker)
+    return marker if whole else None
+
+
+def _hashes(run: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 by relative name of those that are files."""
+    return {name: files.sha256(run / name) for name in sorted(set(names)) if (run / name).is_file()}
