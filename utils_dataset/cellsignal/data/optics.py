@@ -23,7 +23,7 @@ class Optics:
 
 def experiment_optics(rng: np.random.Generator, *, gain_spread: np.ndarray, strength: float) -> Optics:
     """Draw one experiment's optics; `strength` 1 has the spread of the real experiments, 0 has none."""
-    common, own = rng.standard_normal(), rng.standard_normal(CHANNELS)
+    common, own = np.clip(rng.standard_normal(), -1.7, 1.7), np.clip(rng.standard_normal(CHANNELS), -1.7, 1.7)
     bleed = np.abs(rng.standard_normal((CHANNELS, CHANNELS))) * 0.05 * strength
     np.fill_diagonal(bleed, 1)
     return Optics(
@@ -70,7 +70,7 @@ def expose(
     seen *= shade * _per_channel(optics.gain)
     seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
     grain = rng.standard_normal(seen.shape, dtype=np.float32)
-    seen += grain * np.sqrt(0.09 + 0.03 * np.maximum(seen, 0))
+    seen += grain * np.sqrt(0.3 + 0.03 * np.maximum(seen, 0))
     return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
 
 

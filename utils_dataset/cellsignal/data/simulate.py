@@ -1,26 +1,30 @@
 """The virtual microscope: writes a whole data set in the competition's format, truth included."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cellsignal import files
+from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.layouts import design
-from cellsignal.data.rendering import Plate, photograph
 from cellsignal.data.phenotypes import stream
+from cellsignal.data.rendering import Plate, photograph
+from cellsignal.data.truths import completed
+from cellsignal.data.wells import read_tables
 from cellsignal.errors import InputError
 
-WORKSHOP = ".simulation"  # inside OUT while it is not whole: the plan, finished statistics, unfinished plates
-WHOLE = "simulate.json"
+WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan, finished statistics, unfinished plates
+RECEIPT = "simulate.json"
 STATISTICS = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
 
 
@@ -35,9 +39,9 @@ class Preset:
     image_size: int
     pixel_size: float  # native pixels (512 across a real field) per image pixel
     phenotype: float = 1.0  # strength of the siRNAs' effects
-    batch: float = 1.0  # strength of the batch effects; 1 has the real brightness spread
+    batch: float = 1.0  # strength of the batch effects; 1 has the real spread of brightness
     missing: int = 6  # treatment wells lost
-    repeats: tuple[tuple[str, str], ...] = ()  # (experiment, source of its layout)
+    repeats: tuple[tuple[str, str], ...] = ()  # (experiment, the one whose layout it repeats)
 
 
 PRESETS = {
@@ -53,111 +57,141 @@ PRESETS = {
 
 
 def simulate(
-    out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: tuple[str, ...] = (),
+    out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
     image_size: int | None = None, processes: int | None = None,
 ) -> None:
     """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
 
-    The same arguments give the same bytes whatever the number of processes; a second call goes on where
-    a killed one stopped, or does nothing. Raises InputError when `out` holds anything else.
+    `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
+    `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
+    the number of processes; a second call goes on where a killed one stopped, or does nothing.
+    Raises InputError when `out` holds anything else, or an argument names nothing.
     """
-    plan = _plan(preset, seed, image_size=image_size)
-    if _claim(Path(out), plan=plan):
-        wells = _wells(plan)
-        _render(Path(out), wells, plan=plan, processes=processes)
-        _tables(Path(out), wells)
-        files.write_json(Path(out) / WHOLE, plan)
-    shutil.rmtree(Path(out) / WORKSHOP, ignore_errors=True)
+    out, chosen = Path(out), _preset(preset, image_size=image_size)
+    wells = _wells(chosen, seed=seed, like=like, experiments=experiments)
+    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(wells)}
+    if _claim(out, receipt=json.loads(json.dumps(receipt))):
+        _render(out, _plates(wells, seed=seed, preset=chosen), processes=processes)
+        _write_tables(out, wells)
+        files.write_json(out / RECEIPT, receipt)
+    shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
 
-def _plan(preset: str, seed: int, *, image_size: int | None) -> dict[str, Any]:
-    """Everything that decides the bytes, as it is written to simulate.json."""
-    if preset not in PRESETS:
-        raise InputError(f"no preset '{preset}'", where="simulate", cure=f"choose one of {', '.join(PRESETS)}")
-    plan = {"preset": preset, "seed": seed, "parameters": asdict(PRESETS[preset])}
-    if image_size is not None:
-        plan["parameters"]["image_size"] = image_size
-    return plan
+def _preset(name: str, *, image_size: int | None) -> Preset:
+    if name not in PRESETS:
+        raise InputError(f"no preset '{name}'", where="simulate", cure=f"choose one of {', '.join(PRESETS)}")
+    if image_size is None:
+        return PRESETS[name]
+    if not 16 <= image_size <= 2048:
+        raise InputError(f"image size {image_size}", where="simulate", cure="choose 16 to 2048 pixels")
+    return replace(PRESETS[name], image_size=image_size)
 
 
-def _claim(out: Path, *, plan: dict[str, Any]) -> bool:
-    """Whether anything is left to do in `out`; InputError when it belongs to something else."""
+def _wells(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> pd.DataFrame:
+    """One row per well, columns as in `Tables.wells`, a class in every row."""
+    if like is None:
+        wells = design(
+            seed, preset.cell_types, classes=preset.classes, train=preset.train, test=preset.test,
+            repeats=preset.repeats, missing=preset.missing,
+        )
+    else:
+        tables = read_tables(like)
+        wells = completed(tables.wells, seed=seed, solution=tables.solution)
+    return _chosen(wells, experiments)
+
+
+def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
+    """The wells of these experiments (all when empty), checked to be something we can draw."""
+    names = wells["experiment"].unique()
+    if unknown := sorted(set(experiments) - set(names)):
+        cure = f"choose from {', '.join(names)}"
+        raise InputError(f"no experiment {', '.join(unknown)}", where="simulate", cure=cure)
+    wells = wells[wells["experiment"].isin(list(experiments) or names)].reset_index(drop=True)
+    if strange := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
+        cure = f"choose experiments of {', '.join(CELL_TYPES)}"
+        raise InputError(f"cannot draw {', '.join(strange)} cells", where="simulate", cure=cure)
+    if "train" not in set(wells["dataset"]):
+        raise InputError("no training experiment is chosen", where="simulate", cure="name one of them too")
+    return wells
+
+
+def _digest(wells: pd.DataFrame) -> str:
+    return hashlib.sha256(wells.to_csv(index=False).encode()).hexdigest()
+
+
+def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
+    """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     cure = "choose another folder, or delete this one"
-    marks = [path for path in (out / WHOLE, out / WORKSHOP / WHOLE) if path.exists()]
-    if marks:
-        if files.read_json(marks[0]) != _as_json(plan):
-            raise InputError("holds a different simulation", where=out, cure=cure)
-        return marks[0] != out / WHOLE
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
+    if found and files.read_json(found[0]) != receipt:
+        raise InputError("holds a different simulation", where=out, cure=cure)
+    if found:
+        return found[0] != out / RECEIPT
+    if out.exists() and (not out.is_dir() or any(path.name != WORKSHOP for path in out.iterdir())):
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKSHOP / WHOLE, plan)
+    files.write_json(out / WORKSHOP / RECEIPT, receipt)
     return True
 
 
-def _as_json(plan: dict[str, Any]) -> dict[str, Any]:
-    import json
-    return json.loads(json.dumps(plan))
-
-
-def _wells(plan: dict[str, Any]) -> pd.DataFrame:
-    p = plan["parameters"]
-    return design(
-        plan["seed"], tuple(p["cell_types"]), classes=p["classes"], train=p["train"], test=p["test"],
-        repeats=tuple(map(tuple, p["repeats"])), missing=p["missing"],
-    )
-
-
-def _missing_site(wells: pd.DataFrame, seed: int) -> tuple[str, int, str]:
-    """The one test treatment whose site 2 loses channels 5 and 6, as real ones did."""
-    chosen = wells[(wells.dataset == "test") & (wells.well_type == "treatment")]
-    row = chosen.iloc[int(stream(seed, "missing site").integers(len(chosen)))]
-    return row.experiment, row.plate, row.well
-
-
-def _jobs(wells: pd.DataFrame, plan: dict[str, Any]) -> list[Plate]:
-    p, seed = plan["parameters"], plan["seed"]
-    lost = _missing_site(wells, seed)
-    return [
-        Plate(
-            seed=seed, experiment=experiment, plate=int(plate), wells=list(zip(part.well, part.sirna.tolist())),
-            image_size=p["image_size"], pixel_size=p["pixel_size"], phenotype=p["phenotype"], batch=p["batch"],
-            missing=frozenset((lost[2], 2, c) for c in (5, 6) if (experiment, plate) == lost[:2]),
+def _plates(wells: pd.DataFrame, *, seed: int, preset: Preset) -> dict[str, list[Plate]]:
+    """The plates to photograph, by the folder of their experiment."""
+    plates: dict[str, list[Plate]] = {}
+    lost = _lost_site(wells, seed=seed)
+    for (kind, experiment, number), part in wells.groupby(["dataset", "experiment", "plate"]):
+        plate = Plate(
+            seed=seed, experiment=experiment, plate=int(number),
+            wells=tuple(zip(part["well"], part["sirna"].tolist(), strict=True)),
+            image_size=preset.image_size, pixel_size=preset.pixel_size,
+            phenotype=preset.phenotype, batch=preset.batch,
+            lost=lost[2] if (experiment, number) == lost[:2] else "",
         )
-        for (experiment, plate), part in wells.groupby(["experiment", "plate"])
-    ]
+        plates.setdefault(f"{kind}/{experiment}", []).append(plate)
+    return plates
 
 
-def _render(out: Path, wells: pd.DataFrame, *, plan: dict[str, Any], processes: int | None) -> None:
-    """Photograph what is not there yet, an experiment at a time, and put each in place when it is whole."""
-    places = {name: out / kind / name for name, kind in zip(wells.experiment, wells.dataset, strict=True)}
-    jobs = [job for job in _jobs(wells, plan) if not places[job.experiment].exists()]
-    desk = out / WORKSHOP / f"plates-{os.getpid()}"
+def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
+    """Experiment, plate and well of the one test treatment that loses a site, as real ones did."""
+    treated = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
+    if treated.empty:
+        return "", 0, ""
+    row = treated.iloc[int(stream(seed, "lost site").integers(len(treated)))]
+    return row["experiment"], row["plate"], row["well"]
+
+
+def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None) -> None:
+    """Photograph what is not there yet; each experiment appears in its place when it is whole."""
     for orphan in (out / WORKSHOP).glob("plates-*"):
         shutil.rmtree(orphan)
-    rows: dict[str, dict[int, list[str]]] = {}
-    work = [(job, desk / job.experiment / f"Plate{job.plate}") for job in jobs]
-    for job, statistics in tqdm(_photographs(work, processes), total=len(work), desc="simulate", unit="plate"):
-        done = rows.setdefault(job.experiment, {})
-        done[job.plate] = statistics
-        if len(done) == sum(other.experiment == job.experiment for other in jobs):
-            text = "".join(row for plate in sorted(done) for row in done[plate])
-            files.write_text(out / WORKSHOP / f"{job.experiment}.csv", text)
-            places[job.experiment].parent.mkdir(exist_ok=True)
-            os.rename(desk / job.experiment, places[job.experiment])
+    desk = out / WORKSHOP / f"plates-{os.getpid()}"
+    todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
+    work = [(part, desk / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
+    done: dict[str, dict[int, str]] = {place: {} for place in todo}
+    for plate, folder, rows in tqdm(_photographs(work, processes=processes), total=len(work), desc="simulate", unit="plate"):
+        place = str(folder.parent.relative_to(desk))
+        done[place][plate] = rows
+        if len(done[place]) == len(todo[place]):
+            _put(out, place, desk=desk, rows=[done[place][number] for number in sorted(done[place])])
 
 
-def _photographs(work: list[tuple[Plate, Path]], processes: int | None) -> Iterator[tuple[Plate, list[str]]]:
+def _put(out: Path, place: str, *, desk: Path, rows: list[str]) -> None:
+    """Statistics first: an experiment that is in its place is one that needs nothing more."""
+    files.write_text(out / WORKSHOP / f"{Path(place).name}.csv", "".join(rows))
+    (out / place).parent.mkdir(exist_ok=True)
+    os.rename(desk / place, out / place)
+
+
+def _photographs(work: list[tuple[Plate, Path]], *, processes: int | None) -> Iterator[tuple[int, Path, str]]:
     count = min(processes or os.cpu_count() or 1, len(work))
     if count <= 1:
         yield from map(_photograph, work)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(count, initializer=_die_with_parent) as pool:
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_die_with_parent) as pool:
         yield from pool.imap_unordered(_photograph, work)
 
 
-def _photograph(item: tuple[Plate, Path]) -> tuple[Plate, list[str]]:
-    return item[0], photograph(*item)
+def _photograph(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
+    plate, folder = work
+    return plate.plate, folder, "".join(photograph(plate, folder))
 
 
 def _die_with_parent() -> None:
@@ -166,21 +200,20 @@ def _die_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _tables(out: Path, wells: pd.DataFrame) -> None:
-    """Write the competition's CSV files and the truth."""
-    for kind in ("train", "test"):
-        part = wells[wells.dataset == kind]
-        treated = part.well_type == "treatment"
-        labelled = ["id_code", "experiment", "plate", "well", "sirna"]
-        _csv(out / f"{kind}.csv", part[treated][labelled if kind == "train" else labelled[:-1]])
-        _csv(out / f"{kind}_controls.csv", part[~treated][[*labelled, "well_type"]])
-    tested = wells[(wells.dataset == "test") & (wells.well_type == "treatment")][["id_code", "sirna"]]
-    _csv(out / "solution.csv", tested)
-    _csv(out / "sample_submission.csv", tested.assign(sirna=0))
-    names = sorted(set(wells.experiment))
-    statistics = "".join((out / WORKSHOP / f"{name}.csv").read_text() for name in names)
-    files.write_text(out / "pixel_stats.csv", STATISTICS + statistics)
+def _write_tables(out: Path, wells: pd.DataFrame) -> None:
+    """The competition's CSV files and the truth."""
+    columns = ["id_code", "experiment", "plate", "well", "sirna"]
+    for kind, known in (("train", columns), ("test", columns[:-1])):
+        part = wells[wells["dataset"] == kind]
+        treated = part["well_type"] == "treatment"
+        _write_csv(out / f"{kind}.csv", part.loc[treated, known])
+        _write_csv(out / f"{kind}_controls.csv", part.loc[~treated, [*columns, "well_type"]])
+    asked = wells.loc[(wells["dataset"] == "test") & (wells["well_type"] == "treatment"), ["id_code", "sirna"]]
+    _write_csv(out / "solution.csv", asked)
+    _write_csv(out / "sample_submission.csv", asked.assign(sirna=0))
+    pieces = [out / WORKSHOP / f"{name}.csv" for name in wells["experiment"].unique()]
+    files.write_text(out / "pixel_stats.csv", STATISTICS + "".join(piece.read_text() for piece in pieces))
 
 
-def _csv(path: Path, table: pd.DataFrame) -> None:
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
     files.write_text(path, table.to_csv(index=False, lineterminator="\n"))

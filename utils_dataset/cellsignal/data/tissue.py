@@ -5,6 +5,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from scipy.special import ndtri
 from scipy.spatial import cKDTree
 
 from cellsignal.data.celltypes import CellType
@@ -87,8 +88,9 @@ def settle(
     """Give every pixel to its nearest cell and measure where in the cell it lies."""
     y, x = np.mgrid[:size, :size].astype(np.float32) * np.float32(pixel_size)
     start = rng.random(6).astype(np.float32) * 4000
-    cloud = noise("clouds", x + start[0], y=y + start[1], wavelength=60)
-    ground = _step(cloud - _gap_level(cell_type.gaps), 0.06)
+    holes = noise("grains", x + start[0], y=y + start[1], wavelength=150)
+    holes += 0.4 * noise("clouds", x + start[2], y=y + start[3], wavelength=12)
+    ground = _step(holes - _gap_level(cell_type.gaps), 0.06)
     warp = [noise("clouds", x + start[k], y=y + start[k + 1], wavelength=14) * np.float32(3) for k in (2, 4)]
     distance, nearest = cKDTree(centres).query(np.stack([x + warp[0], y + warp[1]], axis=-1), k=2)
     cell, other = nearest[..., 0], nearest[..., 1]
@@ -120,7 +122,7 @@ def _nuclei(rng: np.random.Generator, count: int, *, cell_type: CellType, traits
 
 
 def _gap_level(share: float) -> np.float32:
-    return np.float32(np.quantile(tile("clouds")[::8, ::8], share)) if share else np.float32(-9)
+    return np.float32(ndtri(share) * 1.08) if share else np.float32(-9)
 
 
 def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
