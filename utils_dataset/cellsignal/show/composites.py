@@ -78,17 +78,20 @@ def _bare(axes: Axes) -> None:
 
 
 @styled
-def show_composites(images: list[np.ndarray], titles: list[str], *, columns: int = 6) -> Figure:
-    """Composites side by side, all scaled alike, so that they can be compared."""
+def show_composites(images: list[np.ndarray], titles: list[str], *, rows: list[str]) -> Figure:
+    """Composites side by side; those with the same name in `rows` share a row and one scale."""
     if not images:
         return blank("No images to show.")
-    rows = -(-len(images) // columns)
-    figure = picture(14, 2.55 * rows)
-    ends = limits(np.stack(images))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
+    places = {name: [i for i, row in enumerate(rows) if row == name] for name in dict.fromkeys(rows)}
+    columns = max(map(len, places.values()))
+    figure = picture(max(5, 2.3 * columns), 2.6 * len(places))
+    grid = figure.subplots(len(places), columns, squeeze=False)
+    for axes in grid.flat:
         _bare(axes)
-    for axes, image, title in zip(grid, images, titles):
-        axes.imshow(composite(image, ends=ends))
-        axes.set_title(title, fontsize=9)
+    for line, (name, some) in zip(grid, places.items()):
+        line[0].set_ylabel(name)
+        ends = limits(np.stack([images[i] for i in some]))
+        for axes, i in zip(line, some):
+            axes.imshow(composite(images[i], ends=ends))
+            axes.set_title(titles[i], fontsize=9)
     return figure

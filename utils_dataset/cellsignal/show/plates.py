@@ -49,7 +49,8 @@ def plate_layout(wells: pd.DataFrame, *, title: str = "") -> Figure:
     for axes, (_, some) in zip(grid, wells.groupby("plate")):
         cells = np.nan_to_num(plate_grid(some["well"], codes[some.index]), nan=len(names) - 1)
         axes.imshow(cells, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
-    keys(figure, {name.replace("_", " "): colour for name, colour in WELL_TYPES.items()})
+    names[-1] = "no well"
+    keys(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
     return figure
 
 

@@ -11,6 +11,7 @@ from cellsignal.show.experiments import (
 )
 from cellsignal.show.ladder import confusion, experiment_dots, group_confidence, ladder
 from cellsignal.show.plates import plate_heatmap, plate_layout
+from cellsignal.show.statistics import channels_there, pixel_stats
 from cellsignal.show.style import cell_type_colour, save
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "batch_effect",
     "cell_type_colour",
     "channel_means",
+    "channels_there",
     "class_counts",
     "composite",
     "confusion",
@@ -27,6 +29,7 @@ __all__ = [
     "group_confidence",
     "group_rotation_map",
     "ladder",
+    "pixel_stats",
     "plate_counts",
     "plate_heatmap",
     "plate_layout",

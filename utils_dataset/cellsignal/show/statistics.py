@@ -13,11 +13,11 @@ COLUMNS = ["id_code", "experiment", "plate", "well", "site"]
 FEATURES = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, "max": np.max}
 
 
-def whole(root: Path, sites: pd.DataFrame) -> pd.Series:
-    """Which sites have the files of all channels: bool for each row."""
+def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
+    """How many of its channel files each site has: int for each row, 6 when it is whole."""
     channels = range(1, len(RXRX1.channels) + 1)
-    there = [all(channel_path(root, stem, c).exists() for c in channels) for stem in sites["stem"]]
-    return pd.Series(there, index=sites.index, dtype=bool)
+    there = [sum(channel_path(root, stem, c).exists() for c in channels) for stem in sites["stem"]]
+    return pd.Series(there, index=sites.index, name="channels", dtype=int)
 
 
 def pixel_stats(root: Path, sites: pd.DataFrame, *, most: int = 600) -> pd.DataFrame:

@@ -1,0 +1,188 @@
+"""One page about a run: the ladder, the curves, the plates, and how it was made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.show import page
+from cellsignal.show.curves import curves
+from cellsignal.show.ladder import experiment_dots, ladder, of_split
+
+SPLITS = {"test": "test wells", "held_out": "held-out experiments"}
+PLATES = {
+    "wells": "An untreated well of each cell type: the composite and its six channels",
+    "channel_means": "Mean of each channel by experiment: the batch effect",
+    "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
+    "groups": "Plate groups and their rotation",
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write `run`/report.html, self-contained and atomic; a missing part is named, never fatal.
+
+    Reads recipe.json, metrics.json, seconds.json, weights/*/{pretrain,model}.json, eda/*.png.
+    """
+    run = Path(run)
+    metrics, trouble = _read(run / "metrics.json")
+    rungs = (metrics or {}).get("ladder", [])
+    parts = [
+        _head(run, rungs),
+        _ladder(rungs, (metrics or {}).get("floor"), trouble=trouble),
+        *_accuracies(rungs),
+        _training(run),
+        _plates(run),
+        _notes((metrics or {}).get("notes", [])),
+        _seconds(run),
+        _recipe(run),
+        _files(run),
+    ]
+    files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
+    return run / "report.html"
+
+
+def _read(path: Path) -> tuple[Any, str]:
+    """A JSON file and, where it cannot be read, None and the reason."""
+    try:
+        return files.read_json(path), ""
+    except InputError:
+        there = path.exists()
+        return None, f"{path.name} is {'damaged' if there else 'not there yet'}."
+
+
+def _head(run: Path, rungs: list[dict]) -> str:
+    """The name of the run and the last raw and assigned accuracies."""
+    boxes = []
+    for kind in ("raw", "assigned"):
+        for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
+            label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
+            boxes.append(page.number(f"{row['accuracy']:.3f}", label, kind=kind))
+    title = f"<h1>cellsignal</h1>\n{page.paragraph('Run ' + run.name, quiet=True)}"
+    return title + (page.numbers(boxes) if boxes else "")
+
+
+def _ladder(rungs: list[dict], floor: dict | None, *, trouble: str) -> str:
+    """One trick a rung: the figure for the wells that count most, a table for every split."""
+    if not rungs:
+        return page.section("The ladder", page.paragraph(trouble or "No rungs yet.", quiet=True))
+    words = (
+        "Each rung adds one idea. Raw accuracy is the network's own, well by well; assigned accuracy "
+        "also uses the design of the plates, so the two are never compared in one column."
+    )
+    figure = ladder(rungs, floor=floor and floor["accuracy"])
+    return page.section(
+        "The ladder",
+        page.paragraph(words),
+        page.image(figure.png(), "accuracy of each rung"),
+        *(_rung_table(split, of_split(rungs, split)) for split in _splits(rungs)),
+        _floor(floor),
+    )
+
+
+def _splits(rungs: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["split"] for row in rungs))
+
+
+def _rung_table(split: str, rows: list[dict]) -> str:
+    cells = [
+        [row["rung"], *(float(row["accuracy"]) if row["kind"] == kind else None for kind in ("raw", "assigned"))]
+        for row in rows
+    ]
+    table = page.table(["rung", "raw accuracy", "assigned accuracy"], cells, kinds=["", "raw", "assigned"])
+    return f"<h3>{SPLITS.get(split, split).capitalize()}</h3>\n{table}"
+
+
+def _floor(floor: dict | None) -> str:
+    if not floor:
+        return page.paragraph("No linear model to compare with: there are no pixel statistics.", quiet=True)
+    words = "Floor, raw: a logistic regression on channel means and standard deviations, standardised by plate, reaches"
+    return page.paragraph(f"{words} {floor['accuracy']:.3f}.")
+
+
+def _accuracies(rungs: list[dict]) -> Iterator[str]:
+    """Accuracy by cell type and by experiment, for the wells that count most."""
+    rows = of_split(rungs)
+    names = sorted({name for row in rows for name in row.get("by_cell_type", {})})
+    if not names:
+        return
+    tables = []
+    for kind in ("raw", "assigned"):
+        some = [row for row in rows if row["kind"] == kind]
+        cells = [[name, *(row["by_cell_type"].get(name) for row in some)] for name in names]
+        if some:
+            header = ["cell type", *(row["rung"] for row in some)]
+            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", page.table(header, cells, kinds=["", *[kind] * len(some)])]
+    yield page.section("By cell type", *tables)
+    last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
+    figure = experiment_dots(sum(last, []))
+    yield page.section("By experiment", page.image(figure.png(), "accuracy of each experiment"))
+
+
+def _training(run: Path) -> str:
+    """Curves of each cell type: controls first, then treatments."""
+    pictures = []
+    for folder in sorted(path for path in (run / "weights").glob("*") if path.is_dir()):
+        cards = [_read(folder / f"{name}.json") for name in ("pretrain", "model")]
+        history = [row for card, _ in cards for row in (card or {}).get("history", [])]
+        late = [page.paragraph(f"{folder.name}: {trouble}", quiet=True) for _, trouble in cards if trouble]
+        if history:
+            figure = curves(history, title=folder.name)
+            pictures.append(page.image(figure.png(), f"training of {folder.name}"))
+        pictures += late
+    return page.section("Training", *(pictures or [page.paragraph("No weights yet.", quiet=True)]))
+
+
+def _plates(run: Path) -> str:
+    """The main figures of the first notebook."""
+    there = {name: run / "eda" / f"{name}.png" for name in PLATES}
+    pictures = [
+        f"<h3>{PLATES[name]}</h3>\n{page.image(path.read_bytes(), PLATES[name])}"
+        for name, path in there.items()
+        if path.is_file()
+    ]
+    none = page.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
+    return page.section("The plates", *(pictures or [none]))
+
+
+def _notes(notes: list[str]) -> str:
+    """What was not as it should be, such as missing sites."""
+    lines = [page.paragraph(note) for note in notes]
+    return page.section("Notes", *(lines or [page.paragraph("Nothing was missing.", quiet=True)]))
+
+
+def _seconds(run: Path) -> str:
+    seconds, trouble = _read(run / "seconds.json")
+    if trouble:
+        return ""
+    return page.section("Time", page.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
+
+
+def _recipe(run: Path) -> str:
+    """Every parameter and version that made the run."""
+    recipe, trouble = _read(run / "recipe.json")
+    if trouble:
+        return page.section("Recipe", page.paragraph(trouble, quiet=True))
+    return page.section("Recipe", page.table(["parameter", "value"], _flat(recipe)))
+
+
+def _flat(values: dict, *, under: str = "") -> list[list[str]]:
+    """Nested values as rows, keys joined by dots."""
+    rows = []
+    for key, value in values.items():
+        name = f"{under}{key}"
+        rows += _flat(value, under=f"{name}.") if isinstance(value, dict) else [[name, _text(value)]]
+    return rows
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _files(run: Path) -> str:
+    """Links to the executed notebooks and the submission."""
+    there = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "metrics.json"]
+    targets = [path.relative_to(run).as_posix() for path in there if path.is_file()]
+    names = [(quote(target), target) for target in targets]
+    return page.section("Files", page.links(names) if names else page.paragraph("None yet.", quiet=True))
