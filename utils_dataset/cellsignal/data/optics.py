@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 
 CHANNELS = 6
+HAZE = np.float32(0.4)  # share of the light that is out of focus
+HAZE_REACH = 6.0  # native pixels
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def experiment_optics(rng: np.random.Generator, *, gain_spread: np.ndarray, stre
         # Real channels brighten together: correlation about 0.6 between their logarithms.
         gain=np.exp(strength * gain_spread * (np.sqrt(0.6) * common + np.sqrt(0.4) * own)),
         offset=strength * 1.5 * rng.random(CHANNELS),
-        blur=0.5 + strength * 0.9 * rng.random(CHANNELS),
+        blur=0.8 + strength * 0.9 * rng.random(CHANNELS),
         vignette=strength * 0.35 * rng.random(CHANNELS),
         centre=0.5 + 0.2 * strength * (rng.random(2) - 0.5),
         bleed=bleed.astype(np.float32),
@@ -65,13 +67,20 @@ def expose(
     seen = np.einsum("kc,chw->khw", optics.bleed, light)
     for channel in range(CHANNELS):
         sigma = optics.blur[channel] / pixel_size
-        seen[channel] = cv2.GaussianBlur(seen[channel], (0, 0), max(sigma, 0.05), borderType=cv2.BORDER_REFLECT)
+        seen[channel] = _blurred(seen[channel], sigma, haze=HAZE, far=HAZE_REACH / pixel_size)
     shade = _shade(light.shape[-1], optics=optics)
     seen *= shade * _per_channel(optics.gain)
     seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
     grain = rng.standard_normal(seen.shape, dtype=np.float32)
     seen += grain * np.sqrt(0.3 + 0.03 * np.maximum(seen, 0))
     return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+
+
+def _blurred(picture: np.ndarray, sigma: float, *, haze: float, far: float) -> np.ndarray:
+    """Focus blur, and the wide halo that light from above and below the focal plane adds."""
+    sharp = cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT)
+    halo = cv2.GaussianBlur(picture, (0, 0), far, borderType=cv2.BORDER_REFLECT)
+    return (1 - haze) * sharp + haze * halo
 
 
 def _per_channel(values: np.ndarray) -> np.ndarray:
