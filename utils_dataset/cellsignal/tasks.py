@@ -7,7 +7,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Task:
-    """The facts of one competition: what its channels show, what is predicted and how it is scored."""
+    """One competition: what its channels show, what is predicted and how it is scored."""
 
     name: str
     channels: tuple[str, ...]  # in file order: _w1 is the first

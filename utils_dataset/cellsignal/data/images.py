@@ -26,7 +26,7 @@ def channel_path(root: Path, stem: str, channel: int) -> Path:
 
 
 def read_channel(path: Path) -> np.ndarray:
-    """One 8-bit grey PNG as uint8[H, W], bit for bit what OpenCV reads; InputError names its fault."""
+    """One 8-bit grey PNG as uint8[H, W], as OpenCV reads it; InputError names its fault."""
     content = _content(path)
     _refuse(path, _fault(content))
     try:

@@ -1,4 +1,4 @@
-"""One CSV file to one checked table: every cell by a schema, every fault by file, line and column."""
+"""One CSV file to one checked table: every fault has a file, a line and a column."""
 
 import csv
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ _TABLES = {
     "test_controls.csv": rows.ControlRow,
 }
 _OPTIONAL = {"sample_submission.csv": rows.SampleRow, "solution.csv": rows.SolutionRow}
-# Where an experiment's images lie: in Kaggle's tree, in that tree below images/, in rxrx.ai's tree.
+# Where an experiment's images lie: Kaggle's tree, the same below images/, rxrx.ai's tree.
 _TREES = ("{dataset}/{experiment}", "images/{dataset}/{experiment}", "images/{experiment}")
 
 
@@ -39,7 +39,7 @@ class Tables:
 def read_tables(root: Path) -> Tables:
     """Read the competition's tables, or the public release's metadata.csv, from a folder.
 
-    Rows are sorted by data set (train first), experiment, plate and well, whatever the files' order.
+    Rows are sorted by data set (train first), experiment, plate and well.
     Raises InputError naming file, line and column of the first fault.
     """
     root = Path(root)
@@ -127,9 +127,9 @@ def _read_files(root: Path) -> dict[str, pd.DataFrame]:
 
 def _read_release(root: Path) -> Tables:
     frame, problems = rows.read_rows(root / "metadata.csv", rows.ReleaseRow)
-    refuse(problems)
+    refuse(problems or _site_problems(frame))
     frame = frame.rename(columns={"sirna_id": "sirna", "well_id": "id_code"})
-    refuse(_site_problems(frame) or _row_problems(frame))
+    refuse(_row_problems(frame))
     labelled = frame.drop_duplicates("id_code")
     hidden = (labelled["dataset"] == "test") & (labelled["well_type"] == "treatment")
     wells = _tidy(labelled.assign(sirna=labelled["sirna"].astype("Int64").mask(hidden)))
@@ -161,7 +161,7 @@ def _unlabelled(wells: pd.DataFrame) -> list[str]:
 
 
 def _with_stems(root: Path, sites: pd.DataFrame, *, tree: str) -> pd.DataFrame:
-    """Add the path of each site below the root, in the tree that is there, else in the usual one."""
+    """Add the path of each site below the root, in the tree that is there, else the usual."""
     folders = sites[["dataset", "experiment"]].drop_duplicates().to_dict("records")
     for known in _TREES:
         if any((root / known.format(**folder)).is_dir() for folder in folders):
@@ -172,10 +172,10 @@ def _with_stems(root: Path, sites: pd.DataFrame, *, tree: str) -> pd.DataFrame:
     return sites.assign(stem=plates + "/" + sites["well"] + "_s" + sites["site"].astype(str))
 
 
-def _id_problems(frame: pd.DataFrame) -> list[Problem]:
+def _id_problems(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
     parts = frame["experiment"] + "_" + frame["plate"].astype(str) + "_" + frame["well"]
     what, cure = "disagrees with experiment, plate and well", "write experiment_plate_well"
-    return rows.flag(frame, frame["id_code"] != parts, "id_code", what, cure)
+    return rows.flag(frame, frame[column] != parts, column, what, cure)
 
 
 def _twice(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
@@ -203,13 +203,13 @@ def _well_type(sirna: int) -> str:
 
 def _site_problems(frame: pd.DataFrame) -> list[Problem]:
     """Faults of the public release's rows, whose wells have one row per site."""
-    problems = _id_problems(frame) + _twice(frame, "site_id")
+    problems = _id_problems(frame, "well_id") + _twice(frame, "site_id")
     cell_type = frame["experiment"].str.rpartition("-")[0]
     what, cure = "disagrees with the experiment's name", "write what stands before the last hyphen"
     problems += rows.flag(frame, frame["cell_type"] != cell_type, "cell_type", what, cure)
-    classes = frame.groupby("id_code")["sirna"].transform("first")
+    classes = frame.groupby("well_id")["sirna_id"].transform("first")
     what, cure = "differs from the well's other site", "give a well one class"
-    return problems + rows.flag(frame, frame["sirna"] != classes, "sirna", what, cure)
+    return problems + rows.flag(frame, frame["sirna_id"] != classes, "sirna_id", what, cure)
 
 
 def _answer_problems(
