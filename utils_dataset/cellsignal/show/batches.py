@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from cellsignal.show.style import blank, cell_type_colour, picture, styled
 from cellsignal.tasks import RXRX1
 
+HALO = [withStroke(linewidth=2.5, foreground="white")]
 PARTS = ("experiment", "siRNA", "rest")
 
 
@@ -113,7 +115,7 @@ def _by_experiment(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
     for name, colour in zip(names, colours):
         some = points[(wells["experiment"] == name).to_numpy()]
         axes.scatter(*some.T, s=7, color=colour, alpha=0.6, lw=0)
-        number = dict(ha="center", va="center", fontweight="bold", fontsize=9)
+        number = dict(ha="center", va="center", fontweight="bold", fontsize=9, path_effects=HALO)
         axes.text(*np.median(some, axis=0), name.rsplit("-", 1)[1], **number)
     cell_type = wells["cell_type"].iloc[0]
     axes.set_title(f"{cell_type}: by experiment", color=cell_type_colour(cell_type))

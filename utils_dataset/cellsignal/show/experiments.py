@@ -44,7 +44,7 @@ def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     """One panel a cell type: a row for each of its experiments, a column for each plate."""
     by_type = wells.groupby("cell_type")["experiment"].unique().map(sorted)
     longest, plates = by_type.map(len).max(), wells["plate"].max()
-    figure = picture(max(6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
+    figure = picture(max(7.6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
     grid = figure.subplots(1, len(by_type), squeeze=False)[0]
     for axes, cell_type in zip(grid, by_type.index):
         axes.set_title(cell_type, color=cell_type_colour(cell_type), fontweight="bold")
@@ -99,7 +99,7 @@ def experiment_counts(wells: pd.DataFrame) -> Figure:
     `wells`: experiment, cell_type, dataset.
     """
     counts = wells.groupby(["experiment", "cell_type", "dataset"]).size().reset_index(name="wells")
-    figure = picture(12, 3.4)
+    figure = picture(max(4, 1 + 0.22 * len(counts)), 3.4)
     axes = figure.subplots()
     for place, row in enumerate(counts.itertuples()):
         colour = cell_type_colour(row.cell_type)

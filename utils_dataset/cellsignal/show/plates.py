@@ -31,7 +31,8 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
     figure, grid = _plates(table, title)
     for axes, (_, some) in zip(grid, table.groupby("plate")):
         cells = plate_grid(some["well"], some[value])
-        image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=max(high, low + 1e-9))
+        axes.set_facecolor(WELL_TYPES["missing"])
+        image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=max(high, low + 1))
     figure.colorbar(image, ax=grid, label=label or value, shrink=0.7, pad=0.01)
     return figure
 

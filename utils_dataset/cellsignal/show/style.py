@@ -1,6 +1,6 @@
 """One look for every figure: fonts, a light grid, and a fixed colour for each thing that recurs."""
 
-from functools import wraps
+from functools import cached_property, wraps
 from io import BytesIO
 from pathlib import Path
 
@@ -66,7 +66,12 @@ class Picture(Figure):
         super().savefig(*values, **options)
 
     def png(self) -> bytes:
-        """The figure as the bytes of a PNG file, the same for the same data."""
+        """The figure as the bytes of a PNG file, as first drawn: the same for the same data."""
+        return self._png
+
+    # Drawn once: a second drawing would shift the layout by a pixel, and costs as much again.
+    @cached_property
+    def _png(self) -> bytes:
         buffer = BytesIO()
         self.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()

@@ -1,0 +1,77 @@
+"""The report is one whole page, whatever is missing from the run."""
+
+import re
+from html.parser import HTMLParser
+
+from cellsignal.files import write_json
+from cellsignal.show.page import table
+from cellsignal.show.report import write_report
+
+
+class Balanced(HTMLParser):
+    """Fails when tags do not close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.addresses = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read(path) -> tuple[str, list[str]]:
+    text = path.read_text(encoding="utf-8")
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    return text, parser.addresses
+
+
+def test_a_whole_run(tmp_path, rungs, held_out, history):
+    floor, notes = {"accuracy": 0.25}, ["train/RPE-09/Plate2/J16_s1: no channel 5, 6"]
+    write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "floor": floor, "notes": notes})
+    write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
+    write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
+    for name in ("pretrain", "model"):
+        write_json(tmp_path / f"weights/HUVEC/{name}.json", {"history": history})
+    for name in ("notebooks/1-eda.html", "notebooks/2-pretrain-controls@HUVEC.html", "submission.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    text, addresses = read(write_report(tmp_path))
+    for words in ("0.600", "0.800", "0.250", notes[0], "parameters.seed", "A&lt;b&gt;", "12"):
+        assert words in text
+    assert text.count('src="data:image/png') == 3  # ladder, experiments, curves
+    assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv"} <= set(addresses)
+    assert not re.search(r"https?://", text)
+    assert write_report(tmp_path).read_text(encoding="utf-8") == text
+
+
+def test_an_empty_run_says_what_is_missing(tmp_path):
+    text, _ = read(write_report(tmp_path))
+    assert "metrics.json is not there yet." in text and "No weights yet." in text
+
+
+def test_damaged_parts_are_named(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    (tmp_path / "weights/RPE").mkdir(parents=True)
+    text, _ = read(write_report(tmp_path))
+    assert "metrics.json is damaged." in text and "RPE: model.json is not there yet." in text
+
+
+def test_raw_and_assigned_never_share_a_column(tmp_path, rungs):
+    write_json(tmp_path / "metrics.json", {"ladder": rungs, "floor": None})
+    text, _ = read(write_report(tmp_path))
+    for line in re.findall(r"<table>.*?</table>", text, re.S):
+        rows = re.findall(r"<tr>(.*?)</tr>", line)
+        columns = zip(*(re.findall(r'<td class="(\w*)[^>]*>([^<]*)<', row) for row in rows[1:]))
+        assert all(len({kind for kind, value in column if value}) <= 1 for column in columns)
+
+
+def test_tables_escape_and_leave_nothing_blank_by_mistake():
+    text = table(["a", "b"], [["<x>", 0.5], [None, 1.0]])
+    assert "&lt;x&gt;" in text and "0.500" in text and "None" not in text
