@@ -44,6 +44,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the run folder: no other chain, and no kernel that outlived a killed one for a moment."""
+    paths.release(folder)
     waiting = f"waiting for notebooks that still work in {folder}"
     with paths.locked(folder / paths.CHAIN_LOCK, refusal="another chain works in this folder"):
         with paths.locked(

@@ -17,7 +17,7 @@ PACKAGE = Path(cellsignal.__file__).resolve().parent
 KERNELS_LOCK = ".kernels.lock"  # shared by every kernel that works in a run folder
 CHAIN_LOCK = ".chain.lock"  # held by the one chain that drives it
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_held: list[IO[str]] = []  # claims live as long as the process: closing a file would drop its lock
+_claims: dict[Path, IO[str]] = {}  # they live as long as the process: closing a file drops its lock
 
 
 def where() -> str:
@@ -56,8 +56,15 @@ def claim(run: str | Path) -> Path:
     """
     folder = default_run(str(run))
     folder.mkdir(parents=True, exist_ok=True)
-    _held.append(_open_lock(folder / KERNELS_LOCK, fcntl.LOCK_SH))
+    if folder not in _claims:
+        _claims[folder] = _open_lock(folder / KERNELS_LOCK, fcntl.LOCK_SH)
     return folder
+
+
+def release(folder: Path) -> None:
+    """Give up this process's claim: a notebook that drives the chain would wait for itself."""
+    if folder in _claims:
+        _claims.pop(folder).close()
 
 
 def _open_lock(path: Path, kind: int) -> IO[str]:
