@@ -3,7 +3,7 @@
 import numpy as np
 
 from cellsignal.data.celltypes import CellType
-from cellsignal.data.textures import noise, shifted, step
+from cellsignal.data.textures import FAR, noise, shifted, step
 from cellsignal.data.tissue import Territory, positions, settle, turned
 
 COMPONENTS = (
@@ -35,7 +35,7 @@ def components(
     place = settle(rng, centres, size=size, pixel_size=pixel_size, cell_type=cell_type, traits=traits)
     parts = np.stack(_organelles(rng, place, cell_type=cell_type, traits=traits))
     x, y = shifted(rng, place.x, y=place.y)
-    thickness = place.ground * np.exp(np.float32(cell_type.relief) * noise("clouds", x, y=y, wavelength=10))
+    thickness = place.ground * np.exp(np.float32(cell_type.relief) * noise("clouds", x, y=y, wavelength=cell_type.relief_scale))
     parts[2:] *= thickness
     return parts
 
@@ -43,19 +43,20 @@ def components(
 def _organelles(
     rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
 ) -> tuple[np.ndarray, ...]:
-    inside = step(-place.rim, 0.8)
-    outside = 1 - inside
+    inside = step(-place.rim, 0.8) * place.rooted
+    outside = step(place.rim, 0.8)
     away = np.maximum(place.rim, 0)
-    vary = np.exp(cell_type.variety * rng.standard_normal((3, place.cells)).astype(np.float32))[:, place.cell]
+    spread = np.float32(cell_type.variety) * np.array([[0.5], [1], [1]], dtype=np.float32)
+    vary = np.exp(spread * rng.standard_normal((3, place.cells), dtype=np.float32))[:, place.cell]
     # Every cell sees its own piece of the noise tiles, and has one pole where its organelles gather.
-    x, y = (rng.random((2, place.cells)) * 4000).astype(np.float32)[:, place.cell] + np.stack([place.x, place.y])
+    x, y = (rng.random((2, place.cells)) * FAR).astype(np.float32)[:, place.cell] + np.stack([place.x, place.y])
     pole = np.cos(place.angle - (rng.random(place.cells) * 2 * np.pi).astype(np.float32)[place.cell])
     fibres, cortex = _actin(rng, place, cell_type=cell_type, traits=traits)
     return (
         inside * vary[0] * _chromatin(x, y, traits=traits),
         inside * _nucleoli(rng, place, traits=traits),
         outside * vary[1] * _reticulum(away, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
-        vary[1] * np.exp(-away / np.float32(1.3 * cell_type.nuclear_radius)),
+        vary[1] * _body(away, border=place.border, cell_type=cell_type),
         fibres,
         cortex,
         outside * vary[2] * _mitochondria(away, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
@@ -83,6 +84,12 @@ def _nucleoli(rng: np.random.Generator, place: Territory, *, traits: dict[str, f
     return total
 
 
+def _body(away: np.ndarray, *, border: np.ndarray, cell_type: CellType) -> np.ndarray:
+    """The cell's thickness: highest over the nucleus, with a furrow towards the neighbour."""
+    mound = np.exp(-away / np.float32(1.3 * cell_type.nuclear_radius))
+    return (np.float32(0.3) + np.float32(0.7) * mound) * (1 - np.float32(0.4) * np.exp(-np.maximum(border, 0) / 3))
+
+
 def _reticulum(
     away: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, cell_type: CellType, traits: dict[str, float]
 ) -> np.ndarray:
@@ -97,29 +104,30 @@ def _mitochondria(
 ) -> np.ndarray:
     """Threads (ridges of a noise) around the nucleus, denser at the pole."""
     reach = np.float32(cell_type.mitochondria_reach * traits["mitochondria_reach"])
-    ridge = noise("grains", x + 2000, y=y, wavelength=11 * traits["mitochondria_grain"])
+    ridge = noise("grains", x + 2000, y=y, wavelength=10 * traits["mitochondria_grain"])
     polarity = np.float32(0.5 * traits["mitochondria_polarity"])
-    return np.float32(1.6) * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - (away / reach) ** 2)
+    near = 1 - np.float32(0.7) * np.exp(-away / 3)
+    return np.float32(1.8) * near * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - away / reach)
 
 
 def _actin(
     rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stress fibres of the cell and of the neighbour it lies upon, and the cortex along the membrane."""
+    """Stress fibres, short ones of each cell and long ones across cells, and the cortex along the membrane."""
     x, y = shifted(rng, place.x, y=place.y)
-    bend = np.float32(5) * noise("clouds", x, y=y, wavelength=20)
-    spread = cell_type.fibre_disorder * traits["fibre_disorder"]
-    direction = (place.course + spread * rng.standard_normal(place.cells)).astype(np.float32)
-    start = (rng.random(place.cells) * 4000).astype(np.float32)
+    bend = noise("clouds", x, y=y, wavelength=120)
     spacing = cell_type.fibre_spacing * traits["fibre_spacing"]
-    layers = []
-    for owner in (place.cell, place.neighbour):
-        along, across = turned(place.x, place.y, direction[owner])
-        layers.append(noise("fibres", along + start[owner], y=across + start[owner] + bend, wavelength=spacing))
-    patches = noise("clouds", x + 1000, y=y, wavelength=12)
+    spread = cell_type.fibre_disorder * traits["fibre_disorder"]
+    direction = (place.course + spread * rng.standard_normal(place.cells)).astype(np.float32)[place.cell]
+    along, across = turned(x, y, direction)
+    short = noise("fibres", along, y=across + np.float32(6) * bend, wavelength=spacing)
+    along, across = turned(x + FAR, y, place.course.mean() + np.float32(0.5 * spread * rng.standard_normal()))
+    long = noise("fibres", along, y=across + np.float32(25) * bend, wavelength=spacing)
+    fibres = np.maximum(short, long + np.float32(cell_type.long_fibres))
+    patches = np.float32(0.35) * noise("clouds", x + FAR, y=y, wavelength=12)
     share = np.float32(traits["fibre_share"])
-    fibres = np.exp(np.float32(0.7) * np.maximum(*layers) + np.float32(0.35) * patches)
-    return share * fibres, 2 * np.exp(-np.maximum(place.border, 0) / np.float32(1.8)) / share
+    cortex = 2 * np.exp(-np.maximum(place.border, 0) / np.float32(1.8))
+    return share * np.exp(np.float32(0.7) * fibres + patches), cortex / share
 
 
 def _golgi(rim: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, traits: dict[str, float]) -> np.ndarray:

@@ -21,7 +21,9 @@ class CellType:
     fibre_spacing: float
     fibre_disorder: float  # radians
     gaps: float  # share of the field without cells
+    long_fibres: float  # how far fibres that cross cells outshine the cells' own
     relief: float  # strength of the thickness shared by channels 2-6
+    relief_scale: float  # its finest wavelength
     jitter: float  # irregularity of the cells' positions, in units of their distance
     clumping: float  # how far cells gather, in the same units
     variety: float  # spread of the log brightness of one cell to the next
@@ -38,35 +40,59 @@ def _rows(*rows: tuple[float, ...]) -> np.ndarray:
 # Columns: nucleus nucleolus er body fibres cortex mitochondria golgi vesicles rounded
 CELL_TYPES = {
     "HEPG2": CellType(
-        nuclei=400, nuclear_radius=8.9, elongation=1.25, er_reach=9.0, mitochondria_reach=8.0, fibre_spacing=8.0,
-        fibre_disorder=1.0, gaps=0.02, relief=0.45, jitter=0.28, clumping=0.16, variety=0.35, rounded=0.015,
-        stains=_rows((60, 0, 2, 4, 0, 0, 0, 0, 2, 30), (3, 5, 14, 12, 0, 0, 2, 3, 2, 30), (4, 4, 8, 16, 6, 8, 8, 5, 20, 30),
-                     (6, 14, 12, 10, 0, 0, 4, 4, 4, 30), (4, 4, 10, 16, 0, 2, 22, 6, 30, 30), (5, 5, 8, 14, 2, 3, 6, 16, 10, 30)),
-        floor=_rows((3, 7, 9, 8, 8, 8))[0],
+        nuclei=480, nuclear_radius=8.5, elongation=1.25, er_reach=9.0, mitochondria_reach=8.0, fibre_spacing=6.5,
+        fibre_disorder=1.0, gaps=0.02, long_fibres=-2.0, relief=0.45, relief_scale=7.0, jitter=0.28, clumping=0.16, variety=0.35, rounded=0.015,
+        stains=_rows(
+            (60, 0, 3.4, 1.4, 0, 0, 0, 0, 2, 35),
+            (20, 3.9, 25, 0.84, 0, 0, 1.4, 6.4, 2, 47),
+            (11, 4.7, 4, 16, 5.4, 3, 6.8, 4, 34, 40),
+            (23, 13, 20, 2.3, 0, 0, 7.9, 3.3, 4.1, 37),
+            (22, 4.8, 3.5, 30, 0, 2, 35, 2.8, 67, 40),
+            (15, 6.8, 2.8, 8.5, 3.2, 3.2, 8.5, 6.5, 11, 34),
+        ),
+        floor=_rows((0.13, 3.9, 1.2, 3.6, 0.59, 1))[0],
         gain_spread=_rows((.90, .39, .60, .78, .94, .68))[0],
     ),
     "HUVEC": CellType(
-        nuclei=120, nuclear_radius=10.9, elongation=1.40, er_reach=13.0, mitochondria_reach=11.0, fibre_spacing=8.0,
-        fibre_disorder=0.35, gaps=0.02, relief=0.20, jitter=0.30, clumping=0.12, variety=0.45, rounded=0.02,
-        stains=_rows((28, 0, .3, .4, 0, 0, 0, 0, 0, 30), (4, 9, 38, 7, 0, 0, 3, 2, 2, 30), (1, 0, 3, 5, 11, 9, 1, 1, 1, 30),
-                     (5, 12, 20, 3.5, 0, 0, 2, 1, 1, 30), (0, 0, 2, .7, 0, 0, 11, 0, 2, 30), (14, 3, 3, 3.5, 3, 2, 0, 12, 2, 30)),
-        floor=_rows((1, 5, 5, 3, 1, 7))[0],
+        nuclei=128, nuclear_radius=10.2, elongation=1.40, er_reach=13.0, mitochondria_reach=11.0, fibre_spacing=5.5,
+        fibre_disorder=0.35, gaps=0.02, long_fibres=0.3, relief=0.20, relief_scale=20.0, jitter=0.30, clumping=0.12, variety=0.55, rounded=0.02,
+        stains=_rows(
+            (14, 0, 2.1, 0.33, 0, 0, 0, 0, 0, 47),
+            (8.4, 11, 28, 2.1, 0, 0, 4.2, 0.96, 2.1, 39),
+            (1.3, 0, 0.83, 1.1, 2, 5.2, 0.43, 1.3, 0.99, 74),
+            (7.1, 12, 15, 1.8, 0, 0, 2.1, 0.71, 1, 44),
+            (0, 0, 1.9, 0.65, 0, 0, 3.3, 0, 1.8, 68),
+            (15, 3.8, 1.2, 4.9, 1.6, 3.2, 0, 9.9, 2, 164),
+        ),
+        floor=_rows((0.37, 3.2, 4.3, 1.4, 0.22, 3.7))[0],
         gain_spread=_rows((.27, .28, .19, .25, .32, .36))[0],
     ),
     "RPE": CellType(
-        nuclei=110, nuclear_radius=11.9, elongation=1.45, er_reach=18.0, mitochondria_reach=15.0, fibre_spacing=9.0,
-        fibre_disorder=0.45, gaps=0.07, relief=0.35, jitter=0.36, clumping=0.14, variety=0.45, rounded=0.015,
-        stains=_rows((20, 0, .5, 1, 0, 0, 0, 0, 0, 30), (2, 3, 16, 5, 0, 0, 2, 2, 1, 30), (0, 0, 4, 7, 16, 8, 1, 2, 1, 30),
-                     (3, 9, 10, 4, 0, 0, 2, 1, 1, 30), (0, 0, 2.5, 1.5, 0, 0, 10, 1, 1, 30), (7, 2, 4, 6, 5, 2, 1, 10, 2, 30)),
-        floor=_rows((1, 2, 5, 2, 1, 6))[0],
+        nuclei=118, nuclear_radius=11.3, elongation=1.45, er_reach=18.0, mitochondria_reach=15.0, fibre_spacing=7.0,
+        fibre_disorder=0.45, gaps=0.06, long_fibres=0.3, relief=0.35, relief_scale=20.0, jitter=0.36, clumping=0.14, variety=0.55, rounded=0.015,
+        stains=_rows(
+            (14, 0, 0.84, 0.45, 0, 0, 0, 0, 0, 16),
+            (7.6, 3.7, 10, 2, 0, 0, 6, 0.62, 0.99, 26),
+            (0, 0, 0.22, 0.16, 4.1, 6.5, 0.54, 2.6, 0.99, 55),
+            (6.4, 15, 5.9, 2.9, 0, 0, 3.7, 0.73, 1, 22),
+            (0, 0, 1.6, 2.8, 0, 0, 3.3, 0.92, 0.98, 102),
+            (12, 2.3, 0.99, 1.1, 2.5, 4.7, 0.78, 11, 2, 53),
+        ),
+        floor=_rows((2.6, 1.5, 6.1, 2.4, 0.44, 5.3))[0],
         gain_spread=_rows((.18, .20, .17, .11, .42, .27))[0],
     ),
     "U2OS": CellType(
-        nuclei=162, nuclear_radius=11.9, elongation=1.22, er_reach=14.0, mitochondria_reach=10.0, fibre_spacing=8.0,
-        fibre_disorder=0.8, gaps=0.03, relief=0.25, jitter=0.33, clumping=0.12, variety=0.35, rounded=0.02,
-        stains=_rows((50, 0, .5, 1.5, 0, 0, 0, 0, 1, 30), (4, 5, 20, 5, 0, 0, 4, 3, 4, 30), (1, 1, 4, 5, 9, 7, 1, 2, 2, 30),
-                     (5, 14, 12, 4, 0, 0, 2, 2, 2, 30), (0, 0, 2, .7, 0, 0, 9, 0, 3, 30), (17, 4, 5, 6, 3, 2, 1, 14, 4, 30)),
-        floor=_rows((1, 3, 5, 3, 1, 6))[0],
+        nuclei=172, nuclear_radius=11.3, elongation=1.22, er_reach=14.0, mitochondria_reach=10.0, fibre_spacing=6.5,
+        fibre_disorder=0.8, gaps=0.03, long_fibres=0.0, relief=0.25, relief_scale=20.0, jitter=0.33, clumping=0.12, variety=0.35, rounded=0.02,
+        stains=_rows(
+            (23, 0, 2.1, 0.42, 0, 0, 0, 0, 1, 115),
+            (9.5, 5.1, 14, 1.2, 0, 0, 9.5, 3.8, 3.5, 73),
+            (1, 1, 2.9, 3, 3.5, 3.6, 0.46, 1.4, 1.9, 65),
+            (6.2, 9.3, 7.7, 2.4, 0, 0, 4.5, 1.6, 2.3, 61),
+            (0, 0, 0.33, 0.99, 0, 0, 6, 0, 2.4, 51),
+            (14, 4.3, 2.3, 4.9, 2.9, 1.9, 1.5, 13, 4.1, 101),
+        ),
+        floor=_rows((1.1, 0.022, 0.046, 0.94, 0.021, 0.2))[0],
         gain_spread=_rows((.36, .72, .38, .60, .98, .50))[0],
     ),
 }

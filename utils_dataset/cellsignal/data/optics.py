@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 CHANNELS = 6
-HAZE = np.float32(0.4)  # share of the light that is out of focus
-HAZE_REACH = 6.0  # native pixels
+HAZE = np.float32(0.25)  # share of the light that is out of focus
+HAZE_REACH = 8.0  # native pixels
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def expose(
     seen *= shade * _per_channel(optics.gain)
     seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
     grain = rng.standard_normal(seen.shape, dtype=np.float32)
-    seen += grain * np.sqrt(0.3 + 0.03 * np.maximum(seen, 0))
+    seen += grain * np.sqrt(0.15 + 0.02 * np.maximum(seen, 0))
     return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
 
 

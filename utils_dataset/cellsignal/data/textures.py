@@ -21,7 +21,7 @@ def tile(kind: str) -> np.ndarray:
     radius = np.hypot(fx, fy)
     filters = {
         "grains": np.exp(-((radius - 1) ** 2) / 0.12),
-        "fibres": np.exp(-((np.abs(fy) - 1) ** 2) / 0.18 - (fx / 0.10) ** 2),
+        "fibres": np.exp(-((np.abs(fy) - 0.9) ** 2) / 0.45 - (fx / 0.07) ** 2),
         "clouds": np.where(radius > 0, np.exp(-(radius**2)) / np.maximum(radius, 4 * GRAIN / TILE) ** 1.2, 0),
     }
     white = np.random.default_rng([len(kind), *kind.encode()]).standard_normal((TILE, TILE))

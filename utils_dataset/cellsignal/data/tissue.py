@@ -31,7 +31,6 @@ class Territory:
     x: np.ndarray
     y: np.ndarray
     cell: np.ndarray  # int[H, W], the nearest cell
-    neighbour: np.ndarray  # int[H, W], the second nearest
     cells: int
     u: np.ndarray  # along the nucleus' long axis, from its centre
     v: np.ndarray
@@ -41,6 +40,7 @@ class Territory:
     border: np.ndarray  # distance to the neighbour's territory
     rim: np.ndarray  # distance outside the nuclear envelope, negative inside
     ground: np.ndarray  # 1 where cells lie, 0 in gaps
+    rooted: np.ndarray  # 1 where the pixel's cell has its nucleus outside gaps
 
 
 def positions(rng: np.random.Generator, extent: float, *, nuclei: float, jitter: float, clumping: float) -> np.ndarray:
@@ -78,13 +78,15 @@ def settle(
     border = (distance[..., 1] ** 2 - distance[..., 0] ** 2) / (2 * apart)
     right, down = shifted(rng, centres[:, :1], y=centres[:, 1:])
     course = 0.8 * noise("clouds", right, y=down, wavelength=25)[:, 0] + np.float32(rng.random() * np.pi)
+    start = (rng.random(2) * FAR).astype(np.float32)
     nuclei = _nuclei(rng, course, cell_type=cell_type, traits=traits)
     u, v = turned(x - centres[cell, 0], y - centres[cell, 1], nuclei.axis[cell])
     angle = np.arctan2(v, u)
     return Territory(
-        x=x, y=y, cell=cell, neighbour=neighbour, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius,
+        x=x, y=y, cell=cell, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius,
         course=course, border=border.astype(np.float32), rim=_rim(u, v, angle=angle, cell=cell, nuclei=nuclei),
-        ground=_ground(rng, x, y=y, gaps=cell_type.gaps),
+        ground=_ground(x, y, start=start, gaps=cell_type.gaps),
+        rooted=_ground(centres[:, :1], centres[:, 1:], start=start, gaps=cell_type.gaps)[cell, 0],
     )
 
 
@@ -106,12 +108,12 @@ def _rim(u: np.ndarray, v: np.ndarray, *, angle: np.ndarray, cell: np.ndarray, n
     return np.hypot(u / stretch, v * stretch) - nuclei.radius[cell] * lobes
 
 
-def _ground(rng: np.random.Generator, x: np.ndarray, *, y: np.ndarray, gaps: float) -> np.ndarray:
+def _ground(x: np.ndarray, y: np.ndarray, *, start: np.ndarray, gaps: float) -> np.ndarray:
     """1 where cells cover the glass, 0 in gaps, which take about the share `gaps` of the field."""
-    right, down = shifted(rng, x, y=y)
-    relief = noise("grains", right, y=down, wavelength=150)
-    relief += np.float32(0.4) * noise("clouds", right + 1000, y=down, wavelength=5)
-    return step(relief - np.float32(1.08 * ndtri(gaps)), 0.06)
+    right, down = x + start[0], y + start[1]
+    relief = noise("grains", right, y=down, wavelength=200)
+    relief += np.float32(0.3) * noise("clouds", right + 1000, y=down, wavelength=16)
+    return step(relief - np.float32(1.04 * ndtri(gaps)), 0.05)
 
 
 def turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
