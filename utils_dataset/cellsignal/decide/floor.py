@@ -23,7 +23,8 @@ def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Serie
     each row of `wells`; only its treatment wells teach. A network that is not far above this floor
     has learnt brightness, not biology. Returns what `metrics.accuracy` returns.
     """
-    features = plate_standardised(well_features(pixel_stats), wells)
+    features = well_features(pixel_stats[pixel_stats["id_code"].isin(wells["id_code"])])
+    features = plate_standardised(features, wells)
     teachers = wells[train & wells["well_type"].eq("treatment")]
     guesses = [
         _predict(features, teachers[teachers["cell_type"] == cell_type], asked.index)

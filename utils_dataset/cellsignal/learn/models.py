@@ -1,7 +1,7 @@
 """Backbones by name, on any number of channels, with a head that can be exchanged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ BACKBONES: dict[str, Callable[[int], DenseNet]] = {
 
 
 HEAD = "network.classifier."
+SMALLEST = 32  # px; DenseNets halve their input five times
 
 
 class Classifier(nn.Module):
@@ -58,6 +59,9 @@ class Classifier(nn.Module):
         nn.init.kaiming_normal_(self.network.features.conv0.weight)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if min(images.shape[-2:]) < SMALLEST:
+            raise InputError(f"images of {images.shape[-1]} px vanish in the {self.backbone}", where="images",
+                             cure=f"use images of {SMALLEST} px or more")
         # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
         return self.network((images.float() / 255).contiguous(memory_format=torch.channels_last))
 
@@ -69,6 +73,7 @@ class Card:
     backbone: str
     channels: int
     class_numbers: list[int]  # output i of the network is siRNA class_numbers[i]
+    well_types: list[str]  # the kinds of wells whose sites filled its training batches
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], card: Card, **facts: object) -> None:
@@ -85,7 +90,7 @@ def load_weights(path: Path) -> tuple[Classifier, Card]:
     """
     facts = read_json(path.with_suffix(".json"))
     check_sha256(path, facts["sha256"])
-    card = Card(facts["backbone"], facts["channels"], facts["class_numbers"])
+    card = Card(**{field.name: facts[field.name] for field in fields(Card)})
     model = Classifier(card.backbone, channels=card.channels, classes=len(card.class_numbers))
     model.load_state_dict(load_file(path))
     return model, card

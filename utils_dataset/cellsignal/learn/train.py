@@ -69,7 +69,8 @@ def fit(
         state.end_epoch({"phase": phase, "epoch": epoch + 1, **row}, epochs=epochs)
         bar.set_postfix(loss=f"{row['loss']:.4f}", held_out=f"{row['held_out_accuracy']:.3f}")
         on_epoch(state.history)
-    state.finish(weights, Card(model.backbone, model.channels, class_numbers))
+    well_types = sorted(data.sites["well_type"].unique().tolist())
+    state.finish(weights, Card(model.backbone, model.channels, class_numbers, well_types))
     return state.history
 
 

@@ -1,0 +1,61 @@
+"""Batches keep to their scope, lose no site, and depend on nothing but seed, epoch and site."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellsignal.learn.augment import augmentation
+from cellsignal.learn.batches import SiteImages, digest, epoch_batches, serve
+
+CLASSES = [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("scope", ["plate", "experiment", "mixed"])
+@pytest.mark.parametrize("batch_size", [3, 7, 100])
+def test_every_site_once_and_no_batch_over_its_scope(patches: tuple, scope: str, batch_size: int) -> None:
+    _, sites = patches
+    batches = epoch_batches(sites, batch_size=batch_size, scope=scope, seed=0, epoch=1)
+    assert sorted(np.concatenate(batches)) == list(range(len(sites)))
+    assert all(2 <= len(rows) <= batch_size for rows in batches)
+    keys = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}[scope]
+    if keys:
+        assert all(len(sites.iloc[rows].drop_duplicates(keys)) == 1 for rows in batches)
+
+
+def test_order_is_a_function_of_seed_and_epoch(patches: tuple) -> None:
+    _, sites = patches
+    def order(**at) -> list: return [rows.tolist() for rows in epoch_batches(sites, batch_size=5, scope="plate", **at)]
+    assert order(seed=1, epoch=4) == order(seed=1, epoch=4)
+    assert order(seed=1, epoch=4) != order(seed=1, epoch=5)
+    assert order(seed=1, epoch=4) != order(seed=2, epoch=4)
+
+
+def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -> None:
+    root, sites = patches
+    def pictures(rows, *, cache: bool, workers: int):
+        data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=augmentation("d4", seed=3))
+        return {int(i): image.numpy() for images, _, at in serve(data, rows, epoch=2, workers=workers) for i, image in zip(at, images)}
+    whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, workers=0)
+    parts = pictures([np.arange(i, i + 4) for i in (28, 12, 0)], cache=False, workers=2)
+    assert parts and all(np.array_equal(parts[i], whole[i]) for i in parts)
+
+
+def test_d4_gives_all_eight_symmetries_of_the_square_and_no_more() -> None:
+    image = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4)
+    seen = {augmentation("d4", seed=0)(image, epoch=e, site=7).tobytes() for e in range(200)}
+    quarter = [np.rot90(image, k, axes=(1, 2)) for k in range(4)]
+    assert seen == {np.ascontiguousarray(p).tobytes() for q in quarter for p in (q, q[:, :, ::-1])}
+
+
+def test_labels_are_positions_among_the_class_numbers(patches: tuple) -> None:
+    root, sites = patches
+    data = SiteImages(root, sites, class_numbers=CLASSES)
+    assert [data[0, row][1] for row in range(5)] == [0, 1, 2, 3, 0]
+
+
+def test_the_digest_changes_with_a_label(patches: tuple) -> None:
+    _, sites = patches
+    other = sites.assign(sirna=pd.array([0] * len(sites), dtype="Int64"))
+    assert digest(sites) == digest(sites.copy()) != digest(other)
