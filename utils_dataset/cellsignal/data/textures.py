@@ -38,7 +38,12 @@ def _rimmed(kind: str) -> np.ndarray:
 def noise(kind: str, x: np.ndarray, *, y: np.ndarray, wavelength: float) -> np.ndarray:
     """The tile looked up at coordinates float32[H, W] in native pixels, scaled to `wavelength` of them."""
     scale = np.float32(GRAIN / wavelength)
-    return cv2.remap(_rimmed(kind), x * scale % TILE, y * scale % TILE, cv2.INTER_LINEAR)
+    return cv2.remap(_rimmed(kind), _wrapped(x * scale), _wrapped(y * scale), cv2.INTER_LINEAR)
+
+
+def _wrapped(place: np.ndarray) -> np.ndarray:
+    """Modulo the tile's side, many times faster than NumPy's for floats."""
+    return place - np.float32(TILE) * np.floor(place * np.float32(1 / TILE))
 
 
 def shifted(rng: np.random.Generator, x: np.ndarray, *, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
