@@ -43,7 +43,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     text, addresses = read(write_report(tmp_path))
-    for words in ("0.600", "0.800", "0.250", notes[0], "parameters.seed", "A&lt;b&gt;", "12"):
+    for words in ("0.600", "0.800", "0.250", notes[0], "Parameters", "seed", "Made with", "A&lt;b&gt;", "12"):
         assert words in text
     assert text.count('src="data:image/png') == 3  # ladder, experiments, curves
     assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv"} <= set(addresses)

@@ -9,8 +9,8 @@ from cellsignal.show.statistics import channels_there, pixel_stats
 
 def sites(root) -> pd.DataFrame:
     """Three sites of one well each; the last lacks two channels."""
-    rows = [{"id_code": f"RPE-01_1_B0{n}", "experiment": "RPE-01", "plate": 1, "well": f"B0{n}", "site": 1} for n in (2, 3, 4)]
-    frame = pd.DataFrame(rows).assign(stem=lambda table: table["well"] + "_s1")
+    frame = pd.DataFrame({"well": ["B02", "B03", "B04"], "experiment": "RPE-01", "plate": 1, "site": 1})
+    frame["id_code"], frame["stem"] = "RPE-01_1_" + frame["well"], frame["well"] + "_s1"
     for n, stem in enumerate(frame["stem"]):
         for channel in range(1, 7 if n < 2 else 5):
             cv2.imwrite(str(root / f"{stem}_w{channel}.png"), np.full((4, 4), 10 * n + channel, np.uint8))

@@ -84,7 +84,8 @@ def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
     """Control wells of each cell type on their first two principal components, coloured twice.
 
     Above by experiment, below by siRNA: what forms the islands is the batch, not the biology.
-    `features` float[wells,k], such as log channel means and standard deviations, by id_code; `wells`: id_code, experiment, cell_type, sirna, well_type.
+    `features` float[wells,k] by id_code, such as log channel means and standard deviations.
+    `wells`: id_code, experiment, cell_type, sirna, well_type.
     """
     groups = [some for _, some in _controls(features, wells).groupby("cell_type")]
     if not groups:

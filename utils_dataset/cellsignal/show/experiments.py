@@ -15,7 +15,8 @@ def group_rotation_map(
 ) -> Figure:
     """Which plate group lies on which plate of each experiment; where unknown, the box is hatched.
 
-    `wells`: experiment, cell_type, plate. `rotations`: group index on plates 1, 2, …, by experiment; -1 for none.
+    `wells`: experiment, cell_type, plate. `rotations`: group index on plates 1, 2, …, by experiment;
+    -1 for none.
     `duplicates`: {"experiments": [...], "plate_shift": k}; those that share a layout are named.
     """
     twins, plates = _twins(duplicates), wells["plate"].max()
@@ -61,7 +62,7 @@ def _boxes(axes: Axes, cells: np.ndarray, *, colours: tuple[str, ...]) -> None:
     """A box per cell of float[rows,plates], coloured by its whole number; hatched where it is NaN."""
     for (row, column), value in np.ndenumerate(cells):
         known = np.isfinite(value)
-        colour = dict(fc=colours[int(value)]) if known else dict(fc="white", hatch="/////")
+        colour = dict(fc=colours[int(value) % len(colours)]) if known else dict(fc="white", hatch="/////")
         axes.add_patch(Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, ec="#BBBBBB", lw=0, **colour))
 
 
@@ -79,7 +80,8 @@ def plate_counts(wells: pd.DataFrame, *, well_type: str = "treatment") -> Figure
     """
     some = wells[wells["well_type"].str.contains(well_type)]
     counts = some.groupby(["experiment", "plate"]).size().unstack(fill_value=0)
-    counts = counts.reindex(index=wells["experiment"].unique(), columns=range(1, wells["plate"].max() + 1), fill_value=0)
+    plates = range(1, wells["plate"].max() + 1)
+    counts = counts.reindex(index=wells["experiment"].unique(), columns=plates, fill_value=0)
     usual = counts.stack().mode().iloc[0]
     colours = {"fewer": "#F0A868", "usual": "#F1F1F1", "more": "#9CCBEB"}
     figure, panels = _panels(wells)

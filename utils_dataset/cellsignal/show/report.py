@@ -1,6 +1,7 @@
 """One page about a run: the ladder, the curves, the plates, and how it was made."""
 
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,9 +36,9 @@ def write_report(run: Path) -> Path:
         _training(run),
         _plates(run),
         _notes((metrics or {}).get("notes", [])),
+        _files(run),
         _seconds(run),
         _recipe(run),
-        _files(run),
     ]
     files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
     return run / "report.html"
@@ -91,7 +92,7 @@ def _rung_table(split: str, rows: list[dict]) -> str:
         for row in rows
     ]
     table = page.table(["rung", "raw accuracy", "assigned accuracy"], cells, kinds=["", "raw", "assigned"])
-    return f"<h3>{SPLITS.get(split, split).capitalize()}</h3>\n{table}"
+    return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}"
 
 
 def _floor(floor: dict | None) -> str:
@@ -111,9 +112,9 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
     for kind in ("raw", "assigned"):
         some = [row for row in rows if row["kind"] == kind]
         cells = [[name, *(row["by_cell_type"].get(name) for row in some)] for name in names]
+        header, kinds = ["cell type", *(row["rung"] for row in some)], ["", *[kind] * len(some)]
         if some:
-            header = ["cell type", *(row["rung"] for row in some)]
-            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", page.table(header, cells, kinds=["", *[kind] * len(some)])]
+            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", page.table(header, cells, kinds=kinds)]
     yield page.section("By cell type", *tables)
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
     figure = experiment_dots(sum(last, []))
@@ -164,16 +165,14 @@ def _recipe(run: Path) -> str:
     recipe, trouble = _read(run / "recipe.json")
     if trouble:
         return page.section("Recipe", page.paragraph(trouble, quiet=True))
-    return page.section("Recipe", page.table(["parameter", "value"], _flat(recipe)))
+    plain = {key: value for key, value in recipe.items() if not isinstance(value, dict)}
+    groups = {key: value for key, value in recipe.items() if isinstance(value, dict)} | {"made with": plain}
+    return page.section("Recipe", *(_group(name, values) for name, values in groups.items() if values))
 
 
-def _flat(values: dict, *, under: str = "") -> list[list[str]]:
-    """Nested values as rows, keys joined by dots."""
-    rows = []
-    for key, value in values.items():
-        name = f"{under}{key}"
-        rows += _flat(value, under=f"{name}.") if isinstance(value, dict) else [[name, _text(value)]]
-    return rows
+def _group(name: str, values: dict) -> str:
+    rows = [[key, _text(value)] for key, value in values.items()]
+    return f"<h3>{escape(name.capitalize())}</h3>\n{page.table(['name', 'value'], rows)}"
 
 
 def _text(value: object) -> str:
