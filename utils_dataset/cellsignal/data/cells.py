@@ -35,8 +35,8 @@ def components(
     place = settle(rng, centres, size=size, pixel_size=pixel_size, cell_type=cell_type, traits=traits)
     parts = np.stack(_organelles(rng, place, cell_type=cell_type, traits=traits))
     x, y = shifted(rng, place.x, y=place.y)
-    thickness = place.ground * np.exp(np.float32(cell_type.relief) * noise("clouds", x, y=y, wavelength=cell_type.relief_scale))
-    parts[2:] *= thickness
+    relief = noise("clouds", x, y=y, wavelength=cell_type.relief_scale)
+    parts[2:] *= place.ground * np.exp(np.float32(cell_type.relief) * relief)
     return parts
 
 

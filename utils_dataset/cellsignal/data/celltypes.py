@@ -41,21 +41,23 @@ def _rows(*rows: tuple[float, ...]) -> np.ndarray:
 CELL_TYPES = {
     "HEPG2": CellType(
         nuclei=480, nuclear_radius=8.5, elongation=1.25, er_reach=9.0, mitochondria_reach=8.0, fibre_spacing=6.5,
-        fibre_disorder=1.0, gaps=0.02, long_fibres=-2.0, relief=0.45, relief_scale=7.0, jitter=0.28, clumping=0.16, variety=0.35, rounded=0.015,
+        fibre_disorder=1.0, gaps=0.02, long_fibres=-2.0, relief=0.45, relief_scale=7.0,
+        jitter=0.28, clumping=0.16, variety=0.35, rounded=0.015,
         stains=_rows(
-            (60, 0, 3.4, 1.4, 0, 0, 0, 0, 2, 35),
-            (20, 3.9, 25, 0.84, 0, 0, 1.4, 6.4, 2, 47),
-            (11, 4.7, 4, 16, 5.4, 3, 6.8, 4, 34, 40),
-            (23, 13, 20, 2.3, 0, 0, 7.9, 3.3, 4.1, 37),
-            (22, 4.8, 3.5, 30, 0, 2, 35, 2.8, 67, 40),
-            (15, 6.8, 2.8, 8.5, 3.2, 3.2, 8.5, 6.5, 11, 34),
+            (41, 0, 2.2, 0.78, 0, 0, 0, 0, 2, 34),
+            (13, 3.2, 15, 0.66, 0, 0, 1.1, 6.3, 2, 46),
+            (8.3, 4.8, 3, 10, 3.7, 3, 5.2, 3.2, 32, 40),
+            (16, 9.8, 12, 1.7, 0, 0, 7.9, 2.9, 4.1, 37),
+            (15, 4.5, 2.4, 21, 0, 2, 21, 2.7, 66, 40),
+            (11, 6.3, 2.1, 5.5, 2.4, 3.1, 5.5, 4.5, 11, 34),
         ),
-        floor=_rows((0.13, 3.9, 1.2, 3.6, 0.59, 1))[0],
+        floor=_rows((0.078, 2.7, 0.089, 1.9, 0.12, 0.057))[0],
         gain_spread=_rows((.90, .39, .60, .78, .94, .68))[0],
     ),
     "HUVEC": CellType(
         nuclei=128, nuclear_radius=10.2, elongation=1.40, er_reach=13.0, mitochondria_reach=11.0, fibre_spacing=5.5,
-        fibre_disorder=0.35, gaps=0.02, long_fibres=0.3, relief=0.20, relief_scale=20.0, jitter=0.30, clumping=0.12, variety=0.55, rounded=0.02,
+        fibre_disorder=0.35, gaps=0.02, long_fibres=0.3, relief=0.20, relief_scale=20.0,
+        jitter=0.30, clumping=0.12, variety=0.55, rounded=0.02,
         stains=_rows(
             (14, 0, 2.1, 0.33, 0, 0, 0, 0, 0, 47),
             (8.4, 11, 28, 2.1, 0, 0, 4.2, 0.96, 2.1, 39),
@@ -69,7 +71,8 @@ CELL_TYPES = {
     ),
     "RPE": CellType(
         nuclei=118, nuclear_radius=11.3, elongation=1.45, er_reach=18.0, mitochondria_reach=15.0, fibre_spacing=7.0,
-        fibre_disorder=0.45, gaps=0.06, long_fibres=0.3, relief=0.35, relief_scale=20.0, jitter=0.36, clumping=0.14, variety=0.55, rounded=0.015,
+        fibre_disorder=0.45, gaps=0.06, long_fibres=0.3, relief=0.35, relief_scale=20.0,
+        jitter=0.36, clumping=0.14, variety=0.55, rounded=0.015,
         stains=_rows(
             (14, 0, 0.84, 0.45, 0, 0, 0, 0, 0, 16),
             (7.6, 3.7, 10, 2, 0, 0, 6, 0.62, 0.99, 26),
@@ -83,7 +86,8 @@ CELL_TYPES = {
     ),
     "U2OS": CellType(
         nuclei=172, nuclear_radius=11.3, elongation=1.22, er_reach=14.0, mitochondria_reach=10.0, fibre_spacing=6.5,
-        fibre_disorder=0.8, gaps=0.03, long_fibres=0.0, relief=0.25, relief_scale=20.0, jitter=0.33, clumping=0.12, variety=0.35, rounded=0.02,
+        fibre_disorder=0.8, gaps=0.03, long_fibres=0.0, relief=0.25, relief_scale=20.0,
+        jitter=0.33, clumping=0.12, variety=0.35, rounded=0.02,
         stains=_rows(
             (23, 0, 2.1, 0.42, 0, 0, 0, 0, 1, 115),
             (9.5, 5.1, 14, 1.2, 0, 0, 9.5, 3.8, 3.5, 73),

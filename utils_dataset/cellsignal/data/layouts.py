@@ -74,7 +74,8 @@ def _named(layout: pd.DataFrame, experiment: str, *, train: int) -> pd.DataFrame
 
 def _thinned(rng: np.random.Generator, wells: pd.DataFrame, *, missing: int) -> pd.DataFrame:
     """Sort as the competition does and lose some treatment wells."""
-    wells = wells.sort_values(["dataset", "experiment", "plate", "well"], ascending=[False, True, True, True], ignore_index=True)
+    keys = ["dataset", "experiment", "plate", "well"]
+    wells = wells.sort_values(keys, ascending=[False, True, True, True], ignore_index=True)
     treated = np.flatnonzero(wells.well_type == "treatment")
     lost = rng.choice(treated, missing, replace=False)
     columns = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "dataset"]

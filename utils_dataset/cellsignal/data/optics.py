@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from scipy.special import ndtri
 
 CHANNELS = 6
 HAZE = np.float32(0.25)  # share of the light that is out of focus
@@ -20,24 +21,37 @@ class Optics:
     vignette: np.ndarray  # loss of light towards the corners
     centre: np.ndarray  # float[2], where the light is brightest, in fields
     bleed: np.ndarray  # float32[6, 6], light that reaches neighbouring channels
-    gamma: np.ndarray
 
 
-def experiment_optics(rng: np.random.Generator, *, gain_spread: np.ndarray, strength: float) -> Optics:
-    """Draw one experiment's optics; `strength` 1 has the spread of the real experiments, 0 has none."""
-    common, own = np.clip(rng.standard_normal(), -1.7, 1.7), np.clip(rng.standard_normal(CHANNELS), -1.7, 1.7)
+def experiment_optics(
+    rng: np.random.Generator, brightness: np.ndarray, *, gain_spread: np.ndarray, strength: float
+) -> Optics:
+    """Draw one experiment's optics; `strength` 1 has the spread of the real experiments, 0 has none.
+
+    `brightness` is the experiment's row of `brightness`, `gain_spread` the cell type's, float[6] each.
+    """
     bleed = np.abs(rng.standard_normal((CHANNELS, CHANNELS))) * 0.05 * strength
     np.fill_diagonal(bleed, 1)
     return Optics(
-        # Real channels brighten together: correlation about 0.6 between their logarithms.
-        gain=np.exp(strength * gain_spread * (np.sqrt(0.6) * common + np.sqrt(0.4) * own)),
+        gain=np.exp(strength * gain_spread * brightness),
         offset=strength * 1.5 * rng.random(CHANNELS),
-        blur=0.8 + strength * 0.9 * rng.random(CHANNELS),
+        blur=0.8 + strength * (0.8 * rng.random(CHANNELS) - 0.3),
         vignette=strength * 0.35 * rng.random(CHANNELS),
         centre=0.5 + 0.2 * strength * (rng.random(2) - 0.5),
         bleed=bleed.astype(np.float32),
-        gamma=np.exp(0.12 * strength * rng.standard_normal(CHANNELS)),
     )
+
+
+def brightness(rng: np.random.Generator, number: int) -> np.ndarray:
+    """Standard normal log brightness float[6] of a cell type's experiment `number`, which starts at 1.
+
+    `rng` must be the same for all experiments of the cell type: together they then cover the normal
+    distribution evenly (an additive recurrence), as few random draws would not. Channels correlate by
+    0.6, as the real ones do.
+    """
+    even = (rng.random(1 + CHANNELS) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17])) % 1
+    common, *own = ndtri(np.clip(even, 0.04, 0.96))
+    return np.sqrt(0.6) * common + np.sqrt(0.4) * np.array(own)
 
 
 def scaled(optics: Optics, gain: np.ndarray) -> Optics:

@@ -12,9 +12,9 @@ from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.phenotypes import TRAITS, phenotype, stream, traits
 
 SITES = (1, 2)
-DRIFT = 0.6  # how far an experiment moves all its phenotypes, in units of one siRNA's effect at strength 1
+DRIFT = 0.7  # how far an experiment moves every trait, in units of one siRNA's effect at strength 1
 PLATE_DRIFT = 0.15
-WELL_DRIFT = 0.25
+WELL_DRIFT = 0.2
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Plate:
 
 def photograph(plate: Plate, folder: Path) -> list[str]:
     """Write `folder`/{well}_s{site}_w{channel}.png for a plate; returns its rows of pixel_stats.csv."""
-    cv2.setNumThreads(1)  # processes share the work already
     folder.mkdir(parents=True, exist_ok=True)
     seen = _plate_optics(plate)
     return [row for well, sirna in plate.wells for row in _well(plate, well, sirna=sirna, seen=seen, folder=folder)]
@@ -42,10 +41,13 @@ def photograph(plate: Plate, folder: Path) -> list[str]:
 
 def _plate_optics(plate: Plate) -> optics.Optics:
     """The experiment's optics with the plate's own brightness."""
-    kind = CELL_TYPES[plate.experiment.rsplit("-", 1)[0]]
+    cell_type, _, number = plate.experiment.rpartition("-")
+    even = optics.brightness(stream(plate.seed, "brightness", cell_type), int(number))
+    spread = CELL_TYPES[cell_type].gain_spread
     rng = stream(plate.seed, "optics", plate.experiment)
-    seen = optics.experiment_optics(rng, gain_spread=kind.gain_spread, strength=plate.batch)
-    return optics.scaled(seen, optics.plate_gain(stream(plate.seed, "gain", plate.experiment, plate.plate), strength=plate.batch))
+    seen = optics.experiment_optics(rng, even, gain_spread=spread, strength=plate.batch)
+    rng = stream(plate.seed, "gain", plate.experiment, plate.plate)
+    return optics.scaled(seen, optics.plate_gain(rng, strength=plate.batch))
 
 
 def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pandas as pd
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.layouts import design
 from cellsignal.data.phenotypes import stream
 from cellsignal.data.rendering import Plate, photograph
+from cellsignal.data.tissue import FIELD
 from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
 from cellsignal.errors import InputError
@@ -73,6 +75,8 @@ def simulate(
     if _claim(out, receipt=json.loads(json.dumps(receipt))):
         _render(out, _plates(wells, seed=seed, preset=chosen), processes=processes)
         _write_tables(out, wells)
+        for orphan in out.glob(f"{files.TEMPORARY}*"):
+            orphan.unlink()
         files.write_json(out / RECEIPT, receipt)
     shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
@@ -84,7 +88,9 @@ def _preset(name: str, *, image_size: int | None) -> Preset:
         return PRESETS[name]
     if not 16 <= image_size <= 2048:
         raise InputError(f"image size {image_size}", where="simulate", cure="choose 16 to 2048 pixels")
-    return replace(PRESETS[name], image_size=image_size)
+    # A picture never shows more than a real field: from 256 pixels on it is drawn finer instead of wider.
+    pixel_size = min(PRESETS[name].pixel_size, FIELD / image_size)
+    return replace(PRESETS[name], image_size=image_size, pixel_size=pixel_size)
 
 
 def _wells(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> pd.DataFrame:
@@ -166,7 +172,8 @@ def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None)
     todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
     work = [(part, desk / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
     done: dict[str, dict[int, str]] = {place: {} for place in todo}
-    for plate, folder, rows in tqdm(_photographs(work, processes=processes), total=len(work), desc="simulate", unit="plate"):
+    finished = _photographs(work, processes=processes)
+    for plate, folder, rows in tqdm(finished, total=len(work), desc="simulate", unit="plate"):
         place = str(folder.parent.relative_to(desk))
         done[place][plate] = rows
         if len(done[place]) == len(todo[place]):
@@ -185,7 +192,7 @@ def _photographs(work: list[tuple[Plate, Path]], *, processes: int | None) -> It
     if count <= 1:
         yield from map(_photograph, work)
         return
-    with multiprocessing.get_context("spawn").Pool(count, initializer=_die_with_parent) as pool:
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_start_worker) as pool:
         yield from pool.imap_unordered(_photograph, work)
 
 
@@ -194,8 +201,9 @@ def _photograph(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
     return plate.plate, folder, "".join(photograph(plate, folder))
 
 
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _start_worker() -> None:
+    """One thread each; and a worker whose parent was killed must not wait for work for ever."""
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

@@ -52,10 +52,9 @@ def positions(rng: np.random.Generator, extent: float, *, nuclei: float, jitter:
     spacing = FIELD / np.sqrt(nuclei * np.sqrt(0.75))
     reach = int((extent + 2 * MARGIN) / spacing * 0.85) + 3
     j, i = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
-    lattice = np.stack([i + 0.5 * (j % 2), j * np.sqrt(0.75)], axis=1) * spacing
     turn, *shift = rng.random(3)
-    cos, sin = np.cos(turn * np.pi), np.sin(turn * np.pi)
-    points = lattice @ np.array([[cos, sin], [-sin, cos]]) + extent / 2 + np.array(shift) * spacing
+    lattice = turned(i + 0.5 * (j % 2), j * np.sqrt(0.75), turn * np.pi)
+    points = (np.stack(lattice, axis=1) + shift) * spacing + extent / 2
     points = points[np.abs(points - extent / 2).max(axis=1) < extent / 2 + MARGIN]
     points = (points + rng.standard_normal(points.shape) * jitter * spacing).astype(np.float32)
     x, y = points[:, :1], points[:, 1:]
@@ -70,24 +69,31 @@ def settle(
 ) -> Territory:
     """Give every pixel to its nearest cell and measure where in the cell it lies."""
     y, x = np.mgrid[:size, :size].astype(np.float32) * np.float32(pixel_size)
-    right, down = shifted(rng, x, y=y)
-    warp = [np.float32(3) * noise("clouds", right + k, y=down, wavelength=6) for k in (0, FAR / 2)]
-    distance, nearest = cKDTree(centres).query(np.stack([x + warp[0], y + warp[1]], axis=-1), k=2)
-    cell, neighbour = nearest[..., 0], nearest[..., 1]
-    apart = np.maximum(np.linalg.norm(centres[cell] - centres[neighbour], axis=-1), 1)
-    border = (distance[..., 1] ** 2 - distance[..., 0] ** 2) / (2 * apart)
+    cell, border = _territories(rng, centres, x, y=y)
     right, down = shifted(rng, centres[:, :1], y=centres[:, 1:])
     course = 0.8 * noise("clouds", right, y=down, wavelength=25)[:, 0] + np.float32(rng.random() * np.pi)
     start = (rng.random(2) * FAR).astype(np.float32)
     nuclei = _nuclei(rng, course, cell_type=cell_type, traits=traits)
     u, v = turned(x - centres[cell, 0], y - centres[cell, 1], nuclei.axis[cell])
     angle = np.arctan2(v, u)
+    rooted = _ground(centres[:, :1], centres[:, 1:], start=start, gaps=cell_type.gaps)
     return Territory(
-        x=x, y=y, cell=cell, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius,
-        course=course, border=border.astype(np.float32), rim=_rim(u, v, angle=angle, cell=cell, nuclei=nuclei),
-        ground=_ground(x, y, start=start, gaps=cell_type.gaps),
-        rooted=_ground(centres[:, :1], centres[:, 1:], start=start, gaps=cell_type.gaps)[cell, 0],
+        x=x, y=y, cell=cell, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius, course=course,
+        border=border, rim=_rim(u, v, angle=angle, cell=cell, nuclei=nuclei),
+        ground=_ground(x, y, start=start, gaps=cell_type.gaps), rooted=rooted[cell, 0],
     )
+
+
+def _territories(
+    rng: np.random.Generator, centres: np.ndarray, x: np.ndarray, *, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest cell of each pixel, and the distance to the next cell's territory; borders are wavy."""
+    right, down = shifted(rng, x, y=y)
+    warp = [np.float32(3) * noise("clouds", right + k, y=down, wavelength=6) for k in (0, FAR / 2)]
+    distance, nearest = cKDTree(centres).query(np.stack([x + warp[0], y + warp[1]], axis=-1), k=2)
+    apart = np.maximum(np.linalg.norm(centres[nearest[..., 0]] - centres[nearest[..., 1]], axis=-1), 1)
+    border = (distance[..., 1] ** 2 - distance[..., 0] ** 2) / (2 * apart)
+    return nearest[..., 0], border.astype(np.float32)
 
 
 def _nuclei(rng: np.random.Generator, course: np.ndarray, *, cell_type: CellType, traits: dict[str, float]) -> Nuclei:
