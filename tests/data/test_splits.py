@@ -87,11 +87,12 @@ def test_the_same_place_of_one_layout_is_on_one_side(with_copy: pd.DataFrame, se
 
 @quick
 @given(seed=seeds, how=some.sampled_from(["experiment", "random"]))
-def test_the_split_of_a_cell_type_is_its_own(tables: Tables, seed: int, how: str) -> None:
-    everything = split_sites(tables.wells, tables.sites, how=how, seed=seed)
-    part = select(tables, cell_types=["RPE"])
-    alone = split_sites(part.wells, part.sites, how=how, seed=seed)
-    assert everything[tables.sites["cell_type"] == "RPE"].tolist() == alone.tolist()
+def test_sites_get_the_split_of_their_well(tables: Tables, seed: int, how: str) -> None:
+    split = {"experiment": split_by_experiment, "random": split_random}[how](tables.wells, seed=seed)
+    by_well = dict(zip(tables.wells["id_code"], split))
+    part = tables.sites[tables.sites["cell_type"] == "RPE"]
+    sites = split_sites(tables.wells, part, how=how, seed=seed)
+    assert sites.tolist() == [by_well[id_code] for id_code in part["id_code"]]
 
 
 def test_the_same_seed_the_same_split_whatever_the_order_of_rows(wells: pd.DataFrame) -> None:

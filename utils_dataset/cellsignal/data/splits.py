@@ -52,21 +52,18 @@ def split_random(wells: pd.DataFrame, *, fraction: float = 0.05, seed: int = 0) 
 def split_sites(
     wells: pd.DataFrame, sites: pd.DataFrame, *, how: str, held_out: int = 1, seed: int = 0
 ) -> pd.Series:
-    """The split of each site, made by `how` ("experiment" or "random") within each cell type.
+    """The split of each site, made by `how`: "experiment" or "random".
 
-    One model sees one cell type. So a layout shared with another cell type is no leak, and the
-    split must not depend on whether the tables hold the other cell types too.
+    Give it the wells of all cell types, even where only one is trained: a layout may be shared
+    across cell types, and every kernel of a run must come to the same split.
     """
     if how not in ("experiment", "random"):
         raise InputError(f"no split {how!r}", where="split", cure="use experiment or random")
-    splits = [
-        split_by_experiment(part, held_out=held_out, seed=seed)
-        if how == "experiment"
-        else split_random(part, seed=seed)
-        for _, part in wells.groupby("cell_type")
-    ]
-    by_id = dict(zip(wells["id_code"], pd.concat(splits).loc[wells.index]))
-    return sites["id_code"].map(by_id).rename("split")
+    if how == "experiment":
+        split = split_by_experiment(wells, held_out=held_out, seed=seed)
+    else:
+        split = split_random(wells, seed=seed)
+    return sites["id_code"].map(dict(zip(wells["id_code"], split))).rename("split")
 
 
 def _drawn_families(trained: pd.DataFrame, *, seed: int) -> list[list[str]]:

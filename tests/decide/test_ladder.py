@@ -1,0 +1,78 @@
+"""Accuracy, the ladder and its floor: figures that can be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellsignal.decide.floor import linear_floor, plate_standardised, well_features
+from cellsignal.decide.ladder import as_table, climb
+from cellsignal.decide.metrics import accuracy
+
+IDS = [f"{experiment}_{plate}_B0{well}" for experiment in ("HUVEC-01", "RPE-01") for plate in (1, 2) for well in (2, 3)]
+WELLS = pd.DataFrame({
+    "id_code": IDS, "experiment": ["HUVEC-01"] * 4 + ["RPE-01"] * 4, "cell_type": ["HUVEC"] * 4 + ["RPE"] * 4,
+    "plate": [1, 1, 2, 2] * 2, "well_type": "treatment", "sirna": pd.array([0, 1, 2, 3] * 2, dtype="Int64"),
+})
+TRUTH = pd.Series([0, 1, 2, 3] * 2, index=IDS)
+
+
+def scores(likes: list[list[float]]) -> pd.DataFrame:
+    return pd.DataFrame(np.array(likes * 2, dtype=np.float32), index=IDS, columns=range(4))
+
+
+def test_accuracy_counts_a_missing_prediction_as_wrong() -> None:
+    predictions = TRUTH.drop(IDS[0]).replace({3: 0})
+    result = accuracy(predictions, TRUTH, WELLS)
+    assert result["accuracy"] == pytest.approx(5 / 8) and result["wells"] == 8
+    assert result["by_cell_type"] == pytest.approx({"HUVEC": 0.5, "RPE": 0.75})
+    assert result["by_experiment"] == pytest.approx({"HUVEC-01": 0.5, "RPE-01": 0.75})
+
+
+def test_every_rung_adds_what_its_name_says() -> None:
+    # Well 2 of plate 1 prefers siRNA 0, which is taken, then 3, which lies on the other plate.
+    wanted = [[5, 1, 0, 0], [4, 1, 0, 3], [0, 0, 5, 1], [0, 0, 1, 5]]
+    table = scores(wanted)
+    ladder = climb({"running": table * 0 + table[0].to_numpy()[:, None], "adapted": table}, WELLS, TRUTH,
+                   groups=[[0, 1], [2, 3]], statistics="adapted", split="test")
+    by_rung = {row["rung"]: (row["kind"], row["accuracy"]) for row in ladder}
+    assert by_rung == {
+        "running": ("raw", 0.25), "adapted": ("raw", 0.75), "exact": ("assigned", pytest.approx(1.0)),
+        "groups": ("assigned", 0.75), "groups+exact": ("assigned", 1.0),
+    }
+    table = as_table(ladder)
+    assert table.notna().sum(axis=1).eq(1).all(), "raw and assigned accuracy never share a column"
+
+
+def test_without_groups_their_rungs_are_left_out() -> None:
+    ladder = climb({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
+    assert [row["rung"] for row in ladder] == ["adapted", "exact"]
+
+
+def screen(*, informative: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pixel statistics of 6 experiments x 1 plate x 8 wells, where brightness does or does not tell the siRNA."""
+    rng, rows, wells = np.random.default_rng(0), [], []
+    for experiment in range(6):
+        gain = rng.uniform(1, 5)
+        for sirna in range(8):
+            id_code = f"HUVEC-0{experiment}_1_B{sirna:02d}"
+            wells.append({"id_code": id_code, "experiment": id_code[:8], "cell_type": "HUVEC", "plate": 1,
+                          "well_type": "treatment", "sirna": sirna})
+            for channel in range(1, 7):
+                light = np.sin(sirna * channel) if informative else rng.normal()
+                rows.append({"id_code": id_code, "channel": channel, "mean": gain * (9 + light), "std": gain})
+    return pd.DataFrame(rows), pd.DataFrame(wells).astype({"sirna": "Int64"})
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_the_floor_is_what_brightness_tells(informative: bool) -> None:
+    stats, wells = screen(informative=informative)
+    asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
+    floor = linear_floor(stats, wells, asked, train=wells["experiment"] != "HUVEC-05")
+    assert (floor["accuracy"] == 1) if informative else (floor["accuracy"] < 0.5)
+
+
+def test_standardising_takes_the_gain_of_a_plate_away() -> None:
+    stats, wells = screen(informative=True)
+    features = plate_standardised(well_features(stats), wells)
+    brighter = stats.assign(mean=stats["mean"] * np.where(stats["id_code"].str.startswith("HUVEC-03"), 4, 1))
+    pd.testing.assert_frame_equal(features, plate_standardised(well_features(brighter), wells))
