@@ -48,8 +48,8 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(
-        cell_types=("HEPG2", "HUVEC", "RPE", "U2OS"), classes=48, train=6, test=2, image_size=64, pixel_size=2.0,
-        repeats=(("HUVEC-06", "RPE-03"), ("HUVEC-08", "RPE-03")),
+        cell_types=("HEPG2", "HUVEC", "RPE", "U2OS"), classes=48, train=6, test=2, image_size=64, pixel_size=3.0,
+        phenotype=2.0, repeats=(("HUVEC-06", "RPE-03"), ("HUVEC-08", "RPE-03")),
     ),
     "tiny": Preset(
         cell_types=("HUVEC", "RPE"), classes=8, train=2, test=1, image_size=32, pixel_size=3.0, missing=1,
