@@ -112,7 +112,7 @@ class Chain:
 
         seconds = {name: marker["seconds"] for name, marker in done.items()}
         files.write_json(self.folder / "seconds.json", seconds)
-        same = steps.identity(step, parameters=self.values, done=done)
+        same = steps.identity(step, parameters={**self.values, "seconds": seconds}, done=done)
         done[step.name] = self._once(step, same, lambda: report.write_report(self.folder))
 
     def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object]) -> Marker:

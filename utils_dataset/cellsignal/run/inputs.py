@@ -49,7 +49,7 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool) -> None:
     try:
         simulate.simulate(root, preset=preset, seed=seed)
     except InputError:
-        marks = (root / simulate.WHOLE, root / simulate.WORKSHOP / simulate.WHOLE)
+        marks = (root / simulate.RECEIPT, root / simulate.WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
         discard(root)

@@ -1,0 +1,80 @@
+"""Toy notebooks and toy tables: the chain without its learning, in seconds."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+BOOTSTRAP = """from cellsignal import files
+from cellsignal.run import paths
+folder = paths.claim(run)"""
+WEIGHTS = """for suffix in ("safetensors", "json"):
+    files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
+TOYS = {
+    "1-eda": ('run = ""', "print('plates')"),
+    "2-pretrain-controls": (
+        'run = ""\nseed = 0\ncell_type = ""\npretrain_epochs = 0',
+        WEIGHTS.format(name="pretrain", epochs="pretrain_epochs"),
+    ),
+    "3-train-cell-type": ('run = ""\nseed = 0\ncell_type = ""\nepochs = 0', WEIGHTS.format(name="model", epochs="epochs")),
+    "4-predict-assign": (
+        'run = ""\nassignment = ""',
+        """files.write_json(folder / "metrics.json", {"ladder": []})
+files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},0\\n")""",
+    ),
+}
+
+
+@pytest.fixture
+def write_toy() -> Callable[..., Path]:
+    """write_toy(folder, name, body=...) writes a notebook as the chain expects it, and gives its path."""
+
+    def write(folder: Path, name: str, *, body: str | None = None) -> Path:
+        parameters, usual = TOYS[name]
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP, body or usual, "1")]
+        cells[0].metadata["tags"] = ["parameters"]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        path = folder / name / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, write_toy: Callable[..., Path]) -> Path:
+    """A folder with a toy of every notebook."""
+    for name in TOYS:
+        write_toy(tmp_path / "kernels", name)
+    return tmp_path / "kernels"
+
+
+@pytest.fixture
+def plates(tmp_path: Path) -> Path:
+    """Tables of one cell type, without images."""
+    folder = tmp_path / "plates"
+    folder.mkdir()
+    names = ["U2OS-01", "U2OS-02", "U2OS-03"]
+    rows = [(name, 1, f"B{column:02d}", column - 2) for name in names for column in (2, 3, 4)]
+    wells = pd.DataFrame(rows, columns=["experiment", "plate", "well", "sirna"])
+    wells.insert(0, "id_code", [f"{name}_{plate}_{well}" for name, plate, well, _ in rows])
+    control = wells["well"] == "B02"
+    trained = wells["experiment"] != "U2OS-03"
+    control_columns = {"sirna": 1138, "well_type": "negative_control"}
+    wells[trained & ~control].to_csv(folder / "train.csv", index=False)
+    wells[~trained & ~control].drop(columns="sirna").to_csv(folder / "test.csv", index=False)
+    wells[trained & control].assign(**control_columns).to_csv(folder / "train_controls.csv", index=False)
+    wells[~trained & control].assign(**control_columns).to_csv(folder / "test_controls.csv", index=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Toys leave nothing that the real report could draw."""
+    from cellsignal.show import report
+
+    monkeypatch.setattr(report, "write_report", lambda run: (run / "report.html").write_text("toys"))
+    yield

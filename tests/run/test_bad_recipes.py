@@ -1,0 +1,80 @@
+"""Bad recipes through the real command: exit 2, one line with place and cure, nothing written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BAD_FILES = {
+    "unknown key": ("seed: 0\nepoch: 3\n", ":2: unknown key 'epoch'; did you mean 'epochs'?"),
+    "unlike any key": ("zebra: 3\n", "known keys: data, preset"),
+    "number without a dot": ("learning_rate: 1e-3\n", ":1: learning_rate is '1e-3': input should be a valid number; write 1.0e-3"),
+    "integer in quotes": ("seed: '3'\n", "write 3"),
+    "fraction for an integer": ("epochs: 1.5\n", "epochs is 1.5"),
+    "truth for an integer": ("seed: true\n", "seed is True"),
+    "word for a truth": ("groups: 'yes'\n", "write groups: true or groups: false"),
+    "number for a text": ("data: 3\n", 'write it in quotes: data: "3"'),
+    "no value": ("data:\n", "give it a value, or leave the line out"),
+    "word for a list": ("cell_types: U2OS\n", "write a list of different names"),
+    "numbers in a list": ("experiments: [1, 2]\n", "write a list of different names"),
+    "a name twice": ("cell_types: [RPE, RPE]\n", "a name stands there twice"),
+    "negative": ("epochs: -1\n", "greater than or equal to 0"),
+    "batch of one": ("batch_size: 1\n", "greater than or equal to 2"),
+    "infinite": ("learning_rate: .inf\n", "finite number"),
+    "not a choice": ("batches: plates\n", "'plate', 'experiment' or 'mixed'"),
+    "key twice": ("seed: 0\nepochs: 1\nseed: 1\n", ":3: 'seed' is set twice; keep this or"),
+    "list of lines": ("- seed\n- 1\n", "not a list of `key: value` lines"),
+    "only a word": ("demo\n", "not a list of `key: value` lines"),
+    "open bracket": ("cell_types: [RPE\n", "not YAML"),
+    "tab": ("\tseed: 0\n", ":1: not YAML"),
+    "foreign tag": ("seed: !!python/object:os.system 1\n", ":1: not YAML"),
+    "unknown preset": ("preset: gigantic\n", "unknown preset 'gigantic'; use one of: demo"),
+    "data not there": ("data: nowhere\n", "no such data folder"),
+}
+BAD_OVERRIDES = {
+    "seed": "write for example -p seed=1",
+    "lr=0.1": "unknown key 'lr'",
+    "seed=one": "write a number without quotes",
+    "learning_rate=1e-4": "write 1.0e-4",
+    "cell_types=[RPE": "the value is not YAML",
+}
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """The one line on stderr of a command that must be refused and write nothing."""
+    before = sorted(folder.rglob("*"))
+    command = [sys.executable, "-m", "cellsignal.cli", "run", *arguments]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    assert sorted(folder.rglob("*")) == before
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("cellsignal: error: ")
+    return line
+
+
+@pytest.mark.parametrize("text, part", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    line = refused(tmp_path, "bad.yaml")
+    assert part in line and ";" in line
+    if part not in ("no such data folder", BAD_FILES["unknown preset"][1]):
+        assert "bad.yaml" in line
+
+
+@pytest.mark.parametrize("override", BAD_OVERRIDES)
+def test_bad_override(tmp_path: Path, override: str) -> None:
+    (tmp_path / "good.yaml").write_text("preset: tiny\n")
+    line = refused(tmp_path, "good.yaml", "-p", override)
+    assert f"-p {override}" in line and BAD_OVERRIDES[override] in line
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    {"absent.yaml": "no such file", ".": "is a folder", "latin.yaml": "not UTF-8", "picture.yaml": "not "}.items(),
+)
+def test_not_a_recipe_at_all(tmp_path: Path, name: str, part: str) -> None:
+    (tmp_path / "latin.yaml").write_bytes("data: Zürich\n".encode("latin-1"))
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00")
+    assert part in refused(tmp_path, name)

@@ -1,0 +1,121 @@
+"""The chain on toy notebooks: what runs, what is kept, what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import chain, paths, recipe
+from cellsignal.run.notebooks import StepFailed
+
+TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
+ALL = ["1-eda", *TRAININGS, "4-predict-assign", "report", "simulate"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """run(key=value) runs the chain and gives the names of the steps that were not kept."""
+
+    def steps(**parameters: Any) -> list[str]:
+        capsys.readouterr()
+        checked = recipe.check({"data": str(plates), **parameters})
+        chain.run_chain(checked, run=tmp_path / "run", kernels=kernels)
+        lines = capsys.readouterr().out.splitlines()
+        return sorted(line.split()[0] for line in lines if line.endswith("started"))
+
+    return steps
+
+
+def test_everything_once_then_only_what_depends_on_a_change(
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "run"
+    assert run() == ALL
+    assert sorted(path.stem for path in (folder / "done").iterdir()) == ALL
+    assert set(files.read_json(folder / "seconds.json")) == {*ALL} - {"report"}
+    assert files.read_json(folder / "recipe.json")["parameters"]["cell_types"] == ["U2OS"]
+    assert run() == []
+    assert run(assignment="raw", workers=1, parallel=1) == ["4-predict-assign", "report"]
+    assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n"
+
+    (folder / "weights/U2OS/model.json").write_text("damaged")
+    assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # same weights: the prediction stands
+
+    write_toy(kernels, "1-eda", body="print('other code')")
+    assert run(assignment="raw") == ["1-eda", "report"]
+
+    (folder / "done/report.json").write_text("{")
+    (folder / ".partial-1-orphan.csv").write_text("half")
+    assert run(assignment="raw") == ["report"]
+    assert not (folder / ".partial-1-orphan.csv").exists()
+
+
+def test_a_failed_step_stops_the_chain_and_is_tried_again(
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path]
+) -> None:
+    write_toy(kernels, "1-eda", body="import time\ntime.sleep(60)")
+    write_toy(kernels, "2-pretrain-controls", body="1 / 0")
+    began = time.monotonic()
+    with pytest.raises(StepFailed, match="^2-pretrain-controls@U2OS: ZeroDivisionError: division by zero; see "):
+        run()
+    assert time.monotonic() - began < 30
+    assert [path.stem for path in (tmp_path / "run/done").iterdir()] == ["simulate"]
+    write_toy(kernels, "2-pretrain-controls", body="print('nothing')")
+    with pytest.raises(StepFailed, match="ended without writing weights/U2OS/pretrain.safetensors"):
+        run()
+    write_toy(kernels, "1-eda")
+    write_toy(kernels, "2-pretrain-controls")
+    assert run() == ALL[:-1]
+
+
+def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    with paths.locked(tmp_path / "run" / paths.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
+        run()
+
+
+def test_an_open_notebook_is_waited_for_and_then_named(
+    run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "PATIENCE", 0.3)
+    code = f"from cellsignal.run import paths; paths.claim({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        with pytest.raises(InputError, match="a notebook still works in this folder"):
+            run()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_missing_notebook_is_named(run: Callable[..., list[str]], kernels: Path) -> None:
+    (kernels / "1-eda/1-eda.ipynb").unlink()
+    with pytest.raises(InputError, match="1-eda.ipynb: no such notebook"):
+        run()
+
+
+def test_unknown_cell_types_are_named(run: Callable[..., list[str]]) -> None:
+    with pytest.raises(InputError, match="U2OS"):
+        run(cell_types=["HELA"])
+
+
+def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates: Path, kernels: Path) -> None:
+    code = f"""if __name__ == "__main__":
+    from pathlib import Path
+    from cellsignal.run import chain, recipe
+    chain.run_chain(recipe.check({{"data": {str(plates)!r}}}), run={str(tmp_path / "run")!r}, kernels=Path({str(kernels)!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    whole = {path.stem for path in (tmp_path / "run/done").glob("[!.]*.json")}
+    assert set(run()) == set(ALL) - whole

@@ -1,0 +1,69 @@
+"""One notebook as a step: every way to end that is not success is told apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Timer
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import notebooks, paths
+from cellsignal.run.notebooks import StepFailed
+
+FAILURES = {
+    "from cellsignal.errors import InputError\nraise InputError('bad row', where='a.csv:3', cure='mend it')": (
+        InputError,
+        "^a.csv:3: bad row; mend it$",
+    ),
+    "1 / 0": (StepFailed, "ZeroDivisionError: division by zero; see .*1-eda.ipynb"),
+    "import os\nos._exit(0)": (StepFailed, "kernel died.*see .*1-eda.ipynb"),
+    "import sys\nsys.exit(0)": (StepFailed, "SystemExit|stopped before its last cell"),
+}
+
+
+def run(notebook: Path, folder: Path, *, stop: Event | None = None, **parameters: object) -> Path:
+    target = folder / "notebooks/1-eda.ipynb"
+    given = {"run": str(folder), **parameters}
+    environment = paths.kernel_environment(folder)
+    notebooks.execute(notebook, target=target, parameters=given, environment=environment, stop=stop or Event())
+    return target
+
+
+def test_success_leaves_the_notebook_and_its_page(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    body = "import sys\nprint(sys.executable, run)"
+    target = run(write_toy(tmp_path, "1-eda", body=body), tmp_path / "a {brace} é")
+    shown = str(files.read_json(target)["cells"])
+    assert paths.sys.executable in shown and "a {brace} é" in shown
+    assert "<html" in target.with_suffix(".html").read_text()
+    assert sorted(path.name for path in target.parent.iterdir()) == ["1-eda.html", "1-eda.ipynb"]
+
+
+@pytest.mark.parametrize("body", FAILURES, ids=["input", "error", "death", "exit"])
+def test_failure(tmp_path: Path, write_toy: Callable[..., Path], body: str) -> None:
+    kind, text = FAILURES[body]
+    with pytest.raises(kind, match=text):
+        run(write_toy(tmp_path, "1-eda", body=body), tmp_path)
+    assert (tmp_path / "notebooks/1-eda.ipynb").is_file()
+    assert not (tmp_path / "notebooks/1-eda.html").exists()
+
+
+def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    stop = Event()
+    Timer(2, stop.set).start()
+    with pytest.raises(notebooks.Stopped):
+        run(write_toy(tmp_path, "1-eda", body="import time\ntime.sleep(60)"), tmp_path, stop=stop)
+    with paths.locked(tmp_path / paths.KERNELS_LOCK, patience=10):
+        pass  # its kernel has gone too
+
+
+def test_small_numbers_stay_numbers(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    run(write_toy(tmp_path, "1-eda", body="assert isinstance(rate, float), rate"), tmp_path, rate=1e-5)
+
+
+def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    path = write_toy(tmp_path, "2-pretrain-controls")
+    assert notebooks.parameter_names(path) == ["run", "seed", "cell_type", "pretrain_epochs"]
+    path.write_text(path.read_text().replace('"parameters"', '"other"'))
+    with pytest.raises(InputError, match="0 cells are tagged"):
+        notebooks.parameter_names(path)

@@ -1,0 +1,56 @@
+"""Steps: their order, and what makes one stale."""
+
+from pathlib import Path
+
+from cellsignal.run import steps
+
+DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
+
+
+def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
+    plan = steps.plan(["HUVEC", "RPE"], kernels=kernels)
+    assert [step.name for step in plan] == [
+        "2-pretrain-controls@HUVEC",
+        "3-train-cell-type@HUVEC",
+        "2-pretrain-controls@RPE",
+        "3-train-cell-type@RPE",
+        "4-predict-assign",
+        "1-eda",
+    ]
+    needs = {step.name: set(step.needs) for step in plan}
+    assert needs["3-train-cell-type@RPE"] == {"simulate", "2-pretrain-controls@RPE"}
+    assert needs["4-predict-assign"] == {"simulate", "3-train-cell-type@HUVEC", "3-train-cell-type@RPE"}
+
+
+def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
+    step = steps.plan(["RPE"], kernels=kernels)[0]
+    values = {"run": "/r", "seed": 3, "pretrain_epochs": 1, "epochs": 2, "parallel": 2}
+    assert steps.parameters(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "pretrain_epochs": 1}
+
+
+def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
+    step = steps.plan(["RPE"], kernels=kernels)[0]
+
+    def identity(folder: str, table: str, **parameters: object) -> dict:
+        done = {"simulate": {"outputs": {f"{folder}/train.csv": table}}}
+        return steps.identity(step, parameters={"run": folder, "workers": 0, **parameters}, done=done)
+
+    first = identity("/here", "aa", seed=0)
+    assert identity("/there", "aa", seed=0, data="x", workers=4) == first
+    assert identity("/here", "bb", seed=0) != first
+    assert identity("/here", "aa", seed=1) != first
+
+
+def test_a_marker_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: Path) -> None:
+    step = steps.report([])
+    same = steps.identity(step, parameters={}, done={})
+    page = tmp_path / "report.html"
+    page.write_text("whole")
+    written = steps.write_marker(tmp_path, step, identity=same, seconds=1.0)
+    assert steps.read_marker(tmp_path, step, same=same) == written
+    assert steps.read_marker(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
+    for damage in (lambda: page.write_text("other"), page.unlink):
+        damage()
+        assert steps.read_marker(tmp_path, step, same=same) is None
+    (tmp_path / "done/report.json").write_text("{}")
+    assert steps.read_marker(tmp_path, step, same=same) is None

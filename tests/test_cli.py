@@ -1,0 +1,72 @@
+"""The command: answers at once, says what it wrote, and blames the input in one line."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+COMMANDS = ["simulate", "check", "layout", "run", "assign", "score"]
+
+
+def cellsignal(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cellsignal.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_ends_with_an_example_and_comes_at_once(command: str) -> None:
+    began = time.monotonic()
+    ended = cellsignal(*command.split(), "--help")
+    assert time.monotonic() - began < 2  # 0.1 s on a machine that does nothing else
+    assert ended.returncode == 0
+    assert f"Example: cellsignal {command}".rstrip() in ended.stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, cellsignal.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert not [name for name in ("torch", "pandas", "numpy", "matplotlib", "papermill", "sklearn") if f"'{name}'" in loaded]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
+     ("simulate", "out", "--preset", "gigantic"), ("simulate", "out", "--like", "nowhere"),
+     ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv")],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ended = cellsignal(*arguments, folder=tmp_path)
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("cellsignal: error: ") and ";" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_right_to_write_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "one.yaml").write_text("preset: tiny\n")
+    ended = cellsignal("run", tmp_path / "one.yaml", "--out", tmp_path / "file/run")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+
+
+def test_layout_of_the_real_tables(shared: Path) -> None:
+    ended = cellsignal("layout", shared / "rxrx1", "--json")
+    found = json.loads(ended.stdout)
+    assert [len(group) for group in found["groups"]] == [277] * 4
+    assert len(found["rotations"]) == 33
+    assert "same layout" in cellsignal("layout", shared / "rxrx1").stdout
+
+
+def test_score_as_table_and_as_json(tmp_path: Path) -> None:
+    truth = pd.DataFrame({"id_code": ["U2OS-04_1_B03", "U2OS-04_1_B04", "RPE-08_2_B03"], "sirna": [1, 2, 3]})
+    truth.to_csv(tmp_path / "solution.csv", index=False)
+    truth.assign(sirna=[1, 0, 3]).to_csv(tmp_path / "submission.csv", index=False)
+    paths = tmp_path / "submission.csv", tmp_path / "solution.csv"
+    found = json.loads(cellsignal("score", *paths, "--json").stdout)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["by_cell_type"] == {"RPE": 1.0, "U2OS": 0.5}
+    assert "U2OS         0.5000" in cellsignal("score", *paths).stdout
