@@ -1,0 +1,230 @@
+"""The house rules, counted."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import yaml
+
+from cellsignal.run import sources
+from cellsignal.run.paths import PACKAGE
+from cellsignal.run.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(PACKAGE.rglob("*.py"))
+NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
+METADATA = sorted([ROOT / "kernel-metadata.json", *ROOT.glob("kernels/*/kernel-metadata.json")])
+ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "run": 4, "": 5}  # who stands higher may import who stands lower
+GROUND = {"errors.py", "files.py", "tasks.py", "__init__.py"}
+KEYS = {
+    "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",
+    "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "machine_shape",
+    "docker_image_pinning_type",
+}  # fmt: skip
+BOOTSTRAP = '''import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("cellsignal") is None:  # not installed: take the checkout we are in, else the attached dataset
+    here = [folder / "utils_dataset" for folder in (Path.cwd(), *Path.cwd().parents)]
+    mounts = [sentinel.parents[1] for depth in (1, 2, 3)
+              for sentinel in Path("/kaggle/input").glob("*/" * depth + "cellsignal/__init__.py")]
+    roots = [root for root in here + mounts if (root / "cellsignal/__init__.py").is_file()]
+    sys.path[:0] = map(str, roots[:1])
+
+from cellsignal.run import paths
+
+folder = paths.claim(run)  # the run folder, ours while this kernel lives'''
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
+
+
+# The package
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def length(function: ast.FunctionDef) -> int:
+    """Lines from `def` to the end, the docstring not counted."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        docstring = function.body[0]
+        lines -= docstring.end_lineno - docstring.lineno + 1
+    return lines
+
+
+def test_functions_are_short() -> None:
+    named = [(length(node), f"{path.name}:{node.name}") for path in FILES for node in functions(ast.parse(path.read_text()))]
+    lengths = sorted(lines for lines, _ in named)
+    assert median(lengths) <= 10
+    assert lengths[int(0.9 * len(lengths))] <= 25
+    assert max(named) <= (60, "~"), "split this function"
+
+
+@each_file
+def test_file_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 300
+
+
+@each_file
+def test_no_bare_except_no_pickle_no_environment(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    calls = {f"{ast.unparse(node)}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not calls & {"torch.load", "torch.save", "pd.read_pickle", "joblib.load", "joblib.dump"}
+    assert not {name.split(".")[0] for name in sources.imported(path.read_text())} & {"pickle", "cloudpickle", "dill"}
+    if path != PACKAGE / "run/paths.py":
+        assert not [call for call in calls if call.startswith(("os.environ", "os.getenv", "os.putenv"))]
+        assert not sources.imported(path.read_text()) & {"os.environ", "os.getenv"}
+
+
+@each_file
+def test_public_things_are_documented_and_typed(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), node.name
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert all(argument.annotation for argument in arguments), node.name
+
+
+def room(path: Path) -> str:
+    name = path.relative_to(PACKAGE).as_posix()
+    return name.split("/")[0] if "/" in name else ""
+
+
+@each_file
+def test_imports_run_downwards(path: Path) -> None:
+    mine, on_ground = room(path), path.relative_to(PACKAGE).as_posix() in GROUND
+    others = [other for other in sources.modules(path.read_text()) if other.relative_to(PACKAGE).as_posix() not in GROUND]
+    upwards = [other for other in others if on_ground or (room(other) != mine and ROOMS[room(other)] >= ROOMS[mine])]
+    assert upwards == []
+
+
+@cache
+def depth(rooms: str) -> int:
+    """Longest chain of rooms below one room."""
+    below = {room(other) for path in FILES if room(path) == rooms for other in sources.modules(path.read_text())}
+    return 1 + max((depth(other) for other in below - {rooms, ""}), default=0)
+
+
+def test_a_notebook_stands_on_three_rooms_at_most() -> None:
+    assert max(depth(name) for name in ("show", "decide", "learn", "data")) <= 3
+
+
+@each_file
+def test_no_module_imports_itself_in_a_circle(path: Path) -> None:
+    assert path.relative_to(PACKAGE).as_posix() not in sources.closure(path.read_text())
+
+
+# The notebooks
+
+
+@cache
+def notebook(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in notebook(path)["cells"] if cell["cell_type"] == kind]
+
+
+def text(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def parameters_cell(path: Path) -> dict[str, Any]:
+    [cell] = [cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    return cell
+
+
+def literals(path: Path) -> dict[str, Any]:
+    """Names and values of the parameters cell, which may hold nothing but literals."""
+    nodes = ast.parse(text(parameters_cell(path))).body
+    assert all(isinstance(node, ast.Assign) and len(node.targets) == 1 for node in nodes)
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
+
+
+@each_notebook
+def test_notebook_is_a_source_not_a_result(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+    metadata = notebook(path)["metadata"]
+    assert metadata["kernelspec"]["name"] == "python3"
+    assert set(metadata) <= {"kernelspec", "language_info"}
+
+
+@each_notebook
+def test_notebook_narrates(path: Path) -> None:
+    kinds = [cell["cell_type"] for cell in notebook(path)["cells"]]
+    assert kinds[0] == "markdown" and text(notebook(path)["cells"][0]).startswith("# ")
+    follow = [before == "markdown" for before, kind in zip(kinds, kinds[1:]) if kind == "code"]
+    assert sum(follow) >= 0.75 * (len(follow) - 1)  # the imports follow the bootstrap
+
+
+@each_notebook
+def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None:
+    for cell in cells(path, "code"):
+        lines = [line for line in text(cell).splitlines() if line.strip()]
+        assert len(lines) <= 25, lines[0]
+        tree = ast.parse(re.sub(r"^[%!].*$", "", text(cell), flags=re.MULTILINE))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        assert all(length(function) <= 10 for function in functions(tree))
+
+
+@each_notebook
+def test_every_notebook_starts_the_same_way(path: Path) -> None:
+    assert [text(cell) for cell in cells(path, "code")].index(BOOTSTRAP) == 1
+
+
+@each_notebook
+def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
+    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
+    default = Recipe(run="runs/demo").model_dump()
+    given = literals(path)
+    assert set(given) <= {*Recipe.model_fields, "cell_type"}
+    given.pop("cell_type", None)
+    assert given == {name: demo.get(name, default[name]) for name in given}
+
+
+def test_the_chain_notebook_names_every_parameter() -> None:
+    assert set(literals(ROOT / "kernels/0-chain/0-chain.ipynb")) == set(Recipe.model_fields)
+
+
+# What Kaggle reads
+
+
+@each_metadata
+def test_kernel_metadata_is_explicit(path: Path) -> None:
+    metadata = json.loads(path.read_text())
+    assert set(metadata) == KEYS
+    owner, slug = metadata["id"].split("/")
+    assert re.sub("[^a-z0-9]+", "-", metadata["title"].lower()) == slug and 5 <= len(slug) <= 50
+    assert (path.parent / metadata["code_file"]).is_file()
+    assert metadata["enable_gpu"] == bool(metadata["machine_shape"])
+    assert metadata["is_private"] is True and metadata["enable_internet"] is False
+    assert f"{owner}/cellsignal-utils" in metadata["dataset_sources"]
+
+
+def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:
+    for folder in (ROOT / "kernels").iterdir():
+        assert {f"{folder.name}.ipynb", "kernel-metadata.json"} <= {path.name for path in folder.iterdir()}
+
+
+def test_dataset_metadata() -> None:
+    metadata = json.loads((ROOT / "utils_dataset/dataset-metadata.json").read_text())
+    assert metadata["id"].split("/")[1] == "cellsignal-utils"
+    assert 6 <= len(metadata["title"]) <= 50 and 20 <= len(metadata["subtitle"]) <= 80
+    assert metadata["licenses"] == [{"name": "MIT"}]
