@@ -30,11 +30,11 @@ def experiment_optics(
 
     `brightness` is the experiment's row of `brightness`, `gain_spread` the cell type's, float[6] each.
     """
-    bleed = np.abs(rng.standard_normal((CHANNELS, CHANNELS))) * 0.05 * strength
+    bleed = np.abs(rng.standard_normal((CHANNELS, CHANNELS))) * 0.03 * strength
     np.fill_diagonal(bleed, 1)
     return Optics(
         gain=np.exp(strength * gain_spread * brightness),
-        offset=strength * 1.5 * rng.random(CHANNELS),
+        offset=strength * 0.6 * rng.random(CHANNELS),
         blur=0.8 + strength * (0.8 * rng.random(CHANNELS) - 0.3),
         vignette=strength * 0.35 * rng.random(CHANNELS),
         centre=0.5 + 0.2 * strength * (rng.random(2) - 0.5),
@@ -86,7 +86,7 @@ def expose(
     seen *= shade * _per_channel(optics.gain)
     seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
     grain = rng.standard_normal(seen.shape, dtype=np.float32)
-    seen += grain * np.sqrt(0.15 + 0.02 * np.maximum(seen, 0))
+    seen += grain * np.sqrt(0.1 + 0.02 * np.maximum(seen, 0))
     return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
 
 

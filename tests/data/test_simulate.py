@@ -1,0 +1,310 @@
+"""The virtual microscope: the competition's files, the real design, the same bytes always, an honest difficulty."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import realism
+
+from cellsignal.data import optics, phenotypes, plates, rendering
+from cellsignal.data.check import check_dataset
+from cellsignal.data.simulate import PRESETS, simulate
+from cellsignal.data.truths import completed
+from cellsignal.data.wells import read_tables
+from cellsignal.errors import InputError
+
+PAIR = ("HUVEC-01", "HUVEC-03")  # the smallest part of `tiny` with a training and a test experiment
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated") / "tiny"
+    simulate(folder, preset="tiny", processes=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulated") / "pair"
+    simulate(folder, preset="tiny", experiments=PAIR, processes=1)
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, hidden ones too."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_writes_exactly_the_competitions_files(tiny: Path) -> None:
+    assert {path.name for path in tiny.iterdir()} == {
+        "train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv",
+        "pixel_stats.csv", "solution.csv", "simulate.json", "train", "test",
+    }
+    headers = {path.name: path.read_text().split("\n", 1)[0] for path in tiny.glob("*.csv")}
+    labelled = "id_code,experiment,plate,well,sirna"
+    assert headers == {
+        "train.csv": labelled,
+        "test.csv": "id_code,experiment,plate,well",
+        "train_controls.csv": f"{labelled},well_type",
+        "test_controls.csv": f"{labelled},well_type",
+        "sample_submission.csv": "id_code,sirna",
+        "solution.csv": "id_code,sirna",
+        "pixel_stats.csv": "id_code,experiment,plate,well,site,channel,mean,std,median,min,max",
+    }
+
+
+def test_headers_are_those_of_the_real_tables(tiny: Path, shared: Path) -> None:
+    for name in ("train", "test", "train_controls", "test_controls", "sample_submission"):
+        real, ours = (folder / f"{name}.csv" for folder in (shared / "rxrx1", tiny))
+        assert ours.open().readline() == real.open().readline()
+
+
+def test_lacks_two_channels_of_one_test_site_and_nothing_else(tiny: Path) -> None:
+    problems = check_dataset(tiny, progress=False)
+    assert 1 <= len(problems) <= 2
+    assert problems["file"].astype(str).str.contains("_s2").all()
+    tables = read_tables(tiny)
+    assert len(list(tiny.glob("t*/*/Plate*/*.png"))) == 12 * len(tables.wells) - 2
+    assert len(pd.read_csv(tiny / "pixel_stats.csv")) == 12 * len(tables.wells) - 2
+
+
+def test_has_the_real_design(tiny: Path) -> None:
+    tables = read_tables(tiny)
+    found = plates.layout(tables.wells)
+    assert [len(group) for group in found["groups"]] == [2, 2, 2, 2]
+    assert {tuple(pair["experiments"]) for pair in found["duplicates"]} == {("RPE-01", "HUVEC-03")}
+    controls = tables.wells[tables.wells["well_type"] != "treatment"].groupby(["experiment", "plate"])["sirna"]
+    assert all(sorted(sirnas) == list(range(1108, 1139)) for _, sirnas in controls)
+    rows, columns = tables.wells["well"].str[0], tables.wells["well"].str[1:].astype(int)
+    assert rows.between("B", "O").all() and columns.between(2, 23).all()
+
+
+def test_solution_holds_each_class_once_in_a_rotation_training_never_saw(tiny: Path) -> None:
+    tables = read_tables(tiny)
+    groups = plates.plate_groups(tables.wells)
+    seen = set(map(tuple, plates.rotations(tables.wells, groups).values()))
+    told = tables.wells.assign(sirna=tables.wells["sirna"].fillna(tables.wells["id_code"].map(tables.solution)))
+    tested = told[(told["dataset"] == "test") & (told["well_type"] == "treatment")]
+    assert not tested.duplicated(["experiment", "sirna"]).any()
+    assert not tested["sirna"].isna().any()
+    turns = plates.rotations(told, groups)
+    assert {tuple(turns[name]) for name in ("HUVEC-03", "RPE-03")}.isdisjoint(seen)
+
+
+def test_pixel_stats_are_those_of_the_images(tiny: Path) -> None:
+    for row in pd.read_csv(tiny / "pixel_stats.csv").sample(20, random_state=0).itertuples():
+        kind = "train" if (tiny / "train" / row.experiment).exists() else "test"
+        name = f"{row.well}_s{row.site}_w{row.channel}.png"
+        image = cv2.imread(str(tiny / kind / row.experiment / f"Plate{row.plate}" / name), cv2.IMREAD_UNCHANGED)
+        assert image.dtype == np.uint8 and image.shape == (32, 32)
+        expected = image.mean(), image.std(), np.median(image), image.min(), image.max()
+        np.testing.assert_allclose((row.mean, row.std, row.median, row.min, row.max), expected, atol=1e-5)
+
+
+def test_same_bytes_from_any_number_of_processes(pair: Path, tmp_path: Path) -> None:
+    simulate(tmp_path / "again", preset="tiny", experiments=PAIR, processes=2)
+    assert digests(tmp_path / "again") == digests(pair)
+
+
+def test_an_experiment_is_the_same_whatever_is_drawn_beside_it(pair: Path, tiny: Path) -> None:
+    assert digests(pair / "train" / "HUVEC-01") == digests(tiny / "train" / "HUVEC-01")
+
+
+def test_another_seed_gives_other_images(pair: Path, tmp_path: Path) -> None:
+    simulate(tmp_path / "other", preset="tiny", seed=1, experiments=PAIR, image_size=16)
+    assert (tmp_path / "other" / "solution.csv").read_text() != (pair / "solution.csv").read_text()
+
+
+def test_a_second_call_does_nothing(pair: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in pair.rglob("*")}
+    simulate(pair, preset="tiny", experiments=PAIR)
+    assert {path: path.stat().st_mtime_ns for path in pair.rglob("*")} == before
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.4, 1.2])
+def test_killed_and_called_again_it_ends_with_the_same_bytes(pair: Path, tmp_path: Path, delay: float) -> None:
+    out = tmp_path / "killed"
+    code = (
+        "from cellsignal.data.simulate import simulate\n"
+        f"if __name__ == '__main__': simulate({str(out)!r}, preset='tiny', experiments={PAIR!r}, processes=1)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    while not (out / ".simulation").exists():
+        assert child.poll() is None
+        time.sleep(0.005)
+    time.sleep(delay)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    simulate(out, preset="tiny", experiments=PAIR)
+    assert digests(out) == digests(pair)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"preset": "giant"}, "choose one of demo, tiny"),
+        ({"preset": "tiny", "image_size": 4}, "choose 16 to 2048"),
+        ({"preset": "tiny", "experiments": ("HUVEC-01", "HUVEC-9")}, "no experiment HUVEC-9; choose from HUVEC-01"),
+        ({"preset": "tiny", "experiments": ("HUVEC-03",)}, "no training experiment is chosen"),
+        ({"preset": "tiny", "like": "nowhere"}, "no such folder"),
+    ],
+)
+def test_refuses_arguments_that_name_nothing(tmp_path: Path, arguments: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        simulate(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_a_folder_with_a_different_simulation(pair: Path) -> None:
+    before = digests(pair)
+    with pytest.raises(InputError, match="holds a different simulation; choose another folder"):
+        simulate(pair, preset="tiny", seed=1, experiments=PAIR)
+    assert digests(pair) == before
+
+
+def test_refuses_foreign_files(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for place in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(InputError, match="holds files that no simulation wrote"):
+            simulate(place, preset="tiny")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_like_draws_the_wells_of_given_tables(tiny: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    for name in ("train", "test", "train_controls", "test_controls", "sample_submission"):
+        (given / f"{name}.csv").write_text((tiny / f"{name}.csv").read_text())
+    chosen = ("RPE-01", "RPE-02", "RPE-03")
+    simulate(tmp_path / "out", preset="tiny", seed=5, like=given, experiments=chosen, image_size=16)
+    made, asked = read_tables(tmp_path / "out"), read_tables(given).wells
+    columns = ["id_code", "well_type", "sirna"]
+    expected = asked.loc[asked["experiment"].isin(chosen), columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(made.wells[columns], expected)
+    assert set(made.solution.index) == set(made.sample)
+    shape = cv2.imread(str(next((tmp_path / "out/test").glob("*/*/*.png"))), cv2.IMREAD_UNCHANGED).shape
+    assert shape == (16, 16)
+
+
+def test_real_tables_get_a_truth_by_the_rules(shared: Path) -> None:
+    wells = read_tables(shared / "rxrx1").wells
+    told = completed(wells, seed=0)
+    groups = plates.plate_groups(wells)
+    treated = told[told["well_type"] == "treatment"]
+    assert not treated.duplicated(["experiment", "sirna"]).any()
+    group = treated["sirna"].map({sirna: index for index, part in enumerate(groups) for sirna in part})
+    assert (group.groupby([treated["experiment"], treated["plate"]]).nunique() == 1).all()
+    turns = plates.rotations(told, groups)
+    assert len({tuple(turn) for turn in turns.values()}) == 4
+    source = told[told["experiment"] == "RPE-03"].set_index(["plate", "well"])["sirna"]
+    copy = told[told["experiment"] == "HUVEC-18"]
+    place = pd.MultiIndex.from_arrays([(copy["plate"] - 2) % 4 + 1, copy["well"]])
+    both = source.reindex(place).to_numpy(), copy["sirna"].to_numpy()
+    assert (both[0] == both[1])[~pd.isna(both[0])].mean() > 0.99
+
+
+def test_a_known_solution_is_kept(tiny: Path) -> None:
+    tables = read_tables(tiny)
+    told = completed(tables.wells, seed=3, solution=tables.solution).set_index("id_code")["sirna"]
+    assert (told[tables.solution.index] == tables.solution).all()
+
+
+def test_untreated_cells_have_no_phenotype_and_cell_types_share_half_of_one() -> None:
+    assert not phenotypes.phenotype(0, phenotypes.UNTREATED, cell_type="RPE").any()
+    assert set(phenotypes.traits(np.zeros(len(phenotypes.TRAITS))).values()) == {1.0}
+    one, other = (
+        np.concatenate([phenotypes.phenotype(0, sirna, cell_type=kind) for sirna in range(300)])
+        for kind in ("RPE", "U2OS")
+    )
+    assert one.std() == pytest.approx(1, abs=0.05)
+    assert np.corrcoef(one, other)[0, 1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_streams_depend_on_the_whole_key() -> None:
+    keys = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a1"), (0, "a", "1")]
+    assert len({phenotypes.stream(*key).integers(1 << 62) for key in keys}) == len(keys)
+
+
+def test_brightness_of_experiments_covers_the_normal_distribution() -> None:
+    drawn = [
+        np.array([optics.brightness(phenotypes.stream(seed, "x"), number) for number in range(1, 9)])
+        for seed in range(100)
+    ]
+    assert np.mean([values.std(axis=0) for values in drawn]) == pytest.approx(0.95, abs=0.1)
+
+
+def untreated(folder: Path, experiment: str, *, size: int, seed: int = 0) -> np.ndarray:
+    """One untreated well under the full batch effects: uint8[6, size, size]."""
+    plate = rendering.Plate(
+        seed=seed, experiment=experiment, plate=1, wells=(("B02", phenotypes.UNTREATED),), image_size=size,
+        pixel_size=512 / size, phenotype=1.0, batch=1.0,
+    )
+    rendering.photograph(plate, folder / experiment)
+    paths = [folder / experiment / f"B02_s1_w{channel}.png" for channel in range(1, 7)]
+    return np.stack([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell_type", realism.REAL)
+def test_untreated_wells_look_like_real_ones(cell_type: str, tmp_path: Path) -> None:
+    pictures = [untreated(tmp_path, f"{cell_type}-{number:02d}", size=512) for number in range(1, 17)]
+    nuclei, medians, slopes, correlations = realism.mean_measure(pictures)
+    count, (dim, bright), real_slopes, real_correlations = realism.REAL[cell_type]
+    assert nuclei == pytest.approx(count, rel=0.3)
+    assert (medians > np.array(dim) / 2).all() and (medians < np.array(bright) * 2).all()
+    np.testing.assert_allclose(slopes, real_slopes, atol=0.5)
+    assert np.abs(correlations - real_correlations).mean() < 0.2
+
+
+def test_the_measures_agree_with_the_real_wells(shared: Path) -> None:
+    for cell_type, (count, _, slopes, correlations) in realism.REAL.items():
+        folder = shared / "rxrx1/images/train" / f"{cell_type}-01" / "Plate1"
+        paths = [folder / f"B02_s1_w{channel}.png" for channel in range(1, 7)]
+        found = realism.measure(np.stack([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths]))
+        assert found[0] == pytest.approx(count, rel=0.3)
+        np.testing.assert_allclose(found[2], slopes, atol=0.6)
+        assert np.abs(found[3] - correlations).mean() < 0.1
+
+
+def test_experiments_differ_in_brightness_as_the_real_ones_do(shared: Path, tmp_path: Path) -> None:
+    real = pd.read_csv(shared / "rxrx1" / "experiment_pixel_stats.csv").set_index("experiment").iloc[:, :6]
+    ratios = []
+    for cell_type, part in real.groupby(real.index.str.rpartition("-").get_level_values(0)):
+        means = [untreated(tmp_path, name, size=128).mean(axis=(1, 2)) for name in part.index]
+        ratios.append(np.std(means, axis=0) / np.mean(means, axis=0) / (part.std() / part.mean()))
+    assert np.median(np.abs(np.log2(ratios))) < 0.5
+    assert (np.abs(np.log2(ratios)) < 1.3).all()
+
+
+@pytest.mark.slow
+def test_brightness_does_not_tell_the_phenotypes(tmp_path: Path) -> None:
+    """A linear model on channel means and standard deviations, standardised by plate, must stay poor."""
+    from sklearn.linear_model import LogisticRegression
+
+    simulate(tmp_path / "huvec", experiments=[f"HUVEC-{number:02d}" for number in range(1, 9)])
+    tables = read_tables(tmp_path / "huvec")
+    told = tables.wells.assign(sirna=tables.wells["sirna"].fillna(tables.wells["id_code"].map(tables.solution)))
+    statistics = pd.read_csv(tmp_path / "huvec" / "pixel_stats.csv")
+    features = statistics.pivot_table(index="id_code", columns="channel", values=["mean", "std"])
+    plate = features.groupby(features.index.str.rpartition("_").get_level_values(0))
+    features = (features - plate.transform("mean")) / plate.transform("std")
+    told = told[told["well_type"] == "treatment"]
+    train, test = (told[told["dataset"] == kind].set_index("id_code")["sirna"].astype(int) for kind in ("train", "test"))
+    model = LogisticRegression(max_iter=1000).fit(features.loc[train.index], train)
+    assert model.score(features.loc[test.index], test) < 0.25
+
+
+def test_presets_name_what_they_repeat() -> None:
+    for preset in PRESETS.values():
+        numbers = range(1, preset.train + preset.test + 1)
+        names = {f"{cell_type}-{number:02d}" for cell_type in preset.cell_types for number in numbers}
+        assert {name for pair in preset.repeats for name in pair} <= names
