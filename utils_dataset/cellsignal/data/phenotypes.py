@@ -33,7 +33,7 @@ TRAITS = {
 SHARED = 0.5  # part of a phenotype's variance that all cell types have in common
 # How strongly a cell type shows a phenotype. Small crowded cells hide their texture; with these
 # factors the four are about equally hard at the size of the preset `demo`.
-RESPONSE = {"HEPG2": 1.45, "HUVEC": 0.85, "RPE": 1.1, "U2OS": 1.0}
+RESPONSE = {"HEPG2": 1.45, "HUVEC": 0.85, "RPE": 1.2, "U2OS": 1.0}
 
 
 def phenotype(seed: int, sirna: int, *, cell_type: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Epochs, checkpoints, the best weights on held-out experiments."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,8 @@ def finished(weights: Path, fingerprint: dict) -> History | None:
     return facts["history"]
 
 
-def train_epoch(model: nn.Module, batches, optimizer: torch.optim.Optimizer, *, loss: Callable) -> dict[str, float]:
+def train_epoch(model: nn.Module, batches: Iterable[tuple], optimizer: torch.optim.Optimizer, *,
+                loss: Callable) -> dict[str, float]:
     """One pass over `batches` of (images, labels, rows); returns mean loss and accuracy over sites."""
     device = next(model.parameters()).device
     model.train()

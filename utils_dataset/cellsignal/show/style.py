@@ -1,5 +1,6 @@
 """One look for every figure: fonts, a light grid, and a fixed colour for each thing that recurs."""
 
+from collections.abc import Callable
 from functools import cached_property, wraps
 from io import BytesIO
 from pathlib import Path
@@ -46,7 +47,7 @@ STYLE = {
 }
 
 
-def styled(function):
+def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     """Run `function` under the look of this file, whatever the caller has set."""
 
     @wraps(function)
