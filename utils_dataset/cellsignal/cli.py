@@ -169,6 +169,7 @@ def main() -> NoReturn:
     except OSError as error:  # no right to write, no space left
         _exit(InputError(error.strerror or str(error), where=error.filename or ""), code=2)
     except _Ended as ended:
+        print("cellsignal: interrupted", file=sys.stderr)
         sys.exit(ended.args[0])
     sys.exit(0)
 

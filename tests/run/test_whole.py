@@ -1,0 +1,61 @@
+"""The main job on the smallest plates: one command, then the same from the chain's notebook."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cellsignal import files
+from cellsignal.run import notebooks, paths
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "papermill_params/tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of tiny.yaml and what the command printed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    command = [sys.executable, "-m", "cellsignal.cli", "run", str(TINY), "--out", str(run)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return run, ended.stdout
+
+
+def test_the_submission_answers_every_test_well_once(whole: tuple[Path, str]) -> None:
+    run, _ = whole
+    submission = pd.read_csv(run / "submission.csv")
+    sample = pd.read_csv(run / "data/sample_submission.csv")
+    assert list(submission.columns) == ["id_code", "sirna"]
+    assert list(submission["id_code"]) == list(sample["id_code"])
+    assert submission["sirna"].between(0, 1107).all()
+
+
+def test_the_command_ends_with_the_ladder_and_what_it_wrote(whole: tuple[Path, str]) -> None:
+    run, printed = whole
+    rungs = [row["rung"] for row in files.read_json(run / "metrics.json")["ladder"]]
+    assert rungs[:3] == ["running", "batch", "adapted"]
+    for part in (*rungs, str(run / "submission.csv"), str(run / "report.html"), "time"):
+        assert part in printed
+
+
+def test_every_notebook_and_its_page_are_there(whole: tuple[Path, str]) -> None:
+    run, _ = whole
+    steps = {path.stem for path in (run / "done").iterdir()} - {"simulate", "report"}
+    assert len(steps) == 6
+    for step in steps:
+        assert (run / f"notebooks/{step}.html").stat().st_size > 10_000
+        assert step in (run / "report.html").read_text()
+
+
+def test_the_chain_notebook_keeps_what_is_whole(whole: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = whole
+    environment = paths.kernel_environment(tmp_path)
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]
+    command += [str(ROOT / "kernels/0-chain/0-chain.ipynb"), str(tmp_path / "out.ipynb"), "-f", str(TINY)]
+    ended = subprocess.run([*command, "-p", "run", str(run)], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    printed = str([cell["outputs"] for cell in notebooks.code_cells(tmp_path / "out.ipynb")])
+    assert "4-predict-assign kept" in printed and "started" not in printed
