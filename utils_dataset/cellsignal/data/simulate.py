@@ -69,6 +69,8 @@ def simulate(
     the number of processes; a second call goes on where a killed one stopped, or does nothing.
     Raises InputError when `out` holds anything else, or an argument names nothing.
     """
+    if seed < 0:
+        raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
     out, chosen = Path(out), _preset(preset, image_size=image_size)
     wells = _wells(chosen, seed=seed, like=like, experiments=experiments)
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(wells)}

@@ -22,7 +22,7 @@ def completed(wells: pd.DataFrame, *, seed: int, solution: pd.Series | None = No
     if solution is not None:
         known = known.fillna(wells["id_code"].map(solution).astype("Int64"))
     wells = wells.assign(sirna=known)
-    wells = wells.assign(sirna=wells["sirna"].fillna(_repeated(wells)))
+    wells = wells.assign(sirna=wells["sirna"].fillna(_repeated(wells, seed=seed)))
     orders = _orders(wells)
     drawn = [
         _drawn(part, seed=seed, groups=_rotated(part, seed=seed, orders=orders, last=last))
@@ -76,15 +76,18 @@ def _dealt(wells: pd.DataFrame, group: list[int], *, rng: np.random.Generator) -
     return pd.Series(rng.permutation(group)[: len(wells)], index=wells.index, dtype="Int64")
 
 
-def _repeated(wells: pd.DataFrame) -> pd.Series:
+def _repeated(wells: pd.DataFrame, *, seed: int) -> pd.Series:
     """Classes of test wells whose experiment has a training experiment's layout, <NA> elsewhere."""
-    answers = [pd.Series(pd.NA, index=wells.index, dtype="Int64")]
+    answers = pd.Series(pd.NA, index=wells.index, dtype="Int64")
     plates = int(wells["plate"].max())
     classes = wells.set_index(["experiment", "plate", "well"])["sirna"]
     for pair in duplicate_layouts(wells):
         (reference, other), shift = pair["experiments"], pair["plate_shift"]
+        if shift is None:  # the controls leave it open
+            shift = int(stream(seed, "shift", other).integers(plates))
         part = wells[(wells["experiment"] == other) & wells["sirna"].isna()]
-        if shift is not None and len(part):
-            source = zip([reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"], strict=True)
-            answers[0].loc[part.index] = classes.reindex(pd.MultiIndex.from_tuples(source)).array
-    return answers[0]
+        source = pd.MultiIndex.from_arrays(
+            [[reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"]]
+        )
+        answers.loc[part.index] = classes.reindex(source).array
+    return answers
