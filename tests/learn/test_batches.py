@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import SiteImages, digest, epoch_batches, serve
+from cellsignal.learn.batches import SiteImages, digest, epoch_batches, serve, sides
 
 CLASSES = [0, 10, 20, 30]
 
@@ -53,6 +53,17 @@ def test_labels_are_positions_among_the_class_numbers(patches: tuple) -> None:
     root, sites = patches
     data = SiteImages(root, sites, class_numbers=CLASSES)
     assert [data[0, row][1] for row in range(5)] == [0, 1, 2, 3, 0]
+
+
+def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, sites = patches
+    sites = sites.assign(split=np.where(sites["experiment"] == "HUVEC-01", "train", "held_out")).iloc[:-1]
+    augment = augmentation("d4", seed=0)
+    train, held_out = sides(root, sites, augment=augment)
+    assert (len(train), len(held_out)) == (16, 15) and train.class_numbers == held_out.class_numbers == CLASSES
+    assert train.augment is augment and held_out.augment is None and train.cached is not None
+    monkeypatch.setattr("cellsignal.learn.batches.CACHE_BYTES", 1000)
+    assert sides(root, sites)[0].cached is None, "too large for memory: read when asked for"
 
 
 def test_the_digest_changes_with_a_label(patches: tuple) -> None:

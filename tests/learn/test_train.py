@@ -22,7 +22,7 @@ def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda his
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
-    settings = {"phase": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3, "class_numbers": CLASSES} | changes
+    settings = {"phase": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes
     model = Classifier("densenet-small", channels=6, classes=4)
     return fit(model, data, held_out=held_out, weights=weights, on_epoch=on_epoch, **settings)
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from cellsignal.data.images import read_site, read_sites
 from cellsignal.learn.augment import Augment
 
+CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
 SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
 
 
@@ -28,7 +29,7 @@ class SiteImages(Dataset):
     def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: list[int], channels: int = 6,
                  augment: Augment | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
-        self.stems = self.sites["stem"].tolist()
+        self.class_numbers, self.stems = class_numbers, self.sites["stem"].tolist()
         self.labels = pd.Index(class_numbers).get_indexer(self.sites["sirna"].astype("Int64").fillna(-1))
         self.cached = read_sites(self.root, self.sites) if cache else None
 
@@ -47,6 +48,21 @@ class SiteImages(Dataset):
         if self.cached is not None:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels)
+
+
+def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None,
+          channels: int = 6) -> tuple[SiteImages, SiteImages]:
+    """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
+
+    Only training sites are augmented. Pictures stay in memory when all of them are small enough.
+    """
+    class_numbers = sorted(sites["sirna"].astype(int).unique().tolist())
+    cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
+    train, held_out = (
+        SiteImages(root, sites[sites["split"] == split], class_numbers=class_numbers, channels=channels, augment=change, cache=cache)
+        for split, change in (("train", augment), ("held_out", None))
+    )
+    return train, held_out
 
 
 def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int, epoch: int) -> list[np.ndarray]:

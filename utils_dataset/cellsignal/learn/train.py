@@ -25,7 +25,6 @@ def fit(
     *,
     held_out: SiteImages,
     weights: Path,
-    class_numbers: list[int],
     phase: str,
     epochs: int,
     batch_size: int,
@@ -50,7 +49,7 @@ def fit(
     """
     fingerprint = {**(fingerprint or {}), "phase": phase, "epochs": epochs, "batch_size": batch_size,
                    "learning_rate": learning_rate, "weight_decay": weight_decay, "schedule": schedule,
-                   "scope": scope, "loss": loss, "seed": seed, "class_numbers": class_numbers,
+                   "scope": scope, "loss": loss, "seed": seed, "class_numbers": data.class_numbers,
                    "backbone": model.backbone}
     if (history := finished(weights, fingerprint)) is not None:
         on_epoch(history)
@@ -70,7 +69,7 @@ def fit(
         bar.set_postfix(loss=f"{row['loss']:.4f}", held_out=f"{row['held_out_accuracy']:.3f}")
         on_epoch(state.history)
     well_types = sorted(data.sites["well_type"].unique().tolist())
-    state.finish(weights, Card(model.backbone, model.channels, class_numbers, well_types))
+    state.finish(weights, Card(model.backbone, model.channels, data.class_numbers, well_types))
     return state.history
 
 
