@@ -51,7 +51,8 @@ def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], envi
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{files.TEMPORARY}{target.name}")
-    partial.unlink(missing_ok=True)
+    for old in (partial, target, target.with_suffix(".html")):
+        old.unlink(missing_ok=True)  # what is there afterwards is of this run
     code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
     if partial.exists():
         os.replace(partial, target)
