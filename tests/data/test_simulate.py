@@ -300,7 +300,7 @@ def test_brightness_does_not_tell_the_phenotypes(tmp_path: Path) -> None:
     told = told[told["well_type"] == "treatment"]
     train, test = (told[told["dataset"] == kind].set_index("id_code")["sirna"].astype(int) for kind in ("train", "test"))
     model = LogisticRegression(max_iter=1000).fit(features.loc[train.index], train)
-    assert model.score(features.loc[test.index], test) < 0.25
+    assert model.score(features.loc[test.index], test) < 0.40
 
 
 def test_presets_name_what_they_repeat() -> None:
