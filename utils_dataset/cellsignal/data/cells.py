@@ -66,9 +66,19 @@ def _organelles(
     )
 
 
+def _conserved(area: float, *, contrast: float, factor: float) -> np.float32:
+    """What keeps an organelle's total light when its area and the contrast of its texture grow by factors.
+
+    Dyes are conserved, and a phenotype must show in shape and texture, not in a channel's mean.
+    `contrast` is the normal standard deviation of the texture's logarithm.
+    """
+    return np.float32(np.exp(contrast**2 * (1 - factor**2) / 2) / area)
+
+
 def _chromatin(x: np.ndarray, y: np.ndarray, *, traits: dict[str, float]) -> np.ndarray:
+    """Granules; a larger nucleus is paler, because it holds no more DNA."""
     grain = noise("grains", x, y=y, wavelength=6.5 * traits["chromatin_grain"])
-    return np.exp(np.float32(0.16 * traits["chromatin_contrast"]) * grain)
+    return np.exp(np.float32(0.16 * traits["chromatin_contrast"]) * grain) / np.float32(traits["nuclear_size"])
 
 
 def _nucleoli(rng: np.random.Generator, place: Territory, *, traits: dict[str, float]) -> np.ndarray:
@@ -81,7 +91,7 @@ def _nucleoli(rng: np.random.Generator, place: Territory, *, traits: dict[str, f
         u, v = ((rng.random((2, place.cells)) - 0.5) * 1.1).astype(np.float32) * place.radius
         away = (place.u - u[place.cell]) ** 2 + (place.v - v[place.cell]) ** 2
         total = np.maximum(total, there[place.cell] * np.exp(-away * narrow))
-    return total
+    return total / np.float32(traits["nucleolus_size"])
 
 
 def _body(away: np.ndarray, *, border: np.ndarray, cell_type: CellType) -> np.ndarray:
@@ -96,7 +106,8 @@ def _reticulum(
     """A granular veil that fades from the nucleus outwards, thicker at the pole."""
     reach = np.float32(cell_type.er_reach * traits["er_reach"])
     grain = noise("grains", x + 1000, y=y, wavelength=8 * traits["er_grain"])
-    return np.exp(np.float32(0.35 * traits["er_contrast"]) * grain + np.float32(0.4) * pole - away / reach)
+    veil = np.exp(np.float32(0.35 * traits["er_contrast"]) * grain + np.float32(0.4) * pole - away / reach)
+    return veil * _conserved(traits["er_reach"] ** 0.8, contrast=0.35, factor=traits["er_contrast"])
 
 
 def _mitochondria(
@@ -107,7 +118,9 @@ def _mitochondria(
     ridge = noise("grains", x + 2000, y=y, wavelength=10 * traits["mitochondria_grain"])
     polarity = np.float32(0.5 * traits["mitochondria_polarity"])
     near = 1 - np.float32(0.7) * np.exp(-away / 3)
-    return np.float32(1.8) * near * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - away / reach)
+    threads = np.float32(1.8) * near * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - away / reach)
+    area, factor = traits["mitochondria_reach"], traits["mitochondria_polarity"]
+    return threads * _conserved(area, contrast=0.35, factor=factor)
 
 
 def _actin(
@@ -135,12 +148,14 @@ def _golgi(rim: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, t
     narrow = np.float32(2 / traits["golgi_spread"] ** 2)
     distance = np.float32(4 * traits["golgi_distance"])
     pieces = np.float32(0.5 * traits["golgi_fragments"]) * noise("grains", x + 3000, y=y, wavelength=7)
-    return np.float32(1.5) * np.exp(narrow * (pole - 1) - ((rim - distance) / np.float32(3.5)) ** 2 + pieces)
+    ribbon = np.float32(1.5) * np.exp(narrow * (pole - 1) - ((rim - distance) / np.float32(3.5)) ** 2 + pieces)
+    return ribbon * _conserved(traits["golgi_spread"], contrast=0.5, factor=traits["golgi_fragments"])
 
 
 def _vesicles(x: np.ndarray, y: np.ndarray, *, away: np.ndarray, traits: dict[str, float]) -> np.ndarray:
     grain = noise("grains", x + 500, y=y + 2500, wavelength=8)
-    return step(grain - np.float32(2.0 / traits["vesicle_number"] ** 0.5), 0.15) * np.exp(-away / 30)
+    dots = step(grain - np.float32(2.0 / traits["vesicle_number"] ** 0.5), 0.15) * np.exp(-away / 30)
+    return dots / np.float32(traits["vesicle_number"])
 
 
 def _rounded(rng: np.random.Generator, place: Territory, *, cell_type: CellType) -> np.ndarray:
