@@ -1,5 +1,8 @@
 """What every test may ask for: the real data beside the checkout, and plates made once."""
 
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,3 +17,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared with real competition data")
     return folder
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call the command with bad input: it must exit with 2 and one line on stderr, which is returned."""
+    from cellsignal.cli import main
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["cellsignal", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        with pytest.raises(SystemExit) as ended:
+            main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        assert ended.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("cellsignal: error: ") and ";" in line
+        return line.removeprefix("cellsignal: error: ")
+
+    return call

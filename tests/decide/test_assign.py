@@ -79,7 +79,7 @@ def test_faults_are_named() -> None:
         assign(scores, wells, method="best")
     with pytest.raises(InputError, match="well HUVEC-01_1_B02 is not in the data set"):
         assign(scores, wells.iloc[1:])
-    with pytest.raises(InputError, match="12 wells share 3 siRNAs"):
+    with pytest.raises(InputError, match="12 wells share 3 scored siRNAs"):
         assign(scores[[0, 1, 2]], wells, method="exact")
     with pytest.raises(InputError, match="4 plates but 2 plate groups"):
         assign(scores, wells, groups=GROUPS[:2])

@@ -74,10 +74,8 @@ def choose_groups(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[
 def group_likelihood(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[int]]) -> pd.DataFrame:
     """Log-likelihood of each group (column) on each plate (row) of one experiment."""
     classes = scores.columns
-    per_well = np.column_stack([
-        logsumexp(np.maximum(scores.to_numpy()[:, classes.isin(group)], IMPOSSIBLE), axis=1) for group in groups
-    ])
-    table = pd.DataFrame(per_well, index=plates.to_numpy()).groupby(level=0).sum()
+    per_well = np.column_stack([logsumexp(scores.to_numpy()[:, classes.isin(group)], axis=1) for group in groups])
+    table = pd.DataFrame(np.maximum(per_well, IMPOSSIBLE), index=plates.to_numpy()).groupby(level=0).sum()
     if len(table) > len(groups):
         raise InputError(f"{len(table)} plates but {len(groups)} plate groups", where="experiment",
                          cure="assign without groups (--no-groups)")
@@ -86,10 +84,10 @@ def group_likelihood(scores: pd.DataFrame, plates: pd.Series, *, groups: list[li
 
 def _assign_block(scores: pd.DataFrame, method: str) -> pd.Series:
     values = np.maximum(scores.to_numpy(np.float64), IMPOSSIBLE)
+    if scores.shape[1] < (len(values) if method == "exact" else 1):
+        raise InputError(f"{len(values)} wells share {scores.shape[1]} scored siRNAs", where=f"well {scores.index[0]}",
+                         cure="score every siRNA of the plate, or use the method raw without groups")
     if method == "raw":
         return pd.Series(scores.columns[values.argmax(1)], index=scores.index)
-    if len(values) > scores.shape[1]:
-        raise InputError(f"{len(values)} wells share {scores.shape[1]} siRNAs", where=f"well {scores.index[0]}",
-                         cure="one-to-one assignment needs at least one siRNA per well; use the method raw")
     rows, columns = linear_sum_assignment(values, maximize=True)
     return pd.Series(scores.columns[columns], index=scores.index[rows])
