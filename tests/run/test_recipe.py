@@ -1,6 +1,7 @@
 """Recipes: what a good file becomes."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -46,3 +47,9 @@ def test_the_cure_for_a_number_without_a_dot_is_the_same_number(tmp_path: Path, 
     cure = str(caught.value).rsplit("write ", 1)[1]
     path.write_text(f"learning_rate: {cure}\n")
     assert recipe.load(path).learning_rate == float(text)
+
+
+def test_backbones_are_those_that_can_be_built() -> None:
+    from cellsignal.learn.models import BACKBONES
+
+    assert get_args(recipe.Recipe.model_fields["backbone"].annotation) == tuple(BACKBONES)
