@@ -199,6 +199,13 @@ def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
     assert given == {name: demo.get(name, default[name]) for name in given}
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_all_that_the_demo_sets(path: Path) -> None:
+    """`papermill -f` leaves the notebooks' literals, which are the demo's, where a file names no other value."""
+    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
+    assert set(demo) <= set(yaml.safe_load(path.read_text()))
+
+
 def test_the_chain_notebook_names_every_parameter() -> None:
     assert set(literals(ROOT / "kernels/0-chain/0-chain.ipynb")) == set(Recipe.model_fields)
 
