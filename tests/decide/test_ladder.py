@@ -11,7 +11,7 @@ from cellsignal.decide.metrics import accuracy
 IDS = [f"{experiment}_{plate}_B0{well}" for experiment in ("HUVEC-01", "RPE-01") for plate in (1, 2) for well in (2, 3)]
 WELLS = pd.DataFrame({
     "id_code": IDS, "experiment": ["HUVEC-01"] * 4 + ["RPE-01"] * 4, "cell_type": ["HUVEC"] * 4 + ["RPE"] * 4,
-    "plate": [1, 1, 2, 2] * 2, "well_type": "treatment", "sirna": pd.array([0, 1, 2, 3] * 2, dtype="Int64"),
+    "plate": [1, 1, 2, 2] * 2, "well_type": "treatment", "split": "test", "sirna": pd.array([0, 1, 2, 3] * 2, dtype="Int64"),
 })
 TRUTH = pd.Series([0, 1, 2, 3] * 2, index=IDS)
 
@@ -46,6 +46,29 @@ def test_every_rung_adds_what_its_name_says() -> None:
 def test_without_groups_their_rungs_are_left_out() -> None:
     ladder = climb({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "exact"]
+
+
+def test_wells_of_another_split_give_nothing_away() -> None:
+    table = scores([[0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]])  # the first well of each experiment is unsure
+    held = WELLS["id_code"].isin([IDS[0], IDS[4]])
+    wells = WELLS.assign(split=np.where(held, "held_out", "train"))
+    [exact] = [row for row in climb({"adapted": table + np.eye(8, 4, 1)}, wells, TRUTH[held.to_numpy()], groups=[],
+                                    statistics="adapted", split="held_out") if row["rung"] == "exact"]
+    assert (exact["accuracy"], exact["wells"]) == (0.5, 2), "by elimination both would be right"
+
+
+def test_replicates_leave_the_one_to_one_rungs_out() -> None:
+    table = scores(np.eye(4).tolist())[[0, 1]]
+    ladder = climb({"adapted": table}, WELLS, TRUTH, groups=[[0], [1]], statistics="adapted", split="test")
+    assert [row["rung"] for row in ladder] == ["adapted", "groups"]
+
+
+def test_a_floor_without_statistics_for_every_well_is_none() -> None:
+    stats, wells = screen(informative=True)
+    asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
+    train = wells["experiment"] != "HUVEC-05"
+    assert linear_floor(stats[stats["id_code"] != asked.index[0]], wells, asked, train=train) is None
+    assert linear_floor(stats, wells, asked, train=wells["sirna"] == 0) is None
 
 
 def screen(*, informative: bool) -> tuple[pd.DataFrame, pd.DataFrame]:

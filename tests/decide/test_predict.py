@@ -74,7 +74,8 @@ BAD_SCORES = {
     "half the wells": (lambda table: table.iloc[::2], "is missing"),
     "NaN": (lambda table: table.assign(**{"3": np.nan}), "the score is NaN"),
     "no id_code": (lambda table: table.drop(columns="id_code"), "no column id_code"),
-    "foreign wells": (lambda table: table.assign(id_code=table["id_code"].str.replace("HUVEC", "A549")), "is missing"),
+    "foreign wells": (lambda table: table.assign(id_code="A549-01_" + table["id_code"]), "no test well"),
+    "controls only": (lambda table: table[["id_code"]].assign(**{"1138": 0.0}), "no treatment siRNA is scored"),
     "a column of text": (lambda table: table.assign(**{"3": "x"}), "column 3 holds text"),
     "too few siRNAs": (lambda table: table[["id_code", "0"]], "siRNAs"),
 }
@@ -87,6 +88,14 @@ def test_bad_scores_make_no_submission(run: Path, tmp_path: Path, fault: str, re
         change(pd.read_parquet(path)).to_parquet(tmp_path / path.name, index=False)
     line = refused("assign", tmp_path, "--data", run / "data", "--out", tmp_path / "submission.csv")
     assert message in line and not (tmp_path / "submission.csv").exists()
+
+
+def test_scores_of_controls_are_left_out(run: Path, tmp_path: Path) -> None:
+    for path in (run / "scores/adapted").glob("*.parquet"):
+        pd.read_parquet(path).assign(**{"1138": 0.0}).to_parquet(tmp_path / path.name, index=False)
+    for name, scores in (("with", tmp_path), ("without", run / "scores/adapted")):
+        assign_files([scores], data=run / "data", out=tmp_path / f"{name}.csv", method="raw", groups=False)
+    assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
 
 
 BAD_SUBMISSIONS = {

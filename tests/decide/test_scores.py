@@ -32,6 +32,9 @@ BAD_SCORES = {
     "column that is no class": (table(confidence=[1, 2, 3]), "column 'confidence' is no class number"),
     "negative class": (table(**{"-1": [1, 2, 3]}), "column '-1' is no class number"),
     "class twice": (table(**{"01": [1.0, 2, 3]}), "class 1 stands twice"),
+    "too large a number": (table(**{"1": [-1.0, 0, 1e39]}), "well HUVEC-01_2_B02, class 1: the score is .inf"),
+    "a digit that is no number": (table(**{"²": [1, 2, 3]}), "is no class number"),
+    "missing among nullable numbers": (table(**{"1": pd.array([1.0, None, 2.0], dtype="Float64")}), "the score is NaN"),
     "no rows": (table().iloc[:0], "no wells"),
     "no classes": (table()[["id_code"]], "no wells or no classes"),
 }
@@ -44,6 +47,11 @@ def test_bad_scores_are_named_with_file_and_cure(tmp_path: Path, fault: str) -> 
     with pytest.raises(InputError, match=message) as caught:
         read_scores(tmp_path / "bad.parquet")
     assert "bad.parquet" in str(caught.value) and ";" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_index_called_id_code_and_nullable_numbers_are_fine(tmp_path: Path) -> None:
+    table().convert_dtypes().set_index("id_code").to_parquet(tmp_path / "indexed.parquet")
+    assert read_scores(tmp_path / "indexed.parquet").loc[IDS[0]].tolist() == [-1.0, -0.5]
 
 
 def test_files_that_are_no_scores(tmp_path: Path) -> None:
@@ -64,6 +72,11 @@ def test_a_submission_keeps_the_order_of_the_sample(tmp_path: Path) -> None:
     path = write_submission(tmp_path / "submission.csv", pd.Series([5, 6, 7], index=IDS), sample=IDS[::-1])
     assert path.read_text().splitlines() == ["id_code,sirna", f"{IDS[2]},7", f"{IDS[1]},6", f"{IDS[0]},5"]
     assert read_submission(path, sample=IDS).to_dict() == dict(zip(IDS, (5, 6, 7)))
+
+
+def test_a_control_is_no_answer(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="given a control, siRNA 1138"):
+        write_submission(tmp_path / "submission.csv", pd.Series([5, 1138, 7], index=IDS), sample=IDS)
 
 
 @pytest.mark.parametrize(("ids", "message"), [

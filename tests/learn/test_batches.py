@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.errors import InputError
 from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import SiteImages, digest, epoch_batches, serve, sides
 
@@ -13,7 +14,7 @@ CLASSES = [0, 10, 20, 30]
 
 
 @pytest.mark.parametrize("scope", ["plate", "experiment", "mixed"])
-@pytest.mark.parametrize("batch_size", [3, 7, 100])
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 100])
 def test_every_site_once_and_no_batch_over_its_scope(patches: tuple, scope: str, batch_size: int) -> None:
     _, sites = patches
     batches = epoch_batches(sites, batch_size=batch_size, scope=scope, seed=0, epoch=1)
@@ -22,6 +23,14 @@ def test_every_site_once_and_no_batch_over_its_scope(patches: tuple, scope: str,
     keys = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}[scope]
     if keys:
         assert all(len(sites.iloc[rows].drop_duplicates(keys)) == 1 for rows in batches)
+
+
+def test_no_batch_is_one_site_alone(patches: tuple) -> None:
+    _, sites = patches
+    odd = sites[(sites["plate"] == 1) & (sites["experiment"] == "HUVEC-01")].iloc[:7]
+    assert sorted(len(rows) for rows in epoch_batches(odd, batch_size=2, scope="plate", seed=0, epoch=0)) == [2, 2, 3]
+    with pytest.raises(InputError, match="HUVEC-01, plate 1: one site alone"):
+        epoch_batches(odd.iloc[:1], batch_size=2, scope="plate", seed=0, epoch=0)
 
 
 def test_order_is_a_function_of_seed_and_epoch(patches: tuple) -> None:

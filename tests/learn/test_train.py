@@ -74,6 +74,16 @@ def test_a_damaged_checkpoint_is_not_trusted(patches: tuple, tmp_path: Path, dam
     assert sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
 
 
+@pytest.mark.parametrize("damage", ["[]", "{", '{"sha256": 3}'])
+def test_a_damaged_card_means_training_again(patches: tuple, tmp_path: Path, damage: str) -> None:
+    weights = tmp_path / "model.safetensors"
+    train(patches, weights, epochs=1)
+    before = sha256(weights)
+    weights.with_suffix(".json").write_text(damage)
+    train(patches, weights, epochs=1)
+    assert sha256(weights) == before and load_weights(weights)
+
+
 def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     train(patches, weights, epochs=1)

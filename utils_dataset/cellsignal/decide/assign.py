@@ -1,7 +1,7 @@
 """From scores to one siRNA per well, using what the experimental design tells.
 
 Each treatment siRNA stands in one well of an experiment, and the four plates of an experiment
-carry four fixed groups of siRNAs (seed 004: "in one experiment there is only one class", "classes
+carry four fixed groups of siRNAs (Brodt's solution: "in one experiment there is only one class", "classes
 divided equally in 4 plates"). Both are solved exactly, as linear assignment problems.
 """
 

@@ -11,16 +11,26 @@ from cellsignal.decide.metrics import accuracy
 from cellsignal.decide.scores import read_all_scores
 from cellsignal.decide.submit import check_ids, read_submission, write_submission
 from cellsignal.errors import InputError
+from cellsignal.tasks import RXRX1
 
 
 def assign_files(scores: list[Path], *, data: Path, out: Path, method: str = "exact", groups: bool = True) -> Path:
-    """Read scores, choose one siRNA per well and write the submission `out`."""
+    """Read scores, choose one siRNA per well and write the submission `out`.
+
+    Only test wells and treatment siRNAs count: scores of controls are no answers.
+    """
+    if not out.name or out.is_dir():
+        raise InputError("is a folder", where=out, cure="name a file, such as submission.csv")
     tables = read_tables(data)
     known = plate_groups(tables.wells) if groups else []
     if groups and not known:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
     table = read_all_scores(scores)
-    predictions = assign(table[table.index.isin(tables.sample)], tables.wells, method=method, groups=known)
+    table = table.loc[table.index.isin(tables.sample), ~table.columns.isin(RXRX1.controls)]
+    if table.empty:
+        raise InputError("no test well or no treatment siRNA is scored", where=", ".join(map(str, scores)),
+                         cure=f"give the scores that belong to {data}")
+    predictions = assign(table, tables.wells, method=method, groups=known)
     return write_submission(out, predictions, sample=tables.sample)
 
 

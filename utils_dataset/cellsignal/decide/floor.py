@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.decide.metrics import accuracy
+from cellsignal.errors import InputError
 
 STATISTICS = ["mean", "std"]
 
@@ -12,20 +13,29 @@ STATISTICS = ["mean", "std"]
 def read_pixel_stats(root: Path) -> pd.DataFrame | None:
     """The competition's `pixel_stats.csv` (one row per site and channel), or None where it is absent."""
     path = Path(root) / "pixel_stats.csv"
-    return pd.read_csv(path, dtype={"id_code": str, "well": str}) if path.exists() else None
+    if not path.exists():
+        return None
+    stats = pd.read_csv(path, dtype={"id_code": str, "well": str}, on_bad_lines="skip")
+    missing = {"id_code", "channel", *STATISTICS} - set(stats.columns)
+    if missing:
+        raise InputError(f"no column {min(missing)}", where=path, cure="restore the file, or remove it to do without")
+    return stats
 
 
-def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Series, *, train: pd.Series) -> dict:
+def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Series, *, train: pd.Series) -> dict | None:
     """Accuracy of a logistic regression on each well's channel means and standard deviations.
 
     One model per cell type. The features are standardised within each plate, so that the batch
     effect, which is mostly brightness, is taken away as far as two moments can. `train`: bool for
     each row of `wells`; only its treatment wells teach. A network that is not far above this floor
-    has learnt brightness, not biology. Returns what `metrics.accuracy` returns.
+    has learnt brightness, not biology. Returns what `metrics.accuracy` returns, or None where
+    wells without statistics or a single class leave nothing to compare.
     """
     features = well_features(pixel_stats[pixel_stats["id_code"].isin(wells["id_code"])])
     features = plate_standardised(features, wells)
-    teachers = wells[train & wells["well_type"].eq("treatment")]
+    teachers = wells[wells["id_code"].isin(features.index) & train & wells["well_type"].eq("treatment")]
+    if not truth.index.isin(features.index).all() or teachers.groupby("cell_type")["sirna"].nunique().lt(2).any():
+        return None
     guesses = [
         _predict(features, teachers[teachers["cell_type"] == cell_type], asked.index)
         for cell_type, asked in wells.set_index("id_code").loc[truth.index].groupby("cell_type")
@@ -35,14 +45,14 @@ def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Serie
 
 def well_features(pixel_stats: pd.DataFrame) -> pd.DataFrame:
     """Mean over sites of each channel's mean and standard deviation: one row per well, 12 columns."""
-    return pixel_stats.pivot_table(index="id_code", columns="channel", values=STATISTICS, aggfunc="mean")
+    return pixel_stats.pivot_table(index="id_code", columns="channel", values=STATISTICS, aggfunc="mean").dropna()
 
 
 def plate_standardised(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     """Each feature with the mean 0 and the standard deviation 1 of its plate."""
     places = wells.set_index("id_code").loc[features.index]
     by_plate = features.groupby([places["experiment"], places["plate"]])
-    return (features - by_plate.transform("mean")) / by_plate.transform("std").replace(0, 1)
+    return (features - by_plate.transform("mean")) / by_plate.transform("std").fillna(1).replace(0, 1)
 
 
 def _predict(features: pd.DataFrame, teachers: pd.DataFrame, asked: pd.Index) -> pd.Series:

@@ -4,7 +4,7 @@ import pandas as pd
 
 
 def accuracy(predictions: pd.Series, truth: pd.Series, wells: pd.DataFrame) -> dict:
-    """Share of wells whose siRNA is named rightly, as the competition scores it (seed 000).
+    """Share of wells whose siRNA is named rightly, as the competition scores it (the competition's own measure).
 
     `predictions` and `truth`: siRNA by id_code; every well of `truth` counts, a missing prediction
     as wrong. `wells` tells cell type and experiment. Returns {"accuracy", "wells", "by_cell_type",

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from cellsignal.data.images import read_sites
 from cellsignal.decide.scores import write_metadata, write_scores
-from cellsignal.learn.batches import scope_rows
+from cellsignal.learn.batches import parts_of, scope_rows
 from cellsignal.learn.batchnorm import STATISTICS, adapted_statistics, batch_statistics
 from cellsignal.learn.models import load_weights
 
@@ -81,6 +81,8 @@ def _running(model: nn.Module, images: torch.Tensor, batch_size: int) -> tuple[n
 
 
 def _batch(model: nn.Module, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, str]:
+    if len(images) < 2:  # one site alone has no batch statistics
+        return _running(model, images, batch_size)
     with batch_statistics(model):
         return _forward(model, images, batch_size), "batch"
 
@@ -99,6 +101,6 @@ def _forward(model: nn.Module, images: torch.Tensor, batch_size: int) -> np.ndar
     # Shuffled, so that every batch mixes treatments and controls; in parts of nearly equal size,
     # because a last batch of one image would have no statistics to speak of.
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
-    parts = torch.tensor_split(order, -(-len(images) // batch_size))
+    parts = torch.tensor_split(order, parts_of(len(images), batch_size))
     logits = torch.cat([model(images[part].to(device)).float().cpu() for part in parts])
     return logits[order.argsort()].numpy()

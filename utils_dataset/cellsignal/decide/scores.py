@@ -35,13 +35,14 @@ def read_scores(path: Path) -> pd.DataFrame:
     id_code, a column that is no class number, an id twice, text, NaN or +inf among the values.
     """
     table = _read_parquet(path)
+    if table.index.name == "id_code":
+        table = table.reset_index()
     if "id_code" not in table.columns:
         raise InputError("no column id_code", where=path, cure="name the column that holds the well ids id_code")
     scores = table.set_index("id_code")
     scores.columns = [_class_number(column, path) for column in scores.columns]
     _check_ids(scores, path)
-    _check_values(scores, path)
-    return scores.astype(np.float32)
+    return _checked_values(scores, path)
 
 
 def read_all_scores(paths: list[Path]) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _class_number(column: object, path: Path) -> int:
-    if not str(column).isdigit():
+    if not (str(column).isascii() and str(column).isdecimal()):
         raise InputError(f"column {column!r} is no class number", where=path,
                          cure="name every column but id_code after the siRNA it scores, such as 0 or 1107")
     return int(str(column))
@@ -89,13 +90,15 @@ def _check_ids(scores: pd.DataFrame, path: Path) -> None:
         raise InputError(f"class {columns[0]} stands twice", where=path, cure="keep one column per class number")
 
 
-def _check_values(scores: pd.DataFrame, path: Path) -> None:
+def _checked_values(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
     text = [column for column in scores if not pd.api.types.is_numeric_dtype(scores[column])]
     if text:
         raise InputError(f"column {text[0]} holds text", where=path, cure="write log-probabilities as numbers")
-    values = scores.to_numpy()
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        values = np.column_stack([scores[column].to_numpy(np.float32, na_value=np.nan) for column in scores])
     for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf")):
         if bad.any():
             row, column = np.argwhere(bad)[0]
             where = f"{path}: well {scores.index[row]}, class {scores.columns[column]}"
             raise InputError(f"the score is {name}", where=where, cure="predict this well again; -inf is allowed")
+    return pd.DataFrame(values, index=scores.index, columns=scores.columns)

@@ -7,15 +7,20 @@ import pandas as pd
 from cellsignal.data.wells import read_solution
 from cellsignal.errors import InputError
 from cellsignal.files import write_text
+from cellsignal.tasks import RXRX1
 
 
 def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
     """Write `id_code,sirna` in the order of the sample submission.
 
-    `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no prediction
-    or a predicted well is not in the sample; then nothing is written.
+    `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no
+    prediction, a predicted well is not in the sample, or a siRNA is a control; then nothing is written.
     """
     check_ids(predictions.index, sample, where=path)
+    controls = predictions.index[predictions.isin(RXRX1.controls)]
+    if len(controls):
+        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=path,
+                         cure="score treatment siRNAs only")
     ordered = predictions.reindex(sample).astype(int)
     write_text(path, ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n"))
     return path

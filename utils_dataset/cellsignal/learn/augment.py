@@ -24,5 +24,5 @@ def random_key(*numbers: int) -> int:
 
 
 def augmentation(name: str, *, seed: int) -> Augment | None:
-    """The augmentation called `name`: "d4" (the square's 8 symmetries; seeds 001 and 004) or "none"."""
+    """The augmentation called `name`: "d4" (the square's 8 symmetries; Surin, Brodt) or "none"."""
     return {"d4": Augment(albumentations.D4(p=1), seed=seed), "none": None}[name]

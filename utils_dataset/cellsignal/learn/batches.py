@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cellsignal.data.images import read_site, read_sites
+from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment
 
 CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
@@ -56,6 +57,9 @@ def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None,
 
     Only training sites are augmented. Pictures stay in memory when all of them are small enough.
     """
+    if sites.empty:
+        raise InputError("no labelled wells of this kind to train on", where=root,
+                         cure="look at cell_types and experiments; without controls set pretrain_epochs: 0")
     class_numbers = sorted(sites["sirna"].astype(int).unique().tolist())
     cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
     train, held_out = (
@@ -69,15 +73,26 @@ def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int
     """Row numbers of every batch of an epoch; no batch reaches over its scope.
 
     The rows of a scope (plate, experiment, or all when "mixed") are shuffled and cut into parts of
-    nearly equal size, none larger than `batch_size`: no last batch of one image, whose statistics
-    would be nonsense.
+    nearly equal size: no last batch of one image, whose statistics would be nonsense. Raises
+    InputError for a plate (or experiment) of one site.
     """
     generator = np.random.default_rng([seed, epoch])
     batches = []
     for rows in scope_rows(sites, scope):
-        parts = -(-len(rows) // batch_size)
-        batches += np.array_split(generator.permutation(rows), parts)
+        if len(rows) < 2:
+            place = sites.iloc[rows[0]]
+            raise InputError("one site alone has no batch statistics", where=f"{place['experiment']}, plate {place['plate']}",
+                             cure="set batches: experiment or mixed, or leave the experiment out")
+        batches += np.array_split(generator.permutation(rows), parts_of(len(rows), batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def parts_of(count: int, batch_size: int) -> int:
+    """Into how many batches `count` sites are cut: of `batch_size` at most, and never one site alone.
+
+    The second wish wins where both cannot be had: three sites in batches of two become one of three.
+    """
+    return max(1, min(-(-count // batch_size), count // 2))
 
 
 def scope_rows(sites: pd.DataFrame, scope: str) -> list[np.ndarray]:

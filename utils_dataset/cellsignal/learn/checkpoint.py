@@ -37,7 +37,7 @@ class Checkpoint:
             if state["fingerprint"] != self.fingerprint or sha256(tensors_path) != state["sha256"]:
                 return None
             return load_file(tensors_path), state
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def clear(self) -> None:

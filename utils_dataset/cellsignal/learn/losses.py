@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-# Seed 004 trains with BCE over all classes ("yes, not xEntropy"): every class is its own question.
+# Brodt trains with BCE over all classes ("yes, not xEntropy"): every class is its own question.
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "bce": functional.binary_cross_entropy_with_logits,
 }

@@ -14,7 +14,7 @@ from cellsignal.files import read_json, sha256, write_bytes, write_json
 
 
 def densenet121(classes: int) -> DenseNet:
-    """DenseNet121 (Huang et al. 2017), the backbone of seed 004."""
+    """DenseNet121 (Huang et al. 2017), the backbone of Brodt's solution."""
     return DenseNet(growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64, num_classes=classes)
 
 
@@ -97,7 +97,7 @@ def load_weights(path: Path) -> tuple[Classifier, Card]:
 
 
 def load_body(model: Classifier, path: Path) -> str:
-    """Take every weight but the head's from `path`: how controls teach treatments (seed 004).
+    """Take every weight but the head's from `path`: how controls teach treatments (Brodt's solution).
 
     Returns the SHA-256 of the weights taken. Raises InputError when they do not fit.
     """

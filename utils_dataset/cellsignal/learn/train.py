@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serve
 from cellsignal.learn.batchnorm import batch_statistics
@@ -41,7 +42,7 @@ def fit(
     """Train `model` and write the weights that were best on the held-out experiments.
 
     Batches come from one plate, experiment or anywhere (`scope`); held-out sites are scored with
-    the statistics of whole scopes, because that is how they will be predicted (seed 004). Adam with
+    the statistics of whole scopes, because that is how they will be predicted (Brodt's solution). Adam with
     AMSGrad. A killed training goes on at its last whole epoch and ends with the same weights bit
     for bit; a finished one with the same `fingerprint` is not repeated. `weights` ends with the best
     state; the JSON beside it with the history: one row an epoch with loss, accuracy (of the training
@@ -104,15 +105,13 @@ class _State:
 
 def finished(weights: Path, fingerprint: dict) -> History | None:
     """The history of a training that already ended with these weights and this fingerprint, or None."""
-    card = weights.with_suffix(".json")
-    if not card.exists() or not weights.exists():
+    try:
+        facts = read_json(weights.with_suffix(".json"))
+        check_sha256(weights, facts["sha256"])
+        same = facts["fingerprint"] == Checkpoint(weights, fingerprint=fingerprint).fingerprint
+        return facts["history"] if same else None
+    except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
-    facts = read_json(card)
-    same = facts["fingerprint"] == Checkpoint(weights, fingerprint=fingerprint).fingerprint
-    if not same:
-        return None
-    check_sha256(weights, facts["sha256"])
-    return facts["history"]
 
 
 def train_epoch(model: nn.Module, batches: Iterable[tuple], optimizer: torch.optim.Optimizer, *,
@@ -147,7 +146,7 @@ def held_out_accuracy(model: nn.Module, data: SiteImages, *, scope: str, workers
 
 
 def learning_rate_at(epoch: int, epochs: int, base: float, *, schedule: str) -> float:
-    """The rate of an epoch: "steps" divides by 10 at 320/375 and 350/375 of the way (seed 004)."""
+    """The rate of an epoch: "steps" divides by 10 at 320/375 and 350/375 of the way (Brodt's solution)."""
     if schedule == "cosine":
         return base * 0.5 * (1 + np.cos(np.pi * epoch / epochs))
     return base * 0.1 ** ((epoch >= epochs * 320 / 375) + (epoch >= epochs * 350 / 375))

@@ -12,7 +12,7 @@ from cellsignal.show import page
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
 
-SPLITS = {"test": "test wells", "held_out": "held-out experiments"}
+SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its six channels",
     "channel_means": "Mean of each channel by experiment: the batch effect",
