@@ -73,8 +73,11 @@ def choose_groups(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[
 
 def group_likelihood(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[int]]) -> pd.DataFrame:
     """Log-likelihood of each group (column) on each plate (row) of one experiment."""
-    classes = scores.columns
-    per_well = np.column_stack([logsumexp(scores.to_numpy()[:, classes.isin(group)], axis=1) for group in groups])
+    # A column of IMPOSSIBLE stands in where no siRNA of a group is scored.
+    padded = scores.assign(**{"": IMPOSSIBLE})
+    per_well = np.column_stack([
+        logsumexp(padded.loc[:, padded.columns.isin([*group, ""])], axis=1) for group in groups
+    ])
     table = pd.DataFrame(np.maximum(per_well, IMPOSSIBLE), index=plates.to_numpy()).groupby(level=0).sum()
     if len(table) > len(groups):
         raise InputError(f"{len(table)} plates but {len(groups)} plate groups", where="experiment",
