@@ -1,5 +1,6 @@
 """Steps: their order, and what makes one stale."""
 
+import shutil
 from pathlib import Path
 
 from cellsignal.run import steps
@@ -54,3 +55,20 @@ def test_a_marker_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: P
         assert steps.read_marker(tmp_path, step, same=same) is None
     (tmp_path / "done/report.json").write_text("{}")
     assert steps.read_marker(tmp_path, step, same=same) is None
+
+
+def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
+    def simulated(data: Path) -> dict | None:
+        return steps.read_marker(tmp_path, steps.simulate(data=str(data), preset=""), same={})
+
+    image = "train/U2OS-01/Plate1/B02_s1_w1.png"
+    for folder, content in (("mine", "one"), ("others", "another")):
+        shutil.copytree(plates, tmp_path / folder)
+        (tmp_path / folder / image).parent.mkdir(parents=True)
+        (tmp_path / folder / image).write_text(content)
+    mine = steps.write_marker(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
+    assert len(mine["outputs"]) == 5
+    assert simulated(tmp_path / "mine") == mine
+    assert simulated(tmp_path / "others") is None
+    (tmp_path / "mine" / image).write_text("retouched")
+    assert simulated(tmp_path / "mine") is None

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.run import notebooks, sources
 from cellsignal.run.notebooks import StepFailed
 
+PLATES = ("images/*/Plate*", "*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
 PATHS_AND_SPEED = {"run", "data", "workers", "parallel"}  # parameters that change no result
 
 
@@ -23,6 +25,7 @@ class Step:
     needs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()  # must be there afterwards
     extras: tuple[str, ...] = ()  # patterns of further files that are hashed with them
+    plates: tuple[str, ...] = ()  # patterns of folders whose first image is hashed with them
     notebook: Path | None = None
     cell_type: str = ""
     checkpoint: str = ""  # tells epoch and epochs while it trains
@@ -45,10 +48,16 @@ class Step:
 def simulate(*, data: str, preset: str) -> Step:
     """The plates: made by the virtual microscope when `preset` is set, else taken as they are.
 
-    Tables pin the images, which are too many to hash. `data` is relative to the run folder or absolute.
+    The tables and the first image of each plate stand for all images, which are too many to hash.
+    `data` is relative to the run folder or absolute.
     """
-    tables = tuple(f"{glob.escape(data)}/{pattern}" for pattern in ("*.csv", "*.json"))
-    return Step("simulate", extras=tables, entry="from cellsignal.data import simulate" if preset else "")
+    place = glob.escape(data)
+    return Step(
+        "simulate",
+        extras=(f"{place}/*.csv", f"{place}/*.json"),
+        plates=tuple(f"{place}/{pattern}" for pattern in PLATES),
+        entry="from cellsignal.data import simulate" if preset else "",
+    )
 
 
 def report(others: Iterable[Step]) -> Step:
@@ -129,7 +138,7 @@ def read_marker(run: Path, step: Step, *, same: Mapping[str, Any]) -> dict[str, 
     if marker is None or marker["identity"] != same:
         return None
     made = {**marker["outputs"], **marker["pages"]}
-    return marker if made == _hashes(run, [*made, *step.outputs, *step.pages]) else None
+    return marker if made == _hashes(run, [*made, *_outputs(run, step), *step.pages]) else None
 
 
 def outdated(run: Path, step: Step, *, same: Mapping[str, Any]) -> bool:
@@ -143,10 +152,9 @@ def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds:
     missing = [name for name in step.outputs if not (run / name).is_file()]
     if missing:
         raise StepFailed(f"it ended without writing {', '.join(missing)}")
-    extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True)]
     marker = {
         "identity": dict(identity),
-        "outputs": _hashes(run, [*step.outputs, *extras]),
+        "outputs": _hashes(run, _outputs(run, step)),
         "pages": _hashes(run, step.pages),
         "seconds": round(seconds, 2),
     }
@@ -171,6 +179,20 @@ def _read(run: Path, step: Step) -> dict[str, Any] | None:
         return None
     whole = isinstance(marker, dict) and {"identity", "outputs", "pages", "seconds"} <= set(marker)
     return marker if whole else None
+
+
+def _outputs(run: Path, step: Step) -> list[str]:
+    """Names of the files that are a step's outputs now."""
+    extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True)]
+    plates = [name for pattern in step.plates for name in glob.glob(pattern, root_dir=run)]
+    firsts = [_first_image(run, plate) for plate in plates if (run / plate).is_dir()]
+    return [*step.outputs, *extras, *filter(None, firsts)]
+
+
+def _first_image(run: Path, plate: str) -> str:
+    """The first image of a plate's folder by name; "" when it has none."""
+    name = min((name for name in os.listdir(run / plate) if name.endswith(".png")), default="")
+    return name and f"{plate}/{name}"
 
 
 def _hashes(run: Path, names: Iterable[str]) -> dict[str, str]:
