@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cellsignal.data.check import check_dataset
+from cellsignal.data.plates import layout
 from cellsignal.data.wells import COLUMNS, Tables, read_solution, read_tables, select
 from cellsignal.errors import InputError
 
@@ -101,6 +103,32 @@ def test_order_of_rows_byte_order_mark_line_ends_and_further_columns_do_not_matt
     text = rows.assign(note="x, y").to_csv(index=False, lineterminator="\r\n")
     (data_set / "train.csv").write_bytes(text.encode("utf-8-sig") + b"\r\n\r\n")
     pd.testing.assert_frame_equal(before, read_tables(data_set).wells)
+
+
+def header_alone(path: Path) -> None:
+    path.write_text(path.read_text().split("\n", 1)[0] + "\n")
+
+
+def test_plates_without_controls(data_set: Path) -> None:
+    for name in ("train", "test"):
+        header_alone(data_set / f"{name}_controls.csv")
+    wells = read_tables(data_set).wells
+    assert set(wells["well_type"]) == {"treatment"} and len(wells) == 7 * 16
+    found = layout(wells)
+    assert len(found["groups"]) == 4 and found["duplicates"] == []
+    assert not check_dataset(data_set, progress=False).empty  # it looks on, at images that are not there
+
+
+def test_plates_without_test_wells(data_set: Path) -> None:
+    for name in ("test", "test_controls", "solution", "sample_submission"):
+        header_alone(data_set / f"{name}.csv")
+    tables = read_tables(data_set)
+    assert tables.sample == [] and tables.solution is None
+    assert set(tables.wells["dataset"]) == {"train"}
+
+
+def test_a_part_without_test_wells_has_no_solution(data_set: Path) -> None:
+    assert select(read_tables(data_set), experiments=["RPE-01"]).solution is None
 
 
 def test_select(data_set: Path) -> None:

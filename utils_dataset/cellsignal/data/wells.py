@@ -54,7 +54,7 @@ def read_tables(root: Path) -> Tables:
 def read_solution(path: Path) -> pd.Series:
     """The true class by id_code, from a solution.csv; raises InputError."""
     frame, problems = rows.read_rows(Path(path), rows.SolutionRow)
-    refuse(problems or _twice(frame))
+    refuse(problems or _rowless(path, frame) + _twice(frame))
     return frame.set_index("id_code")["sirna"].astype("int64")
 
 
@@ -77,7 +77,7 @@ def select(
         wells=wells[keep].reset_index(drop=True),
         sites=tables.sites[tables.sites["id_code"].isin(ids)].reset_index(drop=True),
         sample=[name for name in tables.sample if name in ids],
-        solution=None if solution is None else solution[solution.index.isin(ids)],
+        solution=None if solution is None else _known(solution[solution.index.isin(ids)]),
     )
 
 
@@ -92,12 +92,7 @@ def _chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
 
 def _read_kaggle(root: Path) -> Tables:
     frames = _read_files(root)
-    parts = [
-        frames[name].assign(dataset="train" if name.startswith("train") else "test")
-        for name in _TABLES
-    ]
-    tables = pd.concat([part for part in parts if len(part)])
-    tables["well_type"] = tables["well_type"].fillna("treatment")
+    tables = pd.concat([_complete(name, frames[name]) for name in _TABLES if len(frames[name])])
     refuse(_id_problems(tables) + _twice(tables) + _row_problems(tables))
     wells = _tidy(tables)
     sample, solution = frames.get("sample_submission.csv"), frames.get("solution.csv")
@@ -110,8 +105,23 @@ def _read_kaggle(root: Path) -> Tables:
         wells=wells,
         sites=_with_stems(root, pairs.assign(site=[1, 2] * len(wells)), tree=_TREES[0]),
         sample=ids if sample is None else sample["id_code"].tolist(),
-        solution=None if solution is None else solution.set_index("id_code")["sirna"],
+        solution=None if solution is None else _known(solution.set_index("id_code")["sirna"]),
     )
+
+
+def _complete(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one file with the columns that its name tells."""
+    kind = {} if "controls" in name else {"well_type": "treatment"}
+    return frame.assign(dataset="train" if name.startswith("train") else "test", **kind)
+
+
+def _known(solution: pd.Series) -> pd.Series | None:
+    """Nothing where a solution holds no answer."""
+    return solution if len(solution) else None
+
+
+def _rowless(path: Path, frame: pd.DataFrame) -> list[Problem]:
+    return [] if len(frame) else [Problem(str(path), "no row below the header", "copy it again")]
 
 
 def _read_files(root: Path) -> dict[str, pd.DataFrame]:
@@ -120,8 +130,7 @@ def _read_files(root: Path) -> dict[str, pd.DataFrame]:
         name: rows.read_rows(root / name, row) for name, row in {**_TABLES, **optional}.items()
     }
     refuse([problem for _, problems in read.values() for problem in problems])
-    if read["train.csv"][0].empty:
-        refuse([Problem(str(root / "train.csv"), "no row below the header", "copy it again")])
+    refuse(_rowless(root / "train.csv", read["train.csv"][0]))
     return {name: frame for name, (frame, _) in read.items()}
 
 
@@ -141,7 +150,7 @@ def _read_release(root: Path) -> Tables:
         wells=wells,
         sites=_with_stems(root, wells.merge(places, on="id_code", how="left"), tree=_TREES[2]),
         sample=sample,
-        solution=labelled.set_index("id_code")["sirna"].loc[sample],
+        solution=_known(labelled.set_index("id_code")["sirna"].loc[sample]),
     )
 
 
