@@ -67,6 +67,7 @@ TABLES: dict[str, tuple[str, Edit, str]] = {
     "experiment": ("train.csv", cell(2, EXPERIMENT, "HUVEC"), "'HUVEC' is not an experiment"),
     "folder": ("train.csv", cell(2, EXPERIMENT, "../x-1"), "'../x-1' is not an experiment"),
     "plate 0": ("train.csv", cell(4, PLATE, "0"), ":4:plate: '0' is not a plate"),
+    "plate huge": ("train.csv", cell(4, PLATE, "1000000000"), ":4:plate: '1000000000' is not a plate"),
     "plate text": ("test.csv", cell(4, PLATE, "one"), ":4:plate: 'one' is not a plate"),
     "row of well": ("train.csv", cell(5, WELL, "Q03"), ":5:well: 'Q03' is not a well"),
     "column of well": ("train.csv", cell(5, WELL, "B25"), ":5:well: 'B25' is not a well"),
@@ -176,6 +177,13 @@ def test_a_bad_release(tmp_path: Path, line: int, column: int, value: str, expec
     with pytest.raises(InputError) as error:
         read_tables(tmp_path)
     assert f"{path}{expected}" in message_of(error)
+
+
+def test_a_solution_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "solution.csv").write_text("id_code,sirna\n")
+    with pytest.raises(InputError) as error:
+        read_solution(tmp_path / "solution.csv")
+    assert "solution.csv: no row below the header" in message_of(error)
 
 
 def test_a_solution_is_checked_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cellsignal.data.problems import Problem
 Text = Annotated[str, Field(min_length=1)]
 # Names become folders, so no slash may pass.
 Experiment = Annotated[str, Field(pattern=r"^[\w.+ ]+(-[\w.+ ]+)+$")]
-Plate = Annotated[int, Field(ge=1)]
+Plate = Annotated[int, Field(ge=1, le=99)]  # layouts become arrays with a row per plate
 Well = Annotated[str, Field(pattern=r"^[A-P](0[1-9]|1[0-9]|2[0-4])$")]
 Site = Annotated[int, Field(ge=1)]
 Treatment = Annotated[int, Field(ge=0, le=1107)]
@@ -77,7 +77,7 @@ _CLASS = "write a class number: 0-1107 treatment, 1108-1137 positive control, 11
 _EXPECTED = {
     "id_code": ("is not an id", "write experiment_plate_well, such as HUVEC-01_1_B03"),
     "experiment": ("is not an experiment", "write cell type, hyphen, number, such as HUVEC-01"),
-    "plate": ("is not a plate", "write a whole number from 1"),
+    "plate": ("is not a plate", "write a whole number from 1 to 99"),
     "well": ("is not a well", "write a row A-P and a column 01-24, such as B03"),
     "site": ("is not a site", "write a whole number from 1"),
     "sirna": ("is not a class of this table", _CLASS),
