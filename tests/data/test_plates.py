@@ -45,6 +45,14 @@ def test_no_groups_where_treatments_change_their_neighbours(wells: pd.DataFrame)
     assert layout(mixed)["rotations"] == {}
 
 
+def test_one_layout_alone_proves_no_groups(wells: pd.DataFrame) -> None:
+    alone = wells[(wells["experiment"] == "RPE-01") | (wells["dataset"] == "test")]
+    assert plate_groups(alone) == []
+    assert plate_groups(copied(alone, "RPE-01", "RPE-09", 2)) == []
+    two = wells[wells["experiment"].isin(["RPE-01", "RPE-02"])]
+    assert plate_groups(two) == plate_groups(wells)
+
+
 def test_no_groups_without_labels(wells: pd.DataFrame) -> None:
     assert plate_groups(wells[wells["dataset"] == "test"]) == []
 

@@ -19,7 +19,8 @@ def plate_groups(wells: pd.DataFrame) -> list[list[int]]:
     """Sets of treatments that always share a plate, found in the training wells.
 
     Ascending lists of class numbers, ordered by their smallest. Empty when the treatments fall into
-    no such sets, that is, when some would stand on two plates of one experiment.
+    no such sets, that is, when some would stand on two plates of one experiment, or when no two
+    experiments with different layouts agree on them: one layout alone always looks like groups.
     """
     known = _labelled_treatments(wells)
     plates, _ = pd.factorize(_plate_names(known))
@@ -27,7 +28,7 @@ def plate_groups(wells: pd.DataFrame) -> list[list[int]]:
     group_of = _components(classes, plates)
     known = known.assign(group=group_of[classes])
     plates_per_group = known.groupby(["experiment", "group"])["plate"].nunique()
-    if known.empty or plates_per_group.max() > 1:
+    if known.empty or plates_per_group.max() > 1 or not _different_layouts(known):
         return []
     groups = pd.Series(sirnas).groupby(group_of).apply(lambda group: sorted(group.tolist()))
     return sorted(groups.tolist())
@@ -84,6 +85,13 @@ def layout_families(wells: pd.DataFrame) -> dict[str, str]:
         reference, other = pair["experiments"]
         family[other] = reference
     return family
+
+
+def _different_layouts(wells: pd.DataFrame) -> bool:
+    """Whether some of the experiments are laid out otherwise than the first."""
+    names = wells["experiment"].unique()
+    copies = {other for first, other in _alike(wells) if first == names[0]}
+    return len(copies) + 1 < len(names)
 
 
 def _labelled_treatments(wells: pd.DataFrame) -> pd.DataFrame:
