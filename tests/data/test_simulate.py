@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import realism
 
+from cellsignal import files
 from cellsignal.data import optics, phenotypes, plates, rendering
 from cellsignal.data.check import check_dataset
 from cellsignal.data.simulate import PRESETS, simulate
@@ -40,8 +41,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file below a folder, hidden ones too."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_writes_exactly_the_competitions_files(tiny: Path) -> None:
@@ -170,6 +171,20 @@ def test_refuses_a_folder_with_a_different_simulation(pair: Path) -> None:
     with pytest.raises(InputError, match="holds a different simulation; choose another folder"):
         simulate(pair, preset="tiny", seed=1, experiments=PAIR)
     assert digests(pair) == before
+
+
+def test_two_at_once_do_not_meet(pair: Path) -> None:
+    before = digests(pair)
+    with files.locked(pair), pytest.raises(InputError, match="another simulation works in this folder; wait"):
+        simulate(pair, preset="tiny", experiments=PAIR)
+    assert digests(pair) == before
+
+
+def test_a_damaged_receipt_is_told_with_a_cure_that_works(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/simulate.json").write_text("{")
+    with pytest.raises(InputError, match="simulate.json: not readable as JSON; delete the whole folder"):
+        simulate(tmp_path / "out", preset="tiny")
 
 
 def test_refuses_foreign_files(tmp_path: Path) -> None:

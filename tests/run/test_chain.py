@@ -77,7 +77,7 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
 
 
 def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    with paths.locked(tmp_path / "run" / paths.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
+    with files.locked(tmp_path / "run" / paths.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
         run()
 
 

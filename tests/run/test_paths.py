@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import paths
 
@@ -35,12 +36,12 @@ def test_a_claim_ends_with_its_process_however_that_dies(tmp_path: Path) -> None
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
-        with pytest.raises(InputError, match="in use"), paths.locked(tmp_path / paths.KERNELS_LOCK):
+        with pytest.raises(InputError, match="in use"), files.locked(tmp_path / paths.KERNELS_LOCK):
             pass
     finally:
         process.kill()
         process.communicate()
-    with paths.locked(tmp_path / paths.KERNELS_LOCK):
+    with files.locked(tmp_path / paths.KERNELS_LOCK):
         pass
 
 
@@ -48,7 +49,7 @@ def test_claims_are_shared_and_can_be_released(tmp_path: Path) -> None:
     folder = paths.claim(tmp_path / "run")
     assert folder == paths.claim(str(folder)) == tmp_path / "run"
     paths.release(folder)
-    with paths.locked(folder / paths.KERNELS_LOCK):
+    with files.locked(folder / paths.KERNELS_LOCK):
         pass
 
 

@@ -1,16 +1,25 @@
 """Files that are whole or absent: written beside their place, synced, then renamed into it."""
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cellsignal.errors import InputError
 
-TEMPORARY = ".partial-"  # sweep() removes what a killed process left under this prefix
+TEMPORARY = ".partial-"  # and a process id: sweep() removes what a killed process left under such names
+
+
+def partial(path: Path) -> Path:
+    """The name under which this process writes `path`, in the same folder."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because writers (Matplotlib, Parquet) choose a format by it.
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = partial(path)
     try:
         yield temporary
         _sync(temporary)
@@ -73,9 +82,50 @@ def sha256(path: Path, *, chunk: int = 1 << 20) -> str:
     return digest.hexdigest()
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Delete the temporary files that killed writers left anywhere under `folder`."""
-    orphans = [path for path in Path(folder).rglob(f"{TEMPORARY}*") if path.is_file()]
+def sweep(folder: Path, rooms: Iterable[str]) -> list[Path]:
+    """Delete the temporary files that killed writers left in `folder` itself and anywhere in its `rooms`."""
+    found = [*folder.glob(f"{TEMPORARY}*"), *(path for room in rooms for path in (folder / room).rglob(f"{TEMPORARY}*"))]
+    orphans = [path for path in found if re.match(rf"{re.escape(TEMPORARY)}\d+-", path.name) and path.is_file()]
     for path in orphans:
         path.unlink(missing_ok=True)
     return orphans
+
+
+@contextmanager
+def locked(path: Path, *, patience: float = 0.0, waiting: str = "", refusal: str = "in use") -> Iterator[None]:
+    """Hold `path`, a folder or a file made for it, as an exclusive flock, which ends with the process however that dies.
+
+    Waits up to `patience` seconds, saying `waiting` once, then raises InputError.
+    """
+    deadline = time.monotonic() + patience
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            where = path if path.is_dir() else path.parent
+            raise InputError(refusal, where=where, cure="wait for it to end, or choose another folder")
+        if waiting:
+            print(waiting, file=sys.stderr, flush=True)
+            waiting = ""
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        return open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def open_lock(path: Path, kind: int) -> int:
+    """A descriptor of `path` that holds a flock of this kind until it is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, kind)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,23 @@ def simulate(
     out, chosen = Path(out), _preset(preset, image_size=image_size)
     wells = _wells(chosen, seed=seed, like=like, experiments=experiments)
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(wells)}
-    if _claim(out, receipt=json.loads(json.dumps(receipt))):
-        _render(out, _plates(wells, seed=seed, preset=chosen), processes=processes)
-        _write_tables(out, wells)
-        for orphan in out.glob(f"{files.TEMPORARY}*"):
-            orphan.unlink()
-        files.write_json(out / RECEIPT, receipt)
-    shutil.rmtree(out / WORKSHOP, ignore_errors=True)
+    with _alone(out):
+        if _claim(out, receipt=json.loads(json.dumps(receipt))):
+            _render(out, _plates(wells, seed=seed, preset=chosen), processes=processes)
+            _write_tables(out, wells)
+            files.sweep(out, ())
+            files.write_json(out / RECEIPT, receipt)
+        shutil.rmtree(out / WORKSHOP, ignore_errors=True)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold `out`, made for it, against a second simulation; the folder is its own lock and nothing is left of it."""
+    if out.exists() and not out.is_dir():
+        raise InputError("holds files that no simulation wrote", where=out, cure="choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with files.locked(out, refusal="another simulation works in this folder"):
+        yield
 
 
 def _preset(name: str, *, image_size: int | None) -> Preset:
@@ -131,14 +142,22 @@ def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     cure = "choose another folder, or delete this one"
     found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
-    if found and files.read_json(found[0]) != receipt:
+    if found and _read_receipt(found[0], out=out) != receipt:
         raise InputError("holds a different simulation", where=out, cure=cure)
     if found:
         return found[0] != out / RECEIPT
-    if out.exists() and (not out.is_dir() or any(path.name != WORKSHOP for path in out.iterdir())):
+    if any(path.name != WORKSHOP for path in out.iterdir()):
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
     files.write_json(out / WORKSHOP / RECEIPT, receipt)
     return True
+
+
+def _read_receipt(path: Path, *, out: Path) -> Any:
+    try:
+        return files.read_json(path)
+    except InputError:  # without its receipt the rest cannot be told from foreign files
+        cure = f"delete the whole folder {out} and simulate again"
+        raise InputError("not readable as JSON", where=path, cure=cure) from None
 
 
 def _plates(wells: pd.DataFrame, *, seed: int, preset: Preset) -> dict[str, list[Plate]]:

@@ -18,6 +18,7 @@ from cellsignal.run.steps import Step
 
 Marker = dict[str, Any]
 Markers = dict[str, Marker]
+ROOMS = (".jupyter", "notebooks", "weights", "scores", "eda", "done")  # the folders in a run folder that steps write
 PATIENCE = 60.0  # seconds for the kernels of a killed run to notice and end
 
 
@@ -32,7 +33,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     values["data"] = recipe.data and str(inputs.data_folder(recipe.data, run=folder))
     inputs.check(values["data"], run=folder, preset=recipe.preset)
     with _alone(folder):
-        files.sweep(folder)
+        files.sweep(folder, ROOMS)
         chain = Chain(folder, values, paths.kernel_environment(folder), Display(folder))
         done = {"simulate": chain.simulate()}
         cell_types = _cell_types(values)
@@ -46,8 +47,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the run folder: no other chain, and no kernel that outlived a killed one for a moment."""
     paths.release(folder)
     waiting = f"waiting for notebooks that still work in {folder}"
-    with paths.locked(folder / paths.CHAIN_LOCK, refusal="another chain works in this folder"):
-        with paths.locked(
+    with files.locked(folder / paths.CHAIN_LOCK, refusal="another chain works in this folder"):
+        with files.locked(
             folder / paths.KERNELS_LOCK, patience=PATIENCE, waiting=waiting, refusal="a notebook still works in this folder"
         ):
             pass

@@ -37,7 +37,7 @@ def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0) -> P
     """The folder of the run's plates, simulated first when `preset` asks for them and they are not whole."""
     root = check(data, run=run, preset=preset)
     if preset:
-        with paths.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
+        with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, ours=not data)
     return root
 

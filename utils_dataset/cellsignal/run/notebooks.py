@@ -50,12 +50,15 @@ def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], envi
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{files.TEMPORARY}{target.name}")
+    partial = files.partial(target)
     for old in (partial, target, target.with_suffix(".html")):
         old.unlink(missing_ok=True)  # what is there afterwards is of this run
-    code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
-    if partial.exists():
-        os.replace(partial, target)
+    try:
+        code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
+        if partial.exists():
+            os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)  # of a step that was stopped
     _check(target if target.exists() else notebook, code=code, last_words=last_words)
     files.write_text(target.with_suffix(".html"), _page(target))
 

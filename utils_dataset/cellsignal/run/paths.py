@@ -3,11 +3,7 @@
 import fcntl
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import cellsignal
 from cellsignal import files
@@ -17,7 +13,7 @@ PACKAGE = Path(cellsignal.__file__).resolve().parent
 KERNELS_LOCK = ".kernels.lock"  # shared by every kernel that works in a run folder
 CHAIN_LOCK = ".chain.lock"  # held by the one chain that drives it
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_claims: dict[Path, IO[str]] = {}  # they live as long as the process: closing a file drops its lock
+_claims: dict[Path, int] = {}  # open files, which live as long as the process: closing one drops its lock
 
 
 def where() -> str:
@@ -57,47 +53,14 @@ def claim(run: str | Path) -> Path:
     folder = default_run(str(run))
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _claims:
-        _claims[folder] = _open_lock(folder / KERNELS_LOCK, fcntl.LOCK_SH)
+        _claims[folder] = files.open_lock(folder / KERNELS_LOCK, fcntl.LOCK_SH)
     return folder
 
 
 def release(folder: Path) -> None:
     """Give up this process's claim: a notebook that drives the chain would wait for itself."""
     if folder in _claims:
-        _claims.pop(folder).close()
-
-
-def _open_lock(path: Path, kind: int) -> IO[str]:
-    stream = path.open("a")
-    try:
-        fcntl.flock(stream, kind)
-    except BaseException:
-        stream.close()
-        raise
-    return stream
-
-
-@contextmanager
-def locked(path: Path, *, patience: float = 0.0, waiting: str = "", refusal: str = "in use") -> Iterator[None]:
-    """Hold `path` as an exclusive flock; wait up to `patience` seconds, saying `waiting` once, then InputError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
-    while (stream := _try_lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise InputError(refusal, where=path.parent, cure="wait for it to end, or choose another folder")
-        if waiting:
-            print(waiting, file=sys.stderr, flush=True)
-            waiting = ""
-        time.sleep(0.1)
-    with stream:
-        yield
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    try:
-        return _open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
+        os.close(_claims.pop(folder))
 
 
 def kernel_environment(run: Path, *, threads: int = 1) -> dict[str, str]:
