@@ -107,6 +107,18 @@ def test_unknown_cell_types_are_named(run: Callable[..., list[str]]) -> None:
         run(cell_types=["HELA"])
 
 
+@pytest.mark.parametrize(
+    "experiments, message",
+    [(["U2OS-01"], "no test wells among these experiments; "), (["U2OS-03"], "U2OS has test wells and no training wells; ")],
+)
+def test_what_cannot_be_predicted_is_refused_before_training(
+    run: Callable[..., list[str]], tmp_path: Path, experiments: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(experiments=experiments)
+    assert not (tmp_path / "run/weights").exists()
+
+
 def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates: Path, kernels: Path) -> None:
     code = f"""if __name__ == "__main__":
     from pathlib import Path

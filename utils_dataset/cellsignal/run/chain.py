@@ -7,14 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellsignal import files
+from cellsignal.errors import InputError
 from cellsignal.run import inputs, notebooks, paths, provenance, steps
 from cellsignal.run.notebooks import StepFailed
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Marker = dict[str, Any]
 Markers = dict[str, Marker]
@@ -58,9 +62,23 @@ def _alone(folder: Path) -> Iterator[None]:
 def _cell_types(values: Mapping[str, Any]) -> list[str]:
     """The cell types to train, those with most wells first."""
     wanted = {key: values[key] for key in ("run", "preset", "seed", "cell_types", "experiments")}
-    wells = inputs.open_tables(values["data"], **wanted).wells
+    tables = inputs.open_tables(values["data"], **wanted)
+    wells = tables.wells
+    _check_test(wells, where=tables.root)
     sizes = wells.loc[wells["dataset"] == "train", "cell_type"].value_counts()
     return sorted(sizes.index, key=lambda name: (-sizes[name], name))
+
+
+def _check_test(wells: "pd.DataFrame", *, where: Path) -> None:
+    """Refuse now what only the prediction would notice, hours later."""
+    asked = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
+    if asked.empty:
+        what = "no test wells among these experiments"
+        raise InputError(what, where=where, cure="name a test experiment in `experiments` too, or leave it empty")
+    trained = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
+    if untrained := sorted(set(asked["cell_type"]) - set(trained["cell_type"])):
+        what = f"{', '.join(untrained)} has test wells and no training wells"
+        raise InputError(what, where=where, cure="leave it out with `cell_types` or `experiments`")
 
 
 @dataclass(frozen=True)
