@@ -36,7 +36,8 @@ def test_help_loads_nothing_heavy() -> None:
     "arguments",
     [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
      ("simulate", "out", "--preset", "gigantic"), ("simulate", "out", "--like", "nowhere"),
-     ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv")],
+     ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv"),
+     ("simulate", "x", "--seed", "abc"), ("layout",), ("layout", "a", "b"), ("fly",), ("layout", "--fast", "x")],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     ended = cellsignal(*arguments, folder=tmp_path)
@@ -58,7 +59,10 @@ def test_layout_of_the_real_tables(shared: Path) -> None:
     found = json.loads(ended.stdout)
     assert [len(group) for group in found["groups"]] == [277] * 4
     assert len(found["rotations"]) == 33
-    assert "same layout" in cellsignal("layout", shared / "rxrx1").stdout
+    printed = cellsignal("layout", shared / "rxrx1").stdout
+    assert "groups on plates 1 to 4: 2 3 4 1" in printed
+    assert "RPE-03 and HUVEC-07, plates shifted by 3\n" in printed
+    assert "RPE-03 and HUVEC-18, shift unknown\n" in printed
 
 
 def test_score_as_table_and_as_json(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ BAD_OVERRIDES = {
     "seed=one": "write a number without quotes",
     "learning_rate=1e-4": "write 1.0e-4",
     "cell_types=[RPE": "the value is not YAML",
+    "seed=2001-99-99": "the value is not YAML",
+    "seed=0x_": "the value is not YAML",
+    'run="a\\0b"': "no path has a NUL character; name another folder",
 }
 
 
@@ -68,6 +71,11 @@ def test_bad_override(tmp_path: Path, override: str) -> None:
     (tmp_path / "good.yaml").write_text("preset: tiny\n")
     line = refused(tmp_path, "good.yaml", "-p", override)
     assert f"-p {override}" in line and BAD_OVERRIDES[override] in line
+
+
+def test_an_empty_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("preset: tiny\n")
+    assert "--out is empty; " in refused(tmp_path, "good.yaml", "--out", "")
 
 
 @pytest.mark.parametrize(

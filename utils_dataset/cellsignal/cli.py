@@ -14,6 +14,8 @@ import typer
 from cellsignal.errors import InputError
 from cellsignal.run.notebooks import StepFailed
 
+(UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
+
 # Everything else is imported inside the commands: `cellsignal --help` must not wait for PyTorch.
 
 app = typer.Typer(
@@ -76,7 +78,7 @@ def layout(data: Data, as_json: AsJson = False) -> None:
     """Show what the plates' design tells.
 
     That is the plate groups, the group on each plate of the training experiments, and the experiments
-    that share a layout.
+    that share a layout. JSON counts groups from 0.
     """
     from cellsignal.data import plates, wells
 
@@ -86,16 +88,19 @@ def layout(data: Data, as_json: AsJson = False) -> None:
         return
     print("plate groups of", ", ".join(str(len(group)) for group in found["groups"]) or "none", "siRNAs")
     for experiment, rotation in found["rotations"].items():
-        print(f"{experiment:10} groups on plates 1 to {len(rotation)}: {' '.join(map(str, rotation))}")
+        numbers = " ".join(str(index + 1) if index >= 0 else "-" for index in rotation)
+        print(f"{experiment:10} groups on plates 1 to {len(rotation)}: {numbers}")
     for pair in found["duplicates"]:
-        print(f"same layout: {' and '.join(pair['experiments'])}, plates shifted by {pair['plate_shift']}")
+        shift = pair["plate_shift"]
+        said = "shift unknown" if shift is None else f"plates shifted by {shift}"
+        print(f"same layout: {' and '.join(pair['experiments'])}, {said}")
 
 
 @app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")
 def run(
     params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
 ) -> None:
     """Go from plates to a submission and a report.
 
@@ -103,6 +108,8 @@ def run(
     """
     from cellsignal.run import recipe
 
+    if out is not None and not out.strip():
+        raise InputError("--out is empty", cure="name a folder, or leave --out away")
     checked = recipe.load(params, parameter or ())
     from cellsignal.run import chain
     from cellsignal.run.summary import summary
@@ -135,7 +142,7 @@ def score(
 ) -> None:
     """Tell the accuracy of a submission.
 
-    Overall, by cell type and by experiment; every well of the solution counts.
+    Overall, by cell type and by experiment. The submission must answer each well of the solution once, and no other.
     """
     from cellsignal.decide.commands import score_files
 
@@ -161,7 +168,9 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        app(prog_name="cellsignal")
+        code = app(prog_name="cellsignal", standalone_mode=False)
+    except UsageError as error:
+        _exit(_usage(error), code=2)
     except InputError as error:
         _exit(error, code=2)
     except StepFailed as error:
@@ -171,7 +180,16 @@ def main() -> NoReturn:
     except _Ended as ended:
         print("cellsignal: interrupted", file=sys.stderr)
         sys.exit(ended.args[0])
-    sys.exit(0)
+    sys.exit(code or 0)
+
+
+def _usage(error: Exception) -> InputError:
+    """A usage error in one line; without any argument it is the help and no error."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        sys.exit(0)
+    command = error.ctx.command_path if error.ctx else "cellsignal"
+    return InputError(error.format_message().rstrip("."), cure=f"see {command} --help")
 
 
 def _exit(error: Exception, *, code: int) -> NoReturn:

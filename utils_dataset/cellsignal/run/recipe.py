@@ -46,6 +46,13 @@ class Recipe(BaseModel):
     workers: int = Field(0, ge=0, description="processes that read images")
     parallel: int = Field(2, ge=1, description="notebooks at once")
 
+    @field_validator("data", "run")
+    @classmethod
+    def _path(cls, name: str) -> str:
+        if "\0" in name:
+            raise ValueError("no path has a NUL character")
+        return name
+
     @field_validator("cell_types", "experiments")
     @classmethod
     def _named_once(cls, names: Names) -> Names:
@@ -123,7 +130,7 @@ def _read_override(text: str) -> tuple[str, Any]:
         raise InputError("not key=value", where=f"-p {text}", cure="write for example -p seed=1")
     try:
         return key.strip(), yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # 2001-99-99 is a date for YAML, and none for Python
         raise InputError("the value is not YAML", where=f"-p {text}", cure="write for example -p 'cell_types=[U2OS]'") from None
 
 
@@ -141,6 +148,8 @@ def _cure(key: str, value: Any) -> str:
         return f"give it a value, or leave the line out for {field.default!r}"
     if kind in (float, int) and isinstance(value, str):
         return _number(value, kind)
+    if kind is str and isinstance(value, str):
+        return "name another folder"
     if kind is str:
         return f'write it in quotes: {key}: "{value}"'
     if kind == Names:
