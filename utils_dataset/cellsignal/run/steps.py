@@ -13,7 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.run import notebooks, sources
 from cellsignal.run.notebooks import StepFailed
 
-PLATES = ("images/*/Plate*", "*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
+PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
 PATHS_AND_SPEED = {"run", "data", "workers", "parallel"}  # parameters that change no result
 
 
