@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 
 from cellsignal.data.plates import duplicate_layouts
 from cellsignal.data.splits import split_by_experiment, split_random, split_sites
-from cellsignal.data.wells import Tables, read_tables, select
+from cellsignal.data.wells import Tables, read_tables
 from cellsignal.errors import InputError
 
 

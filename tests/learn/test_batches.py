@@ -1,6 +1,5 @@
 """Batches keep to their scope, lose no site, and depend on nothing but seed, epoch and site."""
 
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
