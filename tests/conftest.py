@@ -1,11 +1,15 @@
 """What every test may ask for: the real data beside the checkout, and plates made once."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# One thread each: on a shared machine two threads that wait for each other are many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 

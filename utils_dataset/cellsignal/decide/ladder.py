@@ -11,11 +11,14 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     """Accuracy of every rung on the wells of `truth`.
 
     Only wells whose `split` (a column of `wells`) is the one named take part: wells that a network
-    was trained on would give the others away by elimination. `scores`: by kind of statistics, in the order of the rungs. The raw rungs take the most likely
-    siRNA under each; the assigned ones add plate knowledge to the scores of `statistics`: each
-    siRNA once per experiment ("exact"), plate groups ("groups"), both; where there are more wells
-    than siRNAs to share, as with replicates, a one-to-one rung is left out. Each row: {"rung", "kind":
-    "raw" | "assigned", "split", "accuracy", "wells", "by_cell_type", "by_experiment"}.
+    was trained on would give the others away by elimination. `scores`: by kind of statistics, in
+    the order of the rungs. The raw rungs take the most likely siRNA under each; the assigned ones
+    add plate knowledge to the scores of `statistics`: each siRNA once per experiment ("exact"),
+    plate groups ("groups"), both. Where there are more wells than siRNAs, as with replicates, a
+    one-to-one rung is left out.
+
+    Returns rows {"rung", "kind": "raw" | "assigned", "split", "accuracy", "wells", "by_cell_type",
+    "by_experiment"}.
     """
     wells = wells[wells["split"] == split]
     scores = {name: table[table.index.isin(wells["id_code"])] for name, table in scores.items()}

@@ -24,10 +24,13 @@ def score_experiments(root: Path, sites: pd.DataFrame, *, weights: Path, out: Pa
                       batch_size: int = 32, device: torch.device = torch.device("cpu")) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of statistics.
 
-    `weights`: the folder with one `<cell_type>/model.safetensors` each. Images are read once. Writes
+    `weights`: the folder with one `<cell_type>/model.safetensors` each. Images are read once. Writes,
+    in the place of what an earlier prediction left there,
     `<out>/<statistics>/<experiment>.parquet` and, last, `<out>/<statistics>/metadata.json`. Returns
     the stacked scores by kind of statistics, in the order of the ladder.
     """
+    for stale in out.glob("*/*.parquet"):
+        stale.unlink()
     scores, facts = {name: [] for name in STATISTICS}, {name: {} for name in STATISTICS}
     experiments = sites.groupby(["cell_type", "experiment"], sort=True)
     for (cell_type, experiment), mine in tqdm(experiments, desc="predict", unit="experiment"):
@@ -52,8 +55,9 @@ def predict_experiment(model: nn.Module, images: np.ndarray, sites: pd.DataFrame
                        statistics: str, scope: str = "plate", batch_size: int = 32) -> tuple[pd.DataFrame, dict]:
     """Scores of one experiment's treatment wells.
 
-    `images`: uint8[N, C, H, W], one for each row of `sites`. `statistics`: "running", "batch" (batches of `batch_size` from one scope) or
-    "adapted" (of the whole scope). The log-probabilities of a well's sites are averaged.
+    `images`: uint8[N, C, H, W], one for each row of `sites`. `statistics`: "running", "batch"
+    (batches of `batch_size` from one scope) or "adapted" (of the whole scope). The
+    log-probabilities of a well's sites are averaged.
 
     Returns (scores, facts): scores have index id_code and one column per class number, float32;
     facts tell how often the statistics were "exact" or "accumulated".

@@ -63,7 +63,8 @@ def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None,
     class_numbers = sorted(sites["sirna"].astype(int).unique().tolist())
     cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
     train, held_out = (
-        SiteImages(root, sites[sites["split"] == split], class_numbers=class_numbers, channels=channels, augment=change, cache=cache)
+        SiteImages(root, sites[sites["split"] == split], class_numbers=class_numbers, channels=channels,
+                   augment=change, cache=cache)
         for split, change in (("train", augment), ("held_out", None))
     )
     return train, held_out
@@ -81,7 +82,8 @@ def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int
     for rows in scope_rows(sites, scope):
         if len(rows) < 2:
             place = sites.iloc[rows[0]]
-            raise InputError("one site alone has no batch statistics", where=f"{place['experiment']}, plate {place['plate']}",
+            raise InputError("one site alone has no batch statistics",
+                             where=f"{place['experiment']}, plate {place['plate']}",
                              cure="set batches: experiment or mixed, or leave the experiment out")
         batches += np.array_split(generator.permutation(rows), parts_of(len(rows), batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]

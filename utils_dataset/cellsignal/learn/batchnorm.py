@@ -1,8 +1,8 @@
 """Whose statistics normalise: the network's own past, the batch at hand, or the whole plate.
 
 Batch effects move every activation of a new experiment. Running statistics, gathered over all
-training experiments, do not follow; the statistics of the experiment's own images do (Brodt's solution,
-"turn off eval mode"; Li et al. 2018, AdaBN).
+training experiments, do not follow; the statistics of the experiment's own images do (Brodt's
+solution, "turn off eval mode"; Li et al. 2018, AdaBN).
 """
 
 from collections.abc import Iterator
