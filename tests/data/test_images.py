@@ -140,3 +140,9 @@ def test_the_missing_channel_of_a_real_site_is_named(real: Tables, pictured: pd.
     for stem in pictured.loc[pictured["site"] == 2, "stem"]:
         with pytest.raises(InputError, match=rf"{stem}_w5\.png: no such file"):
             read_site(real.root, stem)
+
+
+def test_no_sites_are_whole_sites(tmp_path: Path) -> None:
+    none = pd.DataFrame({"id_code": [], "stem": []}, dtype=object)
+    whole, notes = whole_sites(tmp_path, none)
+    assert whole.empty and notes == []

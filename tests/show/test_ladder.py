@@ -1,8 +1,7 @@
 """The ladder: raw and assigned accuracies never meet."""
 
-import numpy as np
 
-from cellsignal.show.ladder import confusion, experiment_dots, group_confidence, ladder, of_split
+from cellsignal.show.ladder import experiment_dots, ladder, of_split
 
 
 def rungs_of(axes) -> list[str]:
@@ -31,11 +30,3 @@ def test_experiments_have_an_axis_for_each_kind(rungs):
     raw, assigned = experiment_dots(rungs).axes
     assert raw.get_title(loc="left") == "Raw: running, adapted"
     assert len(raw.lines) == 2 and len(assigned.lines) == 1
-
-
-def test_group_confidence_and_confusion():
-    fit = np.array([[0.0, -5.0], [-7.0, -1.0]])
-    figure = group_confidence(fit, plates=["U2OS-04 plate 1", "U2OS-04 plate 2"], chosen=[0, 1])
-    assert figure.axes[0].images[0].get_array().max() == 0
-    shares = confusion(np.array([[3, 1], [0, 0]]), names=["1", "2"]).axes[0].images[0].get_array()
-    assert shares.tolist() == [[0.75, 0.25], [0.0, 0.0]]

@@ -84,7 +84,7 @@ def whole_sites(
 
     Looks at names only, one folder listing per plate. InputError when a well has no whole site.
     """
-    missing = _missing_channels(Path(root), sites["stem"], channels=channels)
+    missing = missing_channels(Path(root), sites["stem"], channels=channels)
     whole = missing == ""
     rescued = sites["id_code"].isin(sites.loc[whole, "id_code"])
     lost = sites["stem"][~rescued]
@@ -105,19 +105,15 @@ def whole_sites(
     return sites[whole], notes
 
 
-def _missing_channels(root: Path, stems: pd.Series, *, channels: int) -> pd.Series:
+def missing_channels(root: Path, stems: pd.Series, *, channels: int) -> pd.Series:
     """For each site, the numbers of the channels without a file, such as "5, 6"."""
-    folders, names = stems.str.rpartition("/")[0], stems.str.rpartition("/")[2]
-    there = {folder: _names(root / folder) for folder in folders.unique()}
+    places = [stem.rpartition("/") for stem in stems]
+    there = {folder: _names(root / folder) for folder in {folder for folder, _, _ in places}}
     numbers = [str(channel + 1) for channel in range(channels)]
-    return pd.Series(
-        [
-            ", ".join(n for n in numbers if f"{name}_w{n}.png" not in there[folder])
-            for folder, name in zip(folders, names)
-        ],
-        index=stems.index,
-        dtype=object,
-    )
+    missing = [
+        ", ".join(n for n in numbers if f"{name}_w{n}.png" not in there[folder]) for folder, _, name in places
+    ]
+    return pd.Series(missing, index=stems.index, dtype=object)
 
 
 def _names(folder: Path) -> set[str]:

@@ -1,7 +1,5 @@
 """Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
 
-from collections.abc import Callable
-
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ from cellsignal.decide.scores import write_metadata, write_scores
 from cellsignal.learn.batches import parts_of, scope_rows
 from cellsignal.learn.batchnorm import STATISTICS, adapted_statistics, batch_statistics
 from cellsignal.learn.models import load_weights
-
-Logits = Callable[[nn.Module, torch.Tensor, int], np.ndarray]
 
 
 def score_experiments(root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, scope: str = "plate",

@@ -1,4 +1,4 @@
-"""The ladder and what stands behind a rung: accuracy by cell type and experiment, plate groups."""
+"""The ladder and what stands behind a rung: accuracy by cell type and experiment."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -110,43 +110,3 @@ def _experiment_series(axes: Axes, row: dict, experiments: list[str], *, strengt
         colour = pale(cell_type_colour(name.rsplit("-", 1)[0]), share=0.1 + 0.9 * strength)
         if name in values:
             axes.plot(values[name], y, "o", color=colour, ms=7)
-
-
-@styled
-def group_confidence(margins: np.ndarray, *, plates: list[str], chosen: list[int]) -> Figure:
-    """How well each plate (row) fits each plate group (column), and which group was chosen.
-
-    `margins` float[plates, groups] are log-likelihoods or any score where more is better;
-    each row is shown relative to its best group.
-    """
-    relative = margins - margins.max(axis=1, keepdims=True)
-    figure = picture(1.8 + 1.1 * relative.shape[1], 1.5 + 0.3 * len(plates))
-    axes = figure.subplots()
-    image = axes.imshow(relative, cmap="cividis", aspect="auto")
-    for row, group in enumerate(chosen):
-        axes.plot(group, row, "o", color="white", mec="black", ms=8)
-    axes.set_xticks(range(relative.shape[1]), [f"group {g + 1}" for g in range(relative.shape[1])])
-    axes.set_yticks(range(len(plates)), plates)
-    axes.grid(False)
-    axes.set_title("Fit of plate groups (circle: chosen)")
-    figure.colorbar(image, ax=axes, label="log score below the best", shrink=0.8)
-    return figure
-
-
-@styled
-def confusion(counts: np.ndarray, *, names: list[str], title: str = "") -> Figure:
-    """Which siRNA is taken for which: rows are the truth, columns the answer, shares of a row.
-
-    `counts` int[classes, classes]; made for tens of classes, such as the 31 controls.
-    """
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    size = 2.2 + 0.2 * len(names)
-    figure = picture(size + 0.8, size)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
-    axes.grid(False)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    return figure

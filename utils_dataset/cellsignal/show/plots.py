@@ -9,7 +9,7 @@ from cellsignal.show.experiments import (
     group_rotation_map,
     plate_counts,
 )
-from cellsignal.show.ladder import confusion, experiment_dots, group_confidence, ladder
+from cellsignal.show.ladder import experiment_dots, ladder
 from cellsignal.show.plates import plate_heatmap, plate_layout
 from cellsignal.show.statistics import channels_there, pixel_stats
 from cellsignal.show.style import cell_type_colour, save
@@ -22,11 +22,9 @@ __all__ = [
     "channels_there",
     "class_counts",
     "composite",
-    "confusion",
     "curves",
     "experiment_counts",
     "experiment_dots",
-    "group_confidence",
     "group_rotation_map",
     "ladder",
     "pixel_stats",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from cellsignal.data.images import channel_path, read_site
+from cellsignal.data.images import missing_channels, read_site
 from cellsignal.tasks import RXRX1
 
 COLUMNS = ["id_code", "experiment", "plate", "well", "site"]
@@ -15,8 +15,9 @@ FEATURES = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, 
 
 def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
     """How many of its channel files each site has: int for each row, 6 when it is whole."""
-    channels = range(1, len(RXRX1.channels) + 1)
-    there = [sum(channel_path(root, stem, c).exists() for c in channels) for stem in sites["stem"]]
+    channels = len(RXRX1.channels)
+    missing = missing_channels(Path(root), sites["stem"], channels=channels)
+    there = [channels - len(numbers.split(", ")) if numbers else channels for numbers in missing]
     return pd.Series(there, index=sites.index, name="channels", dtype=int)
 
 

@@ -22,7 +22,7 @@ WELL_TYPES = {
     "missing": "#EDEDED",
 }
 GROUPS = ("#56B4E9", "#F0E442", "#009E73", "#D55E00")
-RAW, ASSIGNED, QUIET = "#0072B2", "#D55E00", "#8A8A8A"
+RAW, ASSIGNED = "#0072B2", "#D55E00"
 
 STYLE = {
     "font.family": "DejaVu Sans",
