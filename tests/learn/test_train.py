@@ -9,7 +9,8 @@ from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.models import BACKBONES, Classifier, load_body, load_weights
-from cellsignal.learn.train import fit, learning_rate_at
+from cellsignal.learn.phases import Phase, learning_rate_at
+from cellsignal.learn.train import fit
 
 CLASSES = [0, 10, 20, 30]
 
@@ -22,9 +23,9 @@ def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda his
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
-    settings = {"phase": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes
+    phase = Phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
     model = Classifier("densenet-small", channels=6, classes=4)
-    return fit(model, data, held_out=held_out, weights=weights, on_epoch=on_epoch, **settings)
+    return fit(model, data, held_out=held_out, weights=weights, on_epoch=on_epoch, phase=phase)
 
 
 def test_it_learns_and_writes_weights_that_load(patches: tuple, tmp_path: Path) -> None:
@@ -102,11 +103,11 @@ def test_the_body_moves_and_the_head_stays(patches: tuple, tmp_path: Path) -> No
     weights = tmp_path / "pretrain.safetensors"
     train(patches, weights, epochs=1)
     model = Classifier("densenet-small", channels=6, classes=9, seed=5)
-    head = model.network.classifier.weight.clone()
+    head = model.head.weight.clone()
     assert load_body(model, weights) == read_json(tmp_path / "pretrain.json")["sha256"]
     trained, _ = load_weights(weights)
-    assert torch.equal(model.network.features.conv0.weight, trained.network.features.conv0.weight)
-    assert torch.equal(model.network.classifier.weight, head)
+    assert torch.equal(model.body.features.conv0.weight, trained.body.features.conv0.weight)
+    assert torch.equal(model.head.weight, head)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

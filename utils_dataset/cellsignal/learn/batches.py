@@ -25,6 +25,7 @@ class SiteImages(Dataset):
     """Sites with their labels; item (epoch, i) is (uint8[C, H, W], class index, i).
 
     Images are kept in memory when `cache` is set (small sets), else each is read when asked for.
+    `plates`: the index of each site's plate, from 0, int64[N].
     """
 
     def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: list[int], channels: int = 6,
@@ -32,7 +33,8 @@ class SiteImages(Dataset):
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
         self.class_numbers, self.stems = class_numbers, self.sites["stem"].tolist()
         self.labels = pd.Index(class_numbers).get_indexer(self.sites["sirna"].astype("Int64").fillna(-1))
-        self.cached = read_sites(self.root, self.sites) if cache else None
+        self.plates = torch.from_numpy(self.sites["plate"].to_numpy(np.int64) - 1)
+        self.cached = list(read_sites(self.root, self.sites, channels=channels)) if cache else None
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -49,6 +51,15 @@ class SiteImages(Dataset):
         if self.cached is not None:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels)
+
+
+def joined(first: SiteImages, second: SiteImages) -> SiteImages:
+    """All sites of two sets of the same classes, augmented like the first; pictures in memory are shared, not copied."""
+    both = SiteImages(first.root, pd.concat([first.sites, second.sites]), class_numbers=first.class_numbers,
+                      channels=first.channels, augment=first.augment)
+    if first.cached is not None and second.cached is not None:
+        both.cached = first.cached + second.cached
+    return both
 
 
 def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None,
@@ -87,6 +98,22 @@ def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int
                              cure="set batches: experiment or mixed, or leave the experiment out")
         batches += np.array_split(generator.permutation(rows), parts_of(len(rows), batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def virtual_batches(batches: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
+    """Group `batches`, in their order, for the steps of the optimiser: as many as fit into `size` sites.
+
+    The last group holds what is left. A batch that is larger is a group alone, and so is each when
+    `size` is 0.
+    """
+    groups, room = [], 0
+    for rows in batches:
+        if not groups or len(rows) > room:
+            groups.append([])
+            room = size
+        groups[-1].append(rows)
+        room -= len(rows)
+    return groups
 
 
 def parts_of(count: int, batch_size: int) -> int:

@@ -59,10 +59,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Undo `optimizer_tensors`; entries of other names are ignored."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     whole = optimizer.state_dict()
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, slot, key = name.split(".")
+            parameter = parameters[int(slot)]
+            if tensor.shape == parameter.shape:
+                # In the parameter's order of memory: fused steps read both side by side, whatever their
+                # strides, and files know no channels last.
+                tensor = torch.empty_like(parameter, device=tensor.device).copy_(tensor)
             whole["state"].setdefault(int(slot), {})[key] = tensor
     optimizer.load_state_dict(whole)
 

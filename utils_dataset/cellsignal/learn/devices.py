@@ -1,8 +1,12 @@
-"""Where the arithmetic happens."""
+"""Where the arithmetic happens, and in how many bits."""
 
 import torch
 
 from cellsignal.errors import InputError
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+NATIVE_BF16 = (8, 0)  # least compute capability: Ampere multiplies bf16, a T4 (7.5) or P100 (6.0) only pretends to
 
 
 def pick(device: str) -> torch.device:
@@ -10,3 +14,34 @@ def pick(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no GPU here", where="device", cure="use device: auto or device: cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve(device: torch.device, precision: str = "auto") -> str:
+    """The precision, "fp32", "fp16" or "bf16", that `precision` means on a device.
+
+    "auto": bf16 on a GPU that has it natively, fp16 on any other GPU, fp32 on a CPU. Raises
+    InputError for an unknown name, and for fp16 on a CPU, where it is slow and overflows.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}", where="precision", cure=f"use one of: {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("fp16 needs a GPU", where="precision", cure="use auto, fp32 or bf16 on a CPU")
+    if precision != "auto":
+        return precision
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16"
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """A context in which convolutions and matrix products run in `precision`; for fp32 it does nothing.
+
+    Batch normalisation keeps its statistics in fp32 throughout. Micikevicius et al. 2018.
+    """
+    name = resolve(device, precision)
+    return torch.autocast(device.type, dtype=TYPES.get(name), enabled=name in TYPES)
+
+
+def gradient_scaler(device: torch.device, precision: str = "auto") -> torch.amp.GradScaler:
+    """Scales losses so that fp16 gradients do not vanish, and skips steps where they overflow; does nothing for others."""
+    return torch.amp.GradScaler(device.type, enabled=resolve(device, precision) == "fp16")

@@ -1,106 +1,141 @@
-"""Epochs, checkpoints, the best weights on held-out experiments."""
+"""Phases of training: epochs, checkpoints, the weights that are kept."""
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
-from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serve
-from cellsignal.learn.batchnorm import batch_statistics
+from cellsignal.learn.batches import SiteImages, epoch_batches, virtual_batches
 from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
-from cellsignal.learn.losses import LOSSES
+from cellsignal.learn.devices import gradient_scaler, resolve
+from cellsignal.learn.epochs import held_out_accuracy, train_epoch
 from cellsignal.learn.models import Card, Classifier, check_sha256, save_weights
+from cellsignal.learn.phases import Phase
 
-History = list[dict[str, float]]
+History = list[dict]
 
 
 def fit(
     model: Classifier,
     data: SiteImages,
     *,
-    held_out: SiteImages,
+    phase: Phase,
     weights: Path,
-    phase: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    schedule: str = "steps",
-    scope: str = "plate",
-    loss: str = "bce",
-    seed: int = 0,
+    held_out: SiteImages | None = None,
+    history: Sequence[dict] = (),
     workers: int = 0,
     fingerprint: dict | None = None,
     on_epoch: Callable[[History], None] = lambda history: None,
 ) -> History:
-    """Train `model` and write the weights that were best on the held-out experiments.
+    """Train `model` through one phase; it and the file `weights` end with the weights that are kept.
 
-    Batches come from one plate, experiment or anywhere (`scope`); held-out sites are scored with
-    the statistics of whole scopes, because that is how they will be predicted (Brodt's solution). Adam with
-    AMSGrad. A killed training goes on at its last whole epoch and ends with the same weights bit
-    for bit; a finished one with the same `fingerprint` is not repeated. `weights` ends with the best
-    state; the JSON beside it with the history: one row an epoch with loss, accuracy (of the training
-    batches), held_out_accuracy, learning_rate and seconds.
+    Kept are the best on the held-out sites, or the last (phase.keep, and always without held-out
+    sites). Held-out sites are scored with the statistics of whole scopes, because that is how they
+    will be predicted (Brodt's solution). Adam with AMSGrad. A killed phase goes on at its last whole epoch
+    and ends with the same weights bit for bit; a finished one is not repeated while phase, data
+    classes, `fingerprint` and the weights it began with (model.origin) are the same.
+
+    Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
+    one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
+    where not measured), learning_rate, seconds. Raises InputError when the loss is no longer a number.
     """
-    fingerprint = {**(fingerprint or {}), "phase": phase, "epochs": epochs, "batch_size": batch_size,
-                   "learning_rate": learning_rate, "weight_decay": weight_decay, "schedule": schedule,
-                   "scope": scope, "loss": loss, "seed": seed, "class_numbers": data.class_numbers,
-                   "backbone": model.backbone}
-    if (history := finished(weights, fingerprint)) is not None:
-        on_epoch(history)
-        return history
-    state = _State(model, torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay, amsgrad=True),
-                   Checkpoint(weights, fingerprint=fingerprint))
-    bar = tqdm(range(len(state.history), epochs), initial=len(state.history), total=epochs, desc=phase, unit="epoch")
+    checkpoint = Checkpoint(weights, fingerprint={
+        **(fingerprint or {}), **vars(phase), "class_numbers": data.class_numbers, "backbone": model.backbone,
+        "plates": model.plates, "origin": model.origin})
+    if (ended := finished(weights, checkpoint.fingerprint)) is not None:
+        model.load_state_dict(load_file(weights))
+        model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+        on_epoch(ended)
+        return ended
+    state = _State(model, phase, checkpoint, before=history)
+    bar = tqdm(range(len(state.rows), phase.epochs), initial=len(state.rows), total=phase.epochs, desc=phase.name, unit="epoch")
     for epoch in bar:
-        started = time.perf_counter()
-        rate = set_learning_rate(state.optimizer, learning_rate_at(epoch, epochs, learning_rate, schedule=schedule))
-        torch.manual_seed(seed * 100_003 + epoch)  # for layers that draw, such as dropout
-        batches = epoch_batches(data.sites, batch_size=batch_size, scope=scope, seed=seed, epoch=epoch)
-        row = train_epoch(model, serve(data, batches, epoch=epoch, workers=workers), state.optimizer, loss=LOSSES[loss])
-        row["held_out_accuracy"] = held_out_accuracy(model, held_out, scope=scope, workers=workers)
-        row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
-        state.end_epoch({"phase": phase, "epoch": epoch + 1, **row}, epochs=epochs)
-        bar.set_postfix(loss=f"{row['loss']:.4f}", held_out=f"{row['held_out_accuracy']:.3f}")
+        row = _epoch(state, data, held_out, phase=phase, epoch=epoch, workers=workers)
+        state.end_epoch(row)
+        bar.set_postfix({name: f"{row[name]:.4f}" for name in ("loss", "held_out_accuracy") if row[name] is not None})
         on_epoch(state.history)
     well_types = sorted(data.sites["well_type"].unique().tolist())
-    state.finish(weights, Card(model.backbone, model.channels, data.class_numbers, well_types))
+    state.finish(weights, Card(model.backbone, model.channels, data.class_numbers, well_types, phase.scope, model.plates))
     return state.history
 
 
+def _epoch(state: "_State", data: SiteImages, held_out: SiteImages | None, *, phase: Phase, epoch: int, workers: int) -> dict:
+    """Train and score one epoch; returns its row of the history."""
+    started = time.perf_counter()
+    rate = set_learning_rate(state.optimizer, phase.rate(epoch))
+    torch.manual_seed(phase.seed * 100_003 + epoch)  # for layers that draw, such as dropout
+    batches = epoch_batches(data.sites, batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
+    steps = virtual_batches(batches, phase.virtual_batch)
+    row = train_epoch(state.model, data, steps, state.optimizer, phase=phase, epoch=epoch, scaler=state.scaler, workers=workers)
+    if not math.isfinite(row["loss"]):
+        raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
+                         cure="lower the learning rate, or set precision: fp32")
+    row["held_out_accuracy"] = held_out_accuracy(state.model, held_out, phase=phase, workers=workers)
+    return {"phase": phase.name, "epoch": epoch + 1, **row, "learning_rate": rate, "seconds": time.perf_counter() - started}
+
+
 class _State:
-    """Everything a training changes: weights, the best weights so far, the optimiser's moments, the history."""
+    """Everything a phase changes: weights, the weights to keep, the optimiser's moments, the scaler, the rows."""
 
-    def __init__(self, model: Classifier, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-        self.model, self.optimizer, self.checkpoint = model, optimizer, checkpoint
-        self.history: History = []
-        self.best: dict[str, torch.Tensor] = model.state_dict()
+    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, before: Sequence[dict]) -> None:
+        self.model, self.phase, self.checkpoint = model, phase, checkpoint
+        self.before, self.rows = list(before), []
+        device = next(model.parameters()).device
+        self.precision = resolve(device, phase.precision)
+        self.scaler = gradient_scaler(device, phase.precision)
+        self.optimizer = torch.optim.Adam(trainable(model, phase.trainable), lr=phase.learning_rate,
+                                          weight_decay=phase.weight_decay, amsgrad=True, fused=True)
+        self.kept = _copy(model)
         if (found := checkpoint.load()) is not None:
-            tensors, state = found
-            self.history, self.best = state["history"], prefixed(tensors, "best.")
-            model.load_state_dict(prefixed(tensors, "model."))
-            restore_optimizer(optimizer, tensors)
+            self._restore(*found)
 
-    def end_epoch(self, row: dict, *, epochs: int) -> None:
-        """Note an epoch's results, keep its weights when they are the best, and write all to disk."""
-        self.history.append(row)
-        if row["held_out_accuracy"] >= max(past["held_out_accuracy"] for past in self.history):
-            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+    def _restore(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+        self.rows, self.kept = facts["rows"], prefixed(tensors, "kept.")
+        self.model.load_state_dict(prefixed(tensors, "model."))
+        restore_optimizer(self.optimizer, tensors)
+        if facts["scaler"]:  # empty where there was nothing to scale
+            self.scaler.load_state_dict(facts["scaler"])
+
+    @property
+    def history(self) -> History:
+        """The rows of earlier phases and of this one."""
+        return self.before + self.rows
+
+    def end_epoch(self, row: dict) -> None:
+        """Note an epoch's results, keep its weights when they are to be kept, and write all to disk."""
+        self.rows.append(row)
+        measured = [past["held_out_accuracy"] for past in self.rows]
+        if self.phase.keep == "last" or measured[-1] is None or measured[-1] >= max(measured):
+            self.kept = _copy(self.model)
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         tensors |= optimizer_tensors(self.optimizer)
-        self.checkpoint.save(tensors, epoch=len(self.history), epochs=epochs, history=self.history)
+        self.checkpoint.save(tensors, epoch=len(self.rows), rows=self.rows, scaler=self.scaler.state_dict())
 
     def finish(self, weights: Path, card: Card) -> None:
-        """Write the best weights with their history and forget the checkpoint."""
-        save_weights(weights, self.best, card, fingerprint=self.checkpoint.fingerprint, history=self.history)
+        """Put the kept weights into the network and, with the history, into their file; forget the checkpoint."""
+        self.model.load_state_dict(self.kept)
+        self.model.requires_grad_(True)
+        facts = {"fingerprint": self.checkpoint.fingerprint, "precision": self.precision, "history": self.history}
+        self.model.origin = save_weights(weights, self.kept, card, **facts)
         self.checkpoint.clear()
+
+
+def _copy(model: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def trainable(model: Classifier, part: str) -> list[torch.nn.Parameter]:
+    """Let only the parameters of a part, "whole" or "head", learn, and return them."""
+    model.requires_grad_(part == "whole")
+    model.head.requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def finished(weights: Path, fingerprint: dict) -> History | None:
@@ -114,42 +149,12 @@ def finished(weights: Path, fingerprint: dict) -> History | None:
         return None
 
 
-def train_epoch(model: nn.Module, batches: Iterable[tuple], optimizer: torch.optim.Optimizer, *,
-                loss: Callable) -> dict[str, float]:
-    """One pass over `batches` of (images, labels, rows); returns mean loss and accuracy over sites."""
-    device = next(model.parameters()).device
-    model.train()
-    totals = np.zeros(3)
-    for images, labels, _ in batches:
-        logits = model(images.to(device))
-        targets = nn.functional.one_hot(labels.to(device), logits.shape[1]).float()
-        value = loss(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        hits = (logits.argmax(1).cpu() == labels).sum()
-        totals += [float(value.detach()) * len(labels), float(hits), len(labels)]
-    return {"loss": totals[0] / totals[2], "accuracy": totals[1] / totals[2]}
-
-
-@torch.inference_mode()
-def held_out_accuracy(model: nn.Module, data: SiteImages, *, scope: str, workers: int = 0) -> float:
-    """Share of sites named rightly, each plate (or experiment) normalised by its own statistics."""
-    if not len(data):
-        return 0.0
-    device = next(model.parameters()).device
-    hits = 0
-    with batch_statistics(model):
-        for images, labels, _ in serve(data, scope_rows(data.sites, scope), workers=workers):
-            hits += int((model(images.to(device)).argmax(1).cpu() == labels).sum())
-    return hits / len(data)
-
-
-def learning_rate_at(epoch: int, epochs: int, base: float, *, schedule: str) -> float:
-    """The rate of an epoch: "steps" divides by 10 at 320/375 and 350/375 of the way (Brodt's solution)."""
-    if schedule == "cosine":
-        return base * 0.5 * (1 + np.cos(np.pi * epoch / epochs))
-    return base * 0.1 ** ((epoch >= epochs * 320 / 375) + (epoch >= epochs * 350 / 375))
+def history_of(weights: Path) -> History:
+    """The history in the JSON beside `weights`, for the phase that follows; InputError when there is none."""
+    facts = read_json(weights.with_suffix(".json"))
+    if not isinstance(facts, dict) or not isinstance(facts.get("history"), list):
+        raise InputError("has no history", where=weights.with_suffix(".json"), cure="run the step that writes it again")
+    return facts["history"]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
