@@ -1,0 +1,216 @@
+"""Parquet, CSV and NPZ files of scores, read into one shape; a damaged one is named in one line."""
+
+import csv
+import gzip
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from cellsignal.errors import InputError
+from cellsignal.tasks import RXRX1
+
+
+class Columns(NamedTuple):
+    """What a file of scores holds, before its ids and values are judged."""
+
+    ids: list[object]  # id_code of each row
+    classes: list[int]  # class number of each column
+    values: np.ndarray  # float[rows, columns], NaN where nothing is written
+
+
+def read_columns(path: Path) -> Columns:
+    """Read a file in the format that its name ends with; raises InputError."""
+    if not path.exists():
+        raise InputError("no such file", where=path, cure="run the kernel 4-predict-assign, or mend the path")
+    suffix = suffix_of(path)
+    if not suffix:
+        raise InputError("not a name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
+    return FORMATS[suffix](path)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in FORMATS that a file's name ends with, or nothing."""
+    return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), "")
+
+
+def is_submission(path: Path) -> bool:
+    """Whether a file is a CSV that holds the siRNAs themselves, as submissions, solutions and confidences do."""
+    return ".csv" in suffix_of(path) and "sirna" in _csv_header(path)
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        with open(path, "rb") as stream:
+            table = pa.parquet.ParquetFile(stream).read()
+    except Exception as error:  # Arrow raises its own family of errors for damaged files
+        raise _unreadable(path, "Parquet", error) from None
+    return _from_arrow(table, path)
+
+
+def _read_csv(path: Path) -> Columns:
+    header = _csv_header(path)
+    types = {str(name): pa.float64() for name in _class_names(header, path)}
+    options = pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()})
+    try:
+        table = pa.csv.read_csv(path, convert_options=options)
+    except Exception as error:  # Arrow's again; with several threads they name no row
+        raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
+    return _from_arrow(table, path)
+
+
+def _read_npz(path: Path) -> Columns:
+    arrays = _arrays(path)
+    ids = _array(arrays, "id_code", path, kinds="US", axes=1)
+    if "scores" not in arrays:  # then one array per class number
+        names = list(arrays)
+        columns = [_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
+        classes = [_class_number(name, path) for name in names]
+        _same_length(path, id_code=ids, **dict(zip(names, columns)))
+        return Columns(_text(ids), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
+    scores = _array(arrays, "scores", path, kinds="fiu", axes=2)
+    numbers = np.arange(scores.shape[1])
+    if "class_numbers" in arrays:
+        numbers = _array(arrays, "class_numbers", path, kinds="iu", axes=1)
+    if arrays:
+        raise InputError(f"array {next(iter(arrays))!r} is unknown", where=path,
+                         cure="save id_code, scores and class_numbers, and no other")
+    _same_length(path, id_code=ids, scores=scores)
+    _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
+    return Columns(_text(ids), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
+
+
+FORMATS: dict[str, Callable[[Path], Columns]] = {
+    ".parquet": _read_parquet, ".csv": _read_csv, ".csv.gz": _read_csv, ".npz": _read_npz,
+}  # fmt: skip
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"cannot be read ({error.strerror})", where=path, cure="make it a readable file")
+    return InputError(f"not readable as {kind}", where=path, cure="it is damaged or of another format: write it again")
+
+
+# Parquet and CSV
+
+
+def _from_arrow(table: pa.Table, path: Path) -> Columns:
+    # What pandas keeps of a nameless index is no column of ours.
+    table = table.select([i for i, name in enumerate(table.column_names) if not name.startswith("__index_level_")])
+    classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
+    place = table.column_names.index("id_code")
+    scores = table.remove_column(place)
+    for field in scores.schema:
+        if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
+            kind = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
+            raise InputError(f"column {field.name} holds {kind}", where=path, cure="write scores as numbers")
+    values = scores.to_pandas(ignore_metadata=True).to_numpy()
+    return Columns(table.column(place).to_pylist(), classes, _floats(values))
+
+
+def _class_names(names: Sequence[str], path: Path) -> list[str]:
+    """The names of all columns but id_code."""
+    if "id_code" not in names:
+        raise InputError("no column id_code", where=path, cure="name the column that holds the well ids id_code")
+    place = list(names).index("id_code")
+    return [*names[:place], *names[place + 1 :]]
+
+
+def _class_number(name: object, path: Path) -> int:
+    text = str(name)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) <= RXRX1.negative_control):
+        raise InputError(f"column {name!r} is no class number", where=path,
+                         cure="name every column but id_code after the siRNA it scores, such as 0 or 1107")
+    return int(text)
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """As float32 where that holds every value that the type can, else as float64."""
+    return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)
+
+
+def _open(path: Path) -> IO[str]:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        with _open(path) as stream:
+            header = next(csv.reader(stream), [])
+    except Exception as error:  # a torn gzip has four ways to say so
+        raise _unreadable(path, "CSV", error) from None
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
+    return header
+
+
+def _csv_fault(path: Path, header: list[str]) -> InputError | None:
+    """The first line that is no row of numbers, looked for once Arrow has refused the file."""
+    try:
+        with _open(path) as stream:
+            reader = csv.reader(stream)
+            next(reader)
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    what = f"{len(cells)} cells where the header has {len(header)}"
+                    return InputError(what, where=f"{path}:{reader.line_num}", cure="give each column one cell")
+                bad = [(name, cell) for name, cell in zip(header, cells) if name != "id_code" and not _is_number(cell)]
+                if bad:
+                    return InputError(f"{bad[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{bad[0][0]}",
+                                      cure="write scores as numbers")
+    except Exception as error:
+        return _unreadable(path, "CSV", error)
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+# NPZ
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive; those of Python objects, which would need a pickle, are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise InputError("an array holds Python objects", where=path, cure="save ids as text: ids.astype(str)") from None
+        raise _unreadable(path, "NPZ", error) from None
+    except Exception as error:  # zip, zlib, struct and NumPy each have their own
+        raise _unreadable(path, "NPZ", error) from None
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
+    """Take one array out, of these kinds of values and with so many axes."""
+    array = arrays.pop(name, None)
+    if array is None:
+        raise InputError(f"no array {name}", where=path, cure="save id_code, scores and class_numbers")
+    if array.dtype.kind not in kinds or array.ndim != axes:
+        kind = "text" if array.dtype.kind in "US" else f"{array.dtype}"
+        asked = f"{'text' if kinds == 'US' else 'numbers'} of shape {'[wells, classes]' if axes == 2 else '[n]'}"
+        raise InputError(f"array {name} holds {kind} of shape {list(array.shape)}", where=path, cure=f"save {asked}")
+    return array
+
+
+def _same_length(path: Path, **arrays: np.ndarray) -> None:
+    (first, length), *others = ((name, len(array)) for name, array in arrays.items())
+    for name, other in others:
+        if other != length:
+            raise InputError(f"{length} in {first}, {other} in {name}", where=path, cure="save arrays of the same wells")
+
+
+def _text(ids: np.ndarray) -> list[str]:
+    return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
