@@ -1,19 +1,25 @@
 """Scores per well: sites averaged, batches irrelevant under adapted statistics, files that say how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from cellsignal.data.images import read_sites
+from cellsignal.data.images import read_sites, whole_sites
 from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.predict import predict_experiment, score_experiments, well_scores
+from cellsignal.decide.passes import Passes, log_probabilities, shuffled
+from cellsignal.decide.predict import score_experiments, well_scores
 from cellsignal.decide.scores import read_all_scores
+from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
 from cellsignal.learn.models import Card, Classifier, save_weights
 
@@ -29,11 +35,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = Classifier("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
                      Card("densenet-small", 6, CLASSES, ["treatment"]))
-    tables = read_tables(run / "data")
-    whole = tables.sites["stem"].map(lambda stem: (run / "data" / f"{stem}_w6.png").exists())
-    asked = tables.sites[whole & (tables.sites["dataset"] == "test")]
-    score_experiments(tables.root, asked, weights=run / "weights", out=run / "scores")
+    predict(run, run / "scores", batch_sizes=(2, 3, 40))
     return run
+
+
+def predict(run: Path, out: Path, **knobs: Any) -> dict[str, pd.DataFrame]:
+    """Score the test wells of a run."""
+    tables = read_tables(run / "data")
+    asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
+    return score_experiments(tables.root, asked, **{"weights": run / "weights", "out": out, **knobs})
 
 
 def test_the_sites_of_a_well_are_averaged() -> None:
@@ -44,14 +54,99 @@ def test_the_sites_of_a_well_are_averaged() -> None:
     assert np.allclose(np.exp(scores).sum(axis=1), 1) and scores.columns.tolist() == [3, 5, 7]
 
 
-def test_adapted_scores_do_not_depend_on_batches_and_batch_scores_do(run: Path) -> None:
-    tables = read_tables(run / "data")
-    sites = tables.sites[(tables.sites["experiment"] == "RPE-01") & (tables.sites["plate"] < 3)].reset_index(drop=True)
-    images, model = read_sites(tables.root, sites), Classifier("densenet-small", channels=6, classes=8, seed=1)
-    def scores(statistics: str, batch_size: int) -> np.ndarray:
-        return predict_experiment(model, images, sites, class_numbers=CLASSES, statistics=statistics, batch_size=batch_size)[0]
-    for statistics, steady in (("adapted", True), ("running", True), ("batch", False)):
-        assert np.allclose(scores(statistics, 7), scores(statistics, 40), atol=1e-4) == steady, statistics
+class Plate:
+    """Images and network, and what it says of them."""
+
+    def __init__(self, images: np.ndarray, model: torch.nn.Module) -> None:
+        self.images, self.model = images, model
+
+    def ask(self, statistics: str, rows: Sequence[int] | slice = slice(None), **knobs: Any) -> tuple[np.ndarray, str, int]:
+        """Log-probabilities of some images, how they came about, and how many images were sent."""
+        passes = Passes(self.model, self.images[rows])
+        answer, how = log_probabilities(passes, statistics, **knobs)
+        return answer, how, passes.sent
+
+
+@pytest.fixture(scope="module")
+def plate(run: Path) -> Plate:
+    """One plate of RPE-01, controls left out, and an untrained network."""
+    sites = read_tables(run / "data").sites
+    sites = sites[(sites["experiment"] == "RPE-01") & (sites["plate"] == 1)].iloc[:30].reset_index(drop=True)
+    images = read_sites(run / "data", sites)
+    return Plate(images, Classifier("densenet-small", channels=6, classes=8, seed=1))
+
+
+@settings(deadline=None, max_examples=6)
+@given(order=st.permutations(range(30)))
+def test_the_order_of_images_changes_nothing_but_batch_scores(plate: Plate, order: list[int]) -> None:
+    for statistics in ("running", "adapted"):
+        np.testing.assert_allclose(plate.ask(statistics, order)[0], plate.ask(statistics)[0][order], atol=1e-3)
+
+
+def test_batch_sizes_change_batch_scores_only(plate: Plate) -> None:
+    for statistics in ("running", "batch", "adapted"):
+        few, many = (plate.ask(statistics, batch_sizes=sizes)[0] for sizes in ((7,), (12, 20)))
+        assert np.allclose(few, many, atol=1e-5) == (statistics != "batch")
+
+
+@settings(deadline=None, max_examples=200)
+@given(count=st.integers(2, 400), size=st.integers(2, 130), key=st.integers(0, 96))
+def test_there_is_never_a_batch_of_one_image(count: int, size: int, key: int) -> None:
+    batches = shuffled(count, size, key=key)
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    lengths = {len(batch) for batch in batches}
+    assert min(lengths) >= 2 and max(lengths) <= max(size, 3) and max(lengths) - min(lengths) <= 1
+
+
+def test_batch_scores_average_log_probabilities_over_sizes(plate: Plate) -> None:
+    alone = [plate.ask("batch", batch_sizes=(size,))[0] for size in (9, 30, 128)]
+    np.testing.assert_array_equal(alone[1], alone[2])  # both are the whole plate
+    together, how, sent = plate.ask("batch", batch_sizes=(9, 30, 128))
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+    assert how == "batch" and sent == 2 * 30
+    assert not np.allclose(*(plate.ask("batch", batch_sizes=sizes)[0] for sizes in ((9,), (9, 9))), atol=1e-3), "not shuffled anew"
+
+
+def test_adapted_scores_are_one_pass_with_the_statistics_of_the_whole_plate(plate: Plate) -> None:
+    answer, how, sent = plate.ask("adapted")
+    assert (how, sent) == ("exact", 30)
+    np.testing.assert_allclose(answer, plate.ask("batch", batch_sizes=(30,))[0], atol=1e-4)
+
+
+def test_a_plate_too_large_for_one_batch_comes_to_the_same_scores(plate: Plate, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = plate.ask("adapted")[0]
+    monkeypatch.setattr("cellsignal.decide.passes.exact_pixels", lambda device: 32 * 32 * 11)
+    answer, how, sent = plate.ask("adapted")
+    assert (how, sent) == ("accumulated, refined 4 times", 30 * 5)
+    answer, how, _ = plate.ask("adapted", refinements=100)
+    assert how == "layer by layer"
+    np.testing.assert_allclose(answer, exact, atol=1e-3)
+
+
+def test_without_memory_for_a_whole_plate_batches_are_halved(plate: Plate, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, forward, tried = plate.ask("adapted")[0], plate.model.forward, []
+
+    def small(images: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        tried.append(len(images))
+        if len(images) > 8:
+            raise torch.OutOfMemoryError
+        return forward(images, *more)
+
+    monkeypatch.setattr(plate.model, "forward", small)
+    answer, how, sent = plate.ask("adapted", refinements=15)
+    assert tried[:3] == [30, 15, 6] and (how, sent) == ("accumulated, refined 15 times", 16 * 30)
+    np.testing.assert_allclose(answer, exact, atol=1e-3)
+    monkeypatch.setattr(plate.model, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        plate.ask("adapted")
+
+
+def test_one_site_alone_gets_the_running_statistics_and_two_their_own(plate: Plate) -> None:
+    for statistics in ("batch", "adapted"):
+        answer, how, sent = plate.ask(statistics, [3])
+        assert how.startswith("running") and sent == 1
+        np.testing.assert_array_equal(answer, plate.ask("running", [3])[0])
+        assert not np.allclose(plate.ask(statistics, [3, 5])[0], plate.ask("running", [3, 5])[0], atol=1e-3)
 
 
 def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path) -> None:
@@ -60,7 +155,50 @@ def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path)
         assert sorted(scores.index) == sorted(read_tables(run / "data").sample)
         assert scores.dtypes.eq(np.float32).all() and np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
     facts = read_json(run / "scores/adapted/metadata.json")
-    assert facts["statistics"] == "adapted" and facts["gathered"]["HUVEC-03"] == {"exact": 4}
+    mine = facts["experiments"]["HUVEC-03"]
+    assert mine["gathered"] == {"exact": 4} and mine["images"] == mine["sites"] and mine["seconds"] > 0
+    assert facts["images"] == sum(one["images"] for one in facts["experiments"].values())
+    assert (facts["statistics"], facts["scope"], facts["note"]) == ("adapted", "plate", "")
+    assert facts["training_scope"] == {"HUVEC": "plate", "RPE": "plate"}
+    assert read_json(run / "scores/batch/metadata.json")["batch_sizes"] == [2, 3, 40]
+
+
+def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: Path, tmp_path: Path) -> None:
+    """The plates of an experiment share statistics then, and the metadata repeat the warning."""
+    with pytest.warns(UserWarning, match="by experiment, but HUVEC, RPE learned from plate batches.*scope: plate") as told:
+        scores = predict(run, tmp_path, statistics=("adapted",), scope="experiment")
+    assert len(told) == 1 and list(scores) == ["adapted"] and [path.name for path in tmp_path.iterdir()] == ["adapted"]
+    facts = read_json(tmp_path / "adapted/metadata.json")
+    assert facts["note"] == str(told[0].message) and facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
+    before = read_all_scores([run / "scores/adapted"]).loc[scores["adapted"].index]
+    assert not np.allclose(np.exp(scores["adapted"]), np.exp(before), atol=1e-3)
+
+
+def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) -> None:
+    model = Classifier("densenet-small", channels=6, classes=8, plates=4, seed=1)
+    with torch.no_grad():
+        model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
+    for cell_type in ("HUVEC", "RPE"):
+        card = Card("densenet-small", 6, CLASSES, ["treatment"], plates=4)
+        save_weights(tmp_path / cell_type / "told.safetensors", model.state_dict(), card)
+    answers = predict(run, tmp_path / "out", weights=tmp_path, name="told")
+    for scores in answers.values():
+        plates = scores.index.str.split("_").str[1].astype(int)
+        assert (scores.idxmax(axis=1) == plates - 1).all()
+
+
+@pytest.mark.parametrize(("knobs", "message"), [
+    ({"statistics": ("batch", "median")}, "unknown kind 'median'"),
+    ({"batch_sizes": ()}, "batches of no size"),
+    ({"batch_sizes": (32, 1)}, "batches of 32, 1"),
+    ({"refinements": -1}, "-1 refinements"),
+    ({"scope": "well"}, "unknown scope 'well'"),
+    ({"name": "absent"}, "absent"),
+])
+def test_bad_knobs_are_refused_before_any_score_is_lost(run: Path, knobs: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        predict(run, run / "scores", **knobs)
+    assert (run / "scores/adapted/metadata.json").exists() and (run / "scores/running/RPE-03.parquet").exists()
 
 
 def test_assign_and_score_from_files(run: Path, tmp_path: Path) -> None:

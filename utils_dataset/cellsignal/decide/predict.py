@@ -1,5 +1,8 @@
 """Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
 
+import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,62 +13,90 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from cellsignal.data.images import read_sites
+from cellsignal.decide.passes import Passes, log_probabilities
 from cellsignal.decide.scores import write_metadata, write_scores
-from cellsignal.learn.batches import parts_of, scope_rows
-from cellsignal.learn.batchnorm import STATISTICS, adapted_statistics, batch_statistics
-from cellsignal.learn.models import load_weights
+from cellsignal.errors import InputError
+from cellsignal.learn.batches import SCOPES, scope_rows
+from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
+from cellsignal.learn.models import Card, load_weights
+
+Networks = dict[str, tuple[nn.Module, Card]]
 
 
-def score_experiments(root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, scope: str = "plate",
-                      batch_size: int = 32, device: torch.device = torch.device("cpu")) -> dict[str, pd.DataFrame]:
-    """Score the treatment wells of every experiment in `sites` under each kind of statistics.
+def score_experiments(
+    root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
+    statistics: Sequence[str] = STATISTICS, scope: str = "plate", batch_sizes: Sequence[int] = (32,),
+    batch_size: int | None = None, refinements: int = REFINEMENTS, precision: str = "auto",
+    device: torch.device = torch.device("cpu"),
+) -> dict[str, pd.DataFrame]:
+    """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
-    `weights`: the folder with one `<cell_type>/model.safetensors` each. Images are read once. Writes,
-    in the place of what an earlier prediction left there,
-    `<out>/<statistics>/<experiment>.parquet` and, last, `<out>/<statistics>/metadata.json`. Returns
-    the stacked scores by kind of statistics, in the order of the ladder.
+    `weights`: the folder with one `<cell_type>/<name>.safetensors` each. `scope`: plate or experiment,
+    over which statistics are gathered; another one than the training batches had is warned of.
+    `batch_sizes`: of the passes that "batch" averages, `batch_size` being short for one of them;
+    `refinements`: of "adapted" where a scope is too large for one batch (`log_probabilities`).
+
+    Writes, in the place of what an earlier prediction left there,
+    `<out>/<statistics>/<experiment>.parquet` and, last, `<out>/<statistics>/metadata.json`: how the
+    statistics of each experiment were gathered, how many images went through the network, how long
+    that took. Returns the stacked scores by kind of statistics, in the order of the ladder.
     """
-    for stale in out.glob("*/*.parquet"):
+    batch_sizes = (batch_size,) if batch_size else batch_sizes
+    _check(statistics, scope, batch_sizes, refinements)
+    networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
+    note = _warn_of_other_scopes(networks, scope)
+    for stale in [*out.glob("*/*.parquet"), *out.glob("*/metadata.json")]:
         stale.unlink()
-    scores, facts = {name: [] for name in STATISTICS}, {name: {} for name in STATISTICS}
+    scores, facts = {kind: [] for kind in statistics}, {kind: {} for kind in statistics}
     experiments = sites.groupby(["cell_type", "experiment"], sort=True)
     for (cell_type, experiment), mine in tqdm(experiments, desc="predict", unit="experiment"):
-        model, card = load_weights(weights / cell_type / "model.safetensors")
-        # Statistics must come from the mixture of wells that filled the training batches: on plates
-        # of 24 treatment and 62 control sites, adding controls to the statistics of networks that
-        # were trained without them took the accuracy from 0.70 to 0.49.
-        mine = mine[mine["well_type"].isin(card.well_types)].reset_index(drop=True)
-        images = read_sites(root, mine)
-        for name in STATISTICS:
-            table, facts[name][experiment] = predict_experiment(
-                model.to(device), images, mine, class_numbers=card.class_numbers,
-                statistics=name, scope=scope, batch_size=batch_size)
-            write_scores(out / name, table, experiment=experiment)
-            scores[name].append(table)
-    for name in STATISTICS:
-        write_metadata(out / name, statistics=name, scope=scope, batch_size=batch_size, gathered=facts[name])
-    return {name: pd.concat(tables) for name, tables in scores.items()}
+        answers = predict_experiment(
+            *networks[cell_type], root, mine, statistics=statistics, scope=scope, batch_sizes=batch_sizes,
+            refinements=refinements, precision=precision)
+        for kind, (table, facts[kind][experiment]) in answers.items():
+            write_scores(out / kind, table, experiment=experiment)
+            scores[kind].append(table)
+    for kind in statistics:
+        knobs = {"batch": {"batch_sizes": list(batch_sizes)}, "adapted": {"refinements": refinements}}.get(kind, {})
+        write_metadata(
+            out / kind, statistics=kind, network=name, scope=scope, note=note,
+            training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()}, **knobs,
+            averaged="log-probabilities, over passes and over the sites of a well", precision=precision,
+            device=str(device), **_sums(facts[kind]), experiments=facts[kind])
+    return {kind: pd.concat(tables) for kind, tables in scores.items()}
 
 
-def predict_experiment(model: nn.Module, images: np.ndarray, sites: pd.DataFrame, *, class_numbers: list[int],
-                       statistics: str, scope: str = "plate", batch_size: int = 32) -> tuple[pd.DataFrame, dict]:
-    """Scores of one experiment's treatment wells.
+def predict_experiment(
+    model: nn.Module, card: Card, root: Path, sites: pd.DataFrame, *, statistics: Sequence[str] = STATISTICS,
+    scope: str = "plate", batch_sizes: Sequence[int] = (32,), refinements: int = REFINEMENTS, precision: str = "auto",
+) -> dict[str, tuple[pd.DataFrame, dict]]:
+    """Scores of one experiment's treatment wells, and how they came about, by kind of statistics.
 
-    `images`: uint8[N, C, H, W], one for each row of `sites`. `statistics`: "running", "batch"
-    (batches of `batch_size` from one scope) or "adapted" (of the whole scope). The
-    log-probabilities of a well's sites are averaged.
-
-    Returns (scores, facts): scores have index id_code and one column per class number, float32;
-    facts tell how often the statistics were "exact" or "accumulated".
+    Images are decoded once for all kinds and one scope at a time, which bounds the memory: a plate of
+    512 px is 1 GB. Scores have index id_code and one column per class number, float32. The facts:
+    {"gathered": {how: number of scopes}, "sites", "images": sent through the network, "seconds"},
+    the seconds without reading.
     """
-    logits, facts = np.empty((len(sites), len(class_numbers)), np.float32), {}
+    # Statistics must come from the mixture of wells that filled the training batches: on plates
+    # of 24 treatment and 62 control sites, adding controls to the statistics of networks that
+    # were trained without them took the accuracy from 0.70 to 0.49.
+    sites = sites[sites["well_type"].isin(card.well_types)].reset_index(drop=True)
+    answers = {kind: np.empty((len(sites), len(card.class_numbers)), np.float32) for kind in statistics}
+    facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in statistics}
     for rows in scope_rows(sites, scope):
-        part = torch.from_numpy(images[rows])
-        logits[rows], how = LOGITS[statistics](model, part, batch_size)
-        facts[how] = facts.get(how, 0) + 1
+        mine = sites.iloc[rows]
+        plates = mine["plate"].to_numpy(np.int64) - 1 if card.plates else None
+        passes = Passes(model, read_sites(root, mine, channels=card.channels), plates=plates, precision=precision)
+        for kind in statistics:
+            sent, started = passes.sent, time.perf_counter()
+            answers[kind][rows], how = log_probabilities(passes, kind, batch_sizes=batch_sizes, refinements=refinements)
+            facts[kind]["seconds"] += time.perf_counter() - started
+            facts[kind]["images"] += passes.sent - sent
+            facts[kind]["gathered"][how] = facts[kind]["gathered"].get(how, 0) + 1
     treatment = (sites["well_type"] == "treatment").to_numpy()
-    scores = well_scores(logits[treatment], sites.loc[treatment, "id_code"], class_numbers=class_numbers)
-    return scores, facts
+    id_codes = sites.loc[treatment, "id_code"]
+    return {kind: (well_scores(answers[kind][treatment], id_codes, class_numbers=card.class_numbers), facts[kind])
+            for kind in statistics}
 
 
 def well_scores(logits: np.ndarray, id_codes: pd.Series, *, class_numbers: list[int]) -> pd.DataFrame:
@@ -76,31 +107,37 @@ def well_scores(logits: np.ndarray, id_codes: pd.Series, *, class_numbers: list[
     return mean.astype(np.float32).rename_axis("id_code")
 
 
-def _running(model: nn.Module, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, str]:
-    return _forward(model.eval(), images, batch_size), "running"
+def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], refinements: int) -> None:
+    unknown = [("statistics", "kind", kind, STATISTICS) for kind in statistics if kind not in STATISTICS]
+    unknown += [("scope", "scope", scope, SCOPES)] if scope not in SCOPES else []
+    for where, what, value, known in unknown:
+        raise InputError(f"unknown {what} {value!r}", where=where, cure=f"use one of: {', '.join(known)}")
+    if not len(batch_sizes) or min(batch_sizes) < 2:
+        raise InputError(f"batches of {', '.join(map(str, batch_sizes)) or 'no size'}", where="batch_sizes",
+                         cure="name one size or more, each of 2 images at least")
+    if refinements < 0:
+        raise InputError(f"{refinements} refinements", where="refinements", cure="ask for none (0) or more")
 
 
-def _batch(model: nn.Module, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, str]:
-    if len(images) < 2:  # one site alone has no batch statistics
-        return _running(model, images, batch_size)
-    with batch_statistics(model):
-        return _forward(model, images, batch_size), "batch"
+def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device) -> Networks:
+    """Every network at once, so that a missing one is told before hours of prediction."""
+    found = {cell_type: load_weights(Path(weights) / cell_type / f"{name}.safetensors") for cell_type in sorted(cell_types)}
+    return {cell_type: (model.to(device), card) for cell_type, (model, card) in found.items()}
 
 
-def _adapted(model: nn.Module, images: torch.Tensor, batch_size: int) -> tuple[np.ndarray, str]:
-    with adapted_statistics(model, images) as how:
-        return _forward(model.eval(), images, batch_size), how
+def _warn_of_other_scopes(networks: Networks, scope: str) -> str:
+    """One warning for all networks whose training batches came from another scope than `scope`; "" when none did."""
+    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
+    wide = scope != "plate"
+    others = [cell_type for cell_type, (_, card) in networks.items() if (card.scope != "plate") != wide]
+    if not others:
+        return ""
+    trained = networks[others[0]][1].scope
+    note = (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained} batches, and "
+            f"accuracy suffers; predict with scope: {trained}, or train with batches: {scope}")
+    warnings.warn(note, stacklevel=3)
+    return note
 
 
-LOGITS = {"running": _running, "batch": _batch, "adapted": _adapted}
-
-
-@torch.inference_mode()
-def _forward(model: nn.Module, images: torch.Tensor, batch_size: int) -> np.ndarray:
-    device = next(model.parameters()).device
-    # Shuffled, so that every batch mixes treatments and controls; in parts of nearly equal size,
-    # because a last batch of one image would have no statistics to speak of.
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
-    parts = torch.tensor_split(order, parts_of(len(images), batch_size))
-    logits = torch.cat([model(images[part].to(device)).float().cpu() for part in parts])
-    return logits[order.argsort()].numpy()
+def _sums(facts: dict[str, dict]) -> dict[str, float]:
+    return {key: sum(mine[key] for mine in facts.values()) for key in ("images", "seconds")}
