@@ -37,10 +37,25 @@ def test_every_rung_adds_what_its_name_says() -> None:
     by_rung = {row["rung"]: (row["kind"], row["accuracy"]) for row in ladder}
     assert by_rung == {
         "running": ("raw", 0.25), "adapted": ("raw", 0.75), "exact": ("assigned", pytest.approx(1.0)),
-        "groups": ("assigned", 0.75), "groups+exact": ("assigned", 1.0),
+        "groups": ("assigned", 0.75), "groups+exact": ("assigned", 1.0), "groups+expected": ("assigned", 1.0),
     }
     table = as_table(ladder)
+    assert table.index.get_level_values("rung").tolist() == [row["rung"] for row in ladder]
     assert table.notna().sum(axis=1).eq(1).all(), "raw and assigned accuracy never share a column"
+
+
+def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() -> None:
+    poor, good = scores(np.zeros((4, 4)).tolist()), scores(np.eye(4).tolist())
+    ladder = climb({"adapted": poor}, WELLS, TRUTH, groups=[[0, 1], [2, 3]], statistics="adapted", split="test",
+                   virtual=good, final=good)
+    assert [(row["rung"], row["kind"], row["accuracy"]) for row in ladder] == [
+        ("adapted", "raw", 0.25), ("virtual batch", "raw", 1.0), ("exact", "assigned", 1.0), ("groups", "assigned", 1.0),
+        ("groups+exact", "assigned", 1.0), ("groups+expected", "assigned", 1.0), ("mixup", "raw", 1.0), ("mixup", "assigned", 1.0),
+    ]
+    table = as_table(ladder, theirs=True).loc["test"]
+    assert table.loc["mixup"].tolist() == [1.0, 1.0, 0.88, 0.95], "the last rung has both accuracies, in columns of their own"
+    assert table.index.tolist() == list(dict.fromkeys(row["rung"] for row in ladder))
+    assert table.loc["adapted", ["Brodt, public", "Brodt, private"]].isna().all()
 
 
 def test_without_groups_their_rungs_are_left_out() -> None:

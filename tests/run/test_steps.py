@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from cellsignal.run import steps
+from cellsignal.run import paths, steps
 
 DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
 
@@ -21,6 +21,21 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
     needs = {step.name: set(step.needs) for step in plan}
     assert needs["3-train-cell-type@RPE"] == {"simulate", "2-pretrain-controls@RPE"}
     assert needs["4-predict-assign"] == {"simulate", "3-train-cell-type@HUVEC", "3-train-cell-type@RPE"}
+
+
+def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
+    plan = {step.name: step for step in steps.plan(["RPE"], kernels=paths.kernels(), compare_batches=True, final=True)}
+    model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
+    assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
+    assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
+    assert [Path(name).name for name in model.outputs] == [
+        "model.safetensors", "model.json", "final.safetensors", "final.json"]
+    assert [Path(name).name for name in plain.outputs] == ["plain.safetensors", "plain.json"]
+    values = {"virtual_batch": 128, "final_epochs": 5, "epochs": 3, "cell_type": ""}
+    given = steps.parameters(plain, values)
+    assert given == {
+        "cell_type": "RPE", "network": "plain", "virtual_batch": 0, "final_epochs": 0, "epochs": 3}
+    assert steps.parameters(model, values)["virtual_batch"] == 128
 
 
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:

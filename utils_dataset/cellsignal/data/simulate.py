@@ -52,6 +52,10 @@ PRESETS = {
         cell_types=("HEPG2", "HUVEC", "RPE", "U2OS"), classes=48, train=6, test=2, image_size=64, pixel_size=3.0,
         phenotype=2.0, repeats=(("HUVEC-06", "RPE-03"), ("HUVEC-08", "RPE-03")),
     ),
+    "small": Preset(
+        cell_types=("HUVEC",), classes=100, train=6, test=2, image_size=64, pixel_size=3.0, phenotype=2.0, missing=3,
+        repeats=(("HUVEC-08", "HUVEC-03"),),
+    ),
     "tiny": Preset(
         cell_types=("HUVEC", "RPE"), classes=8, train=2, test=1, image_size=32, pixel_size=3.0, missing=1,
         repeats=(("HUVEC-03", "RPE-01"),),

@@ -43,3 +43,13 @@ def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
         if len(names):
             raise InputError(f"well {names[0]} {fault} ({len(names)} such)", where=where,
                              cure="the submission must hold exactly the wells of sample_submission.csv")
+
+
+def write_confidence(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str]) -> Path:
+    """Write `id_code,sirna,confidence` in the order of the sample submission.
+
+    `confidence`: the probability that a well's siRNA is right, by id_code.
+    """
+    table = pd.DataFrame({"sirna": predictions.astype(int), "confidence": confidence.round(4)}).reindex(sample)
+    write_text(path, table.rename_axis("id_code").to_csv(lineterminator="\n"))
+    return path

@@ -42,7 +42,8 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         done = {"simulate": chain.simulate()}
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
-        chain.drive(steps.plan(cell_types, kernels=kernels), done, slots=recipe.parallel)
+        plan = steps.plan(cell_types, kernels=kernels, compare_batches=recipe.compare_batches, final=recipe.final_epochs > 0)
+        chain.drive(plan, done, slots=recipe.parallel)
     return folder
 
 

@@ -52,7 +52,8 @@ class Display:
     def refresh(self) -> None:
         """Bring the epochs of running trainings up to date."""
         for step, task in list(self.running.values()):
-            state = _read(self.run / step.checkpoint) if step.checkpoint else {}
+            states = [_read(self.run / name) for name in step.checkpoints]
+            state = next(filter(None, states), {})
             if {"epoch", "epochs"} <= set(state):
                 note = f"epoch {state['epoch']}/{state['epochs']}"
                 self.bars.update(task, completed=state["epoch"], total=state["epochs"], note=note)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
 
@@ -30,18 +30,32 @@ class Recipe(BaseModel):
     backbone: Literal["densenet121", "densenet-small"] = Field("densenet121", description="network, by name")
     batch_size: int = Field(16, ge=2, description="sites per batch; one alone has no batch statistics")
     batches: Literal["plate", "experiment", "mixed"] = Field("plate", description="which wells share a batch")
+    virtual_batch: int = Field(0, ge=0, description="sites per step of the optimiser; 0 means one batch")
+    compare_batches: bool = Field(False, description="train once more without the virtual batch, for its rung")
     pretrain_epochs: int = Field(100, ge=0, description="epochs on the 31 control classes")
-    epochs: int = Field(375, ge=0, description="epochs on the treatments")
+    head_epochs: int = Field(0, ge=0, description="epochs on the treatments that train the new head only")
+    epochs: int = Field(375, ge=0, description="epochs on the treatments, the whole network")
+    final_epochs: int = Field(0, ge=0, description="last epochs on all labelled wells, the held-out ones too")
     learning_rate: float = Field(1.0e-3, gt=0, description="of the optimiser, before its schedule")
+    final_learning_rate: float = Field(1.0e-4, gt=0, description="of the last epochs, constant")
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp in the last epochs; 0 means none")
     weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
     schedule: Literal["steps", "cosine"] = Field("steps", description="how the learning rate falls")
     augment: Literal["d4", "none"] = Field("d4", description="flips and quarter turns, or nothing")
+    plate_input: bool = Field(False, description="give the network the number of the plate as one-hot input")
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="of the arithmetic; auto asks the GPU")
     statistics: Literal["running", "batch", "adapted"] = Field(
         "adapted", description="whose batch-normalisation statistics the prediction uses"
     )
-    scope: Literal["plate", "experiment"] = Field("plate", description="wells that share adapted statistics")
-    assignment: Literal["raw", "exact"] = Field("exact", description="best class, or one-to-one per plate")
+    scope: Literal["plate", "experiment"] = Field("plate", description="wells that share statistics")
+    smallest_batch: int = Field(32, ge=2, description="of the batches over whose sizes `batch` averages")
+    largest_batch: int = Field(128, ge=2, description="of the batches over whose sizes `batch` averages")
+    passes: int = Field(1, ge=1, description="sizes from smallest to largest batch; Brodt took all 97")
+    assignment: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="how siRNAs are chosen")
     groups: bool = Field(True, description="allow only the siRNAs of a plate's group")
+    rotation_prior: float = Field(0.99, gt=0, lt=1, description="probability that groups lie rotated as in training")
+    certainty: float = Field(0.95, gt=0, lt=1, description="least probability at which groups are believed")
+    known_layouts: bool = Field(False, description="solve an experiment outright whose controls repeat a known layout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run")
     workers: int = Field(0, ge=0, description="processes that read images")
     parallel: int = Field(2, ge=1, description="notebooks at once")
@@ -52,6 +66,27 @@ class Recipe(BaseModel):
         if "\0" in name:
             raise ValueError("no path has a NUL character")
         return name
+
+    @field_validator("virtual_batch")
+    @classmethod
+    def _holds_a_batch(cls, sites: int, info: ValidationInfo) -> int:
+        if 0 < sites < info.data.get("batch_size", 0):
+            raise ValueError(f"a virtual batch holds whole batches, here of {info.data['batch_size']}; 0 means none")
+        return sites
+
+    @field_validator("largest_batch")
+    @classmethod
+    def _at_least_the_smallest(cls, sites: int, info: ValidationInfo) -> int:
+        if sites < info.data.get("smallest_batch", 0):
+            raise ValueError(f"it is below smallest_batch, {info.data['smallest_batch']}")
+        return sites
+
+    @field_validator("compare_batches")
+    @classmethod
+    def _something_to_compare(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and not info.data.get("virtual_batch"):
+            raise ValueError("without a virtual_batch there is nothing to compare")
+        return wanted
 
     @field_validator("cell_types", "experiments")
     @classmethod

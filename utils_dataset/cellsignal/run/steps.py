@@ -4,7 +4,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ class Step:
     plates: tuple[str, ...] = ()  # patterns of folders whose first image is hashed with them
     notebook: Path | None = None
     cell_type: str = ""
-    checkpoint: str = ""  # tells epoch and epochs while it trains
-
+    checkpoints: tuple[str, ...] = ()  # one of them tells epoch and epochs while it trains
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by this step
     entry: str = ""  # the import by which a step without notebook starts
 
     @property
@@ -66,42 +66,69 @@ def report(others: Iterable[Step]) -> Step:
     return Step("report", needs=needs, outputs=("report.html",), entry="from cellsignal.show import report")
 
 
-def plan(cell_types: Sequence[str], *, kernels: Path) -> list[Step]:
+def plan(
+    cell_types: Sequence[str], *, kernels: Path, compare_batches: bool = False, final: bool = False
+) -> list[Step]:
     """Every notebook step, in the order in which free slots take them.
 
     A cell type's training follows its pretraining; `cell_types` in order of size keeps all slots
-    busy to the end. EDA comes last and so fills slots that no training wants.
+    busy to the end. `compare_batches` adds a second network per cell type, trained without the virtual batch;
+    `final` says that the first is trained on to the end on all labelled wells. EDA comes last and so
+    fills slots that no training wants.
     """
-    trainings = [step for name in cell_types for step in _trainings(name, kernels=kernels)]
+    pretrainings = [_pretraining(name, kernels=kernels) for name in cell_types]
+    trainings = [_training(name, network="model", phases=("head", "final"), kernels=kernels,
+                           outputs=("model", *["final"] * final)) for name in cell_types]
+    if compare_batches:
+        trainings += [_training(name, network="plain", phases=("plain-head",), kernels=kernels, outputs=("plain",),
+                                overrides={"virtual_batch": 0, "final_epochs": 0}) for name in cell_types]
     predict = Step(
         "4-predict-assign",
-        needs=("simulate", *(step.name for step in trainings if step.name.startswith("3-"))),
-        outputs=("submission.csv", "metrics.json"),
+        needs=("simulate", *(step.name for step in trainings)),
+        outputs=("submission.csv", "confidence.csv", "metrics.json"),
         extras=("scores/**/*",),
         notebook=_notebook(kernels, "4-predict-assign"),
     )
     eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
-    return [*trainings, predict, eda]
+    return [*_by_cell_type([*pretrainings, *trainings], cell_types), predict, eda]
 
 
-def _trainings(cell_type: str, *, kernels: Path) -> list[Step]:
-    """Pretraining and training of one cell type."""
-    return [
-        _training("2-pretrain-controls", cell_type, "pretrain", after=(), kernels=kernels),
-        _training("3-train-cell-type", cell_type, "model", after=(f"2-pretrain-controls@{cell_type}",), kernels=kernels),
-    ]
+def _by_cell_type(steps: Sequence[Step], cell_types: Sequence[str]) -> list[Step]:
+    return sorted(steps, key=lambda step: cell_types.index(step.cell_type))
 
 
-def _training(name: str, cell_type: str, weights: str, *, after: tuple[str, ...], kernels: Path) -> Step:
-    stem = f"weights/{cell_type}/{weights}"
+def _pretraining(cell_type: str, *, kernels: Path) -> Step:
+    """Pretraining of one cell type on its controls."""
     return Step(
-        f"{name}@{cell_type}",
-        needs=("simulate", *after),
-        outputs=(f"{stem}.safetensors", f"{stem}.json"),
-        notebook=_notebook(kernels, name),
+        f"2-pretrain-controls@{cell_type}",
+        needs=("simulate",),
+        outputs=_weights(cell_type, ("pretrain",)),
+        notebook=_notebook(kernels, "2-pretrain-controls"),
         cell_type=cell_type,
-        checkpoint=f"{stem}.checkpoint.json",
+        checkpoints=(f"weights/{cell_type}/pretrain.checkpoint.json",),
     )
+
+
+def _training(
+    cell_type: str, *, network: str, phases: tuple[str, ...], outputs: tuple[str, ...], kernels: Path,
+    overrides: Mapping[str, Any] | None = None,
+) -> Step:
+    """Training of one cell type's network called `network`, which also leaves the weights of its other `phases`."""
+    suffix = "" if network == "model" else f"+{network}"
+    return Step(
+        f"3-train-cell-type@{cell_type}{suffix}",
+        needs=("simulate", f"2-pretrain-controls@{cell_type}"),
+        outputs=_weights(cell_type, outputs),
+        notebook=_notebook(kernels, "3-train-cell-type"),
+        cell_type=cell_type,
+        checkpoints=tuple(f"weights/{cell_type}/{name}.checkpoint.json" for name in (network, *phases)),
+        overrides={"network": network, **(overrides or {})},
+    )
+
+
+def _weights(cell_type: str, names: Iterable[str]) -> tuple[str, ...]:
+    stems = [f"weights/{cell_type}/{name}" for name in names]
+    return tuple(f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".json"))
 
 
 def _notebook(kernels: Path, name: str) -> Path:
@@ -115,7 +142,7 @@ def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's parameters the step's notebook takes: the names in its own parameters cell."""
     if step.notebook is None:
         return {}
-    given = {**values, "cell_type": step.cell_type}
+    given = {**values, "cell_type": step.cell_type, **step.overrides}
     return {name: given[name] for name in notebooks.parameter_names(step.notebook) if name in given}
 
 

@@ -24,14 +24,14 @@ PLATES = {
 def write_report(run: Path) -> Path:
     """Write `run`/report.html, self-contained and atomic; a missing part is named, never fatal.
 
-    Reads recipe.json, metrics.json, seconds.json, weights/*/{pretrain,model}.json, eda/*.png.
+    Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png.
     """
     run = Path(run)
     metrics, trouble = _read(run / "metrics.json")
     rungs = (metrics or {}).get("ladder", [])
     parts = [
         _head(run, rungs),
-        _ladder(rungs, (metrics or {}).get("floor"), trouble=trouble),
+        _ladder(rungs, (metrics or {}).get("floor"), theirs=(metrics or {}).get("brodt", {}), trouble=trouble),
         *_accuracies(rungs),
         _training(run),
         _plates(run),
@@ -64,7 +64,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     return title + (page.numbers(boxes) if boxes else "")
 
 
-def _ladder(rungs: list[dict], floor: dict | None, *, trouble: str) -> str:
+def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str) -> str:
     """One trick a rung: the figure for the wells that count most, a table for every split."""
     if not rungs:
         return page.section("The ladder", page.paragraph(trouble or "No rungs yet.", quiet=True))
@@ -77,7 +77,7 @@ def _ladder(rungs: list[dict], floor: dict | None, *, trouble: str) -> str:
         "The ladder",
         page.paragraph(words),
         page.image(figure.png(), "accuracy of each rung"),
-        *(_rung_table(split, of_split(rungs, split)) for split in _splits(rungs)),
+        *(_rung_table(split, of_split(rungs, split), theirs=theirs) for split in _splits(rungs)),
         _floor(floor),
     )
 
@@ -86,12 +86,16 @@ def _splits(rungs: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["split"] for row in rungs))
 
 
-def _rung_table(split: str, rows: list[dict]) -> str:
-    cells = [
-        [row["rung"], *(float(row["accuracy"]) if row["kind"] == kind else None for kind in ("raw", "assigned"))]
-        for row in rows
-    ]
-    table = page.table(["rung", "raw accuracy", "assigned accuracy"], cells, kinds=["", "raw", "assigned"])
+def _rung_table(split: str, rows: list[dict], *, theirs: dict) -> str:
+    """One row a rung; Brodt's leaderboard accuracies beside the test wells, where he has such a rung."""
+    theirs = theirs if split == "test" else {}
+    cells = []
+    for rung in dict.fromkeys(row["rung"] for row in rows):
+        ours = {row["kind"]: float(row["accuracy"]) for row in rows if row["rung"] == rung}
+        his = " / ".join(f"{value:.2f}" for value in theirs.get(rung, ()))
+        cells.append([rung, ours.get("raw"), ours.get("assigned"), *[his] * bool(theirs)])
+    names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(theirs)]
+    table = page.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
     return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}"
 
 
@@ -122,17 +126,22 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
 
 
 def _training(run: Path) -> str:
-    """Curves of each cell type: controls first, then treatments."""
-    pictures = []
-    for folder in sorted(path for path in (run / "weights").glob("*") if path.is_dir()):
-        cards = [_read(folder / f"{name}.json") for name in ("pretrain", "model")]
-        history = [row for card, _ in cards for row in (card or {}).get("history", [])]
-        late = [page.paragraph(f"{folder.name}: {trouble}", quiet=True) for _, trouble in cards if trouble]
-        if history:
-            figure = curves(history, title=folder.name)
-            pictures.append(page.image(figure.png(), f"training of {folder.name}"))
-        pictures += late
-    return page.section("Training", *(pictures or [page.paragraph("No weights yet.", quiet=True)]))
+    """Curves of each network: controls first, then treatments, phase by phase."""
+    recipe, _ = _read(run / "recipe.json")
+    parts = [part for folder in sorted((run / "weights").glob("*/")) for part in _curves(folder, (recipe or {}).get("parameters", {}))]
+    return page.section("Training", *(parts or [page.paragraph("No weights yet.", quiet=True)]))
+
+
+def _curves(folder: Path, parameters: dict) -> Iterator[str]:
+    """One picture a network; its last JSON holds the story of every phase before it."""
+    last = "final" if parameters.get("final_epochs") else "model"
+    for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
+        card, trouble = _read(folder / f"{name}.json")
+        if trouble:
+            yield page.paragraph(f"{folder.name}: {trouble}", quiet=True)
+        if history := (card or {}).get("history"):
+            title = folder.name if name != "plain" else f"{folder.name}, without the virtual batch"
+            yield page.image(curves(history, title=title).png(), f"training of {title}")
 
 
 def _plates(run: Path) -> str:
