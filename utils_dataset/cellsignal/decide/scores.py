@@ -8,6 +8,7 @@ of the last two.
 A constant added to all scores of a well changes no decision, so softmax logits will do.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,12 +61,12 @@ def read_scores(path: Path, *, probabilities: bool = False) -> pd.DataFrame:
     return pd.DataFrame(values, index=pd.Index(read.ids, name="id_code"), columns=read.classes)
 
 
-def read_all_scores(paths: list[Path], *, probabilities: bool = False) -> pd.DataFrame:
+def read_all_scores(paths: Sequence[Path], *, probabilities: bool = False) -> pd.DataFrame:
     """Read and stack several score files, or folders of them; no well may come twice.
 
     Of a folder every Parquet, CSV and NPZ file counts, but submissions. Columns ascend.
     """
-    files = [file for path in paths for file in _score_files(Path(path))]
+    files = files_of(paths)
     if not files:
         raise InputError("no score files (.parquet, .csv, .csv.gz, .npz) there", where=name_of(paths),
                          cure="name files or folders with scores")
@@ -80,12 +81,17 @@ def read_all_scores(paths: list[Path], *, probabilities: bool = False) -> pd.Dat
     return scores if scores.columns.is_monotonic_increasing else scores.sort_index(axis=1)
 
 
-def name_of(paths: list[Path]) -> str:
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The score files that these paths name, one by one or by their folders."""
+    return [file for path in paths for file in _in_folder(Path(path))]
+
+
+def name_of(paths: Sequence[Path]) -> str:
     """Some paths in one line: the first, and how many more."""
     return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0] if paths else "SCORES")
 
 
-def _score_files(path: Path) -> list[Path]:
+def _in_folder(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = (file for file in path.iterdir() if not file.name.startswith("."))  # half-written ones start so
