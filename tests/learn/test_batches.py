@@ -7,7 +7,7 @@ import pytest
 
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import SiteImages, digest, epoch_batches, serve, sides
+from cellsignal.learn.batches import SiteImages, digest, epoch_batches, joined, serve, sides, virtual_batches
 
 CLASSES = [0, 10, 20, 30]
 
@@ -72,6 +72,40 @@ def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple
     assert train.augment is augment and held_out.augment is None and train.cached is not None
     monkeypatch.setattr("cellsignal.learn.batches.CACHE_BYTES", 1000)
     assert sides(root, sites)[0].cached is None, "too large for memory: read when asked for"
+
+
+def test_plates_are_counted_from_zero(patches: tuple) -> None:
+    root, sites = patches
+    data = SiteImages(root, sites, class_numbers=CLASSES)
+    assert data.plates.tolist() == [0] * 8 + [1] * 8 + [0] * 8 + [1] * 8
+
+
+@pytest.mark.parametrize(("sizes", "virtual", "expected"), [
+    ([8, 8, 8, 8, 8], 16, [2, 2, 1]),  # the last incomplete one is used
+    ([7, 8, 7, 8, 7], 24, [3, 2]),  # as many as fit
+    ([8, 8, 8], 0, [1, 1, 1]),
+    ([3, 3, 2], 2, [1, 1, 1]),  # where no batch fits, each is a group
+    ([4, 4], 128, [2]),
+    ([], 16, []),
+])
+def test_virtual_batches_hold_what_fits_and_lose_nothing(sizes: list[int], virtual: int, expected: list[int]) -> None:
+    batches = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1]) if sizes else []
+    groups = virtual_batches(batches, virtual)
+    assert [len(group) for group in groups] == expected
+    assert [row for group in groups for rows in group for row in rows] == list(range(sum(sizes)))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_joined_sets_hold_both_and_share_their_pictures(patches: tuple, cache: bool) -> None:
+    root, sites = patches
+    first, second = (SiteImages(root, part, class_numbers=CLASSES, cache=cache, augment=augmentation("d4", seed=0))
+                     for part in (sites.iloc[:20], sites.iloc[20:]))
+    both = joined(first, second)
+    assert both.stems == first.stems + second.stems and both.labels.tolist() == [*first.labels, *second.labels]
+    assert both.augment is first.augment and both.plates.tolist() == [*first.plates, *second.plates]
+    assert all(np.array_equal(both.image(row), second.image(row - 20)) for row in range(20, 32))
+    if cache:
+        assert both.cached[25] is second.cached[5]
 
 
 def test_the_digest_changes_with_a_label(patches: tuple) -> None:

@@ -8,9 +8,9 @@ import torch
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import BACKBONES, Classifier, load_body, load_weights
-from cellsignal.learn.phases import Phase, learning_rate_at
-from cellsignal.learn.train import fit
+from cellsignal.learn.models import Classifier, load_body, load_weights
+from cellsignal.learn.phases import Phase
+from cellsignal.learn.train import fit, history_of
 
 CLASSES = [0, 10, 20, 30]
 
@@ -19,13 +19,21 @@ class Killed(Exception):
     pass
 
 
-def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda history: None, **changes) -> list[dict]:
+def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda history: None, model: Classifier | None = None,
+          watch: bool = True, history: tuple | list = (), **changes) -> list[dict]:
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
     phase = Phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    model = Classifier("densenet-small", channels=6, classes=4)
-    return fit(model, data, held_out=held_out, weights=weights, on_epoch=on_epoch, phase=phase)
+    return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
+               held_out=held_out if watch else None, history=history, on_epoch=on_epoch)
+
+
+def killed_after(epochs: int):
+    def die(history: list) -> None:
+        if len(history) == epochs:
+            raise Killed
+    return die
 
 
 def test_it_learns_and_writes_weights_that_load(patches: tuple, tmp_path: Path) -> None:
@@ -37,18 +45,113 @@ def test_it_learns_and_writes_weights_that_load(patches: tuple, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
+KINDS = {
+    "whole": {},
+    "virtual batch": {"batch_size": 3, "virtual_batch": 7},
+    "head": {"trainable": "head", "virtual_batch": 16},
+    "final": {"mixup": 0.4, "keep": "last", "watch": False, "schedule": "constant"},
+    "bf16": {"precision": "bf16"},
+}
+
+
 @pytest.mark.parametrize("kills", [(1,), (1, 2, 3)])
-def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_path: Path, kills: tuple[int, ...]) -> None:
-    train(patches, tmp_path / "whole/model.safetensors")
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_path: Path, kind: str, kills: tuple[int, ...]) -> None:
+    train(patches, tmp_path / "whole/model.safetensors", **KINDS[kind])
     for kill in kills:
-        def die(history: list, kill: int = kill) -> None:
-            if len(history) == kill:
-                raise Killed
         with pytest.raises(Killed):
-            train(patches, tmp_path / "parts/model.safetensors", on_epoch=die)
-    history = train(patches, tmp_path / "parts/model.safetensors")
+            train(patches, tmp_path / "parts/model.safetensors", on_epoch=killed_after(kill), **KINDS[kind])
+    history = train(patches, tmp_path / "parts/model.safetensors", **KINDS[kind])
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
+
+
+def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    def scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+        made.append(torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3))
+        return made[-1]
+    monkeypatch.setattr("cellsignal.learn.train.gradient_scaler", scaler)
+    train(patches, tmp_path / "whole/model.safetensors")
+    with pytest.raises(Killed):
+        train(patches, tmp_path / "parts/model.safetensors", on_epoch=killed_after(2))
+    train(patches, tmp_path / "parts/model.safetensors")
+    whole, _, parts = made
+    assert parts.state_dict() == whole.state_dict() and whole.get_scale() > 2.0**20
+    assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
+
+
+def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: Path) -> None:
+    def story(on_epoch=lambda history: None) -> Classifier:
+        model, history = Classifier("densenet-small", channels=6, classes=4), ()
+        for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup": 0.4, "watch": False}}.items():
+            history = train(patches, tmp_path / f"{name}.safetensors", epochs=2, name=name, model=model, history=history,
+                            on_epoch=on_epoch, **changes)
+        return model
+    with pytest.raises(Killed):
+        story(killed_after(3))
+    first = story()
+    rows = history_of(tmp_path / "final.safetensors")
+    assert [(row["phase"], row["epoch"]) for row in rows] == [(name, n) for name in ("head", "whole", "final") for n in (1, 2)]
+    assert [row["held_out_accuracy"] is None for row in rows] == [False] * 4 + [True] * 2
+    again = story(on_epoch=lambda history: [row["phase"] for row in history])
+    assert rows == history_of(tmp_path / "final.safetensors"), "nothing was trained again"
+    assert first.origin == again.origin == read_json(tmp_path / "final.json")["sha256"]
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_a_phase_after_another_beginning_is_another_training(patches: tuple, tmp_path: Path) -> None:
+    def after(learning_rate: float) -> list[dict]:
+        model = Classifier("densenet-small", channels=6, classes=4)
+        train(patches, tmp_path / "head.safetensors", epochs=1, model=model, trainable="head", learning_rate=learning_rate)
+        return train(patches, tmp_path / "whole.safetensors", epochs=1, model=model)
+    assert after(1e-3) == after(1e-3) != after(2e-3)
+
+
+def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> None:
+    model = Classifier("densenet-small", channels=6, classes=4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    history = train(patches, tmp_path / "head.safetensors", model=model, trainable="head", learning_rate=3e-2, epochs=8)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"head.weight", "head.bias"}, "not a weight, not a running statistic of the body"
+    assert history[-1]["loss"] < history[0]["loss"] and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
+def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
+    accuracies = iter([0.2, 0.6, 0.1, 0.5])
+    monkeypatch.setattr("cellsignal.learn.train.held_out_accuracy", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    model, seen = Classifier("densenet-small", channels=6, classes=4), []
+    train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
+          on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))
+    kept = seen[1 if keep == "best" and watch else 3]
+    assert torch.equal(model.head.weight, kept)
+    assert torch.equal(load_weights(tmp_path / "model.safetensors")[0].head.weight, kept)
+
+
+def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
+    model = Classifier("densenet-small", channels=6, classes=4)
+    before = model.head.weight.detach().clone()
+    earlier = train(patches, tmp_path / "a.safetensors", epochs=1)
+    assert train(patches, tmp_path / "b.safetensors", epochs=0, model=model, history=earlier) == earlier
+    assert torch.equal(load_weights(tmp_path / "b.safetensors")[0].head.weight, before)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_in_words(patches: tuple, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+        train(patches, tmp_path / "model.safetensors", learning_rate=1e30)
+
+
+def test_a_network_that_is_told_the_plate_learns_it(patches: tuple, tmp_path: Path) -> None:
+    model = Classifier("densenet-small", channels=6, classes=4, plates=2)
+    train(patches, tmp_path / "model.safetensors", model=model, epochs=2)
+    loaded, card = load_weights(tmp_path / "model.safetensors")
+    assert (card.plates, card.scope, loaded.plates) == (2, "plate", 2)
+    assert torch.equal(loaded.head.weight, model.head.weight)
+    assert model.head.weight[:, -2:].abs().max() > 0 and not torch.equal(model.head.weight[:, -1], model.head.weight[:, -2])
+    narrow = Classifier("densenet-small", channels=6, classes=4, plates=1)
+    with pytest.raises(InputError, match="plate 2 is none of the 1"):
+        train(patches, tmp_path / "narrow.safetensors", model=narrow, epochs=1)
 
 
 def test_a_finished_training_is_not_repeated_and_a_changed_one_is(patches: tuple, tmp_path: Path) -> None:
@@ -62,10 +165,8 @@ def test_a_finished_training_is_not_repeated_and_a_changed_one_is(patches: tuple
 def test_a_damaged_checkpoint_is_not_trusted(patches: tuple, tmp_path: Path, damage: str) -> None:
     train(patches, tmp_path / "whole/model.safetensors")
     weights = tmp_path / "model.safetensors"
-    def die(history: list) -> None:
-        raise Killed
     with pytest.raises(Killed):
-        train(patches, weights, on_epoch=die)
+        train(patches, weights, on_epoch=killed_after(1))
     tensors = next(tmp_path.glob("*.checkpoint-*.safetensors"))
     content = bytearray(tensors.read_bytes())
     content[-100] ^= 4
@@ -97,37 +198,3 @@ def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) ->
     weights.write_bytes(content)
     with pytest.raises(InputError, match="differs from the SHA-256 on record"):
         load_weights(weights)
-
-
-def test_the_body_moves_and_the_head_stays(patches: tuple, tmp_path: Path) -> None:
-    weights = tmp_path / "pretrain.safetensors"
-    train(patches, weights, epochs=1)
-    model = Classifier("densenet-small", channels=6, classes=9, seed=5)
-    head = model.head.weight.clone()
-    assert load_body(model, weights) == read_json(tmp_path / "pretrain.json")["sha256"]
-    trained, _ = load_weights(weights)
-    assert torch.equal(model.body.features.conv0.weight, trained.body.features.conv0.weight)
-    assert torch.equal(model.head.weight, head)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_takes_any_channels_and_learns(backbone: str) -> None:
-    model = Classifier(backbone, channels=4, classes=3)
-    images = torch.randint(0, 255, (6, 4, 32, 32), dtype=torch.uint8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(4):
-        loss = torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0, 1, 2]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert model(images).shape == (6, 3) and losses[-1] < losses[0]
-    with pytest.raises(InputError, match="unknown backbone 'resnet'"):
-        Classifier("resnet", channels=6, classes=2)
-
-
-def test_the_rate_falls_where_the_slides_say() -> None:
-    rates = [learning_rate_at(epoch, 375, 1e-3, schedule="steps") for epoch in (0, 319, 320, 349, 350)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
-    assert learning_rate_at(50, 100, 1.0, schedule="cosine") == pytest.approx(0.5)

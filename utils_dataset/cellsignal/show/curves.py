@@ -1,5 +1,6 @@
 """Training curves, and the same curves redrawn in place while training runs."""
 
+from itertools import pairwise
 from time import monotonic
 
 from matplotlib.axes import Axes
@@ -8,16 +9,17 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal.show.style import ASSIGNED, RAW, picture, styled
 
-LOSS, TRAIN, HELD_OUT = "#444444", RAW, ASSIGNED
+LOSS, TRAIN, HELD_OUT, RATE = "#444444", RAW, ASSIGNED, "#A6761D"
 
 
 @styled
 def curves(history: list[dict], *, title: str = "") -> Figure:
-    """Loss and accuracy over the epochs of all phases, laid one after the other.
+    """Loss, learning rate and accuracy over the epochs of all phases, laid one after the other.
 
-    `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured).
+    `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured) and,
+    where known, learning_rate.
     """
-    figure = picture(9, 3.2)
+    figure = picture(9, 3.4)
     figure.suptitle(title, x=0.01, ha="left")
     loss, accuracy = figure.subplots(1, 2)
     _line(loss, history, "loss", colour=LOSS, label="train")
@@ -25,12 +27,12 @@ def curves(history: list[dict], *, title: str = "") -> Figure:
     _line(accuracy, history, "held_out_accuracy", colour=HELD_OUT, label="held out")
     accuracy.set_ylim(0, 1.02)
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        axes.set_title(name)
+        axes.set_title(name, pad=6 + 10 * _phases(axes, history))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        _phases(axes, history)
     accuracy.legend(loc="best")
     loss.set_ylim(bottom=0)
+    _rate(loss, history)
     return figure
 
 
@@ -38,20 +40,49 @@ def _line(axes: Axes, history: list[dict], key: str, *, colour: str, label: str)
     """A line per phase, as classes change between them; epochs without a value are left out."""
     axes.plot([], [], color=colour, label=label)
     marker = "o" if len(history) <= 60 else ""
-    for phase in dict.fromkeys(row.get("phase", "") for row in history):
-        rows = [(x, row) for x, row in enumerate(history, 1) if row.get("phase", "") == phase]
-        points = [(x, row[key]) for x, row in rows if row.get(key) is not None]
+    for first, last in _spans(history):
+        points = [(x + 1, history[x][key]) for x in range(first, last) if history[x].get(key) is not None]
         axes.plot(*zip(*points) if points else ((), ()), color=colour, marker=marker, ms=3, lw=1.6)
 
 
-def _phases(axes: Axes, history: list[dict]) -> None:
-    """Dotted lines where one phase ends and the next begins, each phase named at its foot."""
-    names = [row.get("phase", "") for row in history]
-    starts = [x for x in range(len(names)) if x == 0 or names[x] != names[x - 1]]
-    for x in starts if len(starts) > 1 else []:
-        axes.axvline(x + 0.5, color="#999999", lw=0.8, ls=":")
-        place = dict(xytext=(3, 4), textcoords="offset points", xycoords=("data", "axes fraction"))
-        axes.annotate(names[x], (x + 0.5, 0), color="#777777", fontsize=8, **place)
+def _spans(history: list[dict]) -> list[tuple[int, int]]:
+    """First row of each phase and the one after its last; two phases of one name that touch are told apart by their epochs."""
+    starts = [x for x, row in enumerate(history) if x == 0 or _begins(row, history[x - 1])]
+    return list(pairwise([*starts, len(history)]))
+
+
+def _begins(row: dict, before: dict) -> bool:
+    return row.get("phase", "") != before.get("phase", "") or row.get("epoch", 1) <= before.get("epoch", 0)
+
+
+def _phases(axes: Axes, history: list[dict]) -> int:
+    """Dotted lines where a phase begins, its name above; returns how many rows of names that took."""
+    spans = _spans(history)
+    if len(spans) < 2:
+        return 0
+    free: list[float] = []  # where each row of names has room again, in shares of the width
+    for first, _ in spans:
+        name, share = history[first].get("phase", ""), first / len(history)
+        level = next((i for i, end in enumerate(free) if share >= end), len(free))
+        free[level:level + 1] = [share + 0.015 * (len(name) + 1)]
+        axes.axvline(first + 0.5, color="#999999", lw=0.8, ls=":")
+        place = dict(xytext=(1, 2 + 10 * level), textcoords="offset points", xycoords=("data", "axes fraction"))
+        axes.annotate(name, (first + 0.5, 1), color="#777777", fontsize=8, **place)
+    return len(free)
+
+
+def _rate(axes: Axes, history: list[dict]) -> None:
+    """The learning rate as thin steps on a logarithmic axis of its own, so that its drops explain those of the loss."""
+    rates = [row.get("learning_rate") or float("nan") for row in history]
+    if all(rate != rate for rate in rates):
+        return
+    twin = axes.twinx()
+    for first, last in _spans(history):
+        twin.stairs(rates[first:last], [x + 0.5 for x in range(first, last + 1)], baseline=None, color=RATE, lw=0.9)
+    twin.set_yscale("log")
+    twin.set_ylabel("learning rate", color=RATE, fontsize=9)
+    twin.tick_params(colors=RATE, labelsize=8)
+    twin.grid(False)
 
 
 class LiveCurves:
