@@ -81,6 +81,19 @@ def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, m
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
 
 
+def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without native bf16, here on the CPU, which computes fp16 slowly: `resolve` alone is replaced."""
+    monkeypatch.setattr("cellsignal.learn.devices.resolve", lambda device, precision="auto": "fp16")
+    whole = train(patches, tmp_path / "whole/model.safetensors", virtual_batch=16)
+    with pytest.raises(Killed):
+        train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16, on_epoch=killed_after(2))
+    assert read_json(tmp_path / "parts/model.checkpoint.json")["scaler"]["scale"] > 0
+    train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16)
+    assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
+    assert whole[-1]["loss"] < whole[0]["loss"]
+    assert {tensor.dtype for tensor in load_weights(tmp_path / "whole/model.safetensors")[0].state_dict().values()} == {torch.float32, torch.int64}
+
+
 def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: Path) -> None:
     def story(on_epoch=lambda history: None) -> Classifier:
         model, history = Classifier("densenet-small", channels=6, classes=4), ()
