@@ -232,6 +232,21 @@ def test_damaged_files_are_named(tmp_path: Path, suffix: str, damage: str) -> No
     message_of(path)
 
 
+@each_format
+def test_no_damage_ends_in_another_error(tmp_path: Path, suffix: str) -> None:
+    path, rng, refusals = save(drawn(), tmp_path / f"damaged{suffix}"), np.random.default_rng(0), 0
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(100):
+        bytes_now = whole.copy()
+        bytes_now[rng.integers(0, len(whole), 5)] = rng.integers(0, 256, 5)
+        path.write_bytes(bytes_now.tobytes())
+        try:
+            read_scores(path)
+        except InputError as error:
+            refusals += "\n" not in str(error)
+    assert refusals > 50
+
+
 def test_files_that_are_no_scores(tmp_path: Path) -> None:
     assert "no such file" in message_of(tmp_path / "absent.parquet")
     (tmp_path / "scores.txt").write_text("hello")

@@ -49,7 +49,7 @@ def _read_parquet(path: Path) -> Columns:
             table = pa.parquet.ParquetFile(stream).read()
     except Exception as error:  # Arrow raises its own family of errors for damaged files
         raise _unreadable(path, "Parquet", error) from None
-    return _from_arrow(table, path)
+    return _from_arrow(table, path, "Parquet")
 
 
 def _read_csv(path: Path) -> Columns:
@@ -60,7 +60,7 @@ def _read_csv(path: Path) -> Columns:
         table = pa.csv.read_csv(path, convert_options=options)
     except Exception as error:  # Arrow's again; with several threads they name no row
         raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
-    return _from_arrow(table, path)
+    return _from_arrow(table, path, "CSV")
 
 
 def _read_npz(path: Path) -> Columns:
@@ -98,7 +98,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
 # Parquet and CSV
 
 
-def _from_arrow(table: pa.Table, path: Path) -> Columns:
+def _from_arrow(table: pa.Table, path: Path, kind: str) -> Columns:
     # What pandas keeps of a nameless index is no column of ours.
     table = table.select([i for i, name in enumerate(table.column_names) if not name.startswith("__index_level_")])
     classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
@@ -106,10 +106,13 @@ def _from_arrow(table: pa.Table, path: Path) -> Columns:
     scores = table.remove_column(place)
     for field in scores.schema:
         if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
-            kind = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
-            raise InputError(f"column {field.name} holds {kind}", where=path, cure="write scores as numbers")
-    values = scores.to_pandas(ignore_metadata=True).to_numpy()
-    return Columns(table.column(place).to_pylist(), classes, _floats(values))
+            held = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
+            raise InputError(f"column {field.name} holds {held}", where=path, cure="write scores as numbers")
+    try:
+        values = scores.replace_schema_metadata(None).to_pandas().to_numpy()
+        return Columns(table.column(place).to_pylist(), classes, _floats(values))
+    except Exception as error:  # only now does Arrow look whether text is text
+        raise _unreadable(path, kind, error) from None
 
 
 def _class_names(names: Sequence[str], path: Path) -> list[str]:
