@@ -117,7 +117,7 @@ def test_a_plate_too_large_for_one_batch_comes_to_the_same_scores(plate: Plate, 
     exact = plate.ask("adapted")[0]
     monkeypatch.setattr("cellsignal.decide.passes.exact_pixels", lambda device: 32 * 32 * 11)
     answer, how, sent = plate.ask("adapted")
-    assert (how, sent) == ("accumulated, refined 4 times", 30 * 5)
+    assert (how, sent) == ("accumulated, refined 5 times", 30 * 6)
     answer, how, _ = plate.ask("adapted", refinements=100)
     assert how == "layer by layer"
     np.testing.assert_allclose(answer, exact, atol=1e-3)
@@ -187,12 +187,28 @@ def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) ->
         assert (scores.idxmax(axis=1) == plates - 1).all()
 
 
+@pytest.mark.parametrize(("trained", "scope", "warned"), [
+    ("mixed", "experiment", False), ("mixed", "mixed", False), ("experiment", "experiment", False), ("mixed", "plate", True),
+])
+def test_mixed_batches_want_the_statistics_of_the_experiment(
+    run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, trained: str, scope: str, warned: bool
+) -> None:
+    for cell_type in ("HUVEC", "RPE"):
+        model = Classifier("densenet-small", channels=6, classes=8, seed=1)
+        save_weights(tmp_path / cell_type / "model.safetensors", model.state_dict(),
+                     Card("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
+    predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)
+    told = [str(one.message) for one in recwarn if "batches" in str(one.message)]
+    assert bool(told) == warned and all("predict with scope: experiment" in one for one in told)
+
+
 @pytest.mark.parametrize(("knobs", "message"), [
     ({"statistics": ("batch", "median")}, "unknown kind 'median'"),
     ({"batch_sizes": ()}, "batches of no size"),
     ({"batch_sizes": (32, 1)}, "batches of 32, 1"),
     ({"refinements": -1}, "-1 refinements"),
     ({"scope": "well"}, "unknown scope 'well'"),
+    ({"precision": "fp8"}, "unknown precision 'fp8'"),
     ({"name": "absent"}, "absent"),
 ])
 def test_bad_knobs_are_refused_before_any_score_is_lost(run: Path, knobs: dict, message: str) -> None:

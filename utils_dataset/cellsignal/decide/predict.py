@@ -16,6 +16,7 @@ from cellsignal.data.images import read_sites
 from cellsignal.decide.passes import Passes, log_probabilities
 from cellsignal.decide.scores import write_metadata, write_scores
 from cellsignal.errors import InputError
+from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES, scope_rows
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
 from cellsignal.learn.models import Card, load_weights
@@ -43,6 +44,7 @@ def score_experiments(
     """
     batch_sizes = (batch_size,) if batch_size else batch_sizes
     _check(statistics, scope, batch_sizes, refinements)
+    precision = devices.resolve(device, precision)
     networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
     note = _warn_of_other_scopes(networks, scope)
     for stale in [*out.glob("*/*.parquet"), *out.glob("*/metadata.json")]:
@@ -132,9 +134,9 @@ def _warn_of_other_scopes(networks: Networks, scope: str) -> str:
     others = [cell_type for cell_type, (_, card) in networks.items() if (card.scope != "plate") != wide]
     if not others:
         return ""
-    trained = networks[others[0]][1].scope
+    trained, right = networks[others[0]][1].scope, "experiment" if scope == "plate" else "plate"
     note = (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained} batches, and "
-            f"accuracy suffers; predict with scope: {trained}, or train with batches: {scope}")
+            f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
     warnings.warn(note, stacklevel=3)
     return note
 
