@@ -1,0 +1,92 @@
+"""What a score is worth: the temperature that makes it a probability, and how far it is from being one."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from cellsignal.decide.marginals import LOWEST, marginals, softmax
+from cellsignal.errors import InputError
+
+COLDEST, HOTTEST = 0.05, 20.0  # beyond these temperatures scores are a mere choice, or nothing
+STEP = 0.2  # between temperatures that are tried, in their logarithm; the root is interpolated
+
+
+def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
+    """The temperature at which held-out wells' scores have the least cross-entropy (Guo et al. 2017).
+
+    `scores`: index id_code, columns class numbers, log-probabilities; `truth`: siRNA by id_code. Wells in
+    only one of them do not count. Raises InputError when no scored well has a truth among the classes.
+    """
+    truth = truth[truth.index.isin(scores.index) & truth.isin(scores.columns)].dropna()
+    if truth.empty:
+        raise InputError("no scored well has a known siRNA", where="temperature",
+                         cure="give the scores and the solution of the same held-out experiments")
+    values = below_best(scores.loc[truth.index].to_numpy(np.float32))
+    right = values[np.arange(len(truth)), scores.columns.get_indexer(truth.astype(scores.columns.dtype))].mean()
+
+    def cross_entropy(log_temperature: float) -> float:
+        cold = np.float32(np.exp(-log_temperature))
+        return float(np.log(np.exp(values * cold).sum(1)).mean() - right * cold)
+
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
+
+
+def agreed_temperature(blocks: Sequence[np.ndarray], *, centre: float = 1.0, spread: float = 0.5) -> float:
+    """The temperature at which scores agree best with the fact that no siRNA stands in two wells; needs no labels.
+
+    `blocks`: log-probabilities [wells, siRNAs], each to be assigned one to one. Wells that draw their siRNAs
+    independently, from the tempered scores, draw a one-to-one assignment with the probability perm(softmax).
+    It is largest where the mean score expected under the one-to-one marginals equals the one expected under
+    the softmax: overconfident scores quarrel about siRNAs, which raises the temperature; timid ones are told
+    more by their neighbours than they dare to say, which lowers it. A normal prior on the logarithm, at that of
+    `centre` with the deviation `spread`, decides where wells know next to nothing.
+    """
+    blocks = [below_best(block) for block in blocks]
+
+    def slope(log_temperature: float) -> float:
+        """Of log perm(softmax) plus the prior, along the logarithm of 1 / temperature."""
+        temperature = float(np.exp(log_temperature))
+        quarrel = sum(_quarrel(block, temperature) for block in blocks)
+        return quarrel / temperature + (log_temperature - np.log(centre)) / spread**2
+
+    return float(np.exp(_nearest_root(slope, np.log(centre))))
+
+
+def expected_calibration_error(confidence: pd.Series | np.ndarray, right: pd.Series | np.ndarray, *, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over bins of equal width, weighted by wells (Guo et al. 2017).
+
+    `confidence`: probabilities in [0, 1]; `right`: whether each came true, in the same order. Raises
+    InputError when there are none.
+    """
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if len(confidence) == 0:
+        raise InputError("no well to compare", where="calibration", cure="give the predictions of labelled wells")
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(bin_of, confidence - right)).sum() / len(confidence))
+
+
+def below_best(scores: np.ndarray) -> np.ndarray:
+    """Scores less the best of their row, -inf made merely very unlikely."""
+    best = scores.max(1, keepdims=True)
+    return np.maximum(scores - np.where(np.isfinite(best), best, 0), LOWEST)
+
+
+def _quarrel(block: np.ndarray, temperature: float) -> float:
+    """Sum of scores expected under the one-to-one marginals less the one expected under the softmax."""
+    together = marginals(block, temperature=temperature, tolerance=1e-2)
+    return float(((together - softmax(block, temperature=temperature)) * block).sum())
+
+
+def _nearest_root(slope: Callable[[float], float], start: float) -> float:
+    """Where a slope that is negative at low and positive at high temperatures changes its sign next to `start`."""
+    here, value = start, slope(start)
+    step = STEP if value < 0 else -STEP
+    while np.log(COLDEST) < here + step < np.log(HOTTEST):
+        there = slope(here + step)
+        if (there < 0) != (value < 0):
+            return here + step * value / (value - there)
+        here, value = here + step, there
+    return here
