@@ -1,0 +1,65 @@
+"""One adapted pass against Brodt's 97 over as many batch sizes, on the same weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cellsignal.data.images import whole_sites
+from cellsignal.data.simulate import PRESETS, simulate
+from cellsignal.data.wells import Tables, read_tables
+from cellsignal.decide.metrics import accuracy
+from cellsignal.decide.predict import score_experiments
+from cellsignal.files import read_json
+from cellsignal.learn.augment import augmentation
+from cellsignal.learn.batches import sides
+from cellsignal.learn.models import Classifier
+from cellsignal.learn.phases import Phase
+from cellsignal.learn.train import fit
+
+BRODT = range(32, 129)
+# 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
+PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, test=3, image_size=48, pixel_size=4.0,
+                 phenotype=5.0, repeats=())
+
+
+def train(tables: Tables, weights: Path, *, seed: int) -> None:
+    """A small network for the treatments of the training experiments, good enough to tell methods apart."""
+    sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
+    data, _ = sides(tables.root, sites.assign(split="train"), augment=augmentation("d4", seed=seed))
+    model = Classifier("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
+    fit(model, data, weights=weights, phase=Phase("whole", epochs=16, batch_size=16, learning_rate=3e-3,
+                                                  schedule="cosine", seed=seed))
+
+
+def compare(root: Path, *, seed: int) -> dict[str, dict]:
+    """By kind of statistics: accuracy on the test wells, images through the network, seconds."""
+    simulate(root / "data", preset="plates", seed=seed, processes=1)
+    tables = read_tables(root / "data")
+    train(tables, root / "weights/HUVEC/model.safetensors", seed=seed)
+    asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
+    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", batch_sizes=BRODT)
+    found = {}
+    for kind, table in scores.items():
+        facts = read_json(root / "scores" / kind / "metadata.json")
+        right = accuracy(table.idxmax(axis=1), tables.solution, tables.wells)["accuracy"]
+        found[kind] = {"accuracy": right, "images": facts["images"], "seconds": facts["seconds"]}
+        print(f"seed {seed} {kind:8} accuracy {right:.4f}  images {facts['images']:6,}  {facts['seconds']:6.2f} s")
+    return found
+
+
+@pytest.mark.slow
+def test_adapted_is_as_good_as_97_batch_sizes_for_a_thirtieth_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "plates", PLATES)
+    torch.set_num_threads(1)
+    runs = [compare(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    mean = {kind: {key: float(np.mean([run[kind][key] for run in runs])) for key in runs[0][kind]} for kind in runs[0]}
+    ratios = {key: mean["batch"][key] / mean["adapted"][key] for key in ("images", "seconds")}
+    print(mean, ratios)
+    assert mean["adapted"]["accuracy"] >= mean["batch"]["accuracy"] - 0.005
+    assert mean["adapted"]["accuracy"] > mean["running"]["accuracy"] + 0.05
+    assert ratios["images"] >= 30 and ratios["seconds"] >= 15
