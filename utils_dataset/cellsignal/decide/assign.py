@@ -2,95 +2,197 @@
 
 Each treatment siRNA stands in one well of an experiment, and the four plates of an experiment
 carry four fixed groups of siRNAs (Brodt's solution: "in one experiment there is only one class", "classes
-divided equally in 4 plates"). Both are solved exactly, as linear assignment problems.
+divided equally in 4 plates"). Blocks of wells that share siRNAs, a plate with groups and an experiment
+without, are then solved one by one.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
 
+from cellsignal.decide import solvers
+from cellsignal.decide.blocks import Block, Screen, as_screen, block, block_temperatures
+from cellsignal.decide.groups import GroupChoice, choose_groups, log_group_probabilities
+from cellsignal.decide.marginals import marginals, softmax
 from cellsignal.errors import InputError
 
-METHODS = ("raw", "exact")
-IMPOSSIBLE = -1e6  # stands for -inf, which would make the assignment problem infeasible
+METHODS = ("raw", "greedy", "exact", "expected")
 
 
-def assign(scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "exact",
-           groups: list[list[int]] | None = None) -> pd.Series:
-    """Choose a siRNA for every well.
+@dataclass(frozen=True)
+class Plan:
+    """How one experiment is decided."""
 
-    `scores`: index id_code, columns class numbers, log-probabilities. `wells` tells the experiment
-    and plate of each id_code. `method`: "raw" takes the most likely class of each well; "exact" the
-    one-to-one assignment with the largest summed log-probability, per plate with `groups`, per
-    experiment without. `groups`: the plate groups, lists of class numbers; None for none.
+    experiment: str
+    route: str  # "raw" | "one-to-one" | "groups" | "known layout"
+    blocks: list[Block]
+    choice: GroupChoice | None = None
+    note: str = ""
+    settled: dict[int, int] = field(default_factory=dict)  # siRNA by row of the screen, known beforehand
 
-    Returns siRNA by id_code, in the order of `scores`. Raises InputError when a well is unknown or
-    a plate has more wells than classes.
+
+@dataclass(frozen=True, repr=False)
+class Decision:
+    """What every well is taken for, how sure that is, and how each experiment was decided.
+
+    Each of the three is worked out when it is first asked for: who wants the predictions of `exact` alone
+    does not wait for probabilities.
+    """
+
+    screen: Screen
+    plans: list[Plan]
+    method: str
+    measured: dict[str, float]  # temperature by cell type, from held-out wells
+    order: pd.Index  # id_codes as they were given
+
+    @cached_property
+    def predictions(self) -> pd.Series:
+        """siRNA by id_code, in the order of the scores."""
+        sirnas = np.empty(len(self.screen.id_codes), dtype=int)
+        for part, pick in zip(self._blocks, self._picks, strict=True):
+            sirnas[part.rows] = self.screen.classes[part.columns[pick]]
+        for plan in self.plans:
+            sirnas[list(plan.settled)] = list(plan.settled.values())
+        return self._by_id_code(sirnas, "sirna")
+
+    @cached_property
+    def confidence(self) -> pd.Series:
+        """Probability that the predicted siRNA is right given all constraints used, by id_code."""
+        sure = np.ones(len(self.screen.id_codes))
+        for part, belief, pick in zip(self._blocks, self._beliefs, self._picks, strict=True):
+            sure[part.rows] = part.trust * belief[np.arange(len(pick)), pick]
+        return self._by_id_code(sure, "confidence")
+
+    @cached_property
+    def experiments(self) -> pd.DataFrame:
+        """One row per experiment; `decide` tells the columns."""
+        heat = iter(self._temperatures)
+        rows = [self._row(plan, [next(heat) for _ in plan.blocks]) for plan in self.plans]
+        return pd.DataFrame(rows).set_index("experiment").sort_index()
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return [part for plan in self.plans for part in plan.blocks]
+
+    @cached_property
+    def _temperatures(self) -> np.ndarray:
+        return block_temperatures(self._blocks, self.measured)
+
+    @cached_property
+    def _beliefs(self) -> list[np.ndarray]:
+        believe = softmax if self.method == "raw" else marginals
+        return [believe(part.values, temperature=heat) for part, heat in zip(self._blocks, self._temperatures, strict=True)]
+
+    @cached_property
+    def _picks(self) -> list[np.ndarray]:
+        if self.method == "expected":
+            pairs = zip(self._blocks, self._beliefs, strict=True)
+            return [solvers.expected(part.values, belief) for part, belief in pairs]
+        return [getattr(solvers, self.method)(part.values) for part in self._blocks]
+
+    def _by_id_code(self, values: np.ndarray, name: str) -> pd.Series:
+        return pd.Series(values, pd.Index(self.screen.id_codes, name=self.order.name), name=name).reindex(self.order)
+
+    def _row(self, plan: Plan, heat: list[float]) -> dict[str, Any]:
+        choice = plan.choice
+        used = choice is not None and plan.route == "groups"
+        return {
+            "experiment": plan.experiment, "cell_type": self.screen.cell_types[plan.experiment],
+            "wells": len(self.screen.experiments[plan.experiment]), "route": plan.route, "method": self.method,
+            "group_on_plate": [group + 1 for group in choice.group_on_plate] if used else None,
+            "group_confidence": choice.confidence if choice else np.nan,
+            "rotation": choice.rotation if choice else None,
+            "surprise_bits": choice.surprise_bits if choice else 0.0,
+            "temperature": float(np.exp(np.log(heat).mean())) if heat else np.nan, "note": plan.note,
+        }  # fmt: skip
+
+
+def decide(
+    scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected", groups: list[list[int]] | None = None,
+    rotations: Mapping[str, list[int]] | None = None, rotation_prior: float = 0.99, certainty: float = 0.95,
+    temperatures: Mapping[str, float] | None = None, known: Mapping[str, pd.Series] | None = None,
+) -> Decision:
+    """Choose a siRNA for every well and tell how sure that is.
+
+    `scores`: index id_code, columns class numbers, natural-log probabilities; `wells` tells experiment, cell
+    type and plate of each id_code. `method`: "raw" takes the most likely class of each well; "greedy" the best
+    score of all, then the best of what is left; "exact" the one-to-one assignment with the largest summed
+    log-probability; "expected" the one with the largest expected number of right wells. They work per plate
+    with `groups`, lists of class numbers that share a plate, and per experiment without.
+
+    `rotations`: index of the group on plates 1, 2, ... of training experiments (`data.plates.rotations`); these
+    layouts and their cyclic shifts share `rotation_prior` among all permutations. `certainty`: least posterior
+    probability at which a permutation is believed; below it no groups are used for the experiment.
+    `temperatures`: by cell type, from held-out wells (`calibrate.fit_temperature`); where the search for each
+    block's own temperature starts. `known`: by experiment, sirna by id_code where a layout is known.
+
+    Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known
+    layout"); method; group_on_plate (numbers of the groups from 1, plate by plate; None where none are used);
+    group_confidence (of the likeliest permutation; NaN without groups); rotation (whether that is one; None
+    where none is known); surprise_bits (by how much the scores alone like another permutation better than any
+    rotation); temperature (geometric mean over blocks); note. Raises InputError when a well is unknown, a
+    score is no number, or a block has more wells than classes.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", where="assignment", cure=f"use one of: {', '.join(METHODS)}")
-    places = locate(scores, wells)
-    chosen = [
-        _assign_experiment(scores.loc[place.index], place["plate"], method=method, groups=groups or [])
-        for _, place in places.groupby("experiment", sort=False)
+    screen, turns, plans = as_screen(scores, wells), _turns(rotations or {}), []
+    for name, rows in screen.experiments.items():
+        if name in (known or {}):
+            plans.append(_by_layout(screen, name, rows, known[name], method=method))
+        elif groups:
+            plans.append(_by_groups(screen, name, rows, groups, method=method, turns=turns,
+                                    rotation_prior=rotation_prior, certainty=certainty))
+        else:
+            plans.append(_whole(screen, name, rows, method=method))
+    return Decision(screen, plans, method, dict(temperatures or {}), scores.index)
+
+
+def assign(scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected",
+           groups: list[list[int]] | None = None, **design: Any) -> pd.Series:
+    """The predictions of `decide` alone, siRNA by id_code; `design`: its other arguments. Raises what it raises."""
+    return decide(scores, wells, method=method, groups=groups, **design).predictions
+
+
+def _whole(screen: Screen, name: str, rows: np.ndarray, *, method: str) -> Plan:
+    """All wells of an experiment share all siRNAs."""
+    part = block(screen, name, rows, np.arange(len(screen.classes)), crowd=method == "raw")
+    return Plan(name, "raw" if method == "raw" else "one-to-one", [part])
+
+
+def _by_groups(screen: Screen, name: str, rows: np.ndarray, groups: list[list[int]], *, method: str,
+               turns: set[tuple[int, ...]], rotation_prior: float, certainty: float) -> Plan:
+    """Each plate with its group where the permutation is certain enough, else the whole experiment."""
+    members = np.stack([np.isin(screen.classes, group) for group in groups], axis=1)
+    numbers, plates = np.unique(screen.plates[rows], return_inverse=True)
+    here = {tuple(turn[plate - 1] for plate in numbers) for turn in turns if len(turn) >= numbers[-1]}
+    likely = log_group_probabilities(screen.of(rows), members.astype(np.float32))
+    choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=rotation_prior)
+    if choice.confidence < certainty:
+        note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
+        plan = _whole(screen, name, rows, method=method)
+        return Plan(name, plan.route, plan.blocks, choice, note)
+    parts = [
+        block(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust), crowd=method == "raw")
+        for plate, (group, trust) in enumerate(zip(choice.group_on_plate, choice.on_its_plate, strict=True))
     ]
-    return pd.concat(chosen).reindex(scores.index).rename("sirna")
+    return Plan(name, "groups", parts, choice)
 
 
-def locate(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
-    """Experiment and plate of every scored well; InputError names one that `wells` does not have."""
-    places = wells.set_index("id_code")[["experiment", "plate"]].reindex(scores.index)
-    unknown = places.index[places["plate"].isna()]
-    if len(unknown):
-        raise InputError(f"well {unknown[0]} is not in the data set ({len(unknown)} such)", where="scores",
-                         cure="give the data set that these scores belong to")
-    return places.astype({"plate": int})
+def _by_layout(screen: Screen, name: str, rows: np.ndarray, layout: pd.Series, *, method: str) -> Plan:
+    """The siRNAs of a known layout; wells that it does not have share the siRNAs that are left."""
+    sirnas = layout.reindex(screen.id_codes[rows])
+    rest = rows[sirnas.isna().to_numpy()]
+    settled = dict(zip(rows[sirnas.notna().to_numpy()].tolist(), sirnas.dropna().astype(int).tolist(), strict=True))
+    left = np.flatnonzero(~np.isin(screen.classes, list(settled.values())))
+    parts = [block(screen, name, rest, left, crowd=method == "raw")] if len(rest) else []
+    return Plan(name, "known layout", parts, settled=settled)
 
 
-def _assign_experiment(scores: pd.DataFrame, plates: pd.Series, *, method: str, groups: list[list[int]]) -> pd.Series:
-    if not groups:
-        return _assign_block(scores, method)
-    group_of_plate = choose_groups(scores, plates, groups=groups)
-    blocks = []
-    for plate, block in scores.groupby(plates.to_numpy()):
-        allowed = [sirna for sirna in groups[group_of_plate[plate]] if sirna in block.columns]
-        blocks.append(_assign_block(block[allowed], method))
-    return pd.concat(blocks)
-
-
-def choose_groups(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[int]]) -> dict[int, int]:
-    """Which group lies on which plate of one experiment: the most likely of all permutations.
-
-    The log-likelihood of a group on a plate is the sum over wells of the probability that the
-    network gives to the group's classes together; the best permutation of groups is itself a
-    small assignment problem, so none of the 24 need be tried.
-    """
-    likelihood = group_likelihood(scores, plates, groups=groups)
-    rows, columns = linear_sum_assignment(likelihood.to_numpy(), maximize=True)
-    return {int(likelihood.index[row]): int(column) for row, column in zip(rows, columns, strict=True)}
-
-
-def group_likelihood(scores: pd.DataFrame, plates: pd.Series, *, groups: list[list[int]]) -> pd.DataFrame:
-    """Log-likelihood of each group (column) on each plate (row) of one experiment."""
-    # A column of IMPOSSIBLE stands in where no siRNA of a group is scored.
-    padded = scores.assign(**{"": IMPOSSIBLE})
-    per_well = np.column_stack([
-        logsumexp(padded.loc[:, padded.columns.isin([*group, ""])], axis=1) for group in groups
-    ])
-    table = pd.DataFrame(np.maximum(per_well, IMPOSSIBLE), index=plates.to_numpy()).groupby(level=0).sum()
-    if len(table) > len(groups):
-        raise InputError(f"{len(table)} plates but {len(groups)} plate groups", where="experiment",
-                         cure="assign without groups (--no-groups)")
-    return table
-
-
-def _assign_block(scores: pd.DataFrame, method: str) -> pd.Series:
-    values = np.maximum(scores.to_numpy(np.float64), IMPOSSIBLE)
-    if scores.shape[1] < (len(values) if method == "exact" else 1):
-        raise InputError(f"{len(values)} wells share {scores.shape[1]} scored siRNAs", where=f"well {scores.index[0]}",
-                         cure="score every siRNA of the plate, or use the method raw without groups")
-    if method == "raw":
-        return pd.Series(scores.columns[values.argmax(1)], index=scores.index)
-    rows, columns = linear_sum_assignment(values, maximize=True)
-    return pd.Series(scores.columns[columns], index=scores.index[rows])
+def _turns(rotations: Mapping[str, Sequence[int]]) -> set[tuple[int, ...]]:
+    """All cyclic shifts of the layouts that are known whole."""
+    seen = {tuple(order) for order in rotations.values() if -1 not in order}
+    return {order[k:] + order[:k] for order in seen for k in range(len(order))}

@@ -1,0 +1,106 @@
+"""Anybody's scores as arrays, and the blocks of wells that share siRNAs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.decide.calibrate import agreed_temperature
+from cellsignal.errors import InputError
+
+POOLED = 6  # blocks that set the temperature of a cell type; more of them move it by less than plates differ
+# Deviation of the logarithm of the temperature: of a cell type, unseen and measured on held-out wells; of its plates.
+UNSEEN, MEASURED, PLATES = 0.5, 0.2, 0.2
+
+
+@dataclass(frozen=True)
+class Screen:
+    """All scores, rows sorted by id_code and columns by class, so that no answer hangs on the order of a file."""
+
+    id_codes: np.ndarray
+    classes: np.ndarray  # class number of each column
+    values: np.ndarray  # float32 [wells, classes], log-probabilities
+    plates: np.ndarray  # plate number of each row
+    experiments: dict[str, np.ndarray]  # rows by experiment
+    cell_types: dict[str, str]  # by experiment
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The scores of these rows, uncopied where they lie together."""
+        together = len(rows) == rows[-1] - rows[0] + 1
+        return self.values[rows[0] : rows[-1] + 1] if together else self.values[rows]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Wells and the siRNAs that may lie in them, each at most once."""
+
+    cell_type: str
+    rows: np.ndarray  # of the screen
+    columns: np.ndarray  # of the screen
+    values: np.ndarray  # float32 [rows, columns]
+    trust: float = 1.0  # probability that these are the right columns
+
+
+def as_screen(scores: pd.DataFrame, wells: pd.DataFrame) -> Screen:
+    """Scores and their places as arrays; InputError names a well that is unknown, comes twice or has a score that is none."""
+    if not scores.index.is_monotonic_increasing:
+        scores = scores.sort_index()
+    if not scores.columns.is_monotonic_increasing:
+        scores = scores.sort_index(axis=1)
+    places = _places(scores.index, wells)
+    values = scores.to_numpy(np.float32)
+    _check(values, scores)
+    rows = places.groupby("experiment", sort=False).indices
+    return Screen(
+        id_codes=scores.index.to_numpy(), classes=scores.columns.to_numpy(int), values=values,
+        plates=places["plate"].to_numpy(int), experiments=rows,
+        cell_types={name: str(places["cell_type"].iloc[row[0]]) for name, row in rows.items()},
+    )
+
+
+def block(screen: Screen, experiment: str, rows: np.ndarray, columns: np.ndarray, *, trust: float = 1.0, crowd: bool = False) -> Block:
+    """The block of some rows and columns; InputError when, but for a `crowd`, there are more wells than siRNAs."""
+    if len(columns) < (1 if crowd else len(rows)):
+        raise InputError(f"{len(rows)} wells share {len(columns)} scored siRNAs", where=f"well {screen.id_codes[rows[0]]}",
+                         cure="score every siRNA of the plate, or use the method raw without groups")
+    values = np.ascontiguousarray(screen.of(rows)[:, columns])
+    return Block(screen.cell_types[experiment], rows, columns, values, trust)
+
+
+def block_temperatures(blocks: Sequence[Block], measured: dict[str, float]) -> np.ndarray:
+    """The temperature of each block: its own, held near that of its cell type.
+
+    `measured`: temperatures by cell type from held-out wells; 1 is where the search starts without.
+    """
+    temperatures = np.array([measured.get(part.cell_type, 1.0) for part in blocks], float)
+    alone = np.array([part.values.shape[0] <= part.values.shape[1] for part in blocks], bool)
+    cell_types = np.array([part.cell_type for part in blocks])
+    for cell_type in np.unique(cell_types[alone]):
+        mine = np.flatnonzero(alone & (cell_types == cell_type))
+        some = [blocks[k].values for k in mine[:: -(-len(mine) // POOLED)]]
+        spread = MEASURED if cell_type in measured else UNSEEN
+        centre = agreed_temperature(some, centre=temperatures[mine[0]], spread=spread)
+        temperatures[mine] = [agreed_temperature([blocks[k].values], centre=centre, spread=PLATES) for k in mine]
+    return temperatures
+
+
+def _places(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
+    """Experiment, cell type and plate of every scored well."""
+    twice = id_codes[id_codes.duplicated()]
+    if len(twice):
+        raise InputError(f"well {twice[0]} comes twice", where="scores", cure="keep one row per well")
+    places = wells.set_index("id_code")[["experiment", "cell_type", "plate"]].reindex(id_codes)
+    unknown = id_codes[places["plate"].isna()]
+    if len(unknown):
+        raise InputError(f"well {unknown[0]} is not in the data set ({len(unknown)} such)", where="scores",
+                         cure="give the data set that these scores belong to")
+    return places
+
+
+def _check(values: np.ndarray, scores: pd.DataFrame) -> None:
+    """Refuse what is neither a number nor -inf; minimum and maximum tell it without a copy of the table."""
+    if values.size and (np.isnan(values.min()) or values.max() == np.inf):
+        row, column = np.argwhere(np.isnan(values) | (values == np.inf))[0]
+        raise InputError(f"score {values[row, column]} of class {scores.columns[column]}", where=f"well {scores.index[row]}",
+                         cure="give natural-log probabilities; -inf is one, NaN is none")
