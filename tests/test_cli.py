@@ -36,7 +36,10 @@ def test_help_loads_nothing_heavy() -> None:
     "arguments",
     [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
      ("simulate", "out", "--preset", "gigantic"), ("simulate", "out", "--like", "nowhere"),
-     ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv"),
+     ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv"), ("assign", "a.npz", "--data", "nowhere"),
+     ("assign", "a.csv", "--data", "nowhere", "--out", "b.csv", "--method", "best"), ("assign", "--out", "b.csv"),
+     ("assign", "a.csv", "--data", "nowhere", "--out", "b.csv", "--certainty", "2"),
+     ("assign", "a.csv", "--data", "nowhere", "--out", "b.csv", "--confidence", "b.csv"),
      ("simulate", "x", "--seed", "abc"), ("layout",), ("layout", "a", "b"), ("fly",), ("layout", "--fast", "x")],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
@@ -63,6 +66,32 @@ def test_layout_of_the_real_tables(shared: Path) -> None:
     assert "groups on plates 1 to 4: 2 3 4 1" in printed
     assert "RPE-03 and HUVEC-07, plates shifted by 3\n" in printed
     assert "RPE-03 and HUVEC-18, shift unknown\n" in printed
+
+
+def test_assign_offers_every_method() -> None:
+    from cellsignal.cli import Method
+    from cellsignal.decide.assign import METHODS
+
+    assert tuple(method.value for method in Method) == METHODS
+
+
+def test_assign_says_by_what_route_it_went_and_what_it_wrote(tmp_path: Path) -> None:
+    ids = [f"U2OS-0{number}_1_B0{column}" for number in (1, 2) for column in (3, 4, 5)]
+    wells = pd.DataFrame({"id_code": ids, "plate": 1, "well": ["B03", "B04", "B05"] * 2, "sirna": [0, 1, 2] * 2})
+    wells.insert(1, "experiment", wells["id_code"].str[:7])
+    wells[:3].to_csv(tmp_path / "train.csv", index=False)
+    wells[3:].drop(columns="sirna").to_csv(tmp_path / "test.csv", index=False)
+    for name in ("train_controls.csv", "test_controls.csv"):
+        wells[:0].assign(well_type="").to_csv(tmp_path / name, index=False)
+    likely = pd.DataFrame([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0, 0, 1]], columns=range(3), index=pd.Index(ids[3:], name="id_code"))
+    likely.to_csv(tmp_path / "scores.csv")
+    ended = cellsignal("assign", "scores.csv", "--probabilities", "--data", ".", "--out", "out.csv", "--no-groups", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    header, row, *wrote = ended.stdout.splitlines()
+    assert header.split()[:3] == ["experiment", "route", "groups"] and row.split()[:3] == ["U2OS-02", "one-to-one", "-"]
+    assert wrote == ["wrote out.csv and out.confidence.csv"]
+    assert pd.read_csv(tmp_path / "out.csv")["sirna"].tolist() == [0, 1, 2]
+    assert pd.read_csv(tmp_path / "out.confidence.csv").columns.tolist() == ["id_code", "sirna", "confidence"]
 
 
 def test_score_as_table_and_as_json(tmp_path: Path) -> None:

@@ -218,8 +218,8 @@ def test_bad_knobs_are_refused_before_any_score_is_lost(run: Path, knobs: dict, 
 
 
 def test_assign_and_score_from_files(run: Path, tmp_path: Path) -> None:
-    out = assign_files([run / "scores/adapted"], data=run / "data", out=tmp_path / "submission.csv")
-    result = score_files(out, run / "data/solution.csv")
+    assign_files([run / "scores/adapted"], data=run / "data", out=tmp_path / "submission.csv")
+    result = score_files(tmp_path / "submission.csv", run / "data/solution.csv")
     assert 0 <= result["accuracy"] <= 1 and sorted(result["by_cell_type"]) == ["HUVEC", "RPE"]
     assert score_files(run / "data/solution.csv", run / "data/solution.csv")["accuracy"] == 1
 

@@ -35,13 +35,15 @@ class Method(StrEnum):
     """How siRNAs are chosen from scores."""
 
     raw = "raw"
+    greedy = "greedy"
     exact = "exact"
+    expected = "expected"
 
 
 @app.command(epilog="Example: cellsignal simulate plates --preset tiny --seed 1")
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; a killed simulation goes on.")],
-    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, tiny.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, tiny.")] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Folder of real tables whose layout to render.")] = None,
     experiments: Annotated[str, typer.Option(help="Part of --like: names, separated by commas.")] = "",
@@ -120,18 +122,36 @@ def run(
     print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
 
 
-@app.command(epilog="Example: cellsignal assign runs/demo/scores/adapted/*.parquet --data plates --out submission.csv")
+@app.command(epilog="Example: cellsignal assign scores --data plates --out submission.csv")
 def assign(
-    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Parquet files of log-probabilities.")],
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Files of scores, or folders of them.")],
     data: Annotated[Path, typer.Option(metavar="DATA", help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(metavar="CSV", help="Submission to write.")],
-    method: Annotated[Method, typer.Option(help="Best class per well, or each siRNA once.")] = Method.exact,
+    method: Annotated[Method, typer.Option(help="Best siRNA of each well (raw), or each siRNA once.")] = Method.expected,
     groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="SCORES hold probabilities.")] = False,
+    rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="That groups lie as rotations.")] = 0.99,
+    certainty: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least, for groups to be used.")] = 0.95,
+    known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
+    confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
 ) -> None:
-    """Make a submission of anybody's scores."""
-    from cellsignal.decide.commands import assign_files
+    """Make a submission of anybody's scores.
 
-    print(f"wrote {assign_files(scores, data=data, out=out, method=method.value, groups=groups)}")
+    SCORES are Parquet, CSV (.csv, .csv.gz) or NPZ files: id_code and one column per class number, natural-log
+    probabilities. Scored training wells calibrate the temperature: score those that were held out, and no others.
+
+    Prints by what route each experiment was decided. There, certainty is the probability that the plate groups
+    lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
+    rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
+    """
+    from cellsignal.decide.commands import assign_files, confidence_path
+    from cellsignal.decide.routes import routes_table
+
+    assigned = assign_files(
+        scores, data=data, out=out, confidence=confidence, method=method.value, groups=groups, probabilities=probabilities,
+        rotation_prior=rotation_prior, certainty=certainty, known_layouts=known_layouts,
+    )  # fmt: skip
+    print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")
 
 
 @app.command(epilog="Example: cellsignal score runs/demo/submission.csv plates/solution.csv")

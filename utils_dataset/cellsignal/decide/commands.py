@@ -1,37 +1,75 @@
 """The decision alone, on anybody's scores: what `cellsignal assign` and `cellsignal score` do."""
 
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.data.plates import plate_groups
-from cellsignal.data.wells import read_solution, read_tables
-from cellsignal.decide.assign import assign
+from cellsignal.data.plates import plate_groups, rotations
+from cellsignal.data.wells import Tables, read_solution, read_tables
+from cellsignal.decide.assign import Decision, decide
+from cellsignal.decide.calibrate import fit_temperature
+from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
-from cellsignal.decide.scores import read_all_scores
+from cellsignal.decide.scores import files_of, name_of, read_all_scores
 from cellsignal.decide.submit import check_ids, read_submission, write_submission
 from cellsignal.errors import InputError
+from cellsignal.files import replacing
 from cellsignal.tasks import RXRX1
 
+ENOUGH = 20  # errors among the labelled wells of a cell type: without any, every temperature below some is as good
 
-def assign_files(scores: list[Path], *, data: Path, out: Path, method: str = "exact", groups: bool = True) -> Path:
-    """Read scores, choose one siRNA per well and write the submission `out`.
 
-    Only test wells and treatment siRNAs count: scores of controls are no answers.
+@dataclass(frozen=True)
+class Assigned:
+    """A decision about files, experiments sorted by name."""
+
+    predictions: pd.Series  # as in assign.Decision
+    confidence: pd.Series
+    experiments: pd.DataFrame  # of assign.Decision, and `labelled`: the wells that its temperature was measured on
+
+
+def assign_files(
+    scores: Sequence[Path], *, data: Path, out: Path, confidence: Path | None = None, method: str = "expected",
+    groups: bool = True, probabilities: bool = False, rotation_prior: float = 0.99, certainty: float = 0.95,
+    known_layouts: bool = False,
+) -> Assigned:
+    """Read scores, choose one siRNA per test well, and write the submission `out` and `confidence`.
+
+    `scores`: files or folders that `scores.read_scores` reads; those of controls are no answers and
+    do not count. Scored treatment wells of training experiments calibrate the temperature of their
+    cell type, where at least ENOUGH of them are wrong: they should be held out, because a network is
+    too sure of what it was trained on.
+    `confidence`: `<out without suffix>.confidence.csv` when None; it holds `id_code,sirna,confidence`.
+    `method`, `rotation_prior`, `certainty`: see `assign.decide`.
+
+    Both files are written at the end, or neither. Raises InputError.
     """
-    if not out.name or out.is_dir():
-        raise InputError("is a folder", where=out, cure="name a file, such as submission.csv")
+    confidence = confidence or confidence_path(out)
+    _check_places(out, confidence, scores=scores)
     tables = read_tables(data)
-    known = plate_groups(tables.wells) if groups else []
-    if groups and not known:
+    found = plate_groups(tables.wells) if groups else []
+    if groups and not found:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
-    table = read_all_scores(scores)
-    table = table.loc[table.index.isin(tables.sample), ~table.columns.isin(RXRX1.controls)]
-    if table.empty:
-        raise InputError("no test well or no treatment siRNA is scored", where=", ".join(map(str, scores)),
-                         cure=f"give the scores that belong to {data}")
-    predictions = assign(table, tables.wells, method=method, groups=known)
-    return write_submission(out, predictions, sample=tables.sample)
+    table = read_all_scores(scores, probabilities=probabilities)
+    table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
+    tests = _test_scores(table, tables, where=name_of(scores))
+    labelled = _labelled(table, tables.wells)
+    temperatures = _temperatures(table, labelled)
+    decision = decide(
+        tests, tables.wells, method=method, groups=found or None,
+        rotations=rotations(tables.wells, found) if found else None, rotation_prior=rotation_prior, certainty=certainty,
+        temperatures=temperatures or None,
+        known=solve_known_layouts(tables.wells, tests) if known_layouts else None,
+    )
+    _write(decision, out=out, confidence=confidence, sample=tables.sample)
+    return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
+
+
+def confidence_path(out: Path) -> Path:
+    """Where the confidences of a submission lie: submission.confidence.csv beside submission.csv."""
+    return out.with_name(f"{out.stem}.confidence.csv")
 
 
 def score_files(submission: Path, solution: Path) -> dict:
@@ -42,8 +80,74 @@ def score_files(submission: Path, solution: Path) -> dict:
     return accuracy(predictions, truth, places_of(truth.index.to_list()))
 
 
+def experiment_of(id_codes: pd.Index) -> pd.Index:
+    """The experiment of each id_code (`HUVEC-01` of `HUVEC-01_1_B03`)."""
+    return id_codes.str.rsplit("_", n=2).str[0]
+
+
 def places_of(id_codes: list[str]) -> pd.DataFrame:
     """Experiment and cell type as the id_codes spell them (`HUVEC-01_1_B03`)."""
-    experiments = pd.Series(id_codes).str.rsplit("_", n=2).str[0]
+    experiments = experiment_of(pd.Index(id_codes)).to_series(index=range(len(id_codes)))
     cell_types = experiments.str.rsplit("-", n=1).str[0]
     return pd.DataFrame({"id_code": id_codes, "experiment": experiments, "cell_type": cell_types})
+
+
+def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path]) -> None:
+    read = {file.resolve() for file in files_of(scores)}
+    for path in (out, confidence):
+        if not path.name or path.is_dir():
+            raise InputError("is a folder", where=path, cure="name a file, such as submission.csv")
+        if path.resolve() in read:
+            raise InputError("would overwrite the scores", where=path, cure="choose another name")
+    if out.resolve() == confidence.resolve():
+        raise InputError("submission and confidences in one file", where=out, cure="choose another --confidence")
+
+
+def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataFrame:
+    """The rows of the test wells, every one of them, in the order of the sample submission."""
+    wanted = pd.Index(tables.sample)
+    missing = wanted.difference(table.index)
+    if len(missing) == len(wanted) or not len(table.columns):
+        raise InputError("no test well or no treatment siRNA is scored", where=where,
+                         cure=f"give the scores that belong to {tables.root}")
+    if len(missing):
+        raise InputError(f"well {missing[0]} is missing ({len(missing)} such)", where=where,
+                         cure="score every well of sample_submission.csv")
+    return table.loc[tables.sample]
+
+
+def _labelled(table: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """id_code, cell_type, sirna and `wrong` (raw) of the scored treatment wells of training experiments."""
+    known = (wells["dataset"] == "train") & (wells["well_type"] == "treatment")
+    known &= wells["id_code"].isin(table.index) & wells["sirna"].isin(table.columns)
+    labelled = wells.loc[known, ["id_code", "cell_type", "sirna"]].astype({"sirna": "int64"})
+    likeliest = table.columns[table.loc[labelled["id_code"]].to_numpy().argmax(axis=1)]
+    return labelled.assign(wrong=likeliest != labelled["sirna"])
+
+
+def _temperatures(table: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, float]:
+    """The temperature of each cell type whose labelled wells show enough errors to tell one."""
+    return {
+        str(cell_type): fit_temperature(table.loc[mine["id_code"]], mine.set_index("id_code")["sirna"])
+        for cell_type, mine in labelled.groupby("cell_type")
+        if mine["wrong"].sum() >= ENOUGH
+    }
+
+
+def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Container[str]) -> pd.DataFrame:
+    """The table of experiments with the number of wells behind each temperature, or a note why there is none."""
+    table = decision.experiments.sort_index()
+    counts, wrong = labelled["cell_type"].value_counts(), labelled.groupby("cell_type")["wrong"].sum()
+    used = [int(counts[name]) if name in measured else 0 for name in table["cell_type"]]
+    unused = {name: f"{wrong[name]} of {count} labelled wells wrong, too few to calibrate on"
+              for name, count in counts.items() if name not in measured}  # fmt: skip
+    notes = [", ".join(filter(None, pair)) for pair in zip(table["note"], map(unused.get, table["cell_type"]))]
+    return table.assign(labelled=used, note=notes)
+
+
+def _write(decision: Decision, *, out: Path, confidence: Path, sample: list[str]) -> None:
+    table = pd.DataFrame({"sirna": decision.predictions, "confidence": decision.confidence}).rename_axis("id_code")
+    text = table.loc[sample].to_csv(float_format="%.6f", lineterminator="\n")
+    with replacing(confidence) as temporary:  # whole, but under its name only once the submission is, too
+        temporary.write_text(text, encoding="utf-8")
+        write_submission(out, decision.predictions, sample=sample)
