@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from cellsignal.decide.marginals import LOWEST, marginals, softmax
 from cellsignal.errors import InputError
 
+ENOUGH = 20  # errors among the labelled wells: without any, every temperature below some is as good
 COLDEST, HOTTEST = 0.05, 20.0  # beyond these temperatures scores are a mere choice, or nothing
 STEP = 0.2  # between temperatures that are tried, in their logarithm; the root is interpolated
 
@@ -32,6 +33,20 @@ def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
     return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
+
+
+def fit_temperatures(scores: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, float]:
+    """The temperature of each cell type whose labelled wells show enough errors to tell one.
+
+    `labelled`: index id_code, columns cell_type and sirna, of wells that the network has not seen in training.
+    """
+    labelled = labelled[labelled.index.isin(scores.index) & labelled["sirna"].isin(scores.columns)]
+    likeliest = scores.columns[scores.loc[labelled.index].to_numpy().argmax(axis=1)] if len(labelled) else []
+    wrong = labelled["sirna"].ne(pd.Series(likeliest, labelled.index)).groupby(labelled["cell_type"]).sum()
+    return {
+        str(cell_type): fit_temperature(scores, mine["sirna"])
+        for cell_type, mine in labelled.groupby("cell_type") if wrong[cell_type] >= ENOUGH
+    }
 
 
 def agreed_temperature(blocks: Sequence[np.ndarray], *, centre: float = 1.0, spread: float = 0.5) -> float:

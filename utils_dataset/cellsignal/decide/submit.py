@@ -6,7 +6,7 @@ import pandas as pd
 
 from cellsignal.data.wells import read_solution
 from cellsignal.errors import InputError
-from cellsignal.files import write_text
+from cellsignal.files import replacing, write_text
 from cellsignal.tasks import RXRX1
 
 
@@ -45,11 +45,21 @@ def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
                              cure="the submission must hold exactly the wells of sample_submission.csv")
 
 
-def write_confidence(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str]) -> Path:
-    """Write `id_code,sirna,confidence` in the order of the sample submission.
+def confidence_path(submission: Path) -> Path:
+    """Where the confidences of a submission lie: submission.confidence.csv beside submission.csv."""
+    return submission.with_name(f"{submission.stem}.confidence.csv")
 
-    `confidence`: the probability that a well's siRNA is right, by id_code.
+
+def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
+                  beside: Path | None = None) -> Path:
+    """Write the submission and, `beside` it, `id_code,sirna,confidence`; both or neither.
+
+    `confidence`: the probability that a well's siRNA is right, by id_code. `beside` is
+    `confidence_path(path)` when None. Raises what `write_submission` raises.
     """
-    table = pd.DataFrame({"sirna": predictions.astype(int), "confidence": confidence.round(4)}).reindex(sample)
-    write_text(path, table.rename_axis("id_code").to_csv(lineterminator="\n"))
+    table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).rename_axis("id_code")
+    with replacing(beside or confidence_path(path)) as temporary:  # under its name only once the submission is, too
+        text = table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
+        temporary.write_text(text, encoding="utf-8")
+        write_submission(path, predictions, sample=sample)
     return path

@@ -85,7 +85,7 @@ def plan(
     predict = Step(
         "4-predict-assign",
         needs=("simulate", *(step.name for step in trainings)),
-        outputs=("submission.csv", "confidence.csv", "metrics.json"),
+        outputs=("submission.csv", "submission.confidence.csv", "metrics.json"),
         extras=("scores/**/*",),
         notebook=_notebook(kernels, "4-predict-assign"),
     )
