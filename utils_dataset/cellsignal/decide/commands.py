@@ -9,17 +9,13 @@ import pandas as pd
 from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
-from cellsignal.decide.calibrate import fit_temperature
+from cellsignal.decide.calibrate import ENOUGH, fit_temperatures
 from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
 from cellsignal.decide.scores import files_of, name_of, read_all_scores
-from cellsignal.decide.submit import check_ids, read_submission, write_submission
+from cellsignal.decide.submit import check_ids, confidence_path, read_submission, write_answers
 from cellsignal.errors import InputError
-from cellsignal.files import replacing
 from cellsignal.tasks import RXRX1
-
-ENOUGH = 20  # errors among the labelled wells of a cell type: without any, every temperature below some is as good
-
 
 @dataclass(frozen=True)
 class Assigned:
@@ -56,20 +52,15 @@ def assign_files(
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
     tests = _test_scores(table, tables, where=name_of(scores))
     labelled = _labelled(table, tables.wells)
-    temperatures = _temperatures(table, labelled)
+    temperatures = fit_temperatures(table, labelled)
     decision = decide(
         tests, tables.wells, method=method, groups=found or None,
         rotations=rotations(tables.wells, found) if found else None, rotation_prior=rotation_prior, certainty=certainty,
         temperatures=temperatures or None,
         known=solve_known_layouts(tables.wells, tests) if known_layouts else None,
     )
-    _write(decision, out=out, confidence=confidence, sample=tables.sample)
+    write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
     return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
-
-
-def confidence_path(out: Path) -> Path:
-    """Where the confidences of a submission lie: submission.confidence.csv beside submission.csv."""
-    return out.with_name(f"{out.stem}.confidence.csv")
 
 
 def score_files(submission: Path, solution: Path) -> dict:
@@ -117,37 +108,17 @@ def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataF
 
 
 def _labelled(table: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
-    """id_code, cell_type, sirna and `wrong` (raw) of the scored treatment wells of training experiments."""
+    """cell_type and sirna by id_code of the scored treatment wells of training experiments."""
     known = (wells["dataset"] == "train") & (wells["well_type"] == "treatment")
     known &= wells["id_code"].isin(table.index) & wells["sirna"].isin(table.columns)
-    labelled = wells.loc[known, ["id_code", "cell_type", "sirna"]].astype({"sirna": "int64"})
-    likeliest = table.columns[table.loc[labelled["id_code"]].to_numpy().argmax(axis=1)]
-    return labelled.assign(wrong=likeliest != labelled["sirna"])
-
-
-def _temperatures(table: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, float]:
-    """The temperature of each cell type whose labelled wells show enough errors to tell one."""
-    return {
-        str(cell_type): fit_temperature(table.loc[mine["id_code"]], mine.set_index("id_code")["sirna"])
-        for cell_type, mine in labelled.groupby("cell_type")
-        if mine["wrong"].sum() >= ENOUGH
-    }
+    return wells[known].set_index("id_code")[["cell_type", "sirna"]].astype({"sirna": "int64"})
 
 
 def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Container[str]) -> pd.DataFrame:
     """The table of experiments with the number of wells behind each temperature, or a note why there is none."""
-    table = decision.experiments.sort_index()
-    counts, wrong = labelled["cell_type"].value_counts(), labelled.groupby("cell_type")["wrong"].sum()
+    table, counts = decision.experiments.sort_index(), labelled["cell_type"].value_counts()
     used = [int(counts[name]) if name in measured else 0 for name in table["cell_type"]]
-    unused = {name: f"{wrong[name]} of {count} labelled wells wrong, too few to calibrate on"
+    unused = {name: f"fewer than {ENOUGH} of {count} labelled wells wrong, too few to calibrate on"
               for name, count in counts.items() if name not in measured}  # fmt: skip
     notes = [", ".join(filter(None, pair)) for pair in zip(table["note"], map(unused.get, table["cell_type"]))]
     return table.assign(labelled=used, note=notes)
-
-
-def _write(decision: Decision, *, out: Path, confidence: Path, sample: list[str]) -> None:
-    table = pd.DataFrame({"sirna": decision.predictions, "confidence": decision.confidence}).rename_axis("id_code")
-    text = table.loc[sample].to_csv(float_format="%.6f", lineterminator="\n")
-    with replacing(confidence) as temporary:  # whole, but under its name only once the submission is, too
-        temporary.write_text(text, encoding="utf-8")
-        write_submission(out, decision.predictions, sample=sample)

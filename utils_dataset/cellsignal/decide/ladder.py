@@ -79,7 +79,7 @@ def _one_to_one(scores: pd.DataFrame, wells: pd.DataFrame, *, groups: list[list[
 def as_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
     """The ladder to look at: one row a rung, raw and assigned accuracy in columns of their own.
 
-    `theirs` puts Brodt's leaderboard accuracies beside it, in columns that carry his name.
+    `theirs` puts Brodt's leaderboard accuracies beside the test wells, in columns that carry his name.
     """
     rows = pd.DataFrame([{name: row[name] for name in ("split", "rung", "kind", "accuracy")} for row in ladder],
                         columns=["split", "rung", "kind", "accuracy"])
@@ -88,6 +88,6 @@ def as_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
     # A pivot drops rungs without a value and forgets the order; the last rung has both kinds in one row.
     table = table.reindex(pd.MultiIndex.from_frame(rows[["split", "rung"]]).drop_duplicates())
     if theirs:
-        figures = {rung: dict(zip(THEIRS, pair, strict=True)) for rung, pair in BRODT.items()}
-        table = table.join(pd.DataFrame.from_dict(figures, orient="index", columns=THEIRS), on="rung")
+        figures = {("test", rung): pair for rung, pair in BRODT.items()}
+        table[THEIRS] = [figures.get(place, (None, None)) for place in table.index]
     return table
