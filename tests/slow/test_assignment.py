@@ -1,0 +1,96 @@
+"""The assignment measured on the real test layout: against what others reach, on easy and on harder noise."""
+
+import time
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from noise import families, gaussian, group_on_plate, real_layout
+from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp
+
+from cellsignal.decide.assign import METHODS, assign, decide
+from cellsignal.decide.calibrate import expected_calibration_error, fit_temperature
+
+SEEDS = (0, 1, 2)
+PUBLISHED = {0.30: 0.464, 0.50: 0.720, 0.70: 0.921}  # the best public code at these raw accuracies, one draw of noise
+
+
+def textbook(scores: pd.DataFrame, groups: list[list[int]]) -> pd.Series:
+    """What the best public code does: sums of log-probabilities over 24 permutations, then one assignment a plate."""
+    chosen = []
+    for _, part in scores.groupby(scores.index.str.split("_").str[0]):
+        plates = [plate for _, plate in part.groupby(part.index.str.split("_").str[1])]
+        table = np.array([[logsumexp(plate[group], axis=1).sum() for group in groups] for plate in plates])
+        best = max(permutations(range(4)), key=lambda order: table[range(4), order].sum())
+        for plate, group in zip(plates, best, strict=True):
+            rows, columns = linear_sum_assignment(-plate[groups[group]].to_numpy())
+            chosen.append(pd.Series(np.array(groups[group])[columns], index=plate.index[rows]))
+    return pd.concat(chosen).reindex(scores.index)
+
+
+def measured(scores: pd.DataFrame, folder: Path) -> dict[str, float]:
+    """Accuracy, calibration error and CPU seconds of each method with groups, and how many permutations are right."""
+    wells, truth, groups, rotations = real_layout(folder)
+    found = {"raw": float((scores.to_numpy().argmax(1) == truth).mean())}
+    for method in METHODS[1:]:
+        started = time.process_time()
+        right = assign(scores, wells, method=method, groups=groups, rotations=rotations) == truth
+        found[f"{method} seconds"] = time.process_time() - started
+        decision = decide(scores, wells, method=method, groups=groups, rotations=rotations, certainty=0)
+        found[method] = float(right.mean())
+        found[f"{method} ECE"] = expected_calibration_error(decision.confidence, decision.predictions == truth)
+    found["permutations"] = (decision.experiments["group_on_plate"] == pd.Series(group_on_plate(truth, groups))).sum()
+    found["least confidence"] = decision.experiments["group_confidence"].min()
+    found["temperature"] = float(np.exp(np.log(decision.experiments["temperature"]).mean()))
+    return found
+
+
+def report(name: str, runs: list[dict[str, float]]) -> dict[str, float]:
+    table = pd.DataFrame(runs)
+    print(f"\n{name}\n{table.agg(['mean', 'std', 'min', 'max']).T.round(4).to_string()}")
+    return table.mean().to_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [0.05, 0.30, 0.50, 0.70])
+def test_gaussian_scores(shared: Path, accuracy: float) -> None:
+    """Groups and exact equal the public code well by well; expected gains 0.3 points on it; both are calibrated."""
+    _, truth, groups, _ = real_layout(shared / "rxrx1")
+    runs = [measured(gaussian(truth, accuracy=accuracy, seed=seed), shared / "rxrx1") for seed in SEEDS]
+    mean = report(f"Gaussian scores, raw {accuracy}", runs)
+    assert all(run["permutations"] == 18 and run["raw"] == pytest.approx(accuracy, abs=1e-4) for run in runs)
+    if accuracy > 0.05:
+        scores = gaussian(truth, accuracy=accuracy, seed=SEEDS[0])
+        assert (textbook(scores, groups) == truth).mean() == pytest.approx(runs[0]["exact"], abs=1e-4)
+        assert mean["exact"] == pytest.approx(PUBLISHED[accuracy], abs=0.006)  # other noise, the same method
+        assert mean["expected"] >= PUBLISHED[accuracy] - 0.001 and mean["expected"] - mean["exact"] >= 0.003
+        assert max(run[f"{method} ECE"] for run in runs for method in METHODS[1:]) <= 0.02
+        assert mean["greedy"] < mean["exact"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.35, 0.30])
+def test_families_of_siRNAs_shared_errors_and_drift(shared: Path, noise: float) -> None:
+    _, truth, _, _ = real_layout(shared / "rxrx1")
+    runs = [measured(families(truth, seed=seed, noise=noise), shared / "rxrx1") for seed in SEEDS]
+    mean = report(f"Families, noise {noise}", runs)
+    assert all(run["permutations"] == 18 for run in runs)
+    assert max(run["expected ECE"] for run in runs) <= 0.02
+    assert mean["expected"] - mean["exact"] >= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overconfidence", [0.4, 3.0])
+def test_the_temperature_is_found_with_and_without_labels(shared: Path, overconfidence: float) -> None:
+    wells, truth, groups, rotations = real_layout(shared / "rxrx1")
+    scores = gaussian(truth, accuracy=0.5, seed=0, overconfidence=overconfidence)
+    held_out = fit_temperature(scores.iloc[:1100], truth)
+    assert held_out == pytest.approx(overconfidence, rel=0.05)
+    heat = {cell_type: held_out for cell_type in ("HEPG2", "HUVEC", "RPE", "U2OS")}
+    for temperatures in (None, heat):
+        decision = decide(scores, wells, groups=groups, rotations=rotations, temperatures=temperatures)
+        assert decision.experiments["temperature"].mean() == pytest.approx(overconfidence, rel=0.1)
+        assert expected_calibration_error(decision.confidence, decision.predictions == truth) <= 0.02
