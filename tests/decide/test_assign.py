@@ -1,5 +1,6 @@
 """One siRNA per well: optimal, one-to-one, within the plate's group, whatever is missing, and how sure that is."""
 
+import json
 import time
 from itertools import permutations
 from pathlib import Path
@@ -239,3 +240,12 @@ def test_the_real_layout_in_half_a_second(shared: Path) -> None:
     assert right.mean() >= (chosen == truth).mean() + 0.003
     assert expected_calibration_error(decision.confidence, right) <= 0.02
     assert min(seconds) <= 0.5
+
+
+@pytest.mark.parametrize("groups", [GROUPS, None])
+def test_the_routes_can_be_written_as_json(groups: list[list[int]] | None) -> None:
+    scores, wells, _ = experiment()
+    [row] = decide(scores, wells, groups=groups).records
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert row["experiment"] == "HUVEC-01" and row["route"] == ("groups" if groups else "one-to-one")
+    assert (row["group_confidence"] is None) == (groups is None)

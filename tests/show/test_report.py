@@ -34,7 +34,12 @@ def read(path) -> tuple[str, list[str]]:
 
 def test_a_whole_run(tmp_path, rungs, held_out, history):
     floor, notes = {"accuracy": 0.25}, ["train/RPE-09/Plate2/J16_s1: no channel 5, 6"]
-    write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "floor": floor, "notes": notes})
+    routes = [{"experiment": "HUVEC-19", "route": "groups", "group_on_plate": [2, 3, 4, 1], "group_confidence": 0.875,
+               "surprise_bits": 0.0, "note": ""},
+              {"experiment": "HUVEC-20", "route": "one-to-one", "group_on_plate": None, "group_confidence": None,
+               "surprise_bits": 0.0, "note": "two permutations are too close"}]
+    write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "floor": floor, "notes": notes,
+                                           "brodt": {"exact": [0.76, 0.89]}, "experiments": routes, "calibration_error": 0.0123})
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):
@@ -43,6 +48,8 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     text, addresses = read(write_report(tmp_path))
+    assert "Brodt, leaderboard" in text and "0.76 / 0.89" in text
+    assert "2 3 4 1" in text and "0.875" in text and "two permutations are too close" in text and "0.012" in text
     for words in ("0.600", "0.800", "0.250", notes[0], "Parameters", "seed", "Made with", "A&lt;b&gt;", "12"):
         assert words in text
     assert text.count('src="data:image/png') == 3  # ladder, experiments, curves

@@ -74,6 +74,13 @@ class Decision:
         rows = [self._row(plan, [next(heat) for _ in plan.blocks]) for plan in self.plans]
         return pd.DataFrame(rows).set_index("experiment").sort_index()
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of `experiments` for JSON: plain values, None where there is none."""
+        table = self.experiments.reset_index().astype(object)
+        return [{key: None if value is None or value != value else value for key, value in row.items()}
+                for row in table.to_dict("records")]
+
     @cached_property
     def _blocks(self) -> list[Block]:
         return [part for plan in self.plans for part in plan.blocks]

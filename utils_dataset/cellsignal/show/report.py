@@ -33,6 +33,7 @@ def write_report(run: Path) -> Path:
         _head(run, rungs),
         _ladder(rungs, (metrics or {}).get("floor"), theirs=(metrics or {}).get("brodt", {}), trouble=trouble),
         *_accuracies(rungs),
+        *_routes((metrics or {}).get("experiments", []), error=(metrics or {}).get("calibration_error")),
         _training(run),
         _plates(run),
         _notes((metrics or {}).get("notes", [])),
@@ -123,6 +124,25 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
     figure = experiment_dots(sum(last, []))
     yield page.section("By experiment", page.image(figure.png(), "accuracy of each experiment"))
+
+
+def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
+    """How the answers of each test experiment came about."""
+    if not experiments:
+        return
+    words = (
+        "What was used to decide: the network alone (raw), each siRNA once (one-to-one), the plate groups, or a known layout. "
+        "Certainty is the posterior probability of the groups' order on plates 1, 2, …; surprise tells by how many bits "
+        "the scores like an order better that is no rotation seen in training."
+    )
+    if error is not None:
+        words += f" Stated and true probability of the answers differ by {error:.3f} on average (expected calibration error)."
+    cells = [
+        [row["experiment"], row["route"], " ".join(map(str, row["group_on_plate"] or [])), row["group_confidence"],
+         row["surprise_bits"], row["note"]] for row in experiments
+    ]
+    names = ["experiment", "route", "groups on plates", "certainty", "surprise, bits", "note"]
+    yield page.section("How each experiment was decided", page.paragraph(words), page.table(names, cells))
 
 
 def _training(run: Path) -> str:
