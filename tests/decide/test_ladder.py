@@ -58,6 +58,13 @@ def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() ->
     assert table.loc["adapted", ["Brodt, public", "Brodt, private"]].isna().all()
 
 
+def test_the_rungs_above_rest_on_the_statistics_below_them() -> None:
+    kinds = {"running": scores(np.zeros((4, 4)).tolist()), "batch": scores(np.eye(4).tolist()), "adapted": scores(np.zeros((4, 4)).tolist())}
+    ladder = climb(kinds, WELLS, TRUTH, groups=[], statistics="batch", split="test")
+    assert [(row["rung"], row["accuracy"]) for row in ladder] == [
+        ("running", 0.25), ("adapted", 0.25), ("batch", 1.0), ("exact", 1.0)]
+
+
 def test_without_groups_their_rungs_are_left_out() -> None:
     ladder = climb({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "exact"]

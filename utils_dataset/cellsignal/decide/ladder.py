@@ -29,8 +29,8 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     """Accuracy of every rung on the wells of `truth`.
 
     Only wells whose `split` (a column of `wells`) is the one named take part: wells that a network
-    was trained on would give the others away by elimination. `scores`: by kind of statistics, in
-    the order of the rungs. `virtual`: scores under `statistics` of the network trained with the
+    was trained on would give the others away by elimination. `scores`: by kind of statistics; the rungs above
+    rest on `statistics`, which therefore comes last of these. `virtual`: scores under `statistics` of the network trained with the
     virtual batch, where `scores` are those of one trained without. The assigned rungs add plate knowledge to the
     best network so far: each siRNA once per experiment ("exact"), plate groups ("groups"), both, and
     both with the largest expected number of right wells ("groups+expected"). `final`: scores of the
@@ -43,12 +43,13 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     """
     wells = wells[wells["split"] == split]
     knowledge = {"groups": groups, **knowledge}
+    scores = {name: scores[name] for name in sorted(scores, key=statistics.__eq__)}  # a stable sort: the chosen one last
     *tables, virtual, final = (
         table if table is None else table[table.index.isin(wells["id_code"])] for table in (*scores.values(), virtual, final))
     rungs = [_raw(name, table, wells) for name, table in zip(scores, tables, strict=True)]
     if virtual is not None:
         rungs.append(_raw("virtual batch", virtual, wells))
-    best = virtual if virtual is not None else tables[list(scores).index(statistics)]
+    best = virtual if virtual is not None else tables[-1]
     rungs += _assigned(best, wells, knowledge=knowledge)
     if final is not None:
         full = [predictions for _, _, predictions in _assigned(final, wells, knowledge=knowledge)][-1:]
