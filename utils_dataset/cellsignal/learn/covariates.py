@@ -1,5 +1,7 @@
 """What a network that is told the plate of a site may learn amiss."""
 
+from cellsignal.data.plates import shifts
+
 
 def unseen_rotations(rotations: dict[str, list[int]]) -> list[list[int]]:
     """The cyclic shifts of the seen layouts that no experiment has, in order.
@@ -7,17 +9,19 @@ def unseen_rotations(rotations: dict[str, list[int]]) -> list[list[int]]:
     `rotations`: the index of the plate group on plates 1, 2, ... of each training experiment
     (data.plates.rotations); those with an unknown plate, -1, tell nothing.
     """
-    seen = {tuple(order) for order in rotations.values() if -1 not in order}
-    shifts = {order[k:] + order[:k] for order in seen for k in range(len(order))}
-    return [list(order) for order in sorted(shifts - seen)]
+    return [list(order) for order in sorted(shifts(rotations) - {tuple(order) for order in rotations.values()})]
 
 
 def plate_warning(rotations: dict[str, list[int]]) -> str:
-    """What a plate input will cost, in words; empty where the experiments show every rotation.
+    """What a plate input will cost, in words; empty where the experiments are known to show every rotation.
 
     `rotations` of the experiments that the network is trained on, and of no others: the fourth rotation of
-    RxRx1 occurs in its test experiments only.
+    RxRx1 occurs in its test experiments only. Without plate groups nothing is known of them, which is said too.
     """
+    if all(-1 in order for order in rotations.values()):
+        return ("warning: the rotations are not known, because no training experiment has a plate group on every plate. "
+                "A network that is told the plate may learn which siRNAs lie there, and name hardly a well of a test "
+                "experiment laid out in another way: leave the plate input out.")
     if not (unseen := unseen_rotations(rotations)):
         return ""
     orders = "; ".join(" ".join(str(group + 1) for group in order) for order in unseen)
