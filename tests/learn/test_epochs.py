@@ -1,6 +1,8 @@
 """A virtual batch is the mean over its sites, a skipped step harms no other, and MixUp keeps its labels straight."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,7 +130,7 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
 
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])
 def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
-    monkeypatch.setattr("cellsignal.learn.epochs.HELD_OUT_PIXELS", pixels)
+    monkeypatch.setattr("cellsignal.learn.epochs.EXACT_PIXELS", pixels)
     model, sizes = Classifier("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images, plates: sizes.append(len(images)) or forward(images, plates))
@@ -140,6 +142,30 @@ def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monk
             right = [(forward(torch.from_numpy(np.stack([data.image(i) for i in rows]))).argmax(1).numpy() == data.labels[rows]).sum()
                      for rows in plates]
         assert accuracy == sum(right) / 32
+
+
+@pytest.mark.parametrize(("rows", "scope"), [([0, 1, 2, 8, 16, 17, 24], "plate"), ([3, 8], "plate"), ([5], "plate"), ([5], "mixed")])
+def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
+    data: SiteImages, monkeypatch: pytest.MonkeyPatch, rows: list[int], scope: str
+) -> None:
+    """A random split leaves such sites."""
+    model, said = Classifier("densenet-small", channels=6, classes=4), {}
+    some = SiteImages(data.root, data.sites.iloc[rows], class_numbers=CLASSES, cache=True)
+    forward = model.forward
+    def noted(images: torch.Tensor, plates: torch.Tensor) -> torch.Tensor:
+        logits = forward(images)
+        said.update({image.numpy().tobytes(): row for image, row in zip(images, logits, strict=True)})
+        return logits
+    monkeypatch.setattr(model, "forward", noted)
+    accuracy, right = held_out_accuracy(model, some, phase=replace(PLAIN, scope=scope)), 0
+    scopes = {"plate": [row // 8 for row in rows], "mixed": [0] * len(rows)}[scope]
+    for place in set(scopes):
+        mine = [i for i, its in enumerate(scopes) if its == place]
+        with torch.inference_mode(), batch_statistics(model) if len(mine) > 1 else nullcontext(model.eval()):
+            logits = forward(torch.from_numpy(np.stack([some.image(i) for i in mine])))
+        torch.testing.assert_close(torch.stack([said[some.image(i).tobytes()] for i in mine]), logits, rtol=1e-3, atol=1e-3)
+        right += (logits.argmax(1).numpy() == some.labels[mine]).sum()
+    assert accuracy == right / len(rows)
 
 
 def test_without_held_out_sites_nothing_is_measured(patches: tuple) -> None:

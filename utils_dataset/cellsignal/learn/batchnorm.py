@@ -16,8 +16,8 @@ STATISTICS = ("running", "batch", "adapted")
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 # Bytes that an image pixel (one of N*H*W) takes on its way through DenseNet121 in fp32.
 PIXEL_BYTES = 226
-# Up to this many pixels go through the network as one batch on a CPU: 2,048 sites of 64 px, 32 of
-# 512 px; DenseNet121 then takes about 1.9 GB.
+# Up to this many pixels go through the network as one batch on a CPU, and when held-out sites are
+# scored: 2,048 sites of 64 px, 32 of 512 px; DenseNet121 then takes about 1.9 GB.
 EXACT_PIXELS = 2**23
 # DenseNets hold 16 numbers a pixel in one activation; from 2**31 numbers on, GPU kernels leave the
 # 32-bit indices that they are tested with.

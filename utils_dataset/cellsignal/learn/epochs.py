@@ -5,19 +5,17 @@ from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional
 
-from cellsignal.learn.batches import SiteImages, epoch_batches, serve
-from cellsignal.learn.batchnorm import batch_statistics
+from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serve
+from cellsignal.learn.batchnorm import EXACT_PIXELS, batch_statistics
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.losses import LOSSES
 from cellsignal.learn.mixup import mixup
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
-
-# Up to this many image pixels (N*H*W) of held-out sites share a batch: a plate of 64 px, 32 sites of 512 px.
-HELD_OUT_PIXELS = 2**23
 
 
 def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray]], optimizer: torch.optim.Optimizer, *,
@@ -78,20 +76,37 @@ def _batch_loss(model: Classifier, images: torch.Tensor, labels: torch.Tensor, p
 
 @torch.inference_mode()
 def held_out_accuracy(model: Classifier, data: SiteImages | None, *, phase: Phase, workers: int = 0) -> float | None:
-    """Share of held-out sites named rightly, normalised as in training: by the sites of their own scope.
+    """Share of held-out sites named rightly, normalised by the held-out sites of their own scope.
 
-    A scope goes through the network whole when it is at most HELD_OUT_PIXELS, else in parts of
-    nearly equal size. None when there are no such sites.
+    These are whole plates (or experiments) where whole experiments are held out; with a random split
+    they are only a part of each, and its statistics are coarser. A scope goes through the network
+    whole when it is at most EXACT_PIXELS, else in parts of nearly equal size; a site alone in its
+    scope gets the running statistics. None when there are no held-out sites.
     """
     if data is None or not len(data):
         return None
-    device = next(model.parameters()).device
     height, width = data.image(0).shape[1:]
-    size = max(2, HELD_OUT_PIXELS // (height * width))
+    batches, alone = _held_out_batches(data.sites, phase.scope, size=max(2, EXACT_PIXELS // (height * width)))
+    with batch_statistics(model):
+        hits = _hits(model, data, batches, precision=phase.precision, workers=workers)
+    hits += _hits(model.eval(), data, alone, precision=phase.precision, workers=workers)
+    return hits / len(data)
+
+
+def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Batches of rows that share a scope, and batches of the rows that are alone in theirs."""
+    alone = [rows[0] for rows in scope_rows(sites, scope) if len(rows) == 1]
+    others = np.setdiff1d(np.arange(len(sites)), alone)
+    batches = epoch_batches(sites.iloc[others], batch_size=size, scope=scope, seed=0, epoch=0) if len(others) else []
+    return [others[rows] for rows in batches], [np.array([row]) for row in alone]
+
+
+def _hits(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int) -> int:
+    """How many sites of the batches are named rightly."""
+    device = next(model.parameters()).device
     hits = torch.zeros((), dtype=torch.int64, device=device)
-    batches = epoch_batches(data.sites, batch_size=size, scope=phase.scope, seed=0, epoch=0)
-    with batch_statistics(model), autocast(device, phase.precision):
+    with autocast(device, precision):
         for images, labels, rows in serve(data, batches, workers=workers):
             logits = model(images.to(device, non_blocking=True), data.plates[rows])
             hits += (logits.argmax(1) == labels.to(device)).sum()
-    return hits.item() / len(data)
+    return hits.item()
