@@ -1,5 +1,6 @@
 """Training learns, remembers, resumes bit for bit, and trusts no damaged file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.models import Classifier, load_body, load_weights
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.train import fit, history_of
+from cellsignal.run import paths, steps
+from cellsignal.run.progress import Display
 
 CLASSES = [0, 10, 20, 30]
 
@@ -64,6 +67,50 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
     history = train(patches, tmp_path / "parts/model.safetensors", **KINDS[kind])
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Callable[..., tuple]:
+    """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
+    plan = steps.plan(["RPE"], kernels=paths.kernels(), final=True)
+    step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
+    display = Display(tmp_path)
+    display.started(step)
+    def look(*, begin: bool = False) -> tuple:
+        if begin:
+            display.ended(step, seconds=0.0, kept=False)
+            display.started(step)
+        display.refresh()
+        bar = display.bars.tasks[-1]
+        return bar.completed, bar.total, bar.fields["note"]
+    return look
+
+
+def test_a_terminal_shows_the_epochs_of_the_phase_that_runs(patches: tuple, tmp_path: Path, shown: Callable) -> None:
+    seen = []
+    def watched(history: list) -> None:
+        seen.append(shown())
+        killed_after(2)(history)
+    for name in ("model", "head"):  # the first one's checkpoint stays
+        with pytest.raises(Killed):
+            train(patches, tmp_path / f"weights/RPE/{name}.safetensors", name=name, on_epoch=watched)
+    assert seen == [(1, 4, "model, epoch 1/4"), (2, 4, "model, epoch 2/4"), (1, 4, "head, epoch 1/4"), (2, 4, "head, epoch 2/4")]
+
+
+def test_what_an_earlier_run_left_is_shown_when_its_phase_goes_on(
+    patches: tuple, tmp_path: Path, shown: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, seen = tmp_path / "weights/RPE/final.safetensors", []
+    with pytest.raises(Killed):
+        train(patches, weights, name="final", on_epoch=killed_after(2))
+    assert shown(begin=True) == (0, None, ""), "nothing of this step yet"
+    monkeypatch.setattr("cellsignal.learn.train.train_epoch", lambda *_, **__: seen.append(shown()) or killed_after(0)([]))
+    with pytest.raises(Killed):
+        train(patches, weights, name="final", epochs=3)
+    assert seen == [(0, None, "")], "another training, which begins at its beginning"
+    with pytest.raises(Killed):
+        train(patches, weights, name="final")
+    assert seen[1:] == [(2, 4, "final, epoch 2/4")]
 
 
 def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +219,18 @@ def test_a_finished_training_is_not_repeated_and_a_changed_one_is(patches: tuple
     first = train(patches, weights)
     assert train(patches, weights) == first
     assert [row["learning_rate"] for row in train(patches, weights, learning_rate=1e-3)] != [row["learning_rate"] for row in first]
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_kept_phase_tells_the_story_that_led_to_it_now(patches: tuple, tmp_path: Path, epochs: int) -> None:
+    """Other pretraining may keep the same weights, its best ones; the curve is the new one, the weights stay."""
+    weights = tmp_path / "model.safetensors"
+    old, new = ([{"phase": "controls", "epoch": n, "loss": 1 / n} for n in range(1, last + 1)] for last in (2, 3))
+    own = train(patches, weights, epochs=epochs, history=old)[2:]
+    when, facts = weights.stat().st_mtime_ns, read_json(tmp_path / "model.json")
+    for before in (new, [], old):
+        assert train(patches, weights, epochs=epochs, history=before) == history_of(weights) == [*before, *own]
+    assert len(own) == epochs and weights.stat().st_mtime_ns == when and read_json(tmp_path / "model.json") == facts
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])

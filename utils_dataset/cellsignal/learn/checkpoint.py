@@ -15,17 +15,18 @@ class Checkpoint:
 
     The JSON is written last and names its tensors with their SHA-256: replacing it is the moment
     at which a checkpoint comes to be. `fingerprint` holds whatever must not change between runs.
+    While a phase trains, a terminal shows `phase`, `epoch` and `epochs` of that JSON (run.progress).
     """
 
     def __init__(self, weights: Path, *, fingerprint: dict[str, Any]) -> None:
         self.path = weights.with_suffix(".checkpoint.json")
         self.fingerprint = json.loads(json.dumps(fingerprint))
 
-    def save(self, tensors: dict[str, torch.Tensor], *, epoch: int, **state: Any) -> None:
-        """Write a checkpoint after `epoch` epochs and forget the one before."""
+    def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
+        """Write a checkpoint after `epoch` of `epochs` epochs and forget the one before."""
         tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
         write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
-        facts = {"epoch": epoch, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
+        facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
         write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint})
         self._sweep(keep=tensors_path.name)
 
@@ -36,7 +37,9 @@ class Checkpoint:
             tensors_path = self.path.with_name(state["tensors"])
             if state["fingerprint"] != self.fingerprint or sha256(tensors_path) != state["sha256"]:
                 return None
-            return load_file(tensors_path), state
+            found = load_file(tensors_path), state
+            self.path.touch()  # in use again: whoever watches may show it
+            return found
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

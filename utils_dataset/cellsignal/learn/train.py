@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from cellsignal.errors import InputError
-from cellsignal.files import read_json
+from cellsignal.files import read_json, write_json
 from cellsignal.learn.batches import SiteImages, epoch_batches, virtual_batches
 from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
 from cellsignal.learn.devices import gradient_scaler, resolve
@@ -36,8 +36,9 @@ def fit(
     """Train `model` through one phase; it and the file `weights` end with the weights that are kept.
 
     Kept are the best on the held-out sites, or the last (phase.keep, and always without held-out
-    sites). Held-out sites are scored with the statistics of whole scopes, because that is how they
-    will be predicted (Brodt's solution). Adam with AMSGrad. A killed phase goes on at its last whole epoch
+    sites). Held-out sites are scored with the statistics of the held-out sites of their scope, whole
+    plates where whole experiments are held out, because so test plates are predicted (Brodt's
+    solution); with a random split they are only a part of each plate. Adam with AMSGrad. A killed phase goes on at its last whole epoch
     and ends with the same weights bit for bit; a finished one is not repeated while phase, data
     classes, `fingerprint` and the weights it began with (model.origin) are the same.
 
@@ -48,7 +49,7 @@ def fit(
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), "class_numbers": data.class_numbers, "backbone": model.backbone,
         "plates": model.plates, "origin": model.origin})
-    if (ended := finished(weights, checkpoint.fingerprint)) is not None:
+    if (ended := finished(weights, checkpoint.fingerprint, before=history)) is not None:
         model.load_state_dict(load_file(weights))
         model.origin = read_json(weights.with_suffix(".json"))["sha256"]
         on_epoch(ended)
@@ -116,7 +117,8 @@ class _State:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         tensors |= optimizer_tensors(self.optimizer)
-        self.checkpoint.save(tensors, epoch=len(self.rows), rows=self.rows, scaler=self.scaler.state_dict())
+        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.epochs, phase=self.phase.name,
+                             rows=self.rows, scaler=self.scaler.state_dict())
 
     def finish(self, weights: Path, card: Card) -> None:
         """Put the kept weights into the network and, with the history, into their file; forget the checkpoint."""
@@ -138,15 +140,23 @@ def trainable(model: Classifier, part: str) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def finished(weights: Path, fingerprint: dict) -> History | None:
-    """The history of a training that already ended with these weights and this fingerprint, or None."""
+def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = ()) -> History | None:
+    """The history of a phase that already ended with these weights and this fingerprint, or None.
+
+    In front of its own rows stand those of `before`, in the JSON too: other earlier phases may have
+    ended with the very weights that this one began with.
+    """
     try:
         facts = read_json(weights.with_suffix(".json"))
         check_sha256(weights, facts["sha256"])
-        same = facts["fingerprint"] == Checkpoint(weights, fingerprint=fingerprint).fingerprint
-        return facts["history"] if same else None
+        if facts["fingerprint"] != Checkpoint(weights, fingerprint=fingerprint).fingerprint:
+            return None
+        told = [*before, *facts["history"][len(facts["history"]) - facts["fingerprint"]["epochs"]:]]
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
+    if told != facts["history"]:
+        write_json(weights.with_suffix(".json"), {**facts, "history": told})
+    return told
 
 
 def history_of(weights: Path) -> History:

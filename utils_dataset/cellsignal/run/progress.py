@@ -22,6 +22,7 @@ class Display:
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.overall = self.bars.add_task("all steps", total=None, note="")
         self.running: dict[str, tuple[Step, TaskID]] = {}
+        self.left: dict[str, int] = {}  # checkpoints that lay there before their step began, and when they were written
 
     def __enter__(self) -> "Display":
         self.bars.start()
@@ -38,6 +39,7 @@ class Display:
 
     def started(self, step: Step) -> None:
         """A step runs."""
+        self.left |= {name: _written(self.run / name) for name in step.checkpoints}
         self.running[step.name] = step, self.bars.add_task(step.name, total=None, note="")
         if self.bars.disable:
             self.console.print(f"{step.name} started")
@@ -52,11 +54,24 @@ class Display:
     def refresh(self) -> None:
         """Bring the epochs of running trainings up to date."""
         for step, task in list(self.running.values()):
-            states = [_read(self.run / name) for name in step.checkpoints]
-            state = next(filter(None, states), {})
-            if {"epoch", "epochs"} <= set(state):
-                note = f"epoch {state['epoch']}/{state['epochs']}"
+            state = self._newest(step)
+            if {"phase", "epoch", "epochs"} <= set(state):
+                note = f"{state['phase']}, epoch {state['epoch']}/{state['epochs']}"
                 self.bars.update(task, completed=state["epoch"], total=state["epochs"], note=note)
+
+    def _newest(self, step: Step) -> Mapping[str, Any]:
+        """The checkpoint that the step wrote or took up last; one that an earlier run left tells nothing of it."""
+        written = {name: _written(self.run / name) for name in step.checkpoints}
+        its_own = [name for name, when in written.items() if when and when != self.left.get(name)]
+        return _read(self.run / max(its_own, key=written.__getitem__)) if its_own else {}
+
+
+def _written(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 when it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _read(path: Path) -> Mapping[str, Any]:
