@@ -1,5 +1,6 @@
 """What the experimental design tells: plate groups, their rotation, experiments laid out alike."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,12 @@ def rotations(wells: pd.DataFrame, groups: list[list[int]]) -> dict[str, list[in
     )
     table = table.reindex(columns=range(1, int(wells["plate"].max()) + 1))
     return {str(name): row.fillna(-1).astype(int).tolist() for name, row in table.iterrows()}
+
+
+def shifts(rotations: Mapping[str, Sequence[int]]) -> set[tuple[int, ...]]:
+    """All cyclic shifts of the layouts, as `rotations` gives them, that are known whole."""
+    seen = {tuple(order) for order in rotations.values() if UNKNOWN not in order}
+    return {order[k:] + order[:k] for order in seen for k in range(len(order))}
 
 
 def duplicate_layouts(wells: pd.DataFrame) -> list[dict[str, Any]]:
