@@ -127,6 +127,7 @@ BAD_SCORES = {
     "too large a number": (table(**{"1": [-1.0, 0, 1e39]}), "well HUVEC-01_2_B02, class 1: the score is +inf"),
     "a digit that is no number": (table(**{"²": [1, 2, 3]}), "is no class number"),
     "missing among nullable numbers": (table(**{"1": pd.array([1.0, None, 2.0], dtype="Float64")}), "the score is NaN"),
+    "too large a logarithm": (table(**{"1": [-1.0, 0, 3e38]}), "well HUVEC-01_2_B02, class 1: the score is no logarithm"),
     "no rows": (table().iloc[:0], "no wells"),
     "no classes": (table()[["id_code"]], "no wells or no classes"),
     "no name of a well": (table(id_code=[*IDS[:2], ""]), "row 3: id_code '' is no text"),
@@ -164,6 +165,21 @@ def test_bad_probabilities_are_named(tmp_path: Path, fault: str) -> None:
     frame, message = BAD_PROBABILITIES[fault]
     frame.to_csv(tmp_path / "bad.csv", index=False)
     assert_said(message_of(tmp_path / "bad.csv", probabilities=True), message)
+
+
+def test_a_negative_value_among_probabilities_is_named(tmp_path: Path) -> None:
+    likely = np.exp(drawn())
+    likely.iloc[3, 2] = -0.001
+    assert_said(message_of(save(likely, tmp_path / "bad.csv")),
+                f"well RPE-03_1_B02, class {likely.columns[2]}: -0.001 among values that lie between 0 and 1.*add --probabilities")
+    logits = drawn().clip(-9, 1)
+    logits = logits.sub(logits.median(axis=None)).clip(upper=1)  # half of these lie there, too
+    read_scores(save(logits, tmp_path / "logits.npz"))
+
+
+def test_the_lowest_number_of_a_type_masks_what_is_impossible(tmp_path: Path) -> None:
+    masked = drawn().replace(-np.inf, np.finfo(np.float32).min)
+    pd.testing.assert_frame_equal(read_scores(save(masked, tmp_path / "scores.npz")), drawn(), check_index_type=False)
 
 
 def test_rounding_beyond_0_and_1_is_no_fault(tmp_path: Path) -> None:
@@ -210,6 +226,7 @@ BAD_NPZ: dict[str, tuple[Callable[[dict], dict], str]] = {
     "a class twice": (lambda held: held | {"class_numbers": np.zeros(12, int)}, "class 0 stands twice"),
     "another name": (lambda held: held | {"classes": held["class_numbers"]}, "array 'classes' is unknown"),
     "one array of another name": (lambda held: {"id_code": held["id_code"], "logits": held["id_code"]}, "array logits holds text"),
+    "ids in no UTF-8": (lambda held: held | {"id_code": np.array([b"\xff%d" % k for k in range(40)])}, "array id_code holds damaged text"),
     "no class at all": (lambda held: {"id_code": held["id_code"]}, "no wells or no classes"),
 }
 

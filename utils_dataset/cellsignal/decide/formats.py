@@ -71,7 +71,7 @@ def _read_npz(path: Path) -> Columns:
         columns = [_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
         classes = [_class_number(name, path) for name in names]
         _same_length(path, id_code=ids, **dict(zip(names, columns)))
-        return Columns(_text(ids), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
+        return Columns(_text(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
     scores = _array(arrays, "scores", path, kinds="fiu", axes=2)
     numbers = np.arange(scores.shape[1])
     if "class_numbers" in arrays:
@@ -81,7 +81,7 @@ def _read_npz(path: Path) -> Columns:
                          cure="save id_code, scores and class_numbers, and no other")
     _same_length(path, id_code=ids, scores=scores)
     _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
-    return Columns(_text(ids), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
+    return Columns(_text(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
 
 
 FORMATS: dict[str, Callable[[Path], Columns]] = {
@@ -215,5 +215,8 @@ def _same_length(path: Path, **arrays: np.ndarray) -> None:
             raise InputError(f"{length} in {first}, {other} in {name}", where=path, cure="save arrays of the same wells")
 
 
-def _text(ids: np.ndarray) -> list[str]:
-    return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
+def _text(ids: np.ndarray, path: Path) -> list[str]:
+    try:
+        return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
+    except ValueError:  # bytes that are no UTF-8, or numbers that are no letters
+        raise InputError("array id_code holds damaged text", where=path, cure="save ids as text: ids.astype(str)") from None

@@ -19,6 +19,14 @@ from cellsignal.errors import InputError
 from cellsignal.files import replacing, write_json
 
 ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
+HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
+NEARLY_ALL = 0.9  # of the values, by which a table is taken for one of probabilities
+
+
+def without_masks(values: np.ndarray) -> np.ndarray:
+    """Scores below -HUGE as -inf."""
+    masks = (values < -HUGE) & (values > -np.inf) if values.min() < -HUGE else np.zeros(1, bool)
+    return np.where(masks, values.dtype.type(-np.inf), values) if masks.any() else values
 
 
 def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path:
@@ -116,7 +124,7 @@ def _checked(read: Columns, path: Path) -> Columns:
 def _refuse_missing(read: Columns, path: Path) -> None:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         values = read.values.astype(np.float32, copy=False)
-    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf")):
+    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > HUGE, "no logarithm, so large is it")):
         if bad.any():
             raise InputError(f"the score is {name}", where=_place(read, bad, path)[0],
                              cure="predict this well again; -inf is allowed")
@@ -131,8 +139,12 @@ def _log_scale(read: Columns, path: Path) -> np.ndarray:
                              cure="add --probabilities, or write natural logarithms")
         raise InputError("no value is negative, so these are no log-probabilities", where=path,
                          cure="write natural logarithms of probabilities, or probabilities and add --probabilities")
+    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (read.values >= -ROUNDING).mean() >= NEARLY_ALL:
+        where, value = _place(read, read.values < -ROUNDING, path)
+        raise InputError(f"{value:.6g} among values that lie between 0 and 1, as probabilities do", where=where,
+                         cure="mend it and add --probabilities, or write natural logarithms")
     with np.errstate(over="ignore"):
-        return read.values.astype(np.float32, copy=False)
+        return without_masks(read.values.astype(np.float32, copy=False))
 
 
 def _logarithms(read: Columns, path: Path) -> np.ndarray:
