@@ -1,6 +1,7 @@
 """One siRNA per well: optimal, one-to-one, within the plate's group, whatever is missing, and how sure that is."""
 
 import json
+import re
 import time
 from itertools import permutations
 from pathlib import Path
@@ -15,6 +16,7 @@ from noise import gaussian, group_on_plate, real_layout
 from cellsignal.decide import solvers
 from cellsignal.decide.assign import METHODS, assign, decide
 from cellsignal.decide.calibrate import expected_calibration_error
+from cellsignal.decide.known import Layout
 from cellsignal.errors import InputError
 
 GROUPS = [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
@@ -163,10 +165,10 @@ def test_the_route_of_an_experiment_is_told(method: str) -> None:
     row = decide(scores, wells, method=method, groups=GROUPS, rotations=ROTATIONS, certainty=0.9).experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"], row["rotation"], row["note"]) == ("groups", [3, 4, 1, 2], True, "")
     assert (row["cell_type"], row["wells"], row["method"], row["surprise_bits"]) == ("HUVEC", 12, method, 0)
-    known = decide(scores, wells, method=method, known={"HUVEC-01": truth})
+    known = decide(scores, wells, method=method, known={"HUVEC-01": Layout(truth, confidence=0.9)})
     row = known.experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"]) == ("known layout", None) and np.isnan(row["group_confidence"])
-    assert known.predictions.equals(truth.rename("sirna")) and (known.confidence == 1).all()
+    assert known.predictions.equals(truth.rename("sirna")) and (known.confidence == 0.9).all()
 
 
 def test_an_unlikely_layout_is_a_surprise() -> None:
@@ -186,9 +188,18 @@ def test_two_permutations_that_are_too_close_are_not_used() -> None:
 
 def test_wells_that_a_known_layout_lacks_share_what_is_left() -> None:
     scores, wells, truth = experiment(signal=0.0)
-    decision = decide(scores, wells, known={"HUVEC-01": truth.iloc[2:]})
+    decision = decide(scores, wells, known={"HUVEC-01": Layout(truth.iloc[2:])})
     assert decision.predictions.iloc[2:].equals(truth.iloc[2:].rename("sirna"))
     assert set(decision.predictions.iloc[:2]) == set(truth.iloc[:2])
+    nothing_left = decide(scores[truth.iloc[2:]], wells, known={"HUVEC-01": Layout(truth.iloc[2:])})
+    assert nothing_left.predictions.iloc[2:].equals(truth.iloc[2:].rename("sirna"))
+
+
+def test_a_layout_that_is_not_confirmed_is_told_and_not_used() -> None:
+    scores, wells, _ = experiment()
+    decision = decide(scores, wells, known={"HUVEC-01": Layout(pd.Series(dtype=int), np.nan, "unlike")})
+    assert decision.experiments[["route", "note"]].iloc[0].tolist() == ["one-to-one", "unlike"]
+    assert decision.predictions.equals(assign(scores, wells))
 
 
 def test_a_measured_temperature_is_where_the_search_starts() -> None:
@@ -206,19 +217,127 @@ def test_faults_are_named() -> None:
         assign(scores, wells.iloc[1:])
     with pytest.raises(InputError, match="well HUVEC-01_1_B03 comes twice"):
         assign(scores.iloc[[0, 1, 1]], wells)
-    with pytest.raises(InputError, match="12 wells share 3 scored siRNAs"):
-        assign(scores[[0, 1, 2]], wells, method="exact")
-    with pytest.raises(InputError, match="4 plates but 2 plate groups"):
-        assign(scores, wells, groups=GROUPS[:2])
-    for bad in (np.nan, np.inf):
-        with pytest.raises(InputError, match=f"well HUVEC-01_2_B03: score {bad} of class 7"):
+    for nothing in (scores.iloc[:0], scores.iloc[:, :0]):
+        with pytest.raises(InputError, match="no wells or no classes"):
+            assign(nothing, wells)
+    with pytest.raises(InputError, match="experiment HUVEC-01: its wells are of two cell types, HUVEC and RPE"):
+        assign(scores, wells.assign(cell_type=["HUVEC"] * 11 + ["RPE"]))
+    for bad in (np.nan, np.inf, np.float32(3e38)):
+        with pytest.raises(InputError, match=re.escape(f"well HUVEC-01_2_B03: score {bad} of class 7")):
             assign(scores.mask((scores.index == "HUVEC-01_2_B03")[:, None] & (scores.columns == 7), bad), wells)
+
+
+# Where the design does not fit, one experiment falls back and the others do not notice
+
+
+def replicated(scores: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same experiment and a second one, in which each well of its first two plates has a twin."""
+    twins = pd.concat([scores, scores.iloc[:6].rename("{}x".format)]).rename(lambda name: name.replace("-01", "-02"))
+    places = pd.concat([wells, wells.iloc[:6].assign(id_code=wells["id_code"] + "x")])
+    places = places.assign(id_code=places["id_code"].str.replace("-01", "-02"), experiment="HUVEC-02")
+    return pd.concat([scores, twins]), pd.concat([wells, places])
+
+
+@each_method
+def test_replicates_each_take_their_best(method: str) -> None:
+    scores, wells, truth = experiment(signal=9.0)
+    both, places = replicated(scores, wells)
+    decision = decide(both, places, method=method)
+    note = "" if method == "raw" else "18 wells share 12 siRNAs: each well its best"
+    assert decision.experiments.loc["HUVEC-02", ["route", "note"]].tolist() == ["raw", note]
+    assert decision.predictions.iloc[12:].tolist() == [*truth, *truth.iloc[:6]]
+    alone = decide(scores, wells, method=method)
+    assert decision.predictions.iloc[:12].equals(alone.predictions)
+    assert decision.experiments.loc["HUVEC-01", "route"] == alone.experiments.loc["HUVEC-01", "route"]
+
+
+@each_one_to_one
+def test_replicates_on_a_plate_take_their_best_of_its_group(method: str) -> None:
+    scores, wells, truth = experiment(signal=9.0)
+    decision = decide(*replicated(scores, wells), method=method, groups=GROUPS, certainty=0)
+    row = decision.experiments.loc["HUVEC-02"]
+    assert (row["route"], row["group_on_plate"]) == ("groups", [3, 4, 1, 2])
+    assert row["note"] == "; ".join(f"plate {plate}, 6 wells share 3 siRNAs: each well its best" for plate in (1, 2))
+    assert decision.predictions.iloc[12:].tolist() == [*truth, *truth.iloc[:6]]
+
+
+@each_method
+def test_groups_that_do_not_fit_the_plates_are_not_used(method: str) -> None:
+    scores, wells, _ = experiment(signal=9.0)
+    for groups, fault in ((GROUPS[:2], "4 plates but 2 plate groups"), ([[k] for k in range(20)], "116280 ways to lay 20 plate groups"),
+                          ([*GROUPS[:3], [77]], "a plate group without a scored siRNA")):
+        decision = decide(scores, wells, method=method, groups=groups)
+        row = decision.experiments.iloc[0]
+        assert row["note"].startswith(fault) and row["note"].endswith(": no groups used"), row["note"]
+        assert decision.predictions.equals(assign(scores, wells, method=method))
 
 
 def test_raw_takes_replicates() -> None:
     scores, wells, _ = experiment()
     decision = decide(scores[[0, 1, 2]], wells, method="raw")
     assert len(decision.predictions) == 12 and decision.experiments["temperature"].iloc[0] == 1
+
+
+# A class that no well was scored for, and other impossibilities
+
+
+def plates_of(*, seed: int = 0, signal: float = 3.0, overconfidence: float = 3.0) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Three experiments of 4 plates of 60 wells, 240 classes in four groups; scores, wells and truth."""
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([60 * plate + rng.permutation(60) for _ in range(3) for plate in range(4)])
+    values = rng.normal(size=(720, 240))
+    values[np.arange(720), truth] += signal
+    places = [(f"RPE-{1 + k // 240:02d}", 1 + k // 60 % 4, k % 60) for k in range(720)]
+    ids = [f"{name}_{plate}_{well:02d}" for name, plate, well in places]
+    wells = pd.DataFrame({"id_code": ids, "experiment": [name for name, _, _ in places], "cell_type": "RPE",
+                          "plate": [plate for _, plate, _ in places]})
+    return pd.DataFrame((overconfidence * signal * values).astype(np.float32), index=ids, columns=range(240)), wells, truth
+
+
+@each_method
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_class_that_is_impossible_everywhere_costs_one_well_and_no_more(method: str, grouped: bool) -> None:
+    scores, wells, truth = plates_of()
+    groups = np.arange(240).reshape(4, 60).tolist() if grouped else None
+    found = []
+    for lost in ([], [7]):
+        decision = decide(scores.mask(scores.columns.isin(lost)[None, :].repeat(720, 0), -np.inf), wells,
+                          method=method, groups=groups)
+        heat = decision.experiments["temperature"]
+        found.append(((decision.predictions.to_numpy() == truth).mean(), decision.confidence.mean(), heat.to_numpy()))
+    (accuracy, confidence, heat), (accuracy_without, confidence_without, heat_without) = found
+    np.testing.assert_allclose(heat_without, heat, rtol=0.05)
+    assert abs(accuracy_without - accuracy) < 0.02 and abs(confidence_without - confidence) < 0.015
+
+
+def test_a_well_that_is_left_with_the_impossible_moves_no_temperature() -> None:
+    scores, wells, _ = plates_of()
+    before = decide(scores, wells).experiments["temperature"].to_numpy()
+    clash = scores.copy()
+    clash.iloc[[5, 6, 7], 1:] = -np.inf  # three wells for one siRNA
+    np.testing.assert_allclose(decide(clash, wells).experiments["temperature"], before, rtol=0.1)
+    clash.iloc[[5, 6, 7]] = -np.inf
+    np.testing.assert_allclose(decide(clash, wells).experiments["temperature"], before, rtol=0.1)
+
+
+@each_method
+@pytest.mark.parametrize("lost", [[], [7]])
+def test_a_constant_per_well_changes_nothing(method: str, lost: list[int]) -> None:
+    scores, wells, _ = plates_of(overconfidence=1.0)
+    scores[lost] = -np.inf
+    moved = scores + 100 * np.random.default_rng(1).normal(size=(len(scores), 1)).astype(np.float32)
+    same = assign(scores, wells, method=method) == assign(moved, wells, method=method)
+    assert same.mean() > 0.99  # rounding alone breaks a tie
+
+
+@each_method
+def test_huge_scores_are_masks_below_and_refused_above(method: str, recwarn: pytest.WarningsRecorder) -> None:
+    scores, wells, _ = experiment()
+    masked, impossible = (scores.mask(scores.columns.to_numpy()[None, :].repeat(12, 0) == 3, low) for low in (-3.4e38, -np.inf))
+    assert assign(masked, wells, method=method).equals(assign(impossible, wells, method=method))
+    with pytest.raises(InputError, match="of class 0"):
+        assign(scores.mask(scores.columns.to_numpy()[None, :].repeat(12, 0) == 0, 3e38), wells, method=method)
+    assert not recwarn.list
 
 
 # The real layout

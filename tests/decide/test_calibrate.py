@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.calibrate import agreed_temperature, expected_calibration_error, fit_temperature
+from cellsignal.decide.calibrate import agreed_temperature, expected_calibration_error, fit_temperature, fit_temperatures
 from cellsignal.errors import InputError
 
 
@@ -23,6 +23,20 @@ def test_held_out_labels_tell_the_temperature(overconfidence: float) -> None:
     assert fit_temperature(scores, truth) == pytest.approx(overconfidence, rel=0.1)
     with pytest.raises(InputError, match="no scored well has a known siRNA"):
         fit_temperature(scores, truth.rename(lambda name: f"{name}x"))
+
+
+def test_wells_whose_truth_is_impossible_do_not_count() -> None:
+    values = calibrated(wells=400, classes=400, signal=2.5, seed=0)
+    scores = pd.DataFrame(values, index=[f"w{k}" for k in range(400)], columns=range(400))
+    labelled = pd.DataFrame({"cell_type": "RPE", "sirna": range(400)}, scores.index)
+    rest = fit_temperature(scores.iloc[40:], labelled["sirna"])
+    for k in range(40):
+        scores.iat[k, k] = -np.inf
+    assert fit_temperature(scores, labelled["sirna"]) == pytest.approx(rest, rel=1e-3)
+    assert fit_temperatures(scores, labelled) == {"RPE": pytest.approx(rest, rel=1e-3)}
+    assert fit_temperatures(scores.iloc[:40], labelled) == {}
+    with pytest.raises(InputError, match="no scored well has a known siRNA"):
+        fit_temperature(scores.iloc[:40], labelled["sirna"])
 
 
 @pytest.mark.parametrize("overconfidence", [0.3, 1.0, 4.0])

@@ -6,21 +6,24 @@ divided equally in 4 plates"). Blocks of wells that share siRNAs, a plate with g
 without, are then solved one by one.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.data.plates import shifts
 from cellsignal.decide import solvers
-from cellsignal.decide.blocks import Block, Screen, as_screen, block, block_temperatures
-from cellsignal.decide.groups import GroupChoice, choose_groups, log_group_probabilities
+from cellsignal.decide.blocks import Block, Screen, as_screen, block, block_temperatures, normalised
+from cellsignal.decide.groups import GroupChoice, choose_groups, log_group_probabilities, obstacle
+from cellsignal.decide.known import Layout
 from cellsignal.decide.marginals import marginals, softmax
 from cellsignal.errors import InputError
 
 METHODS = ("raw", "greedy", "exact", "expected")
+NO_LAYOUT = Layout(pd.Series(dtype=int), confidence=np.nan)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Plan:
     choice: GroupChoice | None = None
     note: str = ""
     settled: dict[int, int] = field(default_factory=dict)  # siRNA by row of the screen, known beforehand
+    settled_confidence: float = 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +69,8 @@ class Decision:
         sure = np.ones(len(self.screen.id_codes))
         for part, belief, pick in zip(self._blocks, self._beliefs, self._picks, strict=True):
             sure[part.rows] = part.trust * belief[np.arange(len(pick)), pick]
+        for plan in self.plans:
+            sure[list(plan.settled)] = plan.settled_confidence
         return self._by_id_code(sure, "confidence")
 
     @cached_property
@@ -91,15 +97,18 @@ class Decision:
 
     @cached_property
     def _beliefs(self) -> list[np.ndarray]:
-        believe = softmax if self.method == "raw" else marginals
-        return [believe(part.values, temperature=heat) for part, heat in zip(self._blocks, self._temperatures, strict=True)]
+        return [(softmax if self._method(part) == "raw" else marginals)(part.values, temperature=heat)
+                for part, heat in zip(self._blocks, self._temperatures, strict=True)]
 
     @cached_property
     def _picks(self) -> list[np.ndarray]:
         if self.method == "expected":
             pairs = zip(self._blocks, self._beliefs, strict=True)
-            return [solvers.expected(part.values, belief) for part, belief in pairs]
-        return [getattr(solvers, self.method)(part.values) for part in self._blocks]
+            return [solvers.raw(part.values) if part.crowded else solvers.expected(part.values, belief) for part, belief in pairs]
+        return [getattr(solvers, self._method(part))(part.values) for part in self._blocks]
+
+    def _method(self, part: Block) -> str:
+        return "raw" if part.crowded else self.method
 
     def _by_id_code(self, values: np.ndarray, name: str) -> pd.Series:
         return pd.Series(values, pd.Index(self.screen.id_codes, name=self.order.name), name=name).reindex(self.order)
@@ -121,7 +130,7 @@ class Decision:
 def decide(
     scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected", groups: list[list[int]] | None = None,
     rotations: Mapping[str, list[int]] | None = None, rotation_prior: float = 0.99, certainty: float = 0.95,
-    temperatures: Mapping[str, float] | None = None, known: Mapping[str, pd.Series] | None = None,
+    temperatures: Mapping[str, float] | None = None, known: Mapping[str, Layout] | None = None,
 ) -> Decision:
     """Choose a siRNA for every well and tell how sure that is.
 
@@ -129,32 +138,36 @@ def decide(
     type and plate of each id_code. `method`: "raw" takes the most likely class of each well; "greedy" the best
     score of all, then the best of what is left; "exact" the one-to-one assignment with the largest summed
     log-probability; "expected" the one with the largest expected number of right wells. They work per plate
-    with `groups`, lists of class numbers that share a plate, and per experiment without.
+    with `groups`, lists of class numbers that share a plate, and per experiment without. Where wells outnumber
+    siRNAs each takes its best, and where groups do not fit the plates none are used; `note` says so.
 
     `rotations`: index of the group on plates 1, 2, ... of training experiments (`data.plates.rotations`); these
     layouts and their cyclic shifts share `rotation_prior` among all permutations. `certainty`: least posterior
     probability at which a permutation is believed; below it no groups are used for the experiment.
     `temperatures`: by cell type, from held-out wells (`calibrate.fit_temperature`); where the search for each
-    block's own temperature starts. `known`: by experiment, sirna by id_code where a layout is known.
+    block's own temperature starts. `known`: by experiment, the layout where one is known (`known.known_layouts`).
 
     Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known
     layout"); method; group_on_plate (numbers of the groups from 1, plate by plate; None where none are used);
     group_confidence (of the likeliest permutation; NaN without groups); rotation (whether that is one; None
     where none is known); surprise_bits (by how much the scores alone like another permutation better than any
     rotation); temperature (geometric mean over blocks); note. Raises InputError when a well is unknown, a
-    score is no number, or a block has more wells than classes.
+    score is no number, an experiment has two cell types, or nothing is scored.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", where="assignment", cure=f"use one of: {', '.join(METHODS)}")
-    screen, turns, plans = as_screen(scores, wells), _turns(rotations or {}), []
+    screen, turns, plans, known = as_screen(scores, wells), shifts(rotations or {}), [], known or {}
+    if method == "greedy" or screen.values.min() == -np.inf:  # then one well's scores are weighed against another's
+        screen = normalised(screen)
     for name, rows in screen.experiments.items():
-        if name in (known or {}):
-            plans.append(_by_layout(screen, name, rows, known[name], method=method))
+        layout = known.get(name, NO_LAYOUT)
+        if len(layout.sirnas):
+            plan = _by_layout(screen, name, rows, layout, method=method)
         elif groups:
-            plans.append(_by_groups(screen, name, rows, groups, method=method, turns=turns,
-                                    rotation_prior=rotation_prior, certainty=certainty))
+            plan = _by_groups(screen, name, rows, groups, method=method, turns=turns, rotation_prior=rotation_prior, certainty=certainty)
         else:
-            plans.append(_whole(screen, name, rows, method=method))
+            plan = _whole(screen, name, rows, method=method)
+        plans.append(replace(plan, note=_joined(layout.note, plan.note)))
     return Decision(screen, plans, method, dict(temperatures or {}), scores.index)
 
 
@@ -164,42 +177,45 @@ def assign(scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected
     return decide(scores, wells, method=method, groups=groups, **design).predictions
 
 
-def _whole(screen: Screen, name: str, rows: np.ndarray, *, method: str) -> Plan:
+def _whole(screen: Screen, name: str, rows: np.ndarray, *, method: str, choice: GroupChoice | None = None, note: str = "") -> Plan:
     """All wells of an experiment share all siRNAs."""
-    part = block(screen, name, rows, np.arange(len(screen.classes)), crowd=method == "raw")
-    return Plan(name, "raw" if method == "raw" else "one-to-one", [part])
+    part = block(screen, name, rows, np.arange(len(screen.classes)))
+    crowd = "" if method == "raw" else part.crowded
+    return Plan(name, "raw" if crowd or method == "raw" else "one-to-one", [part], choice, _joined(note, crowd))
 
 
 def _by_groups(screen: Screen, name: str, rows: np.ndarray, groups: list[list[int]], *, method: str,
                turns: set[tuple[int, ...]], rotation_prior: float, certainty: float) -> Plan:
-    """Each plate with its group where the permutation is certain enough, else the whole experiment."""
+    """Each plate with its group where the groups fit and the permutation is certain enough, else the whole experiment."""
     members = np.stack([np.isin(screen.classes, group) for group in groups], axis=1)
     numbers, plates = np.unique(screen.plates[rows], return_inverse=True)
+    unscored = "" if members.any(0).all() else "a plate group without a scored siRNA"
+    if fault := obstacle(len(numbers), len(groups)) or unscored:
+        return _whole(screen, name, rows, method=method, note=f"{fault}: no groups used")
     here = {tuple(turn[plate - 1] for plate in numbers) for turn in turns if len(turn) >= numbers[-1]}
     likely = log_group_probabilities(screen.of(rows), members.astype(np.float32))
     choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=rotation_prior)
     if choice.confidence < certainty:
         note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
-        plan = _whole(screen, name, rows, method=method)
-        return Plan(name, plan.route, plan.blocks, choice, note)
+        return _whole(screen, name, rows, method=method, choice=choice, note=note)
     parts = [
-        block(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust), crowd=method == "raw")
+        block(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust))
         for plate, (group, trust) in enumerate(zip(choice.group_on_plate, choice.on_its_plate, strict=True))
     ]
-    return Plan(name, "groups", parts, choice)
+    crowds = [] if method == "raw" else [f"plate {number}, {part.crowded}" for number, part in zip(numbers, parts) if part.crowded]
+    return Plan(name, "groups", parts, choice, "; ".join(crowds))
 
 
-def _by_layout(screen: Screen, name: str, rows: np.ndarray, layout: pd.Series, *, method: str) -> Plan:
-    """The siRNAs of a known layout; wells that it does not have share the siRNAs that are left."""
-    sirnas = layout.reindex(screen.id_codes[rows])
+def _by_layout(screen: Screen, name: str, rows: np.ndarray, layout: Layout, *, method: str) -> Plan:
+    """The siRNAs of a known layout; wells that it does not have share the siRNAs that are left, or all where none are."""
+    sirnas = layout.sirnas.reindex(screen.id_codes[rows])
     rest = rows[sirnas.isna().to_numpy()]
     settled = dict(zip(rows[sirnas.notna().to_numpy()].tolist(), sirnas.dropna().astype(int).tolist(), strict=True))
     left = np.flatnonzero(~np.isin(screen.classes, list(settled.values())))
-    parts = [block(screen, name, rest, left, crowd=method == "raw")] if len(rest) else []
-    return Plan(name, "known layout", parts, settled=settled)
+    parts = [block(screen, name, rest, left if len(left) else np.arange(len(screen.classes)))] if len(rest) else []
+    note = parts[0].crowded if parts and method != "raw" else ""
+    return Plan(name, "known layout", parts, note=note, settled=settled, settled_confidence=layout.confidence)
 
 
-def _turns(rotations: Mapping[str, Sequence[int]]) -> set[tuple[int, ...]]:
-    """All cyclic shifts of the layouts that are known whole."""
-    seen = {tuple(order) for order in rotations.values() if -1 not in order}
-    return {order[k:] + order[:k] for order in seen for k in range(len(order))}
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))

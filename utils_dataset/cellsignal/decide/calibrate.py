@@ -18,14 +18,15 @@ def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
     """The temperature at which held-out wells' scores have the least cross-entropy (Guo et al. 2017).
 
     `scores`: index id_code, columns class numbers, log-probabilities; `truth`: siRNA by id_code. Wells in
-    only one of them do not count. Raises InputError when no scored well has a truth among the classes.
+    only one of them do not count, nor those whose truth scores -inf: no temperature makes it possible. Raises
+    InputError when no scored well has a truth among its possible classes.
     """
-    truth = truth[truth.index.isin(scores.index) & truth.isin(scores.columns)].dropna()
+    truth = _possible_truth(scores, truth)
     if truth.empty:
         raise InputError("no scored well has a known siRNA", where="temperature",
                          cure="give the scores and the solution of the same held-out experiments")
     values = below_best(scores.loc[truth.index].to_numpy(np.float32))
-    right = values[np.arange(len(truth)), scores.columns.get_indexer(truth.astype(scores.columns.dtype))].mean()
+    right = values[np.arange(len(truth)), scores.columns.get_indexer(truth)].mean()
 
     def cross_entropy(log_temperature: float) -> float:
         cold = np.float32(np.exp(-log_temperature))
@@ -40,7 +41,7 @@ def fit_temperatures(scores: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, 
 
     `labelled`: index id_code, columns cell_type and sirna, of wells that the network has not seen in training.
     """
-    labelled = labelled[labelled.index.isin(scores.index) & labelled["sirna"].isin(scores.columns)]
+    labelled = labelled.loc[_possible_truth(scores, labelled["sirna"]).index]
     likeliest = scores.columns[scores.loc[labelled.index].to_numpy().argmax(axis=1)] if len(labelled) else []
     wrong = labelled["sirna"].ne(pd.Series(likeliest, labelled.index)).groupby(labelled["cell_type"]).sum()
     return {
@@ -57,9 +58,9 @@ def agreed_temperature(blocks: Sequence[np.ndarray], *, centre: float = 1.0, spr
     It is largest where the mean score expected under the one-to-one marginals equals the one expected under
     the softmax: overconfident scores quarrel about siRNAs, which raises the temperature; timid ones are told
     more by their neighbours than they dare to say, which lowers it. A normal prior on the logarithm, at that of
-    `centre` with the deviation `spread`, decides where wells know next to nothing.
+    `centre` with the deviation `spread`, decides where wells know next to nothing. A well that must take a siRNA
+    of -inf, since nothing else is left for it, contradicts its scores at any temperature and does not count.
     """
-    blocks = [below_best(block) for block in blocks]
 
     def slope(log_temperature: float) -> float:
         """Of log perm(softmax) plus the prior, along the logarithm of 1 / temperature."""
@@ -89,10 +90,22 @@ def below_best(scores: np.ndarray) -> np.ndarray:
     return np.maximum(scores - np.where(np.isfinite(best), best, 0), LOWEST)
 
 
+def _possible_truth(scores: pd.DataFrame, truth: pd.Series) -> pd.Series:
+    """The truth of the scored wells for which it is possible, as int64."""
+    truth = truth[truth.index.isin(scores.index) & truth.isin(scores.columns)].dropna().astype("int64")
+    rows, columns = scores.index.get_indexer(truth.index), scores.columns.get_indexer(truth)
+    return truth[scores.to_numpy()[rows, columns] > -np.inf]
+
+
 def _quarrel(block: np.ndarray, temperature: float) -> float:
-    """Sum of scores expected under the one-to-one marginals less the one expected under the softmax."""
-    together = marginals(block, temperature=temperature, tolerance=1e-2)
-    return float(((together - softmax(block, temperature=temperature)) * block).sum())
+    """Sum of possible scores expected under the one-to-one marginals less the one expected under the softmax."""
+    together, alone = marginals(block, temperature=temperature, tolerance=1e-2), softmax(block, temperature=temperature)
+    values = below_best(block)
+    if (impossible := block == -np.inf).any():
+        together[impossible] = 0
+        values -= (alone * values).sum(1, keepdims=True)
+        return float((together * values).sum())
+    return float(((together - alone) * values).sum())
 
 
 def _nearest_root(slope: Callable[[float], float], start: float) -> float:

@@ -111,13 +111,17 @@ def _centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return tables * np.sqrt(weights)
 
 
-def _orders(plates: int, groups: int) -> np.ndarray:
+def obstacle(plates: int, groups: int) -> str:
+    """Why the permutations of so many groups over so many plates cannot be weighed, or nothing."""
     if plates > groups:
-        raise InputError(f"{plates} plates but {groups} plate groups", where="experiment",
-                         cure="assign without groups (--no-groups)")
-    if perm(groups, plates) > MOST:
-        raise InputError(f"{perm(groups, plates)} ways to lay {groups} plate groups on {plates} plates", where="experiment",
-                         cure="assign without groups (--no-groups)")
+        return f"{plates} plates but {groups} plate groups"
+    ways = perm(groups, plates)
+    return f"{ways} ways to lay {groups} plate groups on {plates} plates" if ways > MOST else ""
+
+
+def _orders(plates: int, groups: int) -> np.ndarray:
+    if what := obstacle(plates, groups):
+        raise InputError(what, where="experiment", cure="assign without groups (--no-groups)")
     return np.array(list(permutations(range(groups), plates)))
 
 

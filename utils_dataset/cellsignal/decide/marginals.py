@@ -16,9 +16,14 @@ def marginals(scores: np.ndarray, *, temperature: float = 1.0, passes: int = 200
     2013, "The Bethe permanent of a nonnegative matrix"); it ends when the number of wells that any siRNA is
     expected in moves by less than `tolerance`, or after `passes`.
 
+    Where the siRNAs that any well has a score for are fewer than the wells, those that are -inf everywhere go
+    to the wells that are left over: of them nothing is known, and they are as likely for one well as for another.
+
     Returns float32 [wells, siRNAs]; each row sums to 1.
     """
     weights = _weights(scores, temperature)
+    if len(scores) > (named := possible_columns(scores)).sum():
+        weights[:, ~named] = weights[:, named].sum(1, keepdims=True) / len(scores) if named.any() else 1
     spare = np.float32(scores.shape[1] > scores.shape[0])  # the weight of a siRNA that stands in no well
     wishes, bids = weights.copy(), np.empty_like(weights)  # in place: a plate then stays in the processor's cache
     load = np.zeros(scores.shape[1], np.float32)
@@ -31,6 +36,11 @@ def marginals(scores: np.ndarray, *, temperature: float = 1.0, passes: int = 200
         np.divide(weights, np.subtract(total * MARGIN, wishes, out=bids), out=bids)
         np.divide(weights, np.subtract((bids.sum(0) + spare) * MARGIN, bids, out=wishes), out=wishes)
     return wishes / wishes.sum(1, keepdims=True)
+
+
+def possible_columns(scores: np.ndarray) -> np.ndarray:
+    """Which siRNAs at least one well has a score above -inf for."""
+    return scores.max(0) > -np.inf
 
 
 def softmax(scores: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:

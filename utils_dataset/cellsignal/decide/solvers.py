@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from cellsignal.decide.marginals import possible_columns
+
 
 def raw(scores: np.ndarray) -> np.ndarray:
     """The best siRNA of each well, whatever the others take: column numbers by row."""
@@ -40,9 +42,10 @@ def expected(scores: np.ndarray, marginals: np.ndarray) -> np.ndarray:
     """The one-to-one assignment with the largest expected number of right wells: column numbers by row.
 
     That number is the sum of the `marginals` of what is assigned, whatever joint distribution they come
-    from; -inf in `scores` is taken only where nothing else is left.
+    from; -inf in `scores` is taken only where nothing else is left. A siRNA that is -inf for all wells says
+    nothing about any of them: there the marginals stand.
     """
-    return exact(np.where(scores == -np.inf, -np.inf, marginals))
+    return exact(np.where((scores == -np.inf) & possible_columns(scores), -np.inf, marginals))
 
 
 def possible(scores: np.ndarray) -> np.ndarray:
