@@ -144,8 +144,9 @@ def assign(
     lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
     """
-    from cellsignal.decide.commands import assign_files, confidence_path
+    from cellsignal.decide.commands import assign_files
     from cellsignal.decide.routes import routes_table
+    from cellsignal.decide.submit import confidence_path
 
     assigned = assign_files(
         scores, data=data, out=out, confidence=confidence, method=method.value, groups=groups, probabilities=probabilities,

@@ -10,12 +10,17 @@ from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
 from cellsignal.decide.calibrate import ENOUGH, fit_temperatures
+from cellsignal.decide.formats import is_submission
 from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
 from cellsignal.decide.scores import files_of, name_of, read_all_scores
 from cellsignal.decide.submit import check_ids, confidence_path, read_submission, write_answers
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
+
+TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "sample_submission.csv", "solution.csv", "metadata.csv")
+PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".parquet", ".npz")
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -43,7 +48,7 @@ def assign_files(
     Both files are written at the end, or neither. Raises InputError.
     """
     confidence = confidence or confidence_path(out)
-    _check_places(out, confidence, scores=scores)
+    _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
     found = plate_groups(tables.wells) if groups else []
     if groups and not found:
@@ -83,15 +88,31 @@ def places_of(id_codes: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id_code": id_codes, "experiment": experiments, "cell_type": cell_types})
 
 
-def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path]) -> None:
-    read = {file.resolve() for file in files_of(scores)}
+def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
+    """Refuse to write over what is read, and under a name that promises another format."""
     for path in (out, confidence):
         if not path.name or path.is_dir():
             raise InputError("is a folder", where=path, cure="name a file, such as submission.csv")
-        if path.resolve() in read:
+        if path.suffix.lower() in PACKED:
+            raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
+        if any(_same(path, file) for file in files_of(scores)):
             raise InputError("would overwrite the scores", where=path, cure="choose another name")
-    if out.resolve() == confidence.resolve():
+        if _in_data_set(path, data):
+            raise InputError("would overwrite a file of the data set", where=path, cure="choose another name")
+    if _same(out, confidence):
         raise InputError("submission and confidences in one file", where=out, cure="choose another --confidence")
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether two paths are one file, by whatever name or hard link; neither needs to exist."""
+    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
+
+
+def _in_data_set(path: Path, data: Path) -> bool:
+    """Whether a path is one of the tables, there or not yet, or any other file below `data` but an old submission."""
+    if any(_same(path, data / name) for name in TABLES):
+        return True
+    return path.exists() and path.resolve().is_relative_to(data.resolve()) and not is_submission(path)
 
 
 def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataFrame:
@@ -118,7 +139,7 @@ def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Contai
     """The table of experiments with the number of wells behind each temperature, or a note why there is none."""
     table, counts = decision.experiments.sort_index(), labelled["cell_type"].value_counts()
     used = [int(counts[name]) if name in measured else 0 for name in table["cell_type"]]
-    unused = {name: f"fewer than {ENOUGH} of {count} labelled wells wrong, too few to calibrate on"
+    unused = {name: f"fewer than {ENOUGH} errors in {count:,} labelled wells, too few to calibrate on"
               for name, count in counts.items() if name not in measured}  # fmt: skip
     notes = [", ".join(filter(None, pair)) for pair in zip(table["note"], map(unused.get, table["cell_type"]))]
     return table.assign(labelled=used, note=notes)
