@@ -12,16 +12,22 @@ from cellsignal.run import paths
 folder = paths.claim(run)"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
     files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
+TRAINING = """run = ""
+seed = 0
+cell_type = ""
+network = "model"
+epochs = 0"""
 TOYS = {
     "1-eda": ('run = ""', "print('plates')"),
     "2-pretrain-controls": (
         'run = ""\nseed = 0\ncell_type = ""\npretrain_epochs = 0',
         WEIGHTS.format(name="pretrain", epochs="pretrain_epochs"),
     ),
-    "3-train-cell-type": ('run = ""\nseed = 0\ncell_type = ""\nepochs = 0', WEIGHTS.format(name="model", epochs="epochs")),
+    "3-train-cell-type": (TRAINING, WEIGHTS.format(name="{network}", epochs="epochs")),
     "4-predict-assign": (
         'run = ""\nassignment = ""',
         """files.write_json(folder / "metrics.json", {"ladder": []})
+files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
 files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},0\\n")""",
     ),
 }

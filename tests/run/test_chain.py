@@ -58,6 +58,21 @@ def test_everything_once_then_only_what_depends_on_a_change(
     assert not (folder / ".partial-1-orphan.csv").exists()
 
 
+def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    def traces() -> list[str]:
+        return sorted(path.name for room in ("done", "notebooks") for path in (tmp_path / "run" / room).iterdir())
+
+    assert run() == ALL
+    without = traces()
+    assert "3-train-cell-type@U2OS+plain" in run(virtual_batch=32, compare_batches=True)
+    weights = tmp_path / "run/weights/U2OS/plain.json"
+    plain = [f"3-train-cell-type@U2OS+plain{suffix}" for suffix in (".html", ".ipynb", ".json")]
+    assert traces() == sorted([*without, *plain]) and weights.is_file()
+    (tmp_path / "run/notebooks/mine.ipynb").write_text("not the chain's")
+    run()
+    assert traces() == sorted([*without, "mine.ipynb"]) and weights.is_file()
+
+
 def test_a_failed_step_stops_the_chain_and_is_tried_again(
     run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path]
 ) -> None:

@@ -58,6 +58,18 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     assert write_report(tmp_path).read_text(encoding="utf-8") == text
 
 
+def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
+    for name in ("HUVEC/model", "HUVEC/plain", "HUVEC/final", "RPE/model"):
+        write_json(tmp_path / f"weights/{name}.json", {"history": history})
+    def shown(**parameters) -> list[str]:
+        write_json(tmp_path / "recipe.json", {"parameters": parameters})
+        return re.findall(r'alt="training of ([^"]*)"', read(write_report(tmp_path))[0])
+    assert shown() == shown(cell_types=["HUVEC", "RPE"]) == ["HUVEC", "RPE"]
+    assert shown(cell_types=["HUVEC"], final_epochs=0) == ["HUVEC"]
+    both = shown(cell_types=["HUVEC"], final_epochs=1, compare_batches=True)
+    assert both == ["HUVEC", "HUVEC, treatments without the virtual batch"]
+
+
 def test_an_empty_run_says_what_is_missing(tmp_path):
     text, _ = read(write_report(tmp_path))
     assert "metrics.json is not there yet." in text and "No weights yet." in text

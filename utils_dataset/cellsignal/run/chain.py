@@ -43,6 +43,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
         plan = steps.plan(cell_types, kernels=kernels, compare_batches=recipe.compare_batches, final=recipe.final_epochs > 0)
+        steps.forget_others(folder, ["simulate", "report", *(step.name for step in plan)])
         chain.drive(plan, done, slots=recipe.parallel)
     return folder
 

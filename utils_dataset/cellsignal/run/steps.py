@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cellsignal.run import notebooks, sources
 from cellsignal.run.notebooks import StepFailed
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
+PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 PATHS_AND_SPEED = {"run", "data", "workers", "parallel"}  # parameters that change no result
 
 
@@ -28,7 +29,7 @@ class Step:
     plates: tuple[str, ...] = ()  # patterns of folders whose first image is hashed with them
     notebook: Path | None = None
     cell_type: str = ""
-    checkpoints: tuple[str, ...] = ()  # one of them tells epoch and epochs while it trains
+    checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by this step
     entry: str = ""  # the import by which a step without notebook starts
 
@@ -192,6 +193,17 @@ def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds:
 def forget(run: Path, step: Step) -> None:
     """Take back the marker of a step that is about to run."""
     _place(run, step).unlink(missing_ok=True)
+
+
+def forget_others(run: Path, names: Collection[str]) -> None:
+    """Remove the markers and pages of steps that the run once had and that `names` no longer holds.
+
+    What they made stays: weights are work that a later run may take up.
+    """
+    pages = [path for pattern in PAGES for path in (run / "notebooks").glob(pattern)]
+    for path in [*(run / "done").glob("*.json"), *pages]:
+        if path.stem not in names:
+            path.unlink(missing_ok=True)
 
 
 def _place(run: Path, step: Step) -> Path:

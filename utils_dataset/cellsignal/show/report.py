@@ -148,7 +148,10 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
 def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
     recipe, _ = _read(run / "recipe.json")
-    parts = [part for folder in sorted((run / "weights").glob("*/")) for part in _curves(folder, (recipe or {}).get("parameters", {}))]
+    parameters = (recipe or {}).get("parameters", {})
+    wanted = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
+    folders = [folder for folder in sorted((run / "weights").glob("*/")) if not wanted or folder.name in wanted]
+    parts = [part for folder in folders for part in _curves(folder, parameters)]
     return page.section("Training", *(parts or [page.paragraph("No weights yet.", quiet=True)]))
 
 
@@ -160,7 +163,7 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
         if trouble:
             yield page.paragraph(f"{folder.name}: {trouble}", quiet=True)
         if history := (card or {}).get("history"):
-            title = folder.name if name != "plain" else f"{folder.name}, without the virtual batch"
+            title = folder.name if name != "plain" else f"{folder.name}, treatments without the virtual batch"
             yield page.image(curves(history, title=title).png(), f"training of {title}")
 
 
