@@ -17,7 +17,7 @@ from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
 from cellsignal.decide.passes import Passes, log_probabilities, shuffled
-from cellsignal.decide.predict import score_experiments, well_scores
+from cellsignal.decide.predict import keep_only, scope_note, score_experiments, well_scores
 from cellsignal.decide.scores import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
@@ -169,7 +169,8 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
         scores = predict(run, tmp_path, statistics=("adapted",), scope="experiment")
     assert len(told) == 1 and list(scores) == ["adapted"] and [path.name for path in tmp_path.iterdir()] == ["adapted"]
     facts = read_json(tmp_path / "adapted/metadata.json")
-    assert facts["note"] == str(told[0].message) and facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
+    assert facts["note"] == str(told[0].message) == scope_note(run / "weights", ["HUVEC", "RPE"], "model", "experiment")
+    assert facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
     before = read_all_scores([run / "scores/adapted"]).loc[scores["adapted"].index]
     assert not np.allclose(np.exp(scores["adapted"]), np.exp(before), atol=1e-3)
 
@@ -200,6 +201,23 @@ def test_mixed_batches_want_the_statistics_of_the_experiment(
     predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)
     told = [str(one.message) for one in recwarn if "batches" in str(one.message)]
     assert bool(told) == warned and all("predict with scope: experiment" in one for one in told)
+
+
+def test_the_note_about_scopes_can_be_had_without_prediction(run: Path) -> None:
+    weights = run / "weights"
+    assert scope_note(weights, ["RPE", "HUVEC"], "model", "plate") == scope_note(weights, [], "model", "experiment") == ""
+    note = scope_note(weights, ["RPE"], "model", "experiment")
+    assert note.startswith("statistics are gathered by experiment, but RPE learned from plate batches")
+    with pytest.raises(InputError, match="absent.json: no such file"):
+        scope_note(weights, ["RPE"], "absent", "plate")
+
+
+def test_only_the_scores_of_the_networks_asked_for_are_kept(tmp_path: Path) -> None:
+    for name in ("model/adapted/RPE-03.parquet", "plain/adapted/RPE-03.parquet", "final/running/metadata.json", "notes.txt"):
+        write_text(tmp_path / name, "x")
+    keep_only(tmp_path, ["model", "more"])
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == ["model/adapted/RPE-03.parquet", "notes.txt"]
+    keep_only(tmp_path / "absent", ["model"])
 
 
 @pytest.mark.parametrize(("knobs", "message"), [

@@ -1,8 +1,9 @@
 """Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
 
+import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES, scope_rows
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
-from cellsignal.learn.models import Card, load_weights
+from cellsignal.learn.models import Card, load_weights, read_card
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
@@ -27,26 +28,25 @@ Networks = dict[str, tuple[nn.Module, Card]]
 def score_experiments(
     root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
     statistics: Sequence[str] = STATISTICS, scope: str = "plate", batch_sizes: Sequence[int] = (32,),
-    batch_size: int | None = None, refinements: int = REFINEMENTS, precision: str = "auto",
-    device: torch.device = torch.device("cpu"),
+    refinements: int = REFINEMENTS, precision: str = "auto", device: torch.device = torch.device("cpu"),
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
     `weights`: the folder with one `<cell_type>/<name>.safetensors` each. `scope`: plate or experiment,
-    over which statistics are gathered; another one than the training batches had is warned of.
-    `batch_sizes`: of the passes that "batch" averages, `batch_size` being short for one of them;
-    `refinements`: of "adapted" where a scope is too large for one batch (`log_probabilities`).
+    over which statistics are gathered; of another one than the training batches had is warned
+    (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `refinements`: of "adapted"
+    where a scope is too large for one batch (`log_probabilities`).
 
     Writes, in the place of what an earlier prediction left there,
     `<out>/<statistics>/<experiment>.parquet` and, last, `<out>/<statistics>/metadata.json`: how the
     statistics of each experiment were gathered, how many images went through the network, how long
     that took. Returns the stacked scores by kind of statistics, in the order of the ladder.
     """
-    batch_sizes = (batch_size,) if batch_size else batch_sizes
     _check(statistics, scope, batch_sizes, refinements)
     precision = devices.resolve(device, precision)
     networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
-    note = _warn_of_other_scopes(networks, scope)
+    if note := scope_note(weights, list(networks), name, scope):
+        warnings.warn(note, stacklevel=2)
     for stale in [*out.glob("*/*.parquet"), *out.glob("*/metadata.json")]:
         stale.unlink()
     scores, facts = {kind: [] for kind in statistics}, {kind: {} for kind in statistics}
@@ -109,6 +109,32 @@ def well_scores(logits: np.ndarray, id_codes: pd.Series, *, class_numbers: list[
     return mean.astype(np.float32).rename_axis("id_code")
 
 
+def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str) -> str:
+    """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
+
+    Reads `<weights>/<cell_type>/<name>.json`; InputError when one is missing.
+    """
+    trained = {cell_type: read_card(Path(weights) / cell_type / f"{name}.safetensors").scope for cell_type in sorted(cell_types)}
+    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
+    wide = scope != "plate"
+    others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
+    if not others:
+        return ""
+    right = "experiment" if scope == "plate" else "plate"
+    return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
+            f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove the scores of every network but those called `names` from `folder`, which holds `<name>/<statistics>/`.
+
+    An earlier run may have asked for more networks, and whatever lies there counts as an output of this one.
+    """
+    for path in Path(folder).glob("*/"):
+        if path.name not in names:
+            shutil.rmtree(path)
+
+
 def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], refinements: int) -> None:
     unknown = [("statistics", "kind", kind, STATISTICS) for kind in statistics if kind not in STATISTICS]
     unknown += [("scope", "scope", scope, SCOPES)] if scope not in SCOPES else []
@@ -125,20 +151,6 @@ def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: to
     """Every network at once, so that a missing one is told before hours of prediction."""
     found = {cell_type: load_weights(Path(weights) / cell_type / f"{name}.safetensors") for cell_type in sorted(cell_types)}
     return {cell_type: (model.to(device), card) for cell_type, (model, card) in found.items()}
-
-
-def _warn_of_other_scopes(networks: Networks, scope: str) -> str:
-    """One warning for all networks whose training batches came from another scope than `scope`; "" when none did."""
-    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
-    wide = scope != "plate"
-    others = [cell_type for cell_type, (_, card) in networks.items() if (card.scope != "plate") != wide]
-    if not others:
-        return ""
-    trained, right = networks[others[0]][1].scope, "experiment" if scope == "plate" else "plate"
-    note = (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained} batches, and "
-            f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
-    warnings.warn(note, stacklevel=3)
-    return note
 
 
 def _sums(facts: dict[str, dict]) -> dict[str, float]:

@@ -103,6 +103,9 @@ class Card:
     plates: int = 0  # how many plates the one-hot input tells apart; 0: there is none
 
 
+NAMES = [field.name for field in fields(Card)]
+
+
 def save_weights(path: Path, state: dict[str, torch.Tensor], card: Card, **facts: object) -> str:
     """Write weights as safetensors and, last, their JSON with card, facts and SHA-256, which is returned."""
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
@@ -117,17 +120,30 @@ def load_weights(path: Path) -> tuple[Classifier, Card]:
     Raises InputError when a file is missing, the JSON lacks a fact, or the weights' SHA-256 differs
     from the one on record: safetensors itself carries no checksum, and a flipped bit would load in silence.
     """
-    facts = read_json(path.with_suffix(".json"))
-    names = [field.name for field in fields(Card)]
-    if not isinstance(facts, dict) or (absent := sorted({"sha256", *names} - facts.keys())):
-        what = f"does not say {', '.join(absent)}" if isinstance(facts, dict) else "does not describe weights"
-        raise InputError(what, where=path.with_suffix(".json"), cure="train again; older versions wrote other weights")
+    facts = _facts(path)
     check_sha256(path, facts["sha256"])
-    card = Card(**{name: facts[name] for name in names})
+    card = _card(facts)
     model = Classifier(card.backbone, channels=card.channels, classes=len(card.class_numbers), plates=card.plates)
     model.load_state_dict(load_file(path))
     model.origin = facts["sha256"]
     return model, card
+
+
+def read_card(path: Path) -> Card:
+    """What the JSON beside the weights `path` says of them; InputError when it is missing or lacks a fact."""
+    return _card(_facts(path))
+
+
+def _facts(path: Path) -> dict:
+    facts = read_json(path.with_suffix(".json"))
+    if not isinstance(facts, dict) or (absent := sorted({"sha256", *NAMES} - facts.keys())):
+        what = f"does not say {', '.join(absent)}" if isinstance(facts, dict) else "does not describe weights"
+        raise InputError(what, where=path.with_suffix(".json"), cure="train again; older versions wrote other weights")
+    return facts
+
+
+def _card(facts: dict) -> Card:
+    return Card(**{name: facts[name] for name in NAMES})
 
 
 def load_body(model: Classifier, path: Path) -> str:
