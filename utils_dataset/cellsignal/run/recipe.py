@@ -31,7 +31,7 @@ class Recipe(BaseModel):
     batch_size: int = Field(16, ge=2, description="sites per batch; one alone has no batch statistics")
     batches: Literal["plate", "experiment", "mixed"] = Field("plate", description="which wells share a batch")
     virtual_batch: int = Field(0, ge=0, description="sites per step of the optimiser; 0 means one batch")
-    compare_batches: bool = Field(False, description="train once more without the virtual batch, for its rung")
+    compare_batches: bool = Field(False, description="train once more from the same pretraining, without the virtual batch, for its rung")
     pretrain_epochs: int = Field(100, ge=0, description="epochs on the 31 control classes")
     head_epochs: int = Field(0, ge=0, description="epochs on the treatments that train the new head only")
     epochs: int = Field(375, ge=0, description="epochs on the treatments, the whole network")
