@@ -249,7 +249,6 @@ BAD_SCORES = {
     "foreign wells": (lambda table: table.assign(id_code="A549-01_" + table["id_code"]), "no test well"),
     "controls only": (lambda table: table[["id_code"]].assign(**{"1138": 0.0}), "no treatment siRNA is scored"),
     "a column of text": (lambda table: table.assign(**{"3": "x"}), "column 3 holds text"),
-    "too few siRNAs": (lambda table: table[["id_code", "0"]], "siRNAs"),
 }
 
 
