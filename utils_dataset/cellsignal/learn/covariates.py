@@ -18,7 +18,7 @@ def plate_warning(rotations: dict[str, list[int]]) -> str:
     `rotations` of the experiments that the network is trained on, and of no others: the fourth rotation of
     RxRx1 occurs in its test experiments only. Without plate groups nothing is known of them, which is said too.
     """
-    if all(-1 in order for order in rotations.values()):
+    if not shifts(rotations):
         return ("warning: the rotations are not known, because no training experiment has a plate group on every plate. "
                 "A network that is told the plate may learn which siRNAs lie there, and name hardly a well of a test "
                 "experiment laid out in another way: leave the plate input out.")
