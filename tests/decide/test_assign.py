@@ -264,8 +264,9 @@ def test_replicates_on_a_plate_take_their_best_of_its_group(method: str) -> None
 @each_method
 def test_groups_that_do_not_fit_the_plates_are_not_used(method: str) -> None:
     scores, wells, _ = experiment(signal=9.0)
-    for groups, fault in ((GROUPS[:2], "4 plates but 2 plate groups"), ([[k] for k in range(20)], "116280 ways to lay 20 plate groups"),
-                          ([*GROUPS[:3], [77]], "a plate group without a scored siRNA")):
+    faults = {"4 plates but 2 plate groups": GROUPS[:2], "116280 ways to lay 20 plate groups": [[k] for k in range(20)],
+              "a plate group without a scored siRNA": [*GROUPS[:3], [77]]}
+    for fault, groups in faults.items():
         decision = decide(scores, wells, method=method, groups=groups)
         row = decision.experiments.iloc[0]
         assert row["note"].startswith(fault) and row["note"].endswith(": no groups used"), row["note"]
@@ -301,8 +302,8 @@ def test_a_class_that_is_impossible_everywhere_costs_one_well_and_no_more(method
     groups = np.arange(240).reshape(4, 60).tolist() if grouped else None
     found = []
     for lost in ([], [7]):
-        decision = decide(scores.mask(scores.columns.isin(lost)[None, :].repeat(720, 0), -np.inf), wells,
-                          method=method, groups=groups)
+        scores[lost] = -np.inf
+        decision = decide(scores, wells, method=method, groups=groups)
         heat = decision.experiments["temperature"]
         found.append(((decision.predictions.to_numpy() == truth).mean(), decision.confidence.mean(), heat.to_numpy()))
     (accuracy, confidence, heat), (accuracy_without, confidence_without, heat_without) = found
@@ -333,10 +334,11 @@ def test_a_constant_per_well_changes_nothing(method: str, lost: list[int]) -> No
 @each_method
 def test_huge_scores_are_masks_below_and_refused_above(method: str, recwarn: pytest.WarningsRecorder) -> None:
     scores, wells, _ = experiment()
-    masked, impossible = (scores.mask(scores.columns.to_numpy()[None, :].repeat(12, 0) == 3, low) for low in (-3.4e38, -np.inf))
+    masked, impossible = scores.copy(), scores.copy()
+    masked[3], impossible[3] = np.float32(-3.4e38), np.float32(-np.inf)
     assert assign(masked, wells, method=method).equals(assign(impossible, wells, method=method))
     with pytest.raises(InputError, match="of class 0"):
-        assign(scores.mask(scores.columns.to_numpy()[None, :].repeat(12, 0) == 0, 3e38), wells, method=method)
+        assign(scores + 3e38, wells, method=method)
     assert not recwarn.list
 
 
@@ -368,3 +370,23 @@ def test_the_routes_can_be_written_as_json(groups: list[list[int]] | None) -> No
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert row["experiment"] == "HUVEC-01" and row["route"] == ("groups" if groups else "one-to-one")
     assert (row["group_confidence"] is None) == (groups is None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), wells=st.integers(1, 24), classes=st.integers(1, 24), plates=st.integers(1, 4),
+       method=st.sampled_from(METHODS), grouped=st.booleans())
+@pytest.mark.filterwarnings("error")
+def test_whatever_is_impossible_every_well_has_an_answer(
+    seed: int, wells: int, classes: int, plates: int, method: str, grouped: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(scale=rng.choice([0.1, 3, 30]), size=(wells, classes)).astype(np.float32)
+    values[rng.random(values.shape) < rng.choice([0, 0.3, 0.8])] = -np.inf
+    values[:, rng.random(classes) < rng.choice([0, 0.3])] = -np.inf
+    ids = [f"w{k:02d}" for k in range(wells)]
+    places = pd.DataFrame({"id_code": ids, "experiment": rng.choice(["A", "B"], wells), "cell_type": "RPE",
+                           "plate": rng.integers(1, plates + 1, wells)})
+    groups = [list(range(k, classes, plates)) for k in range(plates)] if grouped else None
+    decision = decide(pd.DataFrame(values, index=ids, columns=range(classes)), places, method=method, groups=groups, certainty=0)
+    assert decision.predictions.isin(range(classes)).all() and decision.confidence.between(0, 1 + 1e-6).all()
+    assert np.isfinite(decision.experiments["temperature"]).all()

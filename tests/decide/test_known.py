@@ -72,7 +72,8 @@ def test_the_scores_confirm_a_layout_whose_shift_the_controls_tell(screen: tuple
         truth.sample(frac=1, random_state=0).to_numpy(), np.roll(truth, 12)))
     for values in (scores(other, signal=4.0), scores(turned, signal=4.0), scores(truth, signal=0.0)):
         left = known_layouts(wells, values)[COPY]
-        assert left.sirnas.empty and left.note == "controls repeat those of RPE-01, but the scores do not confirm it: layout not copied"
+        assert left.sirnas.empty
+        assert left.note == "controls repeat those of RPE-01, but the scores do not confirm it: layout not copied"
 
 
 def test_real_networks_agree_on_the_layout_of_huvec_18(shared: Path) -> None:

@@ -164,7 +164,8 @@ def decide(
         if len(layout.sirnas):
             plan = _by_layout(screen, name, rows, layout, method=method)
         elif groups:
-            plan = _by_groups(screen, name, rows, groups, method=method, turns=turns, rotation_prior=rotation_prior, certainty=certainty)
+            plan = _by_groups(screen, name, rows, groups, method=method, turns=turns,
+                              rotation_prior=rotation_prior, certainty=certainty)
         else:
             plan = _whole(screen, name, rows, method=method)
         plans.append(replace(plan, note=_joined(layout.note, plan.note)))
@@ -177,7 +178,8 @@ def assign(scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected
     return decide(scores, wells, method=method, groups=groups, **design).predictions
 
 
-def _whole(screen: Screen, name: str, rows: np.ndarray, *, method: str, choice: GroupChoice | None = None, note: str = "") -> Plan:
+def _whole(screen: Screen, name: str, rows: np.ndarray, *, method: str,
+           choice: GroupChoice | None = None, note: str = "") -> Plan:
     """All wells of an experiment share all siRNAs."""
     part = block(screen, name, rows, np.arange(len(screen.classes)))
     crowd = "" if method == "raw" else part.crowded
@@ -202,8 +204,8 @@ def _by_groups(screen: Screen, name: str, rows: np.ndarray, groups: list[list[in
         block(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust))
         for plate, (group, trust) in enumerate(zip(choice.group_on_plate, choice.on_its_plate, strict=True))
     ]
-    crowds = [] if method == "raw" else [f"plate {number}, {part.crowded}" for number, part in zip(numbers, parts) if part.crowded]
-    return Plan(name, "groups", parts, choice, "; ".join(crowds))
+    crowds = [f"plate {number}, {part.crowded}" for number, part in zip(numbers, parts, strict=True) if part.crowded]
+    return Plan(name, "groups", parts, choice, _joined(*crowds) if method != "raw" else "")
 
 
 def _by_layout(screen: Screen, name: str, rows: np.ndarray, layout: Layout, *, method: str) -> Plan:

@@ -18,8 +18,9 @@ from cellsignal.decide.submit import check_ids, confidence_path, read_submission
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
-TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "sample_submission.csv", "solution.csv", "metadata.csv")
-PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".parquet", ".npz")
+TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
+          "sample_submission.csv", "solution.csv")  # fmt: skip
+PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".parquet", ".npz")  # suffixes that promise another format than is written
 
 
 @dataclass(frozen=True)
