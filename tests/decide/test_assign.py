@@ -390,3 +390,13 @@ def test_whatever_is_impossible_every_well_has_an_answer(
     decision = decide(pd.DataFrame(values, index=ids, columns=range(classes)), places, method=method, groups=groups, certainty=0)
     assert decision.predictions.isin(range(classes)).all() and decision.confidence.between(0, 1 + 1e-6).all()
     assert np.isfinite(decision.experiments["temperature"]).all()
+
+
+def test_a_temperature_beyond_belief_is_doubted_unless_it_was_measured() -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"HUVEC-01_{plate}_B{well:02d}" for plate in (1, 2, 3, 4) for well in range(2, 22)]
+    wells = pd.DataFrame({"id_code": ids, "experiment": "HUVEC-01", "cell_type": "HUVEC", "plate": np.repeat([1, 2, 3, 4], 20)})
+    favourites = np.where(np.arange(80) < 4, 9.0, 0.0)  # the same four siRNAs in every well
+    scores = pd.DataFrame(rng.normal(size=(80, 80)) + favourites, index=ids, columns=range(80))
+    assert "held-out wells" in decide(scores, wells).experiments["note"].iloc[0]
+    assert decide(scores, wells, temperatures={"HUVEC": 1.0}).experiments["note"].iloc[0] == ""

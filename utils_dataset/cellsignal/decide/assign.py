@@ -23,6 +23,10 @@ from cellsignal.decide.marginals import marginals, softmax
 from cellsignal.errors import InputError
 
 METHODS = ("raw", "greedy", "exact", "expected")
+# Networks that favour a few siRNAs in all wells make these quarrel without being too sure: on the votes of real
+# networks the temperature then ran to 4 and more, where simulated ones that were twice too sure stayed below 2.
+RUNAWAY = 3.0
+UNSURE = "confidences are too low: wells favour the same siRNAs; give scores of held-out wells too"
 NO_LAYOUT = Layout(pd.Series(dtype=int), confidence=np.nan)
 
 
@@ -114,16 +118,18 @@ class Decision:
         return pd.Series(values, pd.Index(self.screen.id_codes, name=self.order.name), name=name).reindex(self.order)
 
     def _row(self, plan: Plan, heat: list[float]) -> dict[str, Any]:
-        choice = plan.choice
+        choice, cell_type = plan.choice, self.screen.cell_types[plan.experiment]
         used = choice is not None and plan.route == "groups"
+        temperature = float(np.exp(np.log(heat).mean())) if heat else np.nan
+        doubt = UNSURE if temperature > RUNAWAY and cell_type not in self.measured else ""
         return {
-            "experiment": plan.experiment, "cell_type": self.screen.cell_types[plan.experiment],
+            "experiment": plan.experiment, "cell_type": cell_type,
             "wells": len(self.screen.experiments[plan.experiment]), "route": plan.route, "method": self.method,
             "group_on_plate": [group + 1 for group in choice.group_on_plate] if used else None,
             "group_confidence": choice.confidence if choice else np.nan,
             "rotation": choice.rotation if choice else None,
             "surprise_bits": choice.surprise_bits if choice else 0.0,
-            "temperature": float(np.exp(np.log(heat).mean())) if heat else np.nan, "note": plan.note,
+            "temperature": temperature, "note": _joined(plan.note, doubt),
         }  # fmt: skip
 
 
@@ -151,7 +157,8 @@ def decide(
     layout"); method; group_on_plate (numbers of the groups from 1, plate by plate; None where none are used);
     group_confidence (of the likeliest permutation; NaN without groups); rotation (whether that is one; None
     where none is known); surprise_bits (by how much the scores alone like another permutation better than any
-    rotation); temperature (geometric mean over blocks); note. Raises InputError when a well is unknown, a
+    rotation); temperature (geometric mean over blocks); note (also where a temperature that no
+    labelled well measured is beyond belief). Raises InputError when a well is unknown, a
     score is no number, an experiment has two cell types, or nothing is scored.
     """
     if method not in METHODS:
