@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from noise import families, gaussian, group_on_plate, real_layout
+from noise import families, gaussian, group_on_plate, real_layout, votes
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
 from cellsignal.decide.assign import METHODS, assign, decide
 from cellsignal.decide.calibrate import expected_calibration_error, fit_temperature
+from cellsignal.decide.known import known_layouts
 
 SEEDS = (0, 1, 2)
 PUBLISHED = {0.30: 0.464, 0.50: 0.720, 0.70: 0.921}  # the best public code at these raw accuracies, one draw of noise
@@ -94,3 +95,14 @@ def test_the_temperature_is_found_with_and_without_labels(shared: Path, overconf
         decision = decide(scores, wells, groups=groups, rotations=rotations, temperatures=temperatures)
         assert decision.experiments["temperature"].mean() == pytest.approx(overconfidence, rel=0.1)
         assert expected_calibration_error(decision.confidence, decision.predictions == truth) <= 0.02
+
+
+@pytest.mark.slow
+def test_real_networks_on_the_one_real_experiment_whose_truth_the_tables_tell(shared: Path) -> None:
+    wells, _, groups, rotations = real_layout(shared / "rxrx1")
+    scores = votes(shared / "rxrx1/real_predictions.csv.gz", [f"model_{number:02d}" for number in range(1, 13)])
+    truth = known_layouts(wells, scores)["HUVEC-18"].sirnas
+    right = {method: assign(scores, wells, method=method, groups=groups if method != "raw" else [], rotations=rotations)
+             [truth.index].eq(truth).mean() for method in METHODS}
+    print("\nHUVEC-18, votes of 12 networks:", {method: round(float(share), 4) for method, share in right.items()})
+    assert right["raw"] + 0.1 < right["greedy"] < right["exact"] < right["expected"]

@@ -26,7 +26,7 @@ METHODS = ("raw", "greedy", "exact", "expected")
 # Networks that favour a few siRNAs in all wells make these quarrel without being too sure: on the votes of real
 # networks the temperature then ran to 4 and more, where simulated ones that were twice too sure stayed below 2.
 RUNAWAY = 3.0
-UNSURE = "confidences are too low: wells favour the same siRNAs; give scores of held-out wells too"
+UNSURE = "confidences may be far too low, as wells quarrel about the same siRNAs; give scores of held-out wells too"
 NO_LAYOUT = Layout(pd.Series(dtype=int), confidence=np.nan)
 
 

@@ -1,6 +1,6 @@
 """The ladder: one trick a rung, and what each is worth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -50,10 +50,10 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     if virtual is not None:
         rungs.append(_raw("virtual batch", virtual, wells))
     best = virtual if virtual is not None else tables[-1]
-    rungs += _assigned(best, wells, knowledge=knowledge)
+    rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _ways(best, wells, knowledge)]
     if final is not None:
-        full = [predictions for _, _, predictions in _assigned(final, wells, knowledge=knowledge)][-1:]
-        rungs += [_raw(last, final, wells), *((last, "assigned", predictions) for predictions in full)]
+        rungs.append(_raw(last, final, wells))
+        rungs += [(last, "assigned", assign(final, wells, **way)) for _, way in _ways(final, wells, knowledge)[-1:]]
     return [{"rung": name, "kind": kind, "split": split, **accuracy(predictions, truth, wells)}
             for name, kind, predictions in rungs]
 
@@ -62,12 +62,14 @@ def _raw(name: str, scores: pd.DataFrame, wells: pd.DataFrame) -> Rung:
     return name, "raw", assign(scores, wells, method="raw")
 
 
-def _assigned(scores: pd.DataFrame, wells: pd.DataFrame, *, knowledge: Mapping[str, Any]) -> Iterator[Rung]:
-    """The rungs that plate knowledge adds, as far as the layout allows them."""
+def _ways(scores: pd.DataFrame, wells: pd.DataFrame, knowledge: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The assigned rungs that the layout allows, by name, each with the arguments of `assign`."""
+    ways = []
     for name, method, grouped in ASSIGNED:
         groups = knowledge["groups"] if grouped else []
         if (groups or not grouped) and (method == "raw" or _one_to_one(scores, wells, groups=groups)):
-            yield name, "assigned", assign(scores, wells, method=method, **{**knowledge, "groups": groups})
+            ways.append((name, {**knowledge, "method": method, "groups": groups}))
+    return ways
 
 
 def _one_to_one(scores: pd.DataFrame, wells: pd.DataFrame, *, groups: list[list[int]]) -> bool:
