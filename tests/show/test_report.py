@@ -44,7 +44,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):
         write_json(tmp_path / f"weights/HUVEC/{name}.json", {"history": history})
-    for name in ("notebooks/1-eda.html", "notebooks/2-pretrain-controls@HUVEC.html", "submission.csv"):
+    for name in ("notebooks/1-eda.html", "notebooks/2-pretrain-controls@HUVEC.html", "submission.csv", "submission.confidence.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     text, addresses = read(write_report(tmp_path))
@@ -53,7 +53,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     for words in ("0.600", "0.800", "0.250", notes[0], "Parameters", "seed", "Made with", "A&lt;b&gt;", "12"):
         assert words in text
     assert text.count('src="data:image/png') == 3  # ladder, experiments, curves
-    assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv"} <= set(addresses)
+    assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv", "submission.confidence.csv"} <= set(addresses)
     assert not re.search(r"https?://", text)
     assert write_report(tmp_path).read_text(encoding="utf-8") == text
 

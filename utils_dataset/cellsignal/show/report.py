@@ -213,7 +213,7 @@ def _text(value: object) -> str:
 
 def _files(run: Path) -> str:
     """Links to the executed notebooks and the submission."""
-    there = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "metrics.json"]
+    there = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "metrics.json"]
     targets = [path.relative_to(run).as_posix() for path in there if path.is_file()]
     names = [(quote(target), target) for target in targets]
     return page.section("Files", page.links(names) if names else page.paragraph("None yet.", quiet=True))
