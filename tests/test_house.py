@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
 METADATA = sorted([ROOT / "kernel-metadata.json", *ROOT.glob("kernels/*/kernel-metadata.json")])
-ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "run": 4, "": 5}  # who stands higher may import who stands lower
+ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "run": 4, "publish": 5, "": 6}  # who stands higher may import who stands lower
 GROUND = {"errors.py", "files.py", "tasks.py", "__init__.py"}
 KEYS = {
     "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",

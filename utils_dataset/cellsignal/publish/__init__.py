@@ -1,0 +1,1 @@
+"""The bundle on Kaggle and Colab: accounts, kernels, data sets, submissions."""
