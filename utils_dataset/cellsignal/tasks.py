@@ -10,6 +10,7 @@ class Task:
     """One competition: what its channels show, what is predicted and how it is scored."""
 
     name: str
+    competition: str  # its slug on Kaggle
     channels: tuple[str, ...]  # in file order: _w1 is the first
     colours: tuple[Colour, ...]  # 8-bit RGB of each channel in composites
     positive_controls: range  # class numbers
@@ -25,6 +26,7 @@ class Task:
 
 RXRX1 = Task(
     name="rxrx1",
+    competition="recursion-cellular-image-classification",
     channels=(
         "nuclei",
         "endoplasmic reticulum",
