@@ -1,4 +1,4 @@
-"""The one error a user can cause, and how it reads."""
+"""What the user can mend, what failed all the same, and how both read."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     def __init__(self, what: str, *, where: object = "", cure: str = "") -> None:
         parts = [f"{where}: {what}" if where != "" else what, cure]
         super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
+
+
+class StepFailed(RuntimeError):
+    """A step ended without its work done, and not because of what the user gave."""

@@ -13,13 +13,9 @@ from typing import Any
 import yaml
 
 from cellsignal import files
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
-
-
-class StepFailed(RuntimeError):
-    """A step ended without its work done, and not because of what the user gave."""
 
 
 class Stopped(RuntimeError):
