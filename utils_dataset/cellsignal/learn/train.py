@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_json
 from cellsignal.learn.batches import SiteImages, epoch_batches, virtual_batches
+from cellsignal.learn.budget import Budget
 from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
-from cellsignal.learn.devices import gradient_scaler, resolve
+from cellsignal.learn.devices import gradient_scaler, pick, resolve
 from cellsignal.learn.epochs import held_out_accuracy, train_epoch
 from cellsignal.learn.models import Card, Classifier, check_sha256, save_weights
 from cellsignal.learn.phases import Phase
@@ -32,6 +33,10 @@ def fit(
     workers: int = 0,
     fingerprint: dict | None = None,
     on_epoch: Callable[[History], None] = lambda history: None,
+    budget: Budget | None = None,
+    elsewhere: Sequence[Path] = (),
+    device: str = "auto",
+    processes: int = 0,
 ) -> History:
     """Train `model` through one phase; it and the file `weights` end with the weights that are kept.
 
@@ -54,9 +59,13 @@ def fit(
         model.origin = read_json(weights.with_suffix(".json"))["sha256"]
         on_epoch(ended)
         return ended
-    state = _State(model, phase, checkpoint, before=history)
+    budget = budget or Budget()
+    state = _State(model.to(pick(device)), phase, checkpoint, before=history)
     bar = tqdm(range(len(state.rows), phase.epochs), initial=len(state.rows), total=phase.epochs, desc=phase.name, unit="epoch")
     for epoch in bar:
+        if not budget.fits(max((row["seconds"] for row in state.rows), default=0.0)):
+            budget.stop(f"{phase.name}, epoch {epoch} of {phase.epochs}")
+            return state.history
         row = _epoch(state, data, held_out, phase=phase, epoch=epoch, workers=workers)
         state.end_epoch(row)
         bar.set_postfix({name: f"{row[name]:.4f}" for name in ("loss", "held_out_accuracy") if row[name] is not None})
