@@ -11,6 +11,7 @@ class Task:
 
     name: str
     competition: str  # its slug on Kaggle
+    cell_types: tuple[str, ...]  # those with most wells first
     channels: tuple[str, ...]  # in file order: _w1 is the first
     colours: tuple[Colour, ...]  # 8-bit RGB of each channel in composites
     positive_controls: range  # class numbers
@@ -27,6 +28,7 @@ class Task:
 RXRX1 = Task(
     name="rxrx1",
     competition="recursion-cellular-image-classification",
+    cell_types=("HUVEC", "HEPG2", "RPE", "U2OS"),
     channels=(
         "nuclei",
         "endoplasmic reticulum",
