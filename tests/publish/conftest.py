@@ -1,0 +1,82 @@
+"""Both Kaggle clients that pip can give, and the way from them to the small Kaggle of server.py."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from server import FakeKaggle
+
+from cellsignal import files
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSIONS = ("2.2.4", "2.2.5")
+
+
+@pytest.fixture(scope="session")
+def clients() -> dict[str, Path]:
+    """A folder of packages for PYTHONPATH by version of the client; unpacked once below build/."""
+    return {version: _unpacked(version) for version in VERSIONS}
+
+
+def _unpacked(version: str) -> Path:
+    folder = ROOT / "build/clients" / version
+    with files.locked(ROOT / "build/clients.lock", patience=600):
+        if not list(folder.glob(f"kaggle-{version}.dist-info")):
+            _install(version, folder)
+    return folder
+
+
+def _install(version: str, folder: Path) -> None:
+    """2.2.4 with all that it needs; a registry can lack what 2.2.5 asks for, so it takes 2.2.4's."""
+    partial = folder.with_name(f".partial-{version}")
+    shutil.rmtree(partial, ignore_errors=True)
+    if version == VERSIONS[0]:
+        packages = [f"kaggle=={version}", "six"]
+    else:
+        shutil.copytree(_unpacked_before(folder), partial)
+        for old in [*partial.glob("kaggle-*.dist-info"), *partial.glob("kagglesdk*"), partial / "kaggle"]:
+            shutil.rmtree(old)
+        packages = ["--no-deps", f"kaggle=={version}", "kagglesdk"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(partial), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        pytest.skip(f"pip cannot install kaggle {version}: {done.stderr.strip().splitlines()[-1]}")
+    partial.rename(folder)
+
+
+def _unpacked_before(folder: Path) -> Path:
+    before = folder.with_name(VERSIONS[0])
+    if not before.is_dir():
+        _install(VERSIONS[0], before)
+    return before
+
+
+@pytest.fixture(params=VERSIONS)
+def client(request: pytest.FixtureRequest, clients: dict[str, Path]) -> Path:
+    """Each client in turn."""
+    return clients[request.param]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Send this process's Kaggle client to a server: no token, proxy or client of the machine is in its way.
+
+    Gives the same environment for processes of their own.
+    """
+
+    def connected(server: FakeKaggle, client: Path, **login: object) -> dict[str, str]:
+        for name in list(os.environ):
+            if name.upper().startswith("KAGGLE_") or name.upper().endswith("_PROXY"):
+                monkeypatch.delenv(name)
+        environment = {**server.environment(tmp_path / "home", **login), "PYTHONPATH": str(client), "OMP_NUM_THREADS": "1"}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.syspath_prepend(client)
+        return environment
+
+    return connected

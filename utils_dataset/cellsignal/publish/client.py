@@ -1,0 +1,248 @@
+"""The Kaggle client, one function per verb: the only caller of `kaggle`, which judges by what it prints.
+
+Its exit codes do not tell: a refused push, an ignored source and a failed upload can all end with 0. Credentials are
+the client's business alone; nothing here reads them.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata as installed
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from cellsignal.errors import InputError
+from cellsignal.publish import metadata
+from cellsignal.publish.refusals import Conflict, Denied, InvalidSource, LoginFailed, Missing, Refused, Unreachable, refusal
+
+OLDEST = (2, 2, 4)  # older ones drop sub-folders' exclusions and the version of a dataset
+ENDED = frozenset({"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"})
+MISSING = "missing"  # the status of a dataset that is not there
+_INSTALL = "pip install 'kaggle>=2.2.4,<3' six"
+_SHORT = 300.0  # seconds that a verb without large files may take: the client itself waits for ever
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one call of the client printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Both streams, one after the other."""
+        return f"{self.out}\n{self.err}"
+
+    def refusal(self, doing: str, *, about: str = "", cure: str = "") -> Refused | InputError:
+        """The error that this output stands for."""
+        return refusal(self.out, self.err, doing=doing, about=about, cure=cure)
+
+
+def command() -> list[str]:
+    """How to start the client: the module of this Python, else the `kaggle` on the path; InputError without one."""
+    if find_spec("kaggle") is not None:
+        version = installed.version("kaggle")
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < OLDEST:
+            raise InputError(f"the Kaggle client is version {version}", cure=_INSTALL)
+        return [sys.executable, "-P", "-m", "kaggle"]  # -P: a folder `kaggle` where the user stands is not the client
+    found = shutil.which("kaggle")
+    if found is None:
+        raise InputError("the Kaggle client is not installed", cure=_INSTALL)
+    return [found]
+
+
+def push(folder: Path, *, seconds: int = 0) -> int:
+    """Push the kernel in `folder` and start it; gives its version number. `seconds` ends the session early.
+
+    InputError for metadata that Kaggle would take amiss, a login or another's slug; InvalidSource when a source was
+    dropped; Busy, QuotaSpent and other Refused for what the platform said.
+    """
+    described = metadata.check_kernel(folder)
+    slug = described["id"]
+    limit = ["-t", str(seconds)] if seconds else []
+    said = _call("kernels", "push", "-p", str(folder), *limit)
+    dropped = _dropped(said.out)
+    if dropped:
+        raise InvalidSource(f"push of {slug}: Kaggle does not know the {' and the '.join(dropped)}", tuple(_named(dropped)))
+    pushed = re.search(r"Kernel version (\d+) successfully pushed\.\s+Please check progress at (\S+)", said.out)
+    if said.code or pushed is None:
+        raise said.refusal(f"push of {slug}", about=slug)
+    if not pushed[2].rstrip("/").lower().endswith(slug.lower()):
+        raise Conflict(f"push of {slug}: Kaggle saved it as {pushed[2]}; give title and id the same words")
+    return int(pushed[1])
+
+
+def _dropped(out: str) -> list[str]:
+    """What was left out of a push that "succeeded": "dataset source 'a/b'", …"""
+    lines = re.findall(r"not valid (dataset|competition|kernel) sources and could not.*?: \[(.*?)\]", out)
+    return [f"{kind} source {name}" for kind, names in lines for name in re.findall(r"[\w./-]+", names)]
+
+
+def _named(dropped: list[str]) -> list[str]:
+    return [text.rsplit(" ", 1)[1] for text in dropped]
+
+
+def kernel_status(slug: str) -> str:
+    """The state of a kernel's last session: QUEUED, RUNNING, COMPLETE, ERROR, CANCEL_REQUESTED, CANCEL_ACKNOWLEDGED.
+
+    Missing when there is no such kernel.
+    """
+    return _status(slug)[0]
+
+
+def kernel_failure(slug: str) -> str:
+    """What Kaggle says of a session that failed, "" when it says nothing."""
+    return _status(slug)[1]
+
+
+def _status(slug: str) -> tuple[str, str]:
+    said = _call("kernels", "status", slug)
+    found = re.search(r'has status "(?:KernelWorkerStatus\.)?([A-Za-z_]+)"', said.out)
+    if said.code or found is None:
+        raise said.refusal(f"status of {slug}", about=slug)
+    failure = re.search(r'Failure message: "(.*)"', said.out, re.DOTALL)
+    return found[1].upper(), " ".join(failure[1].split()) if failure else ""
+
+
+def output(slug: str, folder: Path, pattern: str = "", *, resume: bool = False) -> list[Path]:
+    """Fetch what a kernel's last session left, and its log, into `folder`; gives the files.
+
+    `pattern`: only paths in which this regular expression is found. `resume` keeps what is there and not older; the
+    default fetches again, because a file of an earlier version can have the same size.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = ["--file-pattern", pattern] if pattern else []
+    again = [] if resume else ["--force"]
+    said = _call("kernels", "output", slug, "-p", str(folder), "--page-size", "200", *wanted, *again, seconds=None)
+    if said.code:
+        raise said.refusal(f"output of {slug}", about=slug)
+    fetched = re.findall(r"(?:Output file|Kernel log) downloaded to (.*?) ?$", said.out, re.MULTILINE)
+    return [Path(name) for name in fetched]
+
+
+def dataset_status(slug: str) -> tuple[str, int]:
+    """A dataset's status ("ready" when it can be attached, MISSING when it is not there) and its version, 0 for none."""
+    for form in (["--format", "json"], []):  # a dataset that is being made has a status before it has a version
+        said = _call("datasets", "status", slug, *form)
+        if said.code == 0 and said.out.strip():
+            break
+        error = said.refusal(f"status of {slug}", about=slug)
+        if not isinstance(error, Missing | Denied):  # of a dataset that is not there Kaggle says 403 as well
+            raise error
+    else:
+        return MISSING, 0
+    if not form:
+        return said.out.split()[-1].lower(), 0
+    found = json.loads(said.out.strip().splitlines()[-1])
+    return str(found["status"]).lower(), int(found.get("current_version_number") or 0)
+
+
+def create_dataset(folder: Path) -> None:
+    """Make the dataset that `folder` describes, private, with its sub-folders."""
+    slug = metadata.check_dataset(folder)["id"]
+    said = _upload("create", "-p", str(folder))
+    if said.code or "Dataset is being created" not in said.out:
+        raise said.refusal(f"creation of {slug}", about=slug)
+
+
+def version_dataset(folder: Path, message: str) -> None:
+    """Make the next version of the dataset that `folder` describes."""
+    slug = metadata.check_dataset(folder)["id"]
+    said = _upload("version", "-p", str(folder), "-m", message)
+    if said.code or "Dataset version is being created" not in said.out:
+        raise said.refusal(f"new version of {slug}", about=slug)
+
+
+def _upload(verb: str, *arguments: str) -> Said:
+    ignored = [part for pattern in ("__pycache__/", "*/__pycache__/") for part in ("--ignore-patterns", pattern)]
+    said = _call("datasets", verb, *arguments, "-r", "zip", *ignored, seconds=None, show=True)
+    if re.search(r"Upload unsuccessful|Skipping folder", said.text):  # 2.2.4 goes on without the file
+        raise said.refusal(f"upload of {arguments[1]}")
+    return said
+
+
+def username() -> str:
+    """The account that the client's credentials belong to; LoginFailed without any."""
+    said = _call("config", "view")
+    found = re.search(r"^- username: (\S+)", said.out, re.MULTILINE)
+    if said.code or found is None:
+        raise said.refusal("login") if said.code else LoginFailed("the Kaggle client has no user name")
+    if found[1] == "None":
+        raise LoginFailed("the Kaggle client has no user name")
+    return found[1]
+
+
+def submit(competition: str, file: Path, message: str) -> str:
+    """Send a submission; gives what Kaggle answers."""
+    said = _call("competitions", "submit", "-c", competition, "-f", str(file), "-m", message, seconds=None, show=True)
+    if said.code or not re.search(r"success", said.out, re.IGNORECASE):
+        raise said.refusal(f"submission to {competition}", about=competition, cure=_rules(competition))
+    return next(line.strip() for line in said.out.splitlines() if "success" in line.lower())
+
+
+def download(competition: str, folder: Path, file: str = "") -> Path:
+    """Fetch a competition's files as one zip, or one `file` (zipped when Kaggle stores it so); gives what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    only = ["-f", file] if file else []
+    said = _call("competitions", "download", "-c", competition, "-p", str(folder), *only, seconds=None, show=True)
+    if said.code:
+        raise said.refusal(f"download of {file or competition}", about=competition, cure=_rules(competition))
+    names = (file, f"{file}.zip", Path(file).name, f"{Path(file).name}.zip") if file else (f"{competition}.zip",)
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if not found:
+        raise Refused(f"download of {file or competition}: the client ended without a file")
+    return found[0]
+
+
+def _rules(competition: str) -> str:
+    return f"accept the rules at https://www.kaggle.com/competitions/{competition}/rules"
+
+
+def quota() -> dict[str, float]:
+    """Accelerator hours that are left this week, by resource ("GPU", "TPU")."""
+    said = _call("quota", "--csv")
+    if said.code:
+        raise said.refusal("quota")
+    return {name: float(left) for name, left in re.findall(r"^(GPU|TPU),[\d.]+h,([\d.]+)h", said.out, re.MULTILINE)}
+
+
+def _call(*arguments: str, seconds: float | None = _SHORT, show: bool = False) -> Said:
+    """Run the client to its end; `show` lets a terminal see its progress bars."""
+    process = subprocess.Popen(
+        [*command(), "--no-warn", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    texts: list[list[bytes]] = [[], []]
+    readers = [
+        Thread(target=_read, args=(process.stdout, texts[0], False), daemon=True),
+        Thread(target=_read, args=(process.stderr, texts[1], show and sys.stderr.isatty()), daemon=True),
+    ]
+    try:
+        for reader in readers:
+            reader.start()
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"kaggle {' '.join(arguments[:2])}: no answer in {seconds:.0f} s; look at the network") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for reader in readers:
+            reader.join(timeout=5)
+    out, err = (b"".join(text).decode(errors="replace") for text in texts)
+    return Said(process.returncode, out, err)
+
+
+def _read(stream: IO[bytes], into: list[bytes], show: bool) -> None:
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        into.append(block)
+        if show:
+            sys.stderr.buffer.write(block)
+            sys.stderr.flush()
