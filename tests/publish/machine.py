@@ -8,9 +8,12 @@ import json
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+
+from server import Outcome, Pushed
 
 CANARIES = {  # stand for the secrets that a session's environment holds
     "KAGGLE_USER_SECRETS_TOKEN": "canary-user-secrets",
@@ -61,15 +64,6 @@ def bare_python(folder: Path, *, of: Path = Path(sys.executable)) -> Path:
 
 
 @dataclass
-class Session:
-    """What one session left: "COMPLETE" or "ERROR", its working folder, its log in Kaggle's format."""
-
-    status: str
-    outputs: Path
-    log: str
-
-
-@dataclass
 class Machine:
     """Runs notebooks as Kaggle does; `layout` is "new" or "legacy", for where inputs are mounted."""
 
@@ -77,29 +71,31 @@ class Machine:
     folder: Path
     layout: str = "new"
     environment: Mapping[str, str] = field(default_factory=dict)
-    sessions: int = 0
+    number: Iterator[int] = field(default_factory=count)
 
     def mount(self, kind: str, ref: str) -> str:
         """Where below /kaggle/input an input lies: kind is competitions, datasets or notebooks."""
         return f"{kind}/{ref}" if self.layout == "new" else ref.split("/")[-1]
 
-    def run(self, text: str, *, inputs: Mapping[tuple[str, str], Path], seconds: float = 900) -> Session:
-        """Execute a notebook's text; `inputs` are the folders by (kind, ref)."""
-        self.sessions += 1
-        tree = self.folder / f"session-{self.sessions}"
-        for name in ("working", "input", "temp", "home", "src"):
-            (tree / name).mkdir(parents=True)
-        root = self.folder / f"root-{self.sessions}"
-        root.mkdir()
-        lines = [f"{path.resolve()}\t{self.mount(*where)}\n" for where, path in inputs.items()]
-        (tree / "mounts.tsv").write_text("".join(lines))
+    def __call__(self, pushed: Pushed) -> Outcome:
+        """Work through what was pushed, with the inputs that Kaggle mounted for it."""
+        inputs = {self.mount(kind, slug): folder for kind, held in pushed.mounts.items() for slug, folder in held.items()}
+        return self.run(pushed.body["text"], inputs={place: folder for place, folder in inputs.items() if folder})
+
+    def run(self, text: str, *, inputs: Mapping[str, Path], seconds: float = 900) -> Outcome:
+        """Execute a notebook's text; `inputs` are folders by their place below /kaggle/input."""
+        session = self.folder / f"session-{next(self.number)}"
+        for name in ("kaggle/working", "kaggle/input", "kaggle/temp", "kaggle/home", "kaggle/src", "root"):
+            (session / name).mkdir(parents=True)
+        tree = session / "kaggle"
+        (tree / "mounts.tsv").write_text("".join(f"{folder.resolve()}\t{place}\n" for place, folder in inputs.items()))
         (tree / "src/notebook.ipynb").write_text(text)
         shell = ["unshare", "-rmn", "sh", "-c", ENTER, "enter"]
         notebooks = ["/kaggle/src/notebook.ipynb", "/kaggle/working/__notebook__.ipynb"]
         command = [str(self.python), "-m", "papermill", *notebooks, "--no-progress-bar", "--log-output"]
-        variables = {**self._variables(), "ROOT": str(root), "TREE": str(tree)}
+        variables = {**self._variables(), "ROOT": str(session / "root"), "TREE": str(tree)}
         ended = subprocess.run([*shell, *command], env=variables, capture_output=True, text=True, timeout=seconds)
-        return self._leave(tree, ended)
+        return self._leave(tree / "working", ended)
 
     def _variables(self) -> dict[str, str]:
         """The environment of a session: Kaggle's marks, Colab's mark (its image is built on Colab's), secrets."""
@@ -107,11 +103,10 @@ class Machine:
         few = {"PATH": f"{self.python.parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/kaggle/home"}
         return {**few, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", **marks, **CANARIES, **self.environment}
 
-    def _leave(self, tree: Path, ended: subprocess.CompletedProcess[str]) -> Session:
-        """The session's outputs with what Kaggle adds to them."""
-        working = tree / "working"
+    def _leave(self, working: Path, ended: subprocess.CompletedProcess[str]) -> Outcome:
+        """What the session left, with what Kaggle adds to it."""
         (working / "__results__.html").write_text("<html></html>")
         (working / "custom.css").write_text("")
         rows = [("stdout", ended.stdout), ("stderr", ended.stderr)]
         log = json.dumps([{"stream_name": name, "time": 1.0, "data": data} for name, data in rows if data])
-        return Session("COMPLETE" if ended.returncode == 0 else "ERROR", working, log)
+        return Outcome("COMPLETE" if ended.returncode == 0 else "ERROR", working, log)
