@@ -27,20 +27,31 @@ KEYS = {
     "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "machine_shape",
     "docker_image_pinning_type",
 }  # fmt: skip
-BOOTSTRAP = '''import sys
+BOOTSTRAP = '''import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-if find_spec("cellsignal") is None:  # not installed: take the checkout we are in, else the attached dataset
-    here = [folder / "utils_dataset" for folder in (Path.cwd(), *Path.cwd().parents)]
-    mounts = [sentinel.parents[1] for depth in (1, 2, 3)
-              for sentinel in Path("/kaggle/input").glob("*/" * depth + "cellsignal/__init__.py")]
-    roots = [root for root in here + mounts if (root / "cellsignal/__init__.py").is_file()]
-    sys.path[:0] = map(str, roots[:1])
+REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"  # what Colab installs
+if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a checkout, an attached data set, a clone
+    mounts, clone = Path("/kaggle/input"), Path("/content/cellsignal")
+    attached = [mount for layout in ("*", "competitions/*", "datasets/*/*", "notebooks/*/*") for mount in mounts.glob(layout)]
+    places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
+    roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
+    if not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
+        if not clone.exists():
+            subprocess.run(["git", "clone", "-q", "-b", REF, f"https://github.com/{REPOSITORY}", clone], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"], check=True)
+        roots = [clone / "utils_dataset"]
+    if not roots:
+        there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"
+        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; attach the data set cellsignal-utils")
+    sys.path.insert(0, str(roots[0]))
 
-from cellsignal.run import paths
+from cellsignal.run import session
 
-folder = paths.claim(run)  # the run folder, ours while this kernel lives'''
+folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

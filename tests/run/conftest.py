@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 BOOTSTRAP = """from cellsignal import files
-from cellsignal.run import paths
-folder = paths.claim(run)"""
+from cellsignal.run import session
+folder = session.begin(globals())"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
     files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
 TRAINING = """run = ""
@@ -39,7 +39,8 @@ def write_toy() -> Callable[..., Path]:
 
     def write(folder: Path, name: str, *, body: str | None = None) -> Path:
         parameters, usual = TOYS[name]
-        cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP, body or usual, "1")]
+        end = f"session.end(folder, {name!r}, globals())"
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP, body or usual, end)]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = folder / name / f"{name}.ipynb"

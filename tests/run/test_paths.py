@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,74 @@ from cellsignal.errors import InputError
 from cellsignal.run import paths
 
 
-@pytest.mark.parametrize(
-    "variables, place",
-    [([], "local"), (["COLAB_RELEASE_TAG"], "colab"), (["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"], "kaggle")],
-)
-def test_kaggle_is_asked_before_colab(monkeypatch: pytest.MonkeyPatch, variables: list[str], place: str) -> None:
-    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """place("KAGGLE_KERNEL_RUN_TYPE", ...) sets these variables and no other mark of a place; its disk is in tmp_path."""
+    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"):
         monkeypatch.delenv(name, raising=False)
-    for name in variables:
-        monkeypatch.setenv(name, "Batch")
-    assert paths.where() == place
-    base = "/kaggle/working" if place == "kaggle" else Path.cwd()
-    assert paths.default_run("runs/one") == Path(base) / "runs/one"
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setattr(paths, "COLAB", tmp_path / "content")
+    return lambda *names: [monkeypatch.setenv(name, "Batch") for name in names]
+
+
+def test_at_home_all_lies_here(place: Callable[..., None]) -> None:
+    assert paths.where() == "local"
+    assert paths.default_run("runs/one") == Path.cwd() / "runs/one"
     assert paths.default_run("/absolute") == Path("/absolute")
+    assert paths.default_data("plates") == Path.cwd() / "plates"
+    assert paths.scratch(Path("/runs/one")) == Path("/runs/one/data") and paths.locks(Path("/runs/one")) == Path("/runs/one")
+
+
+def test_kaggle_is_asked_before_colab_and_draws_plates_outside_its_outputs(place: Callable[..., None], tmp_path: Path) -> None:
+    place("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+    assert paths.where() == "kaggle"
+    run = paths.default_run("runs/one")
+    assert run == tmp_path / "kaggle/working/runs/one"
+    assert paths.scratch(run) == tmp_path / "kaggle/temp/runs/one/data"
+    assert paths.scratch(Path("/elsewhere/two")) == tmp_path / "kaggle/temp/two/data"
+
+
+def test_colab_keeps_runs_on_the_drive_and_data_and_locks_off_it(place: Callable[..., None], tmp_path: Path) -> None:
+    place("COLAB_RELEASE_TAG")
+    assert paths.default_run("runs/one") == tmp_path / "content/runs/one"
+    drive = tmp_path / "content/drive/MyDrive"
+    drive.mkdir(parents=True)
+    run = paths.claim("runs/one")
+    assert run == drive / "cellsignal/runs/one" and list(run.iterdir()) == []
+    for aside in (paths.scratch(run), paths.default_data("plates"), paths.locks(run)):
+        assert aside.is_relative_to(tmp_path / "content") and not aside.is_relative_to(drive)
+    with pytest.raises(InputError, match="in use"), files.locked(paths.locks(run) / paths.KERNELS_LOCK):
+        pass
+    paths.release(run)
+
+
+def test_a_deadline_counts_from_the_start_of_the_process(place: Callable[..., None]) -> None:
+    assert paths.deadline(0) is None
+    assert paths.deadline(2) == pytest.approx(paths._BEGAN + 120)
+    place("KAGGLE_KERNEL_RUN_TYPE")
+    assert paths.deadline(0) == pytest.approx(paths._BEGAN + 11 * 3600)
+    assert paths.deadline(2) == pytest.approx(paths._BEGAN + 120)
+
+
+def test_a_notebook_has_the_deadline_of_its_chain(
+    place: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place("KAGGLE_KERNEL_RUN_TYPE")
+    for end in (1234567890.125, None):
+        for name, value in paths.kernel_environment(tmp_path, deadline=end).items():
+            monkeypatch.setenv(name, value)
+        assert paths.under_chain() and paths.deadline(0) == paths.deadline(5) == end
+
+
+def test_notebooks_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secrets = ["KAGGLE_KEY", "KAGGLE_USERNAME", "KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_USER_SECRETS_TOKEN", "hf_token",
+               "KAGGLE_DATA_PROXY_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD", "OPENAI_API_KEY", "WANDB_APIKEY"]  # fmt: skip
+    harmless = ["KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_URL_BASE", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HOME"]
+    for name in secrets + harmless:
+        monkeypatch.setenv(name, "canary")
+    environment = paths.kernel_environment(tmp_path)
+    assert not set(secrets) & set(environment)
+    assert set(harmless) <= set(environment)
 
 
 def test_the_checkout_holds_the_kernels() -> None:

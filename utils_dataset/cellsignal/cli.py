@@ -11,8 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cellsignal import cli_kaggle
 from cellsignal.errors import InputError
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.run.notebooks import StepFailed, Unfinished
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_kaggle.app, name="kaggle")
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -185,7 +187,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 130 when interrupted."""
+    """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 3 when its time is spent, 130 when interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
@@ -196,6 +198,9 @@ def main() -> NoReturn:
         _exit(error, code=2)
     except StepFailed as error:
         _exit(error, code=1)
+    except Unfinished as spent:  # no error: the same command goes on
+        print(spent)
+        sys.exit(3)
     except OSError as error:  # no right to write, no space left
         _exit(InputError(error.strerror or str(error), where=error.filename or ""), code=2)
     except _Ended as ended:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, notebooks, paths, provenance, steps
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.learn.budget import Budget
+from cellsignal.run import inputs, manifest, notebooks, paths, provenance, session, steps
+from cellsignal.run.notebooks import StepFailed, Unfinished
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
@@ -22,23 +23,26 @@ if TYPE_CHECKING:
 
 Marker = dict[str, Any]
 Markers = dict[str, Marker]
-ROOMS = (".jupyter", "notebooks", "weights", "scores", "eda", "done")  # the folders in a run folder that steps write
+ROOMS = (".jupyter", "notebooks", "weights", "scores", "eda", "done", "manifests")  # the folders in a run folder that steps write
 PATIENCE = 60.0  # seconds for the kernels of a killed run to notice and end
 
 
 def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = None) -> Path:
     """Run what is not whole of a run and give its folder; `run` wins over the recipe's.
 
-    Raises InputError when parameters, plates or tables are at fault, StepFailed when a step fails.
+    Raises InputError when parameters, plates or tables are at fault, StepFailed when a step fails, Unfinished
+    when the time budget is spent: then running steps have ended, and the same call goes on.
     """
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
-    values = {**recipe.model_dump(), "run": str(folder)}
-    values["data"] = recipe.data and str(inputs.data_folder(recipe.data, run=folder))
-    inputs.check(values["data"], run=folder, preset=recipe.preset)
+    root = inputs.check(recipe.data, run=folder, preset=recipe.preset)
+    values = {**recipe.model_dump(), "run": str(folder), "data": "" if root == paths.scratch(folder) else str(root)}
     with _alone(folder):
         files.sweep(folder, ROOMS)
-        chain = Chain(folder, values, paths.kernel_environment(folder), Display(folder))
+        session.mark(folder)
+        budget = session.budget(recipe.time_budget_minutes)
+        environment = paths.kernel_environment(folder, deadline=budget.deadline)
+        chain = Chain(folder, values, environment, Display(folder), budget)
         done = {"simulate": chain.simulate()}
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
@@ -48,14 +52,24 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     return folder
 
 
+def run_within_budget(recipe: Recipe) -> str:
+    """Run what is not whole; "", or where the work stopped because the time budget is spent."""
+    try:
+        run_chain(recipe)
+    except Unfinished as spent:
+        return str(spent)
+    return ""
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the run folder: no other chain, and no kernel that outlived a killed one for a moment."""
     paths.release(folder)
     waiting = f"waiting for notebooks that still work in {folder}"
-    with files.locked(folder / paths.CHAIN_LOCK, refusal="another chain works in this folder"):
+    locks = paths.locks(folder)
+    with files.locked(locks / paths.CHAIN_LOCK, refusal="another chain works in this folder"):
         with files.locked(
-            folder / paths.KERNELS_LOCK, patience=PATIENCE, waiting=waiting, refusal="a notebook still works in this folder"
+            locks / paths.KERNELS_LOCK, patience=PATIENCE, waiting=waiting, refusal="a notebook still works in this folder"
         ):
             pass
         yield
@@ -91,15 +105,18 @@ class Chain:
     values: Mapping[str, Any]  # every parameter, resolved
     environment: dict[str, str]  # of the notebooks' processes
     display: Display
+    budget: Budget
     stop: Event = field(default_factory=Event)
 
     def simulate(self) -> Marker:
         """Have the plates in place; those of older code are made again, if they are the run's own."""
         data, preset, seed = (self.values[key] for key in ("data", "preset", "seed"))
-        step = steps.simulate(data=data or "data", preset=preset)
+        root = inputs.data_folder(data, run=self.folder)
+        place = root.relative_to(self.folder) if root.is_relative_to(self.folder) else root
+        step = steps.simulate(data=str(place), preset=preset)
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
         if preset and not data and steps.outdated(self.folder, step, same=same):
-            inputs.discard(inputs.data_folder(data, run=self.folder))
+            inputs.discard(root)
         return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed))
 
     def drive(self, plan: list[Step], done: Markers, *, slots: int) -> None:
@@ -107,26 +124,53 @@ class Chain:
         with self.display as display, ThreadPoolExecutor(slots) as pool:
             display.expect(len(plan) + 2)
             try:
-                for _ in _in_order(plan, done, slots=slots, start=lambda step: pool.submit(self._notebook, step, done)):
+                for _ in self._in_order(plan, done, slots=slots, pool=pool):
                     display.refresh()
                 self._report(steps.report(plan), done)
             except BaseException:
                 self.stop.set()  # leaving the pool waits until its notebooks have gone
                 raise
 
-    def _notebook(self, step: Step, done: Markers) -> Marker:
+    def _in_order(self, plan: list[Step], done: Markers, *, slots: int, pool: ThreadPoolExecutor) -> Iterator[None]:
+        """Start each step when all it needs is in `done`, a slot is free and time is left; yields twice a second or more.
+
+        Raises Unfinished when the time budget ends the work; what runs then has ended.
+        """
+        waiting: list[Step] = list(plan)
+        running: dict[Future[Marker | None], Step] = {}
+        while running or (waiting and not self.budget.spent):
+            ready = [] if self.budget.spent else [step for step in waiting if set(step.needs) <= set(done)]
+            for step in ready[: slots - len(running)]:
+                waiting.remove(step)
+                running[pool.submit(self._notebook, step, done)] = step
+            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                name, marker = running.pop(future).name, future.result()
+                done.update({name: marker} if marker else {})
+            yield
+        if self.budget.spent:
+            raise Unfinished(f"time budget spent {self.budget.note}; the same command goes on")
+
+    def _notebook(self, step: Step, done: Markers) -> Marker | None:
+        """Have a notebook's work whole; None when the time budget does not allow it."""
         parameters = steps.parameters(step, self.values)
-        return self._once(
-            step,
-            steps.identity(step, parameters=parameters, done=done),
-            lambda: notebooks.execute(
-                step.notebook,
-                target=self.folder / step.pages[0],
-                parameters=parameters,
-                environment=self.environment,
-                stop=self.stop,
-            ),
-        )
+        same = steps.identity(step, parameters=parameters, done=done)
+        try:
+            return self._once(step, same, lambda: self._execute(step, parameters), in_time=True)
+        except Unfinished as spent:
+            self.budget.stop(self.budget.note or str(spent))
+            return None
+
+    def _execute(self, step: Step, parameters: Mapping[str, Any]) -> None:
+        """Execute a notebook, and see in its manifest whether it did all its work."""
+        manifest.place(self.folder, step.name).unlink(missing_ok=True)
+        target = self.folder / step.pages[0]
+        notebooks.execute(step.notebook, target=target, parameters=parameters, environment=self.environment, stop=self.stop)
+        written = manifest.read(self.folder, step.name)
+        if written is None:
+            raise StepFailed("it ended without writing its manifest")
+        if not written["complete"]:
+            self.display.paused(step, note=written["progress"])
+            raise Unfinished(f"in {step.name}: {written['progress']}")
 
     def _report(self, step: Step, done: Markers) -> None:
         from cellsignal.show import report  # Matplotlib is slow to come
@@ -136,10 +180,15 @@ class Chain:
         same = steps.identity(step, parameters={**self.values, "seconds": seconds}, done=done)
         done[step.name] = self._once(step, same, lambda: report.write_report(self.folder))
 
-    def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object]) -> Marker:
-        """Do the work of a step unless its marker says that it is whole; the marker is written last."""
+    def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object], *, in_time: bool = False) -> Marker:
+        """Do the work of a step unless its marker says that it is whole; the marker is written last.
+
+        Raises Unfinished for work that shall begin `in_time` when the time budget is spent.
+        """
         marker = steps.read_marker(self.folder, step, same=same)
         kept = marker is not None
+        if not kept and in_time and not self.budget.fits(0):
+            raise Unfinished(f"before {step.name}")
         if not kept:
             steps.forget(self.folder, step)
             self.display.started(step)
@@ -156,18 +205,3 @@ def _named(step: Step, work: Callable[[], object]) -> None:
         work()
     except StepFailed as error:
         raise StepFailed(f"{step.name}: {error}") from None
-
-
-def _in_order(
-    plan: list[Step], done: Markers, *, slots: int, start: Callable[[Step], "Future[Marker]"]
-) -> Iterator[None]:
-    """Start each step when all it needs is in `done` and a slot is free; yields twice a second or more."""
-    waiting, running = list(plan), {}
-    while waiting or running:
-        ready = [step for step in waiting if set(step.needs) <= set(done)]
-        for step in ready[: slots - len(running)]:
-            waiting.remove(step)
-            running[start(step)] = step
-        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-            done[running.pop(future).name] = future.result()
-        yield

@@ -8,12 +8,12 @@ from pathlib import Path
 from cellsignal import files
 from cellsignal.data import wells
 from cellsignal.errors import InputError
-from cellsignal.run import paths
+from cellsignal.run import mounts, paths
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
-    """The absolute folder of a run's data; `data` is empty for <run>/data."""
-    return paths.default_run(data) if data else paths.default_run(str(run)) / "data"
+    """The absolute folder of a run's data; `data` is empty for where the run's own plates are drawn."""
+    return paths.default_data(data) if data else paths.scratch(paths.default_run(str(run)))
 
 
 def open_tables(
@@ -66,8 +66,13 @@ def discard(root: Path) -> None:
 
 
 def check(data: str, *, run: str | Path, preset: str = "") -> Path:
-    """The data folder, after the checks that need no work: a known preset, or a folder that is there."""
+    """The data folder, after the checks that need no work: a known preset, or a folder that is there.
+
+    Without `data` and `preset` the attached data set on Kaggle, the competition's download on Colab.
+    """
     root = data_folder(data, run=run)
+    if not data and not preset and not root.is_dir():
+        root = _found() or root
     if preset:
         from cellsignal.data.simulate import PRESETS  # pulls in SciPy: only who simulates pays
 
@@ -76,3 +81,15 @@ def check(data: str, *, run: str | Path, preset: str = "") -> Path:
     elif not root.is_dir():
         raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
     return root
+
+
+def _found() -> Path | None:
+    """The plates that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
+    if paths.where() == "kaggle" or mounts.data_sets():
+        return mounts.data_set()
+    if paths.where() != "colab":
+        return None
+    from cellsignal.data.download import from_kagglehub
+    from cellsignal.tasks import RXRX1
+
+    return from_kagglehub(RXRX1.competition)

@@ -18,6 +18,10 @@ from cellsignal.errors import InputError, StepFailed
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
 
+class Unfinished(RuntimeError):
+    """The time budget is spent before the work is done; the same call goes on where it stopped."""
+
+
 class Stopped(RuntimeError):
     """A step was ended because another one failed or the user wished so."""
 

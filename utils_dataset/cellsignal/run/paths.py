@@ -1,8 +1,11 @@
 """Where we are and where things lie: the only reader of the environment."""
 
 import fcntl
+import hashlib
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
 import cellsignal
@@ -10,9 +13,16 @@ from cellsignal import files
 from cellsignal.errors import InputError
 
 PACKAGE = Path(cellsignal.__file__).resolve().parent
+KAGGLE, COLAB = Path("/kaggle"), Path("/content")
 KERNELS_LOCK = ".kernels.lock"  # shared by every kernel that works in a run folder
 CHAIN_LOCK = ".chain.lock"  # held by the one chain that drives it
+SESSION_MINUTES = 11 * 60.0  # of the 12 hours after which Kaggle ends a session with all that it has not saved
+WORKING_BYTES = 20 * 10**9  # what /kaggle/working may hold
+_BEGAN = time.time()  # of this process, nearly: notebooks and commands import this first
+_CHAIN, _DEADLINE = "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"  # what a chain tells its notebooks
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Notebooks need no secret; what is not in their environment cannot be printed by them.
+_SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|^KAGGLE_.*(KEY|USERNAME)", re.I)
 _claims: dict[Path, int] = {}  # open files, which live as long as the process: closing one drops its lock
 
 
@@ -23,15 +33,42 @@ def where() -> str:
     return "colab" if "COLAB_RELEASE_TAG" in os.environ else "local"
 
 
+def base() -> Path:
+    """Where relative run folders start: Kaggle's working folder, Google Drive or Colab's disk, or here."""
+    if where() == "kaggle":
+        return KAGGLE / "working"
+    if where() == "colab":
+        drive = COLAB / "drive/MyDrive"
+        return drive / "cellsignal" if drive.is_dir() else COLAB
+    return Path.cwd()
+
+
 def default_run(name: str) -> Path:
-    """The absolute run folder for a name or path; relative ones start in Kaggle's working folder or here."""
-    base = Path("/kaggle/working") if where() == "kaggle" else Path.cwd()
-    return Path(os.path.abspath(base / name))
+    """The absolute run folder for a name or path."""
+    return Path(os.path.abspath(base() / name))
+
+
+def default_data(name: str) -> Path:
+    """The absolute folder of a data set; on Colab never on Google Drive, where each small file takes long."""
+    return Path(os.path.abspath((COLAB if where() == "colab" else base()) / name))
+
+
+def scratch(run: Path) -> Path:
+    """Where the plates of a run are drawn: not among Kaggle's outputs, not on Google Drive."""
+    beds = {"kaggle": KAGGLE / "temp", "colab": COLAB / "data"}
+    if where() not in beds:
+        return run / "data"
+    return beds[where()] / short(run) / "data"
+
+
+def short(run: Path) -> str:
+    """The name of a run folder wherever it lies: relative to where relative ones start, else its last part."""
+    return run.relative_to(base()).as_posix() if run.is_relative_to(base()) else run.name
 
 
 def repository() -> Path | None:
-    """The checkout around the package, else around the current folder, or None."""
-    candidates = (PACKAGE.parents[1], Path.cwd(), *Path.cwd().parents)
+    """The checkout around the package, else around the current folder, else Colab's clone, or None."""
+    candidates = (PACKAGE.parents[1], Path.cwd(), *Path.cwd().parents, COLAB / "cellsignal")
     return next((folder for folder in candidates if (folder / "kernels").is_dir()), None)
 
 
@@ -45,6 +82,11 @@ def kernels() -> Path:
     raise InputError("no folder `kernels` here or above", where=Path.cwd(), cure="run this inside a checkout of the bundle")
 
 
+def locks(run: Path) -> Path:
+    """The folder of a run's locks: the run folder, but on Colab its own disk, because Google Drive knows no locks."""
+    return COLAB / ".locks" / hashlib.sha256(str(run).encode()).hexdigest()[:16] if where() == "colab" else run
+
+
 def claim(run: str | Path) -> Path:
     """Make the run folder, mark it as in use while this process lives, and give its absolute path.
 
@@ -53,7 +95,7 @@ def claim(run: str | Path) -> Path:
     folder = default_run(str(run))
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in _claims:
-        _claims[folder] = files.open_lock(folder / KERNELS_LOCK, fcntl.LOCK_SH)
+        _claims[folder] = files.open_lock(locks(folder) / KERNELS_LOCK, fcntl.LOCK_SH)
     return folder
 
 
@@ -63,13 +105,32 @@ def release(folder: Path) -> None:
         os.close(_claims.pop(folder))
 
 
-def kernel_environment(run: Path, *, threads: int = 1) -> dict[str, str]:
-    """The environment of a notebook's process: this interpreter and package, few threads, quiet libraries."""
+def under_chain() -> bool:
+    """Whether a chain runs this notebook, which then has what it needs and keeps the chain's time."""
+    return _CHAIN in os.environ
+
+
+def deadline(minutes: float) -> float | None:
+    """When work must have stopped, in seconds since 1970, or None.
+
+    `minutes` count from the start of this process, 0 for what the place allows; a notebook under a chain has
+    the chain's deadline.
+    """
+    if under_chain():
+        return float(os.environ[_DEADLINE]) if os.environ.get(_DEADLINE) else None
+    minutes = minutes or (SESSION_MINUTES if where() == "kaggle" else 0.0)
+    return _BEGAN + 60 * minutes if minutes else None
+
+
+def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = None) -> dict[str, str]:
+    """The environment of a notebook's process: this interpreter and package, few threads, no secrets, the chain's deadline."""
     package = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     jupyter = os.pathsep.join(filter(None, [str(_write_kernelspec(run)), os.environ.get("JUPYTER_PATH", "")]))
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not _SECRET.search(name)},
         **{name: str(threads) for name in _THREADS},
+        _CHAIN: "1",
+        _DEADLINE: "" if deadline is None else repr(deadline),
         "PYTHONPATH": package,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",

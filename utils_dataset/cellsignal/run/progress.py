@@ -51,6 +51,11 @@ class Display:
         self.bars.advance(self.overall)
         self.console.print(f"{step.name} kept" if kept else f"{step.name} done in {seconds:.0f} s")
 
+    def paused(self, step: Step, *, note: str) -> None:
+        """A step stopped in time, unfinished."""
+        self.bars.remove_task(self.running.pop(step.name)[1])
+        self.console.print(f"{step.name} paused: {note}")
+
     def refresh(self) -> None:
         """Bring the epochs of running trainings up to date."""
         for step, task in list(self.running.values()):

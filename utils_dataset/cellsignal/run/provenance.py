@@ -1,38 +1,64 @@
 """What made a run: its parameters, this package, its commit and the libraries under it."""
 
+import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import cellsignal
+from cellsignal import files
 from cellsignal.run.paths import PACKAGE
 
 LIBRARIES = (
-    "albumentations", "ipykernel", "nbconvert", "numpy", "opencv-python-headless", "pandas", "papermill",
+    "accelerate", "albumentations", "ipykernel", "nbconvert", "numpy", "opencv-python-headless", "pandas", "papermill",
     "pyarrow", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "torchvision",
 )  # fmt: skip
+BUILD = "build.json"  # beside the package where it was uploaded: the commit it was built from
+IMAGE = Path("/etc/git_commit")  # of Kaggle's image
 
 
 def describe(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of recipe.json: parameters, version, commit ("" outside a checkout), library versions."""
+    """The content of recipe.json: parameters, version, commit ("" where unknown), library versions."""
     return {
         "parameters": dict(parameters),
         "cellsignal": cellsignal.__version__,
-        "commit": _commit(),
+        "code": code_digest(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "image": _image(),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
 
 
-def _commit() -> str:
-    """The checkout's commit, with "-dirty" when files differ from it."""
+def code_digest(package: Path = PACKAGE) -> str:
+    """SHA-256 over the names and contents of a package's Python files: the same here and in its uploaded copy."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
+        digest.update(f"{path.relative_to(package).as_posix()} {files.sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def commit() -> str:
+    """The commit of an uploaded package, else of the checkout, with "-dirty" when files differ from it."""
+    if (PACKAGE / BUILD).is_file():
+        return str(files.read_json(PACKAGE / BUILD).get("commit", ""))
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _image() -> str:
+    try:
+        return IMAGE.read_text(encoding="utf-8").strip()
+    except OSError:
         return ""
 
 

@@ -59,6 +59,10 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run")
     workers: int = Field(0, ge=0, description="processes that read images")
     parallel: int = Field(2, ge=1, description="notebooks at once")
+    processes: int = Field(0, ge=0, description="training processes; 0 means one per GPU")
+    time_budget_minutes: float = Field(
+        0.0, ge=0, description="work stops cleanly in time and goes on at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"
+    )
 
     @field_validator("data", "run")
     @classmethod

@@ -15,7 +15,7 @@ from cellsignal.run.notebooks import StepFailed
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
-PATHS_AND_SPEED = {"run", "data", "workers", "parallel"}  # parameters that change no result
+PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "time_budget_minutes"}  # parameters that change no result
 
 
 @dataclass(frozen=True)

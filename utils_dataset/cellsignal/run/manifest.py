@@ -1,0 +1,109 @@
+"""Manifests: what each notebook of a run was given, made and took up, so that the next can trust it."""
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import provenance
+from cellsignal.run.recipe import Recipe
+
+Manifest = dict[str, Any]
+FOLDER = "manifests"
+SPECIFIC = ("cell_type", "network")  # parameters that say which of a run's networks a notebook is about
+OUTPUTS = {  # patterns of what each notebook leaves; those of a training are its finished phases
+    "0-chain": ("*", "[!.]*/**/*"),
+    "1-eda": ("eda/**/*",),
+    "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
+    "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
+    "4-predict-assign": ("submission*.csv", "metrics.json", "scores/**/*"),
+}
+PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
+NO_OUTPUTS = ("data/", "run.json")  # not made by a step
+
+
+def step_name(step: str, values: Mapping[str, Any]) -> str:
+    """The name of a step from its notebook's and its parameters: 3-train-cell-type@U2OS, and +plain for that network."""
+    cell_type, network = values.get("cell_type", ""), values.get("network", "model")
+    return step + (f"@{cell_type}" if cell_type else "") + (f"+{network}" if network != "model" else "")
+
+
+def parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's parameters among a notebook's variables."""
+    return {name: namespace[name] for name in (*Recipe.model_fields, *SPECIFIC) if name in namespace}
+
+
+def place(run: Path, step: str) -> Path:
+    """Where the manifest of a step lies, by the step's full name."""
+    return run / FOLDER / f"{step}.json"
+
+
+def write(
+    run: Path, step: str, values: Mapping[str, Any], *, complete: bool, progress: str, seconds: float, taken_up: Mapping[str, str]
+) -> Manifest:
+    """Write the manifest of a notebook that has ended; `values` are its parameters, `step` its notebook's name."""
+    name = step_name(step, values)
+    mine = _outputs(run, step, values)
+    manifest = {
+        "step": name,
+        "complete": complete,
+        **provenance.describe(values),
+        "taken_up": {path: digest for path, digest in taken_up.items() if path not in mine and (run / path) != place(run, name)},
+        "outputs": mine,
+        "progress": progress,
+        "seconds": round(seconds, 2),
+        "written": round(time.time(), 2),
+    }
+    files.write_json(place(run, name), manifest)
+    return manifest
+
+
+def read(run: Path, step: str) -> Manifest | None:
+    """The manifest of a step, by its full name; None when it is absent or damaged."""
+    try:
+        found = files.read_json(place(run, step))
+    except InputError:
+        return None
+    return found if _well_formed(found, step=step) else None
+
+
+def read_all(run: Path) -> list[Manifest]:
+    """Every manifest of a run folder, oldest first."""
+    found = [read(run, path.stem) for path in sorted((run / FOLDER).glob("*.json"))]
+    return sorted(filter(None, found), key=lambda manifest: manifest["written"])
+
+
+def _well_formed(found: Any, *, step: str) -> bool:
+    """Whether a file read as JSON is what `write` writes: it may come from anybody."""
+    kinds = {"step": str, "complete": bool, "parameters": dict, "outputs": dict, "taken_up": dict, "progress": str, "written": float | int}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+        return False
+    listed = {**found["outputs"], **found["taken_up"]}
+    return found["step"] == step and all(_stays_inside(name) and isinstance(digest, str) for name, digest in listed.items())
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name and path.parts != ()
+
+
+def _outputs(run: Path, step: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 by relative name of the files that a notebook left."""
+    network = values.get("network", "model")
+    patterns = (*OUTPUTS[step], *(PHASES if step.startswith("3-") and network == "model" else ()))
+    named = {"cell_type": values.get("cell_type", ""), "network": network}
+    return hashes(run, (path for pattern in patterns for path in run.glob(pattern.format(**named))))
+
+
+def hashes(run: Path, found: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by relative name, without checkpoints, which vouch for themselves, and files in the making."""
+    names = {path.relative_to(run).as_posix(): path for path in found if path.is_file()}
+    kept = {name: path for name, path in sorted(names.items()) if _is_output(name)}
+    return {name: files.sha256(path) for name, path in kept.items()}
+
+
+def _is_output(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and ".checkpoint" not in name and not name.startswith(NO_OUTPUTS)

@@ -1,0 +1,78 @@
+"""What is attached: competitions, data sets and outputs of notebooks, in Kaggle's layouts old and new."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from cellsignal.errors import InputError
+from cellsignal.run import paths
+
+KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
+TABLES = ("train_controls.csv", "metadata.csv")  # one of them marks a data set: the competition's, the public release's
+RUN = "run.json"  # marks a run folder
+FEW = 256  # entries that are looked at in a folder: one of images holds half a million, and listing it takes minutes
+
+
+def mounts() -> list[Path]:
+    """Every attached input but models: /kaggle/input/<slug>, or .../competitions/<slug>, .../{datasets,notebooks}/<owner>/<slug>."""
+    attached = paths.KAGGLE / "input"
+    new = [path for kind, depth in KINDS.items() if kind != "models" for path in _deep(attached / kind, depth)]
+    return [*new, *(path for path in _folders(attached) if path.name not in KINDS)]
+
+
+def names() -> str:
+    """The attached inputs in words, for messages."""
+    found = [path.relative_to(paths.KAGGLE / "input").as_posix() for path in mounts()]
+    return f"attached are {', '.join(found)}" if found else "nothing is attached"
+
+
+def data_sets() -> list[Path]:
+    """Folders with plates: the highest of each mount that holds tables, at most two levels below it.
+
+    Those with the competition's tables when there are any: a metadata.csv may be anybody's.
+    """
+    found = [place for mount in mounts() for place in islice(_tables(mount), 1)]
+    return [place for place in found if (place / TABLES[0]).is_file()] or found
+
+
+def data_set() -> Path:
+    """The attached data set. Raises InputError, which lists what is attached, when there is none or more than one."""
+    found = data_sets()
+    if len(found) == 1:
+        return found[0]
+    if found:
+        what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
+        raise InputError(what, where="data", cure="name one of them as `data`")
+    from cellsignal.tasks import RXRX1
+
+    cure = f"attach the competition {RXRX1.competition} or a data set with {TABLES[0]}, or set `preset` to simulate plates"
+    raise InputError(f"no plates to be found; {names()}", where=paths.KAGGLE / "input", cure=cure)
+
+
+def runs() -> list[Path]:
+    """Folders of earlier runs, in mounted outputs and data sets: a mount, a folder in it, or one in its `runs`."""
+    return [place for mount in mounts() for place in _run_places(mount) if (place / RUN).is_file()]
+
+
+def _tables(mount: Path) -> Iterator[Path]:
+    for depth in range(3):
+        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name in TABLES))
+
+
+def _run_places(mount: Path) -> list[Path]:
+    return [mount, *_folders(mount), *_folders(mount / "runs")]
+
+
+def _deep(place: Path, depth: int) -> list[Path]:
+    """The folders `depth` levels below `place`."""
+    return [place] if depth == 0 else [deeper for folder in _folders(place) for deeper in _deep(folder, depth - 1)]
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders among the first entries of a folder, by name; none when it is not there."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted(Path(entry.path) for entry in islice(entries, FEW) if entry.is_dir())
+    except OSError:
+        return []
