@@ -1,13 +1,24 @@
 """A submission that cannot be malformed."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from cellsignal.data import rows
+from cellsignal.data.problems import Problem, refuse
 from cellsignal.data.wells import read_solution
 from cellsignal.errors import InputError
 from cellsignal.files import replacing, write_text
 from cellsignal.tasks import RXRX1
+
+
+class AnswerRow(TypedDict):
+    """A row of submission.csv."""
+
+    id_code: rows.Text
+    sirna: rows.Treatment
 
 
 def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
@@ -32,6 +43,33 @@ def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series
     if sample is not None:
         check_ids(submission.index, sample, where=path)
     return submission
+
+
+def check_submission(path: Path, *, sample: Path) -> int:
+    """Refuse a submission that Kaggle would score wrongly or not at all; gives the number of its wells.
+
+    `path` must hold `id_code,sirna` and nothing else, one treatment siRNA (0 to 1107) for each well of `sample`, in any
+    order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
+    """
+    answers, problems = rows.read_rows(path, AnswerRow)
+    refuse(problems or _strange_columns(path))
+    asked, problems = rows.read_rows(sample, rows.SampleRow)
+    refuse(problems)
+    ids = answers["id_code"]
+    twice = rows.flag(answers, ids.duplicated(), "id_code", "stands twice", "keep one row per well")
+    strange = rows.flag(answers, ~ids.isin(asked["id_code"]), "id_code", "is no test well", f"keep the wells of {sample.name}")
+    given = set(ids)
+    missing = [f"{name} is missing" for name in asked["id_code"] if name not in given]
+    refuse(twice + strange + [Problem(str(path), what, f"answer every well of {sample.name}") for what in missing])
+    return len(answers)
+
+
+def _strange_columns(path: Path) -> list[Problem]:
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+        header = next(csv.reader(stream))
+    extra = [name for name in header if name not in RXRX1.submission_columns]
+    where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
+    return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
 
 
 def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:

@@ -1,0 +1,159 @@
+"""The commands `cellsignal kaggle …`: the bundle on Kaggle, from the first name to the submission."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    from cellsignal.publish.order import Kernel, Plan
+
+# Everything else is imported inside the commands: `--help` must not wait for pandas.
+
+app = typer.Typer(
+    help="The same on Kaggle: one kernel a step.",
+    epilog="Example: cellsignal kaggle push papermill_params/tiny.yaml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Params = Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file of the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")]
+Build = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the rendered kernels, instead of build/<name of PARAMS>.")]
+User = Annotated[str, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")]
+Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two looks at what runs.")]
+
+
+@app.command(epilog="Example: cellsignal kaggle push papermill_params/brodt.yaml --until-done")
+def push(
+    params: Params,
+    parameter: Overrides = None,
+    only: Annotated[str, typer.Option(metavar="STEP", help="3, 3-train-cell-type, 3-train-cell-type@U2OS, or 0-chain.")] = "",
+    cell_type: Annotated[str, typer.Option(metavar="X", help="Only the steps of this cell type.")] = "",
+    dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/SLUG", help="Data set to attach; repeatable.")] = None,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
+    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session, in the queue and at work.")] = 13.0,
+    poll: Poll = 60.0,
+    user: User = "",
+    build: Build = None,
+) -> None:
+    """Run a recipe on Kaggle.
+
+    One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
+    The same call again goes on where an earlier one stopped, and pushes only what is not complete or has changed.
+    """
+    from cellsignal.publish import order, state
+
+    owner = user or (_written_owner() if dry_run else _owner())
+    plan = _plan(params, parameter, owner=owner, datasets=dataset or [], whole=only in (order.CHAIN, "0"))
+    chosen = order.choose(plan, only=only, cell_type=cell_type)
+    folder = build or state.folder_of(plan.name)
+    if dry_run:
+        _rehearse(folder, plan, chosen)
+        return
+    from cellsignal.publish import utilities
+    from cellsignal.publish.push import Press, Waiting
+    from cellsignal.run.notebooks import Unfinished
+
+    with state.opened(folder) as pushed:
+        waiting = Waiting(patience * 3600, poll, until_done)
+        spent = Press(plan, pushed, lambda: utilities.publish(owner), waiting).drive(chosen)
+    if spent:
+        told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
+        raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
+    print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
+
+
+def _owner() -> str:
+    from cellsignal.publish import client
+
+    return client.username()
+
+
+def _written_owner() -> str:
+    """The name that `init` wrote into the checkout: nobody else is asked without network."""
+    from cellsignal import files
+    from cellsignal.publish import metadata
+    from cellsignal.run import paths
+
+    path = paths.kernels().parent / metadata.KERNEL
+    owner = str(files.read_json(path).get("id", "")).partition("/")[0]
+    if owner == metadata.PLACEHOLDER:
+        raise InputError("your name on Kaggle is not known without network", cure="add --user NAME")
+    return owner
+
+
+def _plan(params: Path, parameter: list[str] | None, *, owner: str, datasets: list[str], whole: bool) -> "Plan":
+    from cellsignal.publish import metadata, order
+    from cellsignal.run import paths, recipe
+
+    checked = recipe.load(params, parameter or ())
+    place = {"kernels": paths.kernels(), "datasets": datasets, "whole": whole}
+    return order.plan(checked, name=params.stem, owner=metadata.check_owner(owner), **place)
+
+
+def _rehearse(folder: Path, plan: "Plan", chosen: "tuple[Kernel, ...]") -> None:
+    """Write the kernels and say in which order they would be pushed."""
+    from cellsignal.publish import render
+
+    for number, kernel in enumerate(chosen, 1):
+        render.render(folder / kernel.step, plan, kernel)
+        session, mounts = "GPU" if kernel.gpu else "CPU", ", ".join(kernel.needs)
+        print(f"{number}. {kernel.step} as {plan.owner}/{kernel.slug}, {session}" + (f", after {mounts}" if mounts else ""))
+    print(f"wrote {folder}")
+
+
+@app.command(epilog="Example: cellsignal kaggle watch papermill_params/brodt.yaml")
+def watch(params: Params, poll: Poll = 60.0, build: Build = None) -> None:
+    """Look at what was pushed, until nothing runs any more."""
+    from cellsignal.publish import state
+    from cellsignal.publish import watch as watching
+
+    watching.refuse_failed(watching.watch(state.read(build or state.folder_of(params.stem)), interval=poll))
+
+
+@app.command(epilog="Example: cellsignal kaggle pull papermill_params/brodt.yaml")
+def pull(
+    params: Params,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder to fill, instead of runs/<name of PARAMS>.")] = None,
+    build: Build = None,
+) -> None:
+    """Fetch what a pushed recipe made.
+
+    Every file is checked against its step's manifest before it moves into the run folder, and a report is written.
+    """
+    from cellsignal.publish import pull as pulling
+    from cellsignal.publish import state
+    from cellsignal.run import paths, recipe
+    from cellsignal.run.summary import summary
+
+    run = out or paths.default_run(recipe.load(params).run)
+    with state.opened(build or state.folder_of(params.stem)) as pushed:
+        pulled = pulling.pull(pushed, Path(run))
+    commits = sorted({each["commit"] for each in pulled.manifests.values() if each.get("commit")})
+    print(summary(pulled.run))
+    print(f"fetched     {pulled.files} files of {len(pulled.manifests)} steps, each as its manifest says; commit {', '.join(commits) or 'unknown'}")
+
+
+@app.command(epilog="Example: cellsignal kaggle submit papermill_params/brodt.yaml -m 'the first one'")
+def submit(
+    what: Annotated[Path, typer.Argument(metavar="PARAMS|CSV", help="Recipe whose submission to send, or the file itself.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="What Kaggle shows beside the score.")] = "",
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="Folder of the competition's tables, else the sample is fetched.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
+) -> None:
+    """Check a submission against the competition's sample, then send it."""
+    from cellsignal.publish import submit as submitting
+    from cellsignal.run import paths, recipe
+
+    file = what
+    if what.suffix.lower() in (".yaml", ".yml"):
+        checked = recipe.load(what)
+        file = submitting.file_of(Path(out or paths.default_run(checked.run)))
+        if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
+            data = data or paths.default_data(checked.data)
+    print(submitting.submit(file, message=message or f"cellsignal {what.stem}", data=data))
+    print(f"sent {file}")

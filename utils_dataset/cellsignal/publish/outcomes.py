@@ -1,0 +1,96 @@
+"""What became of a pushed step: its session's state and, once that ended well, whose work it left."""
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.publish import client
+from cellsignal.publish.refusals import Missing, quote
+from cellsignal.publish.state import Pushed, Status
+from cellsignal.run import manifest
+from cellsignal.run.manifest import Manifest
+from cellsignal.run.steps import PATHS_AND_SPEED
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A look at a pushed step."""
+
+    status: Status  # running, complete, incomplete or failed
+    detail: str = ""  # QUEUED or RUNNING; how far it came; why it failed
+
+
+def look(step: str, pushed: Pushed) -> Outcome:
+    """Ask Kaggle what became of a step, and its manifest whether it is the work that was pushed.
+
+    Raises what the client raises when Kaggle does not answer.
+    """
+    try:
+        said = client.kernel_status(pushed.place)
+    except Missing:
+        return Outcome(Status.failed, f"{pushed.slug} is not on Kaggle (any more)")
+    if said not in client.ENDED:
+        return Outcome(Status.running, said)
+    if said != "COMPLETE":
+        return Outcome(Status.failed, f"it ended with {said}{_reason(pushed)}; see {pushed.url}")
+    found = read_manifest(step, pushed)
+    fault = differs(found, step, pushed)
+    if found is None or fault:
+        return Outcome(Status.failed, f"the output is of the wrong run: {fault}; see {pushed.url}")
+    return Outcome(Status.complete) if found["complete"] else Outcome(Status.incomplete, found["progress"])
+
+
+def read_manifest(step: str, pushed: Pushed) -> Manifest | None:
+    """The manifest of a session that ended well; None when it left none, or a damaged one."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = manifest.place(Path(pushed.run), step).as_posix()
+        client.output(pushed.place, Path(folder), f"^{re.escape(place)}$")
+        return manifest.read(Path(folder) / pushed.run, step)
+
+
+def differs(found: Manifest | None, step: str, pushed: Pushed) -> str:
+    """In what a manifest is not of the work that was pushed as `step`; "" when it is."""
+    if found is None:
+        return f"there is no manifest of {step} in {pushed.run}"
+    theirs = found["parameters"]
+    for name, value in pushed.parameters.items():
+        if name not in PATHS_AND_SPEED and theirs.get(name) != value:
+            return f"its {name} is {theirs.get(name)!r} and not {value!r}"
+    if found["code"] != pushed.code:
+        return "it was made by other code, so the data set of the package was another"
+    return ""
+
+
+def _reason(pushed: Pushed) -> str:
+    """Why a session failed, as far as Kaggle or the session's log say."""
+    try:
+        said = client.kernel_failure(pushed.place)
+        last = _last_error(pushed)
+    except (StepFailed, InputError):  # that it failed is known, and must be told in any case
+        return ""
+    told = " and ".join(filter(None, [quote(said), quote(last)]))
+    return f" ({told})" if told else ""
+
+
+def _last_error(pushed: Pushed) -> str:
+    """The last line of a session's log that names an exception; "" without one."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = client.output(pushed.place, Path(folder), "^$")  # nothing but the log
+        logs = [path for path in fetched if path.suffix == ".log"]
+        text = logs[0].read_text(encoding="utf-8", errors="replace") if logs else ""
+    lines = _COLOURS.sub("", _plain(text)).splitlines()
+    named = [line.strip() for line in lines if re.match(r"\s*[\w.]*(Error|Exception|Failed|Interrupt)\b: ", line)]
+    return named[-1] if named else ""
+
+
+def _plain(log: str) -> str:
+    """The text of a log, which Kaggle gives as a JSON list of pieces."""
+    try:
+        return "".join(str(piece.get("data", "")) for piece in json.loads(log))
+    except (ValueError, AttributeError, TypeError):
+        return log

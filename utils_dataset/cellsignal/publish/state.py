@@ -1,0 +1,98 @@
+"""What was pushed, as a file beside the rendered kernels, so that a second call goes on where the first one ended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import paths
+
+STATE = "state.json"
+
+
+class Status(StrEnum):
+    """How far a pushed step is, as the last look at it said."""
+
+    pushing = "pushing"  # the client was called; whether Kaggle heard it is not known
+    running = "running"  # queued or at work
+    complete = "complete"  # ended, and its manifest says that it is whole
+    incomplete = "incomplete"  # ended well because its time was spent
+    failed = "failed"  # ended otherwise, and that was said
+
+
+@dataclass
+class Pushed:
+    """One step's last push."""
+
+    identity: str
+    slug: str  # owner/slug that ran last
+    gpu: bool
+    run: str  # run folder in the kernel
+    parameters: dict[str, Any]
+    code: str  # provenance.code_digest() of the package it was pushed with
+    status: Status = Status.pushing
+    version: int = 0  # on Kaggle; 0 while not known
+    progress: str = ""  # of an incomplete step, as its manifest says
+    failure: str = ""
+    pushed: float = 0.0  # when, in seconds since 1970
+    earlier: str = ""  # owner/slug of the last session of this very work that ended for want of time
+    stray: str = ""  # owner/slug that Kaggle runs without its earlier self: it takes a session until it ends
+
+    @property
+    def place(self) -> str:
+        """What the client takes for this very version, as far as it minds versions."""
+        return f"{self.slug}/{self.version}" if self.version else self.slug
+
+    @property
+    def url(self) -> str:
+        """Where a person looks at it."""
+        return f"https://www.kaggle.com/code/{self.slug}"
+
+
+@dataclass
+class State:
+    """The pushes of one recipe, by step; `save` after every change."""
+
+    path: Path
+    steps: dict[str, Pushed] = field(default_factory=dict)
+    two_slugs: bool = False  # Kaggle refused a kernel as its own source
+
+    def save(self) -> None:
+        """Write it atomically."""
+        steps = {name: asdict(pushed) for name, pushed in self.steps.items()}
+        files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs})
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a recipe's rendered kernels and state: build/<name> in the checkout, else here."""
+    return (paths.repository() or Path.cwd()) / "build" / name
+
+
+def read(folder: Path) -> State:
+    """The state in `folder`, empty when nothing was pushed; InputError when it is damaged."""
+    path = folder / STATE
+    if not path.exists():
+        return State(path)
+    found = files.read_json(path)
+    try:
+        steps = {name: _pushed(values) for name, values in found["steps"].items()}
+        return State(path, steps, bool(found["two_slugs"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"not a state of pushes ({error})", where=path, cure="delete it: what is complete will be pushed again") from None
+
+
+def _pushed(values: dict[str, Any]) -> Pushed:
+    """A push as it was written; keys of a newer version are left out."""
+    known = {field.name for field in fields(Pushed)}
+    return Pushed(**{name: value for name, value in values.items() if name in known} | {"status": Status(values["status"])})
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[State]:
+    """The state for one writer at a time; InputError when another call holds it."""
+    with files.locked(folder / ".push.lock", refusal="another push works on this recipe"):
+        yield read(folder)
