@@ -118,7 +118,7 @@ def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, m
     def scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
         made.append(torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3))
         return made[-1]
-    monkeypatch.setattr("cellsignal.learn.train.gradient_scaler", scaler)
+    monkeypatch.setattr("cellsignal.learn.state.gradient_scaler", scaler)
     train(patches, tmp_path / "whole/model.safetensors")
     with pytest.raises(Killed):
         train(patches, tmp_path / "parts/model.safetensors", on_epoch=killed_after(2))

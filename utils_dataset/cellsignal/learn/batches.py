@@ -116,6 +116,11 @@ def virtual_batches(batches: list[np.ndarray], size: int) -> list[list[np.ndarra
     return groups
 
 
+def gathered(batches: list[np.ndarray], count: int) -> list[list[np.ndarray]]:
+    """Group `batches`, in their order, for the steps of the optimiser: so many a step, the last takes what is left."""
+    return [batches[first:first + count] for first in range(0, len(batches), count)]
+
+
 def parts_of(count: int, batch_size: int) -> int:
     """Into how many batches `count` sites are cut: of `batch_size` at most, and never one site alone.
 

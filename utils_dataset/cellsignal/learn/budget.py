@@ -22,8 +22,30 @@ class Budget:
 
     def fits(self, seconds: float) -> bool:
         """Whether work of so many seconds would end before the deadline."""
-        return not self.spent and self.left > 0 and seconds <= self.left
+        return self.left > 0 and seconds <= self.left
 
     def stop(self, note: str) -> None:
         """Say that work ends here unfinished, and how far it came."""
         self.spent, self.note = True, note
+
+
+class Pace:
+    """Foresees, part by part, whether work of so many equal parts will be late: nothing is known of a first epoch before.
+
+    Judged by the parts since the first, in which files and kernels warm up, and only from the tenth
+    of the way on.
+    """
+
+    def __init__(self, budget: Budget, parts: int) -> None:
+        self.budget, self.parts, self.done = budget, parts, 0
+        self.first = 0.0  # when the first part was done
+
+    def late(self) -> bool:
+        """To be asked after each part: whether the parts that follow would end after the deadline."""
+        self.done += 1
+        if self.done == 1:
+            self.first = time.monotonic()
+        ahead = 0.0
+        if self.done > 1 and self.done >= self.parts / 10:
+            ahead = (time.monotonic() - self.first) / (self.done - 1) * (self.parts - self.done)
+        return self.done < self.parts and not self.budget.fits(ahead)

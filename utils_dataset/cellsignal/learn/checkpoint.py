@@ -1,11 +1,13 @@
 """The state of a training on disk: always whole, never pickled, and only resumed by the same training."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from cellsignal.files import sha256, write_bytes, write_json
 
@@ -19,7 +21,7 @@ class Checkpoint:
     """
 
     def __init__(self, weights: Path, *, fingerprint: dict[str, Any]) -> None:
-        self.path = weights.with_suffix(".checkpoint.json")
+        self.weights, self.path = weights, weights.with_suffix(".checkpoint.json")
         self.fingerprint = json.loads(json.dumps(fingerprint))
 
     def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
@@ -30,18 +32,52 @@ class Checkpoint:
         write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint})
         self._sweep(keep=tensors_path.name)
 
+    def adopt(self, folders: Sequence[Path]) -> None:
+        """Copy the checkpoint of this very training that came furthest from `folders`, unless our own came as far.
+
+        The folders may be read-only; a damaged checkpoint gives way to the next.
+        """
+        if not folders:
+            return
+        own = self._facts(self.path)
+        places = [folder / self.path.name for folder in folders if Path(folder) != self.path.parent]
+        others = [(path, facts) for path in places if (facts := self._facts(path))]
+        if own and self._tensors(self.path, own) is None:
+            own = {}
+        for path, facts in sorted(others, key=lambda found: -found[1]["epoch"]):
+            if facts["epoch"] <= own.get("epoch", -1):
+                return
+            if (content := self._tensors(path, facts)) is not None:
+                write_bytes(self.path.with_name(facts["tensors"]), content)
+                write_json(self.path, facts)
+                self._sweep(keep=facts["tensors"])
+                return
+
+    def _facts(self, path: Path) -> dict[str, Any]:
+        """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return facts if facts["fingerprint"] == self.fingerprint and {"tensors", "sha256", "epoch"} <= set(facts) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @staticmethod
+    def _tensors(path: Path, facts: dict[str, Any]) -> bytes | None:
+        """The file of tensors that belongs to the checkpoint `path`; None when it is not the one on record."""
+        try:
+            content = path.with_name(facts["tensors"]).read_bytes()
+        except (OSError, ValueError, TypeError):
+            return None
+        return content if hashlib.sha256(content).hexdigest() == facts["sha256"] else None
+
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The newest checkpoint of this very training, or None: absent, damaged or another training's."""
-        try:
-            state = json.loads(self.path.read_text())
-            tensors_path = self.path.with_name(state["tensors"])
-            if state["fingerprint"] != self.fingerprint or sha256(tensors_path) != state["sha256"]:
-                return None
-            found = load_file(tensors_path), state
-            self.path.touch()  # in use again: whoever watches may show it
-            return found
-        except (OSError, ValueError, KeyError, TypeError):
+        facts = self._facts(self.path)
+        content = self._tensors(self.path, facts) if facts else None
+        if content is None:
             return None
+        self.path.touch()  # in use again: whoever watches may show it
+        return load(content), facts
 
     def clear(self) -> None:
         """Remove every file of the checkpoint: the training is over."""

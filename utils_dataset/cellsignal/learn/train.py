@@ -3,23 +3,29 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, write_json
-from cellsignal.learn.batches import SiteImages, epoch_batches, virtual_batches
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
-from cellsignal.learn.devices import gradient_scaler, pick, resolve
+from cellsignal.learn.batches import SiteImages, epoch_batches, gathered, virtual_batches
+from cellsignal.learn.budget import Budget, Pace
+from cellsignal.learn.checkpoint import Checkpoint
+from cellsignal.learn.devices import pick
 from cellsignal.learn.epochs import held_out_accuracy, train_epoch
-from cellsignal.learn.models import Card, Classifier, check_sha256, save_weights
+from cellsignal.learn.launch import Tell, launch
+from cellsignal.learn.models import Card, Classifier, check_sha256
 from cellsignal.learn.phases import Phase
+from cellsignal.learn.state import State, set_learning_rate
+from cellsignal.learn.world import World, around, wanted
 
 History = list[dict]
+MARGIN = 1.1  # an epoch is given this many times what the longest of the last ones took
+LAST = 5
 
 
 def fit(
@@ -43,117 +49,166 @@ def fit(
     Kept are the best on the held-out sites, or the last (phase.keep, and always without held-out
     sites). Held-out sites are scored with the statistics of the held-out sites of their scope, whole
     plates where whole experiments are held out, because so test plates are predicted (Brodt's
-    solution); with a random split they are only a part of each plate. Adam with AMSGrad. A killed phase goes on at its last whole epoch
-    and ends with the same weights bit for bit; a finished one is not repeated while phase, data
+    solution); with a random split they are only a part of each plate. Adam with AMSGrad. A killed phase
+    goes on at its last whole epoch, in this folder or in one `elsewhere` (read-only copies of it), and
+    ends with the same weights bit for bit; a finished one is not repeated while phase, data
     classes, `fingerprint` and the weights it began with (model.origin) are the same.
+
+    Before an epoch that would end after the deadline of `budget` the phase stops, its checkpoint
+    written and `weights` not; `budget.spent` says so, and phases that follow return at once.
+
+    `device`: "auto", "cpu" or "cuda"; `processes`: how many train together, 0 for one per GPU. Several
+    share the batches of each step, through Hugging Face Accelerate, and learn what one process learns
+    within float error. Without a virtual batch a step takes one batch of each process, so that more
+    processes take fewer and larger steps; the phase keeps to what it began with. A `model` that several
+    processes are to train must not have been on a GPU.
 
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
     one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
-    where not measured), learning_rate, seconds. Raises InputError when the loss is no longer a number.
+    where not measured), learning_rate, seconds. Raises InputError when the loss is no longer a number,
+    and StepFailed when one of several processes ends untimely.
     """
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), "class_numbers": data.class_numbers, "backbone": model.backbone,
         "plates": model.plates, "origin": model.origin})
-    if (ended := finished(weights, checkpoint.fingerprint, before=history)) is not None:
-        model.load_state_dict(load_file(weights))
-        model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+    budget = budget or Budget()
+    if budget.spent:
+        return list(history)
+    world = around(device)
+    leads = world is None or world.first
+    if (ended := _finished(model, checkpoint, before=history, leads=leads)) is not None:
         on_epoch(ended)
         return ended
-    budget = budget or Budget()
-    state = _State(model.to(pick(device)), phase, checkpoint, before=history)
-    bar = tqdm(range(len(state.rows), phase.epochs), initial=len(state.rows), total=phase.epochs, desc=phase.name, unit="epoch")
-    for epoch in bar:
-        if not budget.fits(max((row["seconds"] for row in state.rows), default=0.0)):
-            budget.stop(f"{phase.name}, epoch {epoch} of {phase.epochs}")
-            return state.history
-        row = _epoch(state, data, held_out, phase=phase, epoch=epoch, workers=workers)
-        state.end_epoch(row)
-        bar.set_postfix({name: f"{row[name]:.4f}" for name in ("loss", "held_out_accuracy") if row[name] is not None})
-        on_epoch(state.history)
-    well_types = sorted(data.sites["well_type"].unique().tolist())
-    state.finish(weights, Card(model.backbone, model.channels, data.class_numbers, well_types, phase.scope, model.plates))
-    return state.history
+    if leads:
+        checkpoint.adopt(elsewhere)
+    story = _Story(list(history), phase, on_epoch if leads else lambda history: None, shown=leads)
+    training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history))
+    with story:
+        if world is not None or (processes := wanted(device, processes)) == 1:
+            training.run(world or World(device=pick(device)), story.take)
+        else:
+            launch(training.run, device=device, processes=processes, told=training.noting(story))
+            training.collect()
+    return story.history
 
 
-def _epoch(state: "_State", data: SiteImages, held_out: SiteImages | None, *, phase: Phase, epoch: int, workers: int) -> dict:
-    """Train and score one epoch; returns its row of the history."""
-    started = time.perf_counter()
-    rate = set_learning_rate(state.optimizer, phase.rate(epoch))
-    torch.manual_seed(phase.seed * 100_003 + epoch)  # for layers that draw, such as dropout
-    batches = epoch_batches(data.sites, batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
-    steps = virtual_batches(batches, phase.virtual_batch)
-    row = train_epoch(state.model, data, steps, state.optimizer, phase=phase, epoch=epoch, scaler=state.scaler, workers=workers)
-    if not math.isfinite(row["loss"]):
-        raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
-                         cure="lower the learning rate, or set precision: fp32")
-    row["held_out_accuracy"] = held_out_accuracy(state.model, held_out, phase=phase, workers=workers)
-    return {"phase": phase.name, "epoch": epoch + 1, **row, "learning_rate": rate, "seconds": time.perf_counter() - started}
+@dataclass
+class _Training:
+    """One phase on its way: what is trained on what, in one process of perhaps several."""
+
+    model: Classifier
+    data: SiteImages
+    held_out: SiteImages | None
+    phase: Phase
+    checkpoint: Checkpoint
+    budget: Budget
+    workers: int
+    before: History
+
+    def run(self, world: World, tell: Tell) -> None:
+        """Train in this process of the `world`; the first one tells {"old": row} and {"new": row} of each epoch, and {"spent": note}."""
+        world.meet()  # the checkpoint lies in its place
+        found = self.checkpoint.load()
+        world.meet()  # and will not be replaced before all have read it
+        tell = tell if world.first else lambda message: None
+        state = State(self.model.to(world.device), self.phase, self.checkpoint, world=world, found=found)
+        for row in state.rows:
+            tell({"old": row})
+        if self._epochs(state, world, tell):
+            state.finish(self._card(), before=self.before)
+
+    def _epochs(self, state: State, world: World, tell: Tell) -> bool:
+        """Train until the phase or the budget ends; tells which of them it was: True for the phase."""
+        lasted = [row["seconds"] for row in state.rows]
+        for epoch in range(len(state.rows), self.phase.epochs):
+            began = time.perf_counter()
+            enough = self.budget.fits(MARGIN * max(lasted[-LAST:], default=0.0))
+            row = None if world.any(not enough) else self._epoch(state, world, epoch)
+            if row is None:
+                self.budget.stop(f"{self.phase.name}, epoch {epoch} of {self.phase.epochs}")
+                tell({"spent": self.budget.note})
+                return False
+            state.end_epoch(row)
+            tell({"new": row})
+            lasted.append(time.perf_counter() - began)
+        return True
+
+    def _epoch(self, state: State, world: World, epoch: int) -> dict | None:
+        """Train and score one epoch; returns its row of the history, or None when it would have been late."""
+        phase, started = self.phase, time.perf_counter()
+        rate = set_learning_rate(state.optimizer, phase.rate(epoch))
+        batches = epoch_batches(self.data.sites, batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
+        steps = virtual_batches(batches, phase.virtual_batch) if phase.virtual_batch else gathered(batches, state.together)
+        pace = Pace(self.budget, len(steps)) if self.budget.deadline is not None else None
+        shared = {"phase": phase, "workers": self.workers, "world": world}
+        row = train_epoch(state.model, self.data, steps, state.optimizer, epoch=epoch, scaler=state.scaler, pace=pace, **shared)
+        if row is None:
+            return None
+        if not math.isfinite(row["loss"]):
+            raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
+                             cure="lower the learning rate, or set precision: fp32")
+        row["held_out_accuracy"] = held_out_accuracy(state.model, self.held_out, **shared)
+        return {"phase": phase.name, "epoch": epoch + 1, **row, "learning_rate": rate, "seconds": time.perf_counter() - started}
+
+    def _card(self) -> Card:
+        well_types = sorted(self.data.sites["well_type"].unique().tolist())
+        model = self.model
+        return Card(model.backbone, model.channels, self.data.class_numbers, well_types, self.phase.scope, model.plates)
+
+    def noting(self, story: "_Story") -> Tell:
+        """What the processes of a launch tell goes into the story, and into the budget of this process."""
+        def told(message: dict[str, Any]) -> None:
+            if "spent" in message:
+                self.budget.stop(message["spent"])
+            story.take(message)
+        return told
+
+    def collect(self) -> None:
+        """Take over the weights that other processes wrote."""
+        if not self.budget.spent and _finished(self.model, self.checkpoint, before=self.before) is None:
+            raise StepFailed(f"{self.phase.name}: the weights are not there")
 
 
-class _State:
-    """Everything a phase changes: weights, the weights to keep, the optimiser's moments, the scaler, the rows."""
+class _Story:
+    """The history as it grows, a bar, and whoever wants to be called for each new epoch."""
 
-    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, before: Sequence[dict]) -> None:
-        self.model, self.phase, self.checkpoint = model, phase, checkpoint
-        self.before, self.rows = list(before), []
-        device = next(model.parameters()).device
-        self.precision = resolve(device, phase.precision)
-        self.scaler = gradient_scaler(device, phase.precision)
-        self.optimizer = torch.optim.Adam(trainable(model, phase.trainable), lr=phase.learning_rate,
-                                          weight_decay=phase.weight_decay, amsgrad=True, fused=True)
-        self.kept = _copy(model)
-        if (found := checkpoint.load()) is not None:
-            self._restore(*found)
+    def __init__(self, before: History, phase: Phase, on_epoch: Callable[[History], None], *, shown: bool) -> None:
+        self.history, self.on_epoch = before, on_epoch
+        self.bar = tqdm(total=phase.epochs, desc=phase.name, unit="epoch", disable=not shown)
 
-    def _restore(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
-        self.rows, self.kept = facts["rows"], prefixed(tensors, "kept.")
-        self.model.load_state_dict(prefixed(tensors, "model."))
-        restore_optimizer(self.optimizer, tensors)
-        if facts["scaler"]:  # empty where there was nothing to scale
-            self.scaler.load_state_dict(facts["scaler"])
+    def take(self, message: dict[str, Any]) -> None:
+        """Note an epoch of an earlier run, {"old": row}, or one that has just ended, {"new": row}."""
+        if "old" in message:
+            self.history = [*self.history, message["old"]]
+            self.bar.initial = self.bar.n = self.bar.n + 1
+        elif "new" in message:
+            row = message["new"]
+            self.history = [*self.history, row]
+            self.bar.set_postfix({name: f"{row[name]:.4f}" for name in ("loss", "held_out_accuracy") if row[name] is not None}, refresh=False)
+            self.bar.update()
+            self.on_epoch(self.history)
 
-    @property
-    def history(self) -> History:
-        """The rows of earlier phases and of this one."""
-        return self.before + self.rows
+    def __enter__(self) -> "_Story":
+        return self
 
-    def end_epoch(self, row: dict) -> None:
-        """Note an epoch's results, keep its weights when they are to be kept, and write all to disk."""
-        self.rows.append(row)
-        measured = [past["held_out_accuracy"] for past in self.rows]
-        if self.phase.keep == "last" or measured[-1] is None or measured[-1] >= max(measured):
-            self.kept = _copy(self.model)
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
-        tensors |= optimizer_tensors(self.optimizer)
-        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.epochs, phase=self.phase.name,
-                             rows=self.rows, scaler=self.scaler.state_dict())
-
-    def finish(self, weights: Path, card: Card) -> None:
-        """Put the kept weights into the network and, with the history, into their file; forget the checkpoint."""
-        self.model.load_state_dict(self.kept)
-        self.model.requires_grad_(True)
-        facts = {"fingerprint": self.checkpoint.fingerprint, "precision": self.precision, "history": self.history}
-        self.model.origin = save_weights(weights, self.kept, card, **facts)
-        self.checkpoint.clear()
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
 
 
-def _copy(model: Classifier) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dict], leads: bool = True) -> History | None:
+    """Put the weights of a phase that already ended into `model`, and give its history; None when it has not."""
+    weights = checkpoint.weights
+    if (ended := finished(weights, checkpoint.fingerprint, before=before, write=leads)) is not None:
+        model.load_state_dict(load_file(weights))
+        model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+    return ended
 
 
-def trainable(model: Classifier, part: str) -> list[torch.nn.Parameter]:
-    """Let only the parameters of a part, "whole" or "head", learn, and return them."""
-    model.requires_grad_(part == "whole")
-    model.head.requires_grad_(True)
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = ()) -> History | None:
+def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = (), write: bool = True) -> History | None:
     """The history of a phase that already ended with these weights and this fingerprint, or None.
 
-    In front of its own rows stand those of `before`, in the JSON too: other earlier phases may have
-    ended with the very weights that this one began with.
+    In front of its own rows stand those of `before`, in the JSON too (`write`): other earlier phases
+    may have ended with the very weights that this one began with.
     """
     try:
         facts = read_json(weights.with_suffix(".json"))
@@ -163,7 +218,7 @@ def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = ()) -
         told = [*before, *facts["history"][len(facts["history"]) - facts["fingerprint"]["epochs"]:]]
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
-    if told != facts["history"]:
+    if write and told != facts["history"]:
         write_json(weights.with_suffix(".json"), {**facts, "history": told})
     return told
 
@@ -174,10 +229,3 @@ def history_of(weights: Path) -> History:
     if not isinstance(facts, dict) or not isinstance(facts.get("history"), list):
         raise InputError("has no history", where=weights.with_suffix(".json"), cure="run the step that writes it again")
     return facts["history"]
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
-    """Set the rate of every parameter group, and return it."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate

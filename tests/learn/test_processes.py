@@ -1,0 +1,243 @@
+"""Two processes learn what one learns: the same sites, steps and curves; and when one dies, all end."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainings import Epochs, small
+
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import read_json, sha256
+from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.launch import launch
+from cellsignal.learn.losses import LOSSES
+from cellsignal.learn.models import Classifier
+from cellsignal.learn.train import history_of
+from cellsignal.learn.world import wanted
+
+TWO = {"processes": 2}
+KINDS = {
+    "one batch each": {"batch_size": 4},
+    "uneven steps": {"batch_size": 3, "virtual_batch": 7},
+    "one batch a step": {"batch_size": 8, "virtual_batch": 8},  # the other process adds nothing
+    "mixup": {"batch_size": 3, "virtual_batch": 7, "mixup": 0.4},
+    "head": {"batch_size": 3, "virtual_batch": 7, "trainable": "head"},
+}
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks in float64: Adam turns the last bits of fp32 sums into whole steps, and here they are to be seen equal."""
+    begin = Classifier.__init__
+    def in_double(self, *arguments, **options) -> None:
+        begin(self, *arguments, **options)
+        self.double()
+    monkeypatch.setattr(Classifier, "__init__", in_double)
+    monkeypatch.setattr(Classifier, "forward", lambda self, images, plates=None: self.head(self.body(images.double() / 255)))
+
+
+def curves(rows: list[dict]) -> torch.Tensor:
+    return torch.tensor([[row["loss"], row["accuracy"], row["held_out_accuracy"]] for row in rows])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_learn_what_one_learns(patches: tuple, tmp_path: Path, exact: None, kind: str) -> None:
+    # Without a virtual batch two processes take two batches a step: so does a virtual batch of two in one process.
+    alone = {"virtual_batch": 8} if kind == "one batch each" else {}
+    one = small(patches, tmp_path / "one/model.safetensors", **KINDS[kind] | alone)
+    two = small(patches, tmp_path / "two/model.safetensors", options=TWO, **KINDS[kind])
+    torch.testing.assert_close(curves(two), curves(one), rtol=0, atol=1e-6)
+    assert len({row["loss"] for row in one}) == 4, "it does learn"
+    first, second = (load_file(tmp_path / f"{name}/model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-6)  # running statistics too, and the batches they count
+
+
+def test_in_fp32_the_curves_agree_within_float_error(patches: tuple, tmp_path: Path) -> None:
+    one, two = (small(patches, tmp_path / f"{n}/model.safetensors", batch_size=4, virtual_batch=16, options={"processes": n})
+                for n in (1, 2))
+    torch.testing.assert_close(curves(two)[:2], curves(one)[:2], rtol=0, atol=1e-5)
+
+
+class Logged(SiteImages):
+    """Writes down who read what when."""
+
+    log = Path()
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()} {key[0]} {key[1]} {len(self)}\n")
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("batch_size", [3, 5])
+def test_every_site_is_seen_once_an_epoch(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+    monkeypatch.setattr(Logged, "log", tmp_path / "log")
+    small(patches, tmp_path / "model.safetensors", kind=Logged, watch=False, batch_size=batch_size, epochs=3, options=TWO)
+    seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert Counter((int(epoch), int(row)) for _, epoch, row, _ in seen) == Counter({(e, r): 1 for e in range(3) for r in range(16)})
+    shares = Counter(process for process, *_ in seen)
+    assert len(shares) == 2 and str(os.getpid()) not in shares and min(shares.values()) >= 0.25 * 48
+
+
+@pytest.mark.parametrize("virtual_batch", [0, 7])
+def test_a_phase_goes_on_in_fewer_and_more_processes(patches: tuple, tmp_path: Path, exact: None, virtual_batch: int) -> None:
+    shape = {"batch_size": 3, "virtual_batch": virtual_batch, "epochs": 3}
+    whole = small(patches, tmp_path / "whole/model.safetensors", options=TWO, **shape)
+    weights = tmp_path / "parts/model.safetensors"
+    for processes in (2, 1, 2):
+        budget = Epochs(1)
+        rows = small(patches, weights, options={"processes": processes, "budget": budget}, **shape)
+        together = read_json(tmp_path / "parts" / ("model.checkpoint.json" if budget.spent else "model.json"))["batches_per_step"]
+        assert together == 2
+    assert not budget.spent
+    torch.testing.assert_close(curves(rows), curves(whole), rtol=0, atol=1e-6)
+    torch.testing.assert_close(load_file(weights), load_file(tmp_path / "whole/model.safetensors"), rtol=1e-5, atol=1e-6)
+
+
+def test_two_interrupted_processes_end_with_the_same_bits(patches: tuple, tmp_path: Path) -> None:
+    whole, seen = small(patches, tmp_path / "whole/model.safetensors", options=TWO, batch_size=3), []
+    for _ in range(3):
+        budget = Epochs(2)
+        rows = small(patches, tmp_path / "parts/model.safetensors", batch_size=3,
+                     options={**TWO, "budget": budget, "on_epoch": lambda history: seen.append(len(history))})
+        assert budget.note in ("train, epoch 2 of 4", "")
+    assert seen == [1, 2, 3, 4, 4], "each epoch as it ends, and the finished phase once"
+    assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
+    assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
+    assert rows == history_of(tmp_path / "parts/model.safetensors")
+
+
+def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:
+    model, weights = Classifier("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
+    small(patches, weights, model=model, epochs=1, options=TWO)
+    assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["sha256"]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(weights).items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steep losses, scaled beyond fp32, overflow until the scaler has come down; only some batches do so at its edge."""
+    monkeypatch.setattr("cellsignal.learn.epochs.LOSSES", {"bce": lambda logits, targets: 1e3 * LOSSES["bce"](logits, targets)})
+    monkeypatch.setattr("cellsignal.learn.state.gradient_scaler",
+                        lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
+    states = []
+    for processes in (1, 2):
+        options = {"processes": processes, "budget": Epochs(3)}
+        small(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
+        states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["scaler"])
+    assert states[0] == states[1] and states[0]["scale"] < 2.0**126
+
+
+def die_after(epochs: int, number: int):
+    """Kills one of the processes once so many epochs are done."""
+    def kill(history: list[dict]) -> None:
+        if len(history) == epochs:
+            os.kill(sorted(child.pid for child in multiprocessing.active_children())[number], signal.SIGKILL)
+    return kill
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_when_one_process_dies_all_end_in_one_line(patches: tuple, tmp_path: Path, capfd: pytest.CaptureFixture, number: int) -> None:
+    weights = tmp_path / "parts/model.safetensors"
+    small(patches, tmp_path / "whole/model.safetensors", epochs=8, options=TWO)
+    capfd.readouterr()
+    began = time.monotonic()
+    with pytest.raises(StepFailed, match="training in 2 processes ended: .*; the same command goes on") as failure:
+        small(patches, weights, epochs=8, options={**TWO, "on_epoch": die_after(2, number)})
+    assert time.monotonic() - began < 20 and "\n" not in str(failure.value)
+    assert "killed by SIGKILL" in str(failure.value) or "one of them is gone" in str(failure.value)
+    assert not multiprocessing.active_children() and not weights.exists()
+    assert "Traceback" not in capfd.readouterr().err
+    small(patches, weights, epochs=8, options=TWO)
+    assert sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
+
+
+def test_what_one_process_cannot_read_is_named_by_all(patches: tuple, tmp_path: Path) -> None:
+    root, sites = patches
+    missing = sites.assign(stem=sites["stem"].where(sites.index != 5, "train/HUVEC-01/Plate1/nowhere_s1"))
+    with pytest.raises(InputError, match="nowhere_s1"):
+        small((root, missing), tmp_path / "model.safetensors", cache=False, options=TWO)
+    assert not multiprocessing.active_children() and list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_ends_all_in_words(patches: tuple, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+        small(patches, tmp_path / "model.safetensors", learning_rate=1e30, options=TWO)
+
+
+def test_an_error_of_the_listener_ends_the_training(patches: tuple, tmp_path: Path) -> None:
+    def stop(history: list[dict]) -> None:
+        raise KeyError("enough")
+    with pytest.raises(KeyError, match="enough"):
+        small(patches, tmp_path / "model.safetensors", epochs=500, options={**TWO, "on_epoch": stop})
+    assert not multiprocessing.active_children() and not (tmp_path / "model.safetensors").exists()
+
+
+def test_an_unforeseen_error_comes_with_its_name() -> None:
+    def work(world, tell) -> None:
+        world.meet()
+        if world.rank == 1:
+            raise ZeroDivisionError("by nought")
+        world.meet()
+    with pytest.raises(StepFailed, match="ZeroDivisionError: by nought"):
+        launch(work, device="cpu", processes=2, told=print)
+
+
+def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
+    program = ("import time\nfrom cellsignal.learn.launch import launch\n"
+               "def work(world, tell):\n"
+               "    import os\n    open(f'{os.getpid()}.pid', 'w').close()\n"
+               "    while True: world.meet()\n"
+               "launch(work, device='cpu', processes=2, told=print)\n")
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
+    finally:
+        parent.kill()
+        parent.wait()
+    children = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert eventually(lambda: not any(alive(child) for child in children), seconds=20)
+
+
+def eventually(condition, *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return held
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("device", "processes", "gpus", "expected"), [
+    ("auto", 0, 2, 2), ("auto", 0, 1, 1), ("auto", 0, 0, 1), ("cpu", 0, 2, 1), ("cpu", 3, 2, 3), ("cuda", 1, 2, 1), ("auto", 2, 0, 2),
+])
+def test_one_process_per_gpu_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, device: str, processes: int, gpus: int, expected: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert wanted(device, processes) == expected
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(InputError, match="processes: 3 processes want a GPU each, and there are 2; use processes: 0"):
+        wanted("auto", 3)
+
+
+def test_a_gpu_in_use_is_named_before_anything_forks(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises(InputError, match="already uses a GPU.*start the notebook anew"):
+        small(patches, tmp_path / "model.safetensors", options=TWO)
