@@ -14,6 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--libraries", metavar="PYTHON", help="try what was pushed with the libraries of this interpreter")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real competition data beside the checkout; the test is skipped without it."""

@@ -55,11 +55,12 @@ def bare_python(folder: Path, *, of: Path = Path(sys.executable)) -> Path:
     A path in a .pth file is added as it is: the .pth files that lie in it, which activate editable
     installations, are not read.
     """
-    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    libraries = subprocess.run([of, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    program = "import sys, sysconfig; print(sysconfig.get_path('purelib'), sys.prefix)"
+    libraries, prefix = subprocess.run([of, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     venv.EnvBuilder(with_pip=False, symlinks=True, clear=True).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "lib" / version / "site-packages" / "libraries.pth").write_text(f"{libraries}\n")
+    (folder / "share").symlink_to(f"{prefix}/share")  # Jupyter's kernels and nbconvert's templates
     return folder / "bin/python"
 
 
