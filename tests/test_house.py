@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import cellsignal
 from cellsignal.run import sources
 from cellsignal.run.paths import PACKAGE
 from cellsignal.run.recipe import Recipe
@@ -52,6 +53,7 @@ if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a
 from cellsignal.run import session
 
 folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
+PLACE = 'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"'
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -198,7 +200,27 @@ def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None
 
 @each_notebook
 def test_every_notebook_starts_the_same_way(path: Path) -> None:
-    assert [text(cell) for cell in cells(path, "code")].index(BOOTSTRAP) == 1
+    own = re.sub('^REPOSITORY, REF = ".*?", ".*?"', PLACE, text(cells(path, "code")[1]), flags=re.MULTILINE)
+    assert own == BOOTSTRAP  # whoever published a fork of it where
+
+
+def test_colab_installs_this_version() -> None:
+    assert f'"v{cellsignal.__version__}"' in BOOTSTRAP
+
+
+@each_notebook
+def test_every_notebook_ends_with_its_manifest(path: Path) -> None:
+    assert f'session.end(folder, "{path.stem}", globals()' in text(cells(path, "code")[-1])
+
+
+@each_notebook
+def test_no_cell_overwrites_a_parameter(path: Path) -> None:
+    """The manifest tells the parameters as they are in the end."""
+    names = set(literals(path))
+    for cell in cells(path, "code"):
+        if cell is not parameters_cell(path):
+            stored = {node.id for node in ast.walk(ast.parse(text(cell))) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            assert not (stored | sources.imported(text(cell))) & names
 
 
 @each_notebook

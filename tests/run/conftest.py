@@ -9,7 +9,8 @@ import pytest
 
 BOOTSTRAP = """from cellsignal import files
 from cellsignal.run import session
-folder = session.begin(globals())"""
+folder = session.begin(globals())
+budget = session.budget(0)"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
     files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
 TRAINING = """run = ""
@@ -39,7 +40,7 @@ def write_toy() -> Callable[..., Path]:
 
     def write(folder: Path, name: str, *, body: str | None = None) -> Path:
         parameters, usual = TOYS[name]
-        end = f"session.end(folder, {name!r}, globals())"
+        end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
         cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP, body or usual, end)]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.run import notebooks, paths
+from cellsignal.run import manifest, notebooks, paths
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -59,3 +59,15 @@ def test_the_chain_notebook_keeps_what_is_whole(whole: tuple[Path, str], tmp_pat
     assert ended.returncode == 0, ended.stderr
     printed = str([cell["outputs"] for cell in notebooks.code_cells(tmp_path / "out.ipynb")])
     assert "4-predict-assign kept" in printed and "started" not in printed
+
+
+def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = whole
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]
+    command += [str(ROOT / "kernels/0-chain/0-chain.ipynb"), str(tmp_path / "out.ipynb"), "-f", str(TINY)]
+    changed = ["-p", "run", str(run), "-p", "epochs", "3", "-p", "time_budget_minutes", "0.0001"]
+    ended = subprocess.run([*command, *changed], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    written = manifest.read(run, "0-chain")
+    assert not written["complete"] and written["progress"].startswith("time budget spent before 3-train-cell-type@")
+    assert written["parameters"]["epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written["outputs"]

@@ -90,7 +90,7 @@ def as_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
     table = table.reindex(columns=["raw", "assigned"]).rename_axis(columns=None)
     # A pivot drops rungs without a value and forgets the order; the last rung has both kinds in one row.
     table = table.reindex(pd.MultiIndex.from_frame(rows[["split", "rung"]]).drop_duplicates())
-    if theirs:
+    if theirs and len(table):  # an empty list has no two columns
         figures = {("test", rung): pair for rung, pair in BRODT.items()}
         table[THEIRS] = [figures.get(place, (None, None)) for place in table.index]
     return table

@@ -36,10 +36,12 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
     root = inputs.check(recipe.data, run=folder, preset=recipe.preset)
-    values = {**recipe.model_dump(), "run": str(folder), "data": "" if root == paths.scratch(folder) else str(root)}
+    ours = not recipe.data and root == paths.scratch(folder)
+    values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}
     with _alone(folder):
         files.sweep(folder, ROOMS)
         session.mark(folder)
+        manifest.place(folder, "0-chain").unlink(missing_ok=True)  # its hashes are about to be wrong
         budget = session.budget(recipe.time_budget_minutes)
         environment = paths.kernel_environment(folder, deadline=budget.deadline)
         chain = Chain(folder, values, environment, Display(folder), budget)

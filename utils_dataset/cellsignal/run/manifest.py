@@ -1,7 +1,8 @@
 """Manifests: what each notebook of a run was given, made and took up, so that the next can trust it."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,16 +13,16 @@ from cellsignal.run.recipe import Recipe
 
 Manifest = dict[str, Any]
 FOLDER = "manifests"
+RUN = "run.json"  # marks a run folder
 SPECIFIC = ("cell_type", "network")  # parameters that say which of a run's networks a notebook is about
 OUTPUTS = {  # patterns of what each notebook leaves; those of a training are its finished phases
-    "0-chain": ("*", "[!.]*/**/*"),
+    "0-chain": ("*", *(f"{room}/**/*" for room in ("done", "eda", "manifests", "notebooks", "scores", "weights"))),
     "1-eda": ("eda/**/*",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
     "4-predict-assign": ("submission*.csv", "metrics.json", "scores/**/*"),
 }
 PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
-NO_OUTPUTS = ("data/", "run.json")  # not made by a step
 
 
 def step_name(step: str, values: Mapping[str, Any]) -> str:
@@ -77,7 +78,8 @@ def read_all(run: Path) -> list[Manifest]:
 
 def _well_formed(found: Any, *, step: str) -> bool:
     """Whether a file read as JSON is what `write` writes: it may come from anybody."""
-    kinds = {"step": str, "complete": bool, "parameters": dict, "outputs": dict, "taken_up": dict, "progress": str, "written": float | int}
+    kinds = {"step": str, "complete": bool, "parameters": dict, "code": str, "outputs": dict, "taken_up": dict, "progress": str,
+             "written": float | int}  # fmt: skip
     if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
         return False
     listed = {**found["outputs"], **found["taken_up"]}
@@ -93,17 +95,12 @@ def _outputs(run: Path, step: str, values: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 by relative name of the files that a notebook left."""
     network = values.get("network", "model")
     patterns = (*OUTPUTS[step], *(PHASES if step.startswith("3-") and network == "model" else ()))
-    named = {"cell_type": values.get("cell_type", ""), "network": network}
-    return hashes(run, (path for pattern in patterns for path in run.glob(pattern.format(**named))))
-
-
-def hashes(run: Path, found: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 by relative name, without checkpoints, which vouch for themselves, and files in the making."""
-    names = {path.relative_to(run).as_posix(): path for path in found if path.is_file()}
-    kept = {name: path for name, path in sorted(names.items()) if _is_output(name)}
-    return {name: files.sha256(path) for name, path in kept.items()}
+    named = {"cell_type": escape(values.get("cell_type", "")), "network": escape(network)}
+    found = {path for pattern in patterns for path in run.glob(pattern.format(**named)) if path.is_file()}
+    names = sorted(path.relative_to(run).as_posix() for path in found - {place(run, step), run / RUN})
+    return {name: files.sha256(run / name) for name in names if _is_output(name)}
 
 
 def _is_output(name: str) -> bool:
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and ".checkpoint" not in name and not name.startswith(NO_OUTPUTS)
+    """Whether others shall take a file up: no checkpoint, which vouches for itself, and nothing in the making."""
+    return ".checkpoint" not in name and not any(part.startswith(".") for part in name.split("/"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cellsignal.errors import InputError
 from cellsignal.run import paths
+from cellsignal.run.manifest import RUN
 
 KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
 TABLES = ("train_controls.csv", "metadata.csv")  # one of them marks a data set: the competition's, the public release's
-RUN = "run.json"  # marks a run folder
 FEW = 256  # entries that are looked at in a folder: one of images holds half a million, and listing it takes minutes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
-from cellsignal.run import manifest, mounts, paths, steps
+from cellsignal.run import manifest, mounts, paths, provenance, steps
 
 # A prediction may be made otherwise than the networks were trained; `plain` networks have settings of their own.
 PREDICTION = {
@@ -49,8 +49,8 @@ def begin(namespace: Mapping[str, Any]) -> Path:
 
 def mark(folder: Path) -> None:
     """Mark a run folder, so that later sessions find it among their inputs."""
-    if not (folder / mounts.RUN).is_file():
-        files.write_json(folder / mounts.RUN, {"run": paths.short(folder)})
+    if not (folder / manifest.RUN).is_file():
+        files.write_json(folder / manifest.RUN, {"run": paths.short(folder)})
 
 
 def budget(minutes: float) -> Budget:
@@ -86,7 +86,7 @@ def _attached(folder: Path) -> list[Path]:
 
 def _name(run: Path) -> str | None:
     """The name by which a run marked its folder."""
-    marked = files.read_json(run / mounts.RUN)
+    marked = files.read_json(run / manifest.RUN)
     return marked.get("run") if isinstance(marked, dict) else None
 
 
@@ -105,24 +105,32 @@ def _check(attached: Path, ours: Mapping[str, Any]) -> None:
 
 def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[str, str]:
     """Copy what a run's manifests list and is not here; SHA-256 by name of all that is here as it was there."""
-    wanted = {name: digest for name, digest in _offers(attached) if name not in taken and (attached / name).is_file()}
+    wanted = {name: digest for name, digest in _offers(attached) if name not in taken and _holds(attached, name)}
     absent = [name for name in wanted if not (folder / name).exists()]
     _check_room(attached, sum((attached / name).stat().st_size for name in absent))
     for name in absent:
         _copy(attached / name, folder / name, digest=wanted[name])
     if absent:
-        print(f"took up {len(absent)} files of {attached}")
+        codes = {each["code"] for each in manifest.read_all(attached)}
+        note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
+        print(f"took up {len(absent)} files of {attached}{note}")
     return {name: digest for name, digest in wanted.items() if name in absent or files.sha256(folder / name) == digest}
 
 
 def _offers(attached: Path) -> Iterator[tuple[str, str]]:
-    """Names and SHA-256 of what a run made itself, newest word first, and at last of its manifests."""
-    found = manifest.read_all(attached)[::-1]
+    """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
+    found = manifest.read_all(attached)
     for each in found:
         yield from each["outputs"].items()
     for each in found:
         path = manifest.place(attached, each["step"])
         yield path.relative_to(attached).as_posix(), files.sha256(path)
+
+
+def _holds(attached: Path, name: str) -> bool:
+    """Whether a run has a file of this name, and not a link to one elsewhere."""
+    path = attached / name
+    return path.is_file() and path.resolve().is_relative_to(attached.resolve())
 
 
 def _copy(source: Path, target: Path, *, digest: str) -> None:

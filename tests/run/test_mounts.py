@@ -1,0 +1,112 @@
+"""What is attached: found by its marks, in every layout, without listing what is huge."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cellsignal.errors import InputError
+from cellsignal.run import inputs, mounts, paths
+
+Attach = Callable[..., Path]
+
+
+@pytest.fixture
+def attach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Attach:
+    """attach(mount, *files) mounts an input with these empty files, on Kaggle."""
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+
+    def make(mount: str, *names: str) -> Path:
+        folder = tmp_path / "kaggle/input" / mount
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many entries of each folder were looked at."""
+    counts: dict[str, int] = {}
+    scandir = os.scandir
+
+    class Counting:
+        def __init__(self, place: Path) -> None:
+            self.place, self.entries = str(place), scandir(place)
+
+        def __enter__(self) -> Iterator[os.DirEntry]:
+            for entry in self.entries:
+                counts[self.place] = counts.get(self.place, 0) + 1
+                yield entry
+
+        def __exit__(self, *error: object) -> None:
+            self.entries.close()
+
+    monkeypatch.setattr(mounts.os, "scandir", Counting)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "mount, inside",
+    [
+        ("recursion-cellular-image-classification", ""),
+        ("competitions/Recursion-Cellular-Image-Classification", ""),
+        ("datasets/Alice/My-Plates", ""),
+        ("my-plates", "plates/"),
+        ("datasets/alice/my-plates", "upload/plates/"),
+        ("notebooks/alice/draw-plates", "plates/"),
+    ],
+)
+def test_plates_are_found_wherever_they_are_mounted(attach: Attach, tmp_path: Path, mount: str, inside: str) -> None:
+    attach("datasets/alice/cellsignal-utils", "cellsignal/__init__.py")
+    folder = attach(mount, f"{inside}train_controls.csv", f"{inside}train/U2OS-01/Plate1/B02_s1_w1.png")
+    assert mounts.data_set() == folder / inside
+    assert inputs.check("", run=tmp_path / "run") == folder / inside
+
+
+def test_a_public_release_is_found_but_a_metadata_table_beside_the_competition_is_nobodys(attach: Attach) -> None:
+    release = attach("datasets/alice/rxrx1", "metadata.csv")
+    assert mounts.data_set() == release
+    competition = attach("competitions/recursion", "train_controls.csv")
+    assert mounts.data_set() == competition
+
+
+def test_two_data_sets_are_named_and_none_is_guessed(attach: Attach) -> None:
+    one, two = attach("datasets/alice/one", "train_controls.csv"), attach("two", "train_controls.csv")
+    with pytest.raises(InputError, match="2 data sets are attached.*name one of them as `data`") as caught:
+        mounts.data_set()
+    assert str(one) in str(caught.value) and str(two) in str(caught.value)
+
+
+def test_what_is_mounted_and_what_to_attach_is_said(attach: Attach, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no plates to be found; nothing is attached; attach the competition recursion-cell"):
+        inputs.check("", run=tmp_path / "run")
+    attach("datasets/alice/cellsignal-utils", "cellsignal/__init__.py")
+    attach("titanic", "train.csv")
+    with pytest.raises(InputError, match="attached are datasets/alice/cellsignal-utils, titanic; attach the competition"):
+        inputs.check("", run=tmp_path / "run")
+
+
+def test_simulated_plates_need_nothing_attached(attach: Attach, tmp_path: Path) -> None:
+    assert inputs.check("", run="runs/tiny", preset="tiny") == tmp_path / "kaggle/temp/runs/tiny/data"
+
+
+def test_a_huge_folder_is_never_listed(attach: Attach, looked_at: dict[str, int]) -> None:
+    attach("pictures", *(f"{number}.png" for number in range(1000)))
+    attach("datasets/alice/more-pictures", *(f"images/{number}.png" for number in range(1000)))
+    plates = attach("competitions/recursion", "train_controls.csv", *(f"train/{number}/x.png" for number in range(300)))
+    assert mounts.data_set() == plates and mounts.runs() == []
+    assert max(looked_at.values()) <= 3 * mounts.FEW  # looked at three times, each time a little
+    assert str(plates / "train") not in looked_at
+
+
+@pytest.mark.parametrize("mount", ["cellsignal-tiny-2-pretrain", "notebooks/Alice/Cellsignal-Tiny-2-Pretrain", "datasets/alice/runs"])
+@pytest.mark.parametrize("inside", ["", "tiny/", "runs/tiny/"])
+def test_runs_are_found_by_their_mark(attach: Attach, mount: str, inside: str) -> None:
+    folder = attach(mount, f"{inside}run.json", "__results__.html")
+    attach("other", "runs/tiny/weights/U2OS/model.json")
+    assert mounts.runs() == [folder / inside]

@@ -1,0 +1,184 @@
+"""A session's first and last act: what it takes up of attached runs, what it refuses, what it says it made."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import manifest, paths, session
+
+TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "tiny", "cell_type": "U2OS", "workers": 0, "device": "auto"}
+PRETRAIN = "2-pretrain-controls@U2OS"
+Past = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Kaggle's folders, empty."""
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.delenv("CELLSIGNAL_CHAIN", raising=False)
+    (tmp_path / "kaggle/working").mkdir(parents=True)
+    return tmp_path / "kaggle"
+
+
+@pytest.fixture
+def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
+    """past(mount, step, files, key=value) is a finished session, its output mounted; gives its run folder."""
+
+    def make(mount: str, step: str, written: dict[str, str], *, complete: bool = True, **parameters: Any) -> Path:
+        values = {**TRAINING, **parameters}
+        room = kaggle / "input" / mount
+        monkeypatch.setattr(paths, "KAGGLE", kaggle / "nowhere")
+        folder = session.begin({**values, "run": str(room / values["run"])})
+        paths.release(folder)
+        files.write_json(folder / "run.json", {"run": values["run"]})
+        for name, text in written.items():
+            files.write_text(folder / name, text)
+        session.end(folder, step, values, complete=complete, progress="" if complete else "whole, epoch 1 of 2")
+        monkeypatch.setattr(paths, "KAGGLE", kaggle)
+        return folder
+
+    return make
+
+
+def begin(**parameters: Any) -> Path:
+    folder = session.begin({**TRAINING, **parameters})
+    paths.release(folder)
+    return folder
+
+
+WEIGHTS = {"weights/U2OS/pretrain.safetensors": "weights", "weights/U2OS/pretrain.json": "card"}
+
+
+@pytest.mark.parametrize("mount", ["cellsignal-tiny-2-pretrain", "notebooks/alice/Cellsignal-Tiny", "datasets/alice/kept"])
+def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle: Path, mount: str) -> None:
+    past(mount, "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.checkpoint-1.safetensors": "old", "notes.txt": "mine"})
+    folder = begin(network="model")
+    assert folder == kaggle / "working/runs/tiny"
+    assert {name: (folder / name).read_text() for name in WEIGHTS} == WEIGHTS
+    assert not list(folder.glob("**/*checkpoint*")) and not (folder / "notes.txt").exists()
+    files.write_text(folder / "weights/U2OS/model.json", "new")
+    session.end(folder, "3-train-cell-type", {**TRAINING, "network": "model"})
+    written = manifest.read(folder, "3-train-cell-type@U2OS")
+    assert set(written["outputs"]) == {"weights/U2OS/model.json"}
+    assert set(written["taken_up"]) == {*WEIGHTS, f"manifests/{PRETRAIN}.json"}
+    assert written["complete"] and written["parameters"] == {**TRAINING, "network": "model"}
+    everything = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    assert everything == {*written["outputs"], *written["taken_up"], "run.json", "manifests/3-train-cell-type@U2OS.json"}
+
+
+def test_nothing_here_is_overwritten_and_the_own_run_comes_first(past: Past, kaggle: Path) -> None:
+    past("notebooks/alice/other", "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.json": "other"}, run="runs/other")
+    same = past("notebooks/alice/same", "2-pretrain-controls", WEIGHTS)
+    here = kaggle / "working/runs/tiny/weights/U2OS/pretrain.safetensors"
+    files.write_text(here, "mine")
+    folder = begin()
+    assert here.read_text() == "mine"
+    assert (folder / "weights/U2OS/pretrain.json").read_text() == "card"
+    assert session.earlier(folder, "weights", "U2OS")[0] == same / "weights/U2OS"
+    assert session.earlier(folder, "weights", "RPE") == []
+
+
+def test_of_two_sessions_of_a_run_the_later_one_counts(past: Past) -> None:
+    for mount, text in (("a-second", "first"), ("b-first", "second")):
+        past(mount, "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.json": text})
+    assert (begin() / "weights/U2OS/pretrain.json").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    "theirs, key, values",
+    [({"seed": 1}, "seed", "0 here, and was 1"), ({"preset": ""}, "preset", "'tiny' here, and was ''")],
+)
+def test_a_run_of_other_parameters_is_refused(past: Past, theirs: dict[str, Any], key: str, values: str) -> None:
+    folder = past("notebooks/alice/other", "2-pretrain-controls", WEIGHTS, **theirs)
+    with pytest.raises(InputError, match=f"^{folder}: {key} is {values} in {PRETRAIN} of this attached run; detach it"):
+        begin()
+
+
+def test_what_changes_no_training_may_differ(past: Past) -> None:
+    past("one", "2-pretrain-controls", WEIGHTS, workers=4, device="cuda", cell_type="U2OS")
+    past("two", "3-train-cell-type", {"weights/RPE/plain.json": "card"}, cell_type="RPE", network="plain", virtual_batch=0)
+    past("three", "4-predict-assign", {"submission.csv": "x"}, assignment="raw", run="runs/other")
+    folder = begin(assignment="exact", virtual_batch=128, final_epochs=3)
+    assert (folder / "weights/RPE/plain.json").is_file()
+    with pytest.raises(InputError, match="^.*two.*: virtual_batch is 128 here, and was 0 in 3-train-cell-type@RPE.plain"):
+        begin(network="plain", virtual_batch=128)
+
+
+def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) -> None:
+    folder = past("one", "2-pretrain-controls", WEIGHTS)
+    (folder / "weights/U2OS/pretrain.safetensors").write_text("weightz")
+    with pytest.raises(InputError, match="pretrain.safetensors: not the file that the run's manifest names; attach"):
+        begin()
+    assert not list((kaggle / "working/runs/tiny").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", ""])
+def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kaggle: Path, name: str) -> None:
+    folder = past("one", "2-pretrain-controls", WEIGHTS)
+    place = manifest.place(folder, PRETRAIN)
+    place.write_text(json.dumps({**files.read_json(place), "outputs": {name: "0" * 64}}))
+    assert manifest.read(folder, PRETRAIN) is None
+    begin()
+    assert sorted(path.name for path in (kaggle / "working").rglob("*") if path.is_file()) == [".kernels.lock", "run.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": "2-pretrain-controls@U2OS"}', "null"])
+def test_a_damaged_manifest_offers_nothing(past: Past, text: str) -> None:
+    folder = past("one", "2-pretrain-controls", WEIGHTS)
+    manifest.place(folder, PRETRAIN).write_text(text)
+    assert not (begin() / "weights").exists()
+
+
+def test_a_link_out_of_the_attached_run_is_not_followed(past: Past, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("weights")
+    folder = past("one", "2-pretrain-controls", WEIGHTS)
+    (folder / "weights/U2OS/pretrain.safetensors").unlink()
+    (folder / "weights/U2OS/pretrain.safetensors").symlink_to(tmp_path / "secret")
+    assert not (begin() / "weights/U2OS/pretrain.safetensors").exists()
+
+
+def test_more_than_kaggle_keeps_is_not_taken_up(past: Past, kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past("one", "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.safetensors": "x" * 2000})
+    monkeypatch.setattr(paths, "WORKING_BYTES", 2500)
+    files.write_text(kaggle / "working/mine.bin", "x" * 1000)
+    with pytest.raises(InputError, match="one/runs/tiny: its 0.0 GB do not fit beside 0.0 GB of 0 GB; detach it"):
+        begin()
+    assert not list((kaggle / "working/runs/tiny").rglob("pretrain*"))
+
+
+def test_under_a_chain_nothing_is_taken_up_but_checkpoints_are_found(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    attached = past("one", "2-pretrain-controls", WEIGHTS)
+    monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
+    folder = begin()
+    assert not (folder / "weights").exists()
+    assert session.earlier(folder, "weights", "U2OS") == [attached / "weights/U2OS"]
+
+
+def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phases(past: Past) -> None:
+    phases = {f"weights/U2OS/{name}.json": "card" for name in ("head", "plain-head", "plain", "pretrain")}
+    folder = past("one", "3-train-cell-type", phases, complete=False, network="model")
+    written = manifest.read(folder, "3-train-cell-type@U2OS")
+    assert (written["complete"], written["progress"]) == (False, "whole, epoch 1 of 2")
+    assert set(written["outputs"]) == {"weights/U2OS/head.json"}
+    folder = past("two", "3-train-cell-type", phases, complete=False, network="plain")
+    written = manifest.read(folder, "3-train-cell-type@U2OS+plain")
+    assert set(written["outputs"]) == {"weights/U2OS/plain.json", "weights/U2OS/plain-head.json"}
+
+
+def test_the_chains_manifest_names_all_but_plates_and_checkpoints(past: Past) -> None:
+    made = ["submission.csv", "done/report.json", "weights/U2OS/model.json", "notebooks/1-eda.html", "scores/a/b.parquet"]
+    besides = ["data/train.csv", ".jupyter/x.json", "weights/U2OS/head.checkpoint.json", "run.json"]
+    folder = past("one", "0-chain", {name: "x" for name in made + besides}, cell_type="")
+    assert set(manifest.read(folder, "0-chain")["outputs"]) == set(made)
+
+
+def test_the_end_tells_what_kaggle_keeps(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begin()
+    session.end(folder, "2-pretrain-controls", TRAINING)
+    assert f"{PRETRAIN}: complete. /kaggle/working holds 0.00 of 20 GB" in capsys.readouterr().out

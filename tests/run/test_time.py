@@ -1,0 +1,103 @@
+"""A chain whose time is spent: what runs ends, nothing new starts, the same call goes on."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal import cli, files
+from cellsignal.run import chain, manifest, paths, recipe
+from cellsignal.run.notebooks import Unfinished
+
+TRAINING = "3-train-cell-type@U2OS"
+IN_TWO_SESSIONS = """before = folder / f"weights/{cell_type}/model.checkpoint.json"
+if before.exists():
+    for suffix in ("safetensors", "json"):
+        files.write_text(folder / f"weights/{cell_type}/model.{suffix}", "whole")
+else:
+    files.write_text(before, "{}")
+    budget.stop("whole, epoch 1 of 2")"""
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plates: Path, kernels: Path) -> Run:
+    """run(key=value) runs the chain and gives its folder."""
+
+    def go(**parameters: Any) -> Path:
+        checked = recipe.check({"data": str(plates), **parameters})
+        return chain.run_chain(checked, run=tmp_path / "run", kernels=kernels)
+
+    return go
+
+
+def whole(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "done").glob("*.json")}
+
+
+def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
+    run: Run, tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toy(kernels, "3-train-cell-type", body=IN_TWO_SESSIONS)
+    write_toy(kernels, "1-eda", body="import time\ntime.sleep(6)")  # still runs when the training stops
+    line = f"^time budget spent in {TRAINING}: whole, epoch 1 of 2; the same command goes on$"
+    with pytest.raises(Unfinished, match=line):
+        run()
+    folder = tmp_path / "run"
+    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
+    assert not manifest.read(folder, TRAINING)["complete"]
+    assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
+    assert run() == folder
+    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report"}
+    assert manifest.read(folder, TRAINING)["complete"]
+
+
+def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    capsys.readouterr()
+    with pytest.raises(Unfinished, match="^time budget spent before 4-predict-assign; the same command goes on$"):
+        run(assignment="raw", time_budget_minutes=1e-6)
+    printed = capsys.readouterr().out
+    assert f"{TRAINING} kept" in printed and "started" not in printed
+    assert (tmp_path / "run/submission.csv").read_text() == "id_code,sirna\nexpected,0\n"
+    run(time_budget_minutes=1e-6)  # nothing is left to do
+
+
+@pytest.mark.parametrize("minutes", [0.0, 100.0])
+def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_toy: Callable[..., Path], minutes: float) -> None:
+    write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [budget.deadline, time_budget_minutes])')
+    path = kernels / "1-eda/1-eda.ipynb"
+    path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0'))
+    folder = run(time_budget_minutes=minutes)
+    deadline, given = files.read_json(folder / "eda/deadline.json")
+    assert given == minutes
+    assert deadline == paths.deadline(minutes) and (deadline is None) == (minutes == 0)
+    assert deadline is None or 0 < deadline - time.time() < 6000
+
+
+def test_the_command_says_one_line_and_exits_with_3(
+    plates: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paths, "kernels", lambda: kernels)
+    (tmp_path / "one.yaml").write_text(f"data: {plates}\ntime_budget_minutes: 1.0e-6\n")
+    monkeypatch.setattr(sys, "argv", ["cellsignal", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "run")])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    printed = capsys.readouterr()
+    assert ended.value.code == 3 and printed.err == ""
+    assert printed.out.splitlines()[-1] == "time budget spent before 2-pretrain-controls@U2OS; the same command goes on"
+
+
+def test_a_notebook_without_a_manifest_has_not_ended(run: Run, kernels: Path) -> None:
+    path = kernels / "1-eda/1-eda.ipynb"
+    path.write_text(path.read_text().replace("session.end(", "print("))
+    path.write_text(path.read_text().replace("complete=not budget.spent, progress=budget.note", "sep=''"))
+    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its manifest$"):
+        run()
