@@ -1,0 +1,82 @@
+"""Sessions that leave what a notebook would, without its work: run folder, outputs, manifest."""
+
+import ast
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from server import FakeKaggle, Outcome, Pushed
+
+from cellsignal import files
+from cellsignal.run import manifest
+
+LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no experiment HUVEC-99; choose others\nOther words\n'
+MADE = {
+    "1-eda": ("eda/wells.png",),
+    "2-pretrain-controls": ("weights/{cell_type}/pretrain.safetensors", "weights/{cell_type}/pretrain.json"),
+    "3-train-cell-type": ("weights/{cell_type}/{network}.safetensors", "weights/{cell_type}/{network}.json"),
+    "4-predict-assign": ("submission.csv", "metrics.json"),
+    "0-chain": ("submission.csv", "metrics.json", "report.html"),
+}
+
+
+def given(pushed: Pushed) -> dict[str, Any]:
+    """The parameters with which a pushed notebook runs: its own, then those that were baked in."""
+    values: dict[str, Any] = {}
+    for cell in pushed.notebook["cells"]:
+        if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
+            for node in ast.parse("".join(cell["source"])).body:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
+
+
+def step_of(pushed: Pushed) -> str:
+    """The notebook's name, by the words of its slug."""
+    return next(step for step in MADE if f"-{step}" in pushed.slug)
+
+
+def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress: str = "", **other: Any) -> Outcome:
+    """A session that ends well; `other` are parameters that it ran with instead of those it was given."""
+    root = kaggle.folder / "sessions" / pushed.slug / str(pushed.version)
+    values = {"network": "model", **given(pushed), **other}
+    step = step_of(pushed)
+    if step in ("1-eda", "4-predict-assign", "0-chain"):
+        del values["network"]
+    run = root / values["run"]
+    taken_up = _take_up(pushed, run)
+    for name in MADE[step] if complete else ():
+        path = run / name.format(**values)
+        text = {".json": json.dumps({"ladder": []}), ".csv": "id_code,sirna\nHUVEC-02_1_B02,3\nHUVEC-02_1_B03,4\n"}
+        files.write_text(path, text.get(path.suffix, f"{pushed.slug} {name}"))
+    files.write_json(run / "run.json", {"run": values["run"]})
+    (root / "__results__.html").write_text("a page of Kaggle's own")
+    manifest.write(run, step, values, complete=complete, progress=progress, seconds=1.5, taken_up=taken_up)
+    return Outcome(folder=root)
+
+
+def _take_up(pushed: Pushed, run: Path) -> dict[str, str]:
+    """Copy what the mounted run folders' manifests list."""
+    taken: dict[str, str] = {}
+    for mount in filter(None, pushed.mounts["notebooks"].values()):
+        source = mount / run.relative_to(run.parents[1])
+        for each in manifest.read_all(source):
+            places = [*each["outputs"], f"manifests/{each['step']}.json"]
+            for name in places:
+                (run / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / name, run / name)
+                taken[name] = files.sha256(run / name)
+    return taken
+
+
+def failing(status: str = "ERROR") -> Outcome:
+    """A session that ends badly, with the log of a notebook whose input was at fault."""
+    log = json.dumps([{"stream_name": "stderr", "time": 1.0, "data": line} for line in LOG.splitlines(keepends=True)])
+    return Outcome(status, log=log, failure="Notebook Threw Exception" if status == "ERROR" else "")
+
+
+def in_turn(kaggle: FakeKaggle, *turns: Callable[[Pushed], Outcome]) -> Callable[[Pushed], Outcome]:
+    """A runner whose first sessions go as `turns` say, and all others well."""
+    left = list(turns)
+    return lambda pushed: left.pop(0)(pushed) if left else work(pushed, kaggle)

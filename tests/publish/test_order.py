@@ -1,0 +1,145 @@
+"""The kernels of a recipe: which there are, what they are called, what they mount."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cellsignal.errors import InputError
+from cellsignal.publish import order
+from cellsignal.publish.order import Plan
+from cellsignal.run import paths, recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+Make = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan() -> Make:
+    """plan("tiny", "-p", …, datasets=…): the plan of one of the bundle's recipes, called by its own name or another."""
+
+    def made(name: str, *overrides: str, called: str = "", **options: object) -> Plan:
+        checked = recipe.load(ROOT / f"papermill_params/{name}.yaml", overrides)
+        return order.plan(checked, name=called or name, owner="alice", kernels=paths.kernels(), **options)
+
+    return made
+
+
+def test_one_kernel_a_step_behind_those_it_needs(plan: Make) -> None:
+    tiny = plan("tiny")
+    assert {kernel.step: kernel.needs for kernel in tiny.kernels} == {
+        "2-pretrain-controls@HUVEC": (),
+        "3-train-cell-type@HUVEC": ("2-pretrain-controls@HUVEC",),
+        "2-pretrain-controls@RPE": (),
+        "3-train-cell-type@RPE": ("2-pretrain-controls@RPE",),
+        "4-predict-assign": ("3-train-cell-type@HUVEC", "3-train-cell-type@RPE"),
+        "1-eda": (),
+    }
+    assert [kernel.step for kernel in tiny.kernels if not kernel.gpu] == ["1-eda"]
+    before: set[str] = set()
+    for kernel in tiny.kernels:
+        assert set(kernel.needs) <= before
+        before.add(kernel.step)
+
+
+def test_parameters_are_the_recipe_s_and_the_step_s(plan: Make) -> None:
+    kernels = {kernel.step: kernel for kernel in plan("brodt-small").kernels}
+    trained, plain = (kernels[f"3-train-cell-type@HUVEC{suffix}"].parameters for suffix in ("", "+plain"))
+    assert trained["run"] == plain["run"] == "runs/brodt-small" and trained["data"] == ""
+    assert (trained["cell_type"], trained["network"], trained["virtual_batch"]) == ("HUVEC", "model", 32)
+    assert (plain["cell_type"], plain["network"], plain["virtual_batch"]) == ("HUVEC", "plain", 0)
+    assert set(kernels["4-predict-assign"].needs) == {"3-train-cell-type@HUVEC", "3-train-cell-type@HUVEC+plain"}
+
+
+def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make) -> None:
+    assert plan("brodt").competitions == ("recursion-cellular-image-classification",)
+    assert [kernel.cell_type for kernel in plan("brodt").kernels if kernel.step.startswith("3-")] == ["HUVEC", "HEPG2", "RPE", "U2OS"]
+    assert plan("tiny").competitions == ()
+    own = plan("brodt-128", datasets=["bob/plates"])
+    assert own.competitions == () and own.datasets == ("alice/cellsignal-utils", "bob/plates")
+    assert own.kernels[0].parameters["data"] == ""  # found by its sentinel, wherever it is mounted
+    assert plan("brodt", datasets=["bob/weights"]).competitions == ("recursion-cellular-image-classification",)
+
+
+def test_a_recipe_for_the_cpu_asks_for_no_gpu(plan: Make) -> None:
+    assert not [kernel for kernel in plan("tiny", "device=cpu").kernels if kernel.gpu]
+
+
+def test_the_whole_chain_is_one_kernel(plan: Make) -> None:
+    [chain] = plan("tiny", whole=True).kernels
+    assert (chain.step, chain.needs, chain.gpu) == ("0-chain", (), True)
+    assert chain.parameters["epochs"] == 2 and chain.parameters["preset"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    "only, cell_type, steps",
+    [
+        ("3", "", ["3-train-cell-type@HUVEC", "3-train-cell-type@RPE"]),
+        ("3-train-cell-type", "RPE", ["3-train-cell-type@RPE"]),
+        ("3-train-cell-type@HUVEC", "", ["3-train-cell-type@HUVEC"]),
+        ("", "RPE", ["2-pretrain-controls@RPE", "3-train-cell-type@RPE"]),
+        ("1", "", ["1-eda"]),
+    ],
+)
+def test_part_of_a_plan(plan: Make, only: str, cell_type: str, steps: list[str]) -> None:
+    assert [kernel.step for kernel in order.choose(plan("tiny"), only=only, cell_type=cell_type)] == steps
+
+
+@pytest.mark.parametrize("only, cell_type", [("5", ""), ("3-train", ""), ("4", "RPE"), ("", "U2OS")])
+def test_no_such_step(plan: Make, only: str, cell_type: str) -> None:
+    with pytest.raises(InputError, match="no such step; choose from 2-pretrain-controls@HUVEC, "):
+        order.choose(plan("tiny"), only=only, cell_type=cell_type)
+
+
+def test_experiments_choose_cell_types(plan: Make) -> None:
+    steps = [kernel.step for kernel in plan("brodt", "experiments=[U2OS-01, HUVEC-01, HUVEC-20]").kernels]
+    assert [step for step in steps if step.startswith("2-")] == ["2-pretrain-controls@HUVEC", "2-pretrain-controls@U2OS"]
+
+
+@pytest.mark.parametrize(
+    "name, overrides, words",
+    [
+        ("real-small", [], "data: Kaggle cannot see the folder runs/real-small/data; upload it as a data set and add --dataset"),
+        ("tiny", ["run=/kaggle/working/x"], "run: '/kaggle/working/x' is no folder below"),
+        ("tiny", ["run=../x"], "run: '../x' is no folder below"),
+        ("tiny", ["preset=huge"], "preset: unknown preset 'huge'; use one of: demo"),
+        ("tiny", ["cell_types=[U2OS]"], "cell_types: no cell type U2OS; choose from HUVEC, RPE"),
+        ("brodt", ["cell_types=[MCF7]"], "cell_types: no cell type MCF7; choose from HUVEC, HEPG2"),
+        ("brodt", ["cell_types=[U2OS]", "experiments=[HUVEC-01]"], "experiments: no experiment of U2OS is named"),
+    ],
+)
+def test_what_cannot_run_on_kaggle(plan: Make, name: str, overrides: list[str], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        plan(name, *overrides)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["plates", "a/b/c", "a/b c", "", "/x"])
+def test_a_data_set_has_an_owner_and_a_slug(plan: Make, name: str) -> None:
+    with pytest.raises(InputError, match="write OWNER/SLUG"):
+        plan("tiny", datasets=[name])
+
+
+NAMES = ["tiny", "Brodt, full size (2nd try)", "a-very-long-recipe-name-that-nobody-types-twice", "größer", "実験", "x" * 300]
+
+
+@pytest.mark.parametrize("called", NAMES)
+def test_slugs_are_what_kaggle_takes_and_leave_room_for_a_second_place(plan: Make, called: str) -> None:
+    kernels = plan("brodt", "compare_batches=true", called=called).kernels
+    slugs = [kernel.slug for kernel in kernels]
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + order.SECOND) <= 50 for slug in slugs)
+    assert len({slug for slug in slugs}) == len(kernels)
+    for kernel in kernels:  # the step is never cut
+        assert kernel.slug.endswith("-" + re.sub("[^a-z0-9]+", "-", kernel.step.lower()))
+
+
+def test_recipes_whose_names_are_cut_stay_apart() -> None:
+    step = "3-train-cell-type@HUVEC+plain"
+    assert order.slug("brodt-small-1", step) != order.slug("brodt-small-2", step)
+    assert order.slug("tiny", "1-eda") == "cellsignal-tiny-1-eda"
+
+
+def test_a_cell_type_with_too_long_a_name() -> None:
+    with pytest.raises(InputError, match="too long for Kaggle; shorten the name of the cell type"):
+        order.slug("tiny", f"3-train-cell-type@{'X' * 30}")

@@ -1,0 +1,155 @@
+"""Pulling with the real clients: every file as its manifest says, or nothing."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sessions
+from server import FakeKaggle
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.publish import order, pull, render
+from cellsignal.publish.state import Pushed, State, Status
+from cellsignal.run import paths, provenance, recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+LAST = "alice/cellsignal-tiny-4-predict-assign"
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package's files hold is no matter here."""
+    monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
+
+
+@pytest.fixture
+def server(tmp_path: Path, clients: dict[str, Path], connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
+    """A Kaggle whose sessions end well, and the newest client."""
+    with FakeKaggle(tmp_path / "kaggle") as server:
+        server.runner = lambda pushed: sessions.work(pushed, server)
+        connect(server, clients["2.2.5"])
+        yield server
+
+
+@pytest.fixture
+def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., State]:
+    """pushed("0-chain"): the state after all kernels of the tiny recipe, or its chain, have ended on Kaggle."""
+
+    def made(only: str = "") -> State:
+        checked = recipe.load(ROOT / "papermill_params/tiny.yaml")
+        plan = order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), whole=only == "0-chain")
+        state = State(tmp_path / "build/state.json")
+        for number, kernel in enumerate(plan.kernels):
+            described = render.metadata(plan, kernel, slug=kernel.slug, mounts=render.first_slugs(plan, kernel))
+            text = render.notebook_text(kernel.notebook, kernel.parameters)
+            body = {"slug": described["id"], "newTitle": described["title"], "text": text, "kernelDataSources": described["kernel_sources"]}
+            version = server.save_kernel(body)["versionNumber"]
+            server.wait()
+            state.steps[kernel.step] = Pushed(
+                identity="i", slug=described["id"], gpu=False, run=plan.run, parameters=kernel.parameters, code="code",
+                status=Status.complete, version=version, pushed=float(number),
+            )  # fmt: skip
+        return state
+
+    return made
+
+
+def left(server: FakeKaggle, slug: str = LAST) -> Path:
+    """The run folder that a kernel's last session left."""
+    return server.kernels[slug][-1].outcome.folder / "runs/tiny"
+
+
+def test_all_that_a_run_made_arrives(
+    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, client: Path, connect: Callable[..., dict[str, str]]
+) -> None:
+    connect(server, client)
+    state = pushed()
+    pulled = pull.pull(state, tmp_path / "tiny")
+    there = {path.relative_to(tmp_path / "tiny").as_posix() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}
+    weights = {f"weights/{name}/{network}{end}" for name in ("HUVEC", "RPE") for network in ("pretrain", "model") for end in (".json", ".safetensors")}
+    manifests = {f"manifests/{step}.json" for step in state.steps}
+    ours = {"recipe.json", "seconds.json", "report.html", "pulled.json"}
+    assert there - {".chain.lock"} == weights | manifests | ours | {"submission.csv", "metrics.json", "eda/wells.png", "run.json"}
+    assert pulled.files == len(weights) + len(manifests) + 4 and set(pulled.manifests) == set(state.steps)
+    source = left(server)
+    assert all((tmp_path / "tiny" / name).read_bytes() == (source / name).read_bytes() for name in weights)
+    described = files.read_json(tmp_path / "tiny/recipe.json")
+    assert described["parameters"]["epochs"] == 2 and described["parameters"]["cell_types"] == ["HUVEC", "RPE"]
+    assert "cell_type" not in described["parameters"] and described["code"] == "code" and "torch" in described["libraries"]
+    assert set(files.read_json(tmp_path / "tiny/seconds.json")) == set(state.steps)
+    assert not list(tmp_path.glob(".pull-*"))
+    assert pull.pull(state, tmp_path / "tiny").files == pulled.files  # over itself
+
+
+def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+    pull.pull(pushed("0-chain"), tmp_path / "tiny")
+    assert (tmp_path / "tiny/submission.csv").read_bytes() == (left(server, "alice/cellsignal-tiny-0-chain") / "submission.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["submission.csv", "weights/RPE/model.safetensors", "manifests/2-pretrain-controls@RPE.json"])
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
+def test_a_file_that_is_not_what_its_manifest_names(
+    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, name: str, fault: str
+) -> None:
+    state = pushed()
+    path = left(server) / name
+    whole = path.read_bytes()
+    path.unlink() if fault == "missing" else path.write_bytes(whole[:-3] + b"???")
+    words = "is missing among the outputs" if fault == "missing" else "is not the file that its manifest names"
+    with pytest.raises(StepFailed) as refused:
+        pull.pull(state, tmp_path / "tiny")
+    assert str(refused.value) == f"4-predict-assign: {name} {words}; run the same command again"
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == [".chain.lock"]
+    path.write_bytes(whole)
+    server.requests.clear()
+    pull.pull(state, tmp_path / "tiny")
+    assert (tmp_path / "tiny" / name).read_bytes() == whole
+    fetched = [Path(request.path).name for request in server.requests if request.call == "GET"]
+    assert fetched.count(Path(name).name) >= 1
+
+
+def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+    state = pushed()
+    state.steps["4-predict-assign"].parameters["seed"] = 4
+    with pytest.raises(StepFailed, match="^4-predict-assign: the output is of the wrong run: its seed is 0 and not 4; see https"):
+        pull.pull(state, tmp_path / "tiny")
+    assert not (tmp_path / "tiny/submission.csv").exists()
+
+
+def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+    state = pushed()
+    path = left(server) / "manifests/4-predict-assign.json"
+    found = files.read_json(path)
+    found["outputs"]["../../escaped.csv"] = "0" * 64
+    files.write_json(path, found)
+    with pytest.raises(StepFailed, match="there is no manifest of 4-predict-assign"):
+        pull.pull(state, tmp_path / "tiny")
+
+
+def test_what_lies_there_already_is_not_written_over(pushed: Callable[..., State], server: FakeKaggle, tmp_path: Path) -> None:
+    (tmp_path / "tiny/weights").mkdir(parents=True)
+    with pytest.raises(InputError, match="another run's weights is there; add --out"):
+        pull.pull(pushed(), tmp_path / "tiny")
+    assert not server.sent("ListKernelSessionOutput")
+
+
+def test_nothing_to_fetch_yet(pushed: Callable[..., State], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^4-predict-assign is not complete \(nothing was pushed\)"):
+        pull.pull(State(tmp_path / "state.json"), tmp_path / "tiny")
+    state = pushed()
+    state.steps["4-predict-assign"].status = Status.running
+    with pytest.raises(InputError, match="4-predict-assign running"):
+        pull.pull(state, tmp_path / "tiny")
+
+
+def test_an_interrupted_pull_fetches_the_rest(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+    state = pushed()
+    hidden = left(server) / "weights"
+    os.rename(hidden, tmp_path / "away")
+    with pytest.raises(StepFailed, match="missing"):
+        pull.pull(state, tmp_path / "tiny")
+    os.rename(tmp_path / "away", hidden)
+    pull.pull(state, tmp_path / "tiny")
+    assert (tmp_path / "tiny/weights/RPE/model.json").is_file()

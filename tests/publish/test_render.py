@@ -1,0 +1,145 @@
+"""Rendered kernels: what papermill would have made, nothing of this machine, every key said."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.publish import metadata, order, render
+from cellsignal.publish.order import Plan
+from cellsignal.run import paths, recipe, sources
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = set(json.loads((ROOT / "kernels/1-eda/kernel-metadata.json").read_text()))
+Make = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan() -> Make:
+    """The plan of the tiny recipe with overrides."""
+
+    def made(*overrides: str, **options: object) -> Plan:
+        checked = recipe.load(ROOT / "papermill_params/tiny.yaml", overrides)
+        return order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), **options)
+
+    return made
+
+
+def of(plan: Plan, step: str) -> order.Kernel:
+    return next(kernel for kernel in plan.kernels if kernel.step == step)
+
+
+def rendered(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metadata and the notebook of a rendered kernel."""
+    described = files.read_json(folder / "kernel-metadata.json")
+    return described, files.read_json(folder / described["code_file"])
+
+
+def test_metadata_say_every_key(plan: Make, tmp_path: Path) -> None:
+    tiny = plan()
+    for kernel in tiny.kernels:
+        described, _ = rendered(render.render(tmp_path / kernel.step, tiny, kernel))
+        assert set(described) == KEYS
+        assert metadata.check_kernel(tmp_path / kernel.step) == described  # title and slug, the notebook beside it
+        assert described["is_private"] is True and described["enable_internet"] is False
+        assert (described["enable_gpu"], described["machine_shape"]) == ((True, "NvidiaTeslaT4") if kernel.gpu else (False, ""))
+        assert described["kernel_sources"] == [f"alice/{of(tiny, need).slug}" for need in kernel.needs]
+        assert described["dataset_sources"] == ["alice/cellsignal-utils"]
+
+
+def test_another_place_and_other_mounts(plan: Make, tmp_path: Path) -> None:
+    tiny = plan()
+    kernel = of(tiny, "3-train-cell-type@RPE")
+    described, _ = rendered(render.render(tmp_path, tiny, kernel, slug=kernel.slug + order.SECOND, mounts=["one-b", kernel.slug]))
+    assert described["id"] == f"alice/{kernel.slug}-b" and described["kernel_sources"] == ["alice/one-b", f"alice/{kernel.slug}"]
+    assert metadata.check_kernel(tmp_path) == described
+
+
+def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) -> None:
+    tiny = plan('cell_types=[RPE]', "learning_rate=1.0e-05")
+    kernel = of(tiny, "3-train-cell-type@RPE")
+    values = {**kernel.parameters, "experiments": ["RPE-01", 'a "quoted" \\ name'], "preset": "ti\nny {brace} µ"}
+    text = render.notebook_text(kernel.notebook, values)
+    given = yaml.safe_dump(values, allow_unicode=True)
+    command = [sys.executable, "-m", "papermill", str(kernel.notebook), str(tmp_path / "theirs.ipynb"), "-y", given, "--prepare-only"]
+    subprocess.run(command, check=True, capture_output=True)
+    ours, theirs = json.loads(text)["cells"], files.read_json(tmp_path / "theirs.ipynb")["cells"]
+    assert [cell["metadata"].get("tags", []) for cell in ours] == [cell["metadata"].get("tags", []) for cell in theirs]
+    ran, expected = {}, {}
+    place = [cell["metadata"].get("tags") for cell in ours].index(["injected-parameters"])
+    exec(ours[place]["source"], ran)
+    exec("".join(theirs[place]["source"]), expected)
+    assert {name: ran[name] for name in values} == {name: expected[name] for name in values} == values
+    assert ["".join(cell["source"]) for cell in ours[:place]] == ["".join(cell["source"]) for cell in theirs[:place]]
+
+
+def test_nothing_of_an_execution_here_remains(plan: Make, tmp_path: Path) -> None:
+    kernel = of(plan(), "1-eda")
+    executed = files.read_json(kernel.notebook)
+    executed["metadata"]["papermill"] = {"input_path": "/home/alice/x.ipynb", "output_path": "/home/alice/y.ipynb"}
+    for number, cell in enumerate(executed["cells"]):
+        cell["metadata"]["papermill"] = {"start_time": "now"}
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "/home/alice"}]
+            cell["execution_count"] = number
+    old = {"cell_type": "code", "source": "run = '/home/alice'", "metadata": {"tags": ["injected-parameters"]}, "outputs": [], "execution_count": 2}
+    executed["cells"].insert(2, old)
+    files.write_json(tmp_path / "x.ipynb", executed)
+    text = render.notebook_text(tmp_path / "x.ipynb", kernel.parameters)
+    assert text == render.notebook_text(kernel.notebook, kernel.parameters)
+    assert "/home/alice" not in text and json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_a_notebook_without_a_parameters_cell(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "x.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    with pytest.raises(InputError, match="no cell is tagged `parameters`"):
+        render.notebook_text(tmp_path / "x.ipynb", {})
+
+
+def test_a_notebook_that_kaggle_would_refuse_for_its_size(plan: Make, tmp_path: Path) -> None:
+    tiny = plan()
+    kernel = of(tiny, "1-eda")
+    big = files.read_json(kernel.notebook)
+    big["cells"].append({"cell_type": "markdown", "id": "x", "metadata": {}, "source": "x" * render.LARGEST})
+    files.write_json(tmp_path / "1-eda.ipynb", big)
+    with pytest.raises(InputError, match="more than 700,000 bytes"):
+        render.render(tmp_path / "out", tiny, replace(kernel, notebook=tmp_path / "1-eda.ipynb"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_identity_is_of_all_that_decides_the_result(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "closure", lambda code: {"one.py": "same"})
+    first = render.identities(plan())
+    assert render.identities(plan("workers=3", "parallel=1", "time_budget_minutes=5.0")) == first
+    seeded = render.identities(plan("seed=1"))
+    assert not [step for step in first if first[step] == seeded[step]]
+    assigned = render.identities(plan("assignment=exact"))
+    assert {step for step in first if first[step] != assigned[step]} == {"4-predict-assign"}
+    pretrained = render.identities(plan("pretrain_epochs=3"))
+    assert {step for step in first if first[step] == pretrained[step]} == {"1-eda"}  # all others stand on it
+    assert render.identities(plan(datasets=["bob/plates"])) != first
+
+
+def test_code_that_a_notebook_does_not_use_changes_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = plan()
+    used = {kernel.code: sources.closure(kernel.code) for kernel in tiny.kernels}
+
+    def mended(changed: str) -> Callable[[str], dict[str, str]]:
+        return lambda code: {name: "other" if name == changed else digest for name, digest in used[code].items()}
+
+    monkeypatch.setattr(sources, "closure", mended(""))
+    first = render.identities(tiny)
+    monkeypatch.setattr(sources, "closure", mended("decide/assign.py"))
+    assert {step for step, value in render.identities(tiny).items() if value != first[step]} == {"4-predict-assign"}
+    monkeypatch.setattr(sources, "closure", mended("learn/train.py"))
+    assert {step for step, value in render.identities(tiny).items() if value == first[step]} == {"1-eda"}
+    monkeypatch.setattr(sources, "closure", mended("cli_kaggle.py"))
+    assert render.identities(tiny) == first

@@ -1,0 +1,116 @@
+"""Submissions: checked against the sample, then sent by the real client."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from server import COMPETITION, FakeKaggle
+
+from cellsignal.decide.submit import check_submission
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.publish import submit as submitting
+from cellsignal.publish.refusals import Denied, Refused, UploadBroken
+
+SAMPLE = "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\nHUVEC-02_1_B04,0\n"
+GOOD = "id_code,sirna\nHUVEC-02_1_B03,0\nHUVEC-02_1_B02,1107\nHUVEC-02_1_B04,5\n"
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """A folder with a sample submission of three wells."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/sample_submission.csv").write_text(SAMPLE)
+    return tmp_path / "tables"
+
+
+@pytest.fixture
+def server(tmp_path: Path, tables: Path, client: Path, connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
+    """A Kaggle that holds the competition."""
+    with FakeKaggle(tmp_path / "kaggle") as server:
+        server.competitions[COMPETITION] = tables
+        connect(server, client)
+        yield server
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "submission.csv"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_submission_in_any_order(tmp_path: Path, tables: Path) -> None:
+    assert check_submission(write(tmp_path, GOOD), sample=tables / "sample_submission.csv") == 3
+    assert check_submission(write(tmp_path, "\ufeff" + GOOD.replace("\n", "\r\n")), sample=tables / "sample_submission.csv") == 3
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (GOOD.replace("B03,0", "B03,1108"), "submission.csv:2:sirna: '1108' is not a class"),
+        (GOOD.replace("B03,0", "B03,nan"), "submission.csv:2:sirna: 'nan' is not a class"),
+        (GOOD.replace("B03,0", "B03,1.5"), "submission.csv:2:sirna: '1.5' is not a class"),
+        (GOOD.replace("B03,0", "B03,"), "submission.csv:2:sirna: '' is not a class"),
+        (GOOD.replace("B03,0", "B02,0"), "submission.csv:3:id_code: 'HUVEC-02_1_B02' stands twice (and 1 more)"),
+        (GOOD.replace("B03,0", "B05,0"), "submission.csv:2:id_code: 'HUVEC-02_1_B05' is no test well (and 1 more)"),
+        ("id_code,sirna\nHUVEC-02_1_B03,0\n", "submission.csv: HUVEC-02_1_B02 is missing (and 1 more)"),
+        (GOOD.replace("sirna", "siRNA"), "submission.csv:1: no column sirna (there are: id_code, siRNA)"),
+        ("id_code,sirna,confidence\nHUVEC-02_1_B03,0,0.5\n", "submission.csv:1: there is a column 'confidence'; keep only id_code,sirna"),
+        (GOOD.replace(",", ";"), "submission.csv:1: columns are not separated by commas"),
+        ("", "submission.csv: the file is empty"),
+        ("id_code,sirna\n", "submission.csv: HUVEC-02_1_B02 is missing (and 2 more)"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path: Path, tables: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_submission(write(tmp_path, text), sample=tables / "sample_submission.csv")
+    assert words in str(refused.value)
+
+
+def test_a_submission_is_checked_then_sent(server: FakeKaggle, tmp_path: Path) -> None:
+    said = submitting.submit(write(tmp_path, GOOD), message="the first one")
+    assert "uccessfully submitted" in said
+    [sent] = server.submissions
+    assert sent["bytes"].decode() == GOOD and sent["submissionDescription"] == "the first one"
+
+
+def test_a_zipped_sample_is_a_sample(server: FakeKaggle, tmp_path: Path, tables: Path) -> None:
+    with zipfile.ZipFile(tables / "sample_submission.csv.zip", "w") as archive:
+        archive.writestr("sample_submission.csv", SAMPLE)
+    server.zipped.add("sample_submission.csv")
+    submitting.submit(write(tmp_path, GOOD), message="x")
+    assert len(server.submissions) == 1
+    with zipfile.ZipFile(tables / "sample_submission.csv.zip", "w") as archive:
+        archive.writestr("other.csv", SAMPLE)
+    with pytest.raises(StepFailed, match="Kaggle sent no sample_submission.csv"):
+        submitting.submit(write(tmp_path, GOOD), message="x")
+
+
+def test_a_wrong_one_is_not_sent(server: FakeKaggle, tmp_path: Path, tables: Path) -> None:
+    with pytest.raises(InputError, match="is no test well"):
+        submitting.submit(write(tmp_path, GOOD.replace("B03", "B05")), message="x")
+    with pytest.raises(InputError, match="is no test well"):
+        submitting.submit(write(tmp_path, GOOD.replace("B03", "B05")), message="x", data=tables)
+    assert server.submissions == [] and not server.sent("StartSubmissionUpload")
+
+
+def test_rules_not_accepted(server: FakeKaggle, tmp_path: Path) -> None:
+    del server.competitions[COMPETITION]
+    with pytest.raises((Denied, Refused)) as refused:
+        submitting.submit(write(tmp_path, GOOD), message="x")
+    assert "accept the rules at https://www.kaggle.com/competitions/recursion-cellular-image-classification/rules" in str(refused.value)
+
+
+def test_an_upload_that_breaks_off(server: FakeKaggle, tmp_path: Path, tables: Path) -> None:
+    server.answer("PUT", 400, "bad", times=100)
+    with pytest.raises(UploadBroken):
+        submitting.submit(write(tmp_path, GOOD), message="x", data=tables)
+    assert server.submissions == []
+    server._answers.clear()
+    submitting.submit(write(tmp_path, GOOD), message="x", data=tables)
+    assert len(server.submissions) == 1
+
+
+def test_a_run_without_a_submission(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no submission.csv; run `cellsignal kaggle pull`"):
+        submitting.file_of(tmp_path)
