@@ -209,7 +209,7 @@ class Holdings:
             raise Refusal(403, "Permission 'datasets.create' was denied")
         if slug in self.datasets:
             return {"status": "Error", "error": f'The requested slug "{body["slug"]}" is already in use by a dataset.'}
-        self.datasets[slug] = Dataset(body["title"], [self._unpack(slug, 1, body["files"])], self.dataset_polls)
+        self.datasets[slug] = Dataset(body["title"], [self._unpack(slug, 1, body.get("files", []))], self.dataset_polls)
         return {"status": "ok", "url": f"https://www.kaggle.com/datasets/{slug}", "ref": slug}
 
     def create_version(self, body: Body) -> Body:
@@ -219,13 +219,14 @@ class Holdings:
         held = self.datasets[slug]
         if held.polls_left:  # seen of a first version that is not ready
             raise Refusal(403, "The dataset is still being processed")
-        held.versions.append(self._unpack(slug, len(held.versions) + 1, body["body"]["files"]))
+        held.versions.append(self._unpack(slug, len(held.versions) + 1, body["body"].get("files", [])))
         held.polls_left = self.dataset_polls
         return {"status": "ok", "url": f"https://www.kaggle.com/datasets/{slug}", "ref": slug}
 
     def _unpack(self, slug: str, version: int, tokens: list[Body]) -> Path:
         """Lay the uploaded files down as Kaggle does: X.zip becomes the folder X."""
         target = self.folder / "datasets" / slug / str(version)
+        shutil.rmtree(target, ignore_errors=True)  # of a data set that was deleted
         target.mkdir(parents=True)
         for token in tokens:
             name, content = self.blobs[token["token"]]

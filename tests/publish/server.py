@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from holdings import Body, Holdings, Outcome, Pushed, Refusal
+from holdings import COMPETITION, Body, Holdings, Outcome, Pushed, Refusal
 
-__all__ = ["FakeKaggle", "Outcome", "Pushed", "Refusal", "Request"]
+__all__ = ["COMPETITION", "TOKEN", "FakeKaggle", "Outcome", "Pushed", "Refusal", "Request"]
 TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
 
 
@@ -48,6 +48,7 @@ class FakeKaggle(Holdings):
         super().__init__(folder, user=user, runner=runner)
         self.key = key
         self.requests: list[Request] = []
+        self.faults: list[Exception] = []
         self.upload_breaks = 0
         self.zipped: set[str] = set()  # competition files that Kaggle keeps zipped
         self.quota = {"gpuQuota": (3600, 108000)}
@@ -64,6 +65,8 @@ class FakeKaggle(Holdings):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.shutdown()
         self._http.server_close()
+        if self.faults and error is None:
+            raise self.faults[0]
 
     def environment(self, home: Path, *, token: bool = False, key: str = "") -> dict[str, str]:
         """All that the client needs to come here, and nothing of this process but its path. `key` replaces the right one."""
@@ -181,7 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
             with self.kaggle.lock:
                 said = self.kaggle.call(name, body, self.headers.get("Authorization", ""))
         except Refusal as refusal:
-            self._json(refusal.code, {"code": refusal.code, "message": refusal.message}, refusal.headers)
+            self._refuse(refusal)
+            return
+        except Exception as error:  # a fault of this server, which no client's patience shall hide
+            self.kaggle.faults.append(error)
+            self._refuse(Refusal(500, "Internal Server Error"))
             return
         if isinstance(said, str):
             self._send(302, b"", {"Location": said})
@@ -215,6 +222,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refusal.code, refusal.message.encode(), refusal.headers)
             return
         self._send(200, path.read_bytes(), {"Content-Type": "application/octet-stream"})
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """As the API says no; without a message, as something before it does."""
+        if refusal.message:
+            self._json(refusal.code, {"code": refusal.code, "message": refusal.message}, refusal.headers)
+        else:
+            self._send(refusal.code, b"<html></html>", {"Content-Type": "text/html", **refusal.headers})
 
     def _json(self, code: int, value: Any, headers: dict[str, str] | None = None) -> None:
         self._send(code, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})

@@ -115,12 +115,13 @@ def output(slug: str, folder: Path, pattern: str = "", *, resume: bool = False) 
     """Fetch what a kernel's last session left, and its log, into `folder`; gives the files.
 
     `pattern`: only paths in which this regular expression is found. `resume` keeps what is there and not older; the
-    default fetches again, because a file of an earlier version can have the same size.
+    default fetches again, because a file of an earlier version can have the same size. Compare hashes: while a version
+    runs Kaggle gives the files of the one before, and client 2.2.4 stores the page of a failed download as the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = ["--file-pattern", pattern] if pattern else []
     again = [] if resume else ["--force"]
-    said = _call("kernels", "output", slug, "-p", str(folder), "--page-size", "200", *wanted, *again, seconds=None)
+    said = _call("kernels", "output", slug, "-p", str(folder), "--page-size", "200", *wanted, *again, patient=True)
     if said.code:
         raise said.refusal(f"output of {slug}", about=slug)
     fetched = re.findall(r"(?:Output file|Kernel log) downloaded to (.*?) ?$", said.out, re.MULTILINE)
@@ -162,7 +163,7 @@ def version_dataset(folder: Path, message: str) -> None:
 
 def _upload(verb: str, *arguments: str) -> Said:
     ignored = [part for pattern in ("__pycache__/", "*/__pycache__/") for part in ("--ignore-patterns", pattern)]
-    said = _call("datasets", verb, *arguments, "-r", "zip", *ignored, seconds=None, show=True)
+    said = _call("datasets", verb, *arguments, "-r", "zip", *ignored, patient=True)
     if re.search(r"Upload unsuccessful|Skipping folder", said.text):  # 2.2.4 goes on without the file
         raise said.refusal(f"upload of {arguments[1]}")
     return said
@@ -181,7 +182,7 @@ def username() -> str:
 
 def submit(competition: str, file: Path, message: str) -> str:
     """Send a submission; gives what Kaggle answers."""
-    said = _call("competitions", "submit", "-c", competition, "-f", str(file), "-m", message, seconds=None, show=True)
+    said = _call("competitions", "submit", "-c", competition, "-f", str(file), "-m", message, patient=True)
     if said.code or not re.search(r"success", said.out, re.IGNORECASE):
         raise said.refusal(f"submission to {competition}", about=competition, cure=_rules(competition))
     return next(line.strip() for line in said.out.splitlines() if "success" in line.lower())
@@ -191,7 +192,7 @@ def download(competition: str, folder: Path, file: str = "") -> Path:
     """Fetch a competition's files as one zip, or one `file` (zipped when Kaggle stores it so); gives what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     only = ["-f", file] if file else []
-    said = _call("competitions", "download", "-c", competition, "-p", str(folder), *only, seconds=None, show=True)
+    said = _call("competitions", "download", "-c", competition, "-p", str(folder), *only, patient=True)
     if said.code:
         raise said.refusal(f"download of {file or competition}", about=competition, cure=_rules(competition))
     names = (file, f"{file}.zip", Path(file).name, f"{Path(file).name}.zip") if file else (f"{competition}.zip",)
@@ -213,8 +214,8 @@ def quota() -> dict[str, float]:
     return {name: float(left) for name, left in re.findall(r"^(GPU|TPU),[\d.]+h,([\d.]+)h", said.out, re.MULTILINE)}
 
 
-def _call(*arguments: str, seconds: float | None = _SHORT, show: bool = False) -> Said:
-    """Run the client to its end; `show` lets a terminal see its progress bars."""
+def _call(*arguments: str, patient: bool = False) -> Said:
+    """Run the client to its end; `patient` for verbs that move files: as long as it takes, and a terminal sees the progress bars."""
     process = subprocess.Popen(
         [*command(), "--no-warn", *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -222,14 +223,14 @@ def _call(*arguments: str, seconds: float | None = _SHORT, show: bool = False) -
     texts: list[list[bytes]] = [[], []]
     readers = [
         Thread(target=_read, args=(process.stdout, texts[0], False), daemon=True),
-        Thread(target=_read, args=(process.stderr, texts[1], show and sys.stderr.isatty()), daemon=True),
+        Thread(target=_read, args=(process.stderr, texts[1], patient and sys.stderr.isatty()), daemon=True),
     ]
     try:
         for reader in readers:
             reader.start()
-        process.wait(timeout=seconds)
+        process.wait(timeout=None if patient else _SHORT)
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"kaggle {' '.join(arguments[:2])}: no answer in {seconds:.0f} s; look at the network") from None
+        raise Unreachable(f"kaggle {' '.join(arguments[:2])}: no answer in {_SHORT:.0f} s; look at the network") from None
     finally:
         if process.poll() is None:
             process.kill()

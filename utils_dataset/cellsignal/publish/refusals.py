@@ -15,7 +15,7 @@ _SECRETS = (
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", HIDDEN),  # a JSON web token
     (r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])(?:\w{24,}|(?=[\w-]*[A-Z])[\w-]{32,})(?![\w-])", HIDDEN),
 )  # fmt: skip
-_CHATTER = re.compile(r"%\||^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token)", re.IGNORECASE)
+_CHATTER = re.compile(r"%\||B/s\]|^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token)", re.IGNORECASE)
 
 
 class Refused(StepFailed):
