@@ -1,7 +1,22 @@
-"""A training that takes a second, for the tests that interrupt one or share it out."""
+"""A training that takes a second, for the tests that interrupt one or share it out.
 
+As a program it is one session of a training in two phases, which may have an end that is not its own:
+`python trainings.py '{"root": ..., "sites": ..., "folder": ..., ...}'`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
+
+from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Classifier
@@ -9,6 +24,28 @@ from cellsignal.learn.phases import Phase
 from cellsignal.learn.train import fit
 
 CLASSES = [0, 10, 20, 30]
+
+
+def write_patches(root: Path) -> tuple[Path, pd.DataFrame]:
+    """Draw the sites that conftest describes."""
+    rng, rows = np.random.default_rng(0), []
+    for experiment in ("HUVEC-01", "HUVEC-02"):
+        for plate in (1, 2):
+            gain = rng.uniform(0.4, 1.0, size=(6, 1, 1))
+            for i in range(8):
+                stem = f"train/{experiment}/Plate{plate}/B{i + 2:02d}_s1"
+                image = rng.uniform(0, 80, (6, 32, 32))
+                image[i % 4, ::2] += 150  # the class is a striped channel
+                _write(root / stem, (image * gain).astype(np.uint8))
+                rows.append({"experiment": experiment, "plate": plate, "well": f"B{i + 2:02d}", "site": 1, "stem": stem,
+                             "sirna": i % 4 * 10, "well_type": "treatment", "id_code": f"{experiment}_{plate}_B{i + 2:02d}"})
+    return root, pd.DataFrame(rows).astype({"sirna": "Int64"})
+
+
+def _write(stem: Path, image: np.ndarray) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for channel, picture in enumerate(image, 1):
+        cv2.imwrite(f"{stem}_w{channel}.png", picture)
 
 
 class Epochs(Budget):
@@ -24,11 +61,59 @@ class Epochs(Budget):
 
 
 def small(patches: tuple, weights: Path, *, model: Classifier | None = None, watch: bool = True, cache: bool = True,
-          kind: type[SiteImages] = SiteImages, options: dict | None = None, **changes) -> list[dict]:
+          augment: str = "none", kind: type[SiteImages] = SiteImages, options: dict | None = None, **changes) -> list[dict]:
     """Train on one experiment of `patches`, watch the other; `changes` are the phase's, `options` fit's."""
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (kind(root, part, class_numbers=CLASSES, cache=cache) for part in (sites[first], sites[~first]))
+    data.augment = augmentation(augment, seed=0)
     phase = Phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
     return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
                held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
+
+
+PHASES = {"head": {"trainable": "head", "epochs": 2}, "model": {"epochs": 6, "mixup": 0.4}}
+
+
+def session(root: str, sites: str, folder: str, *, seconds: float | None = None, elsewhere: str = "", death: tuple | list = ()) -> None:
+    """Train until both phases end, the `seconds` are over, or the process dies at a write of a checkpoint (`death`: how, which)."""
+    if death:
+        _die_writing(*death)
+    print("ready", flush=True)
+    patches = Path(root), pd.read_csv(sites).astype({"sirna": "Int64"})
+    model, history = Classifier("densenet-small", channels=6, classes=4), []
+    budget = Budget(None if seconds is None else time.time() + seconds)
+    for name, changes in PHASES.items():
+        options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else []}
+        history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
+                        **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
+    print(budget.note or "whole", flush=True)
+
+
+def take_up(weights: Path, folder: Path) -> None:
+    """Copy weights that an earlier session finished, as a notebook does at its beginning."""
+    if weights.with_suffix(".json").is_file():
+        folder.mkdir(exist_ok=True)
+        for path in (weights, weights.with_suffix(".json")):
+            shutil.copy(path, folder)
+
+
+def _die_writing(how: str, which: int) -> None:
+    """Kill this process when the `which`-th file of a checkpoint is half written, is to be renamed, or has just been."""
+    replace, count = os.replace, 0
+    def deadly(source: Path, target: Path) -> None:
+        nonlocal count
+        count += ".checkpoint" in Path(target).name
+        last = count == which
+        if last and how == "half":
+            os.truncate(source, Path(source).stat().st_size // 2)
+        if last and how != "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.replace = deadly
+
+
+if __name__ == "__main__":
+    session(**json.loads(sys.argv[1]))

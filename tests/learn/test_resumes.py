@@ -1,0 +1,200 @@
+"""Interrupted in any way, a training goes on to the very same weights; tests/slow proves it thirty times over."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import trainings
+from trainings import Epochs, small
+
+from cellsignal.errors import InputError
+from cellsignal.files import read_json, sha256, write_json
+from cellsignal.learn.budget import Budget, Pace
+from cellsignal.learn.checkpoint import Checkpoint
+
+NAMES = [f"{name}.safetensors" for name in trainings.PHASES]
+
+
+@pytest.fixture(scope="module")
+def plates(patches: tuple[Path, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root, sites = patches
+    table = tmp_path_factory.mktemp("sites") / "sites.csv"
+    sites.to_csv(table, index=False)
+    return {"root": str(root), "sites": str(table)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plates: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert session(plates, folder) == 0
+    return [sha256(folder / name) for name in NAMES]
+
+
+def session(plates: dict[str, str], folder: Path, *, after: float | None = None, **ends: object) -> int:
+    """One session in a process of its own, killed `after` so many seconds; gives its exit code."""
+    process = multiprocessing.get_context("fork").Process(target=trainings.session, kwargs={**plates, "folder": str(folder), **ends})
+    process.start()
+    process.join(after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+@pytest.mark.parametrize("how", ["half", "before", "after"])
+def test_killed_while_a_checkpoint_is_written(plates: dict[str, str], undisturbed: list[str], tmp_path: Path, how: str) -> None:
+    for which in (1, 2, 3, 4):  # tensors or JSON of the next epoch, or of the one after it
+        assert session(plates, tmp_path, death=(how, which)) == -9
+    assert session(plates, tmp_path) == 0
+    assert [sha256(tmp_path / name) for name in NAMES] == undisturbed
+
+
+def test_killed_at_any_moment(plates: dict[str, str], undisturbed: list[str], tmp_path: Path) -> None:
+    for after in (0.3, 0.5, 0.7):
+        session(plates, tmp_path, after=after)
+    assert session(plates, tmp_path) == 0
+    assert [sha256(tmp_path / name) for name in NAMES] == undisturbed
+
+
+def test_out_of_time_and_on_from_what_the_last_session_left(
+    plates: dict[str, str], undisturbed: list[str], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    folders, words = [], ""
+    while words != "whole":
+        here, carry = tmp_path / str(len(folders)), {}
+        if folders:
+            folders[-1].chmod(0o555)
+            carry = {"elsewhere": str(folders[-1])}
+            for name in NAMES:
+                trainings.take_up(folders[-1] / name, here)
+        seconds = 0.5 + 0.2 * len(folders)
+        began = time.monotonic()
+        assert session(plates, here, seconds=seconds, **carry) == 0
+        assert time.monotonic() - began < seconds + 10
+        words = capfd.readouterr().out.split("\n")[-2]
+        folders.append(here)
+    assert len(folders) >= 2 and [sha256(folders[-1] / name) for name in NAMES] == undisturbed
+
+
+def test_a_spent_budget_says_how_far_the_phase_came(patches: tuple, tmp_path: Path) -> None:
+    budget = Epochs(2)
+    rows = small(patches, tmp_path / "model.safetensors", options={"budget": budget})
+    assert [row["epoch"] for row in rows] == [1, 2] and budget.spent and budget.note == "train, epoch 2 of 4"
+    assert read_json(tmp_path / "model.checkpoint.json")["epoch"] == 2 and not (tmp_path / "model.safetensors").exists()
+    later = small(patches, tmp_path / "next.safetensors", name="final", options={"budget": budget, "history": rows})
+    assert later == rows and budget.note == "train, epoch 2 of 4", "phases that follow return at once"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("next")]
+
+
+def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, now = [], [1000.0]
+    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    def slow(*arguments, **options) -> dict:
+        began.append(now[0])
+        now[0] += 60
+        return {"loss": 1.0, "accuracy": 0.5}
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("cellsignal.learn.train.train_epoch", slow)
+    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: now[0] + 1e-6 * next(ticks))
+    budget = Budget(1000 + 200)
+    small(patches, tmp_path / "model.safetensors", epochs=9, watch=False, options={"budget": budget})
+    assert began == [1000, 1060, 1120], "20 seconds are left, and an epoch takes 60"
+    assert budget.note == "train, epoch 3 of 9"
+
+
+def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(patches, tmp_path / "whole/model.safetensors", batch_size=3)
+    weights, budget = tmp_path / "parts/model.safetensors", Budget(time.time() + 1e6)
+    monkeypatch.setattr(Pace, "late", lambda pace: setattr(pace, "done", pace.done + 1) or pace.done == 3)
+    assert small(patches, weights, batch_size=3, options={"budget": budget}) == []
+    assert (budget.spent, budget.note, list(tmp_path.glob("parts/*"))) == (True, "train, epoch 0 of 4", [])
+    monkeypatch.undo()
+    small(patches, weights, batch_size=3, options={"budget": Budget(time.time() + 1e6)})
+    assert sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
+
+
+def test_pace_foresees_the_end_from_a_tenth_of_the_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    monkeypatch.setattr("cellsignal.learn.budget.time.monotonic", lambda: now[0])
+    def first_late(deadline: float) -> int | None:
+        now[0], pace = 0.0, Pace(Budget(deadline), 50)
+        for part in range(1, 51):
+            now[0] += 100.0 if part == 1 else 1.0  # kernels are compiled, files are read for the first time
+            if pace.late():
+                return part
+        return None
+    assert first_late(150) is None and first_late(149) is None
+    assert first_late(148.5) == 5
+    assert first_late(99) == 1, "the deadline itself is noticed at once"
+
+
+def test_budgets() -> None:
+    endless, over, long = Budget(), Budget(time.time() - 1), Budget(time.time() + 100)
+    assert endless.fits(1e9) and long.fits(90) and not long.fits(110) and not over.fits(0)
+    assert (endless.spent, endless.left, endless.note) == (False, float("inf"), "")
+    long.stop("whole, epoch 1 of 2")
+    assert long.spent and not long.fits(0) and long.left == 0
+
+
+def left_off(patches: tuple, folder: Path, epochs: int, **options) -> Path:
+    small(patches, folder / "model.safetensors", options={"budget": Epochs(epochs), **options})
+    return folder
+
+
+@pytest.mark.parametrize("order", [(1, 3, 2), (3, 2, 1)])
+def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path: Path, order: tuple[int, ...]) -> None:
+    folders = [left_off(patches, tmp_path / str(epochs), epochs) for epochs in order]
+    seen, weights = [], tmp_path / "here/model.safetensors"
+    small(patches, weights, options={"budget": Epochs(0), "elsewhere": [tmp_path / "absent", *folders]})
+    assert read_json(tmp_path / "here/model.checkpoint.json")["epoch"] == 3, "at once: the next session may see only this folder"
+    small(patches, weights, options={"on_epoch": lambda history: seen.append(len(history))})
+    small(patches, tmp_path / "whole/model.safetensors")
+    assert seen == [4] and sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
+    assert all(len(list(folder.iterdir())) == 2 for folder in folders), "what is elsewhere stays as it is"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "stranger"])
+def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp_path: Path, damage: str) -> None:
+    good, bad = left_off(patches, tmp_path / "good", 2), left_off(patches, tmp_path / "bad", 3)
+    tensors, facts = next(bad.glob("*.safetensors")), bad / "model.checkpoint.json"
+    content = bytearray(tensors.read_bytes())
+    content[-100] ^= 4
+    told = read_json(facts)
+    {"flip": lambda: tensors.write_bytes(content), "truncate": lambda: tensors.write_bytes(content[:200]), "delete": tensors.unlink,
+     "json": lambda: facts.write_text("{"), "stranger": lambda: write_json(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
+     }[damage]()
+    seen = []
+    small(patches, tmp_path / "here/model.safetensors",
+          options={"elsewhere": [bad, good], "on_epoch": lambda history: seen.append(len(history))})
+    assert seen == [3, 4]
+
+
+def test_our_own_checkpoint_wins_unless_another_came_further(patches: tuple, tmp_path: Path) -> None:
+    other, here = left_off(patches, tmp_path / "other", 2), left_off(patches, tmp_path / "here", 2)
+    before = (here / "model.checkpoint.json").stat().st_ino
+    small(patches, here / "model.safetensors", options={"elsewhere": [other, here], "budget": Epochs(0)})
+    assert (here / "model.checkpoint.json").stat().st_ino == before
+    tensors = next(here.glob("*.safetensors"))
+    os.truncate(tensors, 100)
+    small(patches, here / "model.safetensors", options={"elsewhere": [other], "budget": Epochs(0)})
+    assert sha256(tensors) == read_json(here / "model.checkpoint.json")["sha256"]
+
+
+def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"")
+    folder = tmp_path / "attached"
+    folder.mkdir()
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    write_json(folder / "m.checkpoint.json", {"fingerprint": {}, "tensors": "../secret", "sha256": empty, "epoch": 1})
+    Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).adopt([folder])
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_loss_that_is_no_number_is_no_checkpoint(patches: tuple, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the loss is"):
+        small(patches, tmp_path / "model.safetensors", learning_rate=1e30)
+    assert all(read_json(path)["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
