@@ -45,10 +45,13 @@ def push(
     One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
     The same call again goes on where an earlier one stopped, and pushes only what is not complete or has changed.
     """
-    from cellsignal.publish import order, state
+    from cellsignal.publish import metadata, order, state
+    from cellsignal.run import paths, recipe
 
-    owner = user or (_written_owner() if dry_run else _owner())
-    plan = _plan(params, parameter, owner=owner, datasets=dataset or [], whole=only in (order.CHAIN, "0"))
+    checked = recipe.load(params, parameter or ())  # before anybody is asked
+    owner = metadata.check_owner(user or (_written_owner() if dry_run else _owner()))
+    place = {"kernels": paths.kernels(), "datasets": dataset or [], "whole": only in (order.CHAIN, "0")}
+    plan = order.plan(checked, name=params.stem, owner=owner, **place)
     chosen = order.choose(plan, only=only, cell_type=cell_type)
     folder = build or state.folder_of(plan.name)
     if dry_run:
@@ -84,15 +87,6 @@ def _written_owner() -> str:
     if owner == metadata.PLACEHOLDER:
         raise InputError("your name on Kaggle is not known without network", cure="add --user NAME")
     return owner
-
-
-def _plan(params: Path, parameter: list[str] | None, *, owner: str, datasets: list[str], whole: bool) -> "Plan":
-    from cellsignal.publish import metadata, order
-    from cellsignal.run import paths, recipe
-
-    checked = recipe.load(params, parameter or ())
-    place = {"kernels": paths.kernels(), "datasets": datasets, "whole": whole}
-    return order.plan(checked, name=params.stem, owner=metadata.check_owner(owner), **place)
 
 
 def _rehearse(folder: Path, plan: "Plan", chosen: "tuple[Kernel, ...]") -> None:

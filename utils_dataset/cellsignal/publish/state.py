@@ -68,8 +68,10 @@ class State:
 
 
 def folder_of(name: str) -> Path:
-    """The folder of a recipe's rendered kernels and state: build/<name> in the checkout, else here."""
-    return (paths.repository() or Path.cwd()) / "build" / name
+    """The folder of a recipe's rendered kernels and state: build/<name> in the checkout we stand in, else here."""
+    checkout, here = paths.repository(), Path.cwd()
+    inside = checkout is not None and here.is_relative_to(checkout)
+    return (checkout if inside else here) / "build" / name
 
 
 def read(folder: Path) -> State:
