@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 import cellsignal
+from cellsignal.publish import account
+from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
 from cellsignal.run import sources
 from cellsignal.run.paths import PACKAGE
 from cellsignal.run.recipe import Recipe
@@ -21,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
 METADATA = sorted([ROOT / "kernel-metadata.json", *ROOT.glob("kernels/*/kernel-metadata.json")])
+UTILS = ROOT / "utils_dataset/dataset-metadata.json"
 ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "run": 4, "publish": 5, "": 6}  # who stands higher may import who stands lower
 GROUND = {"errors.py", "files.py", "tasks.py", "__init__.py"}
 KEYS = {
@@ -248,16 +252,31 @@ def test_the_chain_notebook_names_every_parameter() -> None:
 # What Kaggle reads
 
 
+def described(path: Path) -> dict[str, Any]:
+    """A metadata file as it is once somebody has written a name into it, or another than the one that is there."""
+    return json.loads(account.with_name(path.read_text(), "alice"))
+
+
 @each_metadata
 def test_kernel_metadata_is_explicit(path: Path) -> None:
-    metadata = json.loads(path.read_text())
+    metadata = described(path)
     assert set(metadata) == KEYS
     owner, slug = metadata["id"].split("/")
-    assert re.sub("[^a-z0-9]+", "-", metadata["title"].lower()) == slug and 5 <= len(slug) <= 50
+    assert owner == "alice" and slugify(metadata["title"]) == slug and 5 <= len(slug) <= 50
     assert (path.parent / metadata["code_file"]).is_file()
     assert metadata["enable_gpu"] == bool(metadata["machine_shape"])
     assert metadata["is_private"] is True and metadata["enable_internet"] is False
-    assert f"{owner}/cellsignal-utils" in metadata["dataset_sources"]
+    assert "alice/cellsignal-utils" in metadata["dataset_sources"]
+
+
+@pytest.mark.parametrize("path", [*METADATA, UTILS], ids=lambda path: path.parent.name)
+def test_tracked_metadata_names_nobody(path: Path) -> None:
+    """Git's own copy, because a filter lets the working tree carry a name."""
+    show = ["git", "-C", str(ROOT), "show", f":{path.relative_to(ROOT).as_posix()}"]
+    tracked = subprocess.run(show, capture_output=True, text=True).stdout or path.read_text()
+    assert set(re.findall(r'"([\w-]+)/cellsignal', tracked)) == {PLACEHOLDER}
+    assert FIRST in tracked
+    assert f"{path.name} filter={account.FILTER}" in (ROOT / ".gitattributes").read_text().splitlines()
 
 
 def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:
@@ -266,7 +285,11 @@ def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:
 
 
 def test_dataset_metadata() -> None:
-    metadata = json.loads((ROOT / "utils_dataset/dataset-metadata.json").read_text())
-    assert metadata["id"].split("/")[1] == "cellsignal-utils"
+    metadata = described(UTILS)
+    assert metadata["id"] == "alice/cellsignal-utils" and metadata["resources"] == []
     assert 6 <= len(metadata["title"]) <= 50 and 20 <= len(metadata["subtitle"]) <= 80
     assert metadata["licenses"] == [{"name": "MIT"}]
+
+
+def test_the_plain_upload_carries_the_notebooks_of_the_chain() -> None:
+    assert (ROOT / "utils_dataset/kernels").resolve() == ROOT / "kernels"

@@ -11,7 +11,7 @@ from cellsignal.errors import InputError
 KERNEL = "kernel-metadata.json"
 DATASET = "dataset-metadata.json"
 PLACEHOLDER = "INSERT_KAGGLE_USERNAME"
-FIRST = "first run: cellsignal kaggle init --user YOUR_NAME"  # where a file's name belongs: the client finds no such file and says so
+FIRST = "first run: cellsignal kaggle init --user YOUR_NAME"  # stands where the client looks for a file, so that it stops and shows it
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,48}[A-Za-z0-9])?")
 
 

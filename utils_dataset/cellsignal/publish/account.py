@@ -1,0 +1,102 @@
+"""Whose bundle this is: one's name goes into the metadata files here, and into no commit.
+
+The tracked files hold a placeholder that the client refuses before it sends anything. `init` replaces it in the
+working tree and gives Git a filter that puts it back whenever Git reads those files.
+"""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.publish import client
+from cellsignal.publish.metadata import DATASET, FIRST, KERNEL, PLACEHOLDER, check_owner
+from cellsignal.run import paths
+
+FILTER = "cellsignal-owner"  # as .gitattributes names it
+OURS = "cellsignal"  # every slug of the bundle begins so
+_RESOURCES = f'[{{"path": "{FIRST}"}}]'
+
+
+def init(user: str | None = None) -> tuple[str, list[Path]]:
+    """Write a user's name into the checkout's metadata files; gives the name and the files. None: the client's account.
+
+    InputError, and nothing written, when the name cannot be one, there is no checkout, or a file is not as expected.
+    """
+    owner = check_owner(client.username() if user is None else user)
+    root = paths.repository()
+    tracked = tracked_metadata(root) if root is not None else []
+    if root is None or root / KERNEL not in tracked:
+        raise InputError("no checkout of the bundle here or above", where=Path.cwd(), cure="run this inside one")
+    texts = {path: _checked(path, with_name(path.read_text(encoding="utf-8"), owner)) for path in tracked}
+    _set_filter(root, owner)  # first: a name must not stand in a file that Git sees as it is
+    for path, text in texts.items():
+        files.write_text(path, text)
+    return owner, tracked
+
+
+def tracked_metadata(root: Path) -> list[Path]:
+    """The metadata files of a checkout: the whole chain's, each kernel's, the utility dataset's."""
+    return [path for path in (root / KERNEL, *sorted(root.glob(f"kernels/*/{KERNEL}")), root / "utils_dataset" / DATASET) if path.is_file()]
+
+
+def with_name(text: str, owner: str) -> str:
+    """A metadata file's text with this owner in place of the placeholder or of another owner, and its real file names."""
+    found = re.search(r'"id"\s*:\s*"([\w-]+)/', text)
+    before = {PLACEHOLDER, *([found[1]] if found else [])}
+    text = re.sub(rf'"(?:{"|".join(map(re.escape, before))})/', f'"{owner}/', text)
+    text = re.sub(rf'"[\w-]+/{OURS}', f'"{owner}/{OURS}', text)
+    text = re.sub(rf'"{re.escape(FIRST)} \(([^"]*)\)"', r'"\1"', text)
+    return re.sub(rf'("resources"\s*:\s*)\[[^\]]*{re.escape(FIRST)}[^\]]*\]', r"\1[]", text)
+
+
+def _checked(path: Path, text: str) -> str:
+    """The text, when it is metadata that can be pushed."""
+    try:
+        described = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"not readable as JSON ({error})", where=path, cure=f"git checkout {path.name}") from None
+    code = path.parent / str(described.get("code_file", ""))
+    if PLACEHOLDER in text or FIRST in text or "id" not in described or (path.name == KERNEL and not code.is_file()):
+        raise InputError("not the metadata of the bundle", where=path, cure=f"git checkout {path.name}, then run this again")
+    return text
+
+
+def clean(owner: str) -> str:
+    """The command by which Git reads a metadata file: names become the placeholder. `sed` is wherever Git is."""
+    rules = (
+        rf's|"{owner}/|"{PLACEHOLDER}/|g',
+        rf's|"[A-Za-z0-9_-]*/{OURS}|"{PLACEHOLDER}/{OURS}|g',
+        rf'/{FIRST}/!s|\("code_file" *: *\)"\([^"]*\)"|\1"{FIRST} (\2)"|',
+        rf'/{FIRST}/!s|\("resources" *: *\)\[[^]]*\]|\1{_RESOURCES}|',
+    )
+    return _sed(rules)
+
+
+def smudge(owner: str) -> str:
+    """The command by which Git writes a metadata file: the placeholder becomes the name, also after a pull."""
+    rules = (
+        rf's|"{PLACEHOLDER}/|"{owner}/|g',
+        rf's|"{FIRST} (\([^"]*\))"|"\1"|',
+        rf's|\("resources" *: *\)\[[^]]*{FIRST}[^]]*\]|\1[]|',
+    )
+    return _sed(rules)
+
+
+def _sed(rules: tuple[str, ...]) -> str:
+    return "sed " + " ".join(f"-e '{rule}'" for rule in rules)
+
+
+def _set_filter(root: Path, owner: str) -> bool:
+    """Give Git the filter; False where there is no Git or no repository, which then cannot commit a name either."""
+    values = {"clean": clean(owner), "smudge": smudge(owner), "required": "true"}
+    try:
+        for key, value in values.items():
+            command = ["git", "-C", str(root), "config", "--local", f"filter.{FILTER}.{key}", value]
+            if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=30).returncode:
+                return False
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
