@@ -1,0 +1,205 @@
+"""From an archive to a data set: unpacked beside its place, checked, then moved into it."""
+
+import errno
+import os
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from zlib import crc32
+
+from tqdm.auto import tqdm
+
+from cellsignal import files
+from cellsignal.data import zips
+from cellsignal.data.zips import Limits, Member
+from cellsignal.errors import InputError
+
+WORKSHOP = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
+_BLOCK = 4096  # bytes a file system spends at least on a file
+_RESERVE = 32 << 20  # bytes that shall stay free
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CHUNK = 1 << 20
+
+
+def unpack(
+    source: Path | BinaryIO,
+    target: Path,
+    *,
+    where: object = "",
+    experiments: Collection[str] | None = None,
+    accept: Callable[[Path], None] = lambda folder: None,
+    limits: Limits = Limits(),
+) -> Counter[str]:
+    """Unpack the tables and images of a zip archive into the folder `target`; the number of images by experiment.
+
+    `experiments` None means all of them. A killed call goes on where it stopped: what is there already and has the
+    archive's size and CRC-32 is kept. Nothing comes to its place before `accept` has seen the folder of all that is new.
+    InputError when the archive is damaged or hostile, which then leaves nothing, or when the disk is too small.
+    """
+    where = where or source
+    root = Path(os.path.realpath(target))
+    root.mkdir(parents=True, exist_ok=True)
+    workshop = root / WORKSHOP
+    with files.locked(root, refusal="another process unpacks into this folder"), on_a_full_disk(root):
+        _straight(workshop, below=root)
+        with _leaving_nothing_bad(workshop):
+            placed = _fill(source, root, prefix="", where=where, experiments=experiments, limits=limits)
+            accept(workshop)
+        _move(placed, workshop, root)
+        shutil.rmtree(workshop, ignore_errors=True)
+    return Counter(path.parts[1] for path in placed if path.suffix == ".png")
+
+
+def require_room(folder: Path, size: int, *, purpose: str, cure: str = "free some space, or choose another disk") -> None:
+    """InputError when the disk of `folder` has fewer than `size` bytes free; the folder need not be there yet."""
+    place = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if size + _RESERVE > free:
+        raise InputError(f"{purpose} needs {gigabytes(size)}, {gigabytes(free)} are free", where=folder, cure=cure)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as people say them."""
+    unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
+    return f"{size / unit:,.1f} {name}"
+
+
+@contextmanager
+def on_a_full_disk(folder: Path) -> Iterator[None]:
+    """Say in one line that the disk was full; what is whole stays for the next call."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        what = f"the disk is full ({gigabytes(shutil.disk_usage(folder).free)} are free)"
+        raise InputError(what, where=folder, cure="free some space; the same command then goes on") from None
+
+
+@contextmanager
+def _leaving_nothing_bad(workshop: Path) -> Iterator[None]:
+    """Remove what came out of an archive that turned out to be bad, but not what a full disk or a signal cut short."""
+    try:
+        yield
+    except _NoRoom as error:
+        raise InputError(str(error)) from None
+    except InputError:
+        shutil.rmtree(workshop, ignore_errors=True)
+        raise
+
+
+class _NoRoom(Exception):
+    """The archive is well, and the disk too small for it."""
+
+
+def _fill(
+    source: Path | BinaryIO, root: Path, *, prefix: str, where: object, experiments: Collection[str] | None, limits: Limits
+) -> list[PurePosixPath]:
+    """Bring all that is wanted into the workshop, unless it is in its place already; the paths of both below `root`."""
+    with _stream(source) as stream, zips.open_zip(stream, where=where, limits=limits) as archive:
+        found = zips.members(archive, prefix=prefix, where=where, limits=limits)
+        wanted = [member for member in found if not member.experiment or experiments is None or member.experiment in experiments]
+        if not wanted:
+            what = "holds neither tables nor images of a data set" if not found else "holds no image of these experiments"
+            raise InputError(what, where=where, cure="name the archive of the competition or of the public release")
+        missing = [member for member in wanted if not any(_whole(folder / member.path, member) for folder in (root, root / WORKSHOP))]
+        _check_room(root, missing)
+        with tqdm(total=sum(member.info.file_size for member in missing), desc="unpack", unit="B", unit_scale=True, disable=None) as bar:
+            for member in missing:
+                with zips.readable(f"{where}: {member.path}"):
+                    bar.update(_write(archive, member, root / WORKSHOP))
+    placed = [member.path for member in wanted if not member.is_archive]
+    for member in wanted:
+        if member.is_archive:
+            placed += _inner(member, root, where=where, experiments=experiments, limits=limits)
+    return placed
+
+
+def _inner(
+    member: Member, root: Path, *, where: object, experiments: Collection[str] | None, limits: Limits
+) -> list[PurePosixPath]:
+    """Unpack train.zip or test.zip, which lies in the workshop, and remove it."""
+    path = root / WORKSHOP / member.path
+    inside = f"{where}: {member.path}"
+    placed = _fill(path, root, prefix=f"{path.stem}/", where=inside, experiments=experiments, limits=limits)
+    path.unlink()
+    return placed
+
+
+@contextmanager
+def _stream(source: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """An archive's bytes, whether it lies on the disk or elsewhere."""
+    if not isinstance(source, Path):
+        yield source
+        return
+    try:
+        stream = open(source, "rb")
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError("no such archive", where=source, cure="download it first") from None
+    with stream:
+        yield stream
+
+
+def _check_room(root: Path, missing: Iterable[Member]) -> None:
+    size = sum(-(-member.info.file_size // _BLOCK) * _BLOCK for member in missing)
+    try:
+        require_room(root, size, purpose="unpacking", cure="free some space; the same command then goes on")
+    except InputError as error:
+        raise _NoRoom(str(error)) from None
+
+
+def _whole(path: Path, member: Member) -> bool:
+    """Whether a file has the size and the CRC-32 that the archive tells."""
+    try:
+        if path.is_symlink() or path.stat().st_size != member.info.file_size:
+            return False
+    except OSError:
+        return False
+    checksum = 0
+    with open(path, "rb") as stream:
+        while block := stream.read(_CHUNK):
+            checksum = crc32(block, checksum)
+    return checksum == member.info.CRC
+
+
+def _write(archive: zipfile.ZipFile, member: Member, workshop: Path) -> int:
+    """Unpack one member, whole or not at all; its bytes.
+
+    There is no fsync, which would take hours for 753,060 images: after a power failure the CRC-32 finds what was lost.
+    """
+    path = workshop / member.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = files.partial(path)
+    partial.unlink(missing_ok=True)
+    try:
+        with archive.open(member.info) as source, open(partial, "xb") as sink:
+            shutil.copyfileobj(source, sink, _CHUNK)  # the library gives no more than `file_size` and checks the CRC-32
+            if sink.tell() != member.info.file_size:
+                raise zipfile.BadZipFile(f"{sink.tell():,} bytes came out of it, not {member.info.file_size:,}")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return member.info.file_size
+
+
+def _move(placed: Iterable[PurePosixPath], workshop: Path, root: Path) -> None:
+    """Bring what is new into its place, the tables last: they make a folder a data set."""
+    folders: set[PurePosixPath] = set()
+    for path in sorted(placed, key=lambda path: (len(path.parts) == 1, path)):
+        if not (workshop / path).exists():
+            continue  # it was there already
+        if path.parent not in folders:
+            _straight(root / path.parent, below=root)
+            (root / path.parent).mkdir(parents=True, exist_ok=True)
+            folders.add(path.parent)
+        os.replace(workshop / path, root / path)
+
+
+def _straight(folder: Path, *, below: Path) -> None:
+    """Refuse a folder that a link leads elsewhere: what is unpacked stays below the data set's folder."""
+    if os.path.realpath(folder) != str(folder) or not folder.is_relative_to(below):
+        raise InputError("is a link, or lies behind one", where=folder, cure=f"remove the link, or choose another folder than {below}")
