@@ -123,6 +123,7 @@ class FakeKaggle(Holdings):
             "StartBlobUpload": lambda body: self._upload(body["name"]),
             "StartSubmissionUpload": lambda body: self._upload(body["fileName"]),
             "CreateSubmission": self.submit,
+            "GetSubmissionLimits": lambda body: {"numToday": len(self.submissions), "numAllowedNow": 5 - len(self.submissions)},
             "DownloadDataFiles": lambda body: self._data(body["competitionName"], f"{body['competitionName']}.zip"),
             "DownloadDataFile": lambda body: self._data(body["competitionName"], body["fileName"]),
         }

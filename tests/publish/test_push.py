@@ -185,6 +185,22 @@ def test_the_output_of_another_run(server: FakeKaggle, call: Call, turn: Callabl
     assert pushes(server) == ["1-eda", "1-eda"]
 
 
+def test_who_edits_the_package_while_kernels_run_changes_nothing_on_kaggle(
+    server: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = ["uploaded"]
+    monkeypatch.setattr(provenance, "code_digest", lambda *package: digests[-1])
+
+    def work(pushed: Pushed) -> Outcome:
+        digests.append("uploaded")
+        outcome = sessions.work(pushed, server)
+        digests.append("edited here meanwhile")
+        return outcome
+
+    server.runner = work
+    assert call(cell_type="RPE") == {}
+
+
 def test_what_somebody_else_ran_over_it_is_not_kept(server: FakeKaggle, clients: dict[str, Path], connect: Connect, call: Call) -> None:
     connect(server, clients["2.2.4"])  # which looks at the last version, whichever was ours
     call(only="1")

@@ -1,5 +1,6 @@
 """The commands `cellsignal kaggle …`: the bundle on Kaggle, from the first name to the submission."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,18 @@ Overrides = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", 
 Build = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the rendered kernels, instead of build/<name of PARAMS>.")]
 User = Annotated[str, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")]
 Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two looks at what runs.")]
+
+
+@app.command(epilog="Example: cellsignal kaggle init --user NAME")
+def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")] = None) -> None:
+    """Write your name where the plain client looks for it.
+
+    `kaggle kernels push` and `kaggle datasets create` then work in this checkout; Git goes on seeing a placeholder.
+    """
+    from cellsignal.publish import account
+
+    owner, written = account.init(user)
+    print(f"{owner} is written into {len(written)} metadata files; Git still sees a placeholder there")
 
 
 @app.command(epilog="Example: cellsignal kaggle push papermill_params/brodt.yaml --until-done")
@@ -62,8 +75,8 @@ def push(
     from cellsignal.run.notebooks import Unfinished
 
     with state.opened(folder) as pushed:
-        waiting = Waiting(patience * 3600, poll, until_done)
-        spent = Press(plan, pushed, lambda: utilities.publish(owner), waiting).drive(chosen)
+        upload = partial(utilities.publish, owner, waiting=utilities.Waiting(interval=min(poll, 5.0)))
+        spent = Press(plan, pushed, upload, Waiting(patience * 3600, poll, until_done)).drive(chosen)
     if spent:
         told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
         raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")

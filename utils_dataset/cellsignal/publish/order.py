@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cellsignal.errors import InputError
+from cellsignal.publish import utilities
 from cellsignal.publish.metadata import slugify
 from cellsignal.run import steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
 from cellsignal.tasks import RXRX1
 
-UTILITIES = "cellsignal-utils"  # the data set that carries the package
 CHAIN = "0-chain"
 SLUG = 50  # most characters that Kaggle leaves of a slug
 SECOND = "-b"  # ends the slug of a kernel's second place; every slug leaves room for it
@@ -66,7 +66,7 @@ def plan(recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequ
         owner=owner,
         run=values["run"],
         kernels=tuple(made),
-        datasets=(f"{owner}/{UTILITIES}", *map(_dataset, datasets)),
+        datasets=(f"{owner}/{utilities.SLUG}", *map(_dataset, datasets)),
         competitions=() if recipe.preset or recipe.data else (RXRX1.competition,),
     )
 

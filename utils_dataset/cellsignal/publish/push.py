@@ -44,7 +44,7 @@ class Press:
     def __post_init__(self) -> None:
         self.identities = render.identities(self.plan)
         self.patience = Patience(self.waiting_for.interval, self.board.say)
-        self.uploaded = False
+        self.code = ""  # of the package that was uploaded
 
     def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
         """Push the chosen kernels and wait for them; gives, by step, how far those came whose time was spent.
@@ -155,9 +155,10 @@ class Press:
         for kernel in self._ready():
             if kernel.gpu in full or self._taken(gpu=kernel.gpu) >= SESSIONS[kernel.gpu]:
                 continue
-            if not self.uploaded:
+            if not self.code:
+                code = provenance.code_digest()  # once: who edits the package while we wait changes nothing on Kaggle
                 self.upload()
-                self.uploaded = True
+                self.code = code
             try:
                 self._push(kernel)
                 self.starved.pop(kernel.gpu, None)
@@ -218,7 +219,7 @@ class Press:
             gpu=kernel.gpu,
             run=self.plan.run,
             parameters=kernel.parameters,
-            code=provenance.code_digest(),
+            code=self.code,
             progress=again.progress if again else "",
             pushed=round(time.time(), 1),
             earlier=earlier,

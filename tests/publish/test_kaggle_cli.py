@@ -1,0 +1,153 @@
+"""`cellsignal kaggle …`: what a person types, reads and gets as exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import sessions
+from server import COMPETITION, FakeKaggle, Outcome, Pushed
+
+from cellsignal import files
+from cellsignal.cli import main
+from cellsignal.run import provenance, sources
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "papermill_params/tiny.yaml"
+ONE = ("-p", "cell_types=[RPE]")
+QUICK = ("--poll", "0.05")
+
+
+class Ended(NamedTuple):
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cellsignal = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the package's files hold is no matter here; the person stands in an empty folder."""
+    monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
+    monkeypatch.setattr(sources, "closure", lambda code: {})
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cellsignal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cellsignal:
+    """cellsignal("push", …) runs `cellsignal kaggle push …` in this process."""
+
+    def called(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["cellsignal", "kaggle", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        with pytest.raises(SystemExit) as ended:
+            main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture
+def server(tmp_path: Path, clients: dict[str, Path], connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
+    """A Kaggle whose sessions end well, and the newest client."""
+    with FakeKaggle(tmp_path / "kaggle") as server:
+        server.runner = lambda pushed: sessions.work(pushed, server)
+        connect(server, clients["2.2.5"])
+        yield server
+
+
+@pytest.mark.parametrize("command", ["init", "push", "watch", "pull", "submit", "download"])
+def test_every_command_has_help_with_an_example(cellsignal: Cellsignal, command: str) -> None:
+    told = cellsignal(command, "--help")
+    assert told.code == 0 and f"Example: cellsignal kaggle {command}" in told.out
+
+
+def test_from_the_first_push_to_the_submission(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    server.competitions[COMPETITION] = tmp_path / "tables"
+    files.write_text(tmp_path / "tables/sample_submission.csv", "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\n")
+    pushed = cellsignal("push", TINY, *ONE, *QUICK)
+    assert (pushed.code, pushed.err) == (0, "")
+    assert pushed.out.splitlines()[-1] == "complete: 2-pretrain-controls@RPE, 3-train-cell-type@RPE, 4-predict-assign, 1-eda"
+    assert server.datasets["alice/cellsignal-utils"].current == 1
+    watched = cellsignal("watch", TINY, *QUICK)
+    assert watched.code == 0 and "4-predict-assign complete" in watched.out
+    pulled = cellsignal("pull", TINY)
+    assert pulled.code == 0 and f"report      {tmp_path / 'runs/tiny/report.html'}" in pulled.out
+    assert "of 4 steps, each as its manifest says" in pulled.out
+    submitted = cellsignal("submit", TINY, "-m", "the first one")
+    assert submitted.code == 0 and submitted.out.splitlines()[-1] == f"sent {tmp_path / 'runs/tiny/submission.csv'}"
+    [sent] = server.submissions
+    assert sent["bytes"] == (tmp_path / "runs/tiny/submission.csv").read_bytes()
+    assert cellsignal("submit", tmp_path / "runs/tiny/submission.csv").code == 0
+
+
+def test_a_dry_run_writes_the_kernels_and_asks_nobody(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    told = cellsignal("push", TINY, "--dry-run", "--user", "bob")
+    assert told.code == 0 and server.requests == []
+    lines = told.out.splitlines()
+    assert lines[1] == "2. 3-train-cell-type@HUVEC as bob/cellsignal-tiny-3-train-cell-type-huvec, GPU, after 2-pretrain-controls@HUVEC"
+    assert lines[-1] == f"wrote {tmp_path / 'build/tiny'}"
+    assert len(list((tmp_path / "build/tiny").glob("*/kernel-metadata.json"))) == 6
+    told = cellsignal("push", TINY, "--dry-run", "--user", "bob", "--only", "0-chain", "--build", tmp_path / "elsewhere")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["0-chain"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["push", TINY, "--user", "INSERT_KAGGLE_USERNAME"], "'INSERT_KAGGLE_USERNAME' is no Kaggle user name; "),
+        (["push", TINY, "--user", "a b"], "'a b' is no Kaggle user name; "),
+        (["push", TINY, "--user", "bob", "--only", "7"], "--only 7: no such step; choose from 2-pretrain-controls@HUVEC"),
+        (["push", TINY, "--user", "bob", "--cell-type", "U2OS", "--only", "3"], "--only 3 --cell-type U2OS: no such step; "),
+        (["push", TINY, "--user", "bob", "--dataset", "plates"], "--dataset plates: no data set's name; "),
+        (["push", TINY, "--user", "bob", "-p", "epoch=3"], "-p epoch=3: unknown key 'epoch'; did you mean 'epochs'?"),
+        (["push", ROOT / "papermill_params/real-small.yaml", "--user", "bob"], "data: Kaggle cannot see the folder runs/real-small/data; "),
+        (["push", "none.yaml", "--user", "bob"], "none.yaml: no such file; "),
+        (["watch", TINY], "tiny: nothing was pushed yet; "),
+        (["pull", TINY], "4-predict-assign is not complete (nothing was pushed); "),
+        (["submit", TINY], "there is no submission.csv; "),
+        (["submit", "none.csv", "--data", "."], "none.csv: no such file; "),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(cellsignal: Cellsignal, server: FakeKaggle, arguments: list[object], words: str) -> None:
+    ended = cellsignal(*arguments)
+    [line] = ended.err.splitlines()
+    assert ended.code == 2 and words in line
+    assert server.requests == []
+
+
+def test_a_failure_of_kaggle_s_is_one_line_and_exit_code_1(server: FakeKaggle, cellsignal: Cellsignal) -> None:
+    server.runner = sessions.in_turn(server, lambda pushed: sessions.failing())
+    for command in (["push", TINY, "--only", "1", *QUICK], ["watch", TINY, *QUICK]):
+        ended = cellsignal(*command)
+        assert ended.code == 1
+        assert ended.err.startswith("cellsignal: error: 1-eda: it ended with ERROR (Notebook Threw Exception and InputError: no experiment")
+        assert len(ended.err.splitlines()) == 1
+    assert cellsignal("push", TINY, "--only", "1", *QUICK).code == 0
+
+
+def test_a_spent_time_budget_is_exit_code_3(server: FakeKaggle, cellsignal: Cellsignal) -> None:
+    def spent(pushed: Pushed) -> Outcome:
+        return sessions.work(pushed, server, complete=False, progress="pretrain, epoch 1 of 2")
+
+    server.runner = sessions.in_turn(server, spent)
+    ended = cellsignal("push", TINY, *ONE, "--only", "2", *QUICK)
+    assert (ended.code, ended.err) == (3, "")
+    told = "time budget spent in 2-pretrain-controls@RPE: pretrain, epoch 1 of 2; the same command goes on, and with --until-done by itself"
+    assert ended.out.splitlines()[-1] == told
+    assert cellsignal("push", TINY, *ONE, "--only", "2", *QUICK, "--until-done").code == 0
+
+
+def test_a_wrong_key_is_a_login_problem(server: FakeKaggle, cellsignal: Cellsignal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", "5e4d3c2b1a0f9e8d7c6b5a4f3e2d1c0b")
+    ended = cellsignal("push", TINY, "--only", "1", *QUICK)
+    [line] = ended.err.splitlines()
+    assert ended.code == 2 and "kaggle config view" in line and "5e4d3c2b" not in ended.out + ended.err
