@@ -1,0 +1,109 @@
+"""A notebook runs as a plain script, alone or in the processes of a launcher, and learns the same."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from trainings import write_patches
+
+from cellsignal.errors import InputError
+from cellsignal.files import read_json
+from cellsignal.learn.train import history_of
+from cellsignal.run import notebooks, paths, script
+
+CELLS = ['run = ""\ndata = ""\nseed = 3\ncell_type = "U2OS"\nepochs = 2\ntime_budget_minutes = 0.0\nprocesses = 1', """
+import os
+from pathlib import Path
+import pandas as pd
+from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.models import Classifier
+from cellsignal.learn.phases import Phase
+from cellsignal.learn.train import fit
+from cellsignal.run import session
+folder = session.begin(globals())
+budget = session.budget(time_budget_minutes)""", """
+sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
+train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
+phase = Phase("whole", epochs, 4, 1e-3, virtual_batch=8, seed=seed)
+model = Classifier("densenet-small", channels=6, classes=4, seed=seed)
+history = fit(model, train, held_out=watch, phase=phase, weights=folder / f"{cell_type}.safetensors", device="cpu",
+              processes=processes, budget=budget)
+(folder / f"{os.getpid()}.process").touch()
+print(f"{len(history)} epochs, seed {seed}")"""]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A notebook and its recipe."""
+    folder = tmp_path_factory.mktemp("script")
+    root, sites = write_patches(folder / "plates")
+    sites.to_csv(root / "sites.csv", index=False)
+    cells = [nbformat.v4.new_code_cell(text) for text in CELLS]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "train.ipynb")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "epochs": 3, "head_epochs": 1}))
+    return folder / "train.ipynb", folder / "recipe.yaml"
+
+
+def call(made: tuple[Path, Path], run: Path, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    arguments = ["-m", "cellsignal.run.script", *map(str, made), "-p", f"run={run}", *more]
+    return subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port)
+    ended = {name: call(made, tmp_path / name, "-p", "cell_type=RPE", launcher=how) for name, how in (("one", ()), ("two", launcher))}
+    for name, processes in (("one", 1), ("two", 2)):
+        assert ended[name].returncode == 0, ended[name].stderr
+        assert ended[name].stdout.count("3 epochs, seed 0") == 1, "one speaks for all"
+        assert len(list((tmp_path / name).glob("*.process"))) == processes
+    one, two = (history_of(tmp_path / name / "RPE.safetensors") for name in ("one", "two"))
+    for key in ("loss", "accuracy", "held_out_accuracy"):
+        assert [row[key] for row in one] == pytest.approx([row[key] for row in two], abs=1e-5)
+
+
+def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple[Path, Path]) -> None:
+    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "pretrain_epochs=4"])
+    assert (values["cell_type"], values["seed"], values["epochs"]) == ("HUVEC-x=1", 7, 3)
+    assert not {"pretrain_epochs", "head_epochs", "network"} & set(values), "the notebook does not know them"
+    with pytest.raises(InputError, match="unknown key 'cel_type'"):
+        script.parameters(*made, ["cel_type=HUVEC"])
+    with pytest.raises(InputError, match="not key=value"):
+        script.parameters(*made, ["cell_type"])
+
+
+def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = call(made, tmp_path / "run", "-p", "epochs=many")
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "epochs is 'many'" in wrong.stderr
+    with pytest.raises(InputError, match="no.ipynb: no such file"):
+        script.main(tmp_path / "no.ipynb", made[1])
+    given = [f"run={tmp_path / 'run'}", "time_budget_minutes=0.0001"]
+    with pytest.raises(SystemExit) as ended:
+        script.main(*made, given)
+    assert ended.value.code == 3
+    assert capsys.readouterr().err.splitlines()[-1] == "time budget spent: whole, epoch 0 of 3; the same command goes on"
+    script.main(*made, given[:1])
+    assert len(history_of(tmp_path / "run/U2OS.safetensors")) == 3
+
+
+@pytest.mark.parametrize("path", sorted(paths.kernels().glob("[1-4]-*/*.ipynb")), ids=lambda path: path.stem)
+def test_every_notebook_is_plain_python(path: Path) -> None:
+    for number, cell in enumerate(notebooks.code_cells(path), 1):
+        compile(notebooks.source(cell), f"{path.name}, code cell {number}", "exec")
+
+
+def test_variables_of_one_cell_reach_the_next(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell(text) for text in ("a = 1", "def f():\n    return a + b", "b = 2\nc = f()")]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    assert script.execute(tmp_path / "n.ipynb", {"a": 10})["c"] == 12
+    assert read_json(tmp_path / "n.ipynb")["cells"][0]["outputs"] == [], "the notebook itself stays as it is"
