@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(cli_kaggle.app, name="kaggle")
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
+CellTypes = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -63,18 +64,44 @@ def simulate(
 
 
 @app.command(epilog="Example: cellsignal check plates")
-def check(data: Data) -> None:
+def check(data: Data, cell_type: CellTypes = None) -> None:
     """Look at every row and every image.
 
     Prints one table of what is missing, duplicated or damaged, and then exits with 2.
     """
     from cellsignal.data.check import check_dataset
 
-    problems = check_dataset(data)
+    problems = check_dataset(data, cell_types=cell_type or ())
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
         raise InputError(f"{len(problems)} problems", where=data, cure="mend what the table names")
     print(f"{data}: every row and every image is whole")
+
+
+class Release(StrEnum):
+    """What can be downloaded without an account."""
+
+    rxrx1 = "rxrx1"
+
+
+@app.command(epilog="Example: cellsignal download rxrx1 --cell-type U2OS --out plates")
+def download(
+    release: Annotated[Release, typer.Argument(metavar="RELEASE", help="rxrx1.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/rxrx1"),
+    tables: Annotated[bool, typer.Option("--tables", help="The tables alone, 1.3 MB.")] = False,
+    cell_type: CellTypes = None,
+    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+) -> None:
+    """Download a public data set, and check it.
+
+    All of RxRx1 is one archive of 49 GB, and needs twice that on the disk until it is unpacked. Cell types are read out of
+    it on the server: U2OS is about a tenth of it, HUVEC half. A killed download goes on.
+    """
+    from cellsignal.data.download import download_rxrx1
+
+    if tables and cell_type:
+        raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
+    download_rxrx1(out, tables=tables, cell_types=cell_type or (), look=look)
 
 
 @app.command(epilog="Example: cellsignal layout plates --json")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from cellsignal.data.images import read_channel
 from cellsignal.data.problems import Faults, Problem
-from cellsignal.data.wells import Tables, read_tables
+from cellsignal.data.wells import Tables, read_tables, select
 from cellsignal.tasks import RXRX1
 
 _BATCH = 4096  # files handed to the threads at once: a whole data set has 753,060
@@ -28,18 +28,20 @@ class _Look(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def check_dataset(root: Path, *, progress: bool = True) -> pd.DataFrame:
+def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool = True) -> pd.DataFrame:
     """Every problem of a data set: columns file (with line and column), problem, cure.
 
     Tables: all that `read_tables` refuses; images are looked at once the tables are whole. Images:
     missing, damaged, not 8-bit grey, of another size than most, the same picture as another, or
-    named by no row. A table without rows means that nothing is wrong.
+    named by no row. A table without rows means that nothing is wrong. Images of other cell types than
+    `cell_types` may be missing, where it names any; InputError when the tables have none of these.
     """
     try:
         tables = read_tables(root)
     except Faults as faults:
         return _table(faults.problems)
-    expected, found = _image_files(tables), _found_files(tables)
+    named, found = _image_files(tables), _found_files(tables)
+    expected = _image_files(select(tables, cell_types=cell_types))
     there = [file for file in expected if file in found]
     looks = list(_look_at_all(there, progress=progress))
     return _table(
@@ -48,7 +50,7 @@ def check_dataset(root: Path, *, progress: bool = True) -> pd.DataFrame:
             *(problem for look in looks for problem in look.problems),
             *_odd_sizes(looks),
             *_repeated(looks),
-            *_unmentioned(found.difference(expected), folders=set(map(os.path.dirname, expected))),
+            *_unmentioned(found.difference(named), folders=set(map(os.path.dirname, named))),
         ]
     )
 

@@ -1,0 +1,155 @@
+"""The public release of RxRx1, and the competition's files where kagglehub fetches them."""
+
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cellsignal import files
+from cellsignal.data import check, holdings
+from cellsignal.data.archives import gigabytes, require_room, unpack
+from cellsignal.data.fetch import BLOCK, Remote, fetch
+from cellsignal.data.wells import read_tables
+from cellsignal.data.zips import Limits
+from cellsignal.errors import InputError, StepFailed
+
+
+class Published(NamedTuple):
+    """A public archive: bytes, and its MD5 for the case that the server tells none."""
+
+    url: str
+    size: int
+    md5: str
+
+
+# https://www.rxrx.ai/rxrx1, github.com/recursionpharma/rxrx-datasets; sums as several users of the archives published them.
+TABLES = Published("https://storage.googleapis.com/rxrx/rxrx1/rxrx1-metadata.zip", 1_333_687, "777e959ca0bce5a2aa7f9f9d456aee7e")
+IMAGES = Published("https://storage.googleapis.com/rxrx/rxrx1/rxrx1-images.zip", 49_039_640_485, "f75ffa93b917e8a82e27e0c3a2b3425f")
+METADATA_SHA256 = "799ed719d2be136db29fef6fcb7a51ceb94d1de9d43421a49b16409329a2f1b7"
+LICENCE = "RxRx1 by Recursion, CC BY-NC-SA 4.0: no commercial use, share alike; its tables hold the test labels"
+DOWNLOADS = ".downloads"  # in the data set's folder: archives that are not whole, or not unpacked yet
+TABLE_LIMITS = Limits(members=1_000, directory=1 << 20)
+_SENTINELS = ("train_controls.csv", "metadata.csv")
+_SHOWN = 20  # problems that a download prints; `cellsignal check` prints all
+
+
+def download_rxrx1(folder: Path, *, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True) -> None:
+    """Bring the public release into `folder`: all of it, the tables alone, or the tables and some cell types.
+
+    All of it is one archive, checked against its published sum and removed after it was unpacked. Single cell types are read
+    out of the archive on the server, so that they cost no more than their own bytes; there each image's CRC-32 is the check.
+    A second call keeps what is there. InputError when the disk is too small or a cell type unknown, StepFailed when the
+    server fails.
+    """
+    folder = Path(folder)
+    _fetch_tables(folder)
+    if tables:
+        print(f"wrote {folder / 'metadata.csv'}\n{LICENCE}")
+        return
+    release = read_tables(folder)
+    missing = holdings.lacking(release, cell_types=cell_types)
+    if set(missing) == set(release.wells["experiment"]):
+        _whole_archive(folder)
+    elif missing:
+        _parts(folder, missing)
+    print(f"{folder}: {_named(cell_types)} {'kept' if not missing else 'unpacked'}\n{LICENCE}")
+    if look:
+        look_through(folder, cell_types=cell_types)
+
+
+def look_through(folder: Path, *, cell_types: Sequence[str] = ()) -> None:
+    """Print what `cellsignal check` finds; published data have a few faults, which are no reason to fail."""
+    problems = check.check_dataset(folder, cell_types=cell_types)
+    if problems.empty:
+        print(f"{folder}: every row and every image of {_named(cell_types)} is whole")
+        return
+    print(problems.head(_SHOWN).to_string(index=False, justify="left", max_colwidth=None))
+    print(f"{folder}: {len(problems):,} problems; a well with one whole site is read from that one")
+
+
+def from_kagglehub(competition: str) -> Path:
+    """The folder of a competition's files, downloaded by kagglehub with the user's token, or mounted where it can.
+
+    kagglehub keeps the archive beside what it unpacks for a moment, so this needs twice the size of the data. InputError when
+    it is not installed, has no token or the rules were not accepted; StepFailed on any other failure.
+    """
+    try:
+        kagglehub = importlib.import_module("kagglehub")
+    except ImportError:
+        raise InputError("kagglehub is not installed", cure="pip install kagglehub, or set `preset: demo`") from None
+    try:
+        root = Path(kagglehub.competition_download(competition))
+    except Exception as error:  # its own, those of requests and of the SDK; none may reach a page with what it quotes
+        raise _hub_failure(competition, error) from None
+    folders = [root, *(path for depth in ("*", "*/*") for path in root.glob(depth))]
+    found = next((path for path in folders if any((path / name).is_file() for name in _SENTINELS)), None)
+    if found is None:
+        raise InputError("kagglehub brought no tables", where=root, cure=f"look whether {competition!r} is the competition's name")
+    return found
+
+
+def _hub_failure(competition: str, error: Exception) -> Exception:
+    """What the user can do about kagglehub's failure, told by its kind and status alone."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    refused = status in (401, 403) or type(error).__name__ in ("UnauthenticatedError", "CredentialError")
+    if not refused:
+        return StepFailed(f"kagglehub could not fetch {competition} ({type(error).__name__}); the same call tries again")
+    cure = "store a token as the secret KAGGLE_API_TOKEN, accept the competition's rules on its page, or set `preset: demo`"
+    return InputError("Kaggle refuses the download", where=competition, cure=cure)
+
+
+def _fetch_tables(folder: Path) -> None:
+    """metadata.csv, if it is not there."""
+    if (folder / "train.csv").exists():
+        raise InputError("holds the competition's tables", where=folder, cure="choose another folder with --out")
+    if (folder / "metadata.csv").exists():
+        if not _known_metadata(folder):
+            cure = "choose another folder with --out, or move it away"
+            raise InputError("holds another metadata.csv than the published one", where=folder, cure=cure)
+        return
+    archive = fetch(TABLES.url, folder / DOWNLOADS / "rxrx1-metadata.zip", md5=TABLES.md5)
+    unpack(archive, folder, where=TABLES.url, experiments=(), accept=_accept_metadata, limits=TABLE_LIMITS)
+    _discard(archive)
+
+
+def _known_metadata(folder: Path) -> bool:
+    return files.sha256(folder / "metadata.csv") == METADATA_SHA256
+
+
+def _accept_metadata(folder: Path) -> None:
+    """Refuse other tables than those that were published; `folder` holds only what is new."""
+    if (folder / "metadata.csv").exists() and not _known_metadata(folder):
+        what = "metadata.csv has another SHA-256 than the published one"
+        raise InputError(what, where=TABLES.url, cure="download it again; if it stays so, the publisher has changed it")
+
+
+def _whole_archive(folder: Path) -> None:
+    target = folder / DOWNLOADS / "rxrx1-images.zip"
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part")
+        there = part.stat().st_size if part.exists() else 0
+        cure = "free some space, or name cell types with --cell-type: these need no room for the archive"
+        require_room(folder, 2 * IMAGES.size - there, purpose="the archive and what comes out of it", cure=cure)
+        fetch(IMAGES.url, target, md5=IMAGES.md5)
+    holdings.note(folder, unpack(target, folder, where=IMAGES.url))
+    _discard(target)
+
+
+def _parts(folder: Path, experiments: Sequence[str]) -> None:
+    """Read some experiments' images out of the archive where it lies."""
+    with Remote(IMAGES.url) as remote:
+        count = unpack(io.BufferedReader(remote, BLOCK), folder, where=IMAGES.url, experiments=experiments)
+        print(f"{sum(count.values()):,} images; {gigabytes(remote.fetched)} of {gigabytes(remote.size)} were downloaded")
+    holdings.note(folder, count)
+
+
+def _discard(archive: Path) -> None:
+    """Remove an archive that is unpacked, and the folder if nothing else waits there."""
+    archive.unlink()
+    if not any(archive.parent.iterdir()):
+        archive.parent.rmdir()
+
+
+def _named(cell_types: Sequence[str]) -> str:
+    return ", ".join(cell_types) or "all cell types"
