@@ -146,6 +146,23 @@ def test_a_spent_time_budget_is_exit_code_3(server: FakeKaggle, cellsignal: Cell
     assert cellsignal("push", TINY, *ONE, "--only", "2", *QUICK, "--until-done").code == 0
 
 
+def test_the_competition_s_tables(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    from cellsignal.data.simulate import simulate
+
+    simulate(tmp_path / "plates", preset="tiny")
+    server.competitions[COMPETITION] = tmp_path / "plates"
+    ended = cellsignal("download", "--tables", "--out", tmp_path / "tables")
+    assert ended.code == 0 and "error" not in ended.err
+    assert (tmp_path / "tables/train.csv").read_bytes() == (tmp_path / "plates/train.csv").read_bytes()
+    both = cellsignal("download", "--tables", "--cell-type", "RPE")
+    assert both.code == 2 and "contradict each other" in both.err
+
+
+def test_init_takes_no_name_that_cannot_be_one(cellsignal: Cellsignal) -> None:
+    ended = cellsignal("init", "--user", "")
+    assert ended.code == 2 and "'' is no Kaggle user name; " in ended.err
+
+
 def test_a_wrong_key_is_a_login_problem(server: FakeKaggle, cellsignal: Cellsignal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KEY", "5e4d3c2b1a0f9e8d7c6b5a4f3e2d1c0b")
     ended = cellsignal("push", TINY, "--only", "1", *QUICK)

@@ -164,3 +164,22 @@ def submit(
             data = data or paths.default_data(checked.data)
     print(submitting.submit(file, message=message or f"cellsignal {what.stem}", data=data))
     print(f"sent {file}")
+
+
+@app.command(epilog="Example: cellsignal kaggle download --cell-type U2OS --out plates")
+def download(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/competition"),
+    tables: Annotated[bool, typer.Option("--tables", help="The tables alone.")] = False,
+    cell_type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")] = None,
+    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+) -> None:
+    """Download the competition's files, and check them.
+
+    Kaggle gives all images as one archive of some 49 GB: a cell type costs its download too, but not its room. You must
+    have accepted the competition's rules.
+    """
+    from cellsignal.publish.competition import download_competition
+
+    if tables and cell_type:
+        raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
+    download_competition(out, tables=tables, cell_types=cell_type or (), look=look)
