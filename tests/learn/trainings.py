@@ -1,14 +1,8 @@
-"""A training that takes a second, for the tests that interrupt one or share it out.
+"""A training that takes a second, for the tests that interrupt one or share it out."""
 
-As a program it is one session of a training in two phases, which may have an end that is not its own:
-`python trainings.py '{"root": ..., "sites": ..., "folder": ..., ...}'`.
-"""
-
-import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -79,7 +73,6 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     """Train until both phases end, the `seconds` are over, or the process dies at a write of a checkpoint (`death`: how, which)."""
     if death:
         _die_writing(*death)
-    print("ready", flush=True)
     patches = Path(root), pd.read_csv(sites).astype({"sirna": "Int64"})
     model, history = Classifier("densenet-small", channels=6, classes=4), []
     budget = Budget(None if seconds is None else time.time() + seconds)
@@ -113,7 +106,3 @@ def _die_writing(how: str, which: int) -> None:
         if last:
             os.kill(os.getpid(), signal.SIGKILL)
     os.replace = deadly
-
-
-if __name__ == "__main__":
-    session(**json.loads(sys.argv[1]))
