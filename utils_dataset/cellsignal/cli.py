@@ -28,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_kaggle.app, name="kaggle")
+colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
+app.add_typer(colab, name="colab")
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
 CellTypes = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")]
@@ -203,6 +205,25 @@ def score(
     rows = {"all": found["accuracy"], **found["by_cell_type"], **found["by_experiment"]}
     for name, accuracy in rows.items():
         print(f"{name:12} {accuracy:.4f}")
+
+
+@colab.command("init", epilog="Example: cellsignal colab init --repository OWNER/NAME --ref v0.1.0")
+def init_colab(
+    repository: Annotated[str, typer.Option(metavar="OWNER/NAME", help="On GitHub; else Git's remote `origin`.")] = "",
+    ref: Annotated[str, typer.Option(metavar="REF", help="Tag, branch or commit; else this version's tag.")] = "",
+) -> None:
+    """Say where the notebooks are published.
+
+    Writes the badges that open them on Colab into README and notebooks, and what their first cell installs there.
+    """
+    from cellsignal.publish import colab
+    from cellsignal.run import paths
+
+    repository, ref, changed = colab.init(repository=repository, ref=ref)
+    place = f"lead to {repository} at {ref}"
+    print(f"{len(changed)} files now {place}; commit and push them" if changed else f"all files {place} already")
+    if not colab.published(paths.repository(), ref):
+        print(f"note: Git knows no tag, branch or commit {ref} here; Colab needs it on GitHub")
 
 
 class _Ended(BaseException):
