@@ -11,6 +11,8 @@ import pytest
 from server import FakeKaggle
 
 from cellsignal import files
+from cellsignal.publish import account
+from cellsignal.run import paths
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.2.4", "2.2.5")
@@ -80,3 +82,27 @@ def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., di
         return environment
 
     return connected
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout as one clones it, with Git and placeholders; we stand in it."""
+    folder = tmp_path / "clone"
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", ".partial*")
+    for name in ("kernels", "utils_dataset"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=left_out)
+    for name in ("kernel-metadata.json", ".gitattributes"):
+        shutil.copy(ROOT / name, folder / name)
+    for path in account.tracked_metadata(folder):  # who tries this may have written a name into the original
+        cleaned = subprocess.run(account.clean("nobody"), shell=True, input=path.read_bytes(), capture_output=True, check=True)
+        path.write_bytes(cleaned.stdout)
+    for name, value in {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    for part in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{part}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{part}_EMAIL", "somebody@example.org")
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(paths, "repository", lambda: folder)  # and never the one that these tests lie in
+    return folder

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from server import FakeKaggle
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client as kaggle
 from cellsignal.publish import refusals, utilities
-from cellsignal.run import provenance
+from cellsignal.run import paths, provenance
 
 SLUG = "alice/cellsignal-utils"
 QUICK = utilities.Waiting(patience=60, interval=0.05)
@@ -21,7 +22,15 @@ Connect = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def server(tmp_path: Path, clients: dict[str, Path], connect: Connect) -> Iterator[FakeKaggle]:
+def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKaggle]:
+    """A Kaggle, and a small package of which nobody changes a file while the test runs."""
+    (tmp_path / "root/cellsignal/run").mkdir(parents=True)
+    for name in ("__init__.py", "cli.py", "run/paths.py"):
+        shutil.copy(paths.PACKAGE / name, tmp_path / "root/cellsignal" / name)
+    shutil.copytree(paths.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "root/cellsignal")
+    monkeypatch.setattr(paths, "kernels", lambda: tmp_path / "root/kernels")
+    monkeypatch.setattr(provenance, "commit", lambda: "f" * 40)
     with FakeKaggle(tmp_path / "kaggle") as server:
         connect(server, clients["2.2.4"])
         yield server
@@ -54,7 +63,7 @@ def test_publish_makes_then_keeps_then_versions(server: FakeKaggle, tmp_path: Pa
     server.dataset_polls = 2
     assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert "waiting for version 1 (blobs_received)" in capsys.readouterr().err
-    assert {"cellsignal/cli.py", "kernels/3-train-cell-type/3-train-cell-type.ipynb"} <= listed(server.datasets[SLUG].versions[0])
+    assert {"cellsignal/cli.py", "kernels/0-chain/0-chain.ipynb"} <= listed(server.datasets[SLUG].versions[0])
     assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert not server.sent("CreateDatasetVersion")  # what is there is the same
     monkeypatch.setattr(provenance, "commit", lambda: "0" * 40)
@@ -89,7 +98,7 @@ def test_an_upload_that_failed_is_no_version_to_keep(server: FakeKaggle, tmp_pat
     with pytest.raises(refusals.UploadBroken):
         utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
     whole = utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
-    assert listed(server.datasets[SLUG].versions[whole - 1]) >= {"cellsignal/cli.py", "kernels/0-chain/0-chain.ipynb", "papermill_params/tiny.yaml"}
+    assert listed(server.datasets[SLUG].versions[whole - 1]) >= {"cellsignal/cli.py", "kernels/0-chain/0-chain.ipynb"}
 
 
 def test_waiting_outlasts_faults_of_the_platform_and_says_so(server: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ working tree and gives Git a filter that puts it back whenever Git reads those f
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,18 +24,26 @@ _RESOURCES = f'[{{"path": "{FIRST}"}}]'
 def init(user: str | None = None) -> tuple[str, list[Path]]:
     """Write a user's name into the checkout's metadata files; gives the name and the files. None: the client's account.
 
-    InputError, and nothing written, when the name cannot be one, there is no checkout, or a file is not as expected.
+    InputError, and nothing written, when the name cannot be one, there is no checkout, a file is not as expected, or
+    Git does not take the filter.
     """
     owner = check_owner(client.username() if user is None else user)
-    root = paths.repository()
-    tracked = tracked_metadata(root) if root is not None else []
-    if root is None or root / KERNEL not in tracked:
-        raise InputError("no checkout of the bundle here or above", where=Path.cwd(), cure="run this inside one")
+    root = checkout()
+    tracked = tracked_metadata(root)
     texts = {path: _checked(path, with_name(path.read_text(encoding="utf-8"), owner)) for path in tracked}
     _set_filter(root, owner)  # first: a name must not stand in a file that Git sees as it is
     for path, text in texts.items():
         files.write_text(path, text)
+    _let_git_look_again(root, tracked)
     return owner, tracked
+
+
+def checkout() -> Path:
+    """The checkout we stand in, else the one around the package; InputError without any."""
+    for folder in (Path.cwd(), *Path.cwd().parents, paths.repository()):
+        if folder is not None and (folder / KERNEL).is_file() and (folder / "kernels").is_dir():
+            return folder
+    raise InputError("no checkout of the bundle here or above", where=Path.cwd(), cure="run this inside one")
 
 
 def tracked_metadata(root: Path) -> list[Path]:
@@ -89,14 +98,27 @@ def _sed(rules: tuple[str, ...]) -> str:
     return "sed " + " ".join(f"-e '{rule}'" for rule in rules)
 
 
-def _set_filter(root: Path, owner: str) -> bool:
-    """Give Git the filter; False where there is no Git or no repository, which then cannot commit a name either."""
-    values = {"clean": clean(owner), "smudge": smudge(owner), "required": "true"}
+def _set_filter(root: Path, owner: str) -> None:
+    """Give Git the filter; where there is no Git or no repository, nothing can be committed either."""
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return
+    for key, value in {"clean": clean(owner), "smudge": smudge(owner), "required": "true"}.items():
+        if _git(root, "config", "--local", f"filter.{FILTER}.{key}", value) is None:
+            raise InputError("Git does not take a setting", where=root, cure=f"mend what `git config --local filter.{FILTER}.{key} x` says there")
+
+
+def _let_git_look_again(root: Path, tracked: list[Path]) -> None:
+    """Renew Git's notes of the files that hold nothing new: by their other size alone it would call them modified."""
+    for path in tracked:
+        if _git(root, "diff", "--numstat", "--", str(path)) == "":
+            _git(root, "add", "--update", "--", str(path))  # the same content, so nothing is staged
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What Git says, None when there is none or it fails."""
+    command = ["git", "-C", str(root), *arguments]
     try:
-        for key, value in values.items():
-            command = ["git", "-C", str(root), "config", "--local", f"filter.{FILTER}.{key}", value]
-            if subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=30).returncode:
-                return False
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+        return None
+    return done.stdout if done.returncode == 0 else None
