@@ -48,12 +48,12 @@ def curves(rows: list[dict]) -> torch.Tensor:
     return torch.tensor([[row["loss"], row["accuracy"], row["held_out_accuracy"]] for row in rows])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_learn_what_one_learns(patches: tuple, tmp_path: Path, exact: None, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "processes"), [*((kind, 2) for kind in KINDS), ("uneven steps", 3)])
+def test_several_processes_learn_what_one_learns(patches: tuple, tmp_path: Path, exact: None, kind: str, processes: int) -> None:
     # Without a virtual batch two processes take two batches a step: so does a virtual batch of two in one process.
     alone = {"virtual_batch": 8} if kind == "one batch each" else {}
     one = small(patches, tmp_path / "one/model.safetensors", **KINDS[kind] | alone)
-    two = small(patches, tmp_path / "two/model.safetensors", options=TWO, **KINDS[kind])
+    two = small(patches, tmp_path / "two/model.safetensors", options={"processes": processes}, **KINDS[kind])
     torch.testing.assert_close(curves(two), curves(one), rtol=0, atol=1e-6)
     assert len({row["loss"] for row in one}) == 4, "it does learn"
     first, second = (load_file(tmp_path / f"{name}/model.safetensors") for name in ("one", "two"))
