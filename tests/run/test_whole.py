@@ -59,6 +59,7 @@ def test_the_chain_notebook_keeps_what_is_whole(whole: tuple[Path, str], tmp_pat
     assert ended.returncode == 0, ended.stderr
     printed = str([cell["outputs"] for cell in notebooks.code_cells(tmp_path / "out.ipynb")])
     assert "4-predict-assign kept" in printed and "started" not in printed
+    assert "\\x1b" not in printed  # no frames of a live display, of which a night would leave half a gigabyte
 
 
 def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees while the chain runs: a live line per step in a terminal, else a line per event."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,9 @@ class Display:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.console = Console(force_jupyter=False, markup=False, highlight=False, soft_wrap=True)
+        # A notebook's output calls itself a terminal and keeps every frame: half a gigabyte in a night.
+        live = None if "ipykernel" not in sys.modules else False
+        self.console = Console(force_jupyter=False, force_terminal=live, markup=False, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.overall = self.bars.add_task("all steps", total=None, note="")
