@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.data import simulate
+from cellsignal.data import download, simulate
 from cellsignal.errors import InputError
-from cellsignal.run import inputs
+from cellsignal.run import inputs, paths
 
 
 @pytest.fixture
@@ -51,3 +51,20 @@ def test_tables_are_read_and_selected(plates: Path, tmp_path: Path) -> None:
     tables = inputs.open_tables(str(plates), run=tmp_path, experiments=["U2OS-01"])
     assert set(tables.wells["experiment"]) == {"U2OS-01"}
     assert tables.root == plates
+
+
+def test_colab_fetches_the_competition_only_where_no_plates_are_named(
+    tmp_path: Path, plates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(download, "from_kagglehub", lambda competition: asked.append(competition) or plates)
+    monkeypatch.setattr(paths, "COLAB", tmp_path / "content")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    with pytest.raises(InputError, match="no such data folder"):
+        inputs.check("", run=tmp_path / "run")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    assert inputs.check("", run=tmp_path / "run", preset="tiny") == tmp_path / "content/data/run/data"
+    assert inputs.check(str(plates), run=tmp_path / "run") == plates
+    assert asked == []
+    assert inputs.check("", run=tmp_path / "run") == plates
+    assert asked == ["recursion-cellular-image-classification"]
