@@ -42,7 +42,7 @@ def _install(version: str, folder: Path) -> None:
         shutil.copytree(_unpacked_before(folder), partial)
         for old in [*partial.glob("kaggle-*.dist-info"), *partial.glob("kagglesdk*"), partial / "kaggle"]:
             shutil.rmtree(old)
-        packages = ["--no-deps", f"kaggle=={version}", "kagglesdk"]
+        packages = ["--no-deps", f"kaggle=={version}", "kagglesdk>=0.1.38,<0.2"]
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(partial), *packages]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

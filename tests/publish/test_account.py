@@ -122,6 +122,13 @@ def test_the_client_knows_the_name(checkout: Path, monkeypatch: pytest.MonkeyPat
     assert account.init()[0] == "dora"
 
 
+def test_without_a_client_the_name_must_be_given(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "find_spec", lambda name: None)
+    monkeypatch.setattr(client.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="^the Kaggle client is not installed; add --user NAME$"):
+        account.init()
+
+
 def test_metadata_in_one_line_is_filled_too(checkout: Path) -> None:
     path = checkout / "utils_dataset/dataset-metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))

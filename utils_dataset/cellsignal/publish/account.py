@@ -27,7 +27,7 @@ def init(user: str | None = None) -> tuple[str, list[Path]]:
     InputError, and nothing written, when the name cannot be one, there is no checkout, a file is not as expected, or
     Git does not take the filter.
     """
-    owner = check_owner(client.username() if user is None else user)
+    owner = check_owner(_asked() if user is None else user)
     root = checkout()
     tracked = tracked_metadata(root)
     texts = {path: _checked(path, with_name(path.read_text(encoding="utf-8"), owner)) for path in tracked}
@@ -36,6 +36,13 @@ def init(user: str | None = None) -> tuple[str, list[Path]]:
         files.write_text(path, text)
     _let_git_look_again(root, tracked)
     return owner, tracked
+
+
+def _asked() -> str:
+    try:
+        return client.username()
+    except InputError as error:  # no client, or no login: neither is needed for a name
+        raise InputError(str(error).split("; ")[0], cure="add --user NAME") from None
 
 
 def checkout() -> Path:
