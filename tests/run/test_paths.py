@@ -1,6 +1,7 @@
 """Places: where we are, who holds a run folder, and what a notebook's process is given."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,3 +116,12 @@ def test_notebooks_get_this_interpreter_and_package(tmp_path: Path) -> None:
     assert environment["PYTHONPATH"].split(":")[0] == str(paths.PACKAGE.parent)
     spec = Path(environment["JUPYTER_PATH"].split(":")[0]) / "kernels/python3/kernel.json"
     assert json.loads(spec.read_text())["argv"][0] == sys.executable
+
+
+def test_a_notebook_on_its_own_has_the_libraries_of_a_chains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "0")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    paths.settle()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == paths.kernel_environment(tmp_path)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "0"  # the user's own word

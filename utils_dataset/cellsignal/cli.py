@@ -137,7 +137,8 @@ def run(
 ) -> None:
     """Go from plates to a submission and a report.
 
-    The same call again goes on where an earlier one stopped, and repeats only what changed.
+    The same call again goes on where an earlier one stopped, and repeats only what changed. It exits with 3 when
+    its time budget (time_budget_minutes) is spent.
     """
     from cellsignal.run import recipe
 

@@ -21,6 +21,11 @@ WORKING_BYTES = 20 * 10**9  # what /kaggle/working may hold
 _BEGAN = time.time()  # of this process, nearly: notebooks and commands import this first
 _CHAIN, _DEADLINE = "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"  # what a chain tells its notebooks
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LIBRARIES = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS needs to repeat itself
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # it would ask the network for its newest version
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
 # Notebooks need no secret; what is not in their environment cannot be printed by them.
 _SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|^KAGGLE_.*(KEY|USERNAME)", re.I)
 _claims: dict[Path, int] = {}  # open files, which live as long as the process: closing one drops its lock
@@ -105,6 +110,12 @@ def release(folder: Path) -> None:
         os.close(_claims.pop(folder))
 
 
+def settle() -> None:
+    """Make libraries that come later repeatable and quiet, as a chain's notebooks have them, in this process too."""
+    for name, value in _LIBRARIES.items():
+        os.environ.setdefault(name, value)
+
+
 def under_chain() -> bool:
     """Whether a chain runs this notebook, which then has what it needs and keeps the chain's time."""
     return _CHAIN in os.environ
@@ -134,11 +145,9 @@ def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = 
         "PYTHONPATH": package,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS needs to repeat itself
         "JUPYTER_PATH": jupyter,
         "JUPYTER_PLATFORM_DIRS": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "NO_ALBUMENTATIONS_UPDATE": "1",
+        **_LIBRARIES,
     }
 
 

@@ -37,6 +37,7 @@ def begin(namespace: Mapping[str, Any]) -> Path:
 
     Raises InputError when an attached run was made with other parameters, is damaged, or does not fit the disk.
     """
+    paths.settle()
     folder = paths.claim(namespace["run"])
     found = _sessions[folder] = _Session()
     mark(folder)
