@@ -68,3 +68,25 @@ def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None
     path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(InputError, match="0 cells are tagged"):
         notebooks.parameter_names(path)
+
+
+@pytest.mark.parametrize("failures, tries", [(1, 2), (9, 2)])
+def test_a_kernel_that_does_not_start_is_started_once_more(
+    tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, failures: int, tries: int
+) -> None:
+    ways, tried = notebooks._papermill, []
+
+    def papermill(notebook: Path, target: Path, *rest: object, **options: object) -> tuple[int, str]:
+        tried.append(target)
+        if len(tried) > failures:
+            return ways(notebook, target, *rest, **options)
+        target.write_text(notebook.read_text())
+        return 1, "RuntimeError: Kernel didn't respond in 60 seconds"
+
+    monkeypatch.setattr(notebooks, "_papermill", papermill)
+    if failures == 1:
+        assert run(write_toy(tmp_path, "1-eda"), tmp_path).is_file()
+    else:
+        with pytest.raises(StepFailed, match="Kernel didn't respond in 60 seconds; see "):
+            run(write_toy(tmp_path, "1-eda"), tmp_path)
+    assert len(tried) == tries

@@ -15,6 +15,7 @@ import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 
+NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
 
@@ -55,6 +56,9 @@ def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], envi
         old.unlink(missing_ok=True)  # what is there afterwards is of this run
     try:
         code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
+        if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
+            partial.unlink(missing_ok=True)
+            code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
         if partial.exists():
             os.replace(partial, target)
     finally:
