@@ -51,7 +51,6 @@ class FakeKaggle(Holdings):
         self.faults: list[Exception] = []
         self.upload_breaks = 0
         self.zipped: set[str] = set()  # competition files that Kaggle keeps zipped
-        self.quota = {"gpuQuota": (3600, 108000)}
         self._answers: dict[str, list[Refusal]] = defaultdict(list)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"kaggle": self}))
         self._http.daemon_threads = True
@@ -115,7 +114,6 @@ class FakeKaggle(Holdings):
             "GetKernelSessionStatus": self._session_status,
             "ListKernelSessionOutput": self._output,
             "GetKernel": self._kernel,
-            "GetAcceleratorQuotaStatistics": self._quota,
             "GetDatasetStatus": self.dataset_status,
             "GetDataset": self.dataset,
             "CreateDataset": self.create_dataset,
@@ -146,10 +144,6 @@ class FakeKaggle(Holdings):
         session = self.session(body)
         described = {"id": 1, "ref": session.slug, "title": session.body["newTitle"], "language": "python", "kernelType": "notebook"}
         return {"metadata": described, "blob": {"slug": session.slug, "source": session.body["text"], "kernelType": "notebook"}}
-
-    def _quota(self, body: Body) -> Body:
-        quotas = {name: {"timeUsed": f"{used}s", "totalTimeAllowed": f"{total}s"} for name, (used, total) in self.quota.items()}
-        return {"quotaRefreshTime": "2026-11-28T00:00:00Z", **quotas}
 
     def _upload(self, name: str) -> Body:
         token = secrets.token_hex(8)

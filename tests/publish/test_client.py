@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from server import COMPETITION, TOKEN, FakeKaggle, Outcome, Pushed
@@ -291,13 +292,7 @@ def test_competition_files_whole_and_one_by_one(server: FakeKaggle, tmp_path: Pa
     refused(refusals.Missing, lambda: kaggle.download(COMPETITION, tmp_path / "data", "none.csv"))
 
 
-def test_hours_left(server: FakeKaggle) -> None:
-    assert kaggle.quota() == {"GPU": 29.0}
-
-
 def test_sessions_are_counted(server: FakeKaggle, tmp_path: Path) -> None:
-    from threading import Event
-
     done = Event()
 
     def run(pushed: Pushed) -> Outcome:

@@ -206,14 +206,6 @@ def _rules(competition: str) -> str:
     return f"accept the rules at https://www.kaggle.com/competitions/{competition}/rules"
 
 
-def quota() -> dict[str, float]:
-    """Accelerator hours that are left this week, by resource ("GPU", "TPU")."""
-    said = _call("quota", "--csv")
-    if said.code:
-        raise said.refusal("quota")
-    return {name: float(left) for name, left in re.findall(r"^(GPU|TPU),[\d.]+h,([\d.]+)h", said.out, re.MULTILINE)}
-
-
 def _call(*arguments: str, patient: bool = False) -> Said:
     """Run the client to its end; `patient` for verbs that move files: as long as it takes, and a terminal sees the progress bars."""
     process = subprocess.Popen(

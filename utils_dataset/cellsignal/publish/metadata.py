@@ -32,7 +32,7 @@ def check_kernel(folder: Path) -> dict[str, Any]:
     """A kernel's metadata; InputError when a placeholder remains, title and slug are apart, or its code is not there."""
     path = Path(folder) / KERNEL
     metadata = _read(path)
-    owner, slug = _id(path, metadata, shortest=5)
+    slug = _slug(path, metadata, shortest=5)
     _refuse_placeholders(path, metadata)
     title = str(metadata.get("title", ""))
     if slugify(title) != slug.lower():
@@ -47,7 +47,7 @@ def check_dataset(folder: Path) -> dict[str, Any]:
     """A dataset's metadata; InputError when a placeholder remains or the slug is not one that Kaggle takes."""
     path = Path(folder) / DATASET
     metadata = _read(path)
-    _id(path, metadata, shortest=6)
+    _slug(path, metadata, shortest=6)
     _refuse_placeholders(path, metadata)
     return metadata
 
@@ -59,12 +59,12 @@ def _read(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _id(path: Path, metadata: Mapping[str, Any], *, shortest: int) -> tuple[str, str]:
+def _slug(path: Path, metadata: Mapping[str, Any], *, shortest: int) -> str:
     owner, slash, slug = str(metadata.get("id", "")).partition("/")
     if not (owner and slash and re.fullmatch(rf"[a-z0-9][a-z0-9-]{{{shortest - 1},49}}", slug)):
         cure = f"write OWNER/SLUG, the slug of {shortest} to 50 small letters, digits and hyphens"
         raise InputError(f"id is {metadata.get('id')!r}", where=path, cure=cure)
-    return owner, slug
+    return slug
 
 
 def _refuse_placeholders(path: Path, metadata: Mapping[str, Any]) -> None:

@@ -75,13 +75,15 @@ class Denied(InputError):
 
 
 # The first that matches says what it was; the clients differ in words, and 2.2.4 prints an HTTP error's text without its number.
-_KINDS: tuple[tuple[str, type[Refused], str], ...] = (
+_PASSING: tuple[tuple[str, type[Refused], str], ...] = (
     (r"Maximum batch \w+ session count", Busy, "wait until one of your sessions ends"),
     (r"Upload unsuccessful|Could not submit to competition", UploadBroken, "run the same command again"),
     (r"\bquota\b", QuotaSpent, "`kaggle quota` says when it is refilled"),
     (r"\b429\b|too many requests|rate.?limit", RateLimited, "wait a few minutes, then run the same command again"),
     (r"\b5\d\d (server )?error|\b50[0234]\b|server error|on Kaggle's side|unavailable|bad gateway", ServerError, "Kaggle's own fault: run the same command again later"),
     (r"max retries exceeded|connection ?(error|aborted|refused|reset)|timed out|ProxyError|SSLError|name resolution|NameResolution", Unreachable, "look at the network and its proxy, then run the same command again"),
+)  # fmt: skip
+_LASTING: tuple[tuple[str, type[Refused], str], ...] = (
     (r"\b409\b|conflict|already in use", Conflict, "a slug belongs to one title: choose another name, or delete the old one on kaggle.com"),
     (r"\b404\b|not found|could not find|Cannot access kernel", Missing, "look at the name and its owner"),
 )  # fmt: skip
@@ -123,12 +125,14 @@ def refusal(out: str, err: str, *, doing: str, about: str = "", cure: str = "") 
         return InputError(f"the Kaggle client lacks the module {module[1]}", cure=f"pip install {module[1]}")
     if _LOGIN.search(said):
         return LoginFailed(f"{doing}: Kaggle does not know who asks")
-    for pattern, kind, help_ in _KINDS[:6]:
-        if re.search(pattern, said, re.IGNORECASE):
-            return kind(f"{line}; {help_}")
-    if _DENIED.search(said) and "Cannot access kernel" not in said:
+    kind, help_ = _first(_PASSING, said)
+    if kind is Refused and _DENIED.search(said) and "Cannot access kernel" not in said:
         return Denied(line, cure=cure or "is it yours, and is your account verified by phone?")
-    for pattern, kind, help_ in _KINDS[6:]:
-        if re.search(pattern, said, re.IGNORECASE):
-            return kind(f"{line}; {help_}")
-    return Refused(line)
+    if kind is Refused:
+        kind, help_ = _first(_LASTING, said)
+    return kind("; ".join(filter(None, [line, help_])))
+
+
+def _first(kinds: tuple[tuple[str, type[Refused], str], ...], said: str) -> tuple[type[Refused], str]:
+    found = ((kind, help_) for pattern, kind, help_ in kinds if re.search(pattern, said, re.IGNORECASE))
+    return next(found, (Refused, ""))
