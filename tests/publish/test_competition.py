@@ -16,6 +16,9 @@ from cellsignal.publish import competition
 from cellsignal.publish.competition import FILES, download_competition
 
 
+newest = pytest.mark.parametrize("client", ["2.2.5"], indirect=True)  # where the client's version makes no difference
+
+
 @pytest.fixture
 def kaggle(tmp_path: Path, connect: Callable[..., object], client: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKaggle]:
     """A Kaggle that holds a small screen as the competition."""
@@ -64,12 +67,14 @@ def test_a_cell_type_and_then_all(kaggle: FakeKaggle, tmp_path: Path, capsys: py
     assert asked(kaggle).count("all") == 2 and "all cell types kept" in capsys.readouterr().out
 
 
+@newest
 def test_the_older_bundle_with_archives_inside(kaggle: FakeKaggle, tmp_path: Path) -> None:
     (kaggle.competitions[COMPETITION] / f"{COMPETITION}.zip").write_bytes(bundles.bundle(nested=True))
     download_competition(tmp_path / "plates", cell_types=["RPE"])
     assert images(tmp_path / "plates") == {"RPE-01", "RPE-02"}
 
 
+@newest
 def test_rules_that_were_not_accepted(kaggle: FakeKaggle, tmp_path: Path) -> None:
     kaggle.competitions[COMPETITION] = None
     with pytest.raises((InputError, StepFailed), match=f"accept the rules at https://www.kaggle.com/competitions/{COMPETITION}/rules"):
@@ -77,6 +82,7 @@ def test_rules_that_were_not_accepted(kaggle: FakeKaggle, tmp_path: Path) -> Non
     assert not list((tmp_path / "plates").rglob("*.csv"))
 
 
+@newest
 def test_a_page_instead_of_a_table(kaggle: FakeKaggle, tmp_path: Path) -> None:
     held = kaggle.competitions[COMPETITION]
     (held / "test.csv").write_text("<html>come back later</html>")
@@ -109,6 +115,7 @@ def test_an_archive_that_is_there_is_not_downloaded_again(kaggle: FakeKaggle, tm
     assert sum(request.call == "GET" for request in kaggle.requests) == sent + 1  # asked for its size, and left alone
 
 
+@newest
 def test_no_room_is_said_before_the_archive(kaggle: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(competition, "IMAGES", competition.IMAGES._replace(size=49_039_640_485))
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 60 * 10**9})())
@@ -117,6 +124,7 @@ def test_no_room_is_said_before_the_archive(kaggle: FakeKaggle, tmp_path: Path, 
     assert "all" not in asked(kaggle)
 
 
+@newest
 def test_unknown_cell_type_and_a_folder_of_the_release(kaggle: FakeKaggle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose from RPE, U2OS"):
         download_competition(tmp_path / "plates", cell_types=["HELA"])
@@ -127,12 +135,14 @@ def test_unknown_cell_type_and_a_folder_of_the_release(kaggle: FakeKaggle, tmp_p
         download_competition(tmp_path / "release")
 
 
+@newest
 def test_a_wrong_login_is_one_line(kaggle: FakeKaggle, connect: Callable[..., object], client: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     key = "feedfacefeedfacefeedfacefeedface"
     connect(kaggle, client, key=key)
     assert key not in refused("kaggle", "download", "--out", tmp_path / "plates")
 
 
+@newest
 def test_the_command(kaggle: FakeKaggle, tmp_path: Path) -> None:
     ended = CliRunner().invoke(app, ["kaggle", "download", "--out", str(tmp_path / "plates"), "--cell-type", "RPE"])
     assert ended.exit_code == 0 and images(tmp_path / "plates") == {"RPE-01", "RPE-02"}

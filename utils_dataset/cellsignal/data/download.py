@@ -4,6 +4,7 @@ import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from cellsignal import files
@@ -13,6 +14,7 @@ from cellsignal.data.fetch import BLOCK, Remote, fetch
 from cellsignal.data.wells import read_tables
 from cellsignal.data.zips import Limits
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.tasks import RXRX1
 
 
 class Published(NamedTuple):
@@ -72,12 +74,13 @@ def from_kagglehub(competition: str) -> Path:
     """The folder of a competition's files, downloaded by kagglehub with the user's token, or mounted where it can.
 
     kagglehub keeps the archive beside what it unpacks for a moment, so this needs twice the size of the data. InputError when
-    it is not installed, has no token or the rules were not accepted; StepFailed on any other failure.
+    there is no room for that, it is not installed, has no token or the rules were not accepted; StepFailed on any other failure.
     """
     try:
         kagglehub = importlib.import_module("kagglehub")
     except ImportError:
         raise InputError("kagglehub is not installed", cure="pip install kagglehub, or set `preset: demo`") from None
+    _require_room_for_hub(kagglehub, competition)
     try:
         root = Path(kagglehub.competition_download(competition))
     except Exception as error:  # its own, those of requests and of the SDK; none may reach a page with what it quotes
@@ -87,6 +90,17 @@ def from_kagglehub(competition: str) -> Path:
     if found is None:
         raise InputError("kagglehub brought no tables", where=root, cure=f"look whether {competition!r} is the competition's name")
     return found
+
+
+def _require_room_for_hub(kagglehub: ModuleType, competition: str) -> None:
+    """InputError when kagglehub's cache has no room for the archive and its content, unless it is there already."""
+    config = getattr(kagglehub, "config", None)  # no public name tells where the cache is
+    if competition != RXRX1.competition or not hasattr(config, "get_cache_folder"):
+        return
+    cache = Path(config.get_cache_folder())
+    if not (cache / "competitions" / competition).exists():
+        cure = "`cellsignal download rxrx1 --cell-type U2OS` needs a tenth of it and no token; name its folder in `data`"
+        require_room(cache, 2 * IMAGES.size, purpose="the competition's archive and what comes out of it", cure=cure)
 
 
 def _hub_failure(competition: str, error: Exception) -> Exception:
