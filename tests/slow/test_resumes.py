@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,35 +53,46 @@ def undisturbed(plates: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     return [sha256(folder / name) for name in NAMES], time.monotonic() - began
 
 
-def check(folder: Path, undisturbed: tuple[list[str], float], interruptions: int) -> None:
-    assert interruptions >= 2, "else nothing was proved"
+def check(folder: Path, undisturbed: tuple[list[str], float], interruptions: int) -> bool:
+    """The weights are the same, and nothing else is left; tells whether there were interruptions enough to prove something."""
     assert [sha256(folder / name) for name in NAMES] == undisturbed[0]
     left = {path.name for path in folder.iterdir() if ".partial-" not in path.name}  # which the next chain sweeps away
     assert left == {name.replace("safetensors", suffix) for name in NAMES for suffix in ("safetensors", "json")}
+    return interruptions >= 2
 
 
 @pytest.mark.parametrize("number", range(EACH))
 def test_killed_at_any_moment(plates: dict[str, str], undisturbed: tuple, tmp_path: Path, number: int) -> None:
-    moments, killed = random.Random(number), 0
-    for _ in range(INTERRUPTIONS):
-        killed += not session(plates, tmp_path, after=moments.uniform(0, 0.4 * undisturbed[1]))
-    assert session(plates, tmp_path)
-    check(tmp_path, undisturbed, killed)
+    moments = random.Random(number)
+    def kills(folder: Path, seconds: float) -> int:
+        killed = sum(not session(plates, folder, after=moments.uniform(0, seconds)) for _ in range(INTERRUPTIONS))
+        assert session(plates, folder)
+        return killed
+    assert any(check(folder, undisturbed, kills(folder, seconds)) for folder, seconds in shorter(tmp_path, 0.4 * undisturbed[1]))
+
+
+def shorter(folder: Path, seconds: float) -> Iterator[tuple[Path, float]]:
+    """Folders, and times for them: the machine may have become faster since the undisturbed training."""
+    return ((folder / f"half-{halving}", seconds / 2**halving) for halving in range(5))
 
 
 @pytest.mark.parametrize("number", range(EACH))
 def test_out_of_time(plates: dict[str, str], undisturbed: tuple, tmp_path: Path, number: int) -> None:
     """Each session has a folder of its own, and finds what the one before left, as on Kaggle."""
-    lengths, sessions = random.Random(100 + number), [tmp_path / "0"]
-    assert session(plates, sessions[0], seconds=lengths.uniform(0.1, 0.35) * undisturbed[1])
-    while not whole(sessions[-1]):
-        before, here = sessions[-1], tmp_path / str(len(sessions))
-        for name in NAMES:  # what is whole is taken up first
-            trainings.take_up(before / name, here)
-        seconds = lengths.uniform(0.1, 0.35) * undisturbed[1] if len(sessions) < 20 else None
-        assert session(plates, here, seconds=seconds, elsewhere=str(before))
-        sessions.append(here)
-    check(sessions[-1], undisturbed, len(sessions) - 1)
+    lengths = random.Random(100 + number)
+    def sessions(folder: Path, seconds: float) -> list[Path]:
+        made = [folder / "0"]
+        assert session(plates, made[0], seconds=lengths.uniform(0.3, 1) * seconds)
+        while not whole(made[-1]):
+            before, here = made[-1], folder / str(len(made))
+            for name in NAMES:  # what is whole is taken up first
+                trainings.take_up(before / name, here)
+            time_left = lengths.uniform(0.3, 1) * seconds if len(made) < 20 else None
+            assert session(plates, here, seconds=time_left, elsewhere=str(before))
+            made.append(here)
+        return made
+    tries = (sessions(folder, seconds) for folder, seconds in shorter(tmp_path, 0.35 * undisturbed[1]))
+    assert any(check(made[-1], undisturbed, len(made) - 1) for made in tries)
 
 
 @pytest.mark.parametrize("number", range(EACH))
@@ -90,4 +102,4 @@ def test_killed_while_a_checkpoint_is_written(plates: dict[str, str], undisturbe
         death = moments.choice(["half", "before", "after"]), moments.randint(1, 4)
         killed += not session(plates, tmp_path, death=death)
     assert session(plates, tmp_path)
-    check(tmp_path, undisturbed, killed)
+    assert check(tmp_path, undisturbed, killed)
