@@ -192,12 +192,12 @@ def test_an_unforeseen_error_comes_with_its_name() -> None:
 
 
 def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
-    program = ("import time\nfrom cellsignal.learn.launch import launch\n"
+    program = ("import os, sys\nfrom cellsignal.learn.launch import launch\n"
                "def work(world, tell):\n"
-               "    import os\n    open(f'{os.getpid()}.pid', 'w').close()\n"
+               "    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n"
                "    while True: world.meet()\n"
                "launch(work, device='cpu', processes=2, told=print)\n")
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
     finally:
