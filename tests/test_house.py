@@ -45,9 +45,12 @@ if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a
     places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
     roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
     if not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
-        if not clone.exists():
-            subprocess.run(["git", "clone", "-q", "-b", REF, f"https://github.com/{REPOSITORY}", clone], check=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"], check=True)
+        git, pip = ["git", "-C", f"{clone}"], [sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
+        fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", REF]  # a tag, a branch, a whole commit
+        for command in (["git", "init", "-q", f"{clone}"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
+            done = subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}, capture_output=True, text=True)
+            if done.returncode:
+                raise ModuleNotFoundError(f"{REPOSITORY} at {REF}: {' '.join(command)}: {' '.join(done.stderr.split())[-300:]}")
         roots = [clone / "utils_dataset"]
     if not roots:
         there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"

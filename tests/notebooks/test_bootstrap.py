@@ -1,5 +1,6 @@
 """The first cell of every notebook: where it finds the package, and what it says when there is none."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ Bootstrap = Callable[..., Path]
 
 @pytest.fixture
 def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
-    """bootstrap(*marks) runs the cell as if cellsignal was not installed; gives the folder it would import it from.
+    """bootstrap(*marks, ref="v0.1.0") runs the cell as if cellsignal was not installed; gives the folder it would import it from.
 
     /kaggle/input and /content are folders of tmp_path, `here` the current one.
     """
@@ -26,7 +27,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*marks: str) -> Path:
+    def run(*marks: str, ref: str = "v0.1.0") -> Path:
         for name in marks:
             monkeypatch.setenv(name, "Batch")
         text = notebooks.source(notebooks.code_cells(ROOT / "kernels/1-eda/1-eda.ipynb")[1])
@@ -34,6 +35,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
         for place in ("/kaggle/input", "/content/cellsignal"):
             search = search.replace(f'"{place}"', f'"{tmp_path}{place}"')
         assert search.count(str(tmp_path)) == 2
+        search = re.sub('REPOSITORY, REF = ".*?", ".*?"', f'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "{ref}"', search)
         before = list(sys.path)
         exec(search, {})  # the cell is what is tested
         assert sys.path[1:] == before
@@ -76,21 +78,63 @@ def test_without_the_package_it_says_what_is_mounted_and_what_to_attach(bootstra
     assert "datasets/alice/other" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_colab_clones_the_pinned_version_once_and_installs_it(
+@pytest.fixture
+def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """github(*arguments) asks Git about a repository that stands in for the one on GitHub; pip is left out."""
+    home = tmp_path / "github"
+    package(home / "utils_dataset")
+    settings = tmp_path / "gitconfig"
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    settings.write_text(f'[url "file://{home}"]\n insteadOf = https://github.com/INSERT_GITHUB_OWNER/cellsignal\n'
+                        "[user]\n name = a\n email = a@b\n")
+    real = subprocess.run
+
+    def without_pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return real(["true"] if "pip" in command else command, **options)
+
+    def git(*arguments: str) -> str:
+        return real(["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    monkeypatch.setattr(subprocess, "run", without_pip)
+    for command in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "first"], ["tag", "v0.1.0"]):
+        git(*command)
+    (home / "later").touch()
+    for command in (["add", "-A"], ["commit", "-qm", "second"]):
+        git(*command)
+    return git
+
+
+@pytest.mark.parametrize("kind, later", [("v0.1.0", False), ("main", True), ("commit", False)])
+def test_colab_fetches_a_tag_a_branch_or_a_commit(
+    bootstrap: Bootstrap, tmp_path: Path, github: Callable[..., str], kind: str, later: bool
+) -> None:
+    ref = github("rev-parse", "v0.1.0") if kind == "commit" else kind
+    clone = tmp_path / "content/cellsignal"
+    for _ in range(2):  # and once more, after an installation that failed
+        assert bootstrap("COLAB_RELEASE_TAG", ref=ref) == clone / "utils_dataset"
+        assert (clone / "later").exists() == later
+
+
+def test_colab_says_in_one_line_what_failed(bootstrap: Bootstrap, github: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModuleNotFoundError, match="^INSERT_GITHUB_OWNER/cellsignal at v9: git -C .* fetch .*find remote ref v9") as caught:
+        bootstrap("COLAB_RELEASE_TAG", ref="v9")
+    assert "\n" not in str(caught.value) and caught.value.__context__ is None
+    assert capfd.readouterr().err == ""
+
+
+def test_colab_installs_what_it_fetched_and_asks_nobody_for_a_password(
     bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands: list[list[Any]] = []
+    commands: list[list[str]] = []
 
-    def stand_in(command: list[Any], *, check: bool) -> None:
+    def stand_in(command: list[str], *, env: dict[str, str], **options: bool) -> subprocess.CompletedProcess[str]:
+        assert env["GIT_TERMINAL_PROMPT"] == "0"
         commands.append(command)
-        if command[0] == "git":
-            package(Path(command[-1]) / "utils_dataset")
+        return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", stand_in)
     clone = tmp_path / "content/cellsignal"
     assert bootstrap("COLAB_RELEASE_TAG") == clone / "utils_dataset"
-    [git, pip] = commands
-    assert git[:5] == ["git", "clone", "-q", "-b", "v0.1.0"] and git[5].startswith("https://github.com/")
-    assert pip[1:] == ["-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
-    bootstrap()
-    assert [command[0] for command in commands] == ["git", sys.executable, sys.executable]
+    assert [command[0] for command in commands] == ["git", "git", "git", sys.executable]
+    assert commands[1][3:] == ["fetch", "-q", "--depth", "1", "https://github.com/INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"]
+    assert commands[3][1:] == ["-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]

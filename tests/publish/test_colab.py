@@ -110,6 +110,15 @@ def test_a_ref_that_is_there_needs_no_note(checkout: Path) -> None:
     assert said == "6 files now lead to somebody/cellsignal at v2; commit and push them\n"
 
 
+def test_a_commit_is_written_whole(checkout: Path) -> None:
+    git(checkout, "init", "-q")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
+    commit = colab.commit_of(checkout, "HEAD")
+    for ref in (commit[:8], commit[:8].upper(), commit):
+        assert colab.init(repository="a/b", ref=ref)[1] == commit
+    assert f'REPOSITORY, REF = "a/b", "{commit}"' in source(checkout, NOTEBOOKS[0])[3]
+
+
 @pytest.mark.parametrize(
     "address",
     ["https://github.com/some-body/cell.signal", "https://github.com/some-body/cell.signal.git", "https://github.com/some-body/cell.signal/",

@@ -223,7 +223,7 @@ def init_colab(
     repository, ref, changed = colab.init(repository=repository, ref=ref)
     place = f"lead to {repository} at {ref}"
     print(f"{len(changed)} files now {place}; commit and push them" if changed else f"all files {place} already")
-    if not colab.published(paths.repository(), ref):
+    if not colab.commit_of(paths.repository(), ref):  # so that it cannot be on GitHub either
         print(f"note: Git knows no tag, branch or commit {ref} here; Colab needs it on GitHub")
 
 

@@ -30,6 +30,8 @@ def init(*, repository: str = "", ref: str = "") -> tuple[str, str, list[Path]]:
     if root is None or not (root / "README.md").is_file():
         raise InputError("no checkout of the bundle here or above", where=Path.cwd(), cure="run this inside one")
     repository, ref = _repository(repository or origin(root)), _ref(ref or f"v{cellsignal.__version__}")
+    if (commit := commit_of(root, ref)).startswith(ref.lower()):
+        ref = commit  # GitHub gives out no commit by the beginning of its name
     return repository, ref, write_links(root, repository, ref)
 
 
@@ -63,13 +65,14 @@ def origin(root: Path) -> str:
     return found[1]
 
 
-def published(root: Path, ref: str) -> bool:
-    """Whether Git knows the ref here, so that it can be on GitHub too."""
+def commit_of(root: Path, ref: str) -> str:
+    """The commit that a tag, a branch or the beginning of a commit's name stands for; "" where Git knows none here."""
     command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
     try:
-        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return False
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _repository(name: str) -> str:
