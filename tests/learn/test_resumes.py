@@ -157,7 +157,7 @@ def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path:
     assert all(len(list(folder.iterdir())) == 2 for folder in folders), "what is elsewhere stays as it is"
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "stranger"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "stranger", "epoch", "digest", "deep"])
 def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp_path: Path, damage: str) -> None:
     good, bad = left_off(patches, tmp_path / "good", 2), left_off(patches, tmp_path / "bad", 3)
     tensors, facts = next(bad.glob("*.safetensors")), bad / "model.checkpoint.json"
@@ -166,7 +166,8 @@ def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp
     told = read_json(facts)
     {"flip": lambda: tensors.write_bytes(content), "truncate": lambda: tensors.write_bytes(content[:200]), "delete": tensors.unlink,
      "json": lambda: facts.write_text("{"), "stranger": lambda: write_json(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
-     }[damage]()
+     "epoch": lambda: write_json(facts, told | {"epoch": "three"}), "digest": lambda: write_json(facts, told | {"sha256": [told["sha256"]]}),
+     "deep": lambda: facts.write_text("[" * 100_000)}[damage]()
     seen = []
     small(patches, tmp_path / "here/model.safetensors",
           options={"elsewhere": [bad, good], "on_epoch": lambda history: seen.append(len(history))})

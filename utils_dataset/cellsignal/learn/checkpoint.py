@@ -11,6 +11,8 @@ from safetensors.torch import load, save
 
 from cellsignal.files import sha256, write_bytes, write_json
 
+KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
+
 
 class Checkpoint:
     """Tensors in `<stem>.checkpoint-<epoch>.safetensors`, everything else in `<stem>.checkpoint.json`.
@@ -57,8 +59,9 @@ class Checkpoint:
         """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            return facts if facts["fingerprint"] == self.fingerprint and {"tensors", "sha256", "epoch"} <= set(facts) else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = facts["fingerprint"] == self.fingerprint and all(type(facts[key]) is kind for key, kind in KINDS.items())
+            return facts if whole else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     @staticmethod
