@@ -61,6 +61,8 @@ def test_a_deadline_counts_from_the_start_of_the_process(place: Callable[..., No
     place("KAGGLE_KERNEL_RUN_TYPE")
     assert paths.deadline(0) == pytest.approx(paths._BEGAN + 11 * 3600)
     assert paths.deadline(2) == pytest.approx(paths._BEGAN + 120)
+    for minutes in (690, 691, 720, 1e6):  # a session is killed after 12 hours, and what it has not saved is lost
+        assert paths.deadline(minutes) == pytest.approx(paths._BEGAN + 11.5 * 3600)
 
 
 def test_a_notebook_has_the_deadline_of_its_chain(

@@ -17,6 +17,7 @@ KAGGLE, COLAB = Path("/kaggle"), Path("/content")
 KERNELS_LOCK = ".kernels.lock"  # shared by every kernel that works in a run folder
 CHAIN_LOCK = ".chain.lock"  # held by the one chain that drives it
 SESSION_MINUTES = 11 * 60.0  # of the 12 hours after which Kaggle ends a session with all that it has not saved
+LONGEST_MINUTES = 11.5 * 60.0  # that anybody may ask for there: what is begun in time must end, and its files be kept
 WORKING_BYTES = 20 * 10**9  # what /kaggle/working may hold
 _BEGAN = time.time()  # of this process, nearly: notebooks and commands import this first
 _CHAIN, _DEADLINE = "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"  # what a chain tells its notebooks
@@ -124,12 +125,13 @@ def under_chain() -> bool:
 def deadline(minutes: float) -> float | None:
     """When work must have stopped, in seconds since 1970, or None.
 
-    `minutes` count from the start of this process, 0 for what the place allows; a notebook under a chain has
-    the chain's deadline.
+    `minutes` count from the start of this process, 0 for what the place allows, and on Kaggle never more than
+    11.5 hours; a notebook under a chain has the chain's deadline.
     """
     if under_chain():
         return float(os.environ[_DEADLINE]) if os.environ.get(_DEADLINE) else None
-    minutes = minutes or (SESSION_MINUTES if where() == "kaggle" else 0.0)
+    if where() == "kaggle":
+        minutes = min(minutes or SESSION_MINUTES, LONGEST_MINUTES)
     return _BEGAN + 60 * minutes if minutes else None
 
 
