@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -241,3 +242,19 @@ def test_a_gpu_in_use_is_named_before_anything_forks(patches: tuple, tmp_path: P
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     with pytest.raises(InputError, match="already uses a GPU.*start the notebook anew"):
         small(patches, tmp_path / "model.safetensors", options=TWO)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+    """There Accelerate runs the work in this very process, whose signals and pipe are not the work's to change."""
+    shell = SimpleNamespace(get_ipython=lambda: "<google.colab._shell.Shell object>")
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    launched = []
+    monkeypatch.setattr("accelerate.notebook_launcher", lambda *arguments, **options: launched.append(options["num_processes"]))
+    if gpus == 2:
+        launch(print, device="auto", processes=2, told=print)
+    else:
+        with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
+            launch(print, device="cpu", processes=2, told=print)
+    assert launched == [2] * (gpus == 2)

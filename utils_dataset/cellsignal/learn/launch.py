@@ -29,6 +29,9 @@ def launch(work: Callable[[World, Tell], None], *, device: str, processes: int, 
     that a process raised, the error of `told`, or StepFailed when a process fails or dies; all
     processes have ended then.
     """
+    if _colab() and torch.cuda.device_count() < 2:  # Accelerate would run it in this very process
+        raise InputError("a notebook on Colab trains in several processes only where it has several GPUs", where="processes",
+                         cure="set processes: 0")
     if torch.cuda.is_initialized():
         raise InputError("this process already uses a GPU, so it cannot share out the training", where="processes",
                          cure="start the notebook anew and run its cells in order, or set processes: 1")
@@ -51,6 +54,11 @@ def launch(work: Callable[[World, Tell], None], *, device: str, processes: int, 
     if failure is not None:
         raise StepFailed(f"training in {processes} processes ended: {_last_words(failure)}; "
                          "the same command goes on at the last whole epoch") from failure
+
+
+def _colab() -> bool:
+    """Whether this process is a notebook on Colab, as Accelerate sees it."""
+    return "IPython" in sys.modules and "google.colab" in str(sys.modules["IPython"].get_ipython())
 
 
 def _launch(work: Callable[[World, Tell], None], device: str, *, processes: int, pipe: tuple[int, int]) -> None:
