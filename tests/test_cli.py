@@ -32,6 +32,14 @@ def test_help_loads_nothing_heavy() -> None:
     assert not [name for name in ("torch", "pandas", "numpy", "matplotlib", "papermill", "sklearn") if f"'{name}'" in loaded]
 
 
+def test_windows_is_told_in_one_line_where_to_go() -> None:
+    """A module that is None in sys.modules cannot be imported: so fcntl is absent, as on Windows."""
+    code = "import sys; sys.modules['fcntl'] = None; from cellsignal.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),

@@ -5,11 +5,15 @@ import signal
 import sys
 import time
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
+
+if find_spec("fcntl") is None:  # all that follows keeps its files apart by these locks
+    sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal import cli_kaggle
 from cellsignal.errors import InputError
