@@ -62,6 +62,13 @@ def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make
     assert plan("brodt", datasets=["bob/weights"]).competitions == ("recursion-cellular-image-classification",)
 
 
+def test_a_mounted_folder_of_plates_is_named_to_the_kernels(plan: Make) -> None:
+    """Where two data sets with plates are attached."""
+    place = "/kaggle/input/datasets/bob/plates/second"
+    for kernel in plan("brodt", f"data={place}", "cell_types=[U2OS]", datasets=["bob/plates"]).kernels:
+        assert kernel.parameters["data"] == place
+
+
 def test_a_recipe_for_the_cpu_asks_for_no_gpu(plan: Make) -> None:
     assert not [kernel for kernel in plan("tiny", "device=cpu").kernels if kernel.gpu]
 

@@ -75,6 +75,20 @@ def test_a_public_release_is_found_but_a_metadata_table_beside_the_competition_i
     assert mounts.data_set() == competition
 
 
+@pytest.mark.parametrize("competition", ["recursion-cellular-image-classification", "competitions/Recursion-Cellular-Image-Classification"])
+@pytest.mark.parametrize("own", ["datasets/alice/plates/", "my-plates/", "notebooks/alice/draw-plates/data/"])
+def test_plates_of_ones_own_win_over_the_competition(attach: Attach, competition: str, own: str) -> None:
+    """Which tracked kernels mount in any case."""
+    there = attach(competition, "train_controls.csv")
+    attach("datasets/alice/notes", "metadata.csv")
+    assert mounts.data_set() == there
+    mine = attach(own, "train_controls.csv")
+    assert mounts.data_set() == mine
+    (mine / "train_controls.csv").unlink()
+    (mine / "metadata.csv").write_text("site_id,well_id,cell_type,dataset,experiment\n")  # the public release
+    assert mounts.data_set() == mine
+
+
 def test_two_data_sets_are_named_and_none_is_guessed(attach: Attach) -> None:
     one, two = attach("datasets/alice/one", "train_controls.csv"), attach("two", "train_controls.csv")
     with pytest.raises(InputError, match="2 data sets are attached.*name one of them as `data`") as caught:

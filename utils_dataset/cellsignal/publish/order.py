@@ -53,7 +53,7 @@ def plan(recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequ
 
     `datasets`: owner/slug of further data sets. Raises InputError for a recipe that cannot run on Kaggle.
     """
-    values = {**recipe.model_dump(), "run": _run(recipe.run), "data": ""}
+    values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
     if whole:
         planned = [Step(CHAIN, notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]

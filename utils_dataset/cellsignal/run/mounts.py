@@ -8,6 +8,7 @@ from pathlib import Path
 from cellsignal.errors import InputError
 from cellsignal.run import paths
 from cellsignal.run.manifest import RUN
+from cellsignal.tasks import RXRX1
 
 KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
 TABLES = ("train_controls.csv", "metadata.csv")  # one of them marks a data set: the competition's, the public release's
@@ -30,10 +31,12 @@ def names() -> str:
 def data_sets() -> list[Path]:
     """Folders with plates: the highest of each mount that holds tables, at most two levels below it.
 
-    Those with the competition's tables when there are any: a metadata.csv may be anybody's.
+    Those whose tables are certainly of plates when there are any: a metadata.csv may be anybody's. Of these the user's
+    own, when there are any: the competition is attached to every kernel that is pushed as it is tracked.
     """
     found = [place for mount in mounts() for place in islice(_tables(mount), 1)]
-    return [place for place in found if (place / TABLES[0]).is_file()] or found
+    certain = [place for place in found if _certain(place)] or found
+    return [place for place in certain if not _of_competition(place)] or certain
 
 
 def data_set() -> Path:
@@ -44,8 +47,6 @@ def data_set() -> Path:
     if found:
         what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
-    from cellsignal.tasks import RXRX1
-
     cure = f"attach the competition {RXRX1.competition} or a data set with {TABLES[0]}, or set `preset` to simulate plates"
     raise InputError(f"no plates to be found; {names()}", where=paths.KAGGLE / "input", cure=cure)
 
@@ -58,6 +59,20 @@ def runs() -> list[Path]:
 def _tables(mount: Path) -> Iterator[Path]:
     for depth in range(3):
         yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name in TABLES))
+
+
+def _certain(place: Path) -> bool:
+    """Whether tables are the competition's or the public release's by more than a name."""
+    if (place / TABLES[0]).is_file():
+        return True
+    with open(place / TABLES[1], encoding="utf-8", errors="replace") as table:
+        return "site_id" in table.readline(FEW).split(",")
+
+
+def _of_competition(place: Path) -> bool:
+    """Whether a folder is the competition's mount, or lies in it."""
+    first, second, *_ = (*place.relative_to(paths.KAGGLE / "input").parts, "")
+    return RXRX1.competition in (first.lower(), second.lower() * (first == "competitions"))
 
 
 def _run_places(mount: Path) -> list[Path]:
