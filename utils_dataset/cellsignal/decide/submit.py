@@ -101,3 +101,9 @@ def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, 
         temporary.write_text(text, encoding="utf-8")
         write_submission(path, predictions, sample=sample)
     return path
+
+
+def withdraw(path: Path) -> None:
+    """Remove the submission of an earlier run, and its confidences: others' answers are none of this one's."""
+    for place in (path, confidence_path(path)):
+        place.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""Cell types without weights are left out and named, or refused where they were asked for by name."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cellsignal.decide.submit import confidence_path, withdraw, write_answers
+from cellsignal.decide.trained import trained
+from cellsignal.errors import InputError
+
+ALL = ["HUVEC", "RPE", "U2OS"]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    for name in ("U2OS/model", "U2OS/final", "RPE/model"):
+        path = tmp_path / f"weights/{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "weights"
+
+
+def test_those_with_all_their_networks_are_found_and_the_others_named(weights: Path) -> None:
+    assert trained(weights, ["U2OS"], networks=["model", "final"], named=True) == (["U2OS"], "")
+    found, left_out = trained(weights, ALL, networks=["model", "final"])
+    assert found == ["U2OS"]
+    assert left_out == "left out for want of weights: HUVEC lacks model.safetensors, final.safetensors; RPE lacks final.safetensors"
+    assert trained(weights, ALL, networks=["model"])[0] == ["RPE", "U2OS"]
+
+
+@pytest.mark.parametrize("asked, networks, named", [(["HUVEC"], ["model"], False), (["U2OS", "RPE"], ["model", "final"], True), (ALL, ["plain"], False)])
+def test_nothing_to_predict_with_is_refused_in_one_line(weights: Path, asked: list[str], networks: list[str], named: bool) -> None:
+    with pytest.raises(InputError, match="no weights to predict with: .* lacks .*; run 3-train-cell-type for it") as caught:
+        trained(weights, asked, networks=networks, named=named)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_submission_is_withdrawn_with_its_confidences(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    write_answers(path, pd.Series({"a": 1}), pd.Series({"a": 0.5}), sample=["a"])
+    assert confidence_path(path).is_file()
+    for _ in range(2):
+        withdraw(path)
+        assert list(tmp_path.iterdir()) == []
