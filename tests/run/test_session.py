@@ -182,3 +182,16 @@ def test_the_end_tells_what_kaggle_keeps(past: Past, capsys: pytest.CaptureFixtu
     folder = begin()
     session.end(folder, "2-pretrain-controls", TRAINING)
     assert f"{PRETRAIN}: complete. /kaggle/working holds 0.00 of 20 GB" in capsys.readouterr().out
+
+
+def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, unfinished = begin(), {"complete": False, "progress": "whole, epoch 1 of 2"}
+    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    assert "add this kernel's own OWNER/SLUG to kernel_sources" in capsys.readouterr().out
+    session.end(folder, "3-train-cell-type", TRAINING)
+    monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")  # the chain's notebook will say it
+    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    monkeypatch.delenv("CELLSIGNAL_CHAIN")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    assert "kernel_sources" not in capsys.readouterr().out

@@ -19,6 +19,11 @@ PREDICTION = {
     "rotation_prior", "certainty", "known_layouts", "device",
 }  # fmt: skip
 OF_PLAIN = {"virtual_batch", "final_epochs"}
+# A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
+GO_ON = (
+    "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
+    "the output of this version in the editor and save another; `cellsignal kaggle push --until-done` does so by itself."
+)
 
 
 @dataclass
@@ -73,6 +78,8 @@ def end(folder: Path, step: str, namespace: Mapping[str, Any], *, complete: bool
     written = manifest.write(folder, step, manifest.parameters(namespace), **told)
     state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
     print(f"{written['step']}: {state}. {_sizes(folder)}")
+    if not complete and paths.where() == "kaggle" and not paths.under_chain():
+        print(GO_ON)
 
 
 def _attached(folder: Path) -> list[Path]:
