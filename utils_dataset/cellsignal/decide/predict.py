@@ -3,8 +3,10 @@
 import shutil
 import time
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,58 +16,85 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from cellsignal.data.images import read_sites
+from cellsignal.decide.kept import Kept, identity
 from cellsignal.decide.passes import Passes, log_probabilities
-from cellsignal.decide.scores import write_metadata, write_scores
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES, scope_rows
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
+from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Card, load_weights, read_card
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
 
+@dataclass(frozen=True)
+class Knobs:
+    """How the scores of an experiment are made from its images."""
+
+    scope: str = "plate"
+    batch_sizes: tuple[int, ...] = (32,)
+    refinements: int = REFINEMENTS
+    precision: str = "auto"
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """Those that count for one kind of statistics alone."""
+        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
+
+    def passes(self, kind: str) -> int:
+        """How often an image is sent through the network for one kind, at most."""
+        return {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements}.get(kind, 1)
+
+
 def score_experiments(
     root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
     statistics: Sequence[str] = STATISTICS, scope: str = "plate", batch_sizes: Sequence[int] = (32,),
-    refinements: int = REFINEMENTS, precision: str = "auto", device: torch.device = torch.device("cpu"),
+    batch_for: Collection[str] | None = None, refinements: int = REFINEMENTS, precision: str = "auto",
+    device: torch.device = torch.device("cpu"), budget: Budget | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
     `weights`: the folder with one `<cell_type>/<name>.safetensors` each. `scope`: plate or experiment,
     over which statistics are gathered; of another one than the training batches had is warned
-    (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `refinements`: of "adapted"
-    where a scope is too large for one batch (`log_probabilities`).
+    (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `batch_for`: the experiments that
+    are worth them, None for all; `refinements`: of "adapted" where a scope is too large for one batch
+    (`log_probabilities`).
 
-    Writes, in the place of what an earlier prediction left there,
-    `<out>/<statistics>/<experiment>.parquet` and, last, `<out>/<statistics>/metadata.json`: how the
-    statistics of each experiment were gathered, how many images went through the network, how long
-    that took. Returns the stacked scores by kind of statistics, in the order of the ladder.
+    Writes `<out>/<statistics>/<experiment>.parquet` and, after each experiment,
+    `<out>/<statistics>/metadata.json`: how the statistics of each experiment were gathered, how many
+    images went through the network, how long that took, and what identifies the scores. Scores that lie
+    there whole, made by the same weights from the same sites in the same way, are kept; others give way.
+    Before an experiment that would end after the deadline of `budget` it stops, and `budget.spent` says
+    so: the same call goes on. Returns the stacked scores by kind of statistics, in the order of the
+    ladder; when it stopped, those of the experiments so far.
     """
     _check(statistics, scope, batch_sizes, refinements)
-    precision = devices.resolve(device, precision)
+    budget = budget or Budget()
+    knobs = Knobs(scope, tuple(batch_sizes), refinements, devices.resolve(device, precision))
     networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
     if note := scope_note(weights, list(networks), name, scope):
         warnings.warn(note, stacklevel=2)
-    for stale in [*out.glob("*/*.parquet"), *out.glob("*/metadata.json")]:
-        stale.unlink()
-    scores, facts = {kind: [] for kind in statistics}, {kind: {} for kind in statistics}
-    experiments = sites.groupby(["cell_type", "experiment"], sort=True)
-    for (cell_type, experiment), mine in tqdm(experiments, desc="predict", unit="experiment"):
-        answers = predict_experiment(
-            *networks[cell_type], root, mine, statistics=statistics, scope=scope, batch_sizes=batch_sizes,
-            refinements=refinements, precision=precision)
-        for kind, (table, facts[kind][experiment]) in answers.items():
-            write_scores(out / kind, table, experiment=experiment)
-            scores[kind].append(table)
+    asked = {experiment: _counting(mine, networks[cell_type][1])
+             for (cell_type, experiment), mine in sites.groupby(["cell_type", "experiment"], sort=True)}
+    kept = {}
     for kind in statistics:
-        knobs = {"batch": {"batch_sizes": list(batch_sizes)}, "adapted": {"refinements": refinements}}.get(kind, {})
-        write_metadata(
-            out / kind, statistics=kind, network=name, scope=scope, note=note,
-            training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()}, **knobs,
-            averaged="log-probabilities, over passes and over the sites of a well", precision=precision,
-            device=str(device), **_sums(facts[kind]), experiments=facts[kind])
-    return {kind: pd.concat(tables) for kind, tables in scores.items()}
+        mine = {each: asked[each] for each in asked if kind != "batch" or batch_for is None or each in batch_for}
+        kept[kind] = _kept(out / kind, kind, networks, root, mine, knobs, network=name, note=note, device=device)
+    for other in set(STATISTICS) - set(statistics):
+        Kept(out / other, {})  # what an earlier prediction left there gives way too
+    for experiment, mine in tqdm(asked.items(), desc="predict", unit="experiment"):
+        kinds = [kind for kind in statistics if experiment in kept[kind].missing]
+        if kinds and not budget.fits_part(len(mine) * sum(map(knobs.passes, kinds))):
+            done = len(asked) - len({each for kind in statistics for each in kept[kind].missing})
+            budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
+            break
+        if kinds:
+            began = time.monotonic()
+            answers = predict_experiment(*networks[mine["cell_type"].iloc[0]], root, mine, statistics=kinds, **vars(knobs))
+            for kind, (table, facts) in answers.items():
+                kept[kind].add(experiment, table, facts)
+            budget.took(sum(facts["images"] for _, facts in answers.values()), time.monotonic() - began)
+    return {kind: kept[kind].stacked() for kind in statistics}
 
 
 def predict_experiment(
@@ -79,10 +108,7 @@ def predict_experiment(
     {"gathered": {how: number of scopes}, "sites", "images": sent through the network, "seconds"},
     the seconds without reading.
     """
-    # Statistics must come from the mixture of wells that filled the training batches: on plates
-    # of 24 treatment and 62 control sites, adding controls to the statistics of networks that
-    # were trained without them took the accuracy from 0.70 to 0.49.
-    sites = sites[sites["well_type"].isin(card.well_types)].reset_index(drop=True)
+    sites = _counting(sites, card)
     answers = {kind: np.empty((len(sites), len(card.class_numbers)), np.float32) for kind in statistics}
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in statistics}
     for rows in scope_rows(sites, scope):
@@ -153,5 +179,26 @@ def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: to
     return {cell_type: (model.to(device), card) for cell_type, (model, card) in found.items()}
 
 
-def _sums(facts: dict[str, dict]) -> dict[str, float]:
-    return {key: sum(mine[key] for mine in facts.values()) for key in ("images", "seconds")}
+def _counting(sites: pd.DataFrame, card: Card) -> pd.DataFrame:
+    """The sites whose wells are of a kind that filled the training batches."""
+    # Statistics must come from that mixture of wells: on plates of 24 treatment and 62 control
+    # sites, adding controls to the statistics of networks that were trained without them took
+    # the accuracy from 0.70 to 0.49.
+    return sites[sites["well_type"].isin(card.well_types)].reset_index(drop=True)
+
+
+def _kept(
+    folder: Path, kind: str, networks: Networks, root: Path, asked: Mapping[str, pd.DataFrame], knobs: Knobs, *,
+    device: torch.device, **facts: Any,
+) -> Kept:
+    """What `folder` holds of the scores of one kind that are asked for."""
+    way = {"statistics": kind, "scope": knobs.scope, "precision": knobs.precision, **knobs.of(kind)}
+    made_by = {cell_type: {"weights": model.origin, "card": vars(card)} for cell_type, (model, card) in networks.items()}
+    identities = {
+        experiment: identity(root, mine, **way, device=device.type, **made_by[mine["cell_type"].iloc[0]])
+        for experiment, mine in asked.items()
+    }
+    return Kept(
+        folder, identities, **facts, **way, device=str(device),
+        training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()},
+        averaged="log-probabilities, over passes and over the sites of a well")

@@ -20,6 +20,7 @@ from cellsignal.files import replacing, write_json
 
 ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
 HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
+METADATA = "metadata.json"
 NEARLY_ALL = 0.9  # of the values, by which a table is taken for one of probabilities
 
 
@@ -43,7 +44,7 @@ def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path
 
 def write_metadata(folder: Path, **facts: object) -> Path:
     """Write `<folder>/metadata.json`: how the scores beside it were made."""
-    path = Path(folder) / "metadata.json"
+    path = Path(folder) / METADATA
     write_json(path, {"values": "natural-log probabilities", **facts})
     return path
 

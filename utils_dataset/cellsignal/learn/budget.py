@@ -2,6 +2,8 @@
 
 import time
 
+MARGIN = 1.1  # a part is given this many times what one of its size took at worst
+
 
 class Budget:
     """Time until `deadline`, in seconds since 1970 (time.time()), which processes can hand on; None: there is no end.
@@ -12,6 +14,7 @@ class Budget:
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline, self.spent, self.note = deadline, False, ""
+        self.slowest = 0.0  # seconds per unit of the parts that were told
 
     @property
     def left(self) -> float:
@@ -23,6 +26,14 @@ class Budget:
     def fits(self, seconds: float) -> bool:
         """Whether work of so many seconds would end before the deadline."""
         return self.left > 0 and seconds <= self.left
+
+    def fits_part(self, units: float) -> bool:
+        """Whether a part of so many units of work would end in time, judged by those before; nothing is known of a first one."""
+        return self.fits(MARGIN * self.slowest * units)
+
+    def took(self, units: float, seconds: float) -> None:
+        """Tell how long a part of so many units took."""
+        self.slowest = max(self.slowest, seconds / max(units, 1))
 
     def stop(self, note: str) -> None:
         """Say that work ends here unfinished, and how far it came."""

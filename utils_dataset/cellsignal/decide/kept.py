@@ -1,0 +1,121 @@
+"""Scores that a prediction goes on from: whole, and made by the same network from the same sites in the same way."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cellsignal.data.images import channel_path
+from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
+from cellsignal.errors import InputError
+from cellsignal.files import read_json, sha256
+
+MAKERS = ("data/images", "decide/passes", "decide/predict", "learn/batches", "learn/batchnorm", "learn/devices", "learn/models")
+COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
+
+
+class Kept:
+    """The scores of one kind: `<folder>/<experiment>.parquet`, and a note of each in `<folder>/metadata.json`.
+
+    A note holds the identity of what made the file and its SHA-256, beside the facts: writing it is the
+    moment at which the scores come to be. `identities`: what must have made the scores of each experiment,
+    in their order; `facts` of the metadata hold for all of them. Starts with what is whole in the folder and
+    of its identity, as `tables`; everything else there is removed.
+    """
+
+    def __init__(self, folder: Path, identities: Mapping[str, str], **facts: Any) -> None:
+        self.folder, self.identities, self.facts = folder, identities, facts
+        self.notes: dict[str, dict[str, Any]] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
+        for experiment, note, table in self._found():
+            self.notes[experiment], self.tables[experiment] = note, table
+        for path in folder.glob("*.parquet"):
+            if path.stem not in self.notes:
+                path.unlink()
+        if self.notes:
+            self._write()
+        else:
+            (folder / METADATA).unlink(missing_ok=True)
+
+    @property
+    def missing(self) -> list[str]:
+        """The experiments without scores."""
+        return [experiment for experiment in self.identities if experiment not in self.tables]
+
+    def add(self, experiment: str, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+        """Write the scores of one experiment, and the note that makes them count."""
+        path = write_scores(self.folder, table, experiment=experiment)
+        self.notes[experiment] = {**facts, "identity": self.identities[experiment], "sha256": sha256(path)}
+        self.tables[experiment] = table
+        self._write()
+
+    def stacked(self) -> pd.DataFrame:
+        """The scores so far, in the order of `identities`; without any, an empty table."""
+        tables = [self.tables[experiment] for experiment in self.identities if experiment in self.tables]
+        return pd.concat(tables) if tables else pd.DataFrame(index=pd.Index([], name="id_code", dtype=object))
+
+    def _write(self) -> None:
+        notes = {experiment: self.notes[experiment] for experiment in self.identities if experiment in self.notes}
+        sums = {key: sum(note[key] for note in notes.values()) for key in COUNTS[1:]}
+        write_metadata(self.folder, **self.facts, **sums, experiments=notes)
+
+    def _found(self) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+        """Experiment, note and scores of what is whole and of its identity; the folder may hold anything."""
+        for experiment, note in _notes(self.folder).items():
+            path = self.folder / f"{experiment}.parquet"
+            if experiment in self.identities and _fits(note, self.identities[experiment]) and path.is_file():
+                if sha256(path) == note["sha256"] and (table := _read(path)) is not None:
+                    yield experiment, note, table
+
+
+def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
+    """SHA-256 over all that decides an experiment's scores: its sites, `made_with`, and the code that makes scores.
+
+    `sites`: as `predict_experiment` takes them. The first image of each plate stands for all of its images.
+    """
+    images = [channel_path(root, stem, 1) for stem in sites.groupby("plate")["stem"].min()]
+    facts = {
+        **made_with,
+        "code": _code(),
+        "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
+        "images": [sha256(path) if path.is_file() else "" for path in images],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """SHA-256 over what the modules that make scores say to Python: comments and layout do not count."""
+    package = Path(__file__).resolve().parents[1]
+    trees = [ast.dump(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))) for name in MAKERS]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    """The notes on record, in whatever state they are."""
+    try:
+        found = read_json(folder / METADATA)
+    except (InputError, OSError, RecursionError):
+        return {}
+    notes = found.get("experiments") if isinstance(found, dict) else None
+    return notes if isinstance(notes, dict) else {}
+
+
+def _fits(note: Any, identity: str) -> bool:
+    """Whether a note is one of ours, of this identity."""
+    if not isinstance(note, dict) or note.get("identity") != identity or not isinstance(note.get("sha256"), str):
+        return False
+    return isinstance(note.get("gathered"), dict) and all(type(note.get(key)) in (int, float) for key in COUNTS)
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    """The scores of a file; None where it holds none that can be used."""
+    try:
+        return read_scores(path)
+    except InputError:
+        return None
