@@ -4,18 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import warm
 from server import FakeKaggle
 
 from cellsignal import files
 from cellsignal.publish import account
+from cellsignal.publish import client as ours
 from cellsignal.run import paths
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.2.4", "2.2.5")
+_command = ours.command
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +69,32 @@ def client(request: pytest.FixtureRequest, clients: dict[str, Path]) -> Path:
     return clients[request.param]
 
 
+@pytest.fixture(scope="session")
+def warmed() -> Iterator[Callable[[Path], list[str]]]:
+    """warmed(client) gives a command that is this client, unmodified, without the second that its start takes."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:  # a socket's path has to be short
+        places: dict[Path, Path] = {}
+
+        def command(client: Path) -> list[str]:
+            if client not in places:
+                place = Path(folder) / str(len(places))
+                process = stack.enter_context(warm.start(client, place))
+                stack.callback(process.stdin.close)
+                places[client] = place
+            return warm.command(places[client])
+
+        yield command
+
+
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, str]]:
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warmed: Callable[[Path], list[str]]) -> Callable[..., dict[str, str]]:
     """Send this process's Kaggle client to a server: no token, proxy or client of the machine is in its way.
 
-    Gives the same environment for processes of their own.
+    Gives the same environment for processes of their own. `cold`: each call starts the client as a person does.
     """
 
-    def connected(server: FakeKaggle, client: Path, **login: object) -> dict[str, str]:
+    def connected(server: FakeKaggle, client: Path, *, cold: bool = False, **login: object) -> dict[str, str]:
+        monkeypatch.setattr(ours, "command", _command if cold else lambda: warmed(client))
         for name in list(os.environ):
             if name.upper().startswith("KAGGLE_") or name.upper().endswith("_PROXY"):
                 monkeypatch.delenv(name)
