@@ -56,7 +56,7 @@ def run_here(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 def test_the_interpreter_does_not_have_the_package(python: Path) -> None:
     program = "import importlib.util, torch; print(importlib.util.find_spec('cellsignal'))"
-    assert run(python, "-c", program, cwd="/").stdout.strip() == "None"
+    assert run(python, "-c", program, cwd="/", env={}).stdout.strip() == "None"
 
 
 @dataclass

@@ -14,6 +14,7 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.run import sources
 
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
@@ -42,7 +43,7 @@ def parameter_names(path: Path) -> list[str]:
     tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise InputError(f"{len(tagged)} cells are tagged `parameters`", where=path, cure="tag exactly one")
-    return [target.id for node in ast.parse(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for node in sources.parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
 
 
 def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event) -> None:

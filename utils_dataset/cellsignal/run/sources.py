@@ -3,15 +3,24 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 from cellsignal import files
 from cellsignal.run.paths import PACKAGE
+
+_one_tree_at_a_time = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and takes fright
+
+
+def parsed(code: str) -> ast.Module:
+    """The syntax tree of `code`, from any thread."""
+    with _one_tree_at_a_time:
+        return ast.parse(code)
 
 
 def imported(code: str) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(parsed(code)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
