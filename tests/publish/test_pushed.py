@@ -97,15 +97,28 @@ def drawn(open_account: Callable[..., Account]) -> Iterator[Account]:
         yield there
 
 
+ATTACHED = ["-p", "preset=", "-p", "cell_types=[HUVEC, RPE]"]  # plates that are the competition's data and not drawn
+
+
 @pytest.fixture(scope="session")
-def attached(open_account: Callable[..., Account], local: Path) -> Iterator[Account]:
-    """The same with older mounts, and with plates that are the competition's data and not drawn."""
-    there = open_account("legacy")
-    data = shutil.copytree(local / "data", there.folder / "data", ignore=shutil.ignore_patterns("solution.csv", ".*"))
-    there.kaggle.competitions[COMPETITION] = data
+def open_competition(open_account: Callable[..., Account], local: Path) -> Callable[[], Account]:
+    """open_competition() gives an account with older mounts, whose competition is the tiny plates."""
+
+    def opened() -> Account:
+        there = open_account("legacy")
+        data = shutil.copytree(local / "data", there.folder / "data", ignore=shutil.ignore_patterns("solution.csv", ".*"))
+        there.kaggle.competitions[COMPETITION] = data
+        return there
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def whole(open_competition: Callable[[], Account]) -> Iterator[Account]:
+    """The whole chain as one kernel, on the competition's plates."""
+    there = open_competition()
     with there.kaggle:
-        there.cellsignal("kaggle", "push", TINY, "-p", "preset=", "-p", "cell_types=[HUVEC, RPE]", *QUICK)
-        there.cellsignal("kaggle", "pull", TINY)
+        there.cellsignal("kaggle", "push", TINY, "--only", "0-chain", *ATTACHED, *QUICK)
         yield there
 
 
@@ -114,20 +127,24 @@ def test_kernels_that_draw_their_plates_end_with_the_submission_of_the_local_run
     assert (fetched / "submission.csv").read_bytes() == (local / "submission.csv").read_bytes()
     assert ladder(fetched) == ladder(local)
     assert (fetched / "report.html").is_file()
+    sessions = [session for versions in drawn.kaggle.kernels.values() for session in versions]
+    assert not [session.slug for session in sessions if (session.outcome.folder / "runs/tiny/data").exists()]  # drawn plates are no output
 
 
-def test_kernels_that_find_the_competition_do_so_too(attached: Account, local: Path) -> None:
-    assert (attached.folder / "runs/tiny/submission.csv").read_bytes() == (local / "submission.csv").read_bytes()
-
-
-def test_the_whole_chain_as_one_kernel_does_so_too(open_account: Callable[..., Account], local: Path) -> None:
-    there = open_account("legacy")
-    with there.kaggle:
-        there.cellsignal("kaggle", "push", TINY, "--only", "0-chain", *QUICK)
-        [[session]] = there.kaggle.kernels.values()
+def test_the_whole_chain_as_one_kernel_finds_the_competition_and_does_so_too(whole: Account, local: Path) -> None:
+    [[session]] = whole.kaggle.kernels.values()
     left = session.outcome.folder / "runs/tiny"
     assert (left / "submission.csv").read_bytes() == (local / "submission.csv").read_bytes()
-    assert not (left / "data").exists()  # drawn plates are no output
+    assert (left / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_kernel_a_step_finds_the_competition_and_does_so_too(open_competition: Callable[[], Account], local: Path) -> None:
+    there = open_competition()
+    with there.kaggle:
+        there.cellsignal("kaggle", "push", TINY, *ATTACHED, *QUICK)
+        there.cellsignal("kaggle", "pull", TINY)
+    assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (local / "submission.csv").read_bytes()
 
 
 @pytest.mark.slow
@@ -144,8 +161,8 @@ def test_sessions_cut_short_by_their_budget_end_with_the_same_submission(
     assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (reference / "submission.csv").read_bytes()
 
 
-def test_no_secret_is_anywhere(drawn: Account, attached: Account) -> None:
-    for there in (drawn, attached):
+def test_no_secret_is_anywhere(drawn: Account, whole: Account) -> None:
+    for there in (drawn, whole):
         secrets = [value.encode() for value in (KEY, *machine.CANARIES.values())]
         assert all(KEY in base64.b64decode(auth).decode() for auth in logins(there.kaggle))  # it was there to be leaked
         texts = {str(path): path.read_bytes() for path in sorted(there.folder.rglob("*")) if path.is_file()}
