@@ -90,6 +90,7 @@ class Holdings:
         self.sessions = {True: 2, False: 5}  # with and without a GPU
         self.most_running = {True: 0, False: 0}
         self.busy = 0
+        self.gpu_hours: float | None = 30.0  # left of this week's; None: Kaggle does not tell
         self.invalid: set[str] = set()
         self.dataset_polls = 0
         self.refuse_self = False
@@ -200,6 +201,12 @@ class Holdings:
         if finished:
             return next((version for version in reversed(versions) if version.status in FINISHED), versions[-1])
         return versions[-1]
+
+    def quota(self) -> Body:
+        if self.gpu_hours is None:
+            raise Refusal(404, "Not found")
+        gpu = {"timeUsed": "7200s", "totalTimeAllowed": f"{7200 + 3600 * self.gpu_hours:g}s"}
+        return {"gpuQuota": gpu, "quotaRefreshTime": "2026-11-28T00:00:00Z"}
 
     # Data sets
 

@@ -114,6 +114,7 @@ class FakeKaggle(Holdings):
             "GetKernelSessionStatus": self._session_status,
             "ListKernelSessionOutput": self._output,
             "GetKernel": self._kernel,
+            "GetAcceleratorQuotaStatistics": lambda body: self.quota(),
             "GetDatasetStatus": self.dataset_status,
             "GetDataset": self.dataset,
             "CreateDataset": self.create_dataset,

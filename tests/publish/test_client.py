@@ -99,7 +99,14 @@ def test_sources_that_kaggle_drops_are_named_although_it_saved_the_version(serve
         kaggle.push(kernel(tmp_path / "one", **gone))
     assert caught.value.sources == ("alice/cellsignal-utils", "c/rxrx1", "alice/cellsignal-tiny-0")
     assert "dataset source alice/cellsignal-utils and the competition source c/rxrx1" in str(caught.value)
+    assert str(caught.value).endswith("; accept the rules at https://www.kaggle.com/competitions/c/rxrx1/rules")
     assert server.kernels[SLUG][0].version == 1
+
+
+def test_the_week_s_hours(server: FakeKaggle) -> None:
+    for hours in (3.5, 0.0, None):
+        server.gpu_hours = hours
+        assert kaggle.gpu_hours() == hours
 
 
 @pytest.mark.parametrize(

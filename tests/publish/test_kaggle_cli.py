@@ -124,6 +124,28 @@ def test_bad_input_is_one_line_and_exit_code_2(cellsignal: Cellsignal, server: F
     assert server.requests == []
 
 
+def test_two_recipes_of_one_name_do_not_share_their_kernels(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    assert cellsignal("push", TINY, "--only", "1", *QUICK).code == 0
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other/tiny.yaml"
+    other.write_text(TINY.read_text().replace("seed: 0", "seed: 1"))
+    for command in (["push", other, "--only", "1"], ["watch", other], ["pull", other]):
+        ended = cellsignal(*command)
+        [line] = ended.err.splitlines()
+        assert ended.code == 2 and f"{TINY} was pushed under this name" in line and "rename one of the two files" in line
+    assert len(server.sent("SaveKernel")) == 1
+
+
+def test_the_outputs_are_fetched_while_a_push_goes_on(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    from cellsignal.publish import state
+
+    assert cellsignal("push", TINY, *ONE, *QUICK).code == 0
+    with state.opened(tmp_path / "build/tiny"):
+        assert cellsignal("pull", TINY).code == 0
+        busy = cellsignal("push", TINY, *ONE, *QUICK)
+    assert busy.code == 2 and "another push works on this recipe" in busy.err
+
+
 def test_a_failure_of_kaggle_s_is_one_line_and_exit_code_1(server: FakeKaggle, cellsignal: Cellsignal) -> None:
     server.runner = sessions.in_turn(server, lambda pushed: sessions.failing())
     for command in (["push", TINY, "--only", "1", *QUICK], ["watch", TINY, *QUICK]):

@@ -59,7 +59,8 @@ def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make
     own = plan("brodt-128", datasets=["bob/plates"])
     assert own.competitions == () and own.datasets == ("alice/cellsignal-utils", "bob/plates")
     assert own.kernels[0].parameters["data"] == ""  # found by its sentinel, wherever it is mounted
-    assert plan("brodt", datasets=["bob/weights"]).competitions == ("recursion-cellular-image-classification",)
+    assert plan("brodt", datasets=["bob/plates"]).competitions == ()  # whose rules not everybody has accepted
+    assert plan("brodt", datasets=["bob/weights"], competition=True).competitions == ("recursion-cellular-image-classification",)
 
 
 def test_a_mounted_folder_of_plates_is_named_to_the_kernels(plan: Make) -> None:
@@ -110,6 +111,7 @@ def test_experiments_choose_cell_types(plan: Make) -> None:
         ("real-small", [], "data: Kaggle cannot see the folder runs/real-small/data; upload it as a data set and add --dataset"),
         ("tiny", ["run=/kaggle/working/x"], "run: '/kaggle/working/x' is no folder below"),
         ("tiny", ["run=../x"], "run: '../x' is no folder below"),
+        ("brodt", ["time_budget_minutes=691"], "time_budget_minutes: 691 minutes, and Kaggle ends a session after 12 hours; write 690 or less"),
         ("tiny", ["preset=huge"], "preset: unknown preset 'huge'; use one of: demo"),
         ("tiny", ["cell_types=[U2OS]"], "cell_types: no cell type U2OS; choose from HUVEC, RPE"),
         ("brodt", ["cell_types=[MCF7]"], "cell_types: no cell type MCF7; choose from HUVEC, HEPG2"),

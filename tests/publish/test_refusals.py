@@ -124,6 +124,18 @@ def test_a_folder_named_kaggle_is_not_the_client(clients: dict[str, Path], monke
     assert done.args[0] == sys.executable and "Kaggle CLI 2.2.4" in done.stdout
 
 
+def test_a_folder_named_kaggle_is_not_a_client_of_this_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    (tmp_path / "kaggle").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="the Kaggle client is not installed; pip install"):
+        client.command()
+
+
 def test_progress_is_shown_to_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     script = tmp_path / "kaggle"
     script.write_text("#!/bin/sh\necho ' 50%|####' >&2\necho Successfully submitted\n")

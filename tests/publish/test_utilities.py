@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from server import FakeKaggle
 
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import StepFailed
 from cellsignal.publish import client as kaggle
 from cellsignal.publish import refusals, utilities
 from cellsignal.run import paths, provenance
@@ -110,8 +110,20 @@ def test_waiting_outlasts_faults_of_the_platform_and_says_so(server: FakeKaggle,
 
 
 def test_a_failed_dataset_is_told(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kaggle, "dataset_status", lambda slug: ("failed", 1))
-    with pytest.raises(InputError, match="its status is failed; delete it"):
-        utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
+    said = kaggle.dataset_status
+    with monkeypatch.context() as fails:
+        fails.setattr(kaggle, "dataset_status", lambda slug: ("failed", 1) if slug in server.datasets else said(slug))
+        with pytest.raises(StepFailed, match="Kaggle says failed; the same command uploads another version; see https"):
+            utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
+
+
+def test_a_version_that_failed_is_followed_by_another(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told to delete: kernels cannot mount a dataset that was made anew under its old slug."""
+    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
+    said, left = kaggle.dataset_status, [("failed", 1)] * 3  # also while the second is unpacked
+    monkeypatch.setattr(kaggle, "dataset_status", lambda slug: left.pop() if left else said(slug))
+    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 2  # though it holds the same
+    assert len(server.sent("CreateDatasetVersion")) == 1 and left == []
+    monkeypatch.setattr(kaggle, "dataset_status", lambda slug: ("failed", 3))
     with pytest.raises(StepFailed, match="Kaggle says failed"):
-        utilities._wait(SLUG, 1, QUICK)
+        utilities._wait(SLUG, 3, QUICK, failed=True)

@@ -46,6 +46,7 @@ def push(
     only: Annotated[str, typer.Option(metavar="STEP", help="3, 3-train-cell-type, 3-train-cell-type@U2OS, or 0-chain.")] = "",
     cell_type: Annotated[str, typer.Option(metavar="X", help="Only the steps of this cell type.")] = "",
     dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/SLUG", help="Data set to attach; repeatable.")] = None,
+    competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
     until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
     patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session, in the queue and at work.")] = 13.0,
@@ -63,7 +64,7 @@ def push(
 
     checked = recipe.load(params, parameter or ())  # before anybody is asked
     owner = metadata.check_owner(user or (_written_owner() if dry_run else _owner()))
-    place = {"kernels": paths.kernels(), "datasets": dataset or [], "whole": only in (order.CHAIN, "0")}
+    place = {"kernels": paths.kernels(), "datasets": dataset or [], "whole": only in (order.CHAIN, "0"), "competition": competition}
     plan = order.plan(checked, name=params.stem, owner=owner, **place)
     chosen = order.choose(plan, only=only, cell_type=cell_type)
     folder = build or state.folder_of(plan.name)
@@ -74,7 +75,7 @@ def push(
     from cellsignal.publish.push import Press, Waiting
     from cellsignal.run.notebooks import Unfinished
 
-    with state.opened(folder) as pushed:
+    with state.opened(folder, recipe=params) as pushed:
         upload = partial(utilities.publish, owner, waiting=utilities.Waiting(interval=min(poll, 5.0)))
         spent = Press(plan, pushed, upload, Waiting(patience * 3600, poll, until_done)).drive(chosen)
     if spent:
@@ -119,7 +120,8 @@ def watch(params: Params, poll: Poll = 60.0, build: Build = None) -> None:
     from cellsignal.publish import state
     from cellsignal.publish import watch as watching
 
-    watching.refuse_failed(watching.watch(state.read(build or state.folder_of(params.stem)), interval=poll))
+    pushed = state.read(build or state.folder_of(params.stem), recipe=params)
+    watching.refuse_failed(watching.watch(pushed, interval=poll))
 
 
 @app.command(epilog="Example: cellsignal kaggle pull papermill_params/brodt.yaml")
@@ -138,8 +140,8 @@ def pull(
     from cellsignal.run.summary import summary
 
     run = out or paths.default_run(recipe.load(params).run)
-    with state.opened(build or state.folder_of(params.stem)) as pushed:
-        pulled = pulling.pull(pushed, Path(run))
+    pushed = state.read(build or state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
+    pulled = pulling.pull(pushed, Path(run))
     commits = sorted({each["commit"] for each in pulled.manifests.values() if each.get("commit")})
     print(summary(pulled.run))
     print(f"fetched     {pulled.files} files of {len(pulled.manifests)} steps, each as its manifest says; commit {', '.join(commits) or 'unknown'}")

@@ -47,8 +47,8 @@ class Said:
 
 def command() -> list[str]:
     """How to start the client: the module of this Python, else the `kaggle` on the path; InputError without one."""
-    if find_spec("kaggle") is not None:
-        version = installed.version("kaggle")
+    version = _version()
+    if version:
         if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < OLDEST:
             raise InputError(f"the Kaggle client is version {version}", cure=_INSTALL)
         return [sys.executable, "-P", "-m", "kaggle"]  # -P: a folder `kaggle` where the user stands is not the client
@@ -56,6 +56,14 @@ def command() -> list[str]:
     if found is None:
         raise InputError("the Kaggle client is not installed", cure=_INSTALL)
     return [found]
+
+
+def _version() -> str:
+    """The version of this Python's client; "" without one: any folder named `kaggle` can be imported."""
+    try:
+        return installed.version("kaggle") if find_spec("kaggle") is not None else ""
+    except installed.PackageNotFoundError:
+        return ""
 
 
 def push(folder: Path, *, seconds: int = 0) -> int:
@@ -70,7 +78,7 @@ def push(folder: Path, *, seconds: int = 0) -> int:
     said = _call("kernels", "push", "-p", str(folder), *limit)
     dropped = _dropped(said.out)
     if dropped:
-        raise InvalidSource(f"push of {slug}: Kaggle does not know the {' and the '.join(dropped)}", tuple(_named(dropped)))
+        raise _invalid(slug, dropped)
     pushed = re.search(r"Kernel version (\d+) successfully pushed\.\s+Please check progress at (\S+)", said.out)
     if said.code or pushed is None:
         raise said.refusal(f"push of {slug}", about=slug)
@@ -85,8 +93,12 @@ def _dropped(out: str) -> list[str]:
     return [f"{kind} source {name}" for kind, names in lines for name in re.findall(r"[\w./-]+", names)]
 
 
-def _named(dropped: list[str]) -> list[str]:
-    return [text.rsplit(" ", 1)[1] for text in dropped]
+def _invalid(slug: str, dropped: list[str]) -> InvalidSource:
+    """The error for sources that were left out; of a competition this says most often that its rules were not accepted."""
+    named = [text.rsplit(" ", 1) for text in dropped]
+    cures = [_rules(name) for kind, name in named if kind == "competition source"]
+    line = f"push of {slug}: Kaggle does not know the {' and the '.join(dropped)}"
+    return InvalidSource("; ".join([line, *cures]), tuple(name for _, name in named))
 
 
 def kernel_status(slug: str) -> str:
@@ -178,6 +190,13 @@ def username() -> str:
     if found[1] == "None":
         raise LoginFailed("the Kaggle client has no user name")
     return found[1]
+
+
+def gpu_hours() -> float | None:
+    """The hours of a GPU that the account has left this week; None where Kaggle does not tell."""
+    said = _call("quota", "--format", "json")
+    found = re.search(r'"resource":\s*"GPU"[^}]*"remaining":\s*"([\d.]+)h"', said.out)
+    return float(found[1]) if found and not said.code else None
 
 
 def submit(competition: str, file: Path, message: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from cellsignal.errors import InputError
 from cellsignal.publish import utilities
 from cellsignal.publish.metadata import slugify
-from cellsignal.run import steps
+from cellsignal.run import paths, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
 from cellsignal.tasks import RXRX1
@@ -48,13 +48,17 @@ class Plan:
     competitions: tuple[str, ...]
 
 
-def plan(recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), whole: bool = False) -> Plan:
+def plan(
+    recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), whole: bool = False, competition: bool = False
+) -> Plan:
     """The kernels of a recipe called `name`; `whole` makes the chain one kernel.
 
-    `datasets`: owner/slug of further data sets. Raises InputError for a recipe that cannot run on Kaggle.
+    `datasets`: owner/slug of further data sets, which stand for the competition's plates unless `competition` attaches
+    it beside them. Raises InputError for a recipe that cannot run on Kaggle.
     """
     values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
+    _check_time(recipe.time_budget_minutes)
     if whole:
         planned = [Step(CHAIN, notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
@@ -67,7 +71,7 @@ def plan(recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequ
         run=values["run"],
         kernels=tuple(made),
         datasets=(f"{owner}/{utilities.SLUG}", *map(_dataset, datasets)),
-        competitions=() if recipe.preset or recipe.data else (RXRX1.competition,),
+        competitions=(RXRX1.competition,) if competition or not (recipe.preset or recipe.data or datasets) else (),
     )
 
 
@@ -133,6 +137,14 @@ def _check_data(recipe: Recipe, datasets: Collection[str]) -> None:
         what = f"Kaggle cannot see the folder {recipe.data}"
         cure = "upload it as a data set and add --dataset OWNER/SLUG, or leave `data` empty for the competition's"
         raise InputError(what, where="data", cure=cure)
+
+
+def _check_time(minutes: float) -> None:
+    """Refuse a budget that outlasts what Kaggle leaves a session, so that it could not end by itself."""
+    if minutes > paths.LONGEST_MINUTES:
+        what = f"{minutes:g} minutes, and Kaggle ends a session after 12 hours"
+        cure = f"write {paths.LONGEST_MINUTES:g} or less, or 0 for 11 hours; --until-done goes on in further sessions"
+        raise InputError(what, where="time_budget_minutes", cure=cure)
 
 
 def _run(run: str) -> str:

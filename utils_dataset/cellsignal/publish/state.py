@@ -59,12 +59,13 @@ class State:
 
     path: Path
     steps: dict[str, Pushed] = field(default_factory=dict)
-    two_slugs: bool = False  # Kaggle refused a kernel as its own source
+    two_slugs: bool = False  # Kaggle takes or mounts no kernel as its own source
+    recipe: str = ""  # the YAML file that was pushed: another of the same name would take its kernels' slugs
 
     def save(self) -> None:
         """Write it atomically."""
         steps = {name: asdict(pushed) for name, pushed in self.steps.items()}
-        files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs})
+        files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs, "recipe": self.recipe})
 
 
 def folder_of(name: str) -> Path:
@@ -74,15 +75,25 @@ def folder_of(name: str) -> Path:
     return (checkout if inside else here) / "build" / name
 
 
-def read(folder: Path) -> State:
-    """The state in `folder`, empty when nothing was pushed; InputError when it is damaged."""
+def read(folder: Path, *, recipe: Path | None = None) -> State:
+    """The state in `folder`, empty when nothing was pushed; InputError when it is damaged or another `recipe`'s."""
     path = folder / STATE
-    if not path.exists():
-        return State(path)
+    state = _read(path) if path.exists() else State(path)
+    if recipe is None:
+        return state
+    mine = str(recipe.resolve())
+    if state.recipe not in ("", mine) and Path(state.recipe).is_file():
+        what = f"{state.recipe} was pushed under this name, and its kernels have these slugs"
+        raise InputError(what, where=recipe, cure="rename one of the two files")
+    state.recipe = mine
+    return state
+
+
+def _read(path: Path) -> State:
     found = files.read_json(path)
     try:
         steps = {name: _pushed(values) for name, values in found["steps"].items()}
-        return State(path, steps, bool(found["two_slugs"]))
+        return State(path, steps, bool(found["two_slugs"]), str(found.get("recipe", "")))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"not a state of pushes ({error})", where=path, cure="delete it: what is complete will be pushed again") from None
 
@@ -94,7 +105,7 @@ def _pushed(values: dict[str, Any]) -> Pushed:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[State]:
-    """The state for one writer at a time; InputError when another call holds it."""
+def opened(folder: Path, *, recipe: Path | None = None) -> Iterator[State]:
+    """The state for one writer at a time; InputError when another call holds it, or it is another `recipe`'s."""
     with files.locked(folder / ".push.lock", refusal="another push works on this recipe"):
-        yield read(folder)
+        yield read(folder, recipe=recipe)

@@ -11,7 +11,7 @@ from typing import Any
 
 import cellsignal
 from cellsignal import files
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import StepFailed
 from cellsignal.publish import client
 from cellsignal.publish.metadata import DATASET
 from cellsignal.publish.refusals import RateLimited, ServerError, Unreachable
@@ -48,14 +48,14 @@ def publish(owner: str, *, folder: Path | None = None, waiting: Waiting = Waitin
     with files.locked(folder.parent / f".{folder.name}.lock", patience=waiting.patience, waiting="another push is uploading the package"):
         content = {"owner": owner, "content": build(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
-        before = _settled(f"{owner}/{SLUG}", waiting)
-        version = _uploaded(uploaded, content, before)
+        before, failed = _settled(f"{owner}/{SLUG}", waiting)
+        version = 0 if failed else _uploaded(uploaded, content, before)
         if version == 0:
             uploaded.unlink(missing_ok=True)
             _upload(folder, before)
             version = before + 1
             files.write_json(uploaded, {**content, "version": version})  # now: who ends us while we wait must not upload it twice
-        return _wait(f"{owner}/{SLUG}", version, waiting) if version > before else version
+        return _wait(f"{owner}/{SLUG}", version, waiting, failed=failed) if version > before else version
 
 
 def _uploaded(record: Path, content: dict[str, str], before: int) -> int:
@@ -108,25 +108,32 @@ def _upload(folder: Path, before: int) -> None:
     client.version_dataset(folder, " ".join(filter(None, ["cellsignal", built["version"], built["commit"][:12]])))
 
 
-def _settled(slug: str, waiting: Waiting) -> int:
-    """The version that is there now, 0 for none; a first one that is still unpacked takes no second before it is ready."""
+def _settled(slug: str, waiting: Waiting) -> tuple[int, bool]:
+    """The version that is there now, 0 for none, and whether Kaggle failed to unpack it.
+
+    A first one that is still unpacked takes no second before it is ready. A failed one takes another: kernels cannot
+    mount a dataset that was deleted and made anew under the same slug.
+    """
     status, version = client.dataset_status(slug)
     if status in FAILED:
-        raise InputError(f"{slug}: its status is {status}", cure=f"delete it at https://www.kaggle.com/datasets/{slug}, then run the same command again")
+        return max(version, 1), True
     if status in (client.MISSING, READY):
-        return version if status == READY else 0
-    return _wait(slug, max(version, 1), waiting)
+        return (version if status == READY else 0), False
+    return _wait(slug, max(version, 1), waiting), False
 
 
-def _wait(slug: str, wanted: int, waiting: Waiting) -> int:
-    """Ask until version `wanted` of a dataset can be attached; gives it. One line for each new state."""
+def _wait(slug: str, wanted: int, waiting: Waiting, *, failed: bool = False) -> int:
+    """Ask until version `wanted` of a dataset can be attached; gives it. One line for each new state.
+
+    `failed`: the version before it failed, and Kaggle says so until the next one is there.
+    """
     deadline, told = time.monotonic() + waiting.patience, ""
     while True:
         status, version = _ask(slug)
         if status == READY and version >= wanted:
             return version
-        if status in FAILED:
-            raise StepFailed(f"dataset {slug}: Kaggle says {status}; look at https://www.kaggle.com/datasets/{slug}")
+        if status in FAILED and (version >= wanted or not failed):
+            raise StepFailed(f"dataset {slug}: Kaggle says {status}; the same command uploads another version; see https://www.kaggle.com/datasets/{slug}")
         if time.monotonic() > deadline:
             raise StepFailed(f"dataset {slug}: version {wanted} is not ready after {waiting.patience:.0f} s ({status}); run the same command again later")
         line = f"dataset {slug}: waiting for version {wanted} ({status if status != READY else f'version {version} is there'})"
