@@ -1,0 +1,125 @@
+"""The prediction's notebook in sessions that are too short: each goes on where the last one stopped, to the same submission."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+from cellsignal.data.simulate import simulate
+from cellsignal.decide import predict
+from cellsignal.files import read_json
+from cellsignal.learn.budget import Budget
+from cellsignal.learn.models import Card, Classifier, save_weights
+from cellsignal.run import manifest, paths, script, session
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "kernels/4-predict-assign/4-predict-assign.ipynb"
+STEP = "4-predict-assign"
+VALUES = {"run": "runs/tiny", "preset": "", "compare_batches": True, "final_epochs": 1, "passes": 2, "smallest_batch": 3, "largest_batch": 5}
+Session = Callable[..., Path]
+
+
+class Parts(Budget):
+    """Time for so many experiments."""
+
+    def __init__(self, count: float) -> None:
+        super().__init__()
+        self.count = count
+
+    def fits_part(self, units: float) -> bool:
+        self.count -= 1
+        return self.count >= 0
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny plates, and weights of untrained networks beside them."""
+    root = tmp_path_factory.mktemp("plates")
+    simulate(root, preset="tiny", seed=0)
+    for seed, name in enumerate(("plain", "model", "final")):
+        for cell_type in ("HUVEC", "RPE"):
+            state = Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict()
+            save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, Card("densenet-small", 6, list(range(8)), ["treatment"]))
+    return root
+
+
+@pytest.fixture
+def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """one_session(name, experiments, earlier=output, key=value) is a session on Kaggle; gives its run folder."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.delenv("CELLSIGNAL_CHAIN", raising=False)
+
+    def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
+        monkeypatch.setattr(paths, "KAGGLE", tmp_path / name)
+        monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
+        folder = paths.default_run(VALUES["run"])
+        shutil.copytree(plates / "weights", folder / "weights")
+        if earlier:
+            shutil.copytree(earlier, tmp_path / name / "input/notebooks/alice/predict/runs/tiny", ignore=shutil.ignore_patterns("weights"))
+        script.execute(NOTEBOOK, {**VALUES, "data": str(plates), **values})
+        paths.release(folder)
+        plt.close("all")
+        return folder
+
+    return go
+
+
+def answers(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("submission*.csv")}
+
+
+def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
+    whole = one_session("whole")
+    assert len(answers(whole)) == 2 and manifest.read(whole, STEP)["complete"]
+    notes, folder = [], None
+    for number in range(8):
+        folder = one_session(str(number), 2, earlier=folder)
+        written = manifest.read(folder, STEP)
+        notes.append(written["progress"])
+        if written["complete"]:
+            break
+        assert not answers(folder) and not (folder / "metrics.json").exists(), "nothing that looks like a result"
+        assert any(name.endswith(".parquet") for name in written["outputs"]), "what the next session takes up"
+    assert notes == [f"scored {done} of 4 experiments with {name}" for name, done in (
+        ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
+    assert answers(folder) == answers(whole)
+    assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
+    assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
+
+
+@pytest.mark.filterwarnings("ignore:statistics are gathered")
+def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
+    whole = one_session("whole")
+    again = one_session("again", earlier=whole, assignment="greedy")
+    assert answers(again) != answers(whole) and manifest.read(again, STEP)["complete"]
+    other = one_session("other", 3, earlier=whole, scope="experiment")
+    assert not answers(other) and set(manifest.read(other, STEP)["outputs"]) == {
+        f"scores/plain/{kind}/{name}" for kind in ("running", "batch", "adapted") for name in (
+            "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
+
+
+def test_many_batch_sizes_are_spent_where_answers_are_known(
+    one_session: Session, plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = shutil.copytree(plates, tmp_path / "unknown")
+    (unknown / "solution.csv").unlink()
+    scored: list[tuple[str, list[str]]] = []
+    really = predict.predict_experiment
+
+    def told(*arguments: Any, **options: Any) -> dict:
+        scored.append((arguments[3]["experiment"].iloc[0], options["statistics"]))
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(predict, "predict_experiment", told)
+    knobs = {"data": str(unknown), "compare_batches": False, "final_epochs": 0}
+    folder = one_session("adapted", **knobs)
+    assert dict(scored) == {
+        "HUVEC-02": ["running", "batch", "adapted"], "HUVEC-03": ["running", "adapted"],
+        "RPE-01": ["running", "batch", "adapted"], "RPE-03": ["running", "adapted"]}
+    rungs = {(row["split"], row["rung"]) for row in read_json(folder / "metrics.json")["ladder"]}
+    assert ("held_out", "batch") in rungs and len(answers(folder)) == 2
+    scored.clear()
+    one_session("batch", **knobs, statistics="batch")
+    assert all("batch" in kinds for _, kinds in scored) and len(scored) == 4
