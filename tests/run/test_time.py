@@ -67,6 +67,41 @@ def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, t
     run(time_budget_minutes=1e-6)  # nothing is left to do
 
 
+def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
+    run: Run, tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, taken, folder = [time.time()], {"4-predict-assign": 646}, tmp_path / "run"  # of 660 minutes
+    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    monkeypatch.setattr(paths, "deadline", lambda minutes: now[0] + 60 * minutes)
+    with_budgets(kernels, "2-pretrain-controls", "3-train-cell-type", "4-predict-assign")
+    really = chain.notebooks.execute
+
+    def slow(notebook: Path, **options: Any) -> None:
+        now[0] += 60 * taken.get(notebook.stem, 0)
+        really(notebook, **options)
+
+    monkeypatch.setattr(chain.notebooks, "execute", slow)
+    with pytest.raises(Unfinished, match="^time budget spent before 1-eda; the same command goes on$"):
+        run(time_budget_minutes=660, parallel=1)
+    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
+    taken["1-eda"] = 650
+    with pytest.raises(Unfinished, match="^time budget spent before report; the same command goes on$"):
+        run(time_budget_minutes=660, parallel=1)  # EDA comes first, and has all the time there is
+    assert "1-eda" in whole(folder)
+    run(time_budget_minutes=10, parallel=1)  # less than those 15 minutes, but this session has only begun
+    assert "report" in whole(folder)
+    taken.update({"4-predict-assign": 644, "1-eda": 0})
+    (folder / "done/1-eda.json").unlink()
+    run(assignment="raw", time_budget_minutes=660, parallel=1)
+    assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n" and {"1-eda", "report"} < whole(folder)
+
+
+def with_budgets(kernels: Path, *names: str) -> None:
+    """Give toys the parameter of notebooks that keep their time themselves."""
+    for path in (kernels / f"{name}/{name}.ipynb" for name in names):
+        path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0', 1))
+
+
 @pytest.mark.parametrize("minutes", [0.0, 100.0])
 def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_toy: Callable[..., Path], minutes: float) -> None:
     write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [budget.deadline, time_budget_minutes])')

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Marker = dict[str, Any]
 Markers = dict[str, Marker]
 ROOMS = (".jupyter", "notebooks", "weights", "scores", "eda", "done", "manifests")  # the folders in a run folder that steps write
+# Steps that cannot stop by themselves, EDA and report, take seconds on simulated plates and should take minutes on the real
+# ones. The half hour and more that a deadline leaves before Kaggle's kill is for those that take longer, and for its files.
+LAST_START, SHARE = 15 * 60.0, 0.25  # so many seconds, or this share of a shorter budget, must be left for them
 PATIENCE = 60.0  # seconds for the kernels of a killed run to notice and end
 
 
@@ -44,7 +47,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         manifest.place(folder, "0-chain").unlink(missing_ok=True)  # its hashes are about to be wrong
         budget = session.budget(recipe.time_budget_minutes)
         environment = paths.kernel_environment(folder, deadline=budget.deadline)
-        chain = Chain(folder, values, environment, Display(folder), budget)
+        chain = Chain(folder, values, environment, Display(folder), budget, budget.left)
         done = {"simulate": chain.simulate()}
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
@@ -108,6 +111,8 @@ class Chain:
     environment: dict[str, str]  # of the notebooks' processes
     display: Display
     budget: Budget
+    time: float  # that there was in the beginning, in seconds
+    worked: Event = field(default_factory=Event)  # a notebook has taken some of it
     stop: Event = field(default_factory=Event)
 
     def simulate(self) -> Marker:
@@ -150,20 +155,22 @@ class Chain:
                 done.update({name: marker} if marker else {})
             yield
         if self.budget.spent:
-            raise Unfinished(f"time budget spent {self.budget.note}; the same command goes on")
+            raise _spent(self.budget.note)
 
     def _notebook(self, step: Step, done: Markers) -> Marker | None:
         """Have a notebook's work whole; None when the time budget does not allow it."""
         parameters = steps.parameters(step, self.values)
         same = steps.identity(step, parameters=parameters, done=done)
+        least = 0.0 if "time_budget_minutes" in parameters else self._last_start()
         try:
-            return self._once(step, same, lambda: self._execute(step, parameters), in_time=True)
+            return self._once(step, same, lambda: self._execute(step, parameters), least=least)
         except Unfinished as spent:
             self.budget.stop(self.budget.note or str(spent))
             return None
 
     def _execute(self, step: Step, parameters: Mapping[str, Any]) -> None:
         """Execute a notebook, and see in its manifest whether it did all its work."""
+        self.worked.set()
         manifest.place(self.folder, step.name).unlink(missing_ok=True)
         target = self.folder / step.pages[0]
         notebooks.execute(step.notebook, target=target, parameters=parameters, environment=self.environment, stop=self.stop)
@@ -180,16 +187,23 @@ class Chain:
         seconds = {name: marker["seconds"] for name, marker in done.items()}
         files.write_json(self.folder / "seconds.json", seconds)
         same = steps.identity(step, parameters={**self.values, "seconds": seconds}, done=done)
-        done[step.name] = self._once(step, same, lambda: report.write_report(self.folder))
+        try:
+            done[step.name] = self._once(step, same, lambda: report.write_report(self.folder), least=self._last_start())
+        except Unfinished as late:
+            raise _spent(late) from None
 
-    def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object], *, in_time: bool = False) -> Marker:
+    def _last_start(self) -> float:
+        """Seconds that must be left for a step that cannot stop by itself; a session that has only begun gives it all it has."""
+        return min(LAST_START, SHARE * self.time) if self.worked.is_set() else 0.0
+
+    def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object], *, least: float | None = None) -> Marker:
         """Do the work of a step unless its marker says that it is whole; the marker is written last.
 
-        Raises Unfinished for work that shall begin `in_time` when the time budget is spent.
+        Raises Unfinished for work that shall begin with so many seconds left, at `least`, when there are fewer.
         """
         marker = steps.read_marker(self.folder, step, same=same)
         kept = marker is not None
-        if not kept and in_time and not self.budget.fits(0):
+        if not kept and least is not None and not self.budget.fits(least):
             raise Unfinished(f"before {step.name}")
         if not kept:
             steps.forget(self.folder, step)
@@ -199,6 +213,10 @@ class Chain:
             marker = steps.write_marker(self.folder, step, identity=same, seconds=time.monotonic() - began)
         self.display.ended(step, seconds=marker["seconds"], kept=kept)
         return marker
+
+
+def _spent(where: object) -> Unfinished:
+    return Unfinished(f"time budget spent {where}; the same command goes on")
 
 
 def _named(step: Step, work: Callable[[], object]) -> None:
