@@ -70,9 +70,9 @@ def _take_up(pushed: Pushed, run: Path) -> dict[str, str]:
     return taken
 
 
-def failing(status: str = "ERROR") -> Outcome:
+def failing(status: str = "ERROR", *, said: str = LOG) -> Outcome:
     """A session that ends badly, with the log of a notebook whose input was at fault."""
-    log = json.dumps([{"stream_name": "stderr", "time": 1.0, "data": line} for line in LOG.splitlines(keepends=True)])
+    log = json.dumps([{"stream_name": "stderr", "time": 1.0, "data": line} for line in said.splitlines(keepends=True)])
     return Outcome(status, log=log, failure="Notebook Threw Exception" if status == "ERROR" else "")
 
 

@@ -12,8 +12,8 @@ from server import FakeKaggle, Outcome, Pushed
 
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client as kaggle
-from cellsignal.publish import order, push, state
-from cellsignal.publish.refusals import LoginFailed, RateLimited, ServerError, Unreachable
+from cellsignal.publish import earlier, order, push, state, utilities, watch
+from cellsignal.publish.refusals import LoginFailed, QuotaSpent, RateLimited, ServerError, Unreachable
 from cellsignal.run import paths, provenance, recipe, sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,7 +239,44 @@ def test_a_step_that_stands_still_is_not_pushed_for_ever(server: FakeKaggle, cal
     server.runner = out_of_time(server, "pretrain, epoch 3 of 9")
     with pytest.raises(StepFailed, match="no further than pretrain, epoch 3 of 9; raise time_budget_minutes"):
         call(only="2", until_done=True)
-    assert len(pushes(server)) == 2
+    assert pushes(server) == [f"2-pretrain-controls-rpe{end}" for end in ("", "", "-b")]
+
+
+def test_sessions_that_begin_from_nothing_are_not_pushed_for_ever(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kaggle takes a kernel as its own source and mounts nothing: each session comes about as far as the one before."""
+    epochs = iter((37, 38, 37, 38))
+    server.runner = lambda pushed: out_of_time(server, f"pretrain, epoch {next(epochs)} of 60")(pushed)
+    with pytest.raises(StepFailed, match="no further than pretrain, epoch 38 of 60"):
+        call(only="2", until_done=True)
+    assert pushes(server) == [f"2-pretrain-controls-rpe{end}" for end in ("", "", "", "-b")]
+    assert "no further than pretrain, epoch 37 of 60 after a whole session; it goes on under a second slug" in capsys.readouterr().out
+
+
+def not_mounted(pushed: Pushed) -> Outcome:
+    return sessions.failing(said=f"InputError: {PRETRAIN}: {earlier.MISSING}; attached are datasets/alice/cellsignal-utils\n")
+
+
+def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeKaggle, call: Call) -> None:
+    server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), not_mounted)
+    assert call(only="2", until_done=True) == {}
+    first, second = (f"alice/cellsignal-tiny-2-pretrain-controls-rpe{end}" for end in ("", "-b"))
+    assert [expected(pushed) for pushed in server.kernels[first]] == [[], [PRETRAIN]]
+    assert server.kernels[second][0].mounts["notebooks"] == {first: server.kernels[first][0].outcome.folder}
+
+
+def expected(pushed: Pushed) -> list[str]:
+    """The steps whose earlier session a notebook asks for."""
+    cells = ["".join(cell["source"]) for cell in pushed.notebook["cells"] if "expects-earlier" in cell["metadata"].get("tags", [])]
+    return [cell.split("expect('")[1].split("'")[0] for cell in cells]
+
+
+def test_what_is_nowhere_to_be_mounted_begins_anew(server: FakeKaggle, call: Call) -> None:
+    server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), not_mounted, not_mounted)
+    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{earlier.MISSING}.*; the same command begins it anew"):
+        call(only="2", until_done=True)
+    assert call(only="2", until_done=True) == {}
+    last = server.kernels["alice/cellsignal-tiny-2-pretrain-controls-rpe"][-1]
+    assert last.mounts["notebooks"] == {} and expected(last) == []
 
 
 def test_two_slugs_where_kaggle_refuses_a_kernel_as_its_own_source(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,6 +298,129 @@ def test_two_slugs_where_kaggle_refuses_a_kernel_as_its_own_source(server: FakeK
     server.wait()
 
 
+def test_two_slugs_where_kaggle_says_so_in_other_words(server: FakeKaggle, call: Call) -> None:
+    server.refuse_self = "A notebook cannot use itself as a data source."
+    server.runner = sessions.in_turn(server, *(out_of_time(server, f"pretrain, epoch {epoch} of 9") for epoch in (3, 6)))
+    assert call(only="2", until_done=True) == {}
+    assert pushes(server) == [f"2-pretrain-controls-rpe{end}" for end in ("", "", "-b", "")]
+    assert not [pushed for pushed in state.read(server.folder.parent / "build").steps.values() if pushed.stray]
+
+
+def mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is not what it was: a comment of a file that each notebook uses."""
+    monkeypatch.setattr(provenance, "code_digest", lambda *package: "mended")
+    monkeypatch.setattr(sources, "closure", lambda code: {"learn/train.py": "mended"})
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_mended_code_goes_on_with_what_earlier_code_left(server: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch, complete: bool) -> None:
+    if not complete:
+        server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"))
+    call(only="2")
+    mend(monkeypatch)
+    assert call(only="2") == {}
+    slug = "alice/cellsignal-tiny-2-pretrain-controls-rpe"
+    first, second = server.kernels[slug]
+    assert second.mounts["notebooks"] == {slug: first.outcome.folder} and expected(second) == [PRETRAIN]
+    assert call("seed=5", only="2") == {}  # other work
+    assert server.kernels[slug][2].mounts["notebooks"] == {} and expected(server.kernels[slug][2]) == []
+
+
+def test_code_that_another_push_brought_to_kaggle_is_known(
+    server: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One recipe is at work for days; another, pushed after an edit, versions the package that both mount."""
+    uploaded = ["code", "mended"]
+    monkeypatch.setattr(utilities, "codes_after", lambda code: uploaded[uploaded.index(code) + 1 :])
+    server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), lambda pushed: mended(pushed, server))
+    assert call(only="2", until_done=True) == {}
+    assert f"{PRETRAIN} complete: made by newer code" in capsys.readouterr().out
+    assert pushes(server) == ["2-pretrain-controls-rpe"] * 2
+
+
+def mended(pushed: Pushed, server: FakeKaggle) -> Outcome:
+    outcome = sessions.work(pushed, server)
+    path = outcome.folder / f"runs/tiny/manifests/{PRETRAIN}.json"
+    path.write_text(path.read_text().replace('"code": "code"', '"code": "mended"'))
+    return outcome
+
+
+def test_a_listing_of_the_session_before_is_not_believed(server: FakeKaggle, call: Call) -> None:
+    server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"))
+    call(only="2")
+    server.listings_late = 2  # it would say: no further than epoch 3
+    assert call(only="2") == {}
+    assert call("seed=5", only="2") == {}
+    server.listings_late = 2  # it would say: its seed is 5
+    assert call("seed=6", only="2") == {}
+    assert len(pushes(server)) == 4
+
+
+def test_a_listing_that_stays_that_of_the_session_before(server: FakeKaggle, call: Call) -> None:
+    assert call(only="1") == {}
+    server.listings_late = 100
+    with pytest.raises(StepFailed, match="^1-eda: the output is of the wrong run: its manifest is that of the session before"):
+        call("seed=5", only="1")
+
+
+def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    goes_on = threading.Event()
+    server.runner = sessions.in_turn(server, lambda pushed: goes_on.wait(60) and sessions.work(pushed, server))
+    with pytest.raises(StepFailed, match="still running"):
+        call(only="2", patience=0.3)
+    threading.Timer(1.5, goes_on.set).start()
+    server.sessions[True] = 1
+    assert call("seed=5", only="2") == {}
+    assert len(pushes(server)) == 2 and server.most_running[True] == 1
+    said = capsys.readouterr().out
+    assert said.count("waiting for its last push, which runs with other parameters or code; to go on at once delete it: https") == 1
+    assert "Maximum" not in said
+
+
+def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> None:
+    server.machines.clear()
+    with pytest.raises(StepFailed, match=r"^1-eda: still queued after .*--queue says how long"):
+        call(only="1", queue=0.5)
+    threading.Timer(1.5, server.machines.set).start()
+    assert call(only="1", patience=1.0) == {}  # which begins with the work
+    assert pushes(server) == ["1-eda"]
+
+
+def budgets(server: FakeKaggle) -> list[float]:
+    return [sessions.given(pushed)["time_budget_minutes"] for versions in server.kernels.values() for pushed in versions]
+
+
+def test_the_week_s_hours_are_shared_by_the_sessions(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    server.gpu_hours = 5.0
+    both = threading.Barrier(2, timeout=60)
+    server.runner = lambda pushed: (both.wait() or True) and sessions.work(pushed, server)
+    assert call(only="2", types="[]") == {}
+    assert budgets(server) == pytest.approx([130.0, 130.0], abs=1)
+    assert "5 GPU hours are left this week, so its session works 130 minutes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hours", [30.0, None])
+def test_enough_hours_or_an_unknown_number_change_nothing(server: FakeKaggle, call: Call, hours: float | None) -> None:
+    server.gpu_hours = hours
+    assert call(only="2") == {} and budgets(server) == [0.0]
+
+
+def test_too_few_hours_for_a_session(server: FakeKaggle, call: Call) -> None:
+    server.gpu_hours = 0.8
+    assert call(only="1") == {}  # which takes no GPU
+    with pytest.raises(QuotaSpent, match=f"^{PRETRAIN}: 0.8 GPU hours are left this week, too little for a session; `kaggle quota` says when"):
+        call(only="2")
+    assert pushes(server) == ["1-eda"]
+    assert call("time_budget_minutes=5", only="2") == {}  # who asks for so little has it
+
+
+def test_a_session_that_may_need_all_hours_has_them(server: FakeKaggle, call: Call) -> None:
+    """The second waits for what the first leaves, and neither fails."""
+    server.gpu_hours = 1.6
+    assert call(only="2", types="[]") == {}
+    assert server.most_running[True] == 1 and len(pushes(server)) == 2
+
+
 def test_a_source_that_kaggle_does_not_know(server: FakeKaggle, call: Call) -> None:
     with pytest.raises(StepFailed) as failed:
         call(only="1", upload=lambda: None)
@@ -268,11 +428,11 @@ def test_a_source_that_kaggle_does_not_know(server: FakeKaggle, call: Call) -> N
     assert call(only="1") == {}
 
 
-@pytest.mark.parametrize("code, kind", [(401, LoginFailed), (429, RateLimited), (500, ServerError)])
-def test_a_push_that_is_refused(server: FakeKaggle, call: Call, code: int, kind: type[Exception]) -> None:
-    server.answer("SaveKernel", code, "no", times=1)
+@pytest.mark.parametrize("code, kind, times", [(401, LoginFailed, 1), (429, RateLimited, watch.FORGIVEN), (500, ServerError, watch.FORGIVEN)])
+def test_a_push_that_is_refused(server: FakeKaggle, call: Call, code: int, kind: type[Exception], times: int) -> None:
+    server.answer("SaveKernel", code, "no", times=times)
     with pytest.raises(kind) as refused:
-        call(only="1")
+        call(only="1", interval=0.01)
     assert "\n" not in str(refused.value)
     assert call(only="1") == {}
     assert len(server.kernels["alice/cellsignal-tiny-1-eda"]) == 1
@@ -286,11 +446,40 @@ def test_a_push_of_which_no_answer_came_is_not_repeated(server: FakeKaggle, call
         raise Unreachable("the line was cut")
 
     monkeypatch.setattr(kaggle, "push", cut)
-    with pytest.raises(Unreachable):
+    assert call(only="1") == {}
+    assert pushes(server) == ["1-eda"]
+
+
+def test_a_call_that_ended_before_the_answer_came_is_gone_on_with(server: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = kaggle.push
+
+    def cut(folder: Path) -> int:
+        heard(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kaggle, "push", cut)
+    with pytest.raises(KeyboardInterrupt):
         call(only="1")
     monkeypatch.setattr(kaggle, "push", heard)
     assert call(only="1") == {}
     assert pushes(server) == ["1-eda"]
+
+
+def test_a_short_trouble_does_not_end_days_of_work(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"))
+    server.answer("SaveKernel", 429, "Too Many Requests")
+    server.answer("SaveKernel", 500, "Internal Server Error", times=2)
+    uploads = iter((RateLimited("too many"), ServerError("no"), None))
+
+    def upload() -> None:
+        if error := next(uploads):
+            raise error
+        server.datasets["alice/cellsignal-utils"] = Dataset("CellSignal utils", [server.folder])
+
+    assert call(only="2", until_done=True, upload=upload, interval=0.01) == {}
+    assert pushes(server)[-2:] == ["2-pretrain-controls-rpe"] * 2
+    assert len(server.kernels["alice/cellsignal-tiny-2-pretrain-controls-rpe"]) == 2
+    assert capsys.readouterr().out.count("asking again: ") == 5
 
 
 def test_a_short_trouble_of_kaggle_does_not_end_the_waiting(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:

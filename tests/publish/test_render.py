@@ -13,7 +13,7 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.publish import metadata, order, render
+from cellsignal.publish import earlier, metadata, order, render
 from cellsignal.publish.order import Plan
 from cellsignal.run import paths, recipe, sources
 
@@ -81,6 +81,16 @@ def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) 
     assert ["".join(cell["source"]) for cell in ours[:place]] == ["".join(cell["source"]) for cell in theirs[:place]]
 
 
+def test_a_kernel_that_goes_on_asks_for_its_earlier_self_as_soon_as_it_can(plan: Make, tmp_path: Path) -> None:
+    tiny = plan()
+    for kernel in (*tiny.kernels, *plan(whole=True).kernels):
+        described, notebook = rendered(render.render(tmp_path / kernel.step, tiny, kernel, goes_on=True))
+        sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+        place = next(number for number, source in enumerate(sources) if "session.begin(" in source)
+        assert sources[place + 1] == earlier.cell(kernel.step)
+        assert not [source for source in sources[:place] if source.startswith("from cellsignal")]
+
+
 def test_nothing_of_an_execution_here_remains(plan: Make, tmp_path: Path) -> None:
     kernel = of(plan(), "1-eda")
     executed = files.read_json(kernel.notebook)
@@ -126,6 +136,13 @@ def test_an_identity_is_of_all_that_decides_the_result(plan: Make, monkeypatch: 
     pretrained = render.identities(plan("pretrain_epochs=3"))
     assert {step for step in first if first[step] == pretrained[step]} == {"1-eda"}  # all others stand on it
     assert render.identities(plan(datasets=["bob/plates"])) != first
+
+
+def test_the_same_work_has_the_same_parameters_whatever_the_code(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, made = render.works(plan()), render.identities(plan())
+    monkeypatch.setattr(sources, "closure", lambda code: {"one.py": "other"})
+    assert render.works(plan("workers=3")) == first and render.identities(plan()) != made
+    assert render.works(plan("seed=1")) != first and render.works(plan(datasets=["bob/plates"])) != first
 
 
 def test_code_that_a_notebook_does_not_use_changes_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:

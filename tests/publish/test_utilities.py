@@ -84,6 +84,20 @@ def test_a_version_on_its_way_is_waited_for_and_a_foreign_or_a_lost_one_replaced
     assert [utilities._uploaded(record, content, before) for before in (1, 2)] == [0, 2]
 
 
+def test_the_codes_that_were_uploaded_are_known_in_their_order(server: FakeKaggle, tmp_path: Path) -> None:
+    def publish(text: str) -> str:
+        (paths.PACKAGE / "cli.py").write_text(text)
+        utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
+        return provenance.code_digest(paths.PACKAGE)
+
+    record = tmp_path / "built.json"
+    one, two = publish("one = 1"), publish("two = 2")
+    assert (utilities.codes_after(one, record), utilities.codes_after(two, record)) == ([two], [])
+    assert utilities.codes_after("strange", record) == []
+    assert publish("one = 1") == one  # taken back
+    assert (utilities.codes_after(two, record), utilities.codes_after(one, record)) == ([one], [])
+
+
 def test_a_dataset_that_does_not_get_ready_ends_in_one_line_and_the_next_call_goes_on(server: FakeKaggle, tmp_path: Path) -> None:
     server.dataset_polls = 10**6
     with pytest.raises(StepFailed, match="version 1 is not ready after 1 s .blobs_received.; run the same command again later"):

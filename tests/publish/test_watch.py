@@ -27,7 +27,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *answers: Outcome | BaseException)
     """Kaggle says of the pretraining what `answers` tell one after the other, and that all else is complete."""
     left = list(answers)
 
-    def look(step: str, pushed: Pushed) -> Outcome:
+    def look(step: str, pushed: Pushed, *, interval: float) -> Outcome:
         if not step.startswith("2-"):
             return Outcome(Status.complete)
         answer = left.pop(0)

@@ -49,7 +49,8 @@ def push(
     competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
     until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
-    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session, in the queue and at work.")] = 13.0,
+    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session at work.")] = 13.0,
+    queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session to come to work.")] = 24.0,
     poll: Poll = 60.0,
     user: User = "",
     build: Build = None,
@@ -77,7 +78,7 @@ def push(
 
     with state.opened(folder, recipe=params) as pushed:
         upload = partial(utilities.publish, owner, waiting=utilities.Waiting(interval=min(poll, 5.0)))
-        spent = Press(plan, pushed, upload, Waiting(patience * 3600, poll, until_done)).drive(chosen)
+        spent = Press(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
         told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
         raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")

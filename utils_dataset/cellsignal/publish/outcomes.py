@@ -3,17 +3,20 @@
 import json
 import re
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import client
+from cellsignal.publish import client, utilities
 from cellsignal.publish.refusals import Missing, quote
 from cellsignal.publish.state import Pushed, Status
 from cellsignal.run import manifest
 from cellsignal.run.manifest import Manifest
 from cellsignal.run.steps import PATHS_AND_SPEED
 
+LATE = 5  # further looks at the files of a session that ended
+NEWER = "made by newer code, because another push has brought the package to Kaggle since"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -22,13 +25,15 @@ class Outcome:
     """A look at a pushed step."""
 
     status: Status  # running, complete, incomplete or failed
-    detail: str = ""  # QUEUED or RUNNING; how far it came; why it failed
+    detail: str = ""  # QUEUED or RUNNING; how far it came; why it failed; of what is complete, what is to be known
+    written: float = 0.0  # when its manifest was, by the clock of its session
 
 
-def look(step: str, pushed: Pushed) -> Outcome:
+def look(step: str, pushed: Pushed, *, interval: float = 0.0) -> Outcome:
     """Ask Kaggle what became of a step, and its manifest whether it is the work that was pushed.
 
-    Raises what the client raises when Kaggle does not answer.
+    `interval`: seconds between looks at the files of a session that ended, until they are its own. Raises what the
+    client raises when Kaggle does not answer.
     """
     try:
         said = client.kernel_status(pushed.place)
@@ -38,11 +43,24 @@ def look(step: str, pushed: Pushed) -> Outcome:
         return Outcome(Status.running, said)
     if said != "COMPLETE":
         return Outcome(Status.failed, f"it ended with {said}{_reason(pushed)}; see {pushed.url}")
-    found = read_manifest(step, pushed)
+    found = _newest(step, pushed, interval)
     fault = differs(found, step, pushed)
     if found is None or fault:
         return Outcome(Status.failed, f"the output is of the wrong run: {fault}; see {pushed.url}")
-    return Outcome(Status.complete) if found["complete"] else Outcome(Status.incomplete, found["progress"])
+    if found["complete"]:
+        return Outcome(Status.complete, "" if found["code"] == pushed.code else NEWER, found["written"])
+    return Outcome(Status.incomplete, found["progress"], found["written"])
+
+
+def _newest(step: str, pushed: Pushed, interval: float) -> Manifest | None:
+    """The manifest of a session that ended well; for a while Kaggle lists none, or that of the session before."""
+    found = read_manifest(step, pushed)
+    for _ in range(LATE if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
+        if found is not None and found["written"] > pushed.seen:
+            break
+        time.sleep(interval)
+        found = read_manifest(step, pushed)
+    return found
 
 
 def read_manifest(step: str, pushed: Pushed) -> Manifest | None:
@@ -57,11 +75,13 @@ def differs(found: Manifest | None, step: str, pushed: Pushed) -> str:
     """In what a manifest is not of the work that was pushed as `step`; "" when it is."""
     if found is None:
         return f"there is no manifest of {step} in {pushed.run}"
+    if found["written"] <= pushed.seen:
+        return "its manifest is that of the session before"
     theirs = found["parameters"]
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and theirs.get(name) != value:
             return f"its {name} is {theirs.get(name)!r} and not {value!r}"
-    if found["code"] != pushed.code:
+    if found["code"] not in (pushed.code, *utilities.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
 

@@ -3,25 +3,27 @@
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import client, outcomes, render
-from cellsignal.publish.order import SECOND, Kernel, Plan
-from cellsignal.publish.refusals import Busy, InvalidSource, Missing, ServerError, Unreachable
+from cellsignal.publish import client, earlier, outcomes, progress, quota
+from cellsignal.publish.order import Kernel, Plan
+from cellsignal.publish.outcomes import Outcome
+from cellsignal.publish.refusals import Busy, Missing, QuotaSpent
+from cellsignal.publish.send import Sender
 from cellsignal.publish.state import Pushed, State, Status
-from cellsignal.publish.watch import Board, Patience, row
-from cellsignal.run import provenance
+from cellsignal.publish.watch import ENDURED, FORGIVEN, Board, Clock, Patience, row
 
 SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
 HOURS = 13.0  # after which we no longer wait for a session, of which Kaggle gives 12
+QUEUE = 24.0  # hours that a session may wait for its machine
 
 
 @dataclass(frozen=True)
 class Waiting:
     """How long and how often."""
 
-    patience: float = HOURS * 3600  # seconds for one session, in the queue and at work, or for a free one
+    patience: float = HOURS * 3600  # seconds for one session at work, or for a free one
+    queue: float = QUEUE * 3600  # seconds in which a session has to come to work
     interval: float = 60.0  # seconds between two looks
     until_done: bool = False  # push again what ended for want of time
 
@@ -36,15 +38,15 @@ class Press:
     waiting_for: Waiting = field(default_factory=Waiting)
     board: Board = field(default_factory=Board)
     waiting: list[Kernel] = field(default_factory=list, init=False)
-    running: dict[str, float] = field(default_factory=dict, init=False)  # step -> since when this call sees it run
+    running: dict[str, Clock] = field(default_factory=dict, init=False)
+    former: dict[str, Clock] = field(default_factory=dict, init=False)  # steps whose last push is another's and still runs
     done: set[str] = field(default_factory=set, init=False)
     spent: dict[str, str] = field(default_factory=dict, init=False)  # step -> how far it came
     starved: dict[bool, float] = field(default_factory=dict, init=False)  # kind of session -> since when there is none
 
     def __post_init__(self) -> None:
-        self.identities = render.identities(self.plan)
-        self.patience = Patience(self.waiting_for.interval, self.board.say)
-        self.code = ""  # of the package that was uploaded
+        self.patience = Patience(self.waiting_for.interval, self.board.say, ENDURED if self.waiting_for.until_done else FORGIVEN)
+        self.sender = Sender(self.plan, self.state, self.upload, self.patience, self.board)
 
     def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
         """Push the chosen kernels and wait for them; gives, by step, how far those came whose time was spent.
@@ -61,7 +63,7 @@ class Press:
                 self._look()
                 self._start()
                 self.board.show(row(kernel.step, self.state) for kernel in self.plan.kernels if kernel.step in names)
-                if not self.running and not self._ready():
+                if not self.running and not self.former and not self._ready():
                     return self.spent
                 time.sleep(self.waiting_for.interval)
 
@@ -70,22 +72,42 @@ class Press:
     def _look_back(self, kernel: Kernel, *, chosen: bool) -> None:
         """Find out whether a step is done, runs, or waits to be pushed."""
         pushed = self.state.steps.get(kernel.step)
-        if pushed is None or pushed.identity != self.identities[kernel.step] or pushed.status is Status.failed:
+        if pushed is None or pushed.status is Status.failed:
             self._wait(kernel, chosen=chosen)
             return
-        before = pushed.status
-        outcome = self.patience.ask(lambda: outcomes.look(kernel.step, pushed))
-        if outcome.status is Status.failed and before is not Status.running:
-            self._wait(kernel, chosen=chosen)  # it never came to Kaggle, or another run took its place
+        before, outcome = pushed.status, self._outcome(kernel.step)
+        if pushed.identity != self.sender.identities[kernel.step]:
+            self._wait(kernel, chosen=chosen)
+            self._look_back_at_former(kernel.step, outcome)
+        elif outcome.status is Status.failed and before is not Status.running:
+            self._wait(kernel, chosen=chosen)
+            self._settle(kernel.step, outcome)
         elif outcome.status is Status.running:
-            self.running[kernel.step] = time.monotonic()
-            self._note(pushed, Status.running)
+            self.running[kernel.step] = Clock()
+            self.state.note(pushed, Status.running)
             self.board.say(f"{kernel.step} runs already")
         elif outcome.status is Status.incomplete:
-            self._note(pushed, Status.incomplete, progress=outcome.detail, earlier=pushed.slug)
             self._wait(kernel, chosen=chosen)
+            self._note_spent(kernel.step, outcome)
         else:
             self._ended(kernel.step, outcome, said="kept" if before is Status.complete else "complete")
+
+    def _look_back_at_former(self, step: str, outcome: Outcome) -> None:
+        """A step was pushed with other parameters or code: a second session beside one that runs would have it unwatched."""
+        if outcome.status is not Status.running:
+            self._settle(step, outcome)
+            return
+        pushed, self.former[step] = self.state.steps[step], Clock()
+        self.state.note(pushed, Status.running)
+        self.board.say(f"{step}: waiting for its last push, which runs with other parameters or code; to go on at once delete it: {pushed.url}")
+
+    def _settle(self, step: str, outcome: Outcome) -> None:
+        """Note what became of a push that is to be made again: what it left can be gone on with, or is not there."""
+        pushed = self.state.steps[step]
+        kept = {"progress": outcome.detail, "best": progress.furthest(pushed.best, outcome.detail)} if outcome.status is Status.incomplete else {}
+        if outcome.status is Status.failed:  # one that never came to Kaggle took nobody's place
+            kept = {"failure": outcome.detail} | ({} if pushed.status in (Status.pushing, Status.running) else {"earlier": "", "best": {}})
+        self.state.note(pushed, outcome.status, written=outcome.written, **kept)
 
     def _wait(self, kernel: Kernel, *, chosen: bool) -> None:
         if not chosen:
@@ -95,48 +117,90 @@ class Press:
 
     # What runs
 
+    def _outcome(self, step: str) -> Outcome:
+        return self.patience.ask(lambda: outcomes.look(step, self.state.steps[step], interval=self.waiting_for.interval))
+
     def _look(self) -> None:
         """Look at every session that runs."""
         self._look_at_strays()
-        for step, since in list(self.running.items()):
-            pushed = self.state.steps[step]
-            outcome = self.patience.ask(lambda: outcomes.look(step, pushed))
+        self._look_at_former()
+        for step, clock in list(self.running.items()):
+            outcome = self._outcome(step)
             if outcome.status is Status.running:
-                self._check_patience(since, f"{step}: still {outcome.detail.lower()}", see=pushed.url)
+                self._check_clock(step, clock, outcome.detail)
                 continue
             del self.running[step]
             self._ended(step, outcome, said="complete")
 
-    def _ended(self, step: str, outcome: outcomes.Outcome, *, said: str) -> None:
+    def _ended(self, step: str, outcome: Outcome, *, said: str) -> None:
         """Note how a session ended; StepFailed when it did so without its work."""
         pushed = self.state.steps[step]
         if outcome.status is Status.complete:
-            self._note(pushed, Status.complete)
+            self.state.note(pushed, Status.complete, written=outcome.written)
             self.done.add(step)
-            self.board.say(f"{step} {said}")
+            self.board.say(": ".join(filter(None, [f"{step} {said}", outcome.detail])))
         elif outcome.status is Status.incomplete:
-            self._out_of_time(step, pushed, outcome.detail)
+            self._out_of_time(step, outcome)
+        elif earlier.MISSING in outcome.detail and pushed.earlier:
+            self._not_mounted(step, outcome)
         else:
-            self._note(pushed, Status.failed, failure=outcome.detail)
+            self.state.note(pushed, Status.failed, failure=outcome.detail)
             raise StepFailed(f"{step}: {outcome.detail}")
 
-    def _out_of_time(self, step: str, pushed: Pushed, progress: str) -> None:
+    def _out_of_time(self, step: str, outcome: Outcome) -> None:
         """A session ended because its time was spent: push it again, or leave it for the next call."""
-        stands_still = bool(progress) and progress == pushed.progress
-        self._note(pushed, Status.incomplete, progress=progress, earlier=pushed.slug)
-        self.board.say(f"{step} incomplete: {progress}")
+        pushed, two_slugs = self.state.steps[step], self.state.two_slugs
+        advanced = self._note_spent(step, outcome)
         if not self.waiting_for.until_done:
-            self.spent[step] = progress
-        elif stands_still:
-            raise StepFailed(f"{step}: a whole session brought it no further than {progress}; raise time_budget_minutes")
+            self.spent[step] = outcome.detail
+        elif not advanced and two_slugs:
+            minutes = f" of {pushed.minutes:g} minutes" if pushed.minutes else ""
+            raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise time_budget_minutes")
         else:
-            self.waiting += [kernel for kernel in self.plan.kernels if kernel.step == step]
+            self._again(step)
+
+    def _note_spent(self, step: str, outcome: Outcome) -> bool:
+        """Note what ended for want of time, and tell whether it came further than before.
+
+        When not, Kaggle may not have mounted its earlier self: the next goes to the second slug, from which it will.
+        """
+        pushed = self.state.steps[step]
+        fresh = outcome.written > pushed.written
+        advanced = not fresh or progress.advanced(pushed.best, outcome.detail)
+        best = progress.furthest(pushed.best, outcome.detail)
+        self.state.note(pushed, Status.incomplete, progress=outcome.detail, best=best, written=outcome.written, earlier=pushed.slug)
+        self.board.say(f"{step} incomplete: {outcome.detail}")
+        if not advanced and not self.state.two_slugs:
+            self.sender.use_two_slugs(step, why=f"no further than {outcome.detail} after a whole session")
+        return advanced
+
+    def _not_mounted(self, step: str, outcome: Outcome) -> None:
+        """A session said at once that what it was to go on with is not there."""
+        pushed = self.state.steps[step]
+        if pushed.slug != pushed.earlier:
+            self.sender.lost(step, pushed, why=outcome.detail)
+        self.state.note(pushed, Status.failed, failure=outcome.detail)
+        self.sender.use_two_slugs(step, why="Kaggle mounts no kernel in itself")
+        self._again(step)
+
+    def _again(self, step: str) -> None:
+        self.waiting += [kernel for kernel in self.plan.kernels if kernel.step == step]
+
+    def _look_at_former(self) -> None:
+        """See which sessions of other parameters or code have ended."""
+        for step, clock in list(self.former.items()):
+            outcome = self._outcome(step)
+            if outcome.status is Status.running:
+                self._check_clock(step, clock, outcome.detail)
+            else:
+                del self.former[step]
+                self._settle(step, outcome)
 
     def _look_at_strays(self) -> None:
         """See which sessions that we did not want have ended."""
         for pushed in self.state.steps.values():
             if pushed.stray and self._has_ended(pushed.stray):
-                self._note(pushed, pushed.status, stray="")
+                self.state.note(pushed, pushed.status, stray="")
 
     def _has_ended(self, slug: str) -> bool:
         try:
@@ -147,113 +211,77 @@ class Press:
     # What starts
 
     def _ready(self) -> list[Kernel]:
-        return [kernel for kernel in self.waiting if set(kernel.needs) <= self.done]
+        return [kernel for kernel in self.waiting if kernel.step not in self.former and set(kernel.needs) <= self.done]
 
     def _start(self) -> None:
-        """Push what is ready, as far as sessions are free."""
-        full = set()
+        """Push what is ready, as far as sessions are free and the week's hours suffice."""
+        full, hours = set(), None
         for kernel in self._ready():
             if kernel.gpu in full or self._taken(gpu=kernel.gpu) >= SESSIONS[kernel.gpu]:
                 continue
-            if not self.code:
-                code = provenance.code_digest()  # once: who edits the package while we wait changes nothing on Kaggle
-                self.upload()
-                self.code = code
+            self.sender.prepare()
+            hours = quota.hours_left() if kernel.gpu and hours is None else hours
+            minutes = self._minutes(kernel, hours)
+            if minutes is None:
+                full.add(kernel.gpu)
+                continue
             try:
-                self._push(kernel)
+                pushed = self.sender.send(kernel, minutes=minutes)
                 self.starved.pop(kernel.gpu, None)
             except Busy as error:
                 full.add(kernel.gpu)
                 self._starve(kernel.gpu, error)
+                continue
+            if pushed is not None:
+                self.waiting.remove(kernel)
+                self.running[kernel.step] = Clock()
+
+    def _minutes(self, kernel: Kernel, hours: float | None) -> float | None:
+        """Minutes of work for a kernel's session; None while those that run may need all that is left of the week.
+
+        0 is for Kaggle's own limit. Raises QuotaSpent when nothing runs and too little is left.
+        """
+        asked = kernel.parameters.get("time_budget_minutes", 0.0)
+        if hours is None or not kernel.gpu:
+            return asked
+        free = SESSIONS[True] - self._taken(gpu=True)
+        starting = min(free, sum(other.gpu for other in self._ready()))
+        left = quota.share(hours, running=self._reserved(), starting=starting)
+        if left >= quota.wanted(asked):
+            return asked
+        if left >= quota.LEAST:
+            self.board.say(f"{kernel.step}: {hours:g} GPU hours are left this week, so its session works {left:.0f} minutes")
+            return float(round(left))
+        if self._taken(gpu=True):
+            return None
+        what = f"{kernel.step}: {hours:g} GPU hours are left this week, too little for a session"
+        raise QuotaSpent(f"{what}; `kaggle quota` says when they are refilled, then the same command goes on")
+
+    def _reserved(self) -> list[float]:
+        """Minutes that each GPU session we know of may still take."""
+        known = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
+        strays = [quota.wanted(0.0) for pushed in self.state.steps.values() if pushed.stray and pushed.gpu]
+        return [max(0.0, quota.wanted(pushed.minutes) + quota.MARGIN - worked / 60) for pushed, worked in known if pushed.gpu] + strays
 
     def _taken(self, *, gpu: bool) -> int:
         """Sessions of this kind that we know to run."""
         strays = sum(bool(pushed.stray) and pushed.gpu == gpu for pushed in self.state.steps.values())
-        return strays + sum(self.state.steps[step].gpu == gpu for step in self.running)
+        return strays + sum(self.state.steps[step].gpu == gpu for step in (*self.running, *self.former))
 
     def _starve(self, gpu: bool, error: Busy) -> None:
         """Other work of this account holds all sessions: wait for one of them."""
         if gpu not in self.starved:
             self.starved[gpu] = time.monotonic()
             self.board.say(f"waiting: {error}")
-        self._check_patience(self.starved[gpu], f"no free session: {error}")
+        self._check_patience(self.starved[gpu], self.waiting_for.patience, f"no free session: {error}", option="patience")
 
-    def _check_patience(self, since: float, what: str, *, see: str = "") -> None:
-        if time.monotonic() - since > self.waiting_for.patience:
-            hours = f"{self.waiting_for.patience / 3600:g} hours"
+    def _check_clock(self, step: str, clock: Clock, said: str) -> None:
+        """Raise StepFailed for a session that waits for its machine, or works, for too long."""
+        clock.look(said)
+        option, limit = ("queue", self.waiting_for.queue) if clock.queued else ("patience", self.waiting_for.patience)
+        self._check_patience(clock.since, limit, f"{step}: still {said.lower()}", option=option, see=self.state.steps[step].url)
+
+    def _check_patience(self, since: float, limit: float, what: str, *, option: str, see: str = "") -> None:
+        if time.monotonic() - since > limit:
             where = f"; see {see}" if see else ""
-            raise StepFailed(f"{what} after {hours}{where}; the same command waits on, --patience says how long")
-
-    def _push(self, kernel: Kernel) -> None:
-        """Render and push one kernel; the state says so before and after."""
-        before = self.state.steps.get(kernel.step)
-        pushed = self._planned(kernel, before)
-        mounts = [self.state.steps[need].slug for need in kernel.needs] + [pushed.earlier] * bool(pushed.earlier)
-        folder = render.render(self._folder(kernel), self.plan, kernel, slug=_bare(pushed.slug), mounts=list(map(_bare, mounts)))
-        self.state.steps[kernel.step] = pushed
-        self.state.save()
-        try:
-            version = client.push(folder)
-        except InvalidSource as error:
-            self._refused_source(kernel, before, pushed, error)
-            return
-        except (ServerError, Unreachable):
-            raise  # whether it arrived is not known: the next call asks
-        except (StepFailed, InputError):
-            self._forget(kernel, before)
-            raise
-        self._note(pushed, Status.running, version=version)
-        self.waiting.remove(kernel)
-        self.running[kernel.step] = time.monotonic()
-        self.board.say(f"{kernel.step} pushed: {pushed.url} version {version}")
-
-    def _planned(self, kernel: Kernel, before: Pushed | None) -> Pushed:
-        """A push to come; one that goes on mounts its earlier self."""
-        identity = self.identities[kernel.step]
-        again = before if before is not None and before.identity == identity else None
-        earlier = again.earlier if again else ""
-        first = f"{self.plan.owner}/{kernel.slug}"
-        return Pushed(
-            identity=identity,
-            slug=first + SECOND * (self.state.two_slugs and earlier == first),
-            gpu=kernel.gpu,
-            run=self.plan.run,
-            parameters=kernel.parameters,
-            code=self.code,
-            progress=again.progress if again else "",
-            pushed=round(time.time(), 1),
-            earlier=earlier,
-            stray=before.stray if before else "",
-        )
-
-    def _refused_source(self, kernel: Kernel, before: Pushed | None, pushed: Pushed, error: InvalidSource) -> None:
-        """A kernel that may not mount its earlier self goes on under its other slug; any other source is missed."""
-        if before is None or set(error.sources) != {pushed.earlier} or pushed.slug != pushed.earlier:
-            self._note(pushed, Status.failed, failure=str(error))
-            raise StepFailed(f"{kernel.step}: {error}") from None
-        before.stray = pushed.slug
-        self.state.two_slugs = True
-        self._forget(kernel, before)
-        self.board.say(f"{kernel.step}: Kaggle takes no kernel as its own source; it goes on under a second slug")
-
-    def _forget(self, kernel: Kernel, before: Pushed | None) -> None:
-        """Have the state as it was before a push that did not happen."""
-        if before is None:
-            del self.state.steps[kernel.step]
-        else:
-            self.state.steps[kernel.step] = before
-        self.state.save()
-
-    def _note(self, pushed: Pushed, status: Status, **changes: object) -> None:
-        pushed.status = status
-        for name, value in changes.items():
-            setattr(pushed, name, value)
-        self.state.save()
-
-    def _folder(self, kernel: Kernel) -> Path:
-        return self.state.path.parent / kernel.step
-
-
-def _bare(slug: str) -> str:
-    """A slug without its owner."""
-    return slug.rpartition("/")[2]
+            raise StepFailed(f"{what} after {limit / 3600:g} hours{where}; the same command waits on, --{option} says how long")

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
+from cellsignal.publish import earlier
 from cellsignal.publish.metadata import KERNEL
 from cellsignal.publish.order import CHAIN, Kernel, Plan
 from cellsignal.run import provenance, sources
@@ -18,12 +19,15 @@ LARGEST = 700_000  # bytes of a notebook that Kaggle was seen to take
 _KEPT = ("kernelspec", "language_info")  # without a kernelspec the session dies at once
 
 
-def render(folder: Path, plan: Plan, kernel: Kernel, *, slug: str = "", mounts: Sequence[str] | None = None) -> Path:
+def render(
+    folder: Path, plan: Plan, kernel: Kernel, *, slug: str = "", mounts: Sequence[str] | None = None, goes_on: bool = False
+) -> Path:
     """Write the folder of a kernel and give it. InputError when the notebook is too large.
 
-    `slug` and `mounts` (the slugs of the owner's kernels whose outputs it finds) are the plan's when not given.
+    `slug` and `mounts` (the slugs of the owner's kernels whose outputs it finds) are the plan's when not given;
+    a kernel that `goes_on` fails at once when its earlier self is not among its mounts.
     """
-    text = notebook_text(kernel.notebook, kernel.parameters)
+    text = notebook_text(kernel.notebook, kernel.parameters, expects=kernel.step if goes_on else "")
     if len(text.encode()) > LARGEST:
         raise InputError(f"more than {LARGEST:,} bytes, which Kaggle refuses", where=kernel.notebook, cure="move code into the package")
     described = metadata(plan, kernel, slug=slug or kernel.slug, mounts=first_slugs(plan, kernel) if mounts is None else mounts)
@@ -62,14 +66,20 @@ def metadata(plan: Plan, kernel: Kernel, *, slug: str, mounts: Sequence[str]) ->
     }
 
 
-def notebook_text(path: Path, parameters: Mapping[str, Any]) -> str:
-    """A notebook with `parameters` in a cell after its own, as papermill injects them, and nothing of where it was made."""
+def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "") -> str:
+    """A notebook with `parameters` in a cell after its own, as papermill injects them, and nothing of where it was made.
+
+    `expects`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
+    """
     notebook = files.read_json(path)
     cells = [_bare(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
     place = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if place is None:
         raise InputError("no cell is tagged `parameters`", where=path, cure="tag the cell that sets them")
     cells.insert(place + 1, _injected(parameters))
+    if expects:
+        begins = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
+        cells.insert(begins + 1, _code("expects-earlier", earlier.cell(expects)))
     kept = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
     return json.dumps({**notebook, "cells": cells, "metadata": kept}, indent=1, ensure_ascii=False) + "\n"
 
@@ -87,14 +97,12 @@ def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
 def _injected(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The cell that sets `parameters`; texts, numbers, booleans and lists of them are Python as they print."""
     lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())]
-    return {
-        "cell_type": "code",
-        "execution_count": None,
-        "id": "injected-parameters",  # papermill draws a random one: ours must not change from push to push
-        "metadata": {"tags": ["injected-parameters"]},
-        "outputs": [],
-        "source": "\n".join(lines),
-    }
+    return _code("injected-parameters", "\n".join(lines))
+
+
+def _code(name: str, source: str) -> dict[str, Any]:
+    """A code cell; `name` is its tag and its id, of which papermill draws a random one: ours must not change from push to push."""
+    return {"cell_type": "code", "execution_count": None, "id": name, "metadata": {"tags": [name]}, "outputs": [], "source": source}
 
 
 def identities(plan: Plan) -> dict[str, str]:
@@ -103,13 +111,29 @@ def identities(plan: Plan) -> dict[str, str]:
     Parameters that only say how fast it goes are left out, and so is every file of the package that the notebook does
     not use: mending a figure must not repeat a training.
     """
+    return _identities(plan, _made)
+
+
+def works(plan: Plan) -> dict[str, str]:
+    """By step, the same but for all code: whoever mends a comment goes on with what earlier sessions left.
+
+    Whether that can be gone on with is for the fingerprints of checkpoints and scores to say.
+    """
+    return _identities(plan, lambda kernel, matter: matter)
+
+
+def _made(kernel: Kernel, matter: Mapping[str, Any]) -> dict[str, Any]:
+    code = provenance.code_digest() if kernel.step == CHAIN else sources.closure(kernel.code)
+    return {"notebook": notebook_text(kernel.notebook, matter), "code": code}
+
+
+def _identities(plan: Plan, made: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for kernel in plan.kernels:  # each stands behind those that it needs
         matter = {name: value for name, value in kernel.parameters.items() if name == "run" or name not in PATHS_AND_SPEED}
         parts = {
-            "notebook": notebook_text(kernel.notebook, matter),
+            "made": made(kernel, matter),
             "metadata": metadata(plan, kernel, slug=kernel.slug, mounts=first_slugs(plan, kernel)),
-            "code": provenance.code_digest() if kernel.step == CHAIN else sources.closure(kernel.code),
             "before": [found[need] for need in kernel.needs],
         }
         found[kernel.step] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -36,10 +36,15 @@ class Pushed:
     code: str  # provenance.code_digest() of the package it was pushed with
     status: Status = Status.pushing
     version: int = 0  # on Kaggle; 0 while not known
+    work: str = ""  # its identity but for the code: what an earlier session of the same work left can be gone on with
     progress: str = ""  # of an incomplete step, as its manifest says
+    best: dict[str, int] = field(default_factory=dict)  # how far this work ever came, by phase
     failure: str = ""
     pushed: float = 0.0  # when, in seconds since 1970
-    earlier: str = ""  # owner/slug of the last session of this very work that ended for want of time
+    minutes: float = 0.0  # that its session may work
+    written: float = 0.0  # when its manifest was, by the clock of its session
+    seen: float = 0.0  # the same of the session before: what Kaggle lists for a while after this one has ended
+    earlier: str = ""  # owner/slug of the last session of this work that ended well, and is mounted
     stray: str = ""  # owner/slug that Kaggle runs without its earlier self: it takes a session until it ends
 
     @property
@@ -66,6 +71,14 @@ class State:
         """Write it atomically."""
         steps = {name: asdict(pushed) for name, pushed in self.steps.items()}
         files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs, "recipe": self.recipe})
+
+
+    def note(self, pushed: Pushed, status: Status, **changes: object) -> None:
+        """Write down what became of a push."""
+        pushed.status = status
+        for name, value in changes.items():
+            setattr(pushed, name, value)
+        self.save()
 
 
 def folder_of(name: str) -> Path:

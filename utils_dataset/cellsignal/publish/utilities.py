@@ -48,13 +48,14 @@ def publish(owner: str, *, folder: Path | None = None, waiting: Waiting = Waitin
     with files.locked(folder.parent / f".{folder.name}.lock", patience=waiting.patience, waiting="another push is uploading the package"):
         content = {"owner": owner, "content": build(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
+        codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD)["code"]]
         before, failed = _settled(f"{owner}/{SLUG}", waiting)
         version = 0 if failed else _uploaded(uploaded, content, before)
         if version == 0:
             uploaded.unlink(missing_ok=True)
             _upload(folder, before)
             version = before + 1
-            files.write_json(uploaded, {**content, "version": version})  # now: who ends us while we wait must not upload it twice
+            files.write_json(uploaded, {**content, "version": version, "codes": list(dict.fromkeys(reversed(codes)))[::-1]})  # now: who ends us while we wait must not upload it twice
         return _wait(f"{owner}/{SLUG}", version, waiting, failed=failed) if version > before else version
 
 
@@ -63,9 +64,16 @@ def _uploaded(record: Path, content: dict[str, str], before: int) -> int:
     if before == 0 or not record.is_file():
         return 0
     held = files.read_json(record)
-    version = int(held.pop("version", 0))
+    version, _ = int(held.pop("version", 0)), held.pop("codes", None)
     on_its_way = version == before + 1 and time.time() - record.stat().st_mtime < LOST
     return version if held == content and (version == before or on_its_way) else 0
+
+
+def codes_after(code: str, record: Path | None = None) -> list[str]:
+    """The code digests of the packages that were uploaded from here after one with this code; all for ""."""
+    record = record or folder_of("utils_dataset").with_suffix(".json")
+    codes = list(files.read_json(record).get("codes", ())) if record.is_file() else []
+    return codes[codes.index(code) + 1 :] if code in codes else codes if code == "" else []
 
 
 def build(folder: Path, owner: str) -> str:

@@ -17,6 +17,8 @@ from cellsignal.publish.refusals import RateLimited, ServerError, Unreachable
 from cellsignal.publish.state import State, Status
 
 FORGIVEN = 5  # unanswered questions in a row: who waits for hours does not give up for a minute's trouble
+ENDURED = 8  # the same where nobody sits and waits
+_LONGEST = 15  # intervals between two of them at most
 Answer = TypeVar("Answer")
 
 
@@ -67,26 +69,46 @@ def row(step: str, state: State, outcome: Outcome | None = None) -> tuple[str, s
 
 @dataclass
 class Patience:
-    """Asks again, after `interval` seconds, what Kaggle did not answer for reasons of its own."""
+    """Asks again what Kaggle did not answer for reasons of its own: after `interval` seconds, then twice as many, and so on."""
 
     interval: float
     say: Callable[[str], None]
+    forgiven: int = FORGIVEN
     _unanswered: int = field(default=0, init=False)
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
-        """The answer; the error itself when it comes FORGIVEN times in a row."""
+        """The answer; the error itself when it comes `forgiven` times in a row."""
         while True:
             try:
                 answer = question()
             except (RateLimited, ServerError, Unreachable) as error:
                 self._unanswered += 1
-                if self._unanswered >= FORGIVEN:
+                if self._unanswered >= self.forgiven:
+                    self._unanswered = 0
                     raise
                 self.say(f"asking again: {error}")
-                time.sleep(self.interval)
+                time.sleep(self.interval * min(2 ** (self._unanswered - 1), _LONGEST))
             else:
                 self._unanswered = 0
                 return answer
+
+
+@dataclass
+class Clock:
+    """Since when this call sees a session wait for its machine, or work."""
+
+    since: float = field(default_factory=time.monotonic)
+    queued: bool = True
+
+    def look(self, said: str) -> None:
+        """Begin anew when the session has come to work."""
+        if self.queued and said != "QUEUED":
+            self.since, self.queued = time.monotonic(), False
+
+    @property
+    def worked(self) -> float:
+        """Seconds at work, as far as this call saw them."""
+        return 0.0 if self.queued else time.monotonic() - self.since
 
 
 def watch(state: State, *, interval: float, board: Board | None = None) -> dict[str, Outcome]:
@@ -103,7 +125,7 @@ def watch(state: State, *, interval: float, board: Board | None = None) -> dict[
         while True:
             for step, pushed in state.steps.items():
                 if step not in seen or seen[step].status is Status.running:
-                    seen[step] = _told(board, step, seen.get(step), patience.ask(lambda: outcomes.look(step, pushed)))
+                    seen[step] = _told(board, step, seen.get(step), patience.ask(lambda: outcomes.look(step, pushed, interval=interval)))
             board.show(row(step, state, seen.get(step)) for step in state.steps)
             if all(outcome.status is not Status.running for outcome in seen.values()):
                 return seen

@@ -1,0 +1,32 @@
+"""A kernel that was pushed to go on looks for its earlier self before anything else."""
+
+from pathlib import Path
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.publish import earlier
+from cellsignal.run import manifest, paths
+
+STEP = "2-pretrain-controls@RPE"
+
+
+@pytest.fixture
+def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a mounted kernel's outputs, with a run of another step."""
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path)
+    run = tmp_path / "input/notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe/runs/tiny"
+    files.write_json(run / manifest.RUN, {"run": "runs/tiny"})
+    manifest.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, taken_up={})
+    return run
+
+
+def test_what_is_mounted_is_gone_on_with(attached: Path) -> None:
+    manifest.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, taken_up={})
+    exec(earlier.cell(STEP), {})
+
+
+def test_without_it_nothing_begins(attached: Path) -> None:
+    with pytest.raises(InputError, match=f"^{STEP}: {earlier.MISSING}; attached are notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe$"):
+        exec(earlier.cell(STEP), {})
