@@ -155,8 +155,8 @@ def test_no_answer(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_client_that_hangs_is_ended(server: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.lock:  # no call gets its answer
-        monkeypatch.setattr(kaggle, "_SHORT", 3.0)
-        assert "no answer in 3 s" in refused(refusals.Unreachable, lambda: kaggle.kernel_status(SLUG))
+        monkeypatch.setattr(kaggle, "_SHORT", 1.0)
+        assert "no answer in 1 s" in refused(refusals.Unreachable, lambda: kaggle.kernel_status(SLUG))
 
 
 def test_a_kernel_that_is_not_there(server: FakeKaggle, tmp_path: Path) -> None:

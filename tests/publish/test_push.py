@@ -379,10 +379,11 @@ def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeK
 
 def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> None:
     server.machines.clear()
+    server.runner = lambda pushed: time.sleep(0.5) or sessions.work(pushed, server)  # long enough to be seen at work
     with pytest.raises(StepFailed, match=r"^1-eda: still queued after .*--queue says how long"):
         call(only="1", queue=0.5)
-    threading.Timer(1.5, server.machines.set).start()
-    assert call(only="1", patience=1.0) == {}  # which begins with the work
+    threading.Timer(3.0, server.machines.set).start()
+    assert call(only="1", patience=2.0) == {}  # which begins with the work
     assert pushes(server) == ["1-eda"]
 
 
