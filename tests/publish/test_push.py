@@ -397,7 +397,7 @@ def test_the_week_s_hours_are_shared_by_the_sessions(server: FakeKaggle, call: C
     server.runner = lambda pushed: (both.wait() or True) and sessions.work(pushed, server)
     assert call(only="2", types="[]") == {}
     assert budgets(server) == pytest.approx([130.0, 130.0], abs=1)
-    assert "5 GPU hours are left this week, so its session works 130 minutes" in capsys.readouterr().out
+    assert f"{PRETRAIN} works 130 minutes, because 5 GPU hours are left this week" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("hours", [30.0, None])
@@ -415,11 +415,12 @@ def test_too_few_hours_for_a_session(server: FakeKaggle, call: Call) -> None:
     assert call("time_budget_minutes=5", only="2") == {}  # who asks for so little has it
 
 
-def test_a_session_that_may_need_all_hours_has_them(server: FakeKaggle, call: Call) -> None:
+def test_a_session_that_may_need_all_hours_has_them(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     """The second waits for what the first leaves, and neither fails."""
     server.gpu_hours = 1.6
     assert call(only="2", types="[]") == {}
     assert server.most_running[True] == 1 and len(pushes(server)) == 2
+    assert capsys.readouterr().out.count("waiting: what runs may need the 1.6 GPU hours") == 1
 
 
 def test_a_source_that_kaggle_does_not_know(server: FakeKaggle, call: Call) -> None:

@@ -224,15 +224,18 @@ class Press:
             minutes = self._minutes(kernel, hours)
             if minutes is None:
                 full.add(kernel.gpu)
+                self._starve(kernel.gpu, f"what runs may need the {hours:g} GPU hours that are left this week")
                 continue
             try:
                 pushed = self.sender.send(kernel, minutes=minutes)
                 self.starved.pop(kernel.gpu, None)
             except Busy as error:
                 full.add(kernel.gpu)
-                self._starve(kernel.gpu, error)
+                self._starve(kernel.gpu, str(error))
                 continue
             if pushed is not None:
+                if minutes != kernel.parameters.get("time_budget_minutes", 0.0):
+                    self.board.say(f"{kernel.step} works {minutes:g} minutes, because {hours:g} GPU hours are left this week")
                 self.waiting.remove(kernel)
                 self.running[kernel.step] = Clock()
 
@@ -250,7 +253,6 @@ class Press:
         if left >= quota.wanted(asked):
             return asked
         if left >= quota.LEAST:
-            self.board.say(f"{kernel.step}: {hours:g} GPU hours are left this week, so its session works {left:.0f} minutes")
             return float(round(left))
         if self._taken(gpu=True):
             return None
@@ -268,12 +270,12 @@ class Press:
         strays = sum(bool(pushed.stray) and pushed.gpu == gpu for pushed in self.state.steps.values())
         return strays + sum(self.state.steps[step].gpu == gpu for step in (*self.running, *self.former))
 
-    def _starve(self, gpu: bool, error: Busy) -> None:
-        """Other work of this account holds all sessions: wait for one of them."""
+    def _starve(self, gpu: bool, why: str) -> None:
+        """Other work holds all sessions, or hours: wait for it to end."""
         if gpu not in self.starved:
             self.starved[gpu] = time.monotonic()
-            self.board.say(f"waiting: {error}")
-        self._check_patience(self.starved[gpu], self.waiting_for.patience, f"no free session: {error}", option="patience")
+            self.board.say(f"waiting: {why}")
+        self._check_patience(self.starved[gpu], self.waiting_for.patience, f"no free session: {why}", option="patience")
 
     def _check_clock(self, step: str, clock: Clock, said: str) -> None:
         """Raise StepFailed for a session that waits for its machine, or works, for too long."""
