@@ -1,6 +1,6 @@
 """A small data set of known content, written as the competition's files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from zlib import crc32
 
@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from shelf import CONTENT, Shelf
+
+from cellsignal.data import http
 
 TRAIN = ["HUVEC-01", "HUVEC-02", "HUVEC-03", "RPE-01", "RPE-02"]
 TEST = ["HUVEC-04", "RPE-03"]
@@ -73,3 +76,11 @@ def draw() -> Callable[..., None]:
             assert cv2.imwrite(str(path), random.integers(0, 256, size, np.uint8))
 
     return site
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    """A server of one file, which is not waited for."""
+    monkeypatch.setattr(http, "PAUSE", 0.0)
+    with Shelf({"plates.zip": CONTENT}) as server:
+        yield server

@@ -95,11 +95,8 @@ def _tar(kind: bytes) -> bytes:
     return out.getvalue()
 
 
-def archives() -> dict[str, bytes]:
-    """Name of the attack: its bytes."""
-    good = craft(Entry(), Entry(name=OTHER))
-    deflated = Entry().body
-    zeros = b"\0" * (3 << 20)
+def _strange_names() -> dict[str, bytes]:
+    """Names that lead out of the folder, or mean something else elsewhere."""
     return {
         "parent": _named("../outside.png"),
         "parent inside": _named("images/../../outside.png"),
@@ -123,6 +120,12 @@ def archives() -> dict[str, bytes]:
         "not UTF-8": _named(b"images/\xff\xfe.png"),
         "no name": _named(""),
         "endless name": _named("a" * 5000),
+    }  # fmt: skip
+
+
+def _strange_kinds() -> dict[str, bytes]:
+    """Members that are no files."""
+    return {
         "symbolic link": _kind(stat.S_IFLNK),
         "link for a folder": craft(Entry(name="images", mode=stat.S_IFLNK | 0o777, content=b"../outside"), Entry()),
         "link with a slash": _kind(stat.S_IFLNK, "images/"),
@@ -131,6 +134,12 @@ def archives() -> dict[str, bytes]:
         "block device": _kind(stat.S_IFBLK),
         "socket": _kind(stat.S_IFSOCK),
         "folder without a slash": _kind(stat.S_IFDIR),
+    }  # fmt: skip
+
+
+def _shared_places() -> dict[str, bytes]:
+    """Members that share a name, or bytes."""
+    return {
         "twice": craft(Entry(), Entry()),
         "twice but for case": craft(Entry(), Entry(name=IMAGE.replace("RPE", "rpe"))),
         "twice by another way": craft(Entry(), Entry(name=f"rxrx1/{IMAGE}")),
@@ -140,6 +149,13 @@ def archives() -> dict[str, bytes]:
         "outside the file": craft(Entry(), Entry(name=OTHER, offset=1 << 30)),
         "packed size beyond the file": craft(Entry(packed_size=1 << 30)),
         "no header there": craft(Entry(), Entry(name=OTHER, offset=3)),
+    }  # fmt: skip
+
+
+def _lies() -> dict[str, bytes]:
+    """Members that are not what the list says, or far more than it says."""
+    deflated, zeros = Entry().body, b"\0" * (3 << 20)
+    return {
         "encrypted": craft(Entry(flags=0x1)),
         "strongly encrypted": craft(Entry(flags=0x41)),
         "masked": craft(Entry(flags=0x2000)),
@@ -160,6 +176,13 @@ def archives() -> dict[str, bytes]:
         "damaged stream": craft(Entry(packed=b"\xff" * len(deflated))),
         "stream cut short": craft(Entry(packed=deflated[:-3])),
         "another name in its header": craft(Entry(local_name=OTHER.encode())),
+    }  # fmt: skip
+
+
+def _broken() -> dict[str, bytes]:
+    """What is no archive, or no whole one."""
+    good = craft(Entry(), Entry(name=OTHER))
+    return {
         "cut in the middle": good[: len(good) // 3],
         "cut in the list": good[:-30],
         "list somewhere else": craft(Entry(), directory_offset=0xFFFFFF00),
@@ -172,6 +195,13 @@ def archives() -> dict[str, bytes]:
         "tar with a link": _tar(tarfile.SYMTYPE),
         "tar with a hard link": _tar(tarfile.LNKTYPE),
         "tar with a device": _tar(tarfile.CHRTYPE),
+    }  # fmt: skip
+
+
+def _nested() -> dict[str, bytes]:
+    """Archives within, and more members than anybody wants."""
+    zeros = b"\0" * (3 << 20)
+    return {
         "only strange files": honest({"evil.py": b"import os", "run.sh": b"rm -rf /", "images/x.svg": b"<script>"}),
         "a hundred thousand members": craft(*(Entry(name=f"{i}", method=0, content=b"") for i in range(100_000)), count=1000),
         "bomb in an archive inside": honest({"train.zip": craft(Entry(name="RPE-01/Plate1/B02_s1_w1.png", content=zeros))}),
@@ -179,3 +209,8 @@ def archives() -> dict[str, bytes]:
         "link in an archive inside": honest({"test.zip": craft(Entry(name="RPE-01", mode=stat.S_IFLNK | 0o777))}),
         "itself inside": honest({"train.zip": honest({"train.zip": honest({"train.zip": b""})})}),
     }  # fmt: skip
+
+
+def archives() -> dict[str, bytes]:
+    """Name of the attack: its bytes."""
+    return _strange_names() | _strange_kinds() | _shared_places() | _lies() | _broken() | _nested()

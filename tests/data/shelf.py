@@ -2,12 +2,15 @@
 
 import base64
 import hashlib
+import os
 import re
 import threading
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+
+CONTENT = os.urandom(5_000_000)  # of the file that the tests fetch
 
 
 class Shelf:

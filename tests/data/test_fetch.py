@@ -1,33 +1,22 @@
 """Downloads: whole or absent, resumed, checked; every failure one line."""
 
 import hashlib
-import io
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from shelf import Shelf
+from shelf import CONTENT, Shelf
 
 from cellsignal.data import fetch as fetching
 from cellsignal.data import http
-from cellsignal.data.fetch import Remote, fetch
+from cellsignal.data.fetch import fetch
 from cellsignal.errors import InputError, StepFailed
 
-CONTENT = os.urandom(5_000_000)
 STEP = 1 << 16  # bytes that a cut connection may cost
-
-
-@pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
-    monkeypatch.setattr(http, "PAUSE", 0.0)
-    with Shelf({"plates.zip": CONTENT}) as server:
-        yield server
 
 
 def names(folder: Path) -> set[str]:
@@ -273,38 +262,3 @@ def test_killed_and_called_again(shelf: Shelf, tmp_path: Path) -> None:
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
     assert (tmp_path / "plates.zip").read_bytes() == CONTENT
     assert shelf.asked[1][2] == 206
-
-
-# Parts of a file that stays on its server
-
-
-def test_a_remote_file_reads_like_one_on_the_disk(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
-        stream = io.BufferedReader(remote, 100_000)
-        assert stream.seek(0, 2) == len(CONTENT)
-        stream.seek(-22, 2)
-        assert stream.read() == CONTENT[-22:]
-        stream.seek(1_234_567)
-        assert stream.read(250_000) == CONTENT[1_234_567:1_484_567]
-        assert remote.fetched < 450_000
-
-
-def test_a_remote_file_survives_cuts_and_busy_moments(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
-        shelf.cuts, shelf.answers = [10, 20], [(503, {})]
-        assert io.BufferedReader(remote, 100_000).read(1000) == CONTENT[:1000]
-        shelf.answers = [(503, {})] * 9
-        with pytest.raises(StepFailed, match="HTTP 503"):
-            remote.read(10)
-
-
-def test_a_remote_file_that_changes_or_has_no_parts(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
-        shelf.etag = '"two"'
-        with pytest.raises(StepFailed, match="changed while it was read"):
-            remote.read(10)
-    shelf.ranges = False
-    with pytest.raises(StepFailed, match="cannot be had in parts"):
-        Remote(shelf.url("plates.zip"))
-    with pytest.raises(StepFailed, match="HTTP 404"):
-        Remote(shelf.url("elsewhere.zip"))
