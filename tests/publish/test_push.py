@@ -252,6 +252,21 @@ def test_sessions_that_begin_from_nothing_are_not_pushed_for_ever(server: FakeKa
     assert "no further than pretrain, epoch 37 of 60 after a whole session; it goes on under a second slug" in capsys.readouterr().out
 
 
+def test_each_step_may_go_on_from_its_second_slug(server: FakeKaggle, call: Call) -> None:
+    """Two steps side by side: that the first had to change its slug is no fault of the second's."""
+    begun: dict[str, int] = {}
+
+    def work(pushed: Pushed) -> Outcome:
+        begun[pushed.slug] = begun.get(pushed.slug, 0) + 1
+        if pushed.slug.endswith("-b"):
+            return sessions.work(pushed, server)
+        return out_of_time(server, "pretrain, epoch 3 of 9")(pushed)
+
+    server.runner = work
+    assert call(only="2", types="[]", until_done=True) == {}
+    assert sorted(begun.values()) == [1, 1, 2, 2]
+
+
 def not_mounted(pushed: Pushed) -> Outcome:
     return sessions.failing(said=f"InputError: {PRETRAIN}: {earlier.MISSING}; attached are datasets/alice/cellsignal-utils\n")
 

@@ -149,11 +149,12 @@ class Press:
 
     def _out_of_time(self, step: str, outcome: Outcome) -> None:
         """A session ended because its time was spent: push it again, or leave it for the next call."""
-        pushed, two_slugs = self.state.steps[step], self.state.two_slugs
+        pushed = self.state.steps[step]
+        excused = pushed.slug == pushed.earlier
         advanced = self._note_spent(step, outcome)
         if not self.waiting_for.until_done:
             self.spent[step] = outcome.detail
-        elif not advanced and two_slugs:
+        elif not advanced and not excused:
             minutes = f" of {pushed.minutes:g} minutes" if pushed.minutes else ""
             raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise time_budget_minutes")
         else:
@@ -165,12 +166,12 @@ class Press:
         When not, Kaggle may not have mounted its earlier self: the next goes to the second slug, from which it will.
         """
         pushed = self.state.steps[step]
-        fresh = outcome.written > pushed.written
+        fresh, itself = outcome.written > pushed.written, pushed.slug == pushed.earlier
         advanced = not fresh or progress.advanced(pushed.best, outcome.detail)
         best = progress.furthest(pushed.best, outcome.detail)
         self.state.note(pushed, Status.incomplete, progress=outcome.detail, best=best, written=outcome.written, earlier=pushed.slug)
         self.board.say(f"{step} incomplete: {outcome.detail}")
-        if not advanced and not self.state.two_slugs:
+        if not advanced and itself:
             self.sender.use_two_slugs(step, why=f"no further than {outcome.detail} after a whole session")
         return advanced
 
