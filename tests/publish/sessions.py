@@ -12,6 +12,7 @@ from server import FakeKaggle, Outcome, Pushed
 from cellsignal import files
 from cellsignal.run import manifest
 
+PRETRAIN, TRAIN, PREDICT, EDA = "2-pretrain-controls@RPE", "3-train-cell-type@RPE", "4-predict-assign", "1-eda"
 LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no experiment HUVEC-99; choose others\nOther words\n'
 MADE = {
     "1-eda": ("eda/wells.png",),
@@ -80,3 +81,19 @@ def in_turn(kaggle: FakeKaggle, *turns: Callable[[Pushed], Outcome]) -> Callable
     """A runner whose first sessions go as `turns` say, and all others well."""
     left = list(turns)
     return lambda pushed: left.pop(0)(pushed) if left else work(pushed, kaggle)
+
+
+def out_of_time(server: FakeKaggle, progress: str) -> Callable[[Pushed], Outcome]:
+    """Sessions that end unfinished, so far on."""
+    return lambda pushed: work(pushed, server, complete=False, progress=progress)
+
+
+def expected(pushed: Pushed) -> list[str]:
+    """The steps whose earlier session a notebook asks for."""
+    cells = ["".join(cell["source"]) for cell in pushed.notebook["cells"] if "expects-earlier" in cell["metadata"].get("tags", [])]
+    return [cell.split("expect('")[1].split("'")[0] for cell in cells]
+
+
+def pushes(server: FakeKaggle) -> list[str]:
+    """The slugs of all pushes that Kaggle took, in order, without what all have in common."""
+    return [body["slug"].removeprefix("alice/cellsignal-tiny-") for body in server.sent("SaveKernel")]

@@ -1,0 +1,49 @@
+"""One call of push for the tiny recipe with one cell type, at a Kaggle whose sessions end well."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sessions
+from holdings import Dataset
+from server import FakeKaggle
+
+from cellsignal.publish import order, push, state
+from cellsignal.run import paths, provenance, recipe, sources
+
+ROOT = Path(__file__).resolve().parents[3]
+Connect = Callable[..., dict[str, str]]
+Call = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package's files hold is no matter here."""
+    monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
+    monkeypatch.setattr(sources, "closure", lambda code: {})
+
+
+@pytest.fixture
+def server(tmp_path: Path, clients: dict[str, Path], connect: Connect) -> Iterator[FakeKaggle]:
+    """A Kaggle whose sessions end well, and the newest client."""
+    with FakeKaggle(tmp_path / "kaggle") as server:
+        server.runner = lambda pushed: sessions.work(pushed, server)
+        connect(server, clients["2.2.5"])
+        yield server
+
+
+@pytest.fixture
+def call(server: FakeKaggle, tmp_path: Path) -> Call:
+    """call("-p", …, only=…, cell_type=…, until_done=…): one call of push for the tiny recipe with one cell type."""
+
+    def upload() -> None:
+        server.datasets.setdefault("alice/cellsignal-utils", Dataset("CellSignal utils", [tmp_path]))
+
+    def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload, **waiting: object) -> dict[str, str]:
+        checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"cell_types={types}", *overrides])
+        plan = order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), whole=only == "0-chain")
+        with state.opened(tmp_path / "build") as pushed:
+            options = push.Waiting(**{"interval": 0.05, "patience": 60.0, **waiting})
+            return push.Press(plan, pushed, upload, options).drive(order.choose(plan, only=only, cell_type=cell_type))
+
+    return called
