@@ -22,6 +22,7 @@ from cellsignal.run.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
 METADATA = sorted([ROOT / "kernel-metadata.json", *ROOT.glob("kernels/*/kernel-metadata.json")])
 UTILS = ROOT / "utils_dataset/dataset-metadata.json"
@@ -91,7 +92,7 @@ def test_functions_are_short() -> None:
     assert max(named) <= (60, "~"), "split this function"
 
 
-@each_file
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_file_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 300
 
