@@ -70,6 +70,7 @@ def log(pushed: Pushed) -> str:
     return "".join(line["data"] for line in json.loads(pushed.outcome.log))
 
 
+@pytest.mark.slow
 def test_readme_s_commands_lead_from_nothing_to_the_ladder_of_one_cell_type(
     there: FakeKaggle, call: Callable[[list[str]], str], checkout: Path
 ) -> None:

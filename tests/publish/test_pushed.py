@@ -152,10 +152,10 @@ def test_sessions_cut_short_by_their_budget_end_with_the_same_submission(
     open_account: Callable[..., Account], run_here: Callable[..., Path]
 ) -> None:
     there = open_account("new")
-    longer = ["-p", "epochs=30", "-p", "pretrain_epochs=20"]
+    longer = ["-p", "epochs=80", "-p", "pretrain_epochs=60"]
     reference = run_here(*longer)
     with there.kaggle:
-        there.cellsignal("kaggle", "push", TINY, *longer, "-p", "time_budget_minutes=0.5", "--until-done", *QUICK)
+        there.cellsignal("kaggle", "push", TINY, *longer, "-p", "time_budget_minutes=1", "--until-done", *QUICK)
         there.cellsignal("kaggle", "pull", TINY)
         assert max(map(len, there.kaggle.kernels.values())) > 1  # at least one needed a second session
     assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (reference / "submission.csv").read_bytes()
