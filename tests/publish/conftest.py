@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sessions
 import warm
 from server import FakeKaggle
 
@@ -129,3 +130,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(paths, "repository", lambda: folder)  # and never the one that these tests lie in
     return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path, clients: dict[str, Path], connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
+    """A Kaggle whose sessions end well, and the newest client."""
+    with FakeKaggle(tmp_path / "kaggle") as server:
+        server.runner = lambda pushed: sessions.work(pushed, server)
+        connect(server, clients["2.2.5"])
+        yield server

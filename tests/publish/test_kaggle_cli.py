@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,15 +53,6 @@ def cellsignal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         return Ended(ended.value.code, *capsys.readouterr())
 
     return called
-
-
-@pytest.fixture
-def server(tmp_path: Path, clients: dict[str, Path], connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
-    """A Kaggle whose sessions end well, and the newest client."""
-    with FakeKaggle(tmp_path / "kaggle") as server:
-        server.runner = lambda pushed: sessions.work(pushed, server)
-        connect(server, clients["2.2.5"])
-        yield server
 
 
 @pytest.mark.parametrize("command", ["init", "push", "watch", "pull", "submit", "download"])

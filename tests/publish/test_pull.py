@@ -1,11 +1,10 @@
 """Pulling with the real clients: every file as its manifest says, or nothing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sessions
 from server import FakeKaggle
 
 from cellsignal import files
@@ -22,15 +21,6 @@ LAST = "alice/cellsignal-tiny-4-predict-assign"
 def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the package's files hold is no matter here."""
     monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
-
-
-@pytest.fixture
-def server(tmp_path: Path, clients: dict[str, Path], connect: Callable[..., dict[str, str]]) -> Iterator[FakeKaggle]:
-    """A Kaggle whose sessions end well, and the newest client."""
-    with FakeKaggle(tmp_path / "kaggle") as server:
-        server.runner = lambda pushed: sessions.work(pushed, server)
-        connect(server, clients["2.2.5"])
-        yield server
 
 
 @pytest.fixture
@@ -71,8 +61,8 @@ def test_all_that_a_run_made_arrives(
     weights = {f"weights/{name}/{network}{end}" for name in ("HUVEC", "RPE") for network in ("pretrain", "model") for end in (".json", ".safetensors")}
     manifests = {f"manifests/{step}.json" for step in state.steps}
     ours = {"recipe.json", "seconds.json", "report.html", "pulled.json"}
-    assert there - {".chain.lock"} == weights | manifests | ours | {"submission.csv", "metrics.json", "eda/wells.png", "run.json"}
-    assert pulled.files == len(weights) + len(manifests) + 4 and set(pulled.manifests) == set(state.steps)
+    assert there - {".chain.lock"} == weights | manifests | ours | {"submission.csv", "submission.confidence.csv", "metrics.json", "eda/wells.png", "run.json"}
+    assert pulled.files == len(weights) + len(manifests) + 5 and set(pulled.manifests) == set(state.steps)
     source = left(server)
     assert all((tmp_path / "tiny" / name).read_bytes() == (source / name).read_bytes() for name in weights)
     described = files.read_json(tmp_path / "tiny/recipe.json")

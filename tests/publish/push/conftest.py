@@ -1,10 +1,9 @@
 """One call of push for the tiny recipe with one cell type, at a Kaggle whose sessions end well."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sessions
 from holdings import Dataset
 from server import FakeKaggle
 
@@ -21,15 +20,6 @@ def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the package's files hold is no matter here."""
     monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
     monkeypatch.setattr(sources, "closure", lambda code: {})
-
-
-@pytest.fixture
-def server(tmp_path: Path, clients: dict[str, Path], connect: Connect) -> Iterator[FakeKaggle]:
-    """A Kaggle whose sessions end well, and the newest client."""
-    with FakeKaggle(tmp_path / "kaggle") as server:
-        server.runner = lambda pushed: sessions.work(pushed, server)
-        connect(server, clients["2.2.5"])
-        yield server
 
 
 @pytest.fixture

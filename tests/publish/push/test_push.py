@@ -11,6 +11,7 @@ from holdings import Dataset
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client as kaggle
 from cellsignal.publish import push, state, watch
@@ -274,3 +275,20 @@ def test_a_damaged_state_is_named(call: Call, tmp_path: Path) -> None:
         (tmp_path / "build/state.json").write_text(text)
         with pytest.raises(InputError, match="state.json"):
             call(only="1")
+
+
+def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, call: Call) -> None:
+    """A prediction of some cell types ends well, but a submission answers all wells."""
+
+    def without(pushed: Pushed) -> Outcome:
+        left = sessions.work(pushed, server)
+        path = next(left.folder.rglob(f"manifests/{PREDICT}.json"))
+        found = files.read_json(path)
+        files.write_json(path, {**found, "outputs": {name: digest for name, digest in found["outputs"].items() if name != "submission.csv"}})
+        return left
+
+    server.runner = lambda pushed: without(pushed) if PREDICT in pushed.slug else sessions.work(pushed, server)
+    with pytest.raises(StepFailed, match="^4-predict-assign: it ended without submission.csv; see https://"):
+        call()
+    server.runner = lambda pushed: sessions.work(pushed, server)
+    assert call() == {} and pushes(server)[-1] == PREDICT

@@ -34,6 +34,7 @@ class Kernel:
     code: str  # of the notebook's cells
     needs: tuple[str, ...] = ()  # steps whose outputs it mounts
     cell_type: str = ""
+    outputs: tuple[str, ...] = ()  # files of the run folder that it leaves when it is complete
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def plan(
     _check_data(recipe, datasets)
     _check_time(recipe.time_budget_minutes)
     if whole:
-        planned = [Step(CHAIN, notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
+        planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
         final = recipe.final_epochs > 0
         planned = steps.plan(cell_types(recipe), kernels=kernels, compare_batches=recipe.compare_batches, final=final)
@@ -86,6 +87,7 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
         code=step.code,
         needs=tuple(need for need in step.needs if need != "simulate"),
         cell_type=step.cell_type,
+        outputs=step.outputs,
     )
 
 

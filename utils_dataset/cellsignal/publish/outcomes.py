@@ -47,6 +47,8 @@ def look(step: str, pushed: Pushed, *, interval: float = 0.0) -> Outcome:
     fault = differs(found, step, pushed)
     if found is None or fault:
         return Outcome(Status.failed, f"the output is of the wrong run: {fault}; see {pushed.url}")
+    if found["complete"] and (absent := sorted(set(pushed.outputs) - {*found["outputs"], *found["taken_up"]})):
+        return Outcome(Status.failed, f"it ended without {', '.join(absent)}; see {pushed.url}")
     if found["complete"]:
         return Outcome(Status.complete, "" if found["code"] == pushed.code else NEWER, found["written"])
     return Outcome(Status.incomplete, found["progress"], found["written"])

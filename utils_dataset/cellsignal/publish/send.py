@@ -102,6 +102,7 @@ class Sender:
             gpu=kernel.gpu,
             run=self.plan.run,
             parameters=kernel.parameters,
+            outputs=list(kernel.outputs),
             code=self.code,
             progress=again.progress if again else "",
             best=again.best if again else {},

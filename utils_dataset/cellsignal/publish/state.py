@@ -34,6 +34,7 @@ class Pushed:
     run: str  # run folder in the kernel
     parameters: dict[str, Any]
     code: str  # provenance.code_digest() of the package it was pushed with
+    outputs: list[str] = field(default_factory=list)  # what its manifest must name when it says that all is done
     status: Status = Status.pushing
     version: int = 0  # on Kaggle; 0 while not known
     work: str = ""  # its identity but for the code: what an earlier session of the same work left can be gone on with
