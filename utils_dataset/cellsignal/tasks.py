@@ -7,28 +7,49 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Task:
-    """One competition: what its channels show, what is predicted and how it is scored."""
+    """One competition: what its files hold, what its channels show, what is predicted and how it is scored.
+
+    Where a task differs from another in what is done, it names an entry of a registry, a dict of functions
+    by name: `reader`, `splitter`, `decoder`, `metric`, `plan`. What a task has not (cell types, controls,
+    names of its classes) it leaves out.
+    """
 
     name: str
     competition: str  # its slug on Kaggle
-    cell_types: tuple[str, ...]  # those with most wells first
-    channels: tuple[str, ...]  # in file order: _w1 is the first
+    channels: tuple[str, ...]  # in file order
+    suffixes: tuple[str, ...]  # how the file of each channel ends, after the stem of its site
     colours: tuple[Colour, ...]  # 8-bit RGB of each channel in composites
-    positive_controls: range  # class numbers
-    negative_control: int  # class number of untreated wells
-    submission_columns: tuple[str, ...]
+    id_column: str
+    label_column: str  # of the tables with answers
+    answer_column: str  # of a submission
+    labels: str  # of a row of the tables: "one", or "many" separated by spaces
+    classes: int
+    losses: tuple[str, ...]  # the terms that a loss may have; the first is the usual one
+    reader: str  # of the tables: data.readers.READERS
+    splitter: str  # who is held out: data.readers.SPLITTERS
+    decoder: str  # from scores to answers
     metric: str
+    plan: str  # which steps a run has: run.plans.PLANS
+    presets: tuple[str, ...] = ()  # of the virtual microscope that draws for it
+    class_names: tuple[str, ...] = ()
+    cell_types: tuple[str, ...] = ()  # those with most wells first
+    positive_controls: range = range(0)  # class numbers
+    negative_control: int = -1  # class number of untreated wells
 
     @property
     def controls(self) -> tuple[int, ...]:
         """All control class numbers, ascending: what pretraining learns."""
-        return (*self.positive_controls, self.negative_control)
+        return (*self.positive_controls, *[self.negative_control] * (self.negative_control >= 0))
+
+    @property
+    def submission_columns(self) -> tuple[str, str]:
+        """The header of a submission."""
+        return self.id_column, self.answer_column
 
 
 RXRX1 = Task(
     name="rxrx1",
     competition="recursion-cellular-image-classification",
-    cell_types=("HUVEC", "HEPG2", "RPE", "U2OS"),
     channels=(
         "nuclei",
         "endoplasmic reticulum",
@@ -37,6 +58,7 @@ RXRX1 = Task(
         "mitochondria",
         "Golgi",
     ),
+    suffixes=tuple(f"_w{number}.png" for number in range(1, 7)),
     colours=(
         (0, 0, 255),
         (0, 255, 0),
@@ -45,8 +67,49 @@ RXRX1 = Task(
         (255, 0, 255),
         (255, 255, 0),
     ),
+    id_column="id_code",
+    label_column="sirna",
+    answer_column="sirna",
+    labels="one",
+    classes=1108,
+    losses=("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface"),
+    reader="wells",
+    splitter="experiments",
+    decoder="assignment",
+    metric="accuracy",
+    plan="by cell type",
+    presets=("demo", "small", "tiny"),
+    cell_types=("HUVEC", "HEPG2", "RPE", "U2OS"),
     positive_controls=range(1108, 1138),
     negative_control=1138,
-    submission_columns=("id_code", "sirna"),
-    metric="accuracy",
 )
+
+# Names in the order of the class numbers, as the competition's data page has them.
+PROTEIN_ATLAS = Task(
+    name="protein-atlas",
+    competition="human-protein-atlas-image-classification",
+    channels=("microtubules", "protein", "nucleus", "endoplasmic reticulum"),
+    suffixes=("_red.png", "_green.png", "_blue.png", "_yellow.png"),
+    colours=((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)),
+    id_column="Id",
+    label_column="Target",
+    answer_column="Predicted",
+    labels="many",
+    classes=28,
+    losses=("bce", "focal", "lovasz"),
+    reader="sites",
+    splitter="folds",
+    decoder="thresholds",
+    metric="macro_f1",
+    plan="in folds",
+    presets=("atlas-demo", "atlas-tiny"),
+    class_names=(
+        "Nucleoplasm", "Nuclear membrane", "Nucleoli", "Nucleoli fibrillar center", "Nuclear speckles", "Nuclear bodies",
+        "Endoplasmic reticulum", "Golgi apparatus", "Peroxisomes", "Endosomes", "Lysosomes", "Intermediate filaments",
+        "Actin filaments", "Focal adhesion sites", "Microtubules", "Microtubule ends", "Cytokinetic bridge", "Mitotic spindle",
+        "Microtubule organizing center", "Centrosome", "Lipid droplets", "Plasma membrane", "Cell junctions", "Mitochondria",
+        "Aggresome", "Cytosol", "Cytoplasmic bodies", "Rods & rings",
+    ),
+)  # fmt: skip
+
+TASKS = {task.name: task for task in (RXRX1, PROTEIN_ATLAS)}
