@@ -39,7 +39,7 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     `knowledge`: further arguments of `assign`, such as rotations and temperatures.
 
     Returns rows {"rung", "kind": "raw" | "assigned", "split", "accuracy", "wells", "by_cell_type",
-    "by_experiment"}.
+    "by_experiment", "answers": siRNA by id_code}.
     """
     wells = wells[wells["split"] == split]
     knowledge = {"groups": groups, **knowledge}
@@ -54,7 +54,7 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     if final is not None:
         rungs.append(_raw(last, final, wells))
         rungs += [(last, "assigned", assign(final, wells, **way)) for _, way in _ways(final, wells, knowledge)[-1:]]
-    return [{"rung": name, "kind": kind, "split": split, **accuracy(predictions, truth, wells)}
+    return [{"rung": name, "kind": kind, "split": split, **accuracy(predictions, truth, wells), "answers": predictions}
             for name, kind, predictions in rungs]
 
 

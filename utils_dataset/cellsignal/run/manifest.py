@@ -20,7 +20,7 @@ OUTPUTS = {  # patterns of what each notebook leaves; those of a training are it
     "1-eda": ("eda/**/*",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
-    "4-predict-assign": ("submission*.csv", "metrics.json", "scores/**/*"),
+    "4-predict-assign": ("submission*.csv", "metrics.json", "answers.csv", "scores/**/*"),
 }
 PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
 

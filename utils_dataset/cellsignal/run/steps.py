@@ -87,7 +87,7 @@ def plan(
         "4-predict-assign",
         needs=("simulate", *(step.name for step in trainings)),
         outputs=("submission.csv", "submission.confidence.csv", "metrics.json"),
-        extras=("scores/**/*",),
+        extras=("answers.csv", "scores/**/*"),
         notebook=_notebook(kernels, "4-predict-assign"),
     )
     eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
