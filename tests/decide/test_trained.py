@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.submit import confidence_path, withdraw, write_answers
-from cellsignal.decide.trained import trained
+from cellsignal.decide.trained import place, trained
 from cellsignal.errors import InputError
 
 ALL = ["HUVEC", "RPE", "U2OS"]
@@ -43,3 +43,13 @@ def test_a_submission_is_withdrawn_with_its_confidences(tmp_path: Path) -> None:
     for _ in range(2):
         withdraw(path)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_joint_network_serves_every_cell_type_without_one_of_its_own(weights: Path) -> None:
+    joint = weights / "all/model.safetensors"
+    assert place(weights, "HUVEC", "model") == weights / "HUVEC/model.safetensors"
+    joint.parent.mkdir()
+    joint.touch()
+    assert [place(weights, name, "model").parent.name for name in ALL] == ["all", "RPE", "U2OS"]
+    assert trained(weights, ALL, networks=["model"]) == (ALL, "")
+    assert trained(weights, ["U2OS", "HUVEC"], networks=["model", "final"])[0] == ["U2OS"]

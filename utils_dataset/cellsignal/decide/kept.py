@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cellsignal.data.images import channel_path
@@ -57,7 +58,8 @@ class Kept:
     def stacked(self) -> pd.DataFrame:
         """The scores so far, in the order of `identities`; without any, an empty table."""
         tables = [self.tables[experiment] for experiment in self.identities if experiment in self.tables]
-        return pd.concat(tables) if tables else pd.DataFrame(index=pd.Index([], name="id_code", dtype=object))
+        # Cell types may have been trained on different classes; an absent class is impossible, not unknown.
+        return pd.concat(tables).fillna(-np.inf) if tables else pd.DataFrame(index=pd.Index([], name="id_code", dtype=object))
 
     def _write(self) -> None:
         notes = {experiment: self.notes[experiment] for experiment in self.identities if experiment in self.notes}

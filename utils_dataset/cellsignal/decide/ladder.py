@@ -7,6 +7,7 @@ import pandas as pd
 
 from cellsignal.decide.assign import assign
 from cellsignal.decide.metrics import accuracy
+from cellsignal.learn.batchnorm import STATISTICS
 
 # Brodt's accuracies on the competition's public and private leaderboard, each trick on top of those before
 # (seed 004). His assignment was greedy; his last two rungs have the plate groups in them.
@@ -24,15 +25,16 @@ Rung = tuple[str, str, pd.Series]  # name, "raw" or "assigned", siRNA by id_code
 
 
 def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series, *, groups: list[list[int]],
-          statistics: str, split: str, virtual: pd.DataFrame | None = None, final: pd.DataFrame | None = None,
-          last: str = "mixup", **knowledge: Any) -> list[dict]:
+          statistics: str, split: str, virtual: pd.DataFrame | None = None, better: Mapping[str, pd.DataFrame] | None = None,
+          final: pd.DataFrame | None = None, last: str = "mixup", **knowledge: Any) -> list[dict]:
     """Accuracy of every rung on the wells of `truth`.
 
     Only wells whose `split` (a column of `wells`) is the one named take part: wells that a network
-    was trained on would give the others away by elimination. `scores`: by kind of statistics; the rungs above
+    was trained on would give the others away by elimination. `scores`: by kind of statistics, and what else a prediction gave, which is no rung; the rungs above
     rest on `statistics`, which therefore comes last of these. `virtual`: scores under `statistics` of the network trained with the
-    virtual batch, where `scores` are those of one trained without. The assigned rungs add plate knowledge to the
-    best network so far: each siRNA once per experiment ("exact"), plate groups ("groups"), both, and
+    virtual batch, where `scores` are those of one trained without. `better`: by rung, in their order, scores that are
+    better still: "views", "prototypes", "ensemble". The assigned rungs add plate knowledge to the
+    best scores so far: each siRNA once per experiment ("exact"), plate groups ("groups"), both, and
     both with the largest expected number of right wells ("groups+expected"). `final`: scores of the
     network trained on, on all labelled wells; its rung is called `last` and has a raw accuracy and one with all
     knowledge. Where there are more wells than siRNAs, as with replicates, a one-to-one rung is left out.
@@ -43,13 +45,11 @@ def climb(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series
     """
     wells = wells[wells["split"] == split]
     knowledge = {"groups": groups, **knowledge}
-    scores = {name: scores[name] for name in sorted(scores, key=statistics.__eq__)}  # a stable sort: the chosen one last
-    *tables, virtual, final = (
-        table if table is None else table[table.index.isin(wells["id_code"])] for table in (*scores.values(), virtual, final))
+    kinds = sorted((name for name in scores if name in STATISTICS), key=statistics.__eq__)  # a stable sort: the chosen one last
+    scores = {name: scores[name] for name in kinds} | ({} if virtual is None else {"virtual batch": virtual}) | dict(better or {})
+    *tables, final = (table if table is None else table[table.index.isin(wells["id_code"])] for table in (*scores.values(), final))
     rungs = [_raw(name, table, wells) for name, table in zip(scores, tables, strict=True)]
-    if virtual is not None:
-        rungs.append(_raw("virtual batch", virtual, wells))
-    best = virtual if virtual is not None else tables[-1]
+    best = tables[-1]
     rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _ways(best, wells, knowledge)]
     if final is not None:
         rungs.append(_raw(last, final, wells))

@@ -18,12 +18,14 @@ from tqdm.auto import tqdm
 from cellsignal.data.images import read_sites
 from cellsignal.decide.kept import Kept, identity
 from cellsignal.decide.passes import Passes, log_probabilities
+from cellsignal.decide.trained import place
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES, scope_rows
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Card, load_weights, read_card
+from cellsignal.tasks import RXRX1
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
@@ -54,7 +56,7 @@ def score_experiments(
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
-    `weights`: the folder with one `<cell_type>/<name>.safetensors` each. `scope`: plate or experiment,
+    `weights`: the folder with the network of each cell type (`trained.place`). `scope`: plate or experiment,
     over which statistics are gathered; of another one than the training batches had is warned
     (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `batch_for`: the experiments that
     are worth them, None for all; `refinements`: of "adapted" where a scope is too large for one batch
@@ -128,8 +130,12 @@ def predict_experiment(
 
 
 def well_scores(logits: np.ndarray, id_codes: pd.Series, *, class_numbers: list[int]) -> pd.DataFrame:
-    """Mean log-probabilities over the sites of each well, made to sum to one again."""
-    table = pd.DataFrame(log_softmax(logits, axis=1), columns=class_numbers)
+    """Mean log-probabilities over the sites of each treatment well, made to sum to one again.
+
+    Classes of controls are left out, and the rest sums to one without them: no treatment well holds a control.
+    """
+    treatments = [column for column, number in enumerate(class_numbers) if number not in RXRX1.controls] or range(len(class_numbers))
+    table = pd.DataFrame(log_softmax(logits[:, treatments], axis=1), columns=[class_numbers[column] for column in treatments])
     mean = table.groupby(id_codes.to_numpy(), sort=False).mean()
     mean[:] = log_softmax(mean.to_numpy(), axis=1)
     return mean.astype(np.float32).rename_axis("id_code")
@@ -138,9 +144,9 @@ def well_scores(logits: np.ndarray, id_codes: pd.Series, *, class_numbers: list[
 def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str) -> str:
     """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
 
-    Reads `<weights>/<cell_type>/<name>.json`; InputError when one is missing.
+    Reads the JSON beside the weights (`trained.place`); InputError when one is missing.
     """
-    trained = {cell_type: read_card(Path(weights) / cell_type / f"{name}.safetensors").scope for cell_type in sorted(cell_types)}
+    trained = {cell_type: read_card(place(weights, cell_type, name)).scope for cell_type in sorted(cell_types)}
     # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
     wide = scope != "plate"
     others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
@@ -175,8 +181,9 @@ def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], re
 
 def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device) -> Networks:
     """Every network at once, so that a missing one is told before hours of prediction."""
-    found = {cell_type: load_weights(Path(weights) / cell_type / f"{name}.safetensors") for cell_type in sorted(cell_types)}
-    return {cell_type: (model.to(device), card) for cell_type, (model, card) in found.items()}
+    paths = {cell_type: place(weights, cell_type, name) for cell_type in sorted(cell_types)}
+    found = {path: load_weights(path) for path in dict.fromkeys(paths.values())}  # a joint one once
+    return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
 
 
 def _counting(sites: pd.DataFrame, card: Card) -> pd.DataFrame:
