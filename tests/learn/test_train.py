@@ -12,7 +12,7 @@ from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.models import Classifier, load_body, load_weights
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.train import fit, history_of
-from cellsignal.run import paths, steps
+from cellsignal.run import paths, plans
 from cellsignal.run.progress import Display
 
 CLASSES = [0, 10, 20, 30]
@@ -72,7 +72,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = steps.plan(["RPE"], kernels=paths.kernels(), final=True)
+    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=paths.kernels())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
     display = Display(tmp_path)
     display.started(step)

@@ -8,7 +8,7 @@ import pytest
 
 BAD_FILES = {
     "unknown key": ("seed: 0\nepoch: 3\n", ":2: unknown key 'epoch'; did you mean 'epochs'?"),
-    "unlike any key": ("zebra: 3\n", "known keys: data, preset"),
+    "unlike any key": ("qqqqq: 3\n", "known keys: task, data"),
     "number without a dot": ("learning_rate: 1e-3\n", ":1: learning_rate is '1e-3': input should be a valid number; write 1.0e-3"),
     "integer in quotes": ("seed: '3'\n", "write 3"),
     "fraction for an integer": ("epochs: 1.5\n", "epochs is 1.5"),

@@ -1,7 +1,6 @@
 """Recipes: what a good file becomes."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -52,4 +51,4 @@ def test_the_cure_for_a_number_without_a_dot_is_the_same_number(tmp_path: Path, 
 def test_backbones_are_those_that_can_be_built() -> None:
     from cellsignal.learn.models import BACKBONES
 
-    assert get_args(recipe.Recipe.model_fields["backbone"].annotation) == tuple(BACKBONES)
+    assert set(BACKBONES) <= set(recipe.BACKBONES)

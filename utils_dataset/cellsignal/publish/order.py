@@ -11,7 +11,7 @@ from typing import Any
 from cellsignal.errors import InputError
 from cellsignal.publish import utilities
 from cellsignal.publish.metadata import slugify
-from cellsignal.run import paths, steps
+from cellsignal.run import paths, plans, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
 from cellsignal.tasks import RXRX1
@@ -63,8 +63,7 @@ def plan(
     if whole:
         planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
-        final = recipe.final_epochs > 0
-        planned = steps.plan(cell_types(recipe), kernels=kernels, compare_batches=recipe.compare_batches, final=final)
+        planned = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
     made = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned]
     return Plan(
         name=name,

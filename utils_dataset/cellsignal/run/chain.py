@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
-from cellsignal.run import inputs, manifest, notebooks, paths, provenance, session, steps
+from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, session, steps
 from cellsignal.run.notebooks import StepFailed, Unfinished
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
@@ -51,7 +51,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         done = {"simulate": chain.simulate()}
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
-        plan = steps.plan(cell_types, kernels=kernels, compare_batches=recipe.compare_batches, final=recipe.final_epochs > 0)
+        plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
         steps.forget_others(folder, ["simulate", "report", *(step.name for step in plan)])
         chain.drive(plan, done, slots=recipe.parallel)
     return folder

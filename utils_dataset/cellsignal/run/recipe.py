@@ -1,16 +1,28 @@
 """The parameters of a run: one flat YAML file, every key known, every value of its type."""
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
+from cellsignal.run.yamls import read_override, read_yaml
 
 Names = list[str]
+# Spelt out, because learn.backbones would bring PyTorch; a test keeps the two equal.
+BACKBONES = (
+    "densenet121", "densenet161", "densenet201", "densenet-small", "resnet34", "resnet50", "resnet-small", "se-resnext50",
+    "se-resnext-small", "vgg19", "vgg-small", "inception", "xception", "xception-small", "plain-cnn",
+)  # fmt: skip
+EXAMPLES = {
+    "cell_types": "[HUVEC, U2OS]", "experiments": "[U2OS-01, U2OS-02]", "ensemble": "[densenet121]", "covariates": "[plate, site]",
+}  # fmt: skip
+COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
+LOSSES = ("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface")
+TERM = re.compile(rf"\s*(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?\s+)?(?:{'|'.join(LOSSES)})\s*")
 
 
 class Recipe(BaseModel):
@@ -18,31 +30,71 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    task: Literal["rxrx1", "protein-atlas"] = Field("rxrx1", description="what is asked of the pictures")
     data: str = Field("", description="folder of the data set; empty means <run>/data")
     preset: str = Field("", description="virtual microscope that fills `data` when it is not there yet")
     run: str = Field("", description="run folder; empty means runs/<name of the YAML file>")
     seed: int = Field(0, ge=0, lt=2**32, description="one seed for plates, splits, weights and batches")
+    # What is learnt from
     cell_types: Names = Field([], description="cell types to train; empty means all")
     experiments: Names = Field([], description="experiments to use; empty means all")
     split: Literal["experiment", "random"] = Field("experiment", description="what is held out from training")
     held_out: int = Field(1, ge=1, description="held-out experiments per cell type")
-    # Spelt out, because learn.models.BACKBONES would bring PyTorch; a test keeps the two equal.
-    backbone: Literal["densenet121", "densenet-small"] = Field("densenet121", description="network, by name")
+    folds: int = Field(5, ge=2, description="of the Protein Atlas, a network each")
+    drop_edge_wells: bool = Field(False, description="leave out wells in a plate's outer rows and columns")
+    classes: Literal["treatments", "all"] = Field("treatments", description="siRNAs told apart; all: the controls of every experiment too")
+    # The network
+    joint: bool = Field(False, description="one network for all cell types, and not one each")
+    backbone: str = Field("densenet121", description="network, by name; timm:NAME for any of timm's")
+    ensemble: Names = Field([], description="backbones of further networks, whose scores are averaged")
+    pretrained: str = Field("", description="weights to begin with: imagenet, or a .safetensors file")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the features dropped before the head")
+    standardise: Literal["none", "image", "plate", "experiment"] = Field(
+        "none", description="whose mean and deviation per channel are taken out of a picture"
+    )
+    covariates: Names = Field([], description="what the network is told beside the picture")
+    heads: Literal["shared", "cell_type", "both"] = Field("shared", description="one head, one per cell type, or their sum")
+    cosine: Literal["none", "beside", "alone"] = Field("none", description="head of cosines, for arcface and cosface: it teaches, or answers")
+    control_features: bool = Field(False, description="multiply features by those of the plate's controls (seed 004)")
+    # Which wells share a batch
     batch_size: int = Field(16, ge=2, description="sites per batch; one alone has no batch statistics")
     batches: Literal["plate", "experiment", "mixed"] = Field("plate", description="which wells share a batch")
     virtual_batch: int = Field(0, ge=0, description="sites per step of the optimiser; 0 means one batch")
     compare_batches: bool = Field(False, description="train once more from the same pretraining, without the virtual batch, for its rung")
+    # Training
     pretrain_epochs: int = Field(100, ge=0, description="epochs on the 31 control classes")
     head_epochs: int = Field(0, ge=0, description="epochs on the treatments that train the new head only")
     epochs: int = Field(375, ge=0, description="epochs on the treatments, the whole network")
     final_epochs: int = Field(0, ge=0, description="last epochs on all labelled wells, the held-out ones too")
+    optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adam", description="rule of the steps")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     learning_rate: float = Field(1.0e-3, gt=0, description="of the optimiser, before its schedule")
     final_learning_rate: float = Field(1.0e-4, gt=0, description="of the last epochs, constant")
-    mixup: float = Field(0.0, ge=0, description="alpha of MixUp in the last epochs; 0 means none")
     weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
-    schedule: Literal["steps", "cosine"] = Field("steps", description="how the learning rate falls")
+    schedule: Literal["steps", "cosine", "cyclic", "constant"] = Field("steps", description="how the learning rate falls")
+    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate rises to its value")
+    decay_epochs: list[int] = Field([], description="epochs at which `steps` divides by 10; empty means Brodt's shares")
+    cycles: int = Field(1, ge=1, description="cosines of the schedule `cyclic`")
+    loss: str = Field("bce", description="sum of weighted terms, such as 0.8 cross-entropy + 0.1 arcface")
+    margin: float = Field(0.5, ge=0, description="of arcface (radians) and cosface")
+    margin_scale: float = Field(30.0, gt=0, description="by which cosines become logits")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that all classes divide")
+    ema: float = Field(0.0, ge=0, lt=1, description="of the weights, kept at each step in their moving average; 0 means none")
+    # What happens to a picture
     augment: Literal["d4", "none"] = Field("d4", description="flips and quarter turns, or nothing")
-    plate_input: bool = Field(False, description="give the network the number of the plate as one-hot input")
+    crop: float = Field(1.0, gt=0, le=1, description="side of a random crop, as a share of the picture's")
+    resized_crop: float = Field(1.0, gt=0, le=1, description="least share of the area in a random crop that is resized to the whole")
+    channel_scale: float = Field(0.0, ge=0, description="deviation of a random factor per picture and channel")
+    channel_shift: float = Field(0.0, ge=0, description="deviation of a random summand per picture and channel")
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0 means none")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0 means none")
+    mix_phases: Literal["final", "all"] = Field("final", description="when pictures are mixed: the last epochs, or all on treatments")
+    sizes: list[int] = Field([], description="sides, in px, of pictures in equal parts of the epochs; empty means as they are")
+    # Pseudo-labels
+    pseudo_epochs: int = Field(0, ge=0, description="last epochs on the treatments that learn from test wells too, as they are assigned")
+    pseudo_share: float = Field(0.4, gt=0, le=1, description="of the test wells, the surest first, in the first of these epochs")
+    pseudo_step: float = Field(0.015, ge=0, le=1, description="by which that share grows with each epoch")
+    # Prediction
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field("auto", description="of the arithmetic; auto asks the GPU")
     statistics: Literal["running", "batch", "adapted"] = Field(
         "adapted", description="whose batch-normalisation statistics the prediction uses"
@@ -51,15 +103,22 @@ class Recipe(BaseModel):
     smallest_batch: int = Field(32, ge=2, description="of the batches over whose sizes `batch` averages")
     largest_batch: int = Field(128, ge=2, description="of the batches over whose sizes `batch` averages")
     passes: int = Field(1, ge=1, description="sizes from smallest to largest batch; Brodt took all 97")
+    views: Literal[1, 2, 4, 8] = Field(1, description="flips and quarter turns of a picture whose answers are averaged")
+    prototypes: float = Field(0.0, ge=0, le=1, description="weight of the likeness to each siRNA's mean features; 0 means none")
+    prototype_scale: float = Field(0.0, ge=0, description="by which likenesses become logits; 0 means fitted on held-out wells")
+    # Decision
     assignment: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="how siRNAs are chosen")
     groups: bool = Field(True, description="allow only the siRNAs of a plate's group")
     rotation_prior: float = Field(0.99, gt=0, lt=1, description="probability that groups lie rotated as in training")
     certainty: float = Field(0.95, gt=0, lt=1, description="least probability at which groups are believed")
     known_layouts: bool = Field(False, description="solve an experiment outright whose controls repeat a known layout")
+    thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="of the Protein Atlas: on held-out folds, by class shares, or 0.5")
+    # The machine
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run")
     workers: int = Field(0, ge=0, description="processes that read images")
     parallel: int = Field(2, ge=1, description="notebooks at once")
     processes: int = Field(0, ge=0, description="training processes; 0 means one per GPU")
+    pages: bool = Field(True, description="look at the plates first, and write HTML pages and a report")
     time_budget_minutes: float = Field(
         0.0, ge=0, description="work stops cleanly in time and goes on at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"
     )
@@ -92,6 +151,63 @@ class Recipe(BaseModel):
             raise ValueError("without a virtual_batch there is nothing to compare")
         return wanted
 
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str) -> str:
+        if name not in BACKBONES and not (name.startswith("timm:") and name[5:]):
+            raise ValueError(f"no such backbone; choose from {', '.join(BACKBONES)}, or timm:NAME")
+        return name
+
+    @field_validator("ensemble")
+    @classmethod
+    def _known_backbones(cls, names: Names) -> Names:
+        return [cls._known_backbone(name) for name in names]
+
+    @field_validator("loss")
+    @classmethod
+    def _known_terms(cls, loss: str, info: ValidationInfo) -> str:
+        wrong = next((term for term in loss.split("+") if not TERM.fullmatch(term)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong.strip()!r} is no [weight] name; names are {', '.join(LOSSES)}")
+        if "face" in loss and info.data.get("cosine") == "none":
+            raise ValueError("arcface and cosface need the head of cosines: cosine: beside, or alone")
+        return loss
+
+    @field_validator("covariates")
+    @classmethod
+    def _known_covariates(cls, names: Names) -> Names:
+        if unknown := set(names) - set(COVARIATES):
+            raise ValueError(f"{min(unknown)!r} is none of {', '.join(COVARIATES)}")
+        return cls._named_once(names)
+
+    @field_validator("heads")
+    @classmethod
+    def _told_cell_types(cls, heads: str, info: ValidationInfo) -> str:
+        if heads != "shared" and "cell_type" not in info.data.get("covariates", []):
+            raise ValueError("a head per cell type must know the cell type: covariates: [cell_type]")
+        return heads
+
+    @field_validator("control_features")
+    @classmethod
+    def _no_control_is_a_reference_and_a_class(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("classes") == "all":
+            raise ValueError("controls that are classes cannot be the reference too; set classes: treatments")
+        return wanted
+
+    @field_validator("pseudo_epochs")
+    @classmethod
+    def _within_the_epochs(cls, epochs: int, info: ValidationInfo) -> int:
+        if epochs > info.data.get("epochs", epochs):
+            raise ValueError(f"there are only {info.data['epochs']} epochs")
+        return epochs
+
+    @field_validator("decay_epochs", "sizes")
+    @classmethod
+    def _rising(cls, numbers: list[int]) -> list[int]:
+        if min(numbers, default=1) < 1 or numbers != sorted(numbers):
+            raise ValueError("write whole numbers above 0, the smallest first")
+        return numbers
+
     @field_validator("cell_types", "experiments")
     @classmethod
     def _named_once(cls, names: Names) -> Names:
@@ -105,9 +221,9 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
     An empty `run` becomes runs/<stem of the file>. Raises InputError with file, line and cure.
     """
-    values, places = _read_yaml(Path(path))
+    values, places = read_yaml(Path(path))
     for text in overrides:
-        key, value = _read_override(text)
+        key, value = read_override(text)
         values[key], places[key] = value, f"-p {text}"
     values["run"] = values.get("run", "") or f"runs/{Path(path).stem}"
     return check(values, places=places, where=str(path))
@@ -128,54 +244,9 @@ def check(values: Mapping[str, Any], *, places: Mapping[str, str] = {}, where: s
         raise InputError(what, where=places.get(key, where), cure=_cure(key, values[key])) from None
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values by key and `file:line` by key."""
-    node = _compose(path)
-    if node is None:
-        return {}, {}
-    if not isinstance(node, yaml.MappingNode):
-        raise InputError("not a list of `key: value` lines", where=path, cure="write one parameter a line, such as `seed: 0`")
-    places: dict[str, str] = {}
-    for key, _ in node.value:
-        place = f"{path}:{key.start_mark.line + 1}"
-        if key.value in places:
-            raise InputError(f"{key.value!r} is set twice", where=place, cure=f"keep this or {places[key.value]}")
-        places[str(key.value)] = place
-    return {str(key): value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}, places
-
-
-def _compose(path: Path) -> yaml.Node | None:
-    """The file's YAML tree, after a trial of its values; faults name their line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        yaml.safe_load(text)
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, cure="name one of papermill_params/*.yaml") from None
-    except IsADirectoryError:
-        raise InputError("is a folder", where=path, cure="name one of the YAML files in it") from None
-    except UnicodeDecodeError:
-        raise InputError("not UTF-8 text", where=path, cure="save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
-        raise InputError(f"not YAML ({error.problem})", where=place, cure="write `key: value`, one a line") from None
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"not YAML ({error})", where=path, cure="write `key: value`, one a line") from None
-
-
-def _read_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError("not key=value", where=f"-p {text}", cure="write for example -p seed=1")
-    try:
-        return key.strip(), yaml.safe_load(value) if value.strip() else ""
-    except (yaml.YAMLError, ValueError):  # 2001-99-99 is a date for YAML, and none for Python
-        raise InputError("the value is not YAML", where=f"-p {text}", cure="write for example -p 'cell_types=[U2OS]'") from None
-
-
 def _nearest(key: str) -> str:
     known = list(Recipe.model_fields)
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
 
 
@@ -187,13 +258,16 @@ def _cure(key: str, value: Any) -> str:
         return f"give it a value, or leave the line out for {field.default!r}"
     if kind in (float, int) and isinstance(value, str):
         return _number(value, kind)
-    if kind is str and isinstance(value, str):
+    if key in ("data", "run") and isinstance(value, str):
         return "name another folder"
+    if kind is str and isinstance(value, str):
+        return f"write for example {key}: {field.default or 'imagenet'}"
     if kind is str:
         return f'write it in quotes: {key}: "{value}"'
     if kind == Names:
-        example = "[HUVEC, U2OS]" if key == "cell_types" else "[U2OS-01, U2OS-02]"
-        return f"write a list of different names, such as {key}: {example}"
+        return f"write a list of different names, such as {key}: {EXAMPLES[key]}"
+    if kind == list[int]:
+        return f"write a list of rising numbers, such as {key}: [15, 25]"
     if kind is bool:
         return f"write {key}: true or {key}: false"
     return f"write for example {key}: {field.default}"

@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cellsignal.run.notebooks import StepFailed
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
-PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "time_budget_minutes"}  # parameters that change no result
+PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "pages", "time_budget_minutes"}  # parameters that change no result
 
 
 @dataclass(frozen=True)
@@ -65,78 +65,6 @@ def report(others: Iterable[Step]) -> Step:
     """The page that links all."""
     needs = tuple(step.name for step in others)
     return Step("report", needs=needs, outputs=("report.html",), entry="from cellsignal.show import report")
-
-
-def plan(
-    cell_types: Sequence[str], *, kernels: Path, compare_batches: bool = False, final: bool = False
-) -> list[Step]:
-    """Every notebook step, in the order in which free slots take them.
-
-    A cell type's training follows its pretraining; `cell_types` in order of size keeps all slots
-    busy to the end. `compare_batches` adds a second network per cell type, trained without the virtual batch;
-    `final` says that the first is trained on to the end on all labelled wells. EDA comes last and so
-    fills slots that no training wants.
-    """
-    pretrainings = [_pretraining(name, kernels=kernels) for name in cell_types]
-    trainings = [_training(name, network="model", phases=("head", "final"), kernels=kernels,
-                           outputs=("model", *["final"] * final)) for name in cell_types]
-    if compare_batches:
-        trainings += [_training(name, network="plain", phases=("plain-head",), kernels=kernels, outputs=("plain",),
-                                overrides={"virtual_batch": 0, "final_epochs": 0}) for name in cell_types]
-    predict = Step(
-        "4-predict-assign",
-        needs=("simulate", *(step.name for step in trainings)),
-        outputs=("submission.csv", "submission.confidence.csv", "metrics.json"),
-        extras=("answers.csv", "scores/**/*"),
-        notebook=_notebook(kernels, "4-predict-assign"),
-    )
-    eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
-    return [*_by_cell_type([*pretrainings, *trainings], cell_types), predict, eda]
-
-
-def _by_cell_type(steps: Sequence[Step], cell_types: Sequence[str]) -> list[Step]:
-    return sorted(steps, key=lambda step: cell_types.index(step.cell_type))
-
-
-def _pretraining(cell_type: str, *, kernels: Path) -> Step:
-    """Pretraining of one cell type on its controls."""
-    return Step(
-        f"2-pretrain-controls@{cell_type}",
-        needs=("simulate",),
-        outputs=_weights(cell_type, ("pretrain",)),
-        notebook=_notebook(kernels, "2-pretrain-controls"),
-        cell_type=cell_type,
-        checkpoints=(f"weights/{cell_type}/pretrain.checkpoint.json",),
-    )
-
-
-def _training(
-    cell_type: str, *, network: str, phases: tuple[str, ...], outputs: tuple[str, ...], kernels: Path,
-    overrides: Mapping[str, Any] | None = None,
-) -> Step:
-    """Training of one cell type's network called `network`, which also leaves the weights of its other `phases`."""
-    suffix = "" if network == "model" else f"+{network}"
-    return Step(
-        f"3-train-cell-type@{cell_type}{suffix}",
-        needs=("simulate", f"2-pretrain-controls@{cell_type}"),
-        outputs=_weights(cell_type, outputs),
-        notebook=_notebook(kernels, "3-train-cell-type"),
-        cell_type=cell_type,
-        checkpoints=tuple(f"weights/{cell_type}/{name}.checkpoint.json" for name in (network, *phases)),
-        overrides={"network": network, **(overrides or {})},
-    )
-
-
-def _weights(cell_type: str, names: Iterable[str]) -> tuple[str, ...]:
-    stems = [f"weights/{cell_type}/{name}" for name in names]
-    return tuple(f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".json"))
-
-
-def _notebook(kernels: Path, name: str) -> Path:
-    path = kernels / name / f"{name}.ipynb"
-    if not path.is_file():
-        raise InputError("no such notebook", where=path, cure="restore the folder `kernels` of the bundle")
-    return path
 
 
 def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
