@@ -4,6 +4,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import augmentation
@@ -44,7 +45,7 @@ def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -
     root, sites = patches
     def pictures(rows, *, cache: bool, workers: int):
         data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=augmentation("d4", seed=3))
-        return {int(i): image.numpy() for images, _, at in serve(data, rows, epoch=2, workers=workers) for i, image in zip(at, images)}
+        return {int(i): image.numpy() for images, at in serve(data, rows, epoch=2, workers=workers) for i, image in zip(at, images)}
     whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, workers=0)
     parts = pictures([np.arange(i, i + 4) for i in (28, 12, 0)], cache=False, workers=2)
     assert parts and all(np.array_equal(parts[i], whole[i]) for i in parts)
@@ -60,7 +61,8 @@ def test_d4_gives_all_eight_symmetries_of_the_square_and_no_more() -> None:
 def test_labels_are_positions_among_the_class_numbers(patches: tuple) -> None:
     root, sites = patches
     data = SiteImages(root, sites, class_numbers=CLASSES)
-    assert [data[0, row][1] for row in range(5)] == [0, 1, 2, 3, 0]
+    assert data.labels[:5].tolist() == [0, 1, 2, 3, 0] and data.metric == "accuracy"
+    assert torch.equal(data.targets(torch.tensor([1, 4])), torch.eye(4)[[1, 0]])
 
 
 def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +74,17 @@ def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple
     assert train.augment is augment and held_out.augment is None and train.cached is not None
     monkeypatch.setattr("cellsignal.learn.batches.CACHE_BYTES", 1000)
     assert sides(root, sites)[0].cached is None, "too large for memory: read when asked for"
+
+
+def test_sites_of_several_labels_have_as_many_ones(patches: tuple) -> None:
+    root, sites = patches
+    several = sites.drop(columns=["sirna", "plate", "experiment"]).iloc[:4].assign(labels=[(3, 0), (), (2,), (0, 1, 7)])
+    data = SiteImages(root, several, class_numbers=range(4), channels=["_w2.png", "_w1.png"])
+    assert data.targets(np.arange(4)).tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
+    assert data.metric == "macro_f1" and data.targets(np.array([2])).dtype == torch.float32
+    assert np.array_equal(data.image(1), SiteImages(root, sites, class_numbers=CLASSES).image(1)[[1, 0]])
+    train, held_out = sides(root, several.assign(split=["train", "held_out"] * 2))
+    assert (len(train), len(held_out), train.class_numbers) == (2, 2, [0, 1, 2, 3, 7])
 
 
 def test_plates_are_counted_from_zero(patches: tuple) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.batchnorm import batch_statistics
-from cellsignal.learn.epochs import held_out_accuracy, train_epoch
+from cellsignal.learn.epochs import held_out_score, train_epoch
 from cellsignal.learn.models import BACKBONES, Classifier
 from cellsignal.learn.phases import Phase
 
@@ -134,7 +134,7 @@ def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monk
     model, sizes = Classifier("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images, plates: sizes.append(len(images)) or forward(images, plates))
-    accuracy = held_out_accuracy(model, data, phase=PLAIN)
+    accuracy = held_out_score(model, data, phase=PLAIN)
     assert sizes == ([8] * 4 if pixels == 2**23 else [4] * 8)
     if pixels == 2**23:
         with torch.inference_mode(), batch_statistics(model):
@@ -157,7 +157,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
         said.update({image.numpy().tobytes(): row for image, row in zip(images, logits, strict=True)})
         return logits
     monkeypatch.setattr(model, "forward", noted)
-    accuracy, right = held_out_accuracy(model, some, phase=replace(PLAIN, scope=scope)), 0
+    accuracy, right = held_out_score(model, some, phase=replace(PLAIN, scope=scope)), 0
     scopes = {"plate": [row // 8 for row in rows], "mixed": [0] * len(rows)}[scope]
     for place in set(scopes):
         mine = [i for i, its in enumerate(scopes) if its == place]
@@ -171,5 +171,5 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
 def test_without_held_out_sites_nothing_is_measured(patches: tuple) -> None:
     root, sites = patches
     model = Classifier("densenet-small", channels=6, classes=4)
-    assert held_out_accuracy(model, None, phase=PLAIN) is None
-    assert held_out_accuracy(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None
+    assert held_out_score(model, None, phase=PLAIN) is None
+    assert held_out_score(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None

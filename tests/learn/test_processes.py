@@ -126,7 +126,8 @@ def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp
 
 def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steep losses, scaled beyond fp32, overflow until the scaler has come down; only some batches do so at its edge."""
-    monkeypatch.setattr("cellsignal.learn.epochs.LOSSES", {"bce": lambda logits, targets: 1e3 * LOSSES["bce"](logits, targets)})
+    bce = LOSSES["bce"]
+    monkeypatch.setitem(LOSSES, "bce", lambda logits, targets: 1e3 * bce(logits, targets))
     monkeypatch.setattr("cellsignal.learn.state.gradient_scaler",
                         lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
     states = []

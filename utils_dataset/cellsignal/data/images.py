@@ -1,9 +1,9 @@
-"""Six grey PNGs to one array; every fault names its file."""
+"""The grey PNGs of a site, one a channel, to one array; every fault names its file."""
 
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,11 @@ def channel_path(root: Path, stem: str, channel: int) -> Path:
     return Path(root) / f"{stem}_w{channel}.png"
 
 
+def suffixes(channels: int | Sequence[str]) -> tuple[str, ...]:
+    """How the file names of a site's channels end: as given, or for a number `_w1.png`, `_w2.png`, ... (RxRx1)."""
+    return tuple(f"_w{number}.png" for number in range(1, channels + 1)) if isinstance(channels, int) else tuple(channels)
+
+
 def read_channel(path: Path) -> np.ndarray:
     """One 8-bit grey PNG as uint8[H, W], as OpenCV reads it; InputError names its fault."""
     content = _content(path)
@@ -40,9 +45,12 @@ def read_channel(path: Path) -> np.ndarray:
     return image
 
 
-def read_site(root: Path, stem: str, *, channels: int = 6) -> np.ndarray:
-    """All channels of a site as uint8[C, H, W]; InputError names the first file at fault."""
-    paths = [channel_path(root, stem, channel + 1) for channel in range(channels)]
+def read_site(root: Path, stem: str, *, channels: int | Sequence[str] = 6) -> np.ndarray:
+    """All channels of a site as uint8[C, H, W]; `channels`: how many, or how their file names end (`suffixes`).
+
+    InputError names the first file at fault.
+    """
+    paths = [Path(root) / f"{stem}{suffix}" for suffix in suffixes(channels)]
     images = [read_channel(path) for path in paths]
     for path, image in zip(paths, images):
         _same_size(path, image.shape, images[0].shape, other="the site's first channel")
@@ -50,7 +58,7 @@ def read_site(root: Path, stem: str, *, channels: int = 6) -> np.ndarray:
 
 
 def read_sites(
-    root: Path, sites: pd.DataFrame, *, channels: int = 6, progress: bool = False
+    root: Path, sites: pd.DataFrame, *, channels: int | Sequence[str] = 6, progress: bool = False
 ) -> np.ndarray:
     """All sites of a table, in its order, as uint8[N, C, H, W], read by several threads.
 
@@ -58,14 +66,15 @@ def read_sites(
     """
     stems = sites["stem"].tolist()
     if not stems:
-        return np.empty((0, channels, 0, 0), np.uint8)
+        return np.empty((0, len(suffixes(channels)), 0, 0), np.uint8)
+    end = suffixes(channels)[0]
     first = read_site(root, stems[0], channels=channels)
     images = np.empty((len(stems), *first.shape), np.uint8)
 
     def read(place: int) -> None:
         image = read_site(root, stems[place], channels=channels)
-        path = channel_path(root, stems[place], 1)
-        _same_size(path, image.shape[1:], first.shape[1:], other=f"{stems[0]}_w1.png")
+        path = Path(root) / f"{stems[place]}{end}"
+        _same_size(path, image.shape[1:], first.shape[1:], other=f"{stems[0]}{end}")
         images[place] = image
 
     pool = ThreadPoolExecutor()
@@ -78,7 +87,7 @@ def read_sites(
 
 
 def whole_sites(
-    root: Path, sites: pd.DataFrame, *, channels: int = 6
+    root: Path, sites: pd.DataFrame, *, channels: int | Sequence[str] = 6
 ) -> tuple[pd.DataFrame, list[str]]:
     """The sites that have all their files, and one line on each site left out for the well's other.
 
@@ -91,7 +100,7 @@ def whole_sites(
     refuse(
         [
             Problem(
-                str(channel_path(root, stem, int(missing[row][0]))),
+                f"{Path(root) / stem}{suffixes(channels)[int(missing[row].split(',')[0]) - 1]}",
                 "no such file, and the well has no other whole site",
                 "add the image or take the well out of the tables",
             )
@@ -105,13 +114,13 @@ def whole_sites(
     return sites[whole], notes
 
 
-def missing_channels(root: Path, stems: pd.Series, *, channels: int) -> pd.Series:
-    """For each site, the numbers of the channels without a file, such as "5, 6"."""
+def missing_channels(root: Path, stems: pd.Series, *, channels: int | Sequence[str]) -> pd.Series:
+    """For each site, the numbers (from 1) of the channels without a file, such as "5, 6"."""
     places = [stem.rpartition("/") for stem in stems]
     there = {folder: _names(root / folder) for folder in {folder for folder, _, _ in places}}
-    numbers = [str(channel + 1) for channel in range(channels)]
+    ends = [(str(number), suffix) for number, suffix in enumerate(suffixes(channels), 1)]
     missing = [
-        ", ".join(n for n in numbers if f"{name}_w{n}.png" not in there[folder]) for folder, _, name in places
+        ", ".join(number for number, end in ends if f"{name}{end}" not in there[folder]) for folder, _, name in places
     ]
     return pd.Series(missing, index=stems.index, dtype=object)
 

@@ -5,7 +5,7 @@ exactly what the undisturbed run would have seen, with any number of reading pro
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,61 +17,98 @@ from cellsignal.data.images import read_site, read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment
 
+LABELS = "labels"  # the column of a table whose sites have several
 CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
 SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
 
 
 class SiteImages(Dataset):
-    """Sites with their labels; item (epoch, i) is (uint8[C, H, W], class index, i).
+    """Sites and what is known of them; item (epoch, i) is (uint8[C, H, W], i).
 
-    Images are kept in memory when `cache` is set (small sets), else each is read when asked for.
-    `plates`: the index of each site's plate, from 0, int64[N].
+    `class_numbers`: what each column of the targets stands for. A table with a column `labels`, tuples
+    of class numbers, is multi-label; else `sirna` has each site's one. `labels`: positions among the
+    class numbers, int64[N] (-1: none of them), or of a multi-label set bool[N, K]. `channels`: how many,
+    or how their file names end. Images are kept in memory when `cache` is set (small sets), else each is
+    read when asked for. `root`: the folder that all stems start from.
     """
 
-    def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: list[int], channels: int = 6,
+    def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: int | Sequence[str] = 6,
                  augment: Augment | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
-        self.class_numbers, self.stems = class_numbers, self.sites["stem"].tolist()
-        self.labels = pd.Index(class_numbers).get_indexer(self.sites["sirna"].astype("Int64").fillna(-1))
-        self.plates = torch.from_numpy(self.sites["plate"].to_numpy(np.int64) - 1)
+        self.class_numbers, self.stems = list(class_numbers), self.sites["stem"].tolist()
+        self.multilabel = LABELS in self.sites
+        self.labels = _many(self.sites[LABELS], self.class_numbers) if self.multilabel else _one(self.sites["sirna"], self.class_numbers)
         self.cached = list(read_sites(self.root, self.sites, channels=channels)) if cache else None
+
+    @property
+    def metric(self) -> str:
+        """What its predictions are measured by: "accuracy", or "macro_f1" of several labels a site."""
+        return "macro_f1" if self.multilabel else "accuracy"
+
+    @property
+    def plates(self) -> torch.Tensor:
+        """The index of each site's plate, from 0, int64[N]."""
+        return torch.from_numpy(self.sites["plate"].to_numpy(np.int64) - 1)
 
     def __len__(self) -> int:
         return len(self.stems)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         epoch, row = key
         image = self.image(row)
         if self.augment is not None:
             image = self.augment(image, epoch=epoch, site=row)
-        return torch.from_numpy(image), int(self.labels[row]), row
+        return torch.from_numpy(image), row
 
     def image(self, row: int) -> np.ndarray:
         """The picture of one site as stored, uint8[C, H, W]."""
-        if self.cached is not None:
+        if self.cached is not None and self.cached[row] is not None:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels)
+
+    def targets(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """What the network should answer for sites `rows`, float32[N, K]: 1 for each of a site's classes, else 0."""
+        known = torch.as_tensor(self.labels[np.asarray(rows)])
+        if self.multilabel:
+            return known.float()
+        return (known[:, None] == torch.arange(len(self.class_numbers))).float()
+
+
+def _one(sirna: pd.Series, class_numbers: list[int]) -> np.ndarray:
+    return pd.Index(class_numbers).get_indexer(sirna.astype("Int64").fillna(-1))
+
+
+def _many(labels: pd.Series, class_numbers: list[int]) -> np.ndarray:
+    """Which classes each site has, bool[N, K]; numbers of other classes are left out."""
+    rows, numbers = np.repeat(np.arange(len(labels)), labels.map(len)), [number for each in labels for number in each]
+    columns = pd.Index(class_numbers).get_indexer(numbers) if numbers else np.empty(0, int)
+    known = np.zeros((len(labels), len(class_numbers)), bool)
+    known[rows[columns >= 0], columns[columns >= 0]] = True
+    return known
 
 
 def joined(first: SiteImages, second: SiteImages) -> SiteImages:
     """All sites of two sets of the same classes, augmented like the first; pictures in memory are shared, not copied."""
     both = SiteImages(first.root, pd.concat([first.sites, second.sites]), class_numbers=first.class_numbers,
                       channels=first.channels, augment=first.augment)
-    if first.cached is not None and second.cached is not None:
-        both.cached = first.cached + second.cached
+    both.labels = np.concatenate([first.labels, second.labels])
+    if first.cached is not None or second.cached is not None:
+        both.cached = [picture for part in (first, second) for picture in part.cached or [None] * len(part)]
     return both
 
 
-def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None,
-          channels: int = 6) -> tuple[SiteImages, SiteImages]:
+def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None, channels: int | Sequence[str] = 6,
+          class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
     """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
 
-    Only training sites are augmented. Pictures stay in memory when all of them are small enough.
+    `class_numbers`: all classes, where those of `sites` are not what counts. Only training sites are
+    augmented. Pictures stay in memory when all of them are small enough.
     """
     if sites.empty:
         raise InputError("no labelled wells of this kind to train on", where=root,
                          cure="look at cell_types and experiments; without controls set pretrain_epochs: 0")
-    class_numbers = sorted(sites["sirna"].astype(int).unique().tolist())
+    if class_numbers is None:
+        class_numbers = sorted(set(sites[LABELS].explode().dropna()) if LABELS in sites else set(sites["sirna"].astype(int)))
     cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
     train, held_out = (
         SiteImages(root, sites[sites["split"] == split], class_numbers=class_numbers, channels=channels,
@@ -138,7 +175,7 @@ def scope_rows(sites: pd.DataFrame, scope: str) -> list[np.ndarray]:
 
 
 def serve(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0) -> Iterator[tuple]:
-    """Yield (images uint8[B, C, H, W], labels int64[B], rows int64[B]) for each batch of row numbers."""
+    """Yield (images uint8[B, C, H, W], rows int64[B]) for each batch of row numbers."""
     keys = [[(epoch, int(row)) for row in rows] for rows in batches]
     loader = DataLoader(data, batch_sampler=keys, num_workers=workers, pin_memory=torch.cuda.is_available())
     yield from loader
@@ -146,5 +183,5 @@ def serve(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, worker
 
 def digest(sites: pd.DataFrame) -> str:
     """A short name for a set of labelled sites: it changes when a site or a label does."""
-    text = sites[["stem", "sirna"]].to_csv(index=False)
+    text = sites[["stem", LABELS if LABELS in sites else "sirna"]].to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -96,7 +96,8 @@ class Checkpoint:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's state as flat named tensors, for safetensors."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{key}": torch.as_tensor(value) for i, slot in state.items() for key, value in slot.items()}
+    return {f"optimizer.{i}.{key}": torch.as_tensor(value)
+            for i, slot in state.items() for key, value in slot.items() if value is not None}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

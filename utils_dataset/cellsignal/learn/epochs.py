@@ -13,7 +13,8 @@ from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serv
 from cellsignal.learn.batchnorm import EXACT_PIXELS, batch_statistics
 from cellsignal.learn.budget import Pace
 from cellsignal.learn.devices import autocast, gradient_scaler
-from cellsignal.learn.losses import LOSSES
+from cellsignal.learn.losses import smoothed
+from cellsignal.learn.metrics import METRICS
 from cellsignal.learn.mixup import mixup
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
@@ -29,12 +30,11 @@ def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray
     batches are. A step whose fp16 gradients overflow is skipped by the scaler, with its gradients.
     In a `world` of several processes each takes whole batches of every step, and the gradients are
     summed before the step, so that all of them step alike, or skip alike.
-    Returns loss and accuracy, means over sites; a mixed site counts as the one that dominates it.
-    None when the epoch was broken off, because it would have been late (`pace`).
+    Returns the loss, a mean over sites, and the data's metric (`learn.metrics`). None when the epoch was broken off, because it would have been late (`pace`).
     """
-    device = next(model.parameters()).device
+    device, metric = next(model.parameters()).device, METRICS[data.metric]
     scaler = scaler or gradient_scaler(device, phase.precision)
-    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    total = torch.cat([torch.zeros(1, dtype=torch.float64), metric.none(model.classes)]).to(device)
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
     batches = serve(data, [rows for _, share in shares for _, rows in share], epoch=epoch, workers=workers)
@@ -42,19 +42,19 @@ def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray
     with training_mode(model, phase.trainable, world=world) as statistics:
         for sites, share in shares:
             optimizer.zero_grad(set_to_none=True)
-            for (number, _), (images, labels, rows) in zip(share, batches):
+            for (number, _), (images, rows) in zip(share, batches):
                 statistics.age(number)
-                key = (phase.seed, epoch, number)
-                loss, hits = _batch_loss(model, images, labels, data.plates[rows], phase=phase, key=key)
-                scaler.scale(loss * (len(labels) / sites)).backward()
-                totals += torch.stack([loss.detach() * len(labels), hits])  # no float(): a GPU would wait
+                loss, counts = _batch_loss(model, data, images, rows, phase=phase, key=(phase.seed, epoch, number))
+                scaler.scale(loss * (len(rows) / sites)).backward()
+                # No float(): a GPU would wait.
+                total += torch.cat([(loss.detach() * len(rows)).double()[None], counts])
             if world.sum_gradients(learning, late=pace is not None and pace.late()):
                 return None
             scaler.step(optimizer)
             scaler.update()
         statistics.gather(sum(map(len, steps)))
-    loss, accuracy = (world.sum(totals) / sum(sites for sites, _ in shares)).tolist()
-    return {"loss": loss, "accuracy": accuracy}
+    total, sites = world.sum(total), sum(sites for sites, _ in shares)
+    return {"loss": total[0].item() / sites, data.metric: metric.value(total[1:], sites)}
 
 
 @contextmanager
@@ -68,27 +68,29 @@ def training_mode(model: Classifier, trainable: str, *, world: World = ALONE) ->
         yield SharedStatistics(model.train(), world)
 
 
-def _batch_loss(model: Classifier, images: torch.Tensor, labels: torch.Tensor, plates: torch.Tensor, *,
-                phase: Phase, key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean loss of a batch and the number of its sites that are named rightly."""
+def _batch_loss(model: Classifier, data: SiteImages, images: torch.Tensor, rows: torch.Tensor, *, phase: Phase,
+                key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean loss of a batch and the counts of its metric."""
     device = next(model.parameters()).device
     torch.manual_seed(random_key(*key))  # for layers that draw, such as dropout, whichever process has the batch
     images = images.to(device, non_blocking=True)
-    targets = functional.one_hot(labels.to(device, non_blocking=True), model.classes).float()
+    targets, plates = data.targets(rows).to(device, non_blocking=True), data.plates[rows]
     if phase.mixup:
         if model.plates:
             plates = functional.one_hot(plates, model.plates)
         images, targets, plates = mixup(phase.mixup, images, targets, plates, key=key)
     with autocast(device, phase.precision):
         logits = model(images, plates).float()
-    hits = (logits.argmax(1) == targets.argmax(1)).sum()
-    return LOSSES[phase.loss](logits, targets), hits
+    towards = 0.5 if data.multilabel else 1 / model.classes
+    smooth = smoothed(targets, phase.label_smoothing, towards=towards) if phase.label_smoothing else targets
+    loss = phase.losses(logits, targets, smooth=smooth, margin=phase.margin, scale=phase.margin_scale)
+    return loss, METRICS[data.metric].counts(logits.detach(), targets)
 
 
 @torch.inference_mode()
-def held_out_accuracy(model: Classifier, data: SiteImages | None, *, phase: Phase, workers: int = 0,
-                      world: World = ALONE) -> float | None:
-    """Share of held-out sites named rightly, normalised by the held-out sites of their own scope.
+def held_out_score(model: Classifier, data: SiteImages | None, *, phase: Phase, workers: int = 0,
+                   world: World = ALONE) -> float | None:
+    """The data's metric on held-out sites, normalised by the held-out sites of their own scope.
 
     These are whole plates (or experiments) where whole experiments are held out; with a random split
     they are only a part of each, and its statistics are coarser. A scope goes through the network
@@ -100,9 +102,9 @@ def held_out_accuracy(model: Classifier, data: SiteImages | None, *, phase: Phas
     height, width = data.image(0).shape[1:]
     batches, alone = _held_out_batches(data.sites, phase.scope, size=max(2, EXACT_PIXELS // (height * width)))
     with batch_statistics(model):
-        hits = _hits(model, data, world.mine(batches), precision=phase.precision, workers=workers)
-    hits += _hits(model.eval(), data, world.mine(alone), precision=phase.precision, workers=workers)
-    return world.sum(hits).item() / len(data)
+        counts = _counts(model, data, world.mine(batches), precision=phase.precision, workers=workers)
+    counts += _counts(model.eval(), data, world.mine(alone), precision=phase.precision, workers=workers)
+    return METRICS[data.metric].value(world.sum(counts), len(data))
 
 
 def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -113,12 +115,12 @@ def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[li
     return [others[rows] for rows in batches], [np.array([row]) for row in alone]
 
 
-def _hits(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int) -> torch.Tensor:
-    """How many sites of the batches are named rightly."""
-    device = next(model.parameters()).device
-    hits = torch.zeros((), dtype=torch.int64, device=device)
+def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int) -> torch.Tensor:
+    """The counts of the data's metric over all batches."""
+    device, metric = next(model.parameters()).device, METRICS[data.metric]
+    counts = metric.none(model.classes).to(device)
     with autocast(device, precision):
-        for images, labels, rows in serve(data, batches, workers=workers):
+        for images, rows in serve(data, batches, workers=workers):
             logits = model(images.to(device, non_blocking=True), data.plates[rows])
-            hits += (logits.argmax(1) == labels.to(device)).sum()
-    return hits
+            counts += metric.counts(logits, data.targets(rows).to(device))
+    return counts

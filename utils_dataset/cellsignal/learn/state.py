@@ -7,7 +7,9 @@ import torch
 from cellsignal.files import read_json
 from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
 from cellsignal.learn.devices import gradient_scaler, resolve
+from cellsignal.learn.history import held_out_value
 from cellsignal.learn.models import Card, Classifier, save_weights
+from cellsignal.learn.optimizers import optimizer
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.world import World
 
@@ -27,8 +29,8 @@ class State:
         device = next(model.parameters()).device
         self.precision = resolve(device, phase.precision)
         self.scaler = gradient_scaler(device, phase.precision)
-        self.optimizer = torch.optim.Adam(trainable(model, phase.trainable), lr=phase.learning_rate,
-                                          weight_decay=phase.weight_decay, amsgrad=True, fused=True)
+        self.optimizer = optimizer(phase.optimizer, trainable(model, phase.trainable), learning_rate=phase.learning_rate,
+                                   weight_decay=phase.weight_decay, momentum=phase.momentum)
         self.kept = _copy(model)
         if found is not None:
             self._restore(*found)
@@ -45,7 +47,7 @@ class State:
     def end_epoch(self, row: dict) -> None:
         """Note an epoch's results, keep its weights when they are to be kept, and write all to disk."""
         self.rows.append(row)
-        measured = [past["held_out_accuracy"] for past in self.rows]
+        measured = [held_out_value(past) for past in self.rows]
         if self.phase.keep == "last" or measured[-1] is None or measured[-1] >= max(measured):
             self.kept = _copy(self.model)
         if not self.world.first:
@@ -78,10 +80,3 @@ def trainable(model: Classifier, part: str) -> list[torch.nn.Parameter]:
     model.requires_grad_(part == "whole")
     model.head.requires_grad_(True)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
-    """Set the rate of every parameter group, and return it."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate

@@ -16,11 +16,13 @@ from cellsignal.learn.batches import SiteImages, epoch_batches, gathered, virtua
 from cellsignal.learn.budget import Budget, Pace
 from cellsignal.learn.checkpoint import Checkpoint
 from cellsignal.learn.devices import pick
-from cellsignal.learn.epochs import held_out_accuracy, train_epoch
+from cellsignal.learn.epochs import held_out_score, train_epoch
+from cellsignal.learn.history import HELD_OUT, held_out_value
 from cellsignal.learn.launch import Tell, launch
 from cellsignal.learn.models import Card, Classifier, check_sha256
+from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
-from cellsignal.learn.state import State, set_learning_rate
+from cellsignal.learn.state import State
 from cellsignal.learn.world import World, around, wanted
 
 History = list[dict]
@@ -65,7 +67,8 @@ def fit(
 
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
     one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
-    where not measured), learning_rate, seconds. Raises InputError when the loss is no longer a number,
+    where not measured), learning_rate, seconds; sites of several labels have macro_f1 and
+    held_out_macro_f1 instead. Raises InputError when the loss is no longer a number,
     and StepFailed when one of several processes ends untimely.
     """
     checkpoint = Checkpoint(weights, fingerprint={
@@ -147,11 +150,11 @@ class _Training:
         if not math.isfinite(row["loss"]):
             raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
                              cure="lower the learning rate, or set precision: fp32")
-        row["held_out_accuracy"] = held_out_accuracy(state.model, self.held_out, **shared)
+        row[HELD_OUT + self.data.metric] = held_out_score(state.model, self.held_out, **shared)
         return {"phase": phase.name, "epoch": epoch + 1, **row, "learning_rate": rate, "seconds": time.perf_counter() - started}
 
     def _card(self) -> Card:
-        well_types = sorted(self.data.sites["well_type"].unique().tolist())
+        well_types = sorted(self.data.sites["well_type"].unique().tolist()) if "well_type" in self.data.sites else []
         model = self.model
         return Card(model.backbone, model.channels, self.data.class_numbers, well_types, self.phase.scope, model.plates)
 
@@ -184,7 +187,8 @@ class _Story:
         elif "new" in message:
             row = message["new"]
             self.history = [*self.history, row]
-            self.bar.set_postfix({name: f"{row[name]:.4f}" for name in ("loss", "held_out_accuracy") if row[name] is not None}, refresh=False)
+            told = {"loss": row["loss"], "held out": held_out_value(row)}
+            self.bar.set_postfix({name: f"{value:.4f}" for name, value in told.items() if value is not None}, refresh=False)
             self.bar.update()
             self.on_epoch(self.history)
 

@@ -7,26 +7,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cellsignal.learn import history as rows
 from cellsignal.show.style import ASSIGNED, RAW, picture, styled
 
+NAMES = {"macro_f1": "macro F1"}
 LOSS, TRAIN, HELD_OUT, RATE = "#444444", RAW, ASSIGNED, "#A6761D"
 
 
 @styled
 def curves(history: list[dict], *, title: str = "") -> Figure:
-    """Loss, learning rate and accuracy over the epochs of all phases, laid one after the other.
+    """Loss, learning rate and metric over the epochs of all phases, laid one after the other.
 
     `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured) and,
-    where known, learning_rate.
+    where known, learning_rate; sites of several labels have macro_f1 and held_out_macro_f1.
     """
     figure = picture(9, 3.4)
     figure.suptitle(title, x=0.01, ha="left")
+    metric = rows.metric_of(history[0]) if history else "accuracy"
     loss, accuracy = figure.subplots(1, 2)
     _line(loss, history, "loss", colour=LOSS, label="train")
-    _line(accuracy, history, "accuracy", colour=TRAIN, label="train")
-    _line(accuracy, history, "held_out_accuracy", colour=HELD_OUT, label="held out")
+    _line(accuracy, history, metric, colour=TRAIN, label="train")
+    _line(accuracy, history, rows.HELD_OUT + metric, colour=HELD_OUT, label="held out")
     accuracy.set_ylim(0, 1.02)
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+    for axes, name in ((loss, "loss"), (accuracy, NAMES.get(metric, metric))):
         axes.set_title(name, pad=6 + 10 * _phases(axes, history))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
