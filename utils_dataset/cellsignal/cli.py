@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import time
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 if find_spec("fcntl") is None:  # all that follows keeps its files apart by these locks
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
-from cellsignal import cli_kaggle
+from cellsignal import cli_kaggle, cli_rebuild
 from cellsignal.errors import InputError
 from cellsignal.run.notebooks import StepFailed, Unfinished
 
@@ -32,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(cli_kaggle.app, name="kaggle")
+app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")(cli_rebuild.run)
 colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
 app.add_typer(colab, name="colab")
 
@@ -131,31 +131,6 @@ def layout(data: Data, as_json: AsJson = False) -> None:
         shift = pair["plate_shift"]
         said = "shift unknown" if shift is None else f"plates shifted by {shift}"
         print(f"same layout: {' and '.join(pair['experiments'])}, {said}")
-
-
-@app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")
-def run(
-    params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
-) -> None:
-    """Go from plates to a submission and a report.
-
-    The same call again goes on where an earlier one stopped, and repeats only what changed. It exits with 3 when
-    its time budget (time_budget_minutes) is spent.
-    """
-    from cellsignal.run import recipe
-
-    if out is not None and not out.strip():
-        raise InputError("--out is empty", cure="name a folder, or leave --out away")
-    checked = recipe.load(params, parameter or ())
-    from cellsignal.run import chain
-    from cellsignal.run.summary import summary
-
-    began = time.monotonic()
-    folder = chain.run_chain(checked, run=out or "")
-    minutes, seconds = divmod(round(time.monotonic() - began), 60)
-    print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
 
 
 @app.command(epilog="Example: cellsignal assign scores --data plates --out submission.csv")

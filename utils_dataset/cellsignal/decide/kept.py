@@ -68,7 +68,7 @@ class Kept:
 
     def _found(self) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
         """Experiment, note and scores of what is whole and of its identity; the folder may hold anything."""
-        for experiment, note in _notes(self.folder).items():
+        for experiment, note in read_notes(self.folder).items():
             path = self.folder / f"{experiment}.parquet"
             if experiment in self.identities and _fits(note, self.identities[experiment]) and path.is_file():
                 if sha256(path) == note["sha256"] and (table := _read(path)) is not None:
@@ -98,8 +98,8 @@ def _code() -> str:
     return hashlib.sha256("\n".join(trees).encode()).hexdigest()
 
 
-def _notes(folder: Path) -> dict[str, Any]:
-    """The notes on record, in whatever state they are."""
+def read_notes(folder: Path) -> dict[str, Any]:
+    """The notes on record in a folder of scores, by experiment, in whatever state they are."""
     try:
         found = read_json(folder / METADATA)
     except (InputError, OSError, RecursionError):

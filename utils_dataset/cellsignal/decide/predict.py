@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from cellsignal.data.images import read_sites
 from cellsignal.decide.kept import Kept, identity
 from cellsignal.decide.passes import Passes, log_probabilities
+from cellsignal.decide.stored import stored_scores
 from cellsignal.decide.trained import place
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
@@ -52,7 +53,7 @@ def score_experiments(
     root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
     statistics: Sequence[str] = STATISTICS, scope: str = "plate", batch_sizes: Sequence[int] = (32,),
     batch_for: Collection[str] | None = None, refinements: int = REFINEMENTS, precision: str = "auto",
-    device: torch.device = torch.device("cpu"), budget: Budget | None = None,
+    device: torch.device = torch.device("cpu"), budget: Budget | None = None, stored: bool = False,
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
@@ -71,6 +72,9 @@ def score_experiments(
     ladder; when it stopped, those of the experiments so far.
     """
     _check(statistics, scope, batch_sizes, refinements)
+    if stored:
+        answered = sites if batch_for is None else sites[sites["experiment"].isin(batch_for)]
+        return {kind: stored_scores(out / kind, answered if kind == "batch" else sites) for kind in statistics}
     budget = budget or Budget()
     knobs = Knobs(scope, tuple(batch_sizes), refinements, devices.resolve(device, precision))
     networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)

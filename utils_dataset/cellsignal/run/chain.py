@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
-from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, session, steps
+from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, rebuild, session, steps
 from cellsignal.run.notebooks import StepFailed, Unfinished
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
@@ -30,14 +30,16 @@ LAST_START, SHARE = 15 * 60.0, 0.25  # so many seconds, or this share of a short
 PATIENCE = 60.0  # seconds for the kernels of a killed run to notice and end
 
 
-def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = None) -> Path:
+def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = None, way: str = "") -> Path:
     """Run what is not whole of a run and give its folder; `run` wins over the recipe's.
 
-    Raises InputError when parameters, plates or tables are at fault, StepFailed when a step fails, Unfinished
-    when the time budget is spent: then running steps have ended, and the same call goes on.
+    With a `way` of `rebuild.WAYS` it is made again from there. Raises InputError when parameters, plates, tables or
+    what a way starts from are at fault, StepFailed when a step fails, Unfinished when the time budget is spent: then
+    running steps have ended, and the same call goes on.
     """
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
+    rebuild.check(folder, way)
     root = inputs.check(recipe.data, run=folder, preset=recipe.preset)
     ours = not recipe.data and root == paths.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}
@@ -53,7 +55,9 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
         plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
         steps.forget_others(folder, ["simulate", "report", *(step.name for step in plan)])
-        chain.drive(plan, done, slots=recipe.parallel)
+        plan, taken = rebuild.begin(folder, plan, way, values=values)
+        chain.drive(plan, done | taken, slots=recipe.parallel)
+        rebuild.ended(folder)
     return folder
 
 

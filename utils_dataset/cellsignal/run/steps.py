@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from cellsignal.run.notebooks import StepFailed
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
+STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
 PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "pages", "time_budget_minutes"}  # parameters that change no result
 
 
@@ -39,11 +41,22 @@ class Step:
         return tuple(f"notebooks/{self.name}{suffix}" for suffix in (".ipynb", ".html")) if self.notebook else ()
 
     @property
+    def makes(self) -> tuple[str, ...]:
+        """The stages that its files belong to; none for a step that only looks."""
+        return tuple(each for each in STAGES if each in map(stage, (*self.outputs, *self.extras)))
+
+    @property
     def code(self) -> str:
         """The text of the notebook's code cells, or the import of the function."""
         if self.notebook is None:
             return self.entry
         return "\n\n".join(notebooks.source(cell) for cell in notebooks.code_cells(self.notebook))
+
+
+def stage(name: str) -> str:
+    """What a file in the run folder belongs to: weights, scores, submission; "" for anything else."""
+    first = re.split("[/.]", name, maxsplit=1)[0]
+    return first if first in STAGES else ""
 
 
 def simulate(*, data: str, preset: str) -> Step:
@@ -90,16 +103,16 @@ def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, An
 
 def read_marker(run: Path, step: Step, *, same: Mapping[str, Any]) -> dict[str, Any] | None:
     """The marker of a step that is whole: same parameters, inputs and code, every file as it was."""
-    marker = _read(run, step)
+    marker = read_any(run, step)
     if marker is None or marker["identity"] != same:
         return None
     made = {**marker["outputs"], **marker["pages"]}
-    return marker if made == _hashes(run, [*made, *_outputs(run, step), *step.pages]) else None
+    return marker if made == _hashes(run, [*made, *outputs(run, step), *step.pages]) else None
 
 
 def outdated(run: Path, step: Step, *, same: Mapping[str, Any]) -> bool:
     """Whether the step was whole once, from other parameters, inputs or code."""
-    marker = _read(run, step)
+    marker = read_any(run, step)
     return marker is not None and marker["identity"] != same
 
 
@@ -110,7 +123,7 @@ def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds:
         raise StepFailed(f"it ended without writing {', '.join(missing)}")
     marker = {
         "identity": dict(identity),
-        "outputs": _hashes(run, _outputs(run, step)),
+        "outputs": _hashes(run, outputs(run, step)),
         "pages": _hashes(run, step.pages),
         "seconds": round(seconds, 2),
     }
@@ -138,8 +151,8 @@ def _place(run: Path, step: Step) -> Path:
     return run / "done" / f"{step.name}.json"
 
 
-def _read(run: Path, step: Step) -> dict[str, Any] | None:
-    """A marker as it was written; None when absent or damaged."""
+def read_any(run: Path, step: Step) -> dict[str, Any] | None:
+    """A marker as it was written, whatever became of the files; None when absent or damaged."""
     try:
         marker = files.read_json(_place(run, step))
     except InputError:
@@ -148,7 +161,7 @@ def _read(run: Path, step: Step) -> dict[str, Any] | None:
     return marker if whole else None
 
 
-def _outputs(run: Path, step: Step) -> list[str]:
+def outputs(run: Path, step: Step) -> list[str]:
     """Names of the files that are a step's outputs now."""
     extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True)]
     plates = [name for pattern in step.plates for name in glob.glob(pattern, root_dir=run)]

@@ -1,0 +1,155 @@
+"""A run made again in three ways, on toy notebooks that run in this process: what each keeps, overwrites and refuses."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import chain, notebooks, rebuild, recipe, steps
+from cellsignal.run.notebooks import StepFailed
+from cellsignal.show import report
+
+TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
+ALL = ["1-eda", *TRAININGS, "4-predict-assign", "report", "simulate"]
+DECISION = ["4-predict-assign", "report"]
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells run in the chain's own process, in milliseconds."""
+
+    def execute(notebook: Path, *, target: Path, parameters: dict[str, Any], **_: Any) -> None:
+        variables: dict[str, Any] = {}
+        for cell in notebooks.code_cells(notebook):
+            exec(notebooks.source(cell), variables)
+            variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        files.write_text(target, "{}")
+        files.write_text(target.with_suffix(".html"), "page")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def run(folder: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run(way, key=value) gives the names of the steps that started; what was said lies in run.said."""
+
+    def go(way: str = "", **parameters: Any) -> list[str]:
+        capsys.readouterr()
+        try:
+            chain.run_chain(recipe.check({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
+        finally:
+            go.said = capsys.readouterr().out.splitlines()
+        return sorted(line.split()[0] for line in go.said if line.endswith("started"))
+
+    return go
+
+
+def test_each_way_runs_its_steps_and_says_first_what_it_overwrites(run: Run, folder: Path) -> None:
+    assert run("scratch", seed=1) == ALL  # of a folder that is not there yet
+    assert f"overwrites in {folder}: nothing, because nothing is there yet" in run.said
+    scores = folder / "scores/model/toy.parquet"
+    (folder / "scores/old.parquet").write_text("an earlier network's")
+    assert run("weights", seed=1) == DECISION
+    said = "\n".join(run.said)
+    assert said.index("--from weights: predicted and decided again; nothing is trained") < said.index("4-predict-assign started")
+    assert f"overwrites in {folder}: scores/ (2 files), metrics.json, notebooks/4-predict-assign.html" in said
+    assert "keeps: the plates, weights/" in said and not (folder / "scores/old.parquet").exists()
+    assert scores.read_text() == "1 375"
+
+    scores.write_text("tampered")
+    with pytest.raises(InputError, match="toy.parquet: not as 4-predict-assign left it; start --from weights"):
+        run("scores", seed=1)
+    scores.write_text("1 375")
+    assert run("scores", seed=1, assignment="raw") == DECISION
+    assert not any("scores/model" in line for line in run.said)
+    assert "keeps: the plates, weights/, scores/" in run.said and "raw,0" in (folder / "submission.csv").read_text()
+
+    (folder / "weights/U2OS/left.checkpoint.json").write_text("of a killed training")
+    assert run("scratch", seed=1) == [*ALL[:-1]]
+    assert not (folder / "weights/U2OS/left.checkpoint.json").exists() and not (folder / rebuild.NOTE).exists()
+    assert run(seed=1) == []
+
+
+def test_weights_are_taken_whatever_made_them(run: Run, folder: Path, kernels: Path, write_toy: Callable[..., Path]) -> None:
+    run(seed=1)
+    write_toy(kernels, "3-train-cell-type", body="1 / 0")
+    shutil.rmtree(folder / "scores")
+    assert run("weights", seed=2) == DECISION
+    assert (folder / "scores/model/toy.parquet").read_text() == "1 375"
+    with pytest.raises(ZeroDivisionError):  # a plain call trains what the other seed asks for
+        run(seed=2)
+
+
+def test_a_run_that_came_without_markers_is_vouched_for_by_its_manifests(run: Run, folder: Path) -> None:
+    run()
+    shutil.rmtree(folder / "done")
+    assert run("weights") == [*DECISION, "simulate"]
+    shutil.rmtree(folder / "done")
+    assert run("scores") == [*DECISION, "simulate"]
+    shutil.rmtree(folder / "done")
+    shutil.rmtree(folder / "manifests")
+    with pytest.raises(InputError, match="no whole weights of 2-pretrain-controls@U2OS; start --from scratch"):
+        run("weights")
+
+
+@pytest.mark.parametrize("way", ["weights", "scores"])
+def test_what_is_not_there_is_refused_and_nothing_is_written(run: Run, folder: Path, way: str) -> None:
+    with pytest.raises(InputError, match=f"no {way} to start from; start --from "):
+        run(way)
+    assert not folder.exists()
+
+
+def test_damaged_weights_are_refused_and_nothing_is_removed(run: Run, folder: Path) -> None:
+    run()
+    before = {path: path.read_bytes() for path in (folder / "scores").rglob("*.*")}
+    (folder / "weights/U2OS/model.safetensors").write_text("damaged")
+    with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it"):
+        run("weights")
+    assert before == {path: path.read_bytes() for path in (folder / "scores").rglob("*.*")}
+
+
+def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    def stopped(run: Path) -> None:
+        raise StepFailed("stopped")
+
+    monkeypatch.setattr(report, "write_report", stopped)
+    with pytest.raises(StepFailed, match="stopped"):
+        run("weights")
+    (folder / "scores/kept.parquet").write_text("of the rebuild so far")
+    with pytest.raises(StepFailed, match="stopped"):
+        run("weights", workers=1)  # changes no result
+    assert "--from weights: goes on where it stopped" in run.said and (folder / "scores/kept.parquet").exists()
+    with pytest.raises(StepFailed, match="stopped"):
+        run("weights", seed=3)
+    assert not (folder / "scores/kept.parquet").exists()
+
+
+def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path) -> None:
+    """As a kernel that trains folds, predicts and decides in one."""
+    run = tmp_path / "run"
+    step = steps.Step("all", outputs=("weights/0.safetensors", "submission.csv"), extras=("scores/**/*",))
+    assert step.makes == ("weights", "scores", "submission")
+    for name in ("weights/0.safetensors", "scores/a.parquet", "submission.csv"):
+        files.write_text(run / name, name)
+    steps.write_marker(run, step, identity={}, seconds=1)
+    for way, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
+        [driven], taken = rebuild.begin(run, [step], way, values={})
+        assert driven.overrides.get("stored") == told and taken == {}
+        assert steps.read_any(run, step) is None
+        if way == "scores":  # killed here: the note remembers what the step had left
+            [driven], _ = rebuild.begin(run, [step], way, values={})
+            steps.write_marker(run, step, identity={}, seconds=1)
+    assert not (run / "weights").exists() and not (run / "scores").exists()
