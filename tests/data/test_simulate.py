@@ -16,7 +16,7 @@ import pytest
 from cellsignal import files
 from cellsignal.data import plates
 from cellsignal.data.check import check_dataset
-from cellsignal.data.simulate import PRESETS, simulate
+from cellsignal.data.simulate import PLATES, simulate
 from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
 from cellsignal.errors import InputError
@@ -233,7 +233,7 @@ def test_a_known_solution_is_kept(tiny: Path) -> None:
 
 
 def test_presets_name_what_they_repeat() -> None:
-    for preset in PRESETS.values():
+    for preset in PLATES.values():
         numbers = range(1, preset.train + preset.test + 1)
         names = {f"{cell_type}-{number:02d}" for cell_type in preset.cell_types for number in numbers}
         assert {name for pair in preset.repeats for name in pair} <= names

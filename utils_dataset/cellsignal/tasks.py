@@ -10,8 +10,8 @@ class Task:
     """One competition: what its files hold, what its channels show, what is predicted and how it is scored.
 
     Where a task differs from another in what is done, it names an entry of a registry, a dict of functions
-    by name: `reader`, `splitter`, `decoder`, `metric`, `plan`. What a task has not (cell types, controls,
-    names of its classes) it leaves out.
+    by name: `reader`, `metric`, `plan`. What a task has not (cell types, controls, names of its classes) it
+    leaves out.
     """
 
     name: str
@@ -25,10 +25,8 @@ class Task:
     labels: str  # of a row of the tables: "one", or "many" separated by spaces
     classes: int
     losses: tuple[str, ...]  # the terms that a loss may have; the first is the usual one
-    reader: str  # of the tables: data.readers.READERS
-    splitter: str  # who is held out: data.readers.SPLITTERS
-    decoder: str  # from scores to answers
-    metric: str
+    reader: str  # of the tables: run.inputs.READERS
+    metric: str  # of a submission: decide.commands.METRICS
     plan: str  # which steps a run has: run.plans.PLANS
     presets: tuple[str, ...] = ()  # of the virtual microscope that draws for it
     class_names: tuple[str, ...] = ()
@@ -74,8 +72,6 @@ RXRX1 = Task(
     classes=1108,
     losses=("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface"),
     reader="wells",
-    splitter="experiments",
-    decoder="assignment",
     metric="accuracy",
     plan="by cell type",
     presets=("demo", "small", "tiny"),
@@ -98,8 +94,6 @@ PROTEIN_ATLAS = Task(
     classes=28,
     losses=("bce", "focal", "lovasz"),
     reader="sites",
-    splitter="folds",
-    decoder="thresholds",
     metric="macro_f1",
     plan="in folds",
     presets=("atlas-demo", "atlas-tiny"),

@@ -28,11 +28,26 @@ def components(
     density: float = 1.0,
 ) -> np.ndarray:
     """What a site is made of: float32[len(COMPONENTS), size, size], each about 1 where it is strong."""
+    place = settled(rng, size, pixel_size=pixel_size, cell_type=cell_type, traits=traits, density=density)
+    return organelles(rng, place, cell_type=cell_type, traits=traits)
+
+
+def settled(
+    rng: np.random.Generator, size: int, *, pixel_size: float, cell_type: CellType, traits: dict[str, float],
+    density: float = 1.0,
+) -> Territory:
+    """Where the cells of a site lie, and which pixel belongs to which."""
     centres = positions(
         rng, size * pixel_size, nuclei=cell_type.nuclei * density, jitter=cell_type.jitter,
         clumping=cell_type.clumping * traits["clumping"],
     )
-    place = settle(rng, centres, size=size, pixel_size=pixel_size, cell_type=cell_type, traits=traits)
+    return settle(rng, centres, size=size, pixel_size=pixel_size, cell_type=cell_type, traits=traits)
+
+
+def organelles(
+    rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
+) -> np.ndarray:
+    """What settled cells are made of: float32[len(COMPONENTS), size, size]."""
     parts = np.stack(_organelles(rng, place, cell_type=cell_type, traits=traits))
     x, y = shifted(rng, place.x, y=place.y)
     relief = noise("clouds", x, y=y, wavelength=cell_type.relief_scale)

@@ -74,12 +74,12 @@ def well_gain(rng: np.random.Generator, row: int, *, column: int, strength: floa
 def expose(
     rng: np.random.Generator, light: np.ndarray, *, optics: Optics, floor: np.ndarray, pixel_size: float
 ) -> np.ndarray:
-    """Turn light float32[6, H, W] into the camera's picture uint8[6, H, W].
+    """Turn light float32[C, H, W] into the camera's picture uint8[C, H, W].
 
     `floor` is the background in 8-bit units.
     """
     seen = np.einsum("kc,chw->khw", optics.bleed, light)
-    for channel in range(CHANNELS):
+    for channel in range(len(light)):
         sigma = optics.blur[channel] / pixel_size
         seen[channel] = _blurred(seen[channel], sigma, haze=HAZE, far=HAZE_REACH / pixel_size)
     shade = _shade(light.shape[-1], optics=optics)

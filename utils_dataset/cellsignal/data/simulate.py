@@ -1,22 +1,17 @@
 """The virtual microscope: writes a whole data set in the competition's format, truth included."""
 
 import hashlib
-import json
-import multiprocessing
 import os
-import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pandas as pd
 from tqdm import tqdm
 
 from cellsignal import files
+from cellsignal.data import atlas_screen
 from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.layouts import design
 from cellsignal.data.phenotypes import stream
@@ -24,10 +19,10 @@ from cellsignal.data.rendering import Plate, photograph
 from cellsignal.data.tissue import FIELD
 from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
+from cellsignal.data.workshop import RECEIPT, WORKSHOP, desk, side_by_side, workshop
 from cellsignal.errors import InputError
 
-WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan, finished statistics, unfinished plates
-RECEIPT = "simulate.json"
+__all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "simulate"]
 STATISTICS = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
 
 
@@ -47,7 +42,7 @@ class Preset:
     repeats: tuple[tuple[str, str], ...] = ()  # (experiment, the one whose layout it repeats)
 
 
-PRESETS = {
+PLATES = {
     "demo": Preset(
         cell_types=("HEPG2", "HUVEC", "RPE", "U2OS"), classes=48, train=6, test=2, image_size=64, pixel_size=3.0,
         phenotype=2.0, repeats=(("HUVEC-06", "RPE-03"), ("HUVEC-08", "RPE-03")),
@@ -61,6 +56,7 @@ PRESETS = {
         repeats=(("HUVEC-03", "RPE-01"),),
     ),
 }
+PRESETS: dict[str, Preset | atlas_screen.Preset] = {**PLATES, **atlas_screen.PRESETS}
 
 
 def simulate(
@@ -76,29 +72,15 @@ def simulate(
     """
     if seed < 0:
         raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
-    out, chosen = Path(out), _preset(preset, image_size=image_size)
-    wells = _wells(chosen, seed=seed, like=like, experiments=experiments)
-    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(wells)}
-    with _alone(out):
-        if _claim(out, receipt=json.loads(json.dumps(receipt))):
-            _render(out, _plates(wells, seed=seed, preset=chosen), processes=processes)
-            _write_tables(out, wells)
-            files.sweep(out, ())
-            files.write_json(out / RECEIPT, receipt)
-        shutil.rmtree(out / WORKSHOP, ignore_errors=True)
+    chosen = _preset(preset, image_size=image_size)
+    screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
+    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
+    with workshop(Path(out), receipt) as todo:
+        if todo:
+            screen.write(Path(out), processes=processes)
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold `out`, made for it, against a second simulation; the folder is its own lock and nothing is left of it."""
-    if out.exists() and not out.is_dir():
-        raise InputError("holds files that no simulation wrote", where=out, cure="choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with files.locked(out, refusal="another simulation works in this folder"):
-        yield
-
-
-def _preset(name: str, *, image_size: int | None) -> Preset:
+def _preset(name: str, *, image_size: int | None) -> Any:
     if name not in PRESETS:
         raise InputError(f"no preset '{name}'", where="simulate", cure=f"choose one of {', '.join(PRESETS)}")
     if image_size is None:
@@ -110,8 +92,21 @@ def _preset(name: str, *, image_size: int | None) -> Preset:
     return replace(PRESETS[name], image_size=image_size, pixel_size=pixel_size)
 
 
-def _wells(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> pd.DataFrame:
-    """One row per well, columns as in `Tables.wells`, a class in every row."""
+@dataclass(frozen=True)
+class _Plates:
+    """Plates to draw: one row of `table` per well, columns as in `Tables.wells`, a class in every row."""
+
+    table: pd.DataFrame
+    preset: Preset
+    seed: int
+
+    def write(self, out: Path, *, processes: int | None) -> None:
+        """Photograph every plate, then write the tables."""
+        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes)
+        _write_tables(out, self.table)
+
+
+def _screen(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> _Plates:
     if like is None:
         wells = design(
             seed, preset.cell_types, classes=preset.classes, train=preset.train, test=preset.test,
@@ -120,7 +115,11 @@ def _wells(preset: Preset, *, seed: int, like: Path | None, experiments: Sequenc
     else:
         tables = read_tables(like)
         wells = completed(tables.wells, seed=seed, solution=tables.solution)
-    return _chosen(wells, experiments)
+    return _Plates(_chosen(wells, experiments), preset, seed)
+
+
+# Who draws for a kind of preset. What is drawn has a `table` that tells it apart, and writes itself into a folder.
+SCREENS = {Preset: _screen, atlas_screen.Preset: atlas_screen.screen}
 
 
 def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
@@ -140,28 +139,6 @@ def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
 
 def _digest(wells: pd.DataFrame) -> str:
     return hashlib.sha256(wells.to_csv(index=False).encode()).hexdigest()
-
-
-def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
-    """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
-    cure = "choose another folder, or delete this one"
-    found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
-    if found and _read_receipt(found[0], out=out) != receipt:
-        raise InputError("holds a different simulation", where=out, cure=cure)
-    if found:
-        return found[0] != out / RECEIPT
-    if any(path.name != WORKSHOP for path in out.iterdir()):
-        raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKSHOP / RECEIPT, receipt)
-    return True
-
-
-def _read_receipt(path: Path, *, out: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except InputError:  # without its receipt the rest cannot be told from foreign files
-        cure = f"delete the whole folder {out} and simulate again"
-        raise InputError("not readable as JSON", where=path, cure=cure) from None
 
 
 def _plates(wells: pd.DataFrame, *, seed: int, preset: Preset) -> dict[str, list[Plate]]:
@@ -191,46 +168,28 @@ def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
 
 def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None) -> None:
     """Photograph what is not there yet; each experiment appears in its place when it is whole."""
-    for orphan in (out / WORKSHOP).glob("plates-*"):
-        shutil.rmtree(orphan)
-    desk = out / WORKSHOP / f"plates-{os.getpid()}"
+    place_of = desk(out)
     todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
-    work = [(part, desk / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
+    work = [(part, place_of / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
     done: dict[str, dict[int, str]] = {place: {} for place in todo}
-    finished = _photographs(work, processes=processes)
+    finished = side_by_side(_photograph, work, processes=processes)
     for plate, folder, rows in tqdm(finished, total=len(work), desc="simulate", unit="plate"):
-        place = str(folder.parent.relative_to(desk))
+        place = str(folder.parent.relative_to(place_of))
         done[place][plate] = rows
         if len(done[place]) == len(todo[place]):
-            _put(out, place, desk=desk, rows=[done[place][number] for number in sorted(done[place])])
+            _put(out, place, made=place_of, rows=[done[place][number] for number in sorted(done[place])])
 
 
-def _put(out: Path, place: str, *, desk: Path, rows: list[str]) -> None:
+def _put(out: Path, place: str, *, made: Path, rows: list[str]) -> None:
     """Statistics first: an experiment that is in its place is one that needs nothing more."""
     files.write_text(out / WORKSHOP / f"{Path(place).name}.csv", "".join(rows))
     (out / place).parent.mkdir(exist_ok=True)
-    os.rename(desk / place, out / place)
-
-
-def _photographs(work: list[tuple[Plate, Path]], *, processes: int | None) -> Iterator[tuple[int, Path, str]]:
-    count = min(processes or os.cpu_count() or 1, len(work))
-    if count <= 1:
-        yield from map(_photograph, work)
-        return
-    with multiprocessing.get_context("spawn").Pool(count, initializer=_start_worker) as pool:
-        yield from pool.imap_unordered(_photograph, work)
+    os.rename(made / place, out / place)
 
 
 def _photograph(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
     plate, folder = work
     return plate.plate, folder, "".join(photograph(plate, folder))
-
-
-def _start_worker() -> None:
-    """One thread each; and a worker whose parent was killed must not wait for work for ever."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _write_tables(out: Path, wells: pd.DataFrame) -> None:

@@ -1,0 +1,77 @@
+"""Folds in which every class has its share, and the same picture never on both sides."""
+
+import builtins
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellsignal.data.atlas import read_site_tables
+from cellsignal.data.atlas_screen import drawn_labels
+from cellsignal.data.folds import fold_shares, same_pictures, split_of, stratified_folds
+from cellsignal.data.labels import multi_hot
+from cellsignal.errors import InputError
+from cellsignal.tasks import PROTEIN_ATLAS
+
+SUFFIXES = PROTEIN_ATLAS.suffixes
+
+
+def error(labels: list[tuple[int, ...]], folds: np.ndarray) -> float:
+    """Mean relative error of a class's share in a fold, of the 14 rarest classes."""
+    counts = fold_shares(labels, folds, classes=28).to_numpy()
+    rare = counts.sum(axis=1).argsort()[:14]
+    expected = counts.sum(axis=1, keepdims=True) / counts.shape[1]
+    return float((abs(counts - expected) / expected)[rare].mean())
+
+
+def test_every_class_has_its_share_where_random_folds_lose_the_rare_ones() -> None:
+    labels = drawn_labels(np.random.default_rng(0), 2000, least=8)
+    folds = stratified_folds(labels, folds=4, classes=28, seed=0)
+    random = np.random.default_rng(0).permutation(np.arange(2000) % 4)
+    assert error(labels, folds) < 0.5 * error(labels, random)
+    assert fold_shares(labels, folds, classes=28).to_numpy().min() >= 1
+    assert np.bincount(folds).min() > 450
+    assert (folds == stratified_folds(labels, folds=4, classes=28, seed=0)).all()
+    assert (folds != stratified_folds(labels, folds=4, classes=28, seed=1)).any()
+    assert set(split_of(folds, 2)[folds == 2]) == {"held_out"}
+
+
+def test_the_real_table_keeps_its_rarest_class_in_every_fold(shared: Path) -> None:
+    labels = [labels for labels in read_site_tables(shared / "hpa", PROTEIN_ATLAS).sites["labels"] if labels]
+    counts = fold_shares(labels, stratified_folds(labels, folds=5, classes=28), classes=28)
+    assert counts.loc[27].tolist() == [2, 2, 2, 2, 3] or sorted(counts.loc[27]) == [2, 2, 2, 2, 3]
+    assert error(labels, stratified_folds(labels, folds=5, classes=28)) < 0.05
+
+
+def test_pictures_that_are_the_same_stay_together(tmp_path: Path) -> None:
+    pictures = {"a": b"1", "b": b"2", "c": b"1", "d": b"33", "e": b"2"}
+    for name, content in pictures.items():
+        for suffix in SUFFIXES:
+            (tmp_path / f"{name}{suffix}").write_bytes(content)
+    groups = same_pictures(tmp_path, list(pictures), suffixes=SUFFIXES)
+    assert groups.tolist() == [0, 1, 0, 2, 1]
+    labels = [(0,), (1,), (0,), (2,), (1,)] * 40
+    many = np.concatenate([groups + 3 * k for k in range(40)])
+    folds = stratified_folds(labels, folds=3, classes=3, groups=many)
+    assert all(len(set(folds[many == group])) == 1 for group in range(120))
+    assert multi_hot(labels, 3)[folds == 0].sum(axis=0).min() > 5
+    with pytest.raises(InputError, match="no such file"):
+        same_pictures(tmp_path, ["f"], suffixes=SUFFIXES)
+
+
+def test_without_the_library_the_error_says_what_to_attach(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name.startswith("iterstrat"):
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match="attach a data set or notebook output that holds its wheel"):
+        stratified_folds([(0,), (1,)], folds=2, classes=2)
+
+
+def test_too_many_folds_are_refused() -> None:
+    with pytest.raises(InputError, match="3 folds of 2 different labelled sites"):
+        stratified_folds([(0,), (1,)], folds=3, classes=2)

@@ -1,0 +1,94 @@
+"""Where a simulation works: alone in its folder, with a receipt, going on where a killed one stopped, on all cores."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+
+from cellsignal import files
+from cellsignal.errors import InputError
+
+WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan and what is finished of it
+RECEIPT = "simulate.json"
+Part, Made = TypeVar("Part"), TypeVar("Made")
+
+
+@contextmanager
+def workshop(out: Path, receipt: dict[str, Any]) -> Iterator[bool]:
+    """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
+
+    On leaving without error `out` is whole, and says so by its receipt. Raises InputError when it holds anything
+    but this simulation.
+    """
+    receipt = json.loads(json.dumps(receipt))
+    with _alone(out):
+        todo = _claim(out, receipt=receipt)
+        yield todo
+        if todo:
+            files.sweep(out, ())
+            files.write_json(out / RECEIPT, receipt)
+        shutil.rmtree(out / WORKSHOP, ignore_errors=True)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold `out`, made for it, against a second simulation; the folder is its own lock and nothing is left of it."""
+    if out.exists() and not out.is_dir():
+        raise InputError("holds files that no simulation wrote", where=out, cure="choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with files.locked(out, refusal="another simulation works in this folder"):
+        yield
+
+
+def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
+    """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
+    cure = "choose another folder, or delete this one"
+    found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
+    if found and _read_receipt(found[0], out=out) != receipt:
+        raise InputError("holds a different simulation", where=out, cure=cure)
+    if found:
+        return found[0] != out / RECEIPT
+    if any(path.name != WORKSHOP for path in out.iterdir()):
+        raise InputError("holds files that no simulation wrote", where=out, cure=cure)
+    files.write_json(out / WORKSHOP / RECEIPT, receipt)
+    return True
+
+
+def _read_receipt(path: Path, *, out: Path) -> Any:
+    try:
+        return files.read_json(path)
+    except InputError:  # without its receipt the rest cannot be told from foreign files
+        cure = f"delete the whole folder {out} and simulate again"
+        raise InputError("not readable as JSON", where=path, cure=cure) from None
+
+
+def desk(out: Path) -> Path:
+    """A folder of this process in the workshop; those that killed processes left are removed."""
+    for orphan in (out / WORKSHOP).glob("desk-*"):
+        shutil.rmtree(orphan)
+    return out / WORKSHOP / f"desk-{os.getpid()}"
+
+
+def side_by_side(function: Callable[[Part], Made], parts: Iterable[Part], *, processes: int | None) -> Iterator[Made]:
+    """`function` of each part, in whatever order they end, by so many processes; None: one a core."""
+    parts = list(parts)
+    count = min(processes or os.cpu_count() or 1, len(parts))
+    if count <= 1:
+        yield from map(function, parts)
+        return
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_start_worker) as pool:
+        yield from pool.imap_unordered(function, parts)
+
+
+def _start_worker() -> None:
+    """One thread each; and a worker whose parent was killed must not wait for work for ever."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
