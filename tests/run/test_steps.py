@@ -34,14 +34,15 @@ def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining
     values = {"virtual_batch": 128, "final_epochs": 5, "epochs": 3, "cell_type": ""}
     given = steps.parameters(plain, values)
     assert given == {
-        "cell_type": "RPE", "network": "plain", "virtual_batch": 0, "final_epochs": 0, "epochs": 3}
+        "cell_type": "RPE", "network": "plain", "virtual_batch": 0, "final_epochs": 0, "epochs": 3, "cell_types": []}
     assert steps.parameters(model, values)["virtual_batch"] == 128
 
 
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
     step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
     values = {"run": "/r", "seed": 3, "pretrain_epochs": 1, "epochs": 2, "parallel": 2}
-    assert steps.parameters(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "pretrain_epochs": 1}
+    assert steps.parameters(step, values) == {
+        "run": "/r", "seed": 3, "cell_type": "RPE", "cell_types": [], "network": "model", "pretrain_epochs": 1}
 
 
 def test_identity_knows_tables_but_not_places(kernels: Path) -> None:

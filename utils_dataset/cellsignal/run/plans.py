@@ -1,7 +1,7 @@
 """Which steps a run has, in the order in which free slots take them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cellsignal.errors import InputError
@@ -54,6 +54,8 @@ def by_cell_type(shape: Shape, cell_types: Sequence[str], kernels: Path) -> list
             trainings.append(_training(cell_type, network, backbone, pretrained=pretrained, final=final, kernels=kernels))
         if shape.compare_batches:
             trainings.append(_plain(cell_type, pretrained=pretrained, kernels=kernels))
+    if not shape.joint:  # one network each: which others there are does not count
+        trainings = [replace(step, overrides={**step.overrides, "cell_types": []}) for step in trainings]
     eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
     return [*trainings, _prediction(trainings, kernels=kernels), *[eda] * shape.pages]
 
