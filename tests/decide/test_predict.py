@@ -176,11 +176,12 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
 
 
 def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) -> None:
-    model = Classifier("densenet-small", channels=6, classes=8, plates=4, seed=1)
+    told = {"plate": ["1", "2", "3", "4"]}
+    model = Classifier("densenet-small", channels=6, classes=8, covariates=told, seed=1)
     with torch.no_grad():
         model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
     for cell_type in ("HUVEC", "RPE"):
-        card = Card("densenet-small", 6, CLASSES, ["treatment"], plates=4)
+        card = Card("densenet-small", 6, CLASSES, ["treatment"], covariates=told)
         save_weights(tmp_path / cell_type / "told.safetensors", model.state_dict(), card)
     answers = predict(run, tmp_path / "out", weights=tmp_path, name="told")
     for scores in answers.values():

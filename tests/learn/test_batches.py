@@ -87,12 +87,6 @@ def test_sites_of_several_labels_have_as_many_ones(patches: tuple) -> None:
     assert (len(train), len(held_out), train.class_numbers) == (2, 2, [0, 1, 2, 3, 7])
 
 
-def test_plates_are_counted_from_zero(patches: tuple) -> None:
-    root, sites = patches
-    data = SiteImages(root, sites, class_numbers=CLASSES)
-    assert data.plates.tolist() == [0] * 8 + [1] * 8 + [0] * 8 + [1] * 8
-
-
 @pytest.mark.parametrize(("sizes", "virtual", "expected"), [
     ([8, 8, 8, 8, 8], 16, [2, 2, 1]),  # the last incomplete one is used
     ([7, 8, 7, 8, 7], 24, [3, 2]),  # as many as fit
@@ -115,7 +109,7 @@ def test_joined_sets_hold_both_and_share_their_pictures(patches: tuple, cache: b
                      for part in (sites.iloc[:20], sites.iloc[20:]))
     both = joined(first, second)
     assert both.stems == first.stems + second.stems and both.labels.tolist() == [*first.labels, *second.labels]
-    assert both.augment is first.augment and both.plates.tolist() == [*first.plates, *second.plates]
+    assert both.augment is first.augment
     assert all(np.array_equal(both.image(row), second.image(row - 20)) for row in range(20, 32))
     if cache:
         assert both.cached[25] is second.cached[5]

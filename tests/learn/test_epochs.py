@@ -10,14 +10,17 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from cellsignal.learn.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.batchnorm import batch_statistics
+from cellsignal.learn.covariates import encode
 from cellsignal.learn.epochs import held_out_score, train_epoch
-from cellsignal.learn.models import BACKBONES, Classifier
+from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
 
 CLASSES = [0, 10, 20, 30]
 PLAIN = Phase("plain", 1, 8, 1.0)
+PLATES = {"plate": ["1", "2"]}
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Classifier]:
     """Makes networks without batch normalisation, in which no site feels another."""
     def body(channels: int) -> tuple[nn.Module, int]:
         return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 5
-    monkeypatch.setitem(BACKBONES, "plain", body)
+    monkeypatch.setitem(BACKBONES, "plain", Backbone(body))
     return lambda **options: Classifier("plain", channels=6, classes=4, **options)
 
 
@@ -44,7 +47,7 @@ def mean_gradients(model: Classifier, data: SiteImages, rows: np.ndarray) -> dic
     model.zero_grad()
     images = torch.from_numpy(np.stack([data.image(row) for row in rows]))
     targets = one_hot(torch.from_numpy(data.labels[rows]), 4).float()
-    binary_cross_entropy_with_logits(model(images, data.plates[rows]), targets).backward()
+    binary_cross_entropy_with_logits(model(images, encode(data.sites.iloc[rows], model.covariates)), targets).backward()
     return gradients(model)
 
 
@@ -54,10 +57,10 @@ def last_step(model: Classifier, data: SiteImages, steps: list, **options) -> di
     return gradients(model)
 
 
-@pytest.mark.parametrize("plates", [0, 2])
+@pytest.mark.parametrize("told", [{}, PLATES], ids=["image", "plate"])
 @pytest.mark.parametrize("parts", [[8, 8, 8], [3, 8, 5], [2, 9]])
-def test_a_virtual_batch_is_the_mean_over_its_sites(plain: Callable, data: SiteImages, parts: list[int], plates: int) -> None:
-    model, order = plain(plates=plates), np.random.default_rng(0).permutation(len(data))
+def test_a_virtual_batch_is_the_mean_over_its_sites(plain: Callable, data: SiteImages, parts: list[int], told: dict) -> None:
+    model, order = plain(covariates=told), np.random.default_rng(0).permutation(len(data))
     rows = order[: sum(parts)]
     step = np.split(rows, np.cumsum(parts)[:-1])
     expected = mean_gradients(model, data, rows)
@@ -100,7 +103,7 @@ def test_a_mixed_site_counts_as_the_one_that_dominates_it(plain: Callable, data:
         data.cached[row] = np.zeros((6, 32, 32), np.uint8)
         data.cached[row][data.labels[row]] = 100
     oracle = plain()
-    monkeypatch.setattr(oracle, "forward", lambda images, plates=None: images.float().mean((2, 3))[:, :4] + 0 * oracle.head.bias)
+    monkeypatch.setattr(oracle, "forward", lambda images: images.float().mean((2, 3))[:, :4] + 0 * oracle.head.bias)
     phase = Phase("final", 1, 8, 1e-5, mixup=1.0)
     optimizer = torch.optim.SGD(oracle.parameters(), lr=0.0)
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
@@ -109,11 +112,11 @@ def test_a_mixed_site_counts_as_the_one_that_dominates_it(plain: Callable, data:
 
 def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) -> None:
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
-    def loss(*, seed: int = 0, epoch: int = 0, mixup: float = 0.4, plates: int = 0) -> float:
-        model = plain(plates=plates)
+    def loss(*, seed: int = 0, epoch: int = 0, mixup: float = 0.4, told: dict = {}) -> float:
+        model = plain(covariates=told)
         phase = Phase("final", 1, 8, 1e-5, mixup=mixup, seed=seed)
         return train_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=phase, epoch=epoch)["loss"]
-    assert loss() == loss() and loss(plates=2) == loss(plates=2)
+    assert loss() == loss() and loss(told=PLATES) == loss(told=PLATES)
     assert len({loss(), loss(seed=1), loss(epoch=1), loss(mixup=0.0)}) == 4
 
 
@@ -133,7 +136,7 @@ def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monk
     monkeypatch.setattr("cellsignal.learn.epochs.EXACT_PIXELS", pixels)
     model, sizes = Classifier("densenet-small", channels=6, classes=4), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda images, plates: sizes.append(len(images)) or forward(images, plates))
+    monkeypatch.setattr(model, "forward", lambda images: sizes.append(len(images)) or forward(images))
     accuracy = held_out_score(model, data, phase=PLAIN)
     assert sizes == ([8] * 4 if pixels == 2**23 else [4] * 8)
     if pixels == 2**23:
@@ -152,7 +155,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
     model, said = Classifier("densenet-small", channels=6, classes=4), {}
     some = SiteImages(data.root, data.sites.iloc[rows], class_numbers=CLASSES, cache=True)
     forward = model.forward
-    def noted(images: torch.Tensor, plates: torch.Tensor) -> torch.Tensor:
+    def noted(images: torch.Tensor) -> torch.Tensor:
         logits = forward(images)
         said.update({image.numpy().tobytes(): row for image, row in zip(images, logits, strict=True)})
         return logits

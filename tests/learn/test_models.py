@@ -1,4 +1,4 @@
-"""Networks of any backbone, their body and their head, and the files they live in."""
+"""Networks in three steps, their heads, and the files they live in."""
 
 from pathlib import Path
 
@@ -7,24 +7,40 @@ import torch
 
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_json
-from cellsignal.learn.models import BACKBONES, Card, Classifier, load_body, load_weights, save_weights
+from cellsignal.learn.models import Card, Classifier, load_body, load_weights, save_weights
+
+PLATES = {"plate": ["1", "2", "3", "4"]}
+RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "heads": "both", "cosine": "beside", "dropout": 0.5,
+        "standardise": "image", "control_features": True}
 
 
-def saved(path: Path, *, plates: int = 0, classes: int = 4) -> Classifier:
-    model = Classifier("densenet-small", channels=6, classes=classes, plates=plates, seed=3)
-    save_weights(path, model.state_dict(), Card("densenet-small", 6, list(range(classes)), ["treatment"], "experiment", plates))
+def saved(path: Path, *, classes: int = 4, **options: object) -> Classifier:
+    model = Classifier("densenet-small", channels=6, classes=classes, seed=3, **options)
+    save_weights(path, model.state_dict(), Card.of(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
     return model
 
 
-def test_weights_come_back_with_all_the_card_says(tmp_path: Path) -> None:
-    model = saved(tmp_path / "model.safetensors", plates=4)
+@pytest.mark.parametrize("options", [{}, {"covariates": PLATES}, RICH], ids=["image", "plate", "rich"])
+def test_weights_come_back_with_all_the_card_says(tmp_path: Path, options: dict) -> None:
+    model = saved(tmp_path / "model.safetensors", **options)
     loaded, card = load_weights(tmp_path / "model.safetensors")
-    assert (card.class_numbers, card.well_types, card.scope, card.plates) == ([0, 1, 2, 3], ["treatment"], "experiment", 4)
+    assert (card.class_numbers, card.well_types, card.scope, card.task) == ([0, 1, 2, 3], ["treatment"], "experiment", "rxrx1")
+    assert loaded.options == model.options == model.options | options
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert model.origin == "seed 3" and loaded.origin == read_json(tmp_path / "model.json")["sha256"]
 
 
-@pytest.mark.parametrize("absent", ["scope", "plates", "sha256", "backbone"])
+@pytest.mark.parametrize("plates", [0, 4])
+def test_a_card_of_an_older_version_still_says_enough(tmp_path: Path, plates: int) -> None:
+    model = saved(tmp_path / "model.safetensors", covariates=PLATES if plates else {})
+    new = read_json(tmp_path / "model.json")
+    old = {name: new[name] for name in ("backbone", "channels", "class_numbers", "well_types", "scope", "sha256")}
+    write_json(tmp_path / "model.json", old | {"plates": plates})
+    loaded, card = load_weights(tmp_path / "model.safetensors")
+    assert loaded.options == model.options and card.cosine == "none"
+
+
+@pytest.mark.parametrize("absent", ["scope", "sha256", "backbone"])
 def test_a_card_that_lacks_a_fact_is_refused_in_one_line(tmp_path: Path, absent: str) -> None:
     saved(tmp_path / "model.safetensors")
     card = read_json(tmp_path / "model.json")
@@ -40,15 +56,21 @@ def test_a_card_that_is_no_card_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("plates", [0, 4])
-def test_the_body_moves_and_the_head_stays(tmp_path: Path, plates: int) -> None:
-    taught = saved(tmp_path / "pretrain.safetensors", plates=4)
-    model = Classifier("densenet-small", channels=6, classes=9, plates=plates, seed=5)
-    head = model.head.weight.clone()
+@pytest.mark.parametrize("options", [{}, RICH], ids=["image", "rich"])
+def test_the_body_moves_and_the_head_stays(tmp_path: Path, options: dict) -> None:
+    taught = saved(tmp_path / "pretrain.safetensors", covariates=PLATES)
+    model = Classifier("densenet-small", channels=6, classes=9, seed=5, **options)
+    head = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
     assert load_body(model, tmp_path / "pretrain.safetensors") == model.origin == read_json(tmp_path / "pretrain.json")["sha256"]
-    assert torch.equal(model.head.weight, head)
+    assert all(torch.equal(tensor, head[name]) for name, tensor in model.head.state_dict().items())
     for name, tensor in model.body.state_dict().items():
         assert torch.equal(tensor, taught.body.state_dict()[name]), name
+
+
+def test_a_body_of_another_backbone_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "pretrain.safetensors")
+    with pytest.raises(InputError, match="these weights of a densenet-small do not fit the resnet-small"):
+        load_body(Classifier("resnet-small", channels=6, classes=4), tmp_path / "pretrain.safetensors")
 
 
 def test_the_body_does_not_depend_on_the_number_of_classes() -> None:
@@ -56,44 +78,61 @@ def test_the_body_does_not_depend_on_the_number_of_classes() -> None:
     assert all(torch.equal(tensor, many.body.state_dict()[name]) for name, tensor in few.body.state_dict().items())
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_takes_any_channels_and_learns(backbone: str) -> None:
-    model = Classifier(backbone, channels=4, classes=3)
-    images = torch.randint(0, 255, (6, 4, 32, 32), dtype=torch.uint8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(4):
-        loss = torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0, 1, 2]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert model(images).shape == (6, 3) and losses[-1] < losses[0]
-    assert model.body(images.float()).shape == (6, model.head.in_features)
-
-
-def test_an_unknown_backbone_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown backbone 'resnet'.*densenet121"):
-        Classifier("resnet", channels=6, classes=2)
-
-
 @torch.inference_mode()
-def test_the_plate_enters_as_a_one_hot_behind_the_pooling() -> None:
-    model = Classifier("densenet-small", channels=6, classes=5, plates=3).eval()
-    images = torch.randint(0, 255, (3, 6, 32, 32), dtype=torch.uint8)
-    on = [model(images, torch.full((3,), plate)) for plate in range(3)]
-    weight = model.head.weight[:, -3:]
-    torch.testing.assert_close(on[1] - on[0], (weight[:, 1] - weight[:, 0]).expand(3, 5), rtol=1e-4, atol=1e-5)
-    half = model(images, torch.tensor([[0.5, 0.5, 0.0]] * 3))
-    torch.testing.assert_close(half, (on[0] + on[1]) / 2, rtol=1e-4, atol=1e-5)
+def test_a_call_is_its_three_steps() -> None:
+    model = Classifier("densenet-small", channels=6, classes=5, **RICH).eval()
+    images, told = torch.randint(0, 255, (3, 6, 32, 32), dtype=torch.uint8), torch.eye(4)[:3]
+    references = torch.rand(model.features), torch.rand(3, model.features)
+    features = model.embed(model.prepare(images))
+    assert features.shape == (3, model.features) and model.cosines(features).abs().max() <= 1
+    assert torch.equal(model.classify(features, told, references), model(images, covariates=told, references=references))
 
 
-def test_plates_that_lack_or_do_not_exist_are_named() -> None:
-    model = Classifier("densenet-small", channels=6, classes=5, plates=3)
+def test_images_are_standardised_as_asked() -> None:
+    images = torch.randint(0, 255, (3, 6, 40, 32), dtype=torch.uint8)
+    images[1, 2] = 7  # a channel without spread
+    def prepared(standardise: str, *moments: torch.Tensor) -> torch.Tensor:
+        model = Classifier("densenet-small", channels=6, classes=2, standardise=standardise)
+        found = model.prepare(images, *moments)
+        assert found.is_contiguous(memory_format=torch.channels_last) and found.isfinite().all()
+        torch.testing.assert_close(model.prepare(images.float(), *moments), found)  # mixed images come as floats
+        return found
+    assert torch.equal(prepared("none"), images.float() / 255)
+    scores = prepared("image")
+    flat = torch.ones(3, 6, dtype=torch.bool)
+    flat[1, 2] = False
+    torch.testing.assert_close(scores.mean((2, 3)), torch.zeros(3, 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores.std((2, 3), correction=0), flat.float(), atol=1e-4, rtol=0)
+    given = torch.rand(3, 6, 2) * 100 + 1
+    for by in ("plate", "experiment"):
+        torch.testing.assert_close(prepared(by, given), (images - given[:, :, 0, None, None]) / given[:, :, 1, None, None])
+
+
+def test_what_lacks_is_named() -> None:
     images = torch.zeros((2, 6, 32, 32), dtype=torch.uint8)
-    with pytest.raises(InputError, match="plates: this network wants to know the plate"):
-        model(images)
-    with pytest.raises(InputError, match="plate 4 is none of the 3"):
-        model(images, torch.tensor([0, 3]))
-    blind = Classifier("densenet-small", channels=6, classes=5).eval()
-    assert torch.equal(blind(images), blind(images, torch.tensor([0, 3]))), "not asked, not read"
+    def build(**options: object) -> Classifier:
+        return Classifier("densenet-small", channels=6, classes=5, **options)
+    with pytest.raises(InputError, match="covariates: this network wants to know plate of each site"):
+        build(covariates=PLATES)(images)
+    with pytest.raises(InputError, match="covariates: this network wants to know plate"):
+        build(covariates=PLATES)(images, torch.zeros(2, 3))
+    with pytest.raises(InputError, match="moments: this network wants images standardised by plate"):
+        build(standardise="plate")(images)
+    with pytest.raises(InputError, match="control_features: this network wants to know the controls"):
+        build(control_features=True)(images)
+    with pytest.raises(InputError, match="cosine: this network has no cosine head"):
+        build().cosines(torch.zeros(2, 136))
+    with pytest.raises(InputError, match="images of 16 px vanish in the densenet-small; use images of 32 px or more"):
+        build()(images[:, :, :16])
+    blind = build().eval()
+    assert torch.equal(blind(images), blind(images, torch.eye(2))), "not asked, not read"
+
+
+@pytest.mark.parametrize(("options", "where"), [
+    ({"heads": "own"}, "heads: 'own' is no kind of heads"), ({"cosine": "yes"}, "cosine: 'yes'"), ({"standardise": "well"}, "standardise:"),
+    ({"dropout": 1.0}, "dropout: a dropout of 1.0"), ({"heads": "both"}, "heads: heads for each cell type want to know it"),
+    ({"cosine": "alone", "covariates": PLATES}, "cosine: a cosine head alone answers"),
+])
+def test_networks_that_make_no_sense_are_refused(options: dict, where: str) -> None:
+    with pytest.raises(InputError, match=where):
+        Classifier("densenet-small", channels=6, classes=5, **options)

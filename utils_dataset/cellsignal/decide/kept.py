@@ -16,7 +16,8 @@ from cellsignal.decide.scores import METADATA, read_scores, write_metadata, writ
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 
-MAKERS = ("data/images", "decide/passes", "decide/predict", "learn/batches", "learn/batchnorm", "learn/devices", "learn/models")
+MAKERS = ("data/images", "decide/passes", "decide/predict", "learn/backbones", "learn/batches", "learn/batchnorm", "learn/controls",
+          "learn/covariates", "learn/devices", "learn/heads", "learn/models", "learn/standardise", "learn/told")
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
 

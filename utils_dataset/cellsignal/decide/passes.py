@@ -1,6 +1,7 @@
 """The images of one plate on their way through a network, under each kind of statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,24 +10,53 @@ from torch import nn
 from cellsignal.learn import devices
 from cellsignal.learn.batches import parts_of
 from cellsignal.learn.batchnorm import REFINEMENTS, adapted_pass, batch_statistics, exact_pixels
+from cellsignal.learn.controls import plate_means
 
 RUNNING_BATCH = 64  # any size gives the same answer
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Control sites of one scope: their images, their moments where the network wants them, and whose plates they tell of.
+
+    `images`: uint8[M, C, H, W]; `moments`: float[M, C, 2] or None; `positive`: bool[M], the others are negative controls;
+    `plates`: int64[M]; `asked`: int64[N], the plate of each site that is scored.
+    """
+
+    images: np.ndarray
+    moments: torch.Tensor | None
+    positive: torch.Tensor
+    plates: torch.Tensor
+    asked: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def features(self, model: nn.Module, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Features of some of the sites, [n, F]."""
+        moments = None if self.moments is None else self.moments[rows]
+        return model.embed(model.prepare(torch.from_numpy(self.images[rows]).to(device), moments))
+
+    def means(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean features of the positive and of the negative controls of each asked site's plate, two of [N, F]."""
+        return plate_means(features, positive=self.positive, plates=self.plates, asked=self.asked)
 
 
 class Passes:
     """Sends the images of one scope (a plate, say) through a network, and counts them.
 
     `images`: uint8[N, C, H, W], moved to the network's device once where they fit there, and batch
-    by batch otherwise; the network scales them. `plates`: int64[N], the index of each site's plate
-    from 0, for networks that are told it. `sent`: images that went through the network so far.
+    by batch otherwise; the network scales them. `told`: what else the network's call wants of each site
+    (`learn.told.Told`), by name. `controls`: the control sites to which a network with control
+    features refers. `sent`: images that went through the network so far.
     """
 
-    def __init__(self, model: nn.Module, images: np.ndarray, *, plates: np.ndarray | None = None,
-                 precision: str = "auto") -> None:
+    def __init__(self, model: nn.Module, images: np.ndarray, *, told: Mapping[str, torch.Tensor] = {},
+                 controls: Controls | None = None, precision: str = "auto") -> None:
         self.model, self.precision, self.sent = model.eval(), precision, 0
         self.device = next(model.parameters()).device
         self.images = _near(torch.from_numpy(images), self.device)
-        self.extra = [] if plates is None else [torch.from_numpy(plates)]
+        self.told, self.controls, self.references = dict(told), controls, None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -43,11 +73,27 @@ class Passes:
         return torch.cat([self._batch(torch.from_numpy(rows)) for rows in batches])[order.argsort()]
 
     def _batch(self, rows: torch.Tensor) -> torch.Tensor:
-        inputs = [tensor[rows.to(tensor.device)].to(self.device) for tensor in (self.images, *self.extra)]
+        told = {name: tensor[rows].to(self.device) for name, tensor in self.told.items()}
+        if self.references is not None:
+            told["references"] = tuple(mean[rows.to(self.device)] for mean in self.references)
         with devices.autocast(self.device, self.precision):
-            logits = self.model(*inputs)
+            logits = self.model(self.images[rows.to(self.images.device)].to(self.device), **told)
         self.sent += len(rows)
         return logits.float().log_softmax(1).cpu()
+
+    @torch.inference_mode()
+    def refer(self) -> None:
+        """Look at the control sites anew, under the statistics that normalise now; without any nothing happens.
+
+        They are batches of their own, as in training: the sites that are asked for are normalised as if they were not there.
+        """
+        if self.controls is None:
+            return
+        chunks = shuffled(len(self.controls), max(2, exact_pixels(self.device) // self.pixels), key=0)
+        with devices.autocast(self.device, self.precision):
+            features = torch.cat([self.controls.features(self.model, rows, self.device).float() for rows in chunks])
+        self.sent += len(self.controls)
+        self.references = self.controls.means(features[np.concatenate(chunks).argsort()])
 
 
 def _near(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -68,7 +114,10 @@ def log_probabilities(passes: Passes, statistics: str, *, batch_sizes: Sequence[
     """
     if statistics == "running" or len(passes) < 2:
         how = "running" if statistics == "running" else "running, for want of a second site"
+        passes.refer()
         return passes(shuffled(len(passes), RUNNING_BATCH, key=0)).numpy(), how
+    with batch_statistics(passes.model):
+        passes.refer()
     if statistics == "batch":
         return _batch(passes, batch_sizes).numpy(), "batch"
     answer, how = _adapted(passes, refinements)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from cellsignal.data.images import read_sites
 from cellsignal.decide.kept import Kept, identity
-from cellsignal.decide.passes import Passes, log_probabilities
+from cellsignal.decide.passes import Controls, Passes, log_probabilities
 from cellsignal.decide.stored import stored_scores
 from cellsignal.decide.trained import place
 from cellsignal.errors import InputError
@@ -25,7 +25,9 @@ from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES, scope_rows
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
 from cellsignal.learn.budget import Budget
+from cellsignal.learn.controls import CONTROLS
 from cellsignal.learn.models import Card, load_weights, read_card
+from cellsignal.learn.told import Told
 from cellsignal.tasks import RXRX1
 
 Networks = dict[str, tuple[nn.Module, Card]]
@@ -80,7 +82,7 @@ def score_experiments(
     networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
     if note := scope_note(weights, list(networks), name, scope):
         warnings.warn(note, stacklevel=2)
-    asked = {experiment: _counting(mine, networks[cell_type][1])
+    asked = {experiment: _wanted(mine, networks[cell_type][1])
              for (cell_type, experiment), mine in sites.groupby(["cell_type", "experiment"], sort=True)}
     kept = {}
     for kind in statistics:
@@ -114,13 +116,14 @@ def predict_experiment(
     {"gathered": {how: number of scopes}, "sites", "images": sent through the network, "seconds"},
     the seconds without reading.
     """
-    sites = _counting(sites, card)
+    controls, sites = _controls(sites, card), _counting(sites, card)
+    told = Told(model, root, sites)
     answers = {kind: np.empty((len(sites), len(card.class_numbers)), np.float32) for kind in statistics}
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in statistics}
     for rows in scope_rows(sites, scope):
         mine = sites.iloc[rows]
-        plates = mine["plate"].to_numpy(np.int64) - 1 if card.plates else None
-        passes = Passes(model, read_sites(root, mine, channels=card.channels), plates=plates, precision=precision)
+        referred = _referred(model, root, controls, mine) if card.control_features else None
+        passes = Passes(model, read_sites(root, mine, channels=card.channels), told=told[rows], controls=referred, precision=precision)
         for kind in statistics:
             sent, started = passes.sent, time.perf_counter()
             answers[kind][rows], how = log_probabilities(passes, kind, batch_sizes=batch_sizes, refinements=refinements)
@@ -196,6 +199,29 @@ def _counting(sites: pd.DataFrame, card: Card) -> pd.DataFrame:
     # sites, adding controls to the statistics of networks that were trained without them took
     # the accuracy from 0.70 to 0.49.
     return sites[sites["well_type"].isin(card.well_types)].reset_index(drop=True)
+
+
+def _controls(sites: pd.DataFrame, card: Card) -> pd.DataFrame:
+    """The control sites that a network with control features refers to; none for others."""
+    return sites[sites["well_type"].isin(CONTROLS) & card.control_features].reset_index(drop=True)
+
+
+def _wanted(sites: pd.DataFrame, card: Card) -> pd.DataFrame:
+    """The sites that count, and those that are referred to."""
+    known = {*card.well_types, *(CONTROLS if card.control_features else ())}
+    return sites[sites["well_type"].isin(known)].reset_index(drop=True)
+
+
+def _referred(model: nn.Module, root: Path, controls: pd.DataFrame, asked: pd.DataFrame) -> Controls:
+    """The controls on the plates of `asked`, read from disk."""
+    mine = controls[controls["plate"].isin(asked["plate"])].reset_index(drop=True)
+    if len(mine) < 2:
+        raise InputError(f"{len(mine)} control sites, and this network refers to controls", where=asked["experiment"].iloc[0],
+                         cure="add the plate's controls to the tables, or train without control_features")
+    moments = Told(model, root, mine)[np.arange(len(mine))].get("moments")
+    positive = torch.from_numpy((mine["well_type"] == CONTROLS[0]).to_numpy())
+    plates, wanted = (torch.from_numpy(table["plate"].to_numpy(np.int64)) for table in (mine, asked))
+    return Controls(read_sites(root, mine, channels=model.channels), moments, positive, plates, wanted)
 
 
 def _kept(

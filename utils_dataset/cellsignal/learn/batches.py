@@ -45,11 +45,6 @@ class SiteImages(Dataset):
         """What its predictions are measured by: "accuracy", or "macro_f1" of several labels a site."""
         return "macro_f1" if self.multilabel else "accuracy"
 
-    @property
-    def plates(self) -> torch.Tensor:
-        """The index of each site's plate, from 0, int64[N]."""
-        return torch.from_numpy(self.sites["plate"].to_numpy(np.int64) - 1)
-
     def __len__(self) -> int:
         return len(self.stems)
 

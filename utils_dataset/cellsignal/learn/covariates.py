@@ -1,6 +1,65 @@
-"""What a network that is told the plate of a site may learn amiss."""
+"""What a network is told of a site beside its image, and what it may learn amiss from that."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
 
 from cellsignal.data.plates import shifts
+from cellsignal.errors import InputError
+
+COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
+# Sites of test experiments, and of wells that hold no treatment in training, have levels that training never shows. So that
+# "unseen" is a thing that the network has seen, training hides these levels now and then.
+HIDDEN = {"experiment": 0.2, "well": 0.2}
+STREAM = 2  # keeps these draws apart from those of MixUp and of augmentations
+Levels = Mapping[str, Sequence[str]]
+
+
+def levels(sites: pd.DataFrame, names: Sequence[str]) -> dict[str, list[str]]:
+    """The levels of each covariate among the sites that a network is trained on, as texts in their order.
+
+    Raises InputError for a covariate that does not exist, or that the sites do not have.
+    """
+    for name in names:
+        if name not in COVARIATES or name not in sites:
+            cure = f"use some of: {', '.join(each for each in COVARIATES if each in sites)}"
+            raise InputError(f"unknown covariate {name!r}", where="covariates", cure=cure)
+    return {name: [str(level) for level in sorted(sites[name].unique())] for name in names}
+
+
+def codes(sites: pd.DataFrame, known: Levels) -> torch.Tensor:
+    """The index of the level of each covariate of each site, int64[N, K]; -1 where the level is unknown."""
+    columns = [pd.Index(list(known[name])).get_indexer(sites[name].astype(str)) for name in known]
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.int64)) if columns else torch.empty(len(sites), 0, dtype=torch.int64)
+
+
+def one_hots(indices: torch.Tensor, known: Levels) -> torch.Tensor:
+    """One-hot blocks float32[N, D], one a covariate in their order, of what `codes` gives; an unknown level is all zeros."""
+    blocks = [(indices[:, [place]] == torch.arange(len(known[name]))).float() for place, name in enumerate(known)]
+    return torch.cat(blocks, dim=1) if blocks else torch.empty(len(indices), 0)
+
+
+def encode(sites: pd.DataFrame, known: Levels) -> torch.Tensor:
+    """What is told of each site: one-hot blocks float32[N, D] in the order of `known`; an unseen level is all zeros."""
+    return one_hots(codes(sites, known), known)
+
+
+def hidden(told: torch.Tensor, known: Levels, *, key: tuple[int, ...]) -> torch.Tensor:
+    """Training's view of `told`, [N, D]: the level of an experiment or a well is all zeros for a share of the sites (HIDDEN).
+
+    Which sites depends on `key` (seed, epoch, number of the batch) alone.
+    """
+    if not set(HIDDEN) & set(known):
+        return told
+    generator, told, first = np.random.default_rng((*key, STREAM)), told.clone(), 0
+    for name in known:
+        if name in HIDDEN:
+            rows = torch.from_numpy(generator.random(len(told)) < HIDDEN[name]).to(told.device)
+            told[rows, first:first + len(known[name])] = 0
+        first += len(known[name])
+    return told
 
 
 def unseen_rotations(rotations: dict[str, list[int]]) -> list[list[int]]:

@@ -12,12 +12,14 @@ from cellsignal.learn.augment import random_key
 from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serve
 from cellsignal.learn.batchnorm import EXACT_PIXELS, batch_statistics
 from cellsignal.learn.budget import Pace
+from cellsignal.learn.covariates import hidden
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.losses import smoothed
 from cellsignal.learn.metrics import METRICS
 from cellsignal.learn.mixup import mixup
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
+from cellsignal.learn.told import Told
 from cellsignal.learn.world import ALONE, SharedStatistics, World
 
 
@@ -38,13 +40,15 @@ def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
     batches = serve(data, [rows for _, share in shares for _, rows in share], epoch=epoch, workers=workers)
+    told = Told(model, data.root, data.sites)
     learning = [weight for group in optimizer.param_groups for weight in group["params"]]
     with training_mode(model, phase.trainable, world=world) as statistics:
         for sites, share in shares:
             optimizer.zero_grad(set_to_none=True)
             for (number, _), (images, rows) in zip(share, batches):
                 statistics.age(number)
-                loss, counts = _batch_loss(model, data, images, rows, phase=phase, key=(phase.seed, epoch, number))
+                key = (phase.seed, epoch, number)
+                loss, counts = _batch_loss(model, data, images, rows, told[rows], phase=phase, key=key)
                 scaler.scale(loss * (len(rows) / sites)).backward()
                 # No float(): a GPU would wait.
                 total += torch.cat([(loss.detach() * len(rows)).double()[None], counts])
@@ -68,19 +72,20 @@ def training_mode(model: Classifier, trainable: str, *, world: World = ALONE) ->
         yield SharedStatistics(model.train(), world)
 
 
-def _batch_loss(model: Classifier, data: SiteImages, images: torch.Tensor, rows: torch.Tensor, *, phase: Phase,
-                key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch_loss(model: Classifier, data: SiteImages, images: torch.Tensor, rows: torch.Tensor, told: dict[str, torch.Tensor], *,
+                phase: Phase, key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean loss of a batch and the counts of its metric."""
     device = next(model.parameters()).device
     torch.manual_seed(random_key(*key))  # for layers that draw, such as dropout, whichever process has the batch
     images = images.to(device, non_blocking=True)
-    targets, plates = data.targets(rows).to(device, non_blocking=True), data.plates[rows]
+    targets = data.targets(rows).to(device, non_blocking=True)
+    if "covariates" in told:
+        told["covariates"] = hidden(told["covariates"], model.covariates, key=key)
     if phase.mixup:
-        if model.plates:
-            plates = functional.one_hot(plates, model.plates)
-        images, targets, plates = mixup(phase.mixup, images, targets, plates, key=key)
+        images, targets, *mixed = mixup(phase.mixup, images, targets, *told.values(), key=key)
+        told = dict(zip(told, mixed, strict=True))
     with autocast(device, phase.precision):
-        logits = model(images, plates).float()
+        logits = model(images, **told).float()
     towards = 0.5 if data.multilabel else 1 / model.classes
     smooth = smoothed(targets, phase.label_smoothing, towards=towards) if phase.label_smoothing else targets
     loss = phase.losses(logits, targets, smooth=smooth, margin=phase.margin, scale=phase.margin_scale)
@@ -118,9 +123,9 @@ def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[li
 def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int) -> torch.Tensor:
     """The counts of the data's metric over all batches."""
     device, metric = next(model.parameters()).device, METRICS[data.metric]
-    counts = metric.none(model.classes).to(device)
+    counts, told = metric.none(model.classes).to(device), Told(model, data.root, data.sites)
     with autocast(device, precision):
         for images, rows in serve(data, batches, workers=workers):
-            logits = model(images.to(device, non_blocking=True), data.plates[rows])
+            logits = model(images.to(device, non_blocking=True), **told[rows])
             counts += metric.counts(logits, data.targets(rows).to(device))
     return counts

@@ -1,94 +1,134 @@
-"""Backbones by name, on any number of channels, with a head that can be exchanged."""
+"""Networks: a backbone on any number of channels, with heads that can be exchanged, and what they are told beside images."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.nn import functional
-from torchvision.models import DenseNet
 
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256, write_bytes, write_json
-
-
-def densenet121(channels: int) -> tuple[nn.Module, int]:
-    """DenseNet121 (Huang et al. 2017), the backbone of Brodt's solution: the body and its number of features."""
-    return _densenet(channels, growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64)
-
-
-def densenet_small(channels: int) -> tuple[nn.Module, int]:
-    """A DenseNet of 0.3 M weights: the same anatomy at a price that a CPU core can pay."""
-    return _densenet(channels, growth_rate=16, block_config=(2, 4, 6, 4), num_init_features=32)
-
-
-def _densenet(channels: int, **anatomy: object) -> tuple[nn.Module, int]:
-    body = DenseNet(**anatomy, num_classes=1)
-    stem, features = body.features.conv0, body.classifier.in_features
-    body.features.conv0 = nn.Conv2d(channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
-    nn.init.kaiming_normal_(body.features.conv0.weight)
-    body.classifier = nn.Identity()
-    return body, features
-
-
-# Each takes a number of channels and gives a body, from float[N, C, H, W] to pooled features
-# [N, F], and F. Nothing else here knows one architecture from another.
-BACKBONES: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
-    "densenet121": densenet121,
-    "densenet-small": densenet_small,
-}
-
+from cellsignal.learn.backbones import backbone as named
+from cellsignal.learn.heads import COSINES, HEADS, Head
+from cellsignal.learn.standardise import STANDARDISE
+from cellsignal.tasks import RXRX1
 
 HEAD = "head."
-SMALLEST = 32  # px; DenseNets halve their input five times
+OPTIONS = ("covariates", "heads", "cosine", "dropout", "standardise", "control_features")
+LEAST = 1e-3  # grey values: a channel that is all black has no spread to divide by
 
 
 class Classifier(nn.Module):
     """A body that turns sites, as they are stored, into features, and a head that names the siRNA.
 
-    Input: uint8[N, C, H, W], or floats on the same 0-255 scale. With `plates` > 0 the head is told,
-    as a one-hot, on which of so many plates a site lies. Output: logits, [N, classes]. `origin` says
-    where the weights come from: their seed, or the SHA-256 of the file they were read from.
+    `prepare`, `embed` and `classify` are the three steps of a call. `covariates`: levels by name, as `covariates.levels`
+    gives them; the head is told them as one-hots (`covariates.encode`). `heads`, `cosine`, `dropout` and `control_features`
+    are the head's (`heads.Head`). `standardise`: "none" (grey values / 255), "image" (z-scores of each image and channel,
+    as Sypetkowski did), or "plate" and "experiment" (by given moments, `standardise.moments`). `origin` says where the
+    weights come from: their seed, or the SHA-256 of the file they were read from. Raises InputError for what does not go together.
     """
 
-    def __init__(self, backbone: str, *, channels: int, classes: int, plates: int = 0, seed: int = 0) -> None:
+    def __init__(self, backbone: str, *, channels: int, classes: int, seed: int = 0, covariates: Mapping[str, Sequence[str]] = {},
+                 heads: str = "shared", cosine: str = "none", dropout: float = 0.0, standardise: str = "none",
+                 control_features: bool = False) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            known = ", ".join(BACKBONES)
-            raise InputError(f"unknown backbone {backbone!r}", where="backbone", cure=f"use one of: {known}")
-        self.backbone, self.channels, self.classes, self.plates = backbone, channels, classes, plates
-        self.origin = f"seed {seed}"
+        self.backbone, self.channels, self.classes, self.origin = backbone, channels, classes, f"seed {seed}"
+        self.covariates = {name: list(known) for name, known in covariates.items()}
+        self.heads, self.cosine, self.dropout = heads, cosine, float(dropout)
+        self.standardise, self.control_features = standardise, control_features
+        self._check()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.body, features = BACKBONES[backbone](channels)
-            self.head = nn.Linear(features + plates, classes)
-            nn.init.zeros_(self.head.bias)
+            kind = named(backbone)
+            self.body, self.features = kind.build(channels)
+            self.smallest = kind.smallest
+            self.head = self._head()
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: torch.Tensor, plates: torch.Tensor | None = None) -> torch.Tensor:
-        """`plates`: int64[N], from 0, on any device, or shares of the plates, float[N, plates]; read only when built with plates."""
-        if min(images.shape[-2:]) < SMALLEST:
-            raise InputError(f"images of {images.shape[-1]} px vanish in the {self.backbone}", where="images",
-                             cure=f"use images of {SMALLEST} px or more")
-        # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
-        features = self.body((images.float() / 255).contiguous(memory_format=torch.channels_last))
-        if self.plates:
-            features = torch.cat([features, self._one_hot(plates).to(features)], dim=1)
-        return self.head(features)
+    def _check(self) -> None:
+        choices = {"heads": HEADS, "cosine": COSINES, "standardise": STANDARDISE}
+        for knob, known in choices.items():
+            if (value := getattr(self, knob)) not in known:
+                raise InputError(f"{value!r} is no kind of {knob}", where=knob, cure=f"use one of: {', '.join(known)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"a dropout of {self.dropout}", where="dropout", cure="give a share from 0 to below 1")
+        if self.heads != "shared" and "cell_type" not in self.covariates:
+            raise InputError("heads for each cell type want to know it", where="heads", cure="add cell_type to covariates")
+        if self.cosine == "alone" and (self.heads != "shared" or self.covariates or self.control_features):
+            raise InputError("a cosine head alone answers by the image's features", where="cosine",
+                             cure="use cosine: beside, or leave out covariates, control_features and other heads")
 
-    def _one_hot(self, plates: torch.Tensor | None) -> torch.Tensor:
-        if plates is None:
-            raise InputError("this network wants to know the plate of each site", where="plates",
-                             cure="give it their indices, or train one without the plate input")
-        if plates.is_floating_point():
-            return plates
-        # On a GPU the look at the values would wait for all work under way; there, callers answer for them.
-        if plates.device.type == "cpu" and len(plates) and not 0 <= plates.min() <= plates.max() < self.plates:
-            raise InputError(f"plate {plates.max().item() + 1} is none of the {self.plates} it was built for", where="plates",
-                             cure="train with the plate input for as many plates as the data have")
-        return functional.one_hot(plates, self.plates)
+    def _head(self) -> Head:
+        sizes = {name: len(known) for name, known in self.covariates.items()}
+        names = list(sizes)
+        first = sum(sizes[name] for name in names[:names.index("cell_type")]) if "cell_type" in names else 0
+        return Head(self.features, self.classes, covariates=sum(sizes.values()), kind=self.heads, cell_types=sizes.get("cell_type", 0),
+                    first=first, cosine=self.cosine, dropout=self.dropout, control_features=self.control_features)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was built with beside backbone, channels, classes and seed."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None, moments: torch.Tensor | None = None,
+                references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits [N, classes] of images as they are stored; see `prepare` and `classify` for what goes with them."""
+        return self.classify(self.embed(self.prepare(images, moments)), covariates, references)
+
+    def prepare(self, images: torch.Tensor, moments: torch.Tensor | None = None) -> torch.Tensor:
+        """What the body sees, float[N, C, H, W], channels last, from uint8, or floats on the same 0-255 scale.
+
+        `moments`: mean and standard deviation by channel, float[N, C, 2], in 8-bit units, on any device.
+        """
+        images = images.to(self._dtype)
+        if self.standardise == "none":
+            images = images / 255
+        elif self.standardise == "image":
+            variance, mean = torch.var_mean(images, dim=(2, 3), keepdim=True, correction=0)
+            images = (images - mean) / variance.sqrt().clamp(min=LEAST)
+        else:
+            mean, spread = self._given(moments).to(images)[..., None, None].unbind(2)
+            images = (images - mean) / spread.clamp(min=LEAST)
+        # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _given(self, moments: torch.Tensor | None) -> torch.Tensor:
+        if moments is None:
+            raise InputError(f"this network wants images standardised by {self.standardise}", where="moments",
+                             cure="give it the moments, or train one with standardise: none")
+        return moments
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def embed(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Pooled features [N, F] of prepared images; InputError when those are too small for the backbone."""
+        if min(prepared.shape[-2:]) < self.smallest:
+            raise InputError(f"images of {min(prepared.shape[-2:])} px vanish in the {self.backbone}", where="images",
+                             cure=f"use images of {self.smallest} px or more")
+        return self.body(prepared)
+
+    def classify(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
+                 references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits [N, classes] of features; covariates float[N, D] and `references`, two of [F] or [N, F], on any device.
+
+        Covariates may be shares of levels, where sites are mixed. They and references are read only when built for.
+        """
+        wanted = sum(map(len, self.covariates.values()))
+        if not self.covariates:
+            covariates = None
+        elif covariates is None or covariates.shape != (len(features), wanted):
+            what = f"this network wants to know {', '.join(self.covariates)} of each site"
+            raise InputError(what, where="covariates", cure="give it covariates.encode(sites, model.covariates), or train one without")
+        return self.head(features, covariates, references)
+
+    def cosines(self, features: torch.Tensor) -> torch.Tensor:
+        """Cosines of features and the prototypes of the classes, [N, classes]; InputError without a cosine head."""
+        return self.head.cosines(features)
 
 
 @dataclass(frozen=True)
@@ -100,10 +140,26 @@ class Card:
     class_numbers: list[int]  # output i of the network is siRNA class_numbers[i]
     well_types: list[str]  # the kinds of wells whose sites filled its training batches
     scope: str = "plate"  # what a training batch came from: one plate, one experiment, or anywhere (mixed)
-    plates: int = 0  # how many plates the one-hot input tells apart; 0: there is none
+    covariates: dict[str, list[str]] = field(default_factory=dict)
+    heads: str = "shared"
+    cosine: str = "none"
+    dropout: float = 0.0
+    standardise: str = "none"
+    control_features: bool = False
+    task: str = RXRX1.name
+
+    @classmethod
+    def of(cls, model: Classifier, **facts: Any) -> "Card":
+        """The card of a network; `facts` are those that it does not know: class_numbers, well_types, scope, task."""
+        return cls(backbone=model.backbone, channels=model.channels, **model.options, **facts)
+
+    def network(self) -> Classifier:
+        """The network, its weights still to be filled in."""
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return Classifier(self.backbone, channels=self.channels, classes=len(self.class_numbers), **options)
 
 
-NAMES = [field.name for field in fields(Card)]
+NEEDED = {each.name for each in fields(Card) if each.default is MISSING and each.default_factory is MISSING} | {"scope", "sha256"}
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor], card: Card, **facts: object) -> str:
@@ -123,7 +179,7 @@ def load_weights(path: Path) -> tuple[Classifier, Card]:
     facts = _facts(path)
     check_sha256(path, facts["sha256"])
     card = _card(facts)
-    model = Classifier(card.backbone, channels=card.channels, classes=len(card.class_numbers), plates=card.plates)
+    model = card.network()
     model.load_state_dict(load_file(path))
     model.origin = facts["sha256"]
     return model, card
@@ -136,14 +192,17 @@ def read_card(path: Path) -> Card:
 
 def _facts(path: Path) -> dict:
     facts = read_json(path.with_suffix(".json"))
-    if not isinstance(facts, dict) or (absent := sorted({"sha256", *NAMES} - facts.keys())):
+    if not isinstance(facts, dict) or (absent := sorted(NEEDED - facts.keys())):
         what = f"does not say {', '.join(absent)}" if isinstance(facts, dict) else "does not describe weights"
         raise InputError(what, where=path.with_suffix(".json"), cure="train again; older versions wrote other weights")
     return facts
 
 
 def _card(facts: dict) -> Card:
-    return Card(**{name: facts[name] for name in NAMES})
+    """Older cards say less: what they do not say did not exist, and their `plates` were the only covariate."""
+    plates = [str(plate + 1) for plate in range(facts.get("plates", 0))]
+    told = {"covariates": {"plate": plates} if plates else {}}
+    return Card(**{each.name: facts[each.name] for each in fields(Card) if each.name in facts} | (told if "covariates" not in facts else {}))
 
 
 def load_body(model: Classifier, path: Path) -> str:

@@ -73,7 +73,7 @@ def fit(
     """
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), "class_numbers": data.class_numbers, "backbone": model.backbone,
-        "plates": model.plates, "origin": model.origin})
+        **model.options, "origin": model.origin})
     budget = budget or Budget()
     if budget.spent:
         return list(history)
@@ -155,8 +155,7 @@ class _Training:
 
     def _card(self) -> Card:
         well_types = sorted(self.data.sites["well_type"].unique().tolist()) if "well_type" in self.data.sites else []
-        model = self.model
-        return Card(model.backbone, model.channels, self.data.class_numbers, well_types, self.phase.scope, model.plates)
+        return Card.of(self.model, class_numbers=self.data.class_numbers, well_types=well_types, scope=self.phase.scope)
 
     def noting(self, story: "_Story") -> Tell:
         """What the processes of a launch tell goes into the story, and into the budget of this process."""

@@ -1,0 +1,75 @@
+"""What stands behind the pooled features: linear heads, one for all or one per cell type, and a cosine head that teaches."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cellsignal.errors import InputError
+
+HEADS = ("shared", "cell_type", "both")
+COSINES = ("none", "beside", "alone")
+SCALE = 30.0  # of cosines where they are the answer (ArcFace and CosFace are trained with about as much)
+
+
+class Head(nn.Module):
+    """Logits [N, classes] from features [N, F] and what is told beside the image.
+
+    `kind`: "shared", one linear head; "cell_type", one for each of `cell_types`, picked by the covariates in the columns from
+    `first` on; "both", their sum. `cosine`: "none", "beside" (prototypes that only teach: Sypetkowski) or "alone" (the answer is
+    SCALE times their cosines). `control_features`: the input is cat(x, x*p, x*n, x*p*n), p and n mean features of positive and
+    negative controls (Brodt's list of what was not better).
+    """
+
+    def __init__(self, features: int, classes: int, *, covariates: int = 0, kind: str = "shared", cell_types: int = 0,
+                 first: int = 0, cosine: str = "none", dropout: float = 0.0, control_features: bool = False) -> None:
+        super().__init__()
+        inputs = features * (4 if control_features else 1) + covariates
+        self.kind, self.cosine, self.control_features = kind, cosine, control_features
+        self.cell_types, self.first = cell_types, first
+        self.dropout = nn.Dropout(dropout)
+        self.weight = self.bias = self.own_weight = self.own_bias = self.prototypes = None
+        if cosine != "alone" and kind != "cell_type":
+            self.weight, self.bias = nn.Linear(inputs, classes).weight, nn.Parameter(torch.zeros(classes))
+        if cosine != "alone" and kind != "shared":
+            self.own_weight = nn.Parameter(torch.stack([nn.Linear(inputs, classes).weight.detach() for _ in range(cell_types)]))
+            self.own_bias = nn.Parameter(torch.zeros(cell_types, classes))
+        if cosine != "none":
+            self.prototypes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(classes, features)))
+
+    def forward(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
+                references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """`covariates`: [N, D], shares where sites are mixed; `references`: p and n, [F] or [N, F]."""
+        if self.cosine == "alone":
+            return SCALE * self.cosines(features)
+        if self.control_features:
+            features = _with_controls(features, references)
+        inputs = self.dropout(features)
+        if covariates is not None:
+            inputs = torch.cat([inputs, covariates.to(inputs)], dim=1)
+        if self.kind == "shared":
+            return functional.linear(inputs, self.weight, self.bias)
+        own = self._own(inputs, covariates[:, self.first:self.first + self.cell_types].to(inputs))
+        return own if self.kind == "cell_type" else own + functional.linear(inputs, self.weight, self.bias)
+
+    def _own(self, inputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """The heads of the cell types, each by its share; what belongs to no known cell type is shared out evenly."""
+        shares = shares + (1 - shares.sum(1, keepdim=True)) / self.cell_types
+        logits = functional.linear(inputs, self.own_weight.flatten(0, 1), self.own_bias.flatten())
+        return (logits.view(len(inputs), self.cell_types, -1) * shares[:, :, None]).sum(1)
+
+    def cosines(self, features: torch.Tensor) -> torch.Tensor:
+        """Cosines of features [N, F] and the prototypes of the classes, [N, classes]; fp32, because margins are small."""
+        if self.prototypes is None:
+            raise InputError("this network has no cosine head", where="cosine", cure='build it with cosine: "beside" or "alone"')
+        with torch.autocast(features.device.type, enabled=False):
+            known = self.prototypes
+            return functional.linear(functional.normalize(features.to(known)), functional.normalize(known))
+
+
+def _with_controls(features: torch.Tensor, references: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    if references is None:
+        raise InputError("this network wants to know the controls of each site's plate", where="control_features",
+                         cure="give it their mean features, or train one without control features")
+    positive, negative = (reference.to(features) for reference in references)
+    both = features * positive
+    return torch.cat([features, both, features * negative, both * negative], dim=1)
