@@ -27,6 +27,7 @@ def run(notebook: Path, folder: Path, *, stop: Event | None = None, **parameters
     given = {"run": str(folder), **parameters}
     environment = paths.kernel_environment(folder)
     notebooks.execute(notebook, target=target, parameters=given, environment=environment, stop=stop or Event())
+    notebooks.write_page(target)
     return target
 
 

@@ -54,7 +54,9 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         cell_types = _cell_types(values)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
         plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
-        steps.forget_others(folder, ["simulate", "report", *(step.name for step in plan)])
+        steps.forget_others(folder, ["simulate", *["report"] * recipe.pages, *(step.name for step in plan)])
+        if not recipe.pages:
+            (folder / "report.html").unlink(missing_ok=True)  # it would tell of another run
         plan, taken = rebuild.begin(folder, plan, way, values=values)
         chain.drive(plan, done | taken, slots=recipe.parallel)
         rebuild.ended(folder)
@@ -133,11 +135,14 @@ class Chain:
     def drive(self, plan: list[Step], done: Markers, *, slots: int) -> None:
         """Run the notebooks of `plan` on `slots` slots, then write the report; `done` gains every marker."""
         with self.display as display, ThreadPoolExecutor(slots) as pool:
-            display.expect(len(plan) + 2)
+            display.expect(len(plan) + 1 + self.values["pages"])
             try:
                 for _ in self._in_order(plan, done, slots=slots, pool=pool):
                     display.refresh()
-                self._report(steps.report(plan), done)
+                seconds = {name: marker["seconds"] for name, marker in done.items()}
+                files.write_json(self.folder / "seconds.json", seconds)
+                if self.values["pages"]:
+                    self._report(steps.report(plan), done, seconds)
             except BaseException:
                 self.stop.set()  # leaving the pool waits until its notebooks have gone
                 raise
@@ -167,10 +172,19 @@ class Chain:
         same = steps.identity(step, parameters=parameters, done=done)
         least = 0.0 if "time_budget_minutes" in parameters else self._last_start()
         try:
-            return self._once(step, same, lambda: self._execute(step, parameters), least=least)
+            marker = self._once(step, same, lambda: self._execute(step, parameters), least=least)
+            return self._paged(step, marker) if self.values["pages"] else marker
         except Unfinished as spent:
             self.budget.stop(self.budget.note or str(spent))
             return None
+
+    def _paged(self, step: Step, marker: Marker) -> Marker:
+        """The marker of a step that is whole, after its HTML page was written if an earlier run went without."""
+        notebook, page = (self.folder / name for name in step.pages)
+        if page.exists():
+            return marker
+        notebooks.write_page(notebook)
+        return steps.write_marker(self.folder, step, identity=marker["identity"], seconds=marker["seconds"])
 
     def _execute(self, step: Step, parameters: Mapping[str, Any]) -> None:
         """Execute a notebook, and see in its manifest whether it did all its work."""
@@ -178,6 +192,8 @@ class Chain:
         manifest.place(self.folder, step.name).unlink(missing_ok=True)
         target = self.folder / step.pages[0]
         notebooks.execute(step.notebook, target=target, parameters=parameters, environment=self.environment, stop=self.stop)
+        if self.values["pages"]:
+            notebooks.write_page(target)
         written = manifest.read(self.folder, step.name)
         if written is None:
             raise StepFailed("it ended without writing its manifest")
@@ -185,11 +201,9 @@ class Chain:
             self.display.paused(step, note=written["progress"])
             raise Unfinished(f"in {step.name}: {written['progress']}")
 
-    def _report(self, step: Step, done: Markers) -> None:
+    def _report(self, step: Step, done: Markers, seconds: Mapping[str, float]) -> None:
         from cellsignal.show import report  # Matplotlib is slow to come
 
-        seconds = {name: marker["seconds"] for name, marker in done.items()}
-        files.write_json(self.folder / "seconds.json", seconds)
         same = steps.identity(step, parameters={**self.values, "seconds": seconds}, done=done)
         try:
             done[step.name] = self._once(step, same, lambda: report.write_report(self.folder), least=self._last_start())

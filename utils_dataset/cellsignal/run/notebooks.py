@@ -47,7 +47,7 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event) -> None:
-    """Run `notebook` with papermill in a process of its own; `target` and its page appear when it has ended.
+    """Run `notebook` with papermill in a process of its own; `target` appears when it has ended.
 
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
@@ -65,7 +65,15 @@ def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], envi
     finally:
         partial.unlink(missing_ok=True)  # of a step that was stopped
     _check(target if target.exists() else notebook, code=code, last_words=last_words)
-    files.write_text(target.with_suffix(".html"), _page(target))
+
+
+def write_page(notebook: Path) -> None:
+    """Write an executed notebook as HTML beside it."""
+    from nbconvert import HTMLExporter  # half a second, and only who runs notebooks needs it
+
+    with _one_page_at_a_time:
+        page = HTMLExporter().from_filename(str(notebook))[0]
+    files.write_text(notebook.with_suffix(".html"), page)
 
 
 def _papermill(
@@ -125,11 +133,3 @@ def _finished(path: Path) -> bool:
     """Whether every cell ran: papermill also ends well after `sys.exit(0)` in the middle."""
     states = [cell["metadata"].get("papermill", {}).get("status") for cell in code_cells(path)]
     return set(states) <= {"completed"} and not files.read_json(path)["metadata"].get("papermill", {}).get("exception")
-
-
-def _page(path: Path) -> str:
-    """The executed notebook as HTML."""
-    from nbconvert import HTMLExporter  # half a second, and only who runs notebooks needs it
-
-    with _one_page_at_a_time:
-        return HTMLExporter().from_filename(str(path))[0]

@@ -153,6 +153,13 @@ def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = 
     }
 
 
+def child_environment(*, threads: int) -> dict[str, str]:
+    """The environment of a further command of ours: this package, so many threads, no secrets."""
+    package = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return {**kept, **{name: str(threads) for name in _THREADS}, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1"}
+
+
 def _write_kernelspec(run: Path) -> Path:
     """A Jupyter data folder whose `python3` is this interpreter, whatever other environments installed."""
     folder = run / ".jupyter"

@@ -221,12 +221,18 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
     An empty `run` becomes runs/<stem of the file>. Raises InputError with file, line and cure.
     """
+    values, places = read(path, overrides)
+    values["run"] = values.get("run", "") or f"runs/{Path(path).stem}"
+    return check(values, places=places, where=str(path))
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a YAML file and the `key=value` texts that override it set, unchecked, and where each key stands."""
     values, places = read_yaml(Path(path))
     for text in overrides:
         key, value = read_override(text)
         values[key], places[key] = value, f"-p {text}"
-    values["run"] = values.get("run", "") or f"runs/{Path(path).stem}"
-    return check(values, places=places, where=str(path))
+    return values, places
 
 
 def check(values: Mapping[str, Any], *, places: Mapping[str, str] = {}, where: str = "parameters") -> Recipe:

@@ -13,4 +13,5 @@ def summary(run: Path) -> str:
     text = "no answers are known for these plates, so there is no ladder"
     if len(ladder):
         text = ladder.to_string(float_format="{:.3f}".format, na_rep="")
-    return f"{text}\n\nsubmission  {run / 'submission.csv'}\nreport      {run / 'report.html'}"
+    written = {"submission": run / "submission.csv", "report": run / "report.html"}
+    return f"{text}\n\n" + "\n".join(f"{name:11} {path}" for name, path in written.items() if path.is_file())

@@ -10,7 +10,7 @@ from cellsignal.errors import InputError
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Values by key and `file:line` by key; InputError with file, line and cure when it is no list of `key: value`."""
-    node = _compose(path)
+    node = compose(path)
     if node is None:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
@@ -24,8 +24,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return {str(key): value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}, places
 
 
-def _compose(path: Path) -> yaml.Node | None:
-    """The file's YAML tree, after a trial of its values; faults name their line."""
+def compose(path: Path) -> yaml.Node | None:
+    """The tree of a YAML file, after a trial of its values; InputError names the line at fault."""
     try:
         text = path.read_text(encoding="utf-8")
         yaml.safe_load(text)

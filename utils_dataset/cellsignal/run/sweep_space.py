@@ -1,0 +1,163 @@
+"""What a sweep tries: a YAML file of variants, a grid, or ranges to search."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cellsignal.errors import InputError
+from cellsignal.run import recipe, yamls
+
+KINDS = ("variants", "grid", "search")
+MEASURES = ("raw", "assigned")
+SHARED = ("data", "preset", "run", "seed")  # what the trials have in common, or the sweep decides
+LONGEST = 80  # characters of a name: it becomes a folder's
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One set of parameters: its name, its YAML file, and the keys that differ from it."""
+
+    name: str
+    params: Path
+    changes: Mapping[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r"[^\w.=+-]+", "-", self.name).strip("-.") or "variant"
+
+
+@dataclass(frozen=True)
+class Space:
+    """A file of things to try: `variants` and `grid` as Variants, `search` as ranges by key; what decides between them."""
+
+    kind: str
+    path: Path
+    measure: str
+    variants: tuple[Variant, ...] = ()
+    ranges: Mapping[str, Mapping[str, Any]] | None = None
+
+    def lines(self) -> dict[str, str]:
+        """`file:line` of each key in the file, by the names on the way to it, joined by dots."""
+        return dict(_places(yamls.compose(self.path), self.path))
+
+
+def read(path: Path, *, params: Path) -> Space:
+    """Read a file of things to try with the recipe `params`.
+
+    Raises InputError, which names the line, when it is no such file; what its keys are set to is checked by `values`.
+    """
+    given, where = _top(Path(path))
+    kind = _one_kind(given, where, path)
+    measure = given.get("measure", MEASURES[0])
+    if measure not in MEASURES:
+        raise InputError(f"measure is {measure!r}", where=where["measure"], cure=f"write {' or '.join(MEASURES)}")
+    content = _mapping(given[kind], where=where[kind])
+    if kind == "search":
+        return Space(kind, Path(path), measure, ranges=content)
+    listed = _grid(content, params, where) if kind == "grid" else _variants(content, params, where, folder=Path(path).parent)
+    _distinct(listed, where, kind)
+    return Space(kind, Path(path), measure, tuple(listed))
+
+
+def values(variant: Variant, *, seed: int, overrides: Iterable[str] = (), where: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Every parameter of a trial: the variant's YAML file, the overrides, what the variant changes, and the seed.
+
+    `where` tells the line of a key by `variants.NAME.KEY` or `grid.KEY`.
+    """
+    given, places = recipe.read(variant.params, overrides)
+    for key in variant.changes:
+        places[key] = where.get(f"variants.{variant.name}.{key}", where.get(f"grid.{key}", variant.name))
+        if key in SHARED:
+            cure = "set it in the recipe, or use --seeds" if key == "seed" else "set it in the recipe that the sweep starts from"
+            raise InputError(f"{key} is the same for all trials", where=places[key], cure=cure)
+    checked = recipe.check({**given, **variant.changes, "seed": seed}, places=places, where=str(variant.params))
+    return checked.model_dump()
+
+
+def _top(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the file says and where it says it."""
+    tree = yamls.compose(path)
+    if not isinstance(tree, yaml.MappingNode):
+        raise InputError("not a list of `key: value` lines", where=path, cure=f"begin with one of: {', '.join(KINDS)}")
+    places: dict[str, str] = {}
+    for key, place in _places(tree, path):
+        if key in places:
+            raise InputError(f"{key!r} stands there twice", where=place, cure=f"keep this or {places[key]}")
+        places[key] = place
+    return yaml.safe_load(path.read_text(encoding="utf-8")), places
+
+
+def _places(node: yaml.Node | None, path: Path, before: str = "") -> Iterable[tuple[str, str]]:
+    """Every key below a node and its `file:line`."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{before}{key.value}"
+        yield name, f"{path}:{key.start_mark.line + 1}"
+        yield from _places(value, path, f"{name}.")
+
+
+def _one_kind(given: Mapping[str, Any], where: Mapping[str, str], path: Path) -> str:
+    unknown = [key for key in given if key not in (*KINDS, "measure")]
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r}", where=where[str(unknown[0])], cure=f"known keys: {', '.join(KINDS)}, measure")
+    kinds = [key for key in KINDS if key in given]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "neither variants, grid nor search"
+        raise InputError(f"holds {found}", where=path, cure=f"keep exactly one of: {', '.join(KINDS)}")
+    return kinds[0]
+
+
+def _mapping(content: Any, *, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        raise InputError("nothing to try", where=where, cure="put `name: ...` lines below it, indented")
+    return {str(key): value for key, value in content.items()}
+
+
+def _variants(content: Mapping[str, Any], params: Path, where: Mapping[str, str], *, folder: Path) -> list[Variant]:
+    listed = []
+    for name, changes in content.items():
+        place = where.get(f"variants.{name}", where["variants"])
+        if changes is not None and not isinstance(changes, dict):
+            raise InputError(f"{name} is {changes!r}", where=place, cure=f"write {name}: {{epochs: 10}}, or {name}: {{}}")
+        changes = {str(key): value for key, value in (changes or {}).items()}
+        own = changes.pop("recipe", None)
+        listed.append(Variant(name, _recipe(own, params, folder, where=place) if own is not None else params, changes))
+    return listed
+
+
+def _recipe(name: Any, params: Path, folder: Path, *, where: str) -> Path:
+    """The YAML file that a variant names: beside the file of the sweep, beside its recipe, or where we stand."""
+    places = [place / str(name) for place in (folder, params.parent, Path())]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputError(f"no recipe {name}", where=where, cure=f"put it into {folder}, or give its path")
+    return found
+
+
+def _grid(content: Mapping[str, Any], params: Path, where: Mapping[str, str]) -> list[Variant]:
+    """Every combination of the listed values."""
+    for key, listed in content.items():
+        if not isinstance(listed, list) or not listed:
+            raise InputError(f"{key} is {listed!r}", where=where[f"grid.{key}"], cure=f"write a list of values, such as {key}: [1, 2]")
+    rows = [dict(zip(content, row)) for row in product(*content.values())]
+    return [Variant(",".join(f"{key}={_short(value)}" for key, value in row.items()), params, row) for row in rows]
+
+
+def _short(value: Any) -> str:
+    return "+".join(map(_short, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _distinct(listed: Iterable[Variant], where: Mapping[str, str], kind: str) -> None:
+    seen: dict[str, str] = {}
+    for variant in listed:
+        place = where.get(f"{kind}.{variant.name}", where[kind])
+        if len(variant.slug) > LONGEST:
+            raise InputError(f"the name {variant.name[:20]}… is longer than {LONGEST} characters", where=place, cure="list it as one of `variants`, with a short name")
+        if variant.slug in seen:
+            raise InputError(f"{variant.name!r} and {seen[variant.slug]!r} make the same folder", where=place, cure="rename one")
+        seen[variant.slug] = variant.name

@@ -1,0 +1,101 @@
+"""One trial of a sweep: a run of its own on a leash, and the record that says how it ended."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import paths, steps
+from cellsignal.run.sweep_results import outcome
+
+DONE, FAILED, PRUNED, UNFINISHED = "done", "failed", "pruned", "unfinished"
+CODES = {0: DONE, 3: UNFINISHED}  # exit codes of `cellsignal run`; every other one is a failure
+ENDS = 30.0  # seconds for a trial that was told to end, a little more than its leash gives it
+
+
+@dataclass
+class Trial:
+    """A variant with a seed: `<folder>` its run, `<folder>.yaml` its recipe, `<folder>.json` its record, `<folder>.log` its words."""
+
+    variant: str
+    seed: int
+    folder: Path
+    values: Mapping[str, Any]
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    def record(self) -> dict[str, Any] | None:
+        """How it ended, if it did and with these very values; None else."""
+        try:
+            found = files.read_json(self._beside(".json"))
+        except InputError:
+            return None
+        return found if isinstance(found, dict) and found.get("values") == self._decisive() else None
+
+    def start(self, *, threads: int) -> None:
+        """Begin it, or go on with it."""
+        self._beside(".json").unlink(missing_ok=True)
+        given = {key: value for key, value in self.values.items() if key != "run"}
+        files.write_text(self._beside(".yaml"), yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
+        command = ["-m", "cellsignal.cli", "run", str(self._beside(".yaml")), "--out", str(self.folder)]
+        with open(self._beside(".log"), "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cellsignal.run.leash", sys.executable, *command],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=paths.child_environment(threads=threads),
+            )  # fmt: skip
+
+    def ended(self) -> bool:
+        """Whether its process has ended."""
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to end; `wait` for that."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait for the end of a trial that was told to end."""
+        if self.process is not None:
+            try:
+                self.process.wait(timeout=ENDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def close(self, *, status: str = "") -> dict[str, Any]:
+        """Write down how it ended; `status` where the exit code does not tell."""
+        code = self.process.returncode if self.process else None
+        status = status or CODES.get(code, FAILED)
+        written = {"variant": self.variant, "seed": self.seed, "status": status, "error": self._last_words() if status == FAILED else ""}
+        try:
+            written |= outcome(self.folder)
+        except InputError as damaged:
+            written |= {"status": FAILED, "error": str(damaged)} if status == DONE else {}
+        written["values"] = self._decisive()
+        files.write_json(self._beside(".json"), written)
+        self.stop()
+        return written
+
+    def _decisive(self) -> dict[str, Any]:
+        """What of its values decides its result, as JSON has them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.values.items()
+                if key not in steps.PATHS_AND_SPEED}
+
+    def _last_words(self) -> str:
+        """The line that says why it failed."""
+        lines = [line.strip() for line in self._beside(".log").read_text(errors="replace").splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if line.startswith("cellsignal: error: ")), lines[-1] if lines else "it said nothing")
+        return said.removeprefix("cellsignal: error: ")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.folder.with_name(self.folder.name + suffix)
