@@ -21,6 +21,7 @@ OUTPUTS = {  # patterns of what each notebook leaves; those of a training are it
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
     "4-predict-assign": ("submission*.csv", "metrics.json", "answers.csv", "scores/**/*"),
+    "compare": ("compare.*",),
 }
 PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
 

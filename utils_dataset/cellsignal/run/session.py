@@ -46,7 +46,7 @@ def begin(namespace: Mapping[str, Any]) -> Path:
     folder = paths.claim(namespace["run"])
     found = _sessions[folder] = _Session()
     mark(folder)
-    if not paths.under_chain():
+    if not paths.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
         for attached in _attached(folder):
             _check(attached, manifest.parameters(namespace))
             found.taken_up.update(_take_up(folder, attached, taken=found.taken_up))

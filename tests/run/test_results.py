@@ -1,0 +1,86 @@
+"""Run folders read for a comparison: what is one recipe, what it cost, and what cannot be compared."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from finished import wells, write_run
+
+from cellsignal.errors import InputError
+from cellsignal.files import write_json
+from cellsignal.run import paths
+from cellsignal.run.results import read_results
+
+TEST = wells()
+
+
+def make(folder: Path, name: str, *, tables: tuple[pd.DataFrame, ...] = (TEST,), **more: object) -> str:
+    return str(write_run(folder / name, raw=0.5, assigned=0.7, tables=tables, **more))
+
+
+def test_runs_that_differ_in_their_seed_are_one_recipe(tmp_path: Path) -> None:
+    runs = [make(tmp_path, name, seed=seed, data_folder=1, backbone=name[:4], workers=seed)
+            for seed in (0, 1) for name in (f"brodt-seed{seed}", f"best-s{seed}")]
+    results, differing = read_results(runs, here=tmp_path / "x")
+    assert [(each.name, each.recipe, each.seed) for each in results] == [
+        ("brodt-seed0", "brodt", 0), ("best-s0", "best", 0), ("brodt-seed1", "brodt", 1), ("best-s1", "best", 1)]
+    assert differing.to_dict() == {"brodt": {"backbone": "brod"}, "best": {"backbone": "best"}}
+    assert results[0].cost == {"weights": 1000, "training_seconds": 120.0, "prediction_seconds": 30.0, "seconds": 150.0,
+                               "processes": 2, "device": "cpu"}, "buffers of batch normalisation are not learnt"
+
+
+def test_runs_of_one_name_are_told_apart_and_found_beside_the_comparison(tmp_path: Path) -> None:
+    for name in ("one/demo", "two/demo"):
+        make(tmp_path, name, epochs=len(name))
+    results, _ = read_results([str(tmp_path / "one/demo"), str(tmp_path / "two/demo")], here=tmp_path / "x")
+    assert [each.name for each in results] == ["one/demo", "two/demo"]
+    make(tmp_path / "one", "other", epochs=3)
+    (tmp_path / "one/empty").mkdir()
+    assert [each.name for each in read_results(here=tmp_path / "one/compare")[0]] == ["demo", "other"]
+
+
+def test_what_is_attached_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    for number in (1, 2):
+        make(tmp_path / f"kaggle/input/notebooks/alice/predict-{number}", "demo", epochs=number)
+    results, _ = read_results(here=tmp_path / "runs/compare")
+    assert [each.name for each in results] == ["predict-1/demo", "predict-2/demo"]
+
+
+def test_a_kernel_alone_tells_its_parameters_and_times_by_its_manifest(tmp_path: Path) -> None:
+    runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
+    manifest = {"step": "4-predict-assign", "complete": True, "parameters": {"seed": 4, "run": "x"}, "code": "", "outputs": {},
+                "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
+    write_json(tmp_path / "a/manifests/4-predict-assign.json", manifest)
+    for name in ("recipe.json", "seconds.json"):
+        (tmp_path / "a" / name).unlink()
+    result = read_results(runs, here=tmp_path / "x")[0][0]
+    assert result.seed == 4 and result.cost["prediction_seconds"] == 7.0 and result.cost["training_seconds"] is None
+
+
+def test_part_of_the_wells(tmp_path: Path) -> None:
+    runs = [make(tmp_path, "all"), make(tmp_path, "part", tables=(TEST[TEST["cell_type"] == "RPE"],), epochs=2)]
+    results, _ = read_results(runs, here=tmp_path / "x", cell_types=["RPE"], experiments=["RPE-21"])
+    assert [len(each.answers) for each in results] == [24, 24]
+    with pytest.raises(InputError, match=r"^part: 72 test wells are answered by it or by all alone, such as HUVEC-21_1_B0.*cell_types"):
+        read_results(runs, here=tmp_path / "x")
+    with pytest.raises(InputError, match="^part: no answers for cell_type HUVEC; choose from RPE$"):
+        read_results(runs, here=tmp_path / "x", cell_types=["HUVEC"])
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
+    first = make(tmp_path, "first")
+    others = {
+        "its plates are not those of first": make(tmp_path, "b", data="two"),
+        "c: its plates are not those of first": make(tmp_path, "c", tables=(wells(seed=1).assign(id_code=TEST["id_code"]),)),
+        "d: no answer whose truth is known": make(tmp_path, "d", tables=(TEST[:0],)),
+        "no such run folder": str(tmp_path / "nothing"),
+        "this run is named twice": first,
+        "answers.csv: no such file; run 4-predict-assign": str(tmp_path),
+    }
+    for words, other in others.items():
+        with pytest.raises(InputError, match=words) as raised:
+            read_results([first, other], here=tmp_path / "x")
+        assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match="1 run with answers, and it takes two to compare"):
+        read_results([first], here=tmp_path / "x")

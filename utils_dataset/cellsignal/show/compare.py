@@ -1,0 +1,244 @@
+"""Runs beside one another: accuracy with its intervals, cost, differences, and which siRNAs are confused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, pale, picture, styled
+
+COLOURS = {"raw": RAW, "assigned": ASSIGNED}
+SPLITS = {"test": "test wells", "held_out": "held-out wells"}
+COSTS = {"training_seconds": "Training, minutes", "weights": "Weights, millions"}
+UNITS = {"training_seconds": 60, "weights": 1e6}
+Row = Mapping[str, Any]
+
+
+def of(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+@styled
+def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
+    """Accuracy of each recipe, raw and assigned in panels of their own, and beside it what a run cost.
+
+    A dot is the mean over its runs and small dots are these; the broad bar is the interval for new experiments, the
+    narrow one that for independent wells (Wilson's).
+    """
+    rows = of(comparison["accuracies"], split=split, by="")
+    if not rows:
+        return blank(f"no answers for {SPLITS[split]}")
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    costs = _costs(comparison["runs"], recipes)
+    figure = picture(4.6 * len(kinds) + 2.3 * len(costs), 1.3 + 0.42 * max(2, len(recipes)))
+    widths = [4.6] * len(kinds) + [2.3] * len(costs)
+    panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds):
+        mine = of(rows, kind=kind)
+        _accuracies(axes, [next(iter(of(mine, recipe=name)), None) for name in recipes], colour=COLOURS[kind], ends=_ends(rows))
+        axes.set_title(f"{kind.capitalize()} accuracy, {SPLITS[split]}")
+    for axes, (name, values) in zip(panels[len(kinds):], costs.items()):
+        _bars(axes, values, title=COSTS[name])
+    panels[0].set_yticks(range(len(recipes)), recipes)
+    panels[0].set_ylim(len(recipes) - 0.4, -0.6)
+    return figure
+
+
+def _ends(rows: Sequence[Row]) -> tuple[float, float]:
+    """An axis that holds all intervals, in tenths: wide enough to read, the same in all panels."""
+    low = min(min(row["interval"][0], row["wilson"][0], *row["runs"].values()) for row in rows)
+    high = max(max(row["interval"][1], row["wilson"][1], *row["runs"].values()) for row in rows)
+    return max(0.0, np.floor(10 * low - 0.2) / 10), min(1.0, np.ceil(10 * high + 0.2) / 10)
+
+
+def _accuracies(axes: Axes, rows: Sequence[Row | None], *, colour: str, ends: tuple[float, float]) -> None:
+    low, high = ends
+    for y, row in enumerate(rows):
+        if row:
+            axes.plot(row["interval"], [y, y], color=pale(colour, share=0.3), lw=9, solid_capstyle="butt")
+            axes.plot(row["wilson"], [y, y], color=pale(colour, share=0.65), lw=3, solid_capstyle="butt")
+            if len(row["runs"]) > 1:
+                axes.plot(list(row["runs"].values()), [y + 0.26] * len(row["runs"]), ".", color=colour, ms=5)
+            axes.plot(row["accuracy"], y, "o", color=colour, ms=7, mec="white", mew=0.8)
+            axes.text(high + 0.16 * (high - low), y, f"{row['accuracy']:.3f}", va="center", ha="right", color=colour)
+    axes.set_xlim(low - 0.01 * (high - low), high + 0.17 * (high - low))
+    axes.set_xticks([tick for tick in axes.get_xticks() if low - 1e-9 <= tick <= high + 1e-9])
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _costs(runs: Sequence[Row], recipes: Sequence[str]) -> dict[str, list[float | None]]:
+    """Mean cost of a run of each recipe, by what is known of any."""
+    found = {}
+    for name, unit in UNITS.items():
+        told = [[row[name] / unit for row in runs if row["recipe"] == recipe and row[name]] for recipe in recipes]
+        if any(told):
+            found[name] = [float(np.mean(values)) if values else None for values in told]
+    return found
+
+
+def _bars(axes: Axes, values: Sequence[float | None], *, title: str) -> None:
+    axes.barh(range(len(values)), [value or 0 for value in values], height=0.5, color="#C9CED4")
+    most = max(value or 0 for value in values)
+    for y, value in enumerate(values):
+        text = "not known" if value is None else f"{value:.3g}"
+        axes.text((value or 0) + 0.03 * most, y, text, va="center", color="#444444")
+    axes.set_xlim(0, 1.35 * most)
+    axes.set_title(title)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+@styled
+def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
+    """The same accuracies by cell type: a row of panels raw, a row assigned, a column a cell type."""
+    rows = of(comparison["accuracies"], split=split, by="cell_type")
+    if not rows:
+        return blank(f"no answers for {SPLITS[split]}")
+    recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
+    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    figure = picture(1.6 + 2.6 * len(parts), len(kinds) * (0.9 + 0.3 * max(2, len(recipes))))
+    panels = figure.subplots(len(kinds), len(parts), sharex=True, sharey=True, squeeze=False)
+    for line, kind in zip(panels, kinds):
+        for axes, part in zip(line, parts):
+            for row in of(rows, kind=kind, part=part):
+                _interval(axes, row, recipes.index(row["recipe"]), colour=cell_type_colour(part))
+            axes.set_title(f"{part}, {kind}")
+            axes.set_xlim(*_ends(rows))
+            axes.grid(False, axis="y")
+        line[0].set_yticks(range(len(recipes)), recipes)
+        line[0].set_ylim(len(recipes) - 0.4, -0.6)
+    return figure
+
+
+def _interval(axes: Axes, row: Row, y: float, *, colour: str) -> None:
+    axes.plot(row["wilson"], [y, y], color=pale(colour, share=0.45), lw=4, solid_capstyle="butt")
+    axes.plot(row["accuracy"], y, "o", color=colour, ms=6, mec="white", mew=0.8)
+
+
+@styled
+def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
+    """Accuracy of each recipe in each experiment, raw and assigned in tables of their own, the darker the better."""
+    rows = of(comparison["accuracies"], split=split, by="experiment")
+    if not rows:
+        return blank(f"no answers for {SPLITS[split]}")
+    recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
+    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    figure = picture(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds):
+        found = {(row["part"], row["recipe"]): row["accuracy"] for row in of(rows, kind=kind)}
+        values = np.array([[found.get((part, recipe), np.nan) for recipe in recipes] for part in parts])
+        _table(axes, values, colour=COLOURS[kind])
+        axes.set_xticks(range(len(recipes)), recipes, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_title(kind.capitalize())
+    panels[0].set_yticks(range(len(parts)), parts)
+    return figure
+
+
+def _table(axes: Axes, values: np.ndarray, *, colour: str) -> None:
+    """Figures in boxes, coloured by their size."""
+    for (y, x), value in np.ndenumerate(values):
+        share = 0 if np.isnan(value) else value
+        axes.add_patch(_box(x, y, pale(colour, share=0.08 + 0.8 * share)))
+        axes.text(x, y, "" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=9,
+                  color="white" if share > 0.72 else "#222222")
+    axes.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
+    _bare(axes)
+
+
+def _box(x: float, y: float, colour: tuple[float, ...]) -> Rectangle:
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=1.5)
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+@styled
+def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
+    """How much more each recipe has right than the first one; raw and assigned in panels of their own.
+
+    The broad bar is the interval for new experiments, the narrow one for new wells of these, small dots are seeds. The
+    large one is filled where the interval for new experiments leaves out nothing at all.
+    """
+    rows = of(comparison["differences"], split=split)
+    if not rows:
+        return blank(f"no two recipes with the same {SPLITS[split]} and seed")
+    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    names = list(dict.fromkeys(row["recipe"] for row in rows))
+    figure = picture(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
+    panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, kind in zip(panels, kinds):
+        axes.axvline(0, color="#999999", lw=1, ls="--")
+        for row in of(rows, kind=kind):
+            _difference(axes, row, names.index(row["recipe"]), colour=COLOURS[kind])
+        axes.set_title(f"{kind.capitalize()}: better than {rows[0]['from']} by")
+        axes.grid(False, axis="y")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    return figure
+
+
+def _difference(axes: Axes, row: Row, y: int, *, colour: str) -> None:
+    axes.plot(row["of_experiments"], [y, y], color=pale(colour, share=0.3), lw=9, solid_capstyle="butt")
+    axes.plot(row["of_wells"], [y, y], color=pale(colour, share=0.65), lw=3, solid_capstyle="butt")
+    if len(row["by_seed"]) > 1:
+        axes.plot(row["by_seed"], [y + 0.26] * len(row["by_seed"]), ".", color=colour, ms=5)
+    sure = row["of_experiments"][0] > 0 or row["of_experiments"][1] < 0
+    axes.plot(row["difference"], y, "o", color=colour, ms=7, mfc=colour if sure else "white")
+
+
+@styled
+def confusion(row: Row, *, most: int = 15) -> Figure:
+    """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""
+    if not row["wrong"]:
+        return blank(f"{row['recipe']}: nothing is confused")
+    counts, pairs = np.array(row["matrix"]), row["pairs"][:most]
+    figure = picture(10.5, 4.6)
+    matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    shown = matrix.imshow(np.where(counts, counts, np.nan), cmap=_shades(COLOURS[row["kind"]]), norm=LogNorm(1, max(2, counts.max())), aspect="equal")
+    _boundaries(matrix, row["group_sizes"], bins=len(counts))
+    matrix.set(xlabel="answer: siRNAs by plate group", ylabel="truth: siRNAs by plate group",
+               title=f"{row['recipe']}, {row['kind']}: {row['wrong']:,} of {row['wells']:,} wrong")
+    figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells")
+    _pairs(bars, pairs, colour=COLOURS[row["kind"]])
+    return figure
+
+
+def _shades(colour: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("shades", [pale(colour, share=0.25), colour, "#101418"])
+
+
+def _boundaries(axes: Axes, sizes: Sequence[int], *, bins: int) -> None:
+    """Lines between the plate groups, and their numbers in place of ticks."""
+    axes.grid(False)
+    ends = np.cumsum([0, *sizes]) * bins / max(sum(sizes), 1) - 0.5
+    for end in ends[1:-1]:
+        axes.axhline(end, color="#999999", lw=0.8)
+        axes.axvline(end, color="#999999", lw=0.8)
+    middles, names = (ends[:-1] + ends[1:]) / 2, [str(number + 1) for number in range(len(sizes))]
+    axes.set_xticks(middles, names)
+    axes.set_yticks(middles, names)
+
+
+def _pairs(axes: Axes, pairs: Sequence[Row], *, colour: str) -> None:
+    shades = {True: colour, False: pale(colour), None: "#C9CED4"}
+    for y, pair in enumerate(pairs):
+        axes.barh(y, pair["wrong"], height=0.7, color=shades[pair["same_group"]])
+    axes.set_yticks(range(len(pairs)), [" and ".join(map(str, pair["sirnas"])) for pair in pairs])
+    axes.set_ylim(max(len(pairs), 4) - 0.4, -0.6)
+    axes.set(xlabel="wells in which one is taken for the other", title="Most confused siRNAs; dark: of one plate group")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(False, axis="y")
