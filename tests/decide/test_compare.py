@@ -29,7 +29,7 @@ def test_accuracies_by_recipe_cell_type_and_experiment_stand_on_the_last_rung() 
     found = compare([result("a", [0, 1, 8]), result("b", [0])], draws=200)
     [whole] = rows(found, "accuracies", recipe="a", kind="raw", by="")
     assert (whole["accuracy"], whole["rung"], whole["wells"], whole["experiments"]) == (0.75, "adapted", 12, 3)
-    assert whole["std"] is None and whole["wilson"][0] < whole["interval"][0] < 0.75 < whole["interval"][1]
+    assert whole["std"] is None and whole["wilson"][0] < 0.75 < whole["wilson"][1] and whole["interval"][0] < 0.75 < whole["interval"][1]
     by_type = {row["part"]: row["accuracy"] for row in rows(found, "accuracies", recipe="a", kind="raw", by="cell_type")}
     assert by_type == {"HUVEC": 0.75, "RPE": 0.75}
     by_experiment = {row["part"]: row["accuracy"] for row in rows(found, "accuracies", recipe="a", kind="raw", by="experiment")}

@@ -170,17 +170,17 @@ def _select(found: Found, *, cell_types: Collection[str], experiments: Collectio
 
 def _same_wells(found: Sequence[Found]) -> None:
     """Refuse runs that answered different test wells; held-out ones may differ, since the seed chooses them."""
+    splits = [set(each.result.answers["split"]) for each in found]
+    if not set.intersection(*splits):
+        lacking = next((each.result.name for each, its in zip(found, splits) if not its), found[-1].result.name)
+        raise InputError("no answer whose truth is known, of test or of held-out wells as in the other runs", where=lacking,
+                         cure="compare runs that held out experiments, or use data with a solution.csv")
     tests = {each.result.name: each.result.answers.loc[each.result.answers["split"] == "test"] for each in found}
     (first, table), *others = tests.items()
     for name, other in others:
         if odd := sorted(set(table["id_code"]) ^ set(other["id_code"])):
             raise InputError(f"{len(odd)} test wells are answered by it or by {first} alone, such as {odd[0]}", where=name,
                              cure="set cell_types or experiments to those that every run has answered")
-    splits = [set(each.result.answers["split"]) for each in found]
-    if not set.intersection(*splits):
-        lacking = next((each.result.name for each, its in zip(found, splits) if not its), first)
-        raise InputError("no answer whose truth is known, of test or of held-out wells as in the other runs", where=lacking,
-                         cure="compare runs that held out experiments, or use data with a solution.csv")
 
 
 def _recipes(found: Sequence[Found]) -> list[Found]:
@@ -198,9 +198,8 @@ def _key(values: Mapping[str, Any]) -> str:
 
 
 def _without_seed(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    stems = {re.sub(r"[-_. ]?(s|seed)?[-_. ]?\d+$", "", name, flags=re.IGNORECASE) for name in names}
+    number = r"[-_. ]?(s|seed)?[-_. ]?\d+$" if len(names) > 1 else r"[-_. ]?seed[-_. ]?\d+$"  # of one alone it may be a part of its name
+    stems = {re.sub(number, "", name, flags=re.IGNORECASE) for name in names}
     return stems.pop() if len(stems) == 1 and "" not in stems else names[0]
 
 
