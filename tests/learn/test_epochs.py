@@ -103,7 +103,8 @@ def test_a_mixed_site_counts_as_the_one_that_dominates_it(plain: Callable, data:
         data.cached[row] = np.zeros((6, 32, 32), np.uint8)
         data.cached[row][data.labels[row]] = 100
     oracle = plain()
-    monkeypatch.setattr(oracle, "forward", lambda images: images.float().mean((2, 3))[:, :4] + 0 * oracle.head.bias)
+    monkeypatch.setattr(oracle, "embed", lambda prepared: prepared.mean((2, 3))[:, :4])
+    monkeypatch.setattr(oracle, "classify", lambda features: features + 0 * oracle.head.bias)
     phase = Phase("final", 1, 8, 1e-5, mixup=1.0)
     optimizer = torch.optim.SGD(oracle.parameters(), lr=0.0)
     steps = [[rows] for rows in np.split(np.arange(32), 4)]

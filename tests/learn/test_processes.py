@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,8 @@ KINDS = {
     "uneven steps": {"batch_size": 3, "virtual_batch": 7},
     "one batch a step": {"batch_size": 8, "virtual_batch": 8},  # the other process adds nothing
     "mixup": {"batch_size": 3, "virtual_batch": 7, "mixup": 0.4},
+    "cutmix": {"batch_size": 4, "virtual_batch": 12, "cutmix": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
+    "average": {"batch_size": 3, "virtual_batch": 7, "ema": 0.9},
     "head": {"batch_size": 3, "virtual_batch": 7, "trainable": "head"},
 }
 
@@ -113,6 +116,20 @@ def test_two_interrupted_processes_end_with_the_same_bits(patches: tuple, tmp_pa
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
     assert rows == history_of(tmp_path / "parts/model.safetensors")
+
+
+def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tmp_path: Path) -> None:
+    root, sites = patches
+    others = SiteImages(root, sites.iloc[16:].assign(experiment="HUVEC-03"), class_numbers=[0, 10, 20, 30])
+    def relabel(model, card, epoch) -> np.ndarray:
+        with open(tmp_path / "log", "a") as file:
+            file.write(f"{os.getpid()} {epoch}\n")
+        return np.arange(16) % 5 - 1
+    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_epochs=2, ema=0.9,
+                 options={**TWO, "unlabelled": others, "relabel": relabel})
+    asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert [epoch for _, epoch in asked] == ["1", "2"] and len({process for process, _ in asked}) == 1
+    assert [row.get("pseudo_labels") for row in rows] == [None, 12, 12]
 
 
 def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:

@@ -6,95 +6,148 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional
 
 from cellsignal.learn.augment import random_key
+from cellsignal.learn.averages import Average
 from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serve
 from cellsignal.learn.batchnorm import EXACT_PIXELS, batch_statistics
 from cellsignal.learn.budget import Pace
 from cellsignal.learn.covariates import hidden
 from cellsignal.learn.devices import autocast, gradient_scaler
+from cellsignal.learn.inputs import training_inputs
 from cellsignal.learn.losses import smoothed
 from cellsignal.learn.metrics import METRICS
-from cellsignal.learn.mixup import mixup
+from cellsignal.learn.mixup import Mix, mixture
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
+from cellsignal.learn.references import References
 from cellsignal.learn.told import Told
 from cellsignal.learn.world import ALONE, SharedStatistics, World
 
 
 def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray]], optimizer: torch.optim.Optimizer, *,
                 phase: Phase, epoch: int = 0, scaler: torch.amp.GradScaler | None = None, workers: int = 0,
-                world: World = ALONE, pace: Pace | None = None) -> dict[str, float] | None:
+                world: World = ALONE, pace: Pace | None = None, average: Average | None = None,
+                controls: SiteImages | None = None) -> dict[str, float] | None:
     """Take one step of the optimiser for each virtual batch of `steps` (see `virtual_batches`).
 
     A step follows the mean gradient over all sites of its virtual batch, however unequal its
     batches are. A step whose fp16 gradients overflow is skipped by the scaler, with its gradients.
     In a `world` of several processes each takes whole batches of every step, and the gradients are
-    summed before the step, so that all of them step alike, or skip alike.
-    Returns the loss, a mean over sites, and the data's metric (`learn.metrics`). None when the epoch was broken off, because it would have been late (`pace`).
+    summed before the step, so that all of them step alike, or skip alike. An `average` of the weights
+    follows each step. `controls`: the sites to which a network with control features refers.
+    Returns the loss, a mean over sites, and the data's metric (`learn.metrics`). None when the epoch
+    was broken off, because it would have been late (`pace`).
     """
-    device, metric = next(model.parameters()).device, METRICS[data.metric]
-    scaler = scaler or gradient_scaler(device, phase.precision)
-    total = torch.cat([torch.zeros(1, dtype=torch.float64), metric.none(model.classes)]).to(device)
+    scaler = scaler or gradient_scaler(_device(model), phase.precision)
+    totals, last = _Totals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
     batches = serve(data, [rows for _, share in shares for _, rows in share], epoch=epoch, workers=workers)
-    told = Told(model, data.root, data.sites)
+    learner = _Learner(model, data, phase, epoch, controls)
     learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-    with training_mode(model, phase.trainable, world=world) as statistics:
-        for sites, share in shares:
+    with training_mode(model, phase.trainable, world=world, average=average) as statistics:
+        for (sites, share), end in zip(shares, last, strict=True):
             optimizer.zero_grad(set_to_none=True)
             for (number, _), (images, rows) in zip(share, batches):
                 statistics.age(number)
-                key = (phase.seed, epoch, number)
-                loss, counts = _batch_loss(model, data, images, rows, told[rows], phase=phase, key=key)
+                loss, counts = learner(images, rows, number)
                 scaler.scale(loss * (len(rows) / sites)).backward()
-                # No float(): a GPU would wait.
-                total += torch.cat([(loss.detach() * len(rows)).double()[None], counts])
+                totals.add(loss.detach() * len(rows), counts)
             if world.sum_gradients(learning, late=pace is not None and pace.late()):
                 return None
             scaler.step(optimizer)
             scaler.update()
+            if average is not None:
+                statistics.catch_up(end)
+                average.follow(model)
         statistics.gather(sum(map(len, steps)))
-    total, sites = world.sum(total), sum(sites for sites, _ in shares)
-    return {"loss": total[0].item() / sites, data.metric: metric.value(total[1:], sites)}
+        if average is not None:
+            average.settle(model)
+    return totals.row(world, sum(sites for sites, _ in shares))
+
+
+def _device(model: Classifier) -> torch.device:
+    return next(model.parameters()).device
+
+
+class _Totals:
+    """Loss and counts of the metric, summed over batches and then over processes."""
+
+    def __init__(self, model: Classifier, data: SiteImages) -> None:
+        self.name, self.metric = data.metric, METRICS[data.metric]
+        self.sums = torch.cat([torch.zeros(1, dtype=torch.float64), self.metric.none(model.classes)]).to(_device(model))
+
+    def add(self, loss: torch.Tensor, counts: torch.Tensor) -> None:
+        self.sums += torch.cat([loss.double()[None], counts])  # no float(): a GPU would wait
+
+    def row(self, world: World, sites: int) -> dict[str, float]:
+        sums = world.sum(self.sums)
+        return {"loss": sums[0].item() / sites, self.name: self.metric.value(sums[1:], sites)}
 
 
 @contextmanager
-def training_mode(model: Classifier, trainable: str, *, world: World = ALONE) -> Iterator[SharedStatistics]:
+def training_mode(model: Classifier, trainable: str, *, world: World = ALONE,
+                  average: Average | None = None) -> Iterator[SharedStatistics]:
     """Inside, batches are normalised by themselves; a body that is not trained keeps its running statistics."""
     if trainable == "head":
         with batch_statistics(model):
             model.head.train()
-            yield SharedStatistics(model.head, world)
+            yield SharedStatistics(model.head, world, average=average and average.network.head)
     else:
-        yield SharedStatistics(model.train(), world)
+        yield SharedStatistics(model.train(), world, average=average and average.network)
 
 
-def _batch_loss(model: Classifier, data: SiteImages, images: torch.Tensor, rows: torch.Tensor, told: dict[str, torch.Tensor], *,
-                phase: Phase, key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean loss of a batch and the counts of its metric."""
-    device = next(model.parameters()).device
-    torch.manual_seed(random_key(*key))  # for layers that draw, such as dropout, whichever process has the batch
-    images = images.to(device, non_blocking=True)
-    targets = data.targets(rows).to(device, non_blocking=True)
-    if "covariates" in told:
-        told["covariates"] = hidden(told["covariates"], model.covariates, key=key)
-    if phase.mixup:
-        images, targets, *mixed = mixup(phase.mixup, images, targets, *told.values(), key=key)
-        told = dict(zip(told, mixed, strict=True))
-    with autocast(device, phase.precision):
-        logits = model(images, **told).float()
-    towards = 0.5 if data.multilabel else 1 / model.classes
-    smooth = smoothed(targets, phase.label_smoothing, towards=towards) if phase.label_smoothing else targets
-    loss = phase.losses(logits, targets, smooth=smooth, margin=phase.margin, scale=phase.margin_scale)
-    return loss, METRICS[data.metric].counts(logits.detach(), targets)
+class _Learner:
+    """Turns the batches of an epoch into losses."""
+
+    def __init__(self, model: Classifier, data: SiteImages, phase: Phase, epoch: int, controls: SiteImages | None) -> None:
+        self.model, self.data, self.phase, self.epoch = model, data, phase, epoch
+        self.told = Told(model, data.root, data.sites)
+        self.references = References(model, controls, data.sites) if model.control_features else None
+
+    def __call__(self, images: torch.Tensor, rows: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss of batch `number` and the counts of its metric."""
+        model, phase, key = self.model, self.phase, (self.phase.seed, self.epoch, number)
+        torch.manual_seed(random_key(*key))  # for layers that draw, such as dropout, whichever process has the batch
+        mix = mixture(len(rows), mixup_alpha=phase.mixup, cutmix_alpha=phase.cutmix, key=key)
+        mix = mix and mix.exact(images)
+        told = self._told(rows, mix, key)
+        images, moments = images.to(_device(model), non_blocking=True), told.pop("moments", None)
+        targets = self.data.targets(rows).to(images.device, non_blocking=True)
+        targets = targets if mix is None else mix.blend(targets)
+        with autocast(images.device, phase.precision):
+            seen = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, number=number, mix=mix)
+            features = model.embed(seen)
+            logits = model.classify(features, **told, **self._referred(rows, mix, key)).float()
+            cosines = model.cosines(features) if phase.losses.cosines else None
+        return self._loss(logits, targets, cosines), METRICS[self.data.metric].counts(logits.detach(), targets)
+
+    def _told(self, rows: torch.Tensor, mix: Mix | None, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        """Beside the images: moments as they are, covariates with some of them hidden and mixed."""
+        told = self.told[rows]
+        if "covariates" in told:
+            covariates = hidden(told["covariates"], self.model.covariates, key=key)
+            told["covariates"] = covariates if mix is None else mix.blend(covariates)
+        return told
+
+    def _referred(self, rows: torch.Tensor, mix: Mix | None, key: tuple[int, ...]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The features of as many controls as a batch has sites, at the size of the others' images."""
+        if self.references is None:
+            return {}
+        beside = self.references.beside(rows, count=self.phase.batch_size, key=key)
+        means = self.references.means(rows, beside, epoch=self.epoch, size=self.phase.size(self.epoch))
+        return {"references": means if mix is None else tuple(mix.blend(mean) for mean in means)}
+
+    def _loss(self, logits: torch.Tensor, targets: torch.Tensor, cosines: torch.Tensor | None) -> torch.Tensor:
+        share, towards = self.phase.label_smoothing, 0.5 if self.data.multilabel else 1 / self.model.classes
+        smooth = smoothed(targets, share, towards=towards) if share else None
+        return self.phase.losses(logits, targets, cosines, smooth=smooth, margin=self.phase.margin, scale=self.phase.margin_scale)
 
 
 @torch.inference_mode()
 def held_out_score(model: Classifier, data: SiteImages | None, *, phase: Phase, workers: int = 0,
-                   world: World = ALONE) -> float | None:
+                   world: World = ALONE, controls: SiteImages | None = None) -> float | None:
     """The data's metric on held-out sites, normalised by the held-out sites of their own scope.
 
     These are whole plates (or experiments) where whole experiments are held out; with a random split
@@ -106,9 +159,10 @@ def held_out_score(model: Classifier, data: SiteImages | None, *, phase: Phase, 
         return None
     height, width = data.image(0).shape[1:]
     batches, alone = _held_out_batches(data.sites, phase.scope, size=max(2, EXACT_PIXELS // (height * width)))
+    known = {"precision": phase.precision, "workers": workers, "controls": controls}
     with batch_statistics(model):
-        counts = _counts(model, data, world.mine(batches), precision=phase.precision, workers=workers)
-    counts += _counts(model.eval(), data, world.mine(alone), precision=phase.precision, workers=workers)
+        counts = _counts(model, data, world.mine(batches), **known)
+    counts += _counts(model.eval(), data, world.mine(alone), **known)
     return METRICS[data.metric].value(world.sum(counts), len(data))
 
 
@@ -120,12 +174,17 @@ def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[li
     return [others[rows] for rows in batches], [np.array([row]) for row in alone]
 
 
-def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int) -> torch.Tensor:
+def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int,
+            controls: SiteImages | None) -> torch.Tensor:
     """The counts of the data's metric over all batches."""
-    device, metric = next(model.parameters()).device, METRICS[data.metric]
-    counts, told = metric.none(model.classes).to(device), Told(model, data.root, data.sites)
-    with autocast(device, precision):
+    metric, told = METRICS[data.metric], Told(model, data.root, data.sites)
+    references = References(model, controls, data.sites) if model.control_features else None
+    counts = metric.none(model.classes).to(_device(model))
+    with autocast(counts.device, precision):
         for images, rows in serve(data, batches, workers=workers):
-            logits = model(images.to(device, non_blocking=True), **told[rows])
-            counts += metric.counts(logits, data.targets(rows).to(device))
+            known = told[rows]
+            if references is not None:
+                known["references"] = references.means(rows, references.beside(rows))
+            logits = model(images.to(counts.device, non_blocking=True), **known)
+            counts += metric.counts(logits, data.targets(rows).to(counts.device))
     return counts

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, write_json
-from cellsignal.learn.batches import SiteImages, epoch_batches, gathered, virtual_batches
+from cellsignal.learn.batches import SiteImages, digest, epoch_batches, gathered, virtual_batches
 from cellsignal.learn.budget import Budget, Pace
 from cellsignal.learn.checkpoint import Checkpoint
 from cellsignal.learn.devices import pick
@@ -23,7 +24,10 @@ from cellsignal.learn.models import Card, Classifier, check_sha256
 from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.state import State
+from cellsignal.learn.together import check
+from cellsignal.learn.unlabelled import Relabel, Unlabelled
 from cellsignal.learn.world import World, around, wanted
+from cellsignal.tasks import RXRX1
 
 History = list[dict]
 MARGIN = 1.1  # an epoch is given this many times what the longest of the last ones took
@@ -45,6 +49,10 @@ def fit(
     elsewhere: Sequence[Path] = (),
     device: str = "auto",
     processes: int = 0,
+    task: str = RXRX1.name,
+    controls: SiteImages | None = None,
+    unlabelled: SiteImages | None = None,
+    relabel: Relabel | None = None,
 ) -> History:
     """Train `model` through one phase; it and the file `weights` end with the weights that are kept.
 
@@ -65,14 +73,22 @@ def fit(
     processes take fewer and larger steps; the phase keeps to what it began with. A `model` that several
     processes are to train must not have been on a GPU.
 
+    With `phase.ema` the averaged weights are what is scored, kept and asked for labels. In the last
+    `phase.pseudo_epochs` epochs those of the sites `unlabelled` train too to which `relabel(network,
+    card, epoch)`, asked before each epoch, gives a class: their indices, int64[N], -1 for none. It must be
+    a function of weights and epoch alone and leave the network as it was. `controls`: the control sites of
+    all plates, for a network with control features.
+
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
     one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
     where not measured), learning_rate, seconds; sites of several labels have macro_f1 and
-    held_out_macro_f1 instead. Raises InputError when the loss is no longer a number,
-    and StepFailed when one of several processes ends untimely.
+    held_out_macro_f1 instead, and epochs with labels of the network's own their number, pseudo_labels. Raises InputError for what does not go together and when
+    the loss is no longer a number, and StepFailed when one of several processes ends untimely.
     """
+    check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
+    others = {"unlabelled": digest(unlabelled.sites)} if phase.pseudo_epochs else {}
     checkpoint = Checkpoint(weights, fingerprint={
-        **(fingerprint or {}), **vars(phase), "class_numbers": data.class_numbers, "backbone": model.backbone,
+        **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
         **model.options, "origin": model.origin})
     budget = budget or Budget()
     if budget.spent:
@@ -85,7 +101,8 @@ def fit(
     if leads:
         checkpoint.adopt(elsewhere)
     story = _Story(list(history), phase, on_epoch if leads else lambda history: None, shown=leads)
-    training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history))
+    hidden = Unlabelled(data, unlabelled, relabel) if phase.pseudo_epochs else None
+    training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history), task, controls, hidden)
     with story:
         if world is not None or (processes := wanted(device, processes)) == 1:
             training.run(world or World(device=pick(device)), story.take)
@@ -107,6 +124,9 @@ class _Training:
     budget: Budget
     workers: int
     before: History
+    task: str
+    controls: SiteImages | None
+    unlabelled: Unlabelled | None
 
     def run(self, world: World, tell: Tell) -> None:
         """Train in this process of the `world`; the first one tells {"old": row} and {"new": row} of each epoch, and {"spent": note}."""
@@ -140,22 +160,34 @@ class _Training:
         """Train and score one epoch; returns its row of the history, or None when it would have been late."""
         phase, started = self.phase, time.perf_counter()
         rate = set_learning_rate(state.optimizer, phase.rate(epoch))
-        batches = epoch_batches(self.data.sites, batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
+        data, batches, own = self._batches(state, world, epoch)
         steps = virtual_batches(batches, phase.virtual_batch) if phase.virtual_batch else gathered(batches, state.together)
         pace = Pace(self.budget, len(steps)) if self.budget.deadline is not None else None
-        shared = {"phase": phase, "workers": self.workers, "world": world}
-        row = train_epoch(state.model, self.data, steps, state.optimizer, epoch=epoch, scaler=state.scaler, pace=pace, **shared)
+        shared = {"phase": phase, "workers": self.workers, "world": world, "controls": self.controls}
+        row = train_epoch(state.model, data, steps, state.optimizer, epoch=epoch, scaler=state.scaler, pace=pace,
+                          average=state.average, **shared)
         if row is None:
             return None
         if not math.isfinite(row["loss"]):
             raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
                              cure="lower the learning rate, or set precision: fp32")
-        row[HELD_OUT + self.data.metric] = held_out_score(state.model, self.held_out, **shared)
-        return {"phase": phase.name, "epoch": epoch + 1, **row, "learning_rate": rate, "seconds": time.perf_counter() - started}
+        row[HELD_OUT + self.data.metric] = held_out_score(state.network, self.held_out, **shared)
+        seconds = time.perf_counter() - started
+        return {"phase": phase.name, "epoch": epoch + 1, **row, **own, "learning_rate": rate, "seconds": seconds}
+
+    def _batches(self, state: State, world: World, epoch: int) -> tuple[SiteImages, list[np.ndarray], dict[str, int]]:
+        """The sites that train in an epoch, the rows of its batches, and how many labels are the network's own, if any."""
+        phase, data, rows = self.phase, self.data, np.arange(len(self.data))
+        if phase.pseudo(epoch):
+            data, rows = self.unlabelled.labelled(state.network, self._card(), epoch, world=world, scope=phase.scope)
+        batches = epoch_batches(data.sites.iloc[rows], batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
+        count = len(rows) - len(self.data)
+        return data, [rows[batch] for batch in batches], {"pseudo_labels": count} if count else {}
 
     def _card(self) -> Card:
         well_types = sorted(self.data.sites["well_type"].unique().tolist()) if "well_type" in self.data.sites else []
-        return Card.of(self.model, class_numbers=self.data.class_numbers, well_types=well_types, scope=self.phase.scope)
+        return Card.of(self.model, class_numbers=self.data.class_numbers, well_types=well_types, scope=self.phase.scope,
+                       task=self.task)
 
     def noting(self, story: "_Story") -> Tell:
         """What the processes of a launch tell goes into the story, and into the budget of this process."""

@@ -1,6 +1,7 @@
 """The processes that train one network together, each with a copy of it, through Hugging Face Accelerate."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import torch
 
@@ -70,7 +71,8 @@ def join(device: str) -> World:
     from accelerate import PartialState
     from accelerate.utils import reduce
 
-    state = PartialState(cpu=pick(device).type == "cpu")
+    # The first process may work alone for long, on pseudo-labels; that another is gone is noticed by its connection.
+    state = PartialState(cpu=pick(device).type == "cpu", timeout=timedelta(hours=2))
     return World(state.process_index, state.num_processes, device=state.device,
                  total=lambda tensor: reduce(tensor, reduction="sum"))
 
@@ -101,29 +103,36 @@ class SharedStatistics:
 
     A running statistic is a sum over batches, each weighted by its age. So every process sums its own
     batches and ages the sum for those of the others, the first carries on the past, and at the end
-    the sums are added.
+    the sums are added. So are those of the `average` of the network, which follows these sums.
     """
 
-    def __init__(self, model: torch.nn.Module, world: World) -> None:
+    def __init__(self, model: torch.nn.Module, world: World, *, average: torch.nn.Module | None = None) -> None:
         self.world, self.next = world, 0  # the number of the batch that comes next
         self.layers = norms(model) if world.size > 1 else []
+        self.averaged = norms(average) if world.size > 1 and average is not None else []
         if not world.first:
-            for norm in self.layers:
+            for norm in (*self.layers, *self.averaged):
                 norm.reset_running_stats()
                 norm.running_var.zero_()
 
     def age(self, number: int) -> None:
         """Batch `number` comes next here; those between it and the last went through other processes."""
+        self.catch_up(number)
+        self.next = number + 1
+
+    def catch_up(self, number: int) -> None:
+        """All batches before `number` are through."""
         for norm in self.layers if number > self.next else ():
             weight = (1 - norm.momentum) ** (number - self.next)
             norm.running_mean *= weight
             norm.running_var *= weight
-        self.next = number + 1
+        self.next = max(self.next, number)
 
     def gather(self, batches: int) -> None:
         """All `batches` of the epoch are through: add up the sums of all processes."""
-        self.age(batches)
-        kept = [tensor for norm in self.layers for tensor in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
+        self.catch_up(batches)
+        kept = [tensor for norm in (*self.layers, *self.averaged)
+                for tensor in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
         if kept:
             flat = self.world.sum(torch.cat([tensor.double().flatten() for tensor in kept]))
             for tensor, part in zip(kept, flat.split([tensor.numel() for tensor in kept]), strict=True):
