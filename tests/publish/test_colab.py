@@ -96,7 +96,7 @@ def test_badges_are_made_where_there_are_none(checkout: Path) -> None:
 def test_the_command_and_its_second_call(checkout: Path) -> None:
     first = CliRunner().invoke(app, ["colab", "init", "--repository", "somebody/cellsignal", "--ref", "v2"])
     assert (first.exit_code, first.stdout.count("\n")) == (0, 2)
-    assert first.stdout.startswith("6 files now lead to somebody/cellsignal at v2")
+    assert first.stdout.startswith(f"{len(NOTEBOOKS) + 1} files now lead to somebody/cellsignal at v2")
     assert "knows no tag, branch or commit v2 here" in first.stdout
     second = CliRunner().invoke(app, ["colab", "init", "--repository", "somebody/cellsignal", "--ref", "v2"])
     assert second.stdout.startswith("all files lead to somebody/cellsignal at v2 already\n")
@@ -107,7 +107,7 @@ def test_a_ref_that_is_there_needs_no_note(checkout: Path) -> None:
     git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
     git(checkout, "tag", "v2")
     said = CliRunner().invoke(app, ["colab", "init", "--repository", "somebody/cellsignal", "--ref", "v2"]).stdout
-    assert said == "6 files now lead to somebody/cellsignal at v2; commit and push them\n"
+    assert said == f"{len(NOTEBOOKS) + 1} files now lead to somebody/cellsignal at v2; commit and push them\n"
 
 
 def test_a_commit_is_written_whole(checkout: Path) -> None:
