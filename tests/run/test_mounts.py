@@ -124,3 +124,21 @@ def test_runs_are_found_by_their_mark(attach: Attach, mount: str, inside: str) -
     folder = attach(mount, f"{inside}run.json", "__results__.html")
     attach("other", "runs/tiny/weights/U2OS/model.json")
     assert mounts.runs() == [folder / inside]
+
+
+@pytest.mark.parametrize("mount", ["weights", "datasets/alice/imagenet", "models/timm/densenet121/pytorch/default/1", "notebooks/alice/made/two/deep"])
+def test_pretrained_weights_are_found_wherever_they_are_attached(attach: Attach, mount: str) -> None:
+    attach("weights-of-others", "resnet34.safetensors")
+    folder = attach(mount, "densenet121.safetensors", "timm-resnet18.safetensors")
+    for name, file in (("densenet121", "densenet121.safetensors"), ("timm:resnet18", "timm-resnet18.safetensors")):
+        assert inputs.pretrained_file("imagenet", name) == folder / file
+
+
+def test_pretrained_weights_that_lie_here_or_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vgg-small.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    assert inputs.pretrained_file("imagenet", "vgg-small") == inputs.pretrained_file("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
+    with pytest.raises(InputError, match="absent.safetensors: no such weights"):
+        inputs.pretrained_file("absent.safetensors", "vgg-small")
+    with pytest.raises(InputError, match="nobody has trained the plain-cnn on ImageNet"):
+        inputs.pretrained_file("imagenet", "plain-cnn")

@@ -1,4 +1,4 @@
-"""The plates a run works on: a folder that is there, or one the virtual microscope fills first."""
+"""What a run works on: plates that are there or that the virtual microscope draws first, and pretrained weights."""
 
 import os
 import shutil
@@ -93,3 +93,20 @@ def _found() -> Path | None:
     from cellsignal.tasks import RXRX1
 
     return from_kagglehub(RXRX1.competition)
+
+
+def pretrained_file(source: str, backbone: str) -> Path:
+    """The file of the weights that a network begins with: `source` is a path, or "imagenet".
+
+    ImageNet's are `<backbone>.safetensors` in the current folder or in an attached input (`mounts.holding`), else they
+    are downloaded. Raises InputError, which says what to attach, when there are none.
+    """
+    from cellsignal.learn.pretrained import IMAGENET, download, file_name  # pulls in PyTorch
+
+    if source != IMAGENET:
+        path = paths.default_data(source)
+        if not path.is_file():
+            raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set pretrained: ""')
+        return path
+    found = next(mounts.holding(file_name(backbone)), None)
+    return found or download(backbone)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from cellsignal.errors import InputError
@@ -54,6 +54,13 @@ def data_set() -> Path:
 def runs() -> list[Path]:
     """Folders of earlier runs, in mounted outputs and data sets: a mount, a folder in it, or one in its `runs`."""
     return [place for mount in mounts() for place in _run_places(mount) if (place / RUN).is_file()]
+
+
+def holding(name: str) -> Iterator[Path]:
+    """Files called `name`: where relative run folders start, then in attached inputs, models too, at most two folders deep."""
+    models = _deep(paths.KAGGLE / "input/models", KINDS["models"])
+    inside = (place for mount in (*mounts(), *models) for depth in range(3) for place in _deep(mount, depth))
+    yield from (place / name for place in chain([paths.base()], inside) if (place / name).is_file())
 
 
 def _tables(mount: Path) -> Iterator[Path]:
