@@ -24,8 +24,8 @@ class Task:
     answer_column: str  # of a submission
     labels: str  # of a row of the tables: "one", or "many" separated by spaces
     classes: int
-    losses: tuple[str, ...]  # the terms that a loss may have; the first is the usual one
-    reader: str  # of the tables: run.inputs.READERS
+    marks: tuple[tuple[str, str], ...]  # tables of which one marks a data set, and a column that it is sure by
+    reader: str  # of the tables: run.readers.READERS
     metric: str  # of a submission: decide.commands.METRICS
     plan: str  # which steps a run has: run.plans.PLANS
     presets: tuple[str, ...] = ()  # of the virtual microscope that draws for it
@@ -70,7 +70,7 @@ RXRX1 = Task(
     answer_column="sirna",
     labels="one",
     classes=1108,
-    losses=("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface"),
+    marks=(("train_controls.csv", ""), ("metadata.csv", "site_id")),
     reader="wells",
     metric="accuracy",
     plan="by cell type",
@@ -92,7 +92,7 @@ PROTEIN_ATLAS = Task(
     answer_column="Predicted",
     labels="many",
     classes=28,
-    losses=("bce", "focal", "lovasz"),
+    marks=(("train.csv", "Target"),),
     reader="sites",
     metric="macro_f1",
     plan="in folds",

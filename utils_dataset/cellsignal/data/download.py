@@ -14,7 +14,7 @@ from cellsignal.data.fetch import BLOCK, Remote, fetch
 from cellsignal.data.wells import read_tables
 from cellsignal.data.zips import Limits
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, TASKS
 
 
 class Published(NamedTuple):
@@ -86,7 +86,8 @@ def from_kagglehub(competition: str) -> Path:
     except Exception as error:  # its own, those of requests and of the SDK; none may reach a page with what it quotes
         raise _hub_failure(competition, error) from None
     folders = [root, *(path for depth in ("*", "*/*") for path in root.glob(depth))]
-    found = next((path for path in folders if any((path / name).is_file() for name in _SENTINELS)), None)
+    marks = [name for task in TASKS.values() if task.competition == competition for name, _ in task.marks] or _SENTINELS
+    found = next((path for path in folders if any((path / name).is_file() for name in marks)), None)
     if found is None:
         raise InputError("kagglehub brought no tables", where=root, cure=f"look whether {competition!r} is the competition's name")
     return found

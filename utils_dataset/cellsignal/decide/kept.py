@@ -84,7 +84,7 @@ def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
     images = [channel_path(root, stem, 1) for stem in sites.groupby("plate")["stem"].min()]
     facts = {
         **made_with,
-        "code": _code(),
+        "code": code(),
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
         "images": [sha256(path) if path.is_file() else "" for path in images],
     }
@@ -92,10 +92,10 @@ def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
 
 
 @cache
-def _code() -> str:
+def code(makers: tuple[str, ...] = MAKERS) -> str:
     """SHA-256 over what the modules that make scores say to Python: comments and layout do not count."""
     package = Path(__file__).resolve().parents[1]
-    trees = [ast.dump(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))) for name in MAKERS]
+    trees = [ast.dump(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))) for name in makers]
     return hashlib.sha256("\n".join(trees).encode()).hexdigest()
 
 

@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
-from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, rebuild, session, steps
+from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, readers, rebuild, session, steps
 from cellsignal.run.notebooks import StepFailed, Unfinished
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
-
-if TYPE_CHECKING:
-    import pandas as pd
+from cellsignal.tasks import TASKS
 
 Marker = dict[str, Any]
 Markers = dict[str, Marker]
@@ -40,7 +38,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
     rebuild.check(folder, way)
-    root = inputs.check(recipe.data, run=folder, preset=recipe.preset)
+    root = inputs.check(recipe.data, run=folder, preset=recipe.preset, task=TASKS[recipe.task])
     ours = not recipe.data and root == paths.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}
     with _alone(folder):
@@ -51,7 +49,8 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         environment = paths.kernel_environment(folder, deadline=budget.deadline)
         chain = Chain(folder, values, environment, Display(folder), budget, budget.left)
         done = {"simulate": chain.simulate()}
-        cell_types = _cell_types(values)
+        wanted = {key: values[key] for key in ("run", "preset", "seed", "cell_types", "experiments", "folds")}
+        cell_types = readers.look(recipe.task, values["data"], **wanted)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
         plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
         steps.forget_others(folder, ["simulate", *["report"] * recipe.pages, *(step.name for step in plan)])
@@ -86,28 +85,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _cell_types(values: Mapping[str, Any]) -> list[str]:
-    """The cell types to train, those with most wells first."""
-    wanted = {key: values[key] for key in ("run", "preset", "seed", "cell_types", "experiments")}
-    tables = inputs.open_tables(values["data"], **wanted)
-    wells = tables.wells
-    _check_test(wells, where=tables.root)
-    sizes = wells.loc[wells["dataset"] == "train", "cell_type"].value_counts()
-    return sorted(sizes.index, key=lambda name: (-sizes[name], name))
-
-
-def _check_test(wells: "pd.DataFrame", *, where: Path) -> None:
-    """Refuse now what only the prediction would notice, hours later."""
-    asked = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
-    if asked.empty:
-        what = "no test wells among these experiments"
-        raise InputError(what, where=where, cure="name a test experiment in `experiments` too, or leave it empty")
-    trained = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
-    if untrained := sorted(set(asked["cell_type"]) - set(trained["cell_type"])):
-        what = f"{', '.join(untrained)} has test wells and no training wells"
-        raise InputError(what, where=where, cure="leave it out with `cell_types` or `experiments`")
-
-
 @dataclass(frozen=True)
 class Chain:
     """What all steps of one run share."""
@@ -130,7 +107,7 @@ class Chain:
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
         if preset and not data and steps.outdated(self.folder, step, same=same):
             inputs.discard(root)
-        return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed))
+        return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=TASKS[self.values["task"]]))
 
     def drive(self, plan: list[Step], done: Markers, *, slots: int) -> None:
         """Run the notebooks of `plan` on `slots` slots, then write the report; `done` gains every marker."""

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from cellsignal import files
-from cellsignal.data import wells
+from cellsignal.data import atlas, wells
 from cellsignal.errors import InputError
 from cellsignal.run import mounts, paths
+from cellsignal.tasks import RXRX1, TASKS, Task
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
@@ -33,9 +35,17 @@ def open_tables(
     return wells.select(wells.read_tables(root), cell_types=cell_types, experiments=experiments)
 
 
-def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0) -> Path:
-    """The folder of the run's plates, simulated first when `preset` asks for them and they are not whole."""
-    root = check(data, run=run, preset=preset)
+def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed: int = 0) -> atlas.SiteTables:
+    """Tables of labelled sites, simulated first when `preset` is set and they are not there yet.
+
+    Raises InputError when the folder is missing or holds another simulation, or a table has a fault.
+    """
+    return atlas.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
+
+
+def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1) -> Path:
+    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole."""
+    root = check(data, run=run, preset=preset, task=task)
     if preset:
         with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, ours=not data)
@@ -65,34 +75,35 @@ def discard(root: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check(data: str, *, run: str | Path, preset: str = "") -> Path:
-    """The data folder, after the checks that need no work: a known preset, or a folder that is there.
+def check(data: str, *, run: str | Path, preset: str = "", task: Task = RXRX1) -> Path:
+    """The data folder, after the checks that need no work: a preset of the task's, or a folder that is there.
 
     Without `data` and `preset` the attached data set on Kaggle, the competition's download on Colab.
     """
     root = data_folder(data, run=run)
     if not data and not preset and not root.is_dir():
-        root = _found() or root
+        root = _found(task) or root
     if preset:
         from cellsignal.data.simulate import PRESETS  # pulls in SciPy: only who simulates pays
 
-        if preset not in PRESETS:
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(PRESETS)}")
+        others = {name for other in TASKS.values() if other != task for name in other.presets}
+        if preset not in PRESETS or preset in others:
+            known = ", ".join(name for name in PRESETS if name not in others)
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {known}")
     elif not root.is_dir():
         raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
     return root
 
 
-def _found() -> Path | None:
-    """The plates that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
-    if paths.where() == "kaggle" or mounts.data_sets():
-        return mounts.data_set()
+def _found(task: Task) -> Path | None:
+    """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
+    if paths.where() == "kaggle" or mounts.data_sets(task):
+        return mounts.data_set(task)
     if paths.where() != "colab":
         return None
     from cellsignal.data.download import from_kagglehub
-    from cellsignal.tasks import RXRX1
 
-    return from_kagglehub(RXRX1.competition)
+    return from_kagglehub(task.competition)
 
 
 def pretrained_file(source: str, backbone: str) -> Path:
@@ -110,3 +121,10 @@ def pretrained_file(source: str, backbone: str) -> Path:
         return path
     found = next(mounts.holding(file_name(backbone)), None)
     return found or download(backbone)
+
+
+def attach(package: str) -> None:
+    """Let Python import a package from a wheel that is attached, where it is not installed: Kaggle's sessions have no internet."""
+    for wheel in mounts.wheels(package)[:1]:
+        if str(wheel) not in sys.path:
+            sys.path.append(str(wheel))  # last: what is installed wins

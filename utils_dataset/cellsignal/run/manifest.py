@@ -20,6 +20,7 @@ OUTPUTS = {  # patterns of what each notebook leaves; those of a training are it
     "1-eda": ("eda/**/*",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
+    "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "metrics.json", "answers.csv", "scores/**/*"),
     "compare": ("compare.*",),
 }

@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from itertools import chain, islice
 from pathlib import Path
 
 from cellsignal.errors import InputError
 from cellsignal.run import paths
 from cellsignal.run.manifest import RUN
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, Task
 
 KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
-TABLES = ("train_controls.csv", "metadata.csv")  # one of them marks a data set: the competition's, the public release's
 FEW = 256  # entries that are looked at in a folder: one of images holds half a million, and listing it takes minutes
 
 
@@ -22,32 +22,39 @@ def mounts() -> list[Path]:
     return [*new, *(path for path in _folders(attached) if path.name not in KINDS)]
 
 
+def wheels(package: str) -> list[Path]:
+    """Wheels of a pure Python package (by its name on PyPI) in attached data sets and outputs, at most two levels down."""
+    pattern = f"{package.replace('-', '_')}-*-none-any.whl"
+    places = [place for mount in mounts() for depth in range(3) for place in _deep(mount, depth)]
+    return [path for place in places for path in _first(place) if fnmatch(path.name, pattern)]
+
+
 def names() -> str:
     """The attached inputs in words, for messages."""
     found = [path.relative_to(paths.KAGGLE / "input").as_posix() for path in mounts()]
     return f"attached are {', '.join(found)}" if found else "nothing is attached"
 
 
-def data_sets() -> list[Path]:
-    """Folders with plates: the highest of each mount that holds tables, at most two levels below it.
+def data_sets(task: Task = RXRX1) -> list[Path]:
+    """Folders with a task's data: the highest of each mount that holds tables, at most two levels below it.
 
-    Those whose tables are certainly of plates when there are any: a metadata.csv may be anybody's. Of these the user's
+    Those whose tables are certainly the task's when there are any: a metadata.csv may be anybody's. Of these the user's
     own, when there are any: the competition is attached to every kernel that is pushed as it is tracked.
     """
-    found = [place for mount in mounts() for place in islice(_tables(mount), 1)]
-    certain = [place for place in found if _certain(place)] or found
-    return [place for place in certain if not _of_competition(place)] or certain
+    found = [place for mount in mounts() for place in islice(_tables(mount, task), 1)]
+    certain = [place for place in found if _certain(place, task)] or found
+    return [place for place in certain if not _of_competition(place, task)] or certain
 
 
-def data_set() -> Path:
+def data_set(task: Task = RXRX1) -> Path:
     """The attached data set. Raises InputError, which lists what is attached, when there is none or more than one."""
-    found = data_sets()
+    found = data_sets(task)
     if len(found) == 1:
         return found[0]
     if found:
         what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
-    cure = f"attach the competition {RXRX1.competition} or a data set with {TABLES[0]}, or set `preset` to simulate plates"
+    cure = f"attach the competition {task.competition} or a data set with {task.marks[0][0]}, or set `preset` to simulate plates"
     raise InputError(f"no plates to be found; {names()}", where=paths.KAGGLE / "input", cure=cure)
 
 
@@ -63,23 +70,25 @@ def holding(name: str) -> Iterator[Path]:
     yield from (place / name for place in chain([paths.base()], inside) if (place / name).is_file())
 
 
-def _tables(mount: Path) -> Iterator[Path]:
+def _tables(mount: Path, task: Task) -> Iterator[Path]:
     for depth in range(3):
-        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name in TABLES))
+        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name, _ in task.marks))
 
 
-def _certain(place: Path) -> bool:
-    """Whether tables are the competition's or the public release's by more than a name."""
-    if (place / TABLES[0]).is_file():
-        return True
-    with open(place / TABLES[1], encoding="utf-8", errors="replace") as table:
-        return "site_id" in table.readline(FEW).split(",")
+def _certain(place: Path, task: Task) -> bool:
+    """Whether tables are the task's by more than a name."""
+    return any((place / name).is_file() and (not column or _has(place / name, column)) for name, column in task.marks)
 
 
-def _of_competition(place: Path) -> bool:
+def _has(table: Path, column: str) -> bool:
+    with open(table, encoding="utf-8", errors="replace") as stream:
+        return column in stream.readline(FEW).strip().split(",")
+
+
+def _of_competition(place: Path, task: Task) -> bool:
     """Whether a folder is the competition's mount, or lies in it."""
     first, second, *_ = (*place.relative_to(paths.KAGGLE / "input").parts, "")
-    return RXRX1.competition in (first.lower(), second.lower() * (first == "competitions"))
+    return task.competition in (first.lower(), second.lower() * (first == "competitions"))
 
 
 def _run_places(mount: Path) -> list[Path]:
@@ -93,8 +102,13 @@ def _deep(place: Path, depth: int) -> list[Path]:
 
 def _folders(place: Path) -> list[Path]:
     """The folders among the first entries of a folder, by name; none when it is not there."""
+    return [path for path in _first(place) if path.is_dir()]
+
+
+def _first(place: Path) -> list[Path]:
+    """The first entries of a folder, by name; none when it is not there."""
     try:
         with os.scandir(place) as entries:
-            return sorted(Path(entry.path) for entry in islice(entries, FEW) if entry.is_dir())
+            return sorted(Path(entry.path) for entry in islice(entries, FEW))
     except OSError:
         return []

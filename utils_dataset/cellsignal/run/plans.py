@@ -60,8 +60,23 @@ def by_cell_type(shape: Shape, cell_types: Sequence[str], kernels: Path) -> list
     return [*trainings, _prediction(trainings, kernels=kernels), *[eda] * shape.pages]
 
 
+def in_folds(shape: Shape, cell_types: Sequence[str], kernels: Path) -> list[Step]:
+    """A network per fold, and the decision, in one notebook that is called as the task is."""
+    networks = [f"fold-{fold}" for fold in range(shape.folds)]
+    return [
+        Step(
+            shape.task,
+            needs=("simulate",),
+            outputs=(*(f for name in networks for f in _weights(name, ("model",))), "weights/thresholds.json", "submission.csv", "metrics.json"),
+            extras=("scores/**/*", "eda/**/*"),
+            notebook=_notebook(kernels, shape.task),
+            checkpoints=tuple(f"weights/{name}/model.checkpoint.json" for name in networks),
+        )
+    ]
+
+
 # By the plan that a task names.
-PLANS: dict[str, Callable[[Shape, Sequence[str], Path], list[Step]]] = {"by cell type": by_cell_type}
+PLANS: dict[str, Callable[[Shape, Sequence[str], Path], list[Step]]] = {"by cell type": by_cell_type, "in folds": in_folds}
 
 
 def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) -> Step:

@@ -14,7 +14,7 @@ from cellsignal.errors import InputError
 from cellsignal.run import notebooks, sources
 from cellsignal.run.notebooks import StepFailed
 
-PLATES = ("*/*/Plate*", "images/*/*/Plate*")  # where a plate's images may lie in a data set
+PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
 PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "pages", "time_budget_minutes"}  # parameters that change no result
