@@ -219,7 +219,7 @@ def test_other_weights_images_or_code_make_other_scores(
     shutil.copyfile(plates / f"{first}_w2.png", tmp_path / f"plates/{first}_w1.png")
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
     assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics=("running",)) == ["RPE-02"]
-    monkeypatch.setattr(kept, "_code", lambda: "of tomorrow")
+    monkeypatch.setattr(kept, "code", lambda: "of tomorrow")
     assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics=("running",))) == 6
 
 
