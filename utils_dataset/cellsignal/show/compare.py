@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, pale, picture, styled
 
@@ -208,11 +209,13 @@ def confusion(row: Row, *, most: int = 15) -> Figure:
     counts, pairs = np.array(row["matrix"]), row["pairs"][:most]
     figure = picture(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
-    shown = matrix.imshow(np.where(counts, counts, np.nan), cmap=_shades(COLOURS[row["kind"]]), norm=LogNorm(1, max(2, counts.max())), aspect="equal")
+    scale = LogNorm(1, counts.max()) if counts.max() >= 20 else Normalize(0, counts.max())
+    shown = matrix.imshow(np.where(counts, counts, np.nan), cmap=_shades(COLOURS[row["kind"]]), norm=scale, aspect="equal")
     _boundaries(matrix, row["group_sizes"], bins=len(counts))
     matrix.set(xlabel="answer: siRNAs by plate group", ylabel="truth: siRNAs by plate group",
                title=f"{row['recipe']}, {row['kind']}: {row['wrong']:,} of {row['wells']:,} wrong")
-    figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells")
+    ticks = None if counts.max() >= 20 else MaxNLocator(integer=True)
+    figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells", ticks=ticks)
     _pairs(bars, pairs, colour=COLOURS[row["kind"]])
     return figure
 

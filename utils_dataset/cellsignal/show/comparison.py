@@ -134,18 +134,27 @@ def _difference_table(rows: Sequence[Row], *, kind: str) -> str:
 
 
 def _pairs(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
-    tables = [_pair_table(of(comparison["pairs"], split=split, kind=kind), kind=kind) for kind in COLOURS]
+    """The pairs of one seed, where there are several: they share the luck of what was held out."""
+    seeds = {row["name"]: row["seed"] for row in comparison["runs"]}
+    rows = of(comparison["pairs"], split=split)
+    alike = [row for row in rows if seeds[row["first"]] == seeds[row["second"]]] or rows
+    tables = [_pair_table(of(alike, kind=kind), kind=kind) for kind in COLOURS]
     if any(tables):
-        yield page.section(f"Two runs at a time: {SPLITS[split]}", page.paragraph(TESTS), *tables)
+        left = len(rows) - sum(min(MOST, len(of(alike, kind=kind))) for kind in COLOURS)
+        more = [page.paragraph(f"{left} more in compare.json.", quiet=True)] * (left > 0)
+        yield page.section(f"Two runs at a time: {SPLITS[split]}", page.paragraph(TESTS), *tables, *more)
 
 
 def _pair_table(rows: Sequence[Row], *, kind: str) -> str:
-    shown = sorted(rows, key=lambda row: row["p"])[:MOST]
-    cells = [[row["first"], row["second"], row["wells"], row["only_first"], row["only_second"], row["difference"],
-              _interval(row["of_experiments"]), f"{row['p']:.2g}", f"{row['p_holm']:.2g}"] for row in shown]
-    names = ["first", "second", "wells", "only first right", "only second right", "difference", "experiments, 95 %", "p", "p, Holm"]
-    more = [page.paragraph(f"{len(rows) - MOST} more in compare.json.", quiet=True)] * (len(rows) > MOST)
-    return _titled(f"{kind.capitalize()} answers", page.table(names, cells), *more) if rows else ""
+    cells = [[row["first"], row["second"], f"{row['only_first']:,}", f"{row['only_second']:,}", row["difference"],
+              _interval(row["of_experiments"]), _probability(row["p"]), _probability(row["p_holm"])] for row in rows[:MOST]]
+    names = ["first", "second", "first alone right", "second alone right", "difference", "experiments, 95\u00a0%", "p", "p, Holm"]
+    wells = ", ".join(dict.fromkeys(f"{row['wells']:,} wells" for row in rows))
+    return _titled(f"{kind.capitalize()} answers", page.paragraph(wells, quiet=True), page.table(names, cells)) if rows else ""
+
+
+def _probability(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-300 else "< 1e-300"
 
 
 def _confusions(comparison: Mapping[str, Any]) -> Iterator[str]:
