@@ -1,12 +1,15 @@
-"""What is said of rotations that no training experiment shows."""
+"""What a network is told beside images, and what is said of rotations that no training experiment shows."""
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
 from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import read_tables
-from cellsignal.learn.covariates import plate_warning, unseen_rotations
+from cellsignal.errors import InputError
+from cellsignal.learn.covariates import encode, hidden, levels, plate_warning, unseen_rotations
 
 
 def test_the_shifts_that_nobody_has_are_named() -> None:
@@ -36,3 +39,37 @@ def test_the_fourth_rotation_of_the_real_data_is_unseen(shared: Path) -> None:
     seen = rotations(wells, plate_groups(wells))
     assert len(seen) == 33 and len(unseen_rotations(seen)) == 1
     assert plate_warning(seen).startswith("warning: none of the 33 training experiments has the plate groups ")
+
+
+SITES = pd.DataFrame({"cell_type": ["RPE", "HUVEC", "RPE"], "experiment": ["RPE-01", "HUVEC-01", "RPE-02"], "plate": [2, 10, 1],
+                      "well": ["B03", "C04", "B03"], "site": [1, 2, 1]})
+
+
+def test_levels_are_those_of_the_sites_in_their_order() -> None:
+    assert levels(SITES, ["plate", "cell_type"]) == {"plate": ["1", "2", "10"], "cell_type": ["HUVEC", "RPE"]}
+    assert levels(SITES, []) == {}
+    for name in ("siRNA", "sirna"):
+        with pytest.raises(InputError, match=f"unknown covariate '{name}'; use some of: cell_type, experiment"):
+            levels(SITES.assign(sirna=3), [name])
+    with pytest.raises(InputError, match="unknown covariate 'plate'; use some of: cell_type, experiment, well, site"):
+        levels(SITES.drop(columns="plate"), ["plate"])
+
+
+def test_an_unseen_level_is_all_zeros() -> None:
+    known = levels(SITES.iloc[:2], ["experiment", "site"])
+    told = encode(SITES, known)
+    assert told.dtype == torch.float32 and told.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
+    assert encode(SITES, {}).shape == (3, 0)
+
+
+def test_training_hides_experiments_and_wells_for_a_share_of_the_sites() -> None:
+    known = {"site": ["1", "2"], "experiment": ["RPE-01", "HUVEC-01", "RPE-02"], "well": ["B03", "C04"]}
+    told = encode(pd.concat([SITES] * 400), known)
+    seen = hidden(told, known, key=(0, 1, 2))
+    assert torch.equal(seen, hidden(told, known, key=(0, 1, 2))) and not torch.equal(seen, hidden(told, known, key=(0, 1, 3)))
+    assert torch.equal(seen[:, :2], told[:, :2]) and told[:, 2:].sum() == 2400
+    for block in (slice(2, 5), slice(5, 7)):
+        gone = seen[:, block].sum(1) == 0
+        assert 0.16 < gone.float().mean() < 0.24 and torch.equal(seen[~gone][:, block], told[~gone][:, block])
+    plain = encode(SITES, {"plate": ["1", "2"]})
+    assert hidden(plain, {"plate": ["1", "2"]}, key=(0,)) is plain

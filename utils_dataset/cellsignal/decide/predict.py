@@ -219,7 +219,7 @@ def _referred(model: nn.Module, root: Path, controls: pd.DataFrame, asked: pd.Da
         raise InputError(f"{len(mine)} control sites, and this network refers to controls", where=asked["experiment"].iloc[0],
                          cure="add the plate's controls to the tables, or train without control_features")
     moments = Told(model, root, mine)[np.arange(len(mine))].get("moments")
-    positive = torch.from_numpy((mine["well_type"] == CONTROLS[0]).to_numpy())
+    positive = torch.from_numpy((mine["well_type"] == CONTROLS[0]).to_numpy(copy=True))
     plates, wanted = (torch.from_numpy(table["plate"].to_numpy(np.int64)) for table in (mine, asked))
     return Controls(read_sites(root, mine, channels=model.channels), moments, positive, plates, wanted)
 

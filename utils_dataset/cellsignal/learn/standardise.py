@@ -24,8 +24,11 @@ def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Te
 
     They are over all sites of a plate, controls included, whichever are asked for: from the data set's pixel_stats.csv,
     or, for plates that it does not know, from the images in the plate's folder. (Brodt's list of what was not better;
-    the sixth and seventh place standardised by experiment.) Raises InputError for a file that lacks a column.
+    the sixth and seventh place standardised by experiment.) Raises InputError for sites without plates, and for a file
+    that lacks a column.
     """
+    if not {"experiment", "plate"} <= set(sites.columns):
+        raise InputError("these sites lie on no plates", where="standardise", cure="use standardise: image, or none")
     root, places = Path(root), list(zip(sites["experiment"], sites["plate"].astype(int)))
     known = dict(_from_file(root / "pixel_stats.csv", channels))
     folders = dict(zip(places, sites["stem"].str.rpartition("/")[0]))
