@@ -65,6 +65,7 @@ def test_out_of_time_and_on_from_what_the_last_session_left(
     folders, words = [], ""
     while words != "whole":
         here, carry = tmp_path / str(len(folders)), {}
+        here.mkdir()
         if folders:
             folders[-1].chmod(0o555)
             carry = {"elsewhere": str(folders[-1])}

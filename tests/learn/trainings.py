@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 
 from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.batchnorm import batch_statistics
 from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Classifier
+from cellsignal.learn.models import Card, Classifier
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.train import fit
 
@@ -66,7 +68,31 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
                held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
 
 
-PHASES = {"head": {"trainable": "head", "epochs": 2}, "model": {"epochs": 6, "mixup": 0.4}}
+class Guess:
+    """Names sites by the network itself: those whose best class is better than the others by enough."""
+
+    def __init__(self, others: SiteImages, share: float = 0.5) -> None:
+        self.others, self.share, self.asked = others, share, []
+
+    def __call__(self, model: Classifier, card: Card, epoch: int) -> np.ndarray:
+        assert not model.training and card.class_numbers == CLASSES
+        images = torch.from_numpy(np.stack([self.others.image(row) for row in range(len(self.others))]))
+        with torch.inference_mode(), batch_statistics(model):
+            best, labels = model(images).softmax(1).max(1)
+        self.asked.append(epoch)
+        return np.where(best >= best.quantile(1 - self.share), labels, -1)
+
+
+def pseudo(patches: tuple) -> dict:
+    """Sites without labels: those of the other experiment, under another name."""
+    root, sites = patches
+    others = sites[sites["experiment"] == "HUVEC-02"].assign(experiment="HUVEC-03", sirna=pd.NA)
+    data = SiteImages(root, others, class_numbers=CLASSES)
+    return {"unlabelled": data, "relabel": Guess(data)}
+
+
+PHASES = {"head": {"trainable": "head", "epochs": 2},
+          "model": {"epochs": 6, "mixup": 0.4, "cutmix": 1.0, "ema": 0.9, "optimizer": "radam", "pseudo_epochs": 3}}
 
 
 def session(root: str, sites: str, folder: str, *, seconds: float | None = None, elsewhere: str = "", death: tuple | list = ()) -> None:
@@ -77,7 +103,7 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     model, history = Classifier("densenet-small", channels=6, classes=4), []
     budget = Budget(None if seconds is None else time.time() + seconds)
     for name, changes in PHASES.items():
-        options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else []}
+        options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}
         history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
                         **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
     print(budget.note or "whole", flush=True)
