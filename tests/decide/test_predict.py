@@ -17,7 +17,8 @@ from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
 from cellsignal.decide.passes import Passes, log_probabilities, shuffled
-from cellsignal.decide.predict import keep_only, scope_note, score_experiments, well_scores
+from cellsignal.decide.experiment import well_scores
+from cellsignal.decide.predict import keep_only, scope_note, score_experiments
 from cellsignal.decide.scores import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text

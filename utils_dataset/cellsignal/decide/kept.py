@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cellsignal.decide.scores import METADATA, read_scores, write_metadata, writ
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 
-MAKERS = ("data/images", "decide/passes", "decide/predict", "learn/backbones", "learn/batches", "learn/batchnorm", "learn/controls",
+MAKERS = ("data/images", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches", "learn/batchnorm", "learn/controls",
           "learn/covariates", "learn/devices", "learn/heads", "learn/models", "learn/standardise", "learn/told")
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
@@ -27,11 +27,12 @@ class Kept:
     A note holds the identity of what made the file and its SHA-256, beside the facts: writing it is the
     moment at which the scores come to be. `identities`: what must have made the scores of each experiment,
     in their order; `facts` of the metadata hold for all of them. Starts with what is whole in the folder and
-    of its identity, as `tables`; everything else there is removed.
+    of its identity, as `tables`; everything else there is removed. `read` reads a file of the folder.
     """
 
-    def __init__(self, folder: Path, identities: Mapping[str, str], **facts: Any) -> None:
-        self.folder, self.identities, self.facts = folder, identities, facts
+    def __init__(self, folder: Path, identities: Mapping[str, str], *, read: Callable[[Path], pd.DataFrame] = read_scores,
+                 **facts: Any) -> None:
+        self.folder, self.identities, self.facts, self.read = folder, identities, facts, read
         self.notes: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, pd.DataFrame] = {}
         for experiment, note, table in self._found():
@@ -72,8 +73,24 @@ class Kept:
         for experiment, note in read_notes(self.folder).items():
             path = self.folder / f"{experiment}.parquet"
             if experiment in self.identities and _fits(note, self.identities[experiment]) and path.is_file():
-                if sha256(path) == note["sha256"] and (table := _read(path)) is not None:
+                if sha256(path) == note["sha256"] and (table := self._read(path)) is not None:
                     yield experiment, note, table
+
+    def _read(self, path: Path) -> pd.DataFrame | None:
+        """The table of a file; None where it holds none that can be used."""
+        try:
+            return self.read(path)
+        except InputError:
+            return None
+
+
+def read_embeddings(path: Path) -> pd.DataFrame:
+    """Embeddings of wells: index id_code, columns 0 to F - 1, float32; InputError when a file holds none."""
+    try:
+        table = pd.read_parquet(path).set_index("id_code")
+        return table.rename(columns=int).astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"holds no embeddings ({error})", where=path, cure="predict again") from None
 
 
 def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
@@ -114,11 +131,3 @@ def _fits(note: Any, identity: str) -> bool:
     if not isinstance(note, dict) or note.get("identity") != identity or not isinstance(note.get("sha256"), str):
         return False
     return isinstance(note.get("gathered"), dict) and all(type(note.get(key)) in (int, float) for key in COUNTS)
-
-
-def _read(path: Path) -> pd.DataFrame | None:
-    """The scores of a file; None where it holds none that can be used."""
-    try:
-        return read_scores(path)
-    except InputError:
-        return None

@@ -1,7 +1,8 @@
-"""The images of one plate on their way through a network, under each kind of statistics."""
+"""The images of one plate on their way through a network, under each kind of statistics and in each view."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +10,14 @@ from torch import nn
 
 from cellsignal.learn import devices
 from cellsignal.learn.batches import parts_of
-from cellsignal.learn.batchnorm import REFINEMENTS, adapted_pass, batch_statistics, exact_pixels
+from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS, adapted_pass, batch_statistics, exact_pixels
 from cellsignal.learn.controls import plate_means
 
 RUNNING_BATCH = 64  # any size gives the same answer
+# The symmetries of the square, as quarter turns and whether mirrored: the first 1, 2, 4 or 8 of them are a group,
+# so that an answer averaged over them does not hang on how the plate lay under the microscope.
+VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
+BESIDE = ("views", "embeddings")  # what one kind of statistics can give beside its log-probabilities
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Passes:
     `images`: uint8[N, C, H, W], moved to the network's device once where they fit there, and batch
     by batch otherwise; the network scales them. `told`: what else the network's call wants of each site
     (`learn.told.Told`), by name. `controls`: the control sites to which a network with control
-    features refers. `sent`: images that went through the network so far.
+    features refers. `embed`: the features of a site stand behind its log-probabilities. `view`: which of VIEWS the network
+    sees. `sent`: images that went through the network so far.
     """
 
     def __init__(self, model: nn.Module, images: np.ndarray, *, told: Mapping[str, torch.Tensor] = {},
                  controls: Controls | None = None, precision: str = "auto") -> None:
         self.model, self.precision, self.sent = model.eval(), precision, 0
+        self.view, self.embed = 0, False
         self.device = next(model.parameters()).device
         self.images = _near(torch.from_numpy(images), self.device)
         self.told, self.controls, self.references = dict(told), controls, None
@@ -68,7 +75,7 @@ class Passes:
 
     @torch.inference_mode()
     def __call__(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
-        """Log-probabilities float32[N, classes] in the order of the images; `batches` hold row numbers."""
+        """Log-probabilities float32[N, classes (+ features)] in the order of the images; `batches` hold row numbers."""
         order = torch.from_numpy(np.concatenate(batches))
         return torch.cat([self._batch(torch.from_numpy(rows)) for rows in batches])[order.argsort()]
 
@@ -76,10 +83,15 @@ class Passes:
         told = {name: tensor[rows].to(self.device) for name, tensor in self.told.items()}
         if self.references is not None:
             told["references"] = tuple(mean[rows.to(self.device)] for mean in self.references)
+        images = turned(self.images[rows.to(self.images.device)].to(self.device), self.view)
         with devices.autocast(self.device, self.precision):
-            logits = self.model(self.images[rows.to(self.images.device)].to(self.device), **told)
+            answer = self._embedded(images, **told) if self.embed else self.model(images, **told).float().log_softmax(1)
         self.sent += len(rows)
-        return logits.float().log_softmax(1).cpu()
+        return answer.cpu()
+
+    def _embedded(self, images: torch.Tensor, *, moments: torch.Tensor | None = None, **told: torch.Tensor) -> torch.Tensor:
+        features = self.model.embed(self.model.prepare(images, moments))
+        return torch.cat([self.model.classify(features, **told).float().log_softmax(1), features.float()], dim=1)
 
     @torch.inference_mode()
     def refer(self) -> None:
@@ -94,6 +106,44 @@ class Passes:
             features = torch.cat([self.controls.features(self.model, rows, self.device).float() for rows in chunks])
         self.sent += len(self.controls)
         self.references = self.controls.means(features[np.concatenate(chunks).argsort()])
+
+
+def turned(images: torch.Tensor, view: int) -> torch.Tensor:
+    """Images [N, C, H, W] as one of VIEWS shows them."""
+    turns, mirrored = VIEWS[view]
+    return torch.rot90(images.flip(3) if mirrored else images, turns, (2, 3))
+
+
+def answers(passes: Passes, kinds: Collection[str], *, basis: str = "adapted", views: int = 1, classes: int,
+            **knobs: Any) -> Iterator[tuple[str, np.ndarray, str]]:
+    """(kind, float32[N, classes or features], how statistics were gathered) for each of `kinds` of one scope.
+
+    `kinds`: of statistics; and on the grounds of one of these, `basis`, "views": the mean of the log-probabilities over
+    so many of VIEWS, each normalised by the plate as it shows it, and "embeddings": features in the first view. `knobs`:
+    those of `log_probabilities`. What is asked for beside `basis` costs no pass twice.
+    """
+    for kind in STATISTICS:
+        mine = [each for each in BESIDE if each in kinds and kind == basis]
+        if kind not in kinds and not mine:
+            continue
+        passes.embed = "embeddings" in mine
+        first, how = log_probabilities(passes, kind, **knobs)
+        passes.embed = False
+        if kind in kinds:
+            yield kind, first[:, :classes], how
+        if "embeddings" in mine:
+            yield "embeddings", first[:, classes:], how
+        if "views" in mine:
+            yield "views", _mean_view(passes, kind, first[:, :classes], views, **knobs), how
+
+
+def _mean_view(passes: Passes, kind: str, first: np.ndarray, views: int, **knobs: Any) -> np.ndarray:
+    """The mean over the first so many VIEWS, of which the answer in the very first is there already."""
+    total = first.copy()
+    for passes.view in range(1, views):
+        total += log_probabilities(passes, kind, **knobs)[0]
+    passes.view = 0
+    return total / views
 
 
 def _near(images: torch.Tensor, device: torch.device) -> torch.Tensor:
