@@ -12,7 +12,7 @@ import pytest
 from cellsignal.data.images import whole_sites
 from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
-from cellsignal.decide import kept, predict
+from cellsignal.decide import kept, passes, predict
 from cellsignal.decide.commands import assign_files
 from cellsignal.decide.predict import score_experiments
 from cellsignal.files import read_json, sha256, write_json
@@ -163,13 +163,13 @@ def test_an_experiment_that_would_be_late_is_not_begun(
     now = [1000.0]
     monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
     monkeypatch.setattr("cellsignal.decide.predict.time.monotonic", lambda: now[0])
-    really = predict.log_probabilities
+    really = passes.log_probabilities
 
     def slow(*arguments: Any, **options: Any) -> Any:
         now[0] += 1  # a plate: 4 seconds an experiment and kind
         return really(*arguments, **options)
 
-    monkeypatch.setattr(predict, "log_probabilities", slow)
+    monkeypatch.setattr(passes, "log_probabilities", slow)
     assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
     now[0] = 1000.0
     assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
