@@ -10,7 +10,8 @@ import torch
 
 from cellsignal.data.images import read_sites
 from cellsignal.decide.passes import Controls, Passes, log_probabilities
-from cellsignal.decide.predict import predict_experiment, score_experiments, well_scores
+from cellsignal.decide.experiment import predict_experiment, well_scores
+from cellsignal.decide.predict import score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batchnorm import batch_statistics
