@@ -1,222 +1,162 @@
 """A sweep: many runs on the same plates, side by side, that goes on after any kill and says what each was worth."""
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.learn.budget import Budget
-from cellsignal.run import inputs, paths, provenance, recipe, session, sweep_results, sweep_space
+from cellsignal.run import inputs, paths, provenance, recipe, session, steps, sweep_ranges, sweep_space
 from cellsignal.run.notebooks import Unfinished
 from cellsignal.run.recipe import Recipe
+from cellsignal.run.sweep_best import best, write_best
+from cellsignal.run.sweep_driver import Listed, Source, Sweep
 from cellsignal.run.sweep_progress import Display
+from cellsignal.run.sweep_ranges import Range
+from cellsignal.run.sweep_search import Search
 from cellsignal.run.sweep_space import Space, Variant
-from cellsignal.run.sweep_trials import DONE, FAILED, PRUNED, UNFINISHED, Trial
+from cellsignal.run.sweep_trials import FAILED, Trial
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
+
 LOCK = ".sweep.lock"
-LOOK = 0.5  # seconds between two looks at what runs
 PATIENCE = 60.0  # seconds for the trials of a killed sweep to notice and end
-
-
-class Source(Protocol):
-    """Where trials come from."""
-
-    def next(self) -> Trial | None:
-        """The next trial to make; None when there is none now."""
-
-    def hopeless(self, trial: Trial) -> bool:
-        """Whether a running trial is not worth its end."""
-
-    def told(self, trial: Trial, record: Record) -> None:
-        """A trial has ended, now or in an earlier sweep."""
-
-    def expected(self) -> int:
-        """How many trials there will be in all."""
-
-    def variants(self) -> list[str]:
-        """The names of the variants, the first of which is compared with all others."""
-
-
-class Listed:
-    """Trials that are all known beforehand: every variant with the first seed, then with the next."""
-
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        self.trials = list(trials)
-        self.waiting = iter(self.trials)
-
-    def next(self) -> Trial | None:
-        """The next trial in line."""
-        return next(self.waiting, None)
-
-    def hopeless(self, trial: Trial) -> bool:
-        """Never: a table wants every row."""
-        return False
-
-    def told(self, trial: Trial, record: Record) -> None:
-        """It changes nothing."""
-
-    def expected(self) -> int:
-        """All of them."""
-        return len(self.trials)
-
-    def variants(self) -> list[str]:
-        """In the order of the file."""
-        return list(dict.fromkeys(trial.variant for trial in self.trials))
-
-
-class Sweep:
-    """The trials of one study on their way: `jobs` side by side, their records, and the tables that grow with them."""
-
-    def __init__(self, folder: Path, source: Source, *, jobs: int, budget: Budget) -> None:
-        self.folder, self.source, self.jobs, self.budget = folder, source, jobs, budget
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
-        self.records: list[Record] = []
-        self.running: list[Trial] = []
-
-    def drive(self, display: Display) -> None:
-        """Make every trial whole that the source gives; whatever happens, none runs on afterwards."""
-        try:
-            while self._fill(display) or self.running:
-                display.refresh(self.running, ended=len(self.records), expected=self.source.expected())
-                time.sleep(LOOK)
-                for trial in list(self.running):
-                    self._look(trial, display)
-        finally:
-            for trial in self.running:
-                trial.stop()
-            for trial in self.running:
-                trial.wait()
-
-    def _fill(self, display: Display) -> bool:
-        """Start trials while there is a slot, time, and something to try; tells whether there was one."""
-        found = False
-        while len(self.running) < self.jobs and not self.budget.spent and (trial := self.source.next()) is not None:
-            found = True
-            record = trial.record()
-            if record is not None and record["status"] in (DONE, PRUNED):
-                self._note(trial, record, display, kept=True)
-                continue
-            left = self.budget.left / 60 if self.budget.deadline is not None else 0.0
-            trial.values = {**trial.values, "time_budget_minutes": left}
-            trial.start(threads=self.threads)
-            display.started(trial)
-            self.running.append(trial)
-        return found
-
-    def _look(self, trial: Trial, display: Display) -> None:
-        pruned = not trial.ended() and self.source.hopeless(trial)
-        if pruned:
-            trial.stop()
-            trial.wait()
-        if trial.ended():
-            self.running.remove(trial)
-            self._note(trial, trial.close(status=PRUNED if pruned else ""), display)
-
-    def _note(self, trial: Trial, record: Record, display: Display, *, kept: bool = False) -> None:
-        """Take a trial's record into the tables."""
-        self.records.append(record)
-        if record["status"] == UNFINISHED:
-            self.budget.stop(f"in {trial.name}")
-        self.source.told(trial, record)
-        display.ended(trial, record, kept=kept)
-        if not kept:
-            self.write()
-
-    def write(self) -> None:
-        """Write results.csv, variants.csv and results.md of what has ended so far."""
-        order = self.source.variants()
-        trials = sweep_results.trials_table(sorted(self.records, key=lambda record: (record["seed"], order.index(record["variant"]))))
-        variants = sweep_results.variants_table(trials, order=order)
-        files.write_text(self.folder / "results.csv", trials.to_csv(index=False))
-        files.write_text(self.folder / "variants.csv", variants.to_csv(index=False))
-        files.write_text(self.folder / "results.md", sweep_results.as_markdown(variants))
+TRIALS = 20  # of a search, where nobody says how many
 
 
 def run_sweep(
     params: Path, space: Path, *, out: str | Path = "", seeds: Sequence[int] = (), jobs: int = 2, trials: int = 0, overrides: Sequence[str] = (),
 ) -> Path:
-    """Run a recipe in all the ways that the file `space` lists, each with every seed, and give the sweep's folder.
+    """Run a recipe in all the ways that the file `space` names, each with every seed, and give the sweep's folder.
 
     All trials work on the same plates: the recipe's `data`, or those that its `preset` and `seed` draw, once. A trial that
-    fails leaves its reason and the others go on. The same call again goes on; what is whole is not repeated.
-    Raises InputError before anything runs when a parameter is at fault, StepFailed in the end when a trial failed, and
-    Unfinished when the time budget (the recipe's) is spent.
+    fails leaves its reason and the others go on. The same call again goes on; what is whole is not repeated. `trials`: of
+    a search, in all. Raises InputError before anything runs when a parameter is at fault, StepFailed in the end
+    when a trial failed, and Unfinished when the time budget (the recipe's) is spent.
     """
     base = recipe.load(params, overrides)
     asked = sweep_space.read(space, params=params)
-    folder = paths.default_run(str(out) or f"sweeps/{Path(space).stem}")
-    planned = _planned(asked, folder, seeds=list(seeds) or [base.seed], overrides=overrides)
-    if trials:
+    if trials and asked.kind != "search":
         raise InputError("--trials is for a search", where=space, cure="leave it out; a grid and variants are tried to the end")
-    with _alone(folder, planned):
-        common = {"data": str(_plates(base, folder)), "preset": "", "parallel": max(1, (os.cpu_count() or 1) // jobs)}
-        for trial in planned:
-            trial.values = {**trial.values, **common}
-        files.write_json(folder / "study.json", _study(asked, base, planned))
-        sweep = Sweep(folder, Listed(planned), jobs=jobs, budget=session.budget(base.time_budget_minutes))
-        with Display() as display:
-            sweep.drive(display)
-        sweep.write()
-    _verdict(sweep)
+    folder = paths.default_run(str(out) or f"sweeps/{Path(space).stem}")
+    bench = Bench(folder, params, asked, base, tuple(seeds) or (base.seed,), tuple(overrides))
+    listed, ranges = bench.variants(), bench.ranges()
+    with _alone(folder):
+        shared = {"data": str(bench.plates()), "preset": "", "parallel": max(1, (os.cpu_count() or 1) // jobs)}
+        source = bench.search(ranges, shared, trials=trials or TRIALS) if ranges else Listed(bench.on(listed, shared), keys=bench.space.keys)
+        files.write_json(folder / "study.json", bench.about())
+        _drive(bench, source, jobs=jobs)
     return folder
 
 
-def _planned(space: Space, folder: Path, *, seeds: Sequence[int], overrides: Sequence[str]) -> list[Trial]:
-    """Every variant with every seed, checked before anything runs."""
-    lines = space.lines()
-    return [_trial(variant, folder, seed=seed, overrides=overrides, where=lines) for seed in seeds for variant in space.variants]
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a sweep have in common."""
+
+    folder: Path
+    params: Path
+    space: Space
+    base: Recipe
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+
+    def variants(self) -> list[Trial]:
+        """Every variant with the first seed, then with the next; all are checked."""
+        lines = self.space.lines()
+        return [self._trial(variant, seed, lines) for seed in self.seeds for variant in self.space.variants]
+
+    def ranges(self) -> list[Range]:
+        """What a search chooses from; nothing where there is none."""
+        return sweep_ranges.ranges(self.space, base=self.base.model_dump()) if self.space.kind == "search" else []
+
+    def plates(self) -> Path:
+        """The plates of all trials: those of the recipe, or drawn once into the sweep's folder."""
+        ours = str(self.folder / "data") if self.base.preset and not self.base.data else self.base.data
+        return inputs.prepare(ours, run=self.folder, preset=self.base.preset, seed=self.base.seed)
+
+    def on(self, trials: Sequence[Trial], shared: Mapping[str, Any]) -> list[Trial]:
+        """The trials, on the plates that all share."""
+        for trial in trials:
+            trial.values = {**trial.values, **shared}
+        return list(trials)
+
+    def search(self, ranges: Sequence[Range], shared: Mapping[str, Any], *, trials: int) -> Search:
+        """Trials that are found on the way."""
+        def make(name: str, changes: Mapping[str, Any]) -> list[Trial]:
+            return self.on([self._suggested(Variant(name, self.params, changes), seed) for seed in self.seeds], shared)
+
+        decisive = {key: value for key, value in self.base.model_dump().items() if key not in steps.PATHS_AND_SPEED}
+        about = {**decisive, "seeds": list(self.seeds)}
+        return Search(self.folder, ranges, make, about=about, trials=trials, measure=self.space.measure)
+
+    def about(self) -> dict[str, Any]:
+        """What the sweep is, for whoever finds its folder."""
+        return {
+            "space": str(self.space.path),
+            "kind": self.space.kind,
+            "measure": self.space.measure,
+            "seeds": list(self.seeds),
+            "recipe": self.base.model_dump(),
+            "code": provenance.code_digest(),
+            "commit": provenance.commit(),
+        }
+
+    def conclude(self, records: Sequence[Mapping[str, Any]], trials: "pd.DataFrame", variants: "pd.DataFrame") -> None:
+        """Write best.yaml, and draw sweep.png."""
+        from cellsignal.show.sweeps import draw_search, draw_variants  # Matplotlib is slow to come
+        from cellsignal.show.style import save
+
+        measure = self.space.measure
+        if (chosen := best(variants, measure=measure, seeds=len(self.seeds))) is not None:
+            params = {variant.name: variant.params for variant in self.space.variants}.get(chosen["variant"], self.params)
+            changes = next(record["changes"] for record in records if record["variant"] == chosen["variant"])
+            write_best(self.folder / "best.yaml", chosen, measure=measure, params=params, changes=changes, overrides=self.overrides, seeds=self.seeds)
+        keys = self.space.keys
+        figure = draw_search(trials, keys=keys, measure=measure) if self.space.ranges else draw_variants(trials, variants)
+        save(figure, self.folder / "sweep.png")
+
+    def _trial(self, variant: Variant, seed: int, lines: Mapping[str, str] = {}) -> Trial:
+        values = sweep_space.values(variant, seed=seed, overrides=self.overrides, where=lines)
+        place = self.folder / "trials" / f"{variant.slug}-seed{seed}"
+        return Trial(variant.name, seed, place, {**values, "pages": False}, variant.changes)  # a trial costs its training
+
+    def _suggested(self, variant: Variant, seed: int) -> Trial:
+        """A trial of a suggestion, which may not fit together."""
+        try:
+            return self._trial(variant, seed)
+        except InputError as misfit:
+            return Trial(variant.name, seed, self.folder / "trials" / f"{variant.slug}-seed{seed}", {}, variant.changes, fault=str(misfit))
 
 
-def _trial(variant: Variant, folder: Path, *, seed: int, overrides: Sequence[str], where: Mapping[str, str]) -> Trial:
-    values = sweep_space.values(variant, seed=seed, overrides=overrides, where=where)
-    if "pages" in Recipe.model_fields:
-        values["pages"] = False  # a trial costs its training
-    return Trial(variant.name, seed, folder / "trials" / f"{variant.slug}-seed{seed}", values)
-
-
-def _plates(base: Recipe, folder: Path) -> Path:
-    """The plates of all trials: those of the recipe, or drawn once into the sweep's folder."""
-    ours = str(folder / "data") if base.preset and not base.data else base.data
-    return inputs.prepare(ours, run=folder, preset=base.preset, seed=base.seed)
+def _drive(bench: Bench, source: Source, *, jobs: int) -> None:
+    """Make all trials whole, and say what they came to."""
+    sweep = Sweep(bench.folder, source, jobs=jobs, budget=session.budget(bench.base.time_budget_minutes))
+    with Display() as display:
+        sweep.drive(display)
+    trials, variants = sweep.write()
+    bench.conclude(sweep.records, trials, variants)
+    if sweep.budget.spent:
+        raise Unfinished(f"time budget spent {sweep.budget.note}; the same command goes on")
+    failed = [record for record in sweep.records if record["status"] == FAILED]
+    if len(failed) > (len(sweep.records) - 1 if bench.space.kind == "search" else 0):  # a search meets what does not fit together
+        first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"
+        raise StepFailed(f"{len(failed)} of {len(sweep.records)} trials failed, such as {first}; see {bench.folder / 'results.csv'}")
 
 
 @contextmanager
-def _alone(folder: Path, planned: Iterable[Trial]) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder, once the trials of a killed sweep have ended too."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder / LOCK, refusal="another sweep works in this folder"):
-        files.sweep(folder, ["trials"])
-        for trial in planned:
-            if trial.folder.is_dir():
-                with files.locked(paths.locks(trial.folder) / paths.CHAIN_LOCK, patience=PATIENCE, waiting=f"waiting for what still works in {trial.folder}",
-                                  refusal="another chain works in this folder"):
+        files.sweep(folder, [])
+        files.sweep(folder / "trials", [])
+        for run in (folder / "trials").glob("*/"):
+            lock = paths.locks(run) / paths.CHAIN_LOCK
+            if lock.exists():
+                with files.locked(lock, patience=PATIENCE, waiting=f"waiting for what still works in {run}", refusal="another chain works in this folder"):
                     pass
         yield
-
-
-def _study(space: Space, base: Recipe, planned: Sequence[Trial]) -> dict[str, Any]:
-    """What the sweep is about, for whoever finds its folder."""
-    return {
-        "space": str(space.path),
-        "kind": space.kind,
-        "measure": space.measure,
-        "recipe": base.model_dump(),
-        "trials": [{"name": trial.name, "variant": trial.variant, "seed": trial.seed} for trial in planned],
-        "code": provenance.code_digest(),
-        "commit": provenance.commit(),
-    }
-
-
-def _verdict(sweep: Sweep) -> None:
-    """Raise what the ends of the trials deserve."""
-    failed = [record for record in sweep.records if record["status"] == FAILED]
-    if sweep.budget.spent:
-        raise Unfinished(f"time budget spent {sweep.budget.note}; the same command goes on")
-    if failed:
-        first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"
-        raise StepFailed(f"{len(failed)} of {len(sweep.records)} trials failed, such as {first}; see {sweep.folder / 'results.csv'}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SPLITS, KINDS = ("held_out", "test"), ("raw", "assigned")
 MEASURES = [f"{split}_{kind}" for split in SPLITS for kind in KINDS]
 COLUMNS = ["variant", "seed", "status", *MEASURES, "seconds", "weights", "code", "error"]
+PLACE = 2  # in a row, of what was searched
 NETWORK = re.compile(r"model(-\d+)?")  # the names of what predicts; a further phase of it has as many weights
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: measured, not learnt
 
@@ -61,25 +62,31 @@ def _product(shape: Iterable[int]) -> int:
     return size
 
 
-def trials_table(records: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """One row a trial that has ended, in the order of `records`."""
+def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ()) -> "pd.DataFrame":
+    """One row a trial that has ended, in the order of `records`, with what it set `keys` to."""
     import pandas as pd
 
-    return pd.DataFrame([{name: record.get(name) for name in COLUMNS} for record in records], columns=COLUMNS)
+    rows = [{**{name: record.get(name) for name in COLUMNS}, **{key: record["changes"].get(key) for key in keys}} for record in records]
+    return pd.DataFrame(rows, columns=[*COLUMNS[:PLACE], *keys, *COLUMNS[PLACE:]])
 
 
-def variants_table(trials: "pd.DataFrame", *, order: Sequence[str]) -> "pd.DataFrame":
-    """One row a variant, of its finished trials: `seeds`, and of each measure `_mean`, `_std` over the seeds, `_difference` from
-    the first of `order`, over the seeds that both finished, and `_error`, the standard error of that (blank for one seed)."""
+def variants_table(trials: "pd.DataFrame", *, order: Sequence[str], keys: Sequence[str] = ()) -> "pd.DataFrame":
+    """One row a variant, of its finished trials.
+
+    `seeds` that finished, `failed`, what it set `keys` to; of each measure `_mean`, `_std` over the seeds, `_difference` from the first
+    of `order` over the seeds that both finished, and `_error`, the standard error of that (blank for one seed).
+    """
     import pandas as pd
 
     whole = trials[trials["status"] == "done"]
+    first = whole[whole["variant"] == order[0]].set_index("seed") if order else whole
     rows = []
     for name in order:
-        its = whole[whole["variant"] == name].set_index("seed")
-        row = {"variant": name, "seeds": len(its), "failed": int(((trials["variant"] == name) & (trials["status"] == "failed")).sum())}
+        its, tried = whole[whole["variant"] == name].set_index("seed"), trials[trials["variant"] == name]
+        row = {"variant": name, "seeds": len(its), "failed": int((tried["status"] == "failed").sum())}
+        row |= {key: tried[key].iloc[0] if len(tried) else None for key in keys}
         for measure in MEASURES:
-            row |= _measured(its[measure], whole[whole["variant"] == order[0]].set_index("seed")[measure], name=measure)
+            row |= _measured(its[measure], first[measure], name=measure)
         rows.append({**row, "seconds": its["seconds"].mean(), "weights": its["weights"].max()})
     return pd.DataFrame(rows)
 
@@ -90,14 +97,18 @@ def _measured(its: "pd.Series", first: "pd.Series", *, name: str) -> dict[str, f
     return {f"{name}_mean": its.mean(), f"{name}_std": its.std(), f"{name}_difference": difference.mean(), f"{name}_error": difference.sem()}
 
 
-def as_markdown(variants: "pd.DataFrame") -> str:
-    """The table of variants as Markdown: mean ± standard deviation over seeds, difference from the first ± its standard error."""
-    heads = [f"{split.replace('_', ' ')}, {kind}" for split in SPLITS for kind in KINDS]
-    titles = ["variant", "seeds", *(title for head in heads for title in (head, "− first")), "seconds", "weights"]
+def as_markdown(variants: "pd.DataFrame", *, keys: Sequence[str] = (), differences: bool = True) -> str:
+    """The table of variants as Markdown: mean ± standard deviation over seeds.
+
+    With `differences` that from the first variant ± its standard error stands beside each.
+    """
+    measures = [(f"{split.replace('_', ' ')}, {kind}", *["− first"] * differences) for split in SPLITS for kind in KINDS]
+    titles = ["variant", *keys, "seeds", *(title for measure in measures for title in measure), "seconds", "weights"]
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
     for place, row in enumerate(variants.to_dict("records")):
-        cells = [cell for name in MEASURES for cell in _cells(row, name, first=place == 0)]
-        lines.append([str(row["variant"]).replace("|", "\\|"), str(row["seeds"]), *cells, _number(row["seconds"], ".0f"), _number(row["weights"], ",.0f")])
+        cells = [cell for name in MEASURES for cell in _cells(row, name, first=place == 0)[: 1 + differences]]
+        costs = _number(row["seconds"], ".0f"), _number(row["weights"], ",.0f")
+        lines.append([_text(row["variant"]), *(_text(row[key]) for key in keys), str(row["seeds"]), *cells, *costs])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -110,3 +121,7 @@ def _cells(row: Mapping[str, Any], name: str, *, first: bool) -> tuple[str, str]
 def _number(value: Any, form: str) -> str:
     """A number as text; nothing for one that is not there."""
     return "" if value is None or value != value else format(value, form)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

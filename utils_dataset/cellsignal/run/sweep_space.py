@@ -42,6 +42,11 @@ class Space:
     variants: tuple[Variant, ...] = ()
     ranges: Mapping[str, Mapping[str, Any]] | None = None
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The parameters that every trial sets: those of a grid or a search."""
+        return tuple(self.ranges or (self.variants[0].changes if self.kind == "grid" else ()))
+
     def lines(self) -> dict[str, str]:
         """`file:line` of each key in the file, by the names on the way to it, joined by dots."""
         return dict(_places(yamls.compose(self.path), self.path))

@@ -16,7 +16,13 @@ from cellsignal.run.sweep_results import outcome
 
 DONE, FAILED, PRUNED, UNFINISHED = "done", "failed", "pruned", "unfinished"
 CODES = {0: DONE, 3: UNFINISHED}  # exit codes of `cellsignal run`; every other one is a failure
+ERROR = "cellsignal: error: "  # so begins the last line of a command that failed
 ENDS = 30.0  # seconds for a trial that was told to end, a little more than its leash gives it
+
+
+def command(params: Path, run: Path) -> list[str]:
+    """The command of one trial."""
+    return [sys.executable, "-m", "cellsignal.cli", "run", str(params), "--out", str(run)]
 
 
 @dataclass
@@ -27,6 +33,9 @@ class Trial:
     seed: int
     folder: Path
     values: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of these, what its variant sets
+    fault: str = ""  # why it cannot even begin
+    settled: bool = False  # its record stands, however it ended
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -47,10 +56,9 @@ class Trial:
         self._beside(".json").unlink(missing_ok=True)
         given = {key: value for key, value in self.values.items() if key != "run"}
         files.write_text(self._beside(".yaml"), yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
-        command = ["-m", "cellsignal.cli", "run", str(self._beside(".yaml")), "--out", str(self.folder)]
         with open(self._beside(".log"), "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cellsignal.run.leash", sys.executable, *command],
+                [sys.executable, "-m", "cellsignal.run.leash", *command(self._beside(".yaml"), self.folder)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=paths.child_environment(threads=threads),
             )  # fmt: skip
 
@@ -76,14 +84,22 @@ class Trial:
         """Write down how it ended; `status` where the exit code does not tell."""
         code = self.process.returncode if self.process else None
         status = status or CODES.get(code, FAILED)
-        written = {"variant": self.variant, "seed": self.seed, "status": status, "error": self._last_words() if status == FAILED else ""}
+        told = {"error": self._last_words()} if status == FAILED else {}
         try:
-            written |= outcome(self.folder)
+            told |= outcome(self.folder) if status == DONE else {}
         except InputError as damaged:
-            written |= {"status": FAILED, "error": str(damaged)} if status == DONE else {}
-        written["values"] = self._decisive()
-        files.write_json(self._beside(".json"), written)
+            status, told = FAILED, {"error": str(damaged)}
         self.stop()
+        return self._write(status, told)
+
+    def refuse(self) -> dict[str, Any]:
+        """Write down that it could not begin."""
+        return self._write(FAILED, {"error": self.fault})
+
+    def _write(self, status: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        about = {"variant": self.variant, "seed": self.seed, "changes": dict(self.changes)}
+        written = {**about, "status": status, "error": "", **told, "values": self._decisive()}
+        files.write_json(self._beside(".json"), written)
         return written
 
     def _decisive(self) -> dict[str, Any]:
@@ -94,8 +110,8 @@ class Trial:
     def _last_words(self) -> str:
         """The line that says why it failed."""
         lines = [line.strip() for line in self._beside(".log").read_text(errors="replace").splitlines() if line.strip()]
-        said = next((line for line in reversed(lines) if line.startswith("cellsignal: error: ")), lines[-1] if lines else "it said nothing")
-        return said.removeprefix("cellsignal: error: ")
+        said = next((line for line in reversed(lines) if line.startswith(ERROR)), "")
+        return said.removeprefix(ERROR) or f"ended with {self.process.returncode}: {lines[-1] if lines else 'it said nothing'}"
 
     def _beside(self, suffix: str) -> Path:
         return self.folder.with_name(self.folder.name + suffix)

@@ -1,0 +1,152 @@
+"""Sweeps of trials that only pretend to learn: tables, failures, kills, what is repeated and what is not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import sweeping
+import yaml
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.run import recipe, sweep, sweep_driver, sweep_trials
+from cellsignal.run.notebooks import Unfinished
+from cellsignal.show import sweeps
+from cellsignal.show.style import blank
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """bench(space, ...) writes a file of things to try and sweeps; `base.yaml` names plates that nobody reads."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep_trials, "command", sweeping.command)
+    monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
+    monkeypatch.setattr(sweeps, "draw_variants", lambda *tables: blank("toys"))  # tests/show looks at pictures
+    (tmp_path / "plates").mkdir()
+    (tmp_path / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\nrun: elsewhere\n")
+
+    def run(space: dict, **options: object) -> Path:
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
+        return sweep.run_sweep(Path("base.yaml"), Path("space.yaml"), out="out", **options)
+
+    return run
+
+
+def begun(folder: Path) -> list[str]:
+    noted = folder / "trials/begun.txt"
+    return sorted(noted.read_text().split()) if noted.exists() else []
+
+
+def results(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "results.csv", dtype={"code": str})
+
+
+def test_variants_with_seeds(bench: Run, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("data: nowhere\npreset: tiny\nlearning_rate: 0.01\n")
+    folder = bench({"variants": {"base": None, "faster rate": {"learning_rate": 1.0}, "other": {"recipe": "other.yaml"}}}, seeds=[0, 1])
+    table = results(folder)
+    assert table["variant"].tolist() == ["base", "faster rate", "other"] * 2 and set(table["status"]) == {"done"}
+    assert table["held_out_raw"].tolist() == pytest.approx([0.6, 0.4, 0.8, 0.61, 0.41, 0.81])
+    assert table["test_assigned"].tolist() == pytest.approx([0.69, 0.49, 0.89, 0.7, 0.5, 0.9])
+    assert set(table["seconds"]) == {2.5} and set(table["weights"]) == {12}  # two networks of 2 x 3
+    given = yaml.safe_load((folder / "trials/faster-rate-seed1.yaml").read_text())
+    assert (given["learning_rate"], given["seed"], given["pages"], given["preset"]) == (1.0, 1, False, "")
+    assert given["data"] == str(tmp_path / "plates") and yaml.safe_load((folder / "trials/other-seed0.yaml").read_text())["data"] == given["data"]
+
+
+def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
+    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}}, seeds=[0, 1, 2])
+    variants = pd.read_csv(folder / "variants.csv").set_index("variant")
+    assert variants.loc["best", "held_out_raw_mean"] == pytest.approx(0.81)
+    assert variants.loc["best", "held_out_raw_std"] == pytest.approx(0.01)
+    assert variants.loc["best", "held_out_raw_difference"] == pytest.approx(0.2)
+    assert variants.loc["best", "held_out_raw_error"] == pytest.approx(0, abs=1e-9)  # paired: the seeds' share cancels out
+    assert "| best | 3 | 0.810 ± 0.010 | +0.200 ± 0.000 |" in (folder / "results.md").read_text()
+    assert (folder / "sweep.png").stat().st_size
+
+
+def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path: Path) -> None:
+    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["epochs=7"])
+    text = (folder / "best.yaml").read_text()
+    assert "the best of its variants on the held-out wells, best." in text and "assigned: 0.9000 (seed 0)" in text
+    found = recipe.load(folder / "best.yaml")
+    assert (found.learning_rate, found.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
+
+
+def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -> None:
+    space = {"variants": {"broken": {"momentum": 0.13}, "killed": {"dropout": 0.5}, "whole": {}}}
+    with pytest.raises(StepFailed, match="2 of 3 trials failed, such as broken, seed 0: the loss is nan; lower the learning rate; see"):
+        bench(space)
+    table = results(Path("out")).set_index("variant")
+    assert table["status"].to_dict() == {"broken": "failed", "killed": "failed", "whole": "done"}
+    assert table.loc["broken", "error"] == "the loss is nan; lower the learning rate"
+    assert table.loc["killed", "error"] == "ended with 137: it said nothing"
+    assert "whole" in Path("out/best.yaml").read_text()
+
+
+def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
+    with pytest.raises(StepFailed):
+        bench({"variants": {"broken": {"momentum": 0.13}, "whole": {}, "other": {"epochs": 3}}})
+    folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
+    assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
+    assert set(results(folder)["status"]) == {"done"}
+
+
+def test_a_grid_is_every_combination(bench: Run) -> None:
+    table = results(bench({"grid": {"learning_rate": [0.1, 0.01], "sizes": [[], [32, 64]]}}))
+    assert table["variant"].tolist() == ["learning_rate=0.1,sizes=", "learning_rate=0.1,sizes=32+64", "learning_rate=0.01,sizes=",
+                                         "learning_rate=0.01,sizes=32+64"]
+    assert table["learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["sizes"].tolist() == ["[]", "[32, 64]"] * 2
+
+
+def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
+    with pytest.raises(Unfinished, match="time budget spent before base-seed0; the same command goes on"):
+        bench({"variants": {"base": {}}}, overrides=["time_budget_minutes=1.0e-9"])
+    assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_sweep_takes_its_trials_with_it_and_goes_on(bench: Run, tmp_path: Path, number: int) -> None:
+    space = {"variants": {"quick": {}, "slow": {"weight_decay": 20.0}, "slower": {"weight_decay": 30.0}}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    process = subprocess.Popen([sys.executable, sweeping.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (tmp_path / "out/results.csv").exists() and len(begun(tmp_path / "out")) == 3)
+    process.send_signal(number)
+    process.wait(timeout=20)
+    wait_for(lambda: not working(tmp_path / "out"))
+    space["variants"] |= {"slow": {}, "slower": {}}
+    folder = bench(space)
+    assert begun(folder).count("quick-seed0") == 1 and set(results(folder)["status"]) == {"done"}
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def working(folder: Path) -> list[int]:
+    """Processes that name the folder in their command."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            told = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        found += [int(pid)] * any(part.startswith(f"{folder}/") for part in told)
+    return found
+
+
+def test_two_sweeps_keep_apart(bench: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with files.locked(tmp_path / "out" / sweep.LOCK), pytest.raises(InputError, match="another sweep works in this folder"):
+        bench({"variants": {"base": {}}})

@@ -1,0 +1,53 @@
+"""How far a running trial has come: its accuracy on held-out sites, epoch by epoch, from what training leaves on disk."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cellsignal.learn.history import held_out_value
+
+PHASE = "whole"  # the epochs on the treatments, of which the best is kept
+
+
+def curve(run: Path, *, phase: str = PHASE) -> list[float]:
+    """The best of the held-out sites so far after each epoch of `phase`, in the order in which the networks are trained.
+
+    With several cell types that is the mean over all of them, of which those to come count nothing: a value says as
+    much at the same epoch of two trials, and never falls.
+    """
+    names = _networks(run)
+    values: list[float] = []
+    before = 0.0
+    for name in names:
+        rows, ended = _rows(run / "weights" / name, phase)
+        best = 0.0
+        for row in rows:
+            best = max(best, held_out_value(row) or 0.0)
+            values.append((before + best) / len(names))
+        before += best
+        if not ended:
+            break
+    return values
+
+
+def _networks(run: Path) -> list[str]:
+    """The folders of weights that the run fills, in its order: `all` for a joint network, else the cell types."""
+    parameters = _read(run / "recipe.json").get("parameters", {})
+    return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", []))
+
+
+def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
+    """The rows of a phase of the network `model`, and whether it has ended."""
+    ended = _read(folder / "model.json").get("history")
+    rows = ended if ended is not None else _read(folder / "model.checkpoint.json").get("rows", [])
+    return [row for row in rows if row.get("phase") == phase], ended is not None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a JSON file says; nothing when it is not there (any more)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

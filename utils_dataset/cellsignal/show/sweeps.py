@@ -1,0 +1,123 @@
+"""What a sweep found: accuracy and cost of each variant, or of each trial of a search."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cellsignal.show.style import ASSIGNED, RAW, blank, pale, picture, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"raw": ("Raw: each well on its own", RAW), "assigned": ("Assigned: with the design of the plate", ASSIGNED)}
+SPLITS = {"test": ("o", -0.12), "held_out": ("D", 0.16)}  # marker, and where in the row of a variant
+ABREAST = 4  # panels of a search in a row
+
+
+@styled
+def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame") -> Figure:
+    """A row a variant: its accuracy on test and held-out wells, raw and assigned in panels of their own, and its seconds.
+
+    `trials` and `variants` are the tables of `run.sweep_results`. A pale dot is a seed, a strong one the mean, a bar the
+    standard deviation over the seeds; the dashed line goes through the first variant's mean on the test wells.
+    """
+    shown = variants[variants["seeds"] > 0].reset_index(drop=True)
+    if shown.empty:
+        return blank("no trial has come to its end")
+    figure = picture(13, 1.7 + 0.42 * max(3, len(shown)))
+    *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
+    for axes, (kind, (title, colour)) in zip(grid, KINDS.items()):
+        for split in SPLITS:
+            _accuracies(axes, trials, shown, measure=f"{split}_{kind}", split=split, colour=colour)
+        axes.set_title(title)
+        axes.set_xlabel("accuracy")
+    _costs(cost, shown)
+    grid[0].set_yticks(range(len(shown)), shown["variant"])
+    grid[0].set_ylim(len(shown) - 0.5, -0.5)
+    _split_legend(figure)
+    return figure
+
+
+def _accuracies(axes: Axes, trials: "pd.DataFrame", shown: "pd.DataFrame", *, measure: str, split: str, colour: str) -> None:
+    """The seeds, mean and spread of every variant by one measure."""
+    marker, offset = SPLITS[split]
+    size, face = (7, colour) if split == "test" else (5, "white")
+    for y, row in shown.iterrows():
+        values = trials.loc[trials["variant"] == row["variant"], measure].astype(float).dropna()
+        if values.empty:
+            continue
+        axes.plot(values, np.full(len(values), y + offset), marker, color=pale(colour), ms=size - 2, zorder=2)
+        spread = 0 if len(values) < 2 else values.std()
+        axes.errorbar(values.mean(), y + offset, xerr=spread, fmt=marker, color=colour, mfc=face, ms=size, lw=1.5, zorder=3)
+    first = shown[f"{measure}_mean"].iloc[0]
+    if split == "test" and first == first:
+        axes.axvline(first, color="#444444", lw=1, ls="--", zorder=1)
+
+
+def _costs(axes: Axes, shown: "pd.DataFrame") -> None:
+    axes.barh(range(len(shown)), shown["seconds"], height=0.5, color="#C9CED6")
+    for y, row in shown.iterrows():
+        axes.annotate(f"{row['weights'] / 1e6:.2f} M weights", (0, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set(title="Cost", xlabel="seconds")
+    axes.grid(False, axis="y")
+
+
+def _split_legend(figure: Figure) -> None:
+    faces = {"test": "#444444", "held_out": "white"}
+    marks = [Line2D([], [], marker=marker, ls="", color="#444444", mfc=faces[split]) for split, (marker, _) in SPLITS.items()]
+    names = ["test wells: mean, standard deviation, seeds", "held-out wells"]
+    line = Line2D([], [], color="#444444", lw=1, ls="--")
+    figure.legend([*marks, line], [*names, "the first variant, test"], loc="outside lower left", ncols=3)
+
+
+@styled
+def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) -> Figure:
+    """How a search went: accuracy on the held-out wells trial by trial with the best so far, then against each parameter.
+
+    `trials` is the table of `run.sweep_results`, `keys` its columns that were searched, `measure` raw or assigned.
+    Pruned trials, which have no accuracy, stand below.
+    """
+    column, colour = f"held_out_{measure}", KINDS[measure][1]
+    shown = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
+    whole = shown[shown[column].notna()]
+    if whole.empty:
+        return blank("no trial has come to its end")
+    panels = 1 + len(keys)
+    rows, columns = -(-panels // ABREAST), min(panels, ABREAST)
+    figure = picture(3.5 * columns, 3 * rows + 0.4)
+    first, *others = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    _story(first, shown, whole, column=column, colour=colour)
+    for axes, key in zip(others, keys):
+        _against(axes, whole, key, column=column, colour=colour)
+    for axes in others[len(keys):]:
+        axes.set_visible(False)
+    figure.suptitle(f"Accuracy on the held-out wells, {measure}")
+    return figure
+
+
+def _story(axes: Axes, shown: "pd.DataFrame", whole: "pd.DataFrame", *, column: str, colour: str) -> None:
+    """Trial by trial."""
+    means = whole.groupby("number")[column].mean()
+    axes.plot(means.index, means, "o", color=pale(colour, share=0.6), ms=6)
+    axes.step(means.index, means.cummax(), where="post", color=colour, lw=1.5, label="best so far")
+    pruned = shown.loc[shown["status"] == "pruned", "number"]
+    axes.plot(pruned, np.full(len(pruned), means.min()), "x", color="#888888", ms=6, label=f"pruned ({len(pruned)})")
+    axes.set(xlabel="trial")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour: str) -> None:
+    """Accuracy against one parameter; rates that span more than a factor of 20 on a logarithmic axis."""
+    values = whole[key]
+    number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    axes.plot(values if number else values.map(str), whole[column], "o", color=pale(colour, share=0.6), ms=6)
+    best = whole[column].astype(float).idxmax()
+    axes.plot(values[best] if number else str(values[best]), whole.loc[best, column], "o", color=colour, ms=8)
+    if number and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_xscale("log")
+    axes.set(xlabel=key)
