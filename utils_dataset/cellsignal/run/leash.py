@@ -33,7 +33,8 @@ def _watch(child: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    # Our starter speaks through the pipe; a terminal's or a group's signal would cut the leash instead.
+    # Our starter speaks through the pipe; a signal would cut the leash instead. A handler and not SIG_IGN, which the
+    # command would inherit.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, frame: None)
     sys.exit(main(sys.argv[1:]))
