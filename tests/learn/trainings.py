@@ -86,7 +86,8 @@ class Guess:
 def pseudo(patches: tuple) -> dict:
     """Sites without labels: those of the other experiment, under another name."""
     root, sites = patches
-    others = sites[sites["experiment"] == "HUVEC-02"].assign(experiment="HUVEC-03", sirna=pd.NA)
+    others = sites[sites["experiment"] == "HUVEC-02"].assign(experiment="HUVEC-03")
+    others["sirna"] = pd.array([pd.NA] * len(others), "Int64")
     data = SiteImages(root, others, class_numbers=CLASSES)
     return {"unlabelled": data, "relabel": Guess(data)}
 
