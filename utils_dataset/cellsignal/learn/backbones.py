@@ -184,6 +184,7 @@ BACKBONES: dict[str, Backbone] = {
     "densenet161": Backbone(_densenet_of(48, (6, 12, 36, 24), 96), hub="timm/densenet161.tv_in1k"),
     "densenet201": Backbone(_densenet_of(32, (6, 12, 48, 32), 64), hub="timm/densenet201.tv_in1k"),
     "densenet-small": Backbone(_densenet_of(16, (2, 4, 6, 4), 32)),
+    "densenet-deep-small": Backbone(_densenet_of(14, (3, 6, 12, 8), 32)),
     "resnet34": Backbone(partial(_resnet, block=BasicBlock, layers=[3, 4, 6, 3]), hub="timm/resnet34.tv_in1k"),
     "resnet50": Backbone(partial(_resnet, block=Bottleneck, layers=[3, 4, 6, 3]), hub="timm/resnet50.tv_in1k"),
     "resnet-small": Backbone(partial(_staged, widths=(16, 32, 64, 128), block=_basic)),

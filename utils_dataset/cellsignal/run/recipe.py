@@ -14,8 +14,8 @@ from cellsignal.run.yamls import read_override, read_yaml
 Names = list[str]
 # Spelt out, because learn.backbones would bring PyTorch; a test keeps the two equal.
 BACKBONES = (
-    "densenet121", "densenet161", "densenet201", "densenet-small", "resnet34", "resnet50", "resnet-small", "se-resnext50",
-    "se-resnext-small", "vgg19", "vgg-small", "inception", "xception", "xception-small", "plain-cnn",
+    "densenet121", "densenet161", "densenet201", "densenet-small", "densenet-deep-small", "resnet34", "resnet50", "resnet-small",
+    "se-resnext50", "se-resnext-small", "vgg19", "vgg-small", "inception", "xception", "xception-small", "plain-cnn",
 )  # fmt: skip
 EXAMPLES = {
     "cell_types": "[HUVEC, U2OS]", "experiments": "[U2OS-01, U2OS-02]", "ensemble": "[densenet121]", "covariates": "[plate, site]",

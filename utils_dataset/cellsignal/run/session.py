@@ -13,12 +13,12 @@ from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
 from cellsignal.run import manifest, mounts, paths, provenance, steps
 
-# A prediction may be made otherwise than the networks were trained; `plain` networks have settings of their own.
+# A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
     "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
-    "rotation_prior", "certainty", "known_layouts", "device",
+    "rotation_prior", "certainty", "known_layouts", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
 }  # fmt: skip
-OF_PLAIN = {"virtual_batch", "final_epochs"}
+OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
 # A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
 GO_ON = (
     "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
@@ -104,7 +104,7 @@ def _check(attached: Path, ours: Mapping[str, Any]) -> None:
         theirs = found["parameters"]
         free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
         if theirs.get("network", "model") != ours.get("network", "model"):
-            free = free | OF_PLAIN
+            free = free | OF_OTHERS
         key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
         if key is not None:
             what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found['step']} of this attached run"
