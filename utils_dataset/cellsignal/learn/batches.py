@@ -92,6 +92,12 @@ def joined(first: SiteImages, second: SiteImages) -> SiteImages:
     return both
 
 
+def alike(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | None = None) -> SiteImages:
+    """Other sites of the data set that `data` comes from, read and kept as its own are."""
+    return SiteImages(data.root, sites, class_numbers=data.class_numbers, channels=data.channels, augment=augment,
+                      cache=data.cached is not None)
+
+
 def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None, channels: int | Sequence[str] = 6,
           class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
     """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
