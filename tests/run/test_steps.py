@@ -41,8 +41,7 @@ def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
     step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
     values = {"run": "/r", "seed": 3, "pretrain_epochs": 1, "epochs": 2, "parallel": 2}
-    assert steps.parameters(step, values) == {
-        "run": "/r", "seed": 3, "cell_type": "RPE", "cell_types": [], "network": "model", "pretrain_epochs": 1}
+    assert steps.parameters(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "pretrain_epochs": 1}
 
 
 def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
