@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("preset=tiny", "epochs=2", "passes=1", "pages=false")
 # What each needs to be short, the networks it leaves, and the rungs that only it has.
 SOLUTIONS = {
-    "brodt-small": (("pretrain_epochs=1", "head_epochs=1", "final_epochs=1"), ["final", "head", "model", "plain", "pretrain"], {"virtual batch", "mixup"}),
+    "brodt-small": (("pretrain_epochs=1", "head_epochs=1", "final_epochs=1"), ["final", "head", "model", "plain", "plain-head", "pretrain"], {"virtual batch", "mixup"}),
     "surin-small": ((), ["model"], set()),
     "moreau-small": (("head_epochs=1", "sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
     "sypetkowski-small": (("pseudo_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
