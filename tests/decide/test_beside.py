@@ -53,7 +53,7 @@ def by_hand(model: Classifier, root: Path, sites: pd.DataFrame) -> pd.DataFrame:
         def images(part: pd.DataFrame) -> torch.Tensor:
             return model.prepare(torch.from_numpy(read_sites(root, part)), moments(root, part, "plate", 6))
         with batch_statistics(model):
-            known, positive = model.embed(images(controls)), (controls["well_type"] == "positive_control").to_numpy()
+            known, positive = model.embed(images(controls)), torch.tensor((controls["well_type"] == "positive_control").tolist())
             references = known[positive].mean(0), known[~positive].mean(0)
             logits = model.classify(model.embed(images(asked)), encode(asked, model.covariates), references)
         parts.append(well_scores(logits.numpy(), asked["id_code"], class_numbers=[0, 1, 2, 3]))

@@ -121,7 +121,7 @@ def _referred(model: nn.Module, root: Path, controls: pd.DataFrame, asked: pd.Da
                          cure="add the plate's controls to the tables, or train without control_features")
     moments = Told(model, root, mine)[np.arange(len(mine))].get("moments")
     positive = torch.from_numpy((mine["well_type"] == CONTROLS[0]).to_numpy(copy=True))
-    plates, wanted = (torch.from_numpy(table["plate"].to_numpy(np.int64)) for table in (mine, asked))
+    plates, wanted = (torch.from_numpy(table["plate"].to_numpy(np.int64, copy=True)) for table in (mine, asked))
     return Controls(read(mine), moments, positive, plates, wanted)
 
 

@@ -17,6 +17,8 @@ STANDARDISE = ("none", "image", "plate", "experiment")
 BY_PLACE = ("plate", "experiment")
 Sums = np.ndarray  # [C, 3]: number of sites, sum of their means, sum of their mean squares
 Place = tuple[str, int]  # experiment and plate
+# By root, folder and channels: a plate is large, and every epoch and kind of scores asks for it.
+_measured: dict[tuple[Path, str, int], Sums] = {}
 
 
 def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Tensor:
@@ -32,9 +34,11 @@ def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Te
     root, places = Path(root), list(zip(sites["experiment"], sites["plate"].astype(int)))
     known = dict(_from_file(root / "pixel_stats.csv", channels))
     folders = dict(zip(places, sites["stem"].str.rpartition("/")[0]))
-    unknown = sorted(set(folders) - set(known))
-    for place in tqdm(unknown, "measure plates", unit="plate", disable=not unknown):
-        known[place] = _from_images(root, folders[place], channels)
+    unknown = {place: (root.resolve(), folders[place], channels) for place in sorted(set(folders) - set(known))}
+    new = sorted(set(unknown.values()) - _measured.keys())
+    for folder in tqdm(new, "measure plates", unit="plate", disable=not new):
+        _measured[folder] = _from_images(*folder)
+    known |= {place: _measured[folder] for place, folder in unknown.items()}
     if by == "plate":
         table = {place: _moments([known[place]]) for place in folders}
     else:
@@ -71,7 +75,6 @@ def _read(path: Path, changed: int, channels: int) -> dict[Place, Sums]:
             for (name, plate), part in plates if set(numbers) <= set(part.index.get_level_values("channel"))}
 
 
-@lru_cache(maxsize=None)  # a plate is large, and asked for by every phase and kind of scores
 def _from_images(root: Path, folder: str, channels: int) -> Sums:
     """Measured on every whole site of a plate's folder."""
     names = sorted(path.name.removesuffix("_w1.png") for path in (root / folder).glob("*_w1.png"))
