@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-COMMANDS = ["simulate", "download", "check", "layout", "run", "assign", "score", "colab init"]
+COMMANDS = ["simulate", "download", "check", "layout", "run", "sweep", "assign", "score", "colab init"]
 
 
 def cellsignal(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ def accuracy(values: dict[str, Any]) -> float:
 
 
 def trial(params: Path, run: Path) -> None:
-    """Leave what a run leaves; a momentum of 0.13 fails, weight decay is seconds an epoch, dropout 0.5 dies."""
+    """Leave what a run leaves; a momentum of 0.13 fails, weight decay is seconds an epoch (none in a hurry), dropout 0.5 dies."""
     values = yaml.safe_load(params.read_text())
     with open(run.parent / "begun.txt", "a") as begun:
         begun.write(f"{run.name}\n")
@@ -40,7 +40,7 @@ def trial(params: Path, run: Path) -> None:
     files.write_json(run / "recipe.json", {"parameters": {"cell_types": ["U2OS"], "joint": False}, "code": "0" * 64})
     rows: list[dict[str, Any]] = []
     for epoch in range(EPOCHS):
-        time.sleep(values["weight_decay"])
+        time.sleep(0 if (run.parent / "hurry").exists() else values["weight_decay"])
         rows.append({"phase": "whole", "epoch": epoch + 1, "held_out_accuracy": right * (epoch + 1) / EPOCHS})
         files.write_json(run / "weights/U2OS/model.checkpoint.json", {"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows})
     files.write_json(run / "weights/U2OS/model.json", {"history": rows})

@@ -136,7 +136,7 @@ class Sweep:
             trial.wait()
         if trial.ended():
             self.running.remove(trial)
-            self._note(trial, trial.close(status=PRUNED if pruned else ""), display)
+            self._note(trial, trial.close(pruned=pruned), display)
 
     def _note(self, trial: Trial, record: Record, display: Display, *, kept: bool = False) -> None:
         """Take a trial's record into the tables."""

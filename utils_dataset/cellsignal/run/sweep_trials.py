@@ -80,10 +80,9 @@ class Trial:
                 self.process.kill()
                 self.process.wait()
 
-    def close(self, *, status: str = "") -> dict[str, Any]:
-        """Write down how it ended; `status` where the exit code does not tell."""
-        code = self.process.returncode if self.process else None
-        status = status or CODES.get(code, FAILED)
+    def close(self, *, pruned: bool = False) -> dict[str, Any]:
+        """Write down how it ended; one that was to be `pruned` may have been faster."""
+        status = CODES.get(self.process.returncode if self.process else None, PRUNED if pruned else FAILED)
         told = {"error": self._last_words()} if status == FAILED else {}
         try:
             told |= outcome(self.folder) if status == DONE else {}

@@ -25,8 +25,8 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame") -> Figure:
     `trials` and `variants` are the tables of `run.sweep_results`. A pale dot is a seed, a strong one the mean, a bar the
     standard deviation over the seeds; the dashed line goes through the first variant's mean on the test wells.
     """
-    shown = variants[variants["seeds"] > 0].reset_index(drop=True)
-    if shown.empty:
+    shown = variants.reset_index(drop=True)
+    if not variants["seeds"].sum():
         return blank("no trial has come to its end")
     figure = picture(13, 1.7 + 0.42 * max(3, len(shown)))
     *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
@@ -48,6 +48,8 @@ def _accuracies(axes: Axes, trials: "pd.DataFrame", shown: "pd.DataFrame", *, me
     size, face = (7, colour) if split == "test" else (5, "white")
     for y, row in shown.iterrows():
         values = trials.loc[trials["variant"] == row["variant"], measure].astype(float).dropna()
+        if not row["seeds"] and split == "test":
+            _say_nothing(axes, y)
         if values.empty:
             continue
         axes.plot(values, np.full(len(values), y + offset), marker, color=pale(colour), ms=size - 2, zorder=2)
@@ -58,9 +60,15 @@ def _accuracies(axes: Axes, trials: "pd.DataFrame", shown: "pd.DataFrame", *, me
         axes.axvline(first, color="#444444", lw=1, ls="--", zorder=1)
 
 
+def _say_nothing(axes: Axes, y: int) -> None:
+    """A variant without a finished trial keeps its row."""
+    place = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right"}
+    axes.annotate("no trial has come to its end", (0.98, y), color="#888888", fontsize=8, **place)
+
+
 def _costs(axes: Axes, shown: "pd.DataFrame") -> None:
     axes.barh(range(len(shown)), shown["seconds"], height=0.5, color="#C9CED6")
-    for y, row in shown.iterrows():
+    for y, row in shown[shown["seeds"] > 0].iterrows():
         axes.annotate(f"{row['weights'] / 1e6:.2f} M weights", (0, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set(title="Cost", xlabel="seconds")
     axes.grid(False, axis="y")
@@ -96,19 +104,20 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
     for axes in others[len(keys):]:
         axes.set_visible(False)
     figure.suptitle(f"Accuracy on the held-out wells, {measure}")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
 
 
 def _story(axes: Axes, shown: "pd.DataFrame", whole: "pd.DataFrame", *, column: str, colour: str) -> None:
     """Trial by trial."""
     means = whole.groupby("number")[column].mean()
-    axes.plot(means.index, means, "o", color=pale(colour, share=0.6), ms=6)
+    axes.plot(means.index, means, "o", color=pale(colour, share=0.6), ms=6, label="mean over seeds")
     axes.step(means.index, means.cummax(), where="post", color=colour, lw=1.5, label="best so far")
     pruned = shown.loc[shown["status"] == "pruned", "number"]
-    axes.plot(pruned, np.full(len(pruned), means.min()), "x", color="#888888", ms=6, label=f"pruned ({len(pruned)})")
+    floor = means.min() - 0.08 * max(np.ptp(means), 0.05)
+    axes.plot(pruned, np.full(len(pruned), floor), "x", color="#888888", ms=6, label=f"pruned ({len(pruned)})")
     axes.set(xlabel="trial")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right", fontsize=8)
 
 
 def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour: str) -> None:
@@ -120,4 +129,5 @@ def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour
     axes.plot(values[best] if number else str(values[best]), whole.loc[best, column], "o", color=colour, ms=8)
     if number and values.min() > 0 and values.max() > 20 * values.min():
         axes.set_xscale("log")
+    axes.margins(x=0.05 if number else 0.3)
     axes.set(xlabel=key)
