@@ -1,5 +1,6 @@
 """A training that goes on with the labels it gave: controls and temperature among them, killed and resumed bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ def given(**knobs: Any) -> dict[str, Any]:
     test = SITES[SITES["experiment"] == "HUVEC-03"].assign(sirna=pd.NA)
     treatment, control = (images(test[test["well_type"] == kind]) for kind in ("treatment", "negative_control"))
     wells = SITES.assign(sirna=SITES["sirna"].mask(SITES["experiment"] == "HUVEC-03")).drop_duplicates("id_code")
-    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, share=0.5, step=0.25, since=2, controls=control, **knobs)}
+    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, controls=control, **{"share": 0.5, "step": 0.25, "since": 2} | knobs)}
 
 
-def train(weights: Path, *, pseudo_epochs: int = 3, budget: Budget | None = None, **more: Any) -> list[dict]:
-    phase = Phase("whole", 5, 12, 3e-3, pseudo_epochs=pseudo_epochs, ema=0.5, keep="last", loss="cross-entropy")
+def train(weights: Path, *, pseudo_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
+    phase = Phase("whole", epochs, 12, 3e-3, pseudo_epochs=pseudo_epochs, ema=0.5, keep="last", loss="cross-entropy")
     model = Classifier("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
     return fit(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
@@ -95,3 +96,14 @@ def test_what_it_learns_from_is_mostly_right_and_never_a_control(tmp_path: Path)
     last = asked[-1]
     assert len(asked) == 3 and (last >= 0).all() and (last < 8).all()
     assert (np.array(NUMBERS)[last] == truth).mean() > 0.6
+
+
+def test_other_shares_or_another_design_are_another_training(tmp_path: Path) -> None:
+    """A finished phase is not repeated while its labels would be the same, and is when they would not."""
+    facts = given()["relabel"].facts
+    assert facts == given()["relabel"].facts
+    assert facts != given(share=0.25)["relabel"].facts
+    assert facts != replace(given()["relabel"], design={**DESIGN, "groups": []}).facts
+    first = train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given())
+    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given()) == first
+    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given(share=1.0, since=0))[0]["pseudo_labels"] == 16

@@ -5,6 +5,8 @@ best classes of a greedy assignment (discussion 110543, +0.7 points for a single
 exact, and the confidence is the probability that the answer is right given all constraints.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +19,7 @@ from cellsignal.decide.assign import decide
 from cellsignal.decide.calibrate import fit_temperatures
 from cellsignal.decide.experiment import score_images
 from cellsignal.errors import InputError
-from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.batches import SiteImages, digest
 from cellsignal.learn.models import Card
 
 Predict = Callable[..., pd.DataFrame]
@@ -59,6 +61,15 @@ class PseudoLabels:
         surest = confidence.sort_values(ascending=False, kind="stable").index[: self.count(len(confidence), epoch)]
         numbers = self.data.sites["id_code"].map(answers.loc[surest])
         return pd.Index(card.class_numbers).get_indexer(numbers.astype("Int64").fillna(-1)).astype(np.int64)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the labels hang on beside weights, epoch and pictures, for JSON."""
+        known = {"design": sorted(self.design.items()), "wells": digest(self.wells.assign(stem=self.wells["id_code"]))}
+        sets = {name: None if some is None else digest(some.sites) for name, some in (("controls", self.controls), ("held_out", self.held_out))}
+        text = json.dumps({**known, **sets}, sort_keys=True, default=str)
+        return {"share": self.share, "step": self.step, "since": self.since, "scope": self.scope, "precision": self.precision,
+                "known": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def count(self, wells: int, epoch: int) -> int:
         """How many of so many wells are used in an epoch."""

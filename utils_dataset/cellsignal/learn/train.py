@@ -76,7 +76,8 @@ def fit(
     With `phase.ema` the averaged weights are what is scored, kept and asked for labels. In the last
     `phase.pseudo_epochs` epochs those of the sites `unlabelled` train too to which `relabel(network,
     card, epoch)`, asked before each epoch, gives a class: their indices, int64[N], -1 for none. It must be
-    a function of weights and epoch alone and leave the network as it was. `controls`: the control sites of
+    a function of weights and epoch alone and leave the network as it was; what else its answers hang on it may tell as
+    `relabel.facts`, for the fingerprint. `controls`: the control sites of
     all plates, for a network with control features.
 
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
@@ -86,7 +87,7 @@ def fit(
     the loss is no longer a number, and StepFailed when one of several processes ends untimely.
     """
     check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
-    others = {"unlabelled": digest(unlabelled.sites)} if phase.pseudo_epochs else {}
+    others = {"unlabelled": digest(unlabelled.sites), "relabel": getattr(relabel, "facts", {})} if phase.pseudo_epochs else {}
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
         **model.options, "origin": model.origin})
