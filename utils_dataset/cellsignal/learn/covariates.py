@@ -72,7 +72,7 @@ def unseen_rotations(rotations: dict[str, list[int]]) -> list[list[int]]:
 
 
 def plate_warning(rotations: dict[str, list[int]]) -> str:
-    """What a plate input will cost, in words; empty where the experiments are known to show every rotation.
+    """What the plate as a covariate will cost, in words; empty where the experiments are known to show every rotation.
 
     `rotations` of the experiments that the network is trained on, and of no others: the fourth rotation of
     RxRx1 occurs in its test experiments only. Without plate groups nothing is known of them, which is said too.
@@ -80,11 +80,11 @@ def plate_warning(rotations: dict[str, list[int]]) -> str:
     if not shifts(rotations):
         return ("warning: the rotations are not known, because no training experiment has a plate group on every plate. "
                 "A network that is told the plate may learn which siRNAs lie there, and name hardly a well of a test "
-                "experiment laid out in another way: leave the plate input out.")
+                "experiment laid out in another way: leave plate out of the covariates.")
     if not (unseen := unseen_rotations(rotations)):
         return ""
     orders = "; ".join(" ".join(str(group + 1) for group in order) for order in unseen)
     plates = " ".join(str(plate + 1) for plate in range(len(unseen[0])))
     return (f"warning: none of the {len(rotations)} training experiments has the plate groups {orders} on plates {plates}. "
             "A network that is told the plate learns which siRNAs lie there, "
-            "and names hardly a well of a test experiment laid out that way: leave the plate input out.")
+            "and names hardly a well of a test experiment laid out that way: leave plate out of the covariates.")
