@@ -1,0 +1,210 @@
+"""The house rules of notebooks and of what Kaggle reads, counted."""
+
+import ast
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sizes import functions, length
+
+import cellsignal
+from cellsignal.publish import account
+from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
+from cellsignal.run import sources
+from cellsignal.run.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
+METADATA = sorted([ROOT / "kernel-metadata.json", *ROOT.glob("kernels/*/kernel-metadata.json")])
+UTILS = ROOT / "utils_dataset/dataset-metadata.json"
+KEYS = {
+    "id", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu", "enable_internet",
+    "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "machine_shape",
+    "docker_image_pinning_type",
+}  # fmt: skip
+BOOTSTRAP = '''import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"  # what Colab installs
+if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a checkout, an attached data set, a clone
+    mounts, clone = Path("/kaggle/input"), Path("/content/cellsignal")
+    attached = [mount for layout in ("*", "competitions/*", "datasets/*/*", "notebooks/*/*") for mount in mounts.glob(layout)]
+    places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
+    roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
+    if not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
+        git, pip = ["git", "-C", f"{clone}"], [sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
+        fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", REF]  # a tag, a branch, a whole commit
+        for command in (["git", "init", "-q", f"{clone}"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
+            done = subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}, capture_output=True, text=True)
+            if done.returncode:
+                raise ModuleNotFoundError(f"{REPOSITORY} at {REF}: {' '.join(command)}: {' '.join(done.stderr.split())[-300:]}")
+        roots = [clone / "utils_dataset"]
+    if not roots:
+        there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"
+        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; attach the data set cellsignal-utils")
+    sys.path.insert(0, str(roots[0]))
+
+from cellsignal.run import session
+
+folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
+PLACE = 'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"'
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
+
+
+# The notebooks
+
+
+@cache
+def notebook(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in notebook(path)["cells"] if cell["cell_type"] == kind]
+
+
+def text(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def parameters_cell(path: Path) -> dict[str, Any]:
+    [cell] = [cell for cell in cells(path, "code") if "parameters" in cell["metadata"].get("tags", [])]
+    return cell
+
+
+def literals(path: Path) -> dict[str, Any]:
+    """Names and values of the parameters cell, which may hold nothing but literals."""
+    nodes = ast.parse(text(parameters_cell(path))).body
+    assert all(isinstance(node, ast.Assign) and len(node.targets) == 1 for node in nodes)
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
+
+
+@each_notebook
+def test_notebook_is_a_source_not_a_result(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+    metadata = notebook(path)["metadata"]
+    assert metadata["kernelspec"]["name"] == "python3"
+    assert set(metadata) <= {"kernelspec", "language_info"}
+
+
+@each_notebook
+def test_notebook_narrates(path: Path) -> None:
+    kinds = [cell["cell_type"] for cell in notebook(path)["cells"]]
+    assert kinds[0] == "markdown" and text(notebook(path)["cells"][0]).startswith("# ")
+    follow = [before == "markdown" for before, kind in zip(kinds, kinds[1:]) if kind == "code"]
+    assert sum(follow) >= 0.75 * (len(follow) - 1)  # the imports follow the bootstrap
+
+
+@each_notebook
+def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None:
+    for cell in cells(path, "code"):
+        lines = [line for line in text(cell).splitlines() if line.strip()]
+        # Only one cell can be tagged `parameters`, and a literal with its comment wants a line of its own.
+        assert len(lines) <= 25 or "parameters" in cell["metadata"].get("tags", []), lines[0]
+        tree = ast.parse(re.sub(r"^[%!].*$", "", text(cell), flags=re.MULTILINE))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        assert all(length(function) <= 10 for function in functions(tree))
+
+
+@each_notebook
+def test_every_notebook_starts_the_same_way(path: Path) -> None:
+    own = re.sub('^REPOSITORY, REF = ".*?", ".*?"', PLACE, text(cells(path, "code")[1]), flags=re.MULTILINE)
+    assert own == BOOTSTRAP  # whoever published a fork of it where
+
+
+def test_colab_installs_this_version() -> None:
+    assert f'"v{cellsignal.__version__}"' in BOOTSTRAP
+
+
+@each_notebook
+def test_every_notebook_ends_with_its_manifest(path: Path) -> None:
+    assert f'session.end(folder, "{path.stem}", globals()' in text(cells(path, "code")[-1])
+
+
+@each_notebook
+def test_no_cell_overwrites_a_parameter(path: Path) -> None:
+    """The manifest tells the parameters as they are in the end."""
+    names = set(literals(path))
+    for cell in cells(path, "code"):
+        if cell is not parameters_cell(path):
+            stored = {node.id for node in ast.walk(ast.parse(text(cell))) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            assert not (stored | sources.imported(text(cell))) & names
+
+
+@each_notebook
+def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
+    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
+    default = Recipe(run="runs/demo").model_dump()
+    given = literals(path)
+    own = {"cell_type", "network", "stored", *["run", "runs"] * (path.stem == "compare")}  # which of the run's networks, and what to take as it lies there: the chain says it
+    assert set(given) <= {*Recipe.model_fields, *own}
+    given = {name: value for name, value in given.items() if name not in own}
+    assert given == {name: demo.get(name, default[name]) for name in given}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_all_that_the_demo_sets(path: Path) -> None:
+    """`papermill -f` leaves the notebooks' literals, which are the demo's, where a file names no other value."""
+    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
+    assert set(demo) <= set(yaml.safe_load(path.read_text()))
+
+
+def test_the_chain_notebook_names_every_parameter() -> None:
+    assert set(literals(ROOT / "kernels/0-chain/0-chain.ipynb")) == set(Recipe.model_fields)
+
+
+# What Kaggle reads
+
+
+def described(path: Path) -> dict[str, Any]:
+    """A metadata file as it is once somebody has written a name into it, or another than the one that is there."""
+    return json.loads(account.with_name(path.read_text(), "alice"))
+
+
+@each_metadata
+def test_kernel_metadata_is_explicit(path: Path) -> None:
+    metadata = described(path)
+    assert set(metadata) == KEYS
+    owner, slug = metadata["id"].split("/")
+    assert owner == "alice" and slugify(metadata["title"]) == slug and 5 <= len(slug) <= 50
+    assert (path.parent / metadata["code_file"]).is_file()
+    assert metadata["enable_gpu"] == bool(metadata["machine_shape"])
+    assert metadata["is_private"] is True and metadata["enable_internet"] is False
+    assert "alice/cellsignal-utils" in metadata["dataset_sources"]
+
+
+@pytest.mark.parametrize("path", [*METADATA, UTILS], ids=lambda path: path.parent.name)
+def test_tracked_metadata_names_nobody(path: Path) -> None:
+    """Git's own copy, because a filter lets the working tree carry a name."""
+    show = ["git", "-C", str(ROOT), "show", f":{path.relative_to(ROOT).as_posix()}"]
+    tracked = subprocess.run(show, capture_output=True, text=True).stdout or path.read_text()
+    assert set(re.findall(r'"([\w-]+)/cellsignal', tracked)) == {PLACEHOLDER}
+    assert FIRST in tracked
+    assert f"{path.name} filter={account.FILTER}" in (ROOT / ".gitattributes").read_text().splitlines()
+
+
+def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:
+    for folder in (ROOT / "kernels").iterdir():
+        assert {f"{folder.name}.ipynb", "kernel-metadata.json"} <= {path.name for path in folder.iterdir()}
+
+
+def test_dataset_metadata() -> None:
+    metadata = described(UTILS)
+    assert metadata["id"] == "alice/cellsignal-utils" and metadata["resources"] == []
+    assert 6 <= len(metadata["title"]) <= 50 and 20 <= len(metadata["subtitle"]) <= 80
+    assert metadata["licenses"] == [{"name": "MIT"}]
+
+
+def test_the_plain_upload_carries_the_notebooks_of_the_chain() -> None:
+    assert (ROOT / "utils_dataset/kernels").resolve() == ROOT / "kernels"
