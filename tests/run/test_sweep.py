@@ -15,7 +15,7 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import recipe, sweep, sweep_driver, sweep_trials
+from cellsignal.run import recipe, sweep, sweep_best, sweep_driver, sweep_results, sweep_trials
 from cellsignal.run.notebooks import Unfinished
 from cellsignal.show import sweeps
 from cellsignal.show.style import blank
@@ -29,7 +29,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep_trials, "command", sweeping.command)
     monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
-    monkeypatch.setattr(sweeps, "draw_variants", lambda *tables: blank("toys"))  # tests/show looks at pictures
+    monkeypatch.setattr(sweeps, "draw_variants", lambda *tables, **options: blank("toys"))  # tests/show looks at pictures
     (tmp_path / "plates").mkdir()
     (tmp_path / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\nrun: elsewhere\n")
 
@@ -76,7 +76,7 @@ def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
 def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path: Path) -> None:
     folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["epochs=7"])
     text = (folder / "best.yaml").read_text()
-    assert "the best of its variants on the held-out wells, best." in text and "assigned: 0.9000 (seed 0)" in text
+    assert "the best of its variants on what was held out, best." in text and "accuracy, assigned: 0.9000 (seed 0)" in text
     found = recipe.load(folder / "best.yaml")
     assert (found.learning_rate, found.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
 
@@ -150,3 +150,25 @@ def test_two_sweeps_keep_apart(bench: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with files.locked(tmp_path / "out" / sweep.LOCK), pytest.raises(InputError, match="another sweep works in this folder"):
         bench({"variants": {"base": {}}})
+
+
+def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
+    rungs = [{"rung": "every label", "kind": "floor", "split": "test", "macro_f1": 0.1}]
+    rungs += [{"rung": method, "kind": "network", "split": split, "macro_f1": value + (split == "test") * 0.1, "method": method}
+              for split in ("test", "held_out") for method, value in (("half", 0.2), ("fitted", 0.3), ("shares", 0.4))]
+    files.write_json(tmp_path / "run/metrics.json", {"metric": "macro_f1", "rungs": rungs, "thresholds": "fitted"})
+    files.write_json(tmp_path / "run/seconds.json", {"protein-atlas": 9.0})
+    files.write_json(tmp_path / "run/recipe.json", {"code": "a" * 64})
+    ended = {"variant": "base", "seed": 0, "status": "done", "changes": {}, **sweep_results.outcome(tmp_path / "run")}
+    trials = sweep_results.trials_table([ended], kinds=sweep_results.KINDS["macro_f1"])
+    row = trials.iloc[0]
+    assert (row["held_out_half"], row["held_out_thresholds"], row["test_thresholds"]) == pytest.approx((0.2, 0.3, 0.4))
+    variants = sweep_results.variants_table(trials, order=["base"])
+    assert "| held out, half | − first | held out, thresholds |" in sweep_results.as_markdown(variants)
+    assert sweep_best.best(variants, measure="thresholds", seeds=1)["variant"] == "base"
+
+
+def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:
+    (tmp_path / "atlas.yaml").write_text("task: protein-atlas\n")
+    with pytest.raises(InputError, match="other is of the task protein-atlas; leave only variants of rxrx1"):
+        bench({"variants": {"base": {}, "other": {"recipe": "atlas.yaml"}}})

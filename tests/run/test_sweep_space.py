@@ -37,6 +37,7 @@ FAULTS = {
     "search: {learning_rate: {low: 0, high: 1.0, log: true}}": "low is below high; a range with log: true is above 0",
     "search: {epochs: {low: 5, high: 5}}": "low is below high",
     "search: {optimizer: {choices: [adam, sdg]}}": "space.yaml:1: optimizer is 'sdg'",
+    "search: {task: {choices: [rxrx1]}}": "task is the same for all trials",
     "search: {seed: {low: 1, high: 5}}": "space.yaml:1: seed is the same for all trials; leave it out of the search",
 }  # fmt: skip
 

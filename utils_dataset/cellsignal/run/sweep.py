@@ -16,9 +16,11 @@ from cellsignal.run.sweep_best import best, write_best
 from cellsignal.run.sweep_driver import Listed, Source, Sweep
 from cellsignal.run.sweep_progress import Display
 from cellsignal.run.sweep_ranges import Range
+from cellsignal.run.sweep_results import KINDS, METRICS
 from cellsignal.run.sweep_search import Search
 from cellsignal.run.sweep_space import Space, Variant
 from cellsignal.run.sweep_trials import FAILED, Trial
+from cellsignal.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +45,7 @@ def run_sweep(
     if trials and asked.kind != "search":
         raise InputError("--trials is for a search", where=space, cure="leave it out; a grid and variants are tried to the end")
     folder = paths.default_run(str(out) or f"sweeps/{Path(space).stem}")
-    bench = Bench(folder, params, asked, base, tuple(seeds) or (base.seed,), tuple(overrides))
+    bench = Bench(folder, params, asked, base, _measure(asked, base), tuple(seeds) or (base.seed,), tuple(overrides))
     listed, ranges = bench.variants(), bench.ranges()
     with _alone(folder):
         shared = {"data": str(bench.plates()), "preset": "", "parallel": max(1, (os.cpu_count() or 1) // jobs)}
@@ -61,6 +63,7 @@ class Bench:
     params: Path
     space: Space
     base: Recipe
+    measure: str
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
 
@@ -76,7 +79,7 @@ class Bench:
     def plates(self) -> Path:
         """The plates of all trials: those of the recipe, or drawn once into the sweep's folder."""
         ours = str(self.folder / "data") if self.base.preset and not self.base.data else self.base.data
-        return inputs.prepare(ours, run=self.folder, preset=self.base.preset, seed=self.base.seed)
+        return inputs.prepare(ours, run=self.folder, preset=self.base.preset, seed=self.base.seed, task=TASKS[self.base.task])
 
     def on(self, trials: Sequence[Trial], shared: Mapping[str, Any]) -> list[Trial]:
         """The trials, on the plates that all share."""
@@ -91,14 +94,14 @@ class Bench:
 
         decisive = {key: value for key, value in self.base.model_dump().items() if key not in steps.PATHS_AND_SPEED}
         about = {**decisive, "seeds": list(self.seeds)}
-        return Search(self.folder, ranges, make, about=about, trials=trials, measure=self.space.measure)
+        return Search(self.folder, ranges, make, about=about, trials=trials, measure=self.measure)
 
     def about(self) -> dict[str, Any]:
         """What the sweep is, for whoever finds its folder."""
         return {
             "space": str(self.space.path),
             "kind": self.space.kind,
-            "measure": self.space.measure,
+            "measure": self.measure,
             "seeds": list(self.seeds),
             "recipe": self.base.model_dump(),
             "code": provenance.code_digest(),
@@ -110,17 +113,20 @@ class Bench:
         from cellsignal.show.sweeps import draw_search, draw_variants  # Matplotlib is slow to come
         from cellsignal.show.style import save
 
-        measure = self.space.measure
+        measure, metric = self.measure, TASKS[self.base.task].metric
         if (chosen := best(variants, measure=measure, seeds=len(self.seeds))) is not None:
             params = {variant.name: variant.params for variant in self.space.variants}.get(chosen["variant"], self.params)
             changes = next(record["changes"] for record in records if record["variant"] == chosen["variant"])
-            write_best(self.folder / "best.yaml", chosen, measure=measure, params=params, changes=changes, overrides=self.overrides, seeds=self.seeds)
+            write_best(self.folder / "best.yaml", chosen, metric=f"{METRICS[metric]}, {measure}", measure=measure, params=params,
+                       changes=changes, overrides=self.overrides, seeds=self.seeds)
         keys = self.space.keys
-        figure = draw_search(trials, keys=keys, measure=measure) if self.space.ranges else draw_variants(trials, variants)
+        figure = draw_search(trials, keys=keys, measure=measure) if self.space.ranges else draw_variants(trials, variants, metric=METRICS[metric])
         save(figure, self.folder / "sweep.png")
 
     def _trial(self, variant: Variant, seed: int, lines: Mapping[str, str] = {}) -> Trial:
         values = sweep_space.values(variant, seed=seed, overrides=self.overrides, where=lines)
+        if values["task"] != self.base.task:
+            raise InputError(f"{variant.name} is of the task {values['task']}", where=variant.params, cure=f"leave only variants of {self.base.task}")
         place = self.folder / "trials" / f"{variant.slug}-seed{seed}"
         return Trial(variant.name, seed, place, {**values, "pages": False}, variant.changes)  # a trial costs its training
 
@@ -132,9 +138,17 @@ class Bench:
             return Trial(variant.name, seed, self.folder / "trials" / f"{variant.slug}-seed{seed}", {}, variant.changes, fault=str(misfit))
 
 
+def _measure(space: Space, base: Recipe) -> str:
+    """By what of the held-out wells the best is chosen."""
+    known = KINDS[TASKS[base.task].metric]
+    if space.measure and space.measure not in known:
+        raise InputError(f"measure is {space.measure!r}", where=space.lines()["measure"], cure=f"write {' or '.join(known)}")
+    return space.measure or known[0]
+
+
 def _drive(bench: Bench, source: Source, *, jobs: int) -> None:
     """Make all trials whole, and say what they came to."""
-    sweep = Sweep(bench.folder, source, jobs=jobs, budget=session.budget(bench.base.time_budget_minutes))
+    sweep = Sweep(bench.folder, source, kinds=KINDS[TASKS[bench.base.task].metric], jobs=jobs, budget=session.budget(bench.base.time_budget_minutes))
     with Display() as display:
         sweep.drive(display)
     trials, variants = sweep.write()

@@ -1,4 +1,4 @@
-"""How far a running trial has come: its accuracy on held-out sites, epoch by epoch, from what training leaves on disk."""
+"""How far a running trial has come: its metric on held-out sites, epoch by epoch, from what training leaves on disk."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ PHASE = "whole"  # the epochs on the treatments, of which the best is kept
 def curve(run: Path, *, phase: str = PHASE) -> list[float]:
     """The best of the held-out sites so far after each epoch of `phase`, in the order in which the networks are trained.
 
-    With several cell types that is the mean over all of them, of which those to come count nothing: a value says as
+    With several networks that is the mean over all of them, of which those to come count nothing: a value says as
     much at the same epoch of two trials, and never falls.
     """
     names = _networks(run)
@@ -32,9 +32,10 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
 
 
 def _networks(run: Path) -> list[str]:
-    """The folders of weights that the run fills, in its order: `all` for a joint network, else the cell types."""
+    """The folders of weights that the run fills, in its order: `all` for a joint network, the cell types, else the folds."""
     parameters = _read(run / "recipe.json").get("parameters", {})
-    return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", []))
+    folds = [f"fold-{fold}" for fold in range(parameters.get("folds", 0))]
+    return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
 
 
 def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,7 +74,8 @@ class Listed:
 class Sweep:
     """All trials that a source gives, `jobs` at a time; whatever happens, none runs on afterwards."""
 
-    def __init__(self, folder: Path, source: Source, *, jobs: int, budget: Budget) -> None:
+    def __init__(self, folder: Path, source: Source, *, kinds: Sequence[str], jobs: int, budget: Budget) -> None:
+        self.kinds = kinds
         self.folder, self.source, self.jobs, self.budget = folder, source, jobs, budget
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self.records: list[Record] = []
@@ -101,7 +102,7 @@ class Sweep:
         order = self.source.variants()
         keys, compared = self.source.keys, self.source.compared
         records = sorted(self.records, key=lambda record: (record["seed"], order.index(record["variant"])))
-        trials = sweep_results.trials_table(records, keys=keys)
+        trials = sweep_results.trials_table(records, keys=keys, kinds=self.kinds)
         variants = sweep_results.variants_table(trials, order=order, keys=keys)
         files.write_text(self.folder / "results.csv", trials.to_csv(index=False))
         files.write_text(self.folder / "variants.csv", variants.to_csv(index=False))

@@ -56,7 +56,7 @@ def _told(record: Mapping[str, Any]) -> str:
     """What is worth a word of a trial's record."""
     if record.get("error"):
         return f": {record['error']}"
-    measured = [f"{kind} {record[f'held_out_{kind}']:.3f}" for kind in ("raw", "assigned") if record.get(f"held_out_{kind}") is not None]
+    measured = [f"{name.removeprefix('held_out_')} {value:.3f}" for name, value in record.items() if name.startswith("held_out_")]
     return f": held out {', '.join(measured)}, {record['seconds']:.0f} s" if measured else ""
 
 

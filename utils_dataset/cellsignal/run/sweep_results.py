@@ -13,30 +13,41 @@ from cellsignal.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-SPLITS, KINDS = ("held_out", "test"), ("raw", "assigned")
-MEASURES = [f"{split}_{kind}" for split in SPLITS for kind in KINDS]
-COLUMNS = ["variant", "seed", "status", *MEASURES, "seconds", "weights", "code", "error"]
-PLACE = 2  # in a row, of what was searched
+SPLITS = ("held_out", "test")
+MEASURED = tuple(f"{split}_" for split in SPLITS)  # so begin the names of measures; `held_out` alone is a parameter
+KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds")}  # by metric: the networks' answers, and the decided ones
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}  # in words
+BEFORE, AFTER = ["variant", "seed"], ["seconds", "weights", "code", "error"]  # in a row, what was searched and what was measured
 NETWORK = re.compile(r"model(-\d+)?")  # the names of what predicts; a further phase of it has as many weights
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: measured, not learnt
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """What a finished run came to: accuracies by split and kind, seconds of all its steps but the plates, learnt weights, code.
+    """What a finished run came to: its metric by split and kind, seconds of all its steps but the plates, learnt weights, code.
 
-    Of each split and kind the ladder's last rung counts, which has all that the run knows. Raises InputError for a damaged run.
+    Of a ladder's rungs the last one of each split and kind counts, which has all that the run knows; of several kinds of
+    thresholds 0.5 and those that the run chose. Raises InputError for a damaged run.
     """
     try:
-        ladder, seconds = files.read_json(run / "metrics.json")["ladder"], files.read_json(run / "seconds.json")
-        found = {f"{row['split']}_{row['kind']}": float(row["accuracy"]) for row in ladder}
+        metrics, seconds = files.read_json(run / "metrics.json"), files.read_json(run / "seconds.json")
+        measured = _of_labels(metrics) if "rungs" in metrics else _of_ladder(metrics)
         spent = sum(value for name, value in seconds.items() if name != "simulate")
         code = files.read_json(run / "recipe.json")["code"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"not a finished run ({type(error).__name__}: {error})", where=run, cure="delete it and run it again") from None
-    measured = {name: found.get(name) for name in MEASURES}
     return {**measured, "seconds": round(spent, 1), "weights": weights(run), "code": code[:12]}
+
+
+def _of_ladder(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{row['split']}_{row['kind']}": float(row["accuracy"]) for row in metrics["ladder"]}
+
+
+def _of_labels(metrics: Mapping[str, Any]) -> dict[str, float]:
+    rows = [row for row in metrics["rungs"] if "method" in row]
+    half = {f"{row['split']}_half": float(row["macro_f1"]) for row in rows if row["method"] == "half"}
+    return half | {f"{row['split']}_thresholds": float(row["macro_f1"]) for row in rows if row["method"] == metrics["thresholds"]}
 
 
 def weights(run: Path) -> int:
@@ -62,12 +73,12 @@ def _product(shape: Iterable[int]) -> int:
     return size
 
 
-def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = ()) -> "pd.DataFrame":
-    """One row a trial that has ended, in the order of `records`, with what it set `keys` to."""
+def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = (), kinds: Sequence[str] = KINDS["accuracy"]) -> "pd.DataFrame":
+    """One row a trial that has ended, in the order of `records`, with what it set `keys` to, and `kinds` of its metric."""
     import pandas as pd
 
-    rows = [{**{name: record.get(name) for name in COLUMNS}, **{key: record["changes"].get(key) for key in keys}} for record in records]
-    return pd.DataFrame(rows, columns=[*COLUMNS[:PLACE], *keys, *COLUMNS[PLACE:]])
+    columns = [*BEFORE, *keys, "status", *(f"{split}_{kind}" for split in SPLITS for kind in kinds), *AFTER]
+    return pd.DataFrame([{**record, **{key: record["changes"].get(key) for key in keys}} for record in records], columns=columns)
 
 
 def variants_table(trials: "pd.DataFrame", *, order: Sequence[str], keys: Sequence[str] = ()) -> "pd.DataFrame":
@@ -78,6 +89,7 @@ def variants_table(trials: "pd.DataFrame", *, order: Sequence[str], keys: Sequen
     """
     import pandas as pd
 
+    measures = [name for name in trials if name.startswith(MEASURED)]
     whole = trials[trials["status"] == "done"]
     first = whole[whole["variant"] == order[0]].set_index("seed") if order else whole
     rows = []
@@ -85,7 +97,7 @@ def variants_table(trials: "pd.DataFrame", *, order: Sequence[str], keys: Sequen
         its, tried = whole[whole["variant"] == name].set_index("seed"), trials[trials["variant"] == name]
         row = {"variant": name, "seeds": len(its), "failed": int((tried["status"] == "failed").sum())}
         row |= {key: tried[key].iloc[0] if len(tried) else None for key in keys}
-        for measure in MEASURES:
+        for measure in measures:
             row |= _measured(its[measure], first[measure], name=measure)
         rows.append({**row, "seconds": its["seconds"].mean(), "weights": its["weights"].max()})
     return pd.DataFrame(rows)
@@ -102,14 +114,20 @@ def as_markdown(variants: "pd.DataFrame", *, keys: Sequence[str] = (), differenc
 
     With `differences` that from the first variant ± its standard error stands beside each.
     """
-    measures = [(f"{split.replace('_', ' ')}, {kind}", *["− first"] * differences) for split in SPLITS for kind in KINDS]
-    titles = ["variant", *keys, "seeds", *(title for measure in measures for title in measure), "seconds", "weights"]
+    measures = [name.removesuffix("_mean") for name in variants if name.startswith(MEASURED) and name.endswith("_mean")]
+    heads = [(", ".join(_split_and_kind(name)), *["− first"] * differences) for name in measures]
+    titles = ["variant", *keys, "seeds", *(title for head in heads for title in head), "seconds", "weights"]
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
     for place, row in enumerate(variants.to_dict("records")):
-        cells = [cell for name in MEASURES for cell in _cells(row, name, first=place == 0)[: 1 + differences]]
+        cells = [cell for name in measures for cell in _cells(row, name, first=place == 0)[: 1 + differences]]
         costs = _number(row["seconds"], ".0f"), _number(row["weights"], ",.0f")
         lines.append([_text(row["variant"]), *(_text(row[key]) for key in keys), str(row["seeds"]), *cells, *costs])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _split_and_kind(measure: str) -> tuple[str, str]:
+    split = next(split for split in SPLITS if measure.startswith(split))
+    return split.replace("_", " "), measure.removeprefix(f"{split}_")
 
 
 def _cells(row: Mapping[str, Any], name: str, *, first: bool) -> tuple[str, str]:

@@ -13,8 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.run import recipe, yamls
 
 KINDS = ("variants", "grid", "search")
-MEASURES = ("raw", "assigned")
-SHARED = ("data", "preset", "run", "seed")  # what the trials have in common, or the sweep decides
+SHARED = ("task", "data", "preset", "run", "seed")  # what the trials have in common, or the sweep decides
 LONGEST = 80  # characters of a name: it becomes a folder's
 
 
@@ -38,7 +37,7 @@ class Space:
 
     kind: str
     path: Path
-    measure: str
+    measure: str  # "" for the usual one
     variants: tuple[Variant, ...] = ()
     ranges: Mapping[str, Mapping[str, Any]] | None = None
 
@@ -59,9 +58,7 @@ def read(path: Path, *, params: Path) -> Space:
     """
     given, where = _top(Path(path))
     kind = _one_kind(given, where, path)
-    measure = given.get("measure", MEASURES[0])
-    if measure not in MEASURES:
-        raise InputError(f"measure is {measure!r}", where=where["measure"], cure=f"write {' or '.join(MEASURES)}")
+    measure = str(given.get("measure", ""))
     content = _mapping(given[kind], where=where[kind])
     if kind == "search":
         return Space(kind, Path(path), measure, ranges=content)

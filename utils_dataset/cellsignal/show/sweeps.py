@@ -13,28 +13,34 @@ from cellsignal.show.style import ASSIGNED, RAW, blank, pale, picture, styled
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {"raw": ("Raw: each well on its own", RAW), "assigned": ("Assigned: with the design of the plate", ASSIGNED)}
+KINDS = {
+    "raw": ("Raw: each well on its own", RAW),
+    "assigned": ("Assigned: with the design of the plate", ASSIGNED),
+    "half": ("Thresholds 0.5", RAW),
+    "thresholds": ("Thresholds as the recipe chose them", ASSIGNED),
+}
 SPLITS = {"test": ("o", -0.12), "held_out": ("D", 0.16)}  # marker, and where in the row of a variant
 ABREAST = 4  # panels of a search in a row
 
 
 @styled
-def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame") -> Figure:
-    """A row a variant: its accuracy on test and held-out wells, raw and assigned in panels of their own, and its seconds.
+def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: str = "accuracy") -> Figure:
+    """A row a variant: its metric on the test and on what was held out, each kind in a panel of its own, and its seconds.
 
     `trials` and `variants` are the tables of `run.sweep_results`. A pale dot is a seed, a strong one the mean, a bar the
-    standard deviation over the seeds; the dashed line goes through the first variant's mean on the test wells.
+    standard deviation over the seeds; the dashed line goes through the first variant's mean on the test.
     """
     shown = variants.reset_index(drop=True)
     if not variants["seeds"].sum():
         return blank("no trial has come to its end")
     figure = picture(13, 1.7 + 0.42 * max(3, len(shown)))
     *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
-    for axes, (kind, (title, colour)) in zip(grid, KINDS.items()):
+    for axes, kind in zip(grid, [kind for kind in KINDS if f"test_{kind}" in trials], strict=True):
+        title, colour = KINDS[kind]
         for split in SPLITS:
             _accuracies(axes, trials, shown, measure=f"{split}_{kind}", split=split, colour=colour)
         axes.set_title(title)
-        axes.set_xlabel("accuracy")
+        axes.set_xlabel(metric)
     _costs(cost, shown)
     grid[0].set_yticks(range(len(shown)), shown["variant"])
     grid[0].set_ylim(len(shown) - 0.5, -0.5)
@@ -77,17 +83,17 @@ def _costs(axes: Axes, shown: "pd.DataFrame") -> None:
 def _split_legend(figure: Figure) -> None:
     faces = {"test": "#444444", "held_out": "white"}
     marks = [Line2D([], [], marker=marker, ls="", color="#444444", mfc=faces[split]) for split, (marker, _) in SPLITS.items()]
-    names = ["test wells: mean, standard deviation, seeds", "held-out wells"]
+    names = ["test: mean, standard deviation, seeds", "held out"]
     line = Line2D([], [], color="#444444", lw=1, ls="--")
     figure.legend([*marks, line], [*names, "the first variant, test"], loc="outside lower left", ncols=3)
 
 
 @styled
 def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) -> Figure:
-    """How a search went: accuracy on the held-out wells trial by trial with the best so far, then against each parameter.
+    """How a search went: its measure on what was held out trial by trial with the best so far, then against each parameter.
 
-    `trials` is the table of `run.sweep_results`, `keys` its columns that were searched, `measure` raw or assigned.
-    Pruned trials, which have no accuracy, stand below.
+    `trials` is the table of `run.sweep_results`, `keys` its columns that were searched, `measure` one of KINDS.
+    Pruned trials, which have no value, stand below.
     """
     column, colour = f"held_out_{measure}", KINDS[measure][1]
     shown = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
@@ -103,7 +109,7 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
         _against(axes, whole, key, column=column, colour=colour)
     for axes in others[len(keys):]:
         axes.set_visible(False)
-    figure.suptitle(f"Accuracy on the held-out wells, {measure}")
+    figure.suptitle(f"On what was held out. {KINDS[measure][0]}")
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return figure
 
@@ -121,7 +127,7 @@ def _story(axes: Axes, shown: "pd.DataFrame", whole: "pd.DataFrame", *, column: 
 
 
 def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour: str) -> None:
-    """Accuracy against one parameter; rates that span more than a factor of 20 on a logarithmic axis."""
+    """The measure against one parameter; rates that span more than a factor of 20 on a logarithmic axis."""
     values = whole[key]
     number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     axes.plot(values if number else values.map(str), whole[column], "o", color=pale(colour, share=0.6), ms=6)
