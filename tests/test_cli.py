@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-COMMANDS = ["simulate", "download", "check", "layout", "run", "sweep", "assign", "score", "colab init"]
+TINY = Path(__file__).resolve().parents[1] / "papermill_params/tiny.yaml"
+COMMANDS = ["simulate", "download", "check", "layout", "run", "bundle", "sweep", "assign", "score", "colab init"]
 
 
 def cellsignal(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,6 +44,8 @@ def test_windows_is_told_in_one_line_where_to_go() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
+     ("bundle", "nowhere"), ("run", TINY, "--out", "here", "--from", "weights"), ("run", TINY, "--out", "here", "--from", "scores"),
+     ("run", TINY, "--from", "memory"),
      ("simulate", "out", "--preset", "gigantic"), ("simulate", "out", "--like", "nowhere"),
      ("assign", "a.parquet", "--data", "nowhere", "--out", "b.csv"), ("assign", "a.npz", "--data", "nowhere"),
      ("assign", "a.csv", "--data", "nowhere", "--out", "b.csv", "--method", "best"), ("assign", "--out", "b.csv"),

@@ -89,6 +89,17 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
     assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
 
 
+def test_stored_scores_are_decided_on_without_an_image(one_session: Session, plates: Path, tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for path in plates.glob("*.csv"):
+        shutil.copy(path, tables)
+    whole = one_session("whole", compare_batches=False)
+    stored = one_session("stored", 0, earlier=whole, compare_batches=False, data=str(tables), stored="scores")
+    assert len(answers(stored)) == 2 and answers(stored) == answers(whole)
+    assert read_json(stored / "metrics.json")["ladder"] == read_json(whole / "metrics.json")["ladder"]
+
+
 @pytest.mark.filterwarnings("ignore:statistics are gathered")
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
+
+from cellsignal import files
+from cellsignal.run import notebooks
 
 BOOTSTRAP = """from cellsignal import files
 from cellsignal.run import session
@@ -61,6 +65,21 @@ def kernels(tmp_path: Path, write_toy: Callable[..., Path]) -> Path:
     for name in TOYS:
         write_toy(tmp_path / "kernels", name)
     return tmp_path / "kernels"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells run in the chain's own process, in milliseconds."""
+
+    def execute(notebook: Path, *, target: Path, parameters: dict[str, Any], **_: Any) -> None:
+        variables: dict[str, Any] = {}
+        for cell in notebooks.code_cells(notebook):
+            exec(notebooks.source(cell), variables)
+            variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        files.write_text(target, "{}")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "write_page", lambda notebook: files.write_text(notebook.with_suffix(".html"), "page"))
 
 
 @pytest.fixture

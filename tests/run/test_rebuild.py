@@ -9,7 +9,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import chain, notebooks, rebuild, recipe, steps
+from cellsignal.run import chain, rebuild, recipe, steps
 from cellsignal.run.notebooks import StepFailed
 from cellsignal.show import report
 
@@ -17,21 +17,7 @@ TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
 ALL = ["1-eda", *TRAININGS, "4-predict-assign", "report", "simulate"]
 DECISION = ["4-predict-assign", "report"]
 Run = Callable[..., list[str]]
-
-
-@pytest.fixture(autouse=True)
-def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells run in the chain's own process, in milliseconds."""
-
-    def execute(notebook: Path, *, target: Path, parameters: dict[str, Any], **_: Any) -> None:
-        variables: dict[str, Any] = {}
-        for cell in notebooks.code_cells(notebook):
-            exec(notebooks.source(cell), variables)
-            variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
-        files.write_text(target, "{}")
-        files.write_text(target.with_suffix(".html"), "page")
-
-    monkeypatch.setattr(notebooks, "execute", execute)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture

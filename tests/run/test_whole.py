@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.run import manifest, notebooks, paths
+from cellsignal.run import bundle, manifest, notebooks, paths
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -48,6 +49,22 @@ def test_every_notebook_and_its_page_are_there(whole: tuple[Path, str]) -> None:
     for step in steps:
         assert (run / f"notebooks/{step}.html").stat().st_size > 10_000
         assert step in (run / "report.html").read_text()
+
+
+def test_its_archive_predicts_the_same_from_the_same_weights(whole: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = whole
+    with zipfile.ZipFile(bundle.bundle(run, tmp_path / "run.zip")) as source:
+        source.extractall(tmp_path)
+    made = [path.relative_to(run) for path in (run / "submission.csv", *run.rglob("scores/**/*.parquet"))]
+    assert len(made) == 13
+    places = {"RAW_DATA_DIR": str(run / "data"), "RUN_DIR": "run", "SUBMISSION_DIR": "submission"}
+    files.write_json(tmp_path / "SETTINGS.json", places)
+    (tmp_path / "run/submission.csv").unlink()
+    ended = subprocess.run([sys.executable, "-m", "predict"], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "--from weights: predicted and decided again" in ended.stdout and "3-train-cell-type" not in ended.stdout
+    assert [path for path in made if (tmp_path / "run" / path).read_bytes() != (run / path).read_bytes()] == []
+    assert (tmp_path / "submission/submission.csv").read_bytes() == (run / "submission.csv").read_bytes()
 
 
 def test_the_chain_notebook_keeps_what_is_whole(whole: tuple[Path, str], tmp_path: Path) -> None:

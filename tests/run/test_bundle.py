@@ -1,0 +1,149 @@
+"""The archive of a run: complete, the same bytes every time, without pixels and without a path of this machine."""
+
+import hashlib
+import re
+import shutil
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import archive, bundle, chain, paths, provenance, recipe, requirements
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
+SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROCESSING", "MODEL BUILD"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
+    """A finished run of toys, with things beside it that are nobody's business."""
+    folder = tmp_path / "runs/toys"
+    chain.run_chain(recipe.check({"data": str(plates), "seed": 7}), run=folder, kernels=kernels)
+    for name in ("eda/wells.png", "notebooks/mine.ipynb", "weights/U2OS/model.checkpoint-3.safetensors", "notes.csv", "secret.txt"):
+        files.write_text(folder / name, "not to be handed out")
+    return folder
+
+
+def unpacked(path: Path, place: Path) -> Path:
+    with zipfile.ZipFile(path) as source:
+        source.extractall(place)
+    return place
+
+
+def test_it_holds_all_that_kaggle_asks_for_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    written = bundle.bundle(run)
+    assert written == run.with_name("toys.zip")
+    root = unpacked(written, tmp_path / "unpacked")
+    names = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert {"README.md", "SETTINGS.json", "requirements.txt", "entry_points.md", "directory_structure.txt", "SHA256SUMS", "params.yaml",
+            "prepare_data.py", "train.py", "predict.py", "LICENSE", "cellsignal/cli.py", "kernels/4-predict-assign/4-predict-assign.ipynb",
+            "run/weights/U2OS/model.safetensors", "run/scores/model/toy.parquet", "run/submission.csv",
+            "run/submission.confidence.csv", "run/metrics.json", "run/done/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
+    assert not [name for name in names if re.search(r"\.(png|jpe?g|html|tiff?)$|\.checkpoint|__pycache__|secret|notes|/\.", name)]
+    told = [line.split("  ") for line in (root / "SHA256SUMS").read_text().splitlines()]
+    assert {name: digest for digest, name in told} == {name: files.sha256(root / name) for name in names - {"SHA256SUMS"}}
+    folders = {".", *(f"./{path.relative_to(root).as_posix()}" for path in root.rglob("*/"))}
+    assert set((root / "directory_structure.txt").read_text().splitlines()) == folders
+
+
+def test_its_texts_tell_what_to_do_and_name_no_place_of_this_machine(run: Path, tmp_path: Path) -> None:
+    root = unpacked(bundle.bundle(run, tmp_path / "a.zip"), tmp_path / "unpacked")
+    text = (root / "README.md").read_text()
+    assert re.findall("^# (.*)", text, flags=re.MULTILINE) == ["toys", *SECTIONS]
+    for command, overwritten in (("predict --from scores", "run/submission.csv"), ("predict", "run/scores/"), ("train", "run/weights/")):
+        after = text.partition(f"```bash\npython -m {command}\n```\n\noverwrites ")[2]
+        assert overwritten in after.split("\n\n")[0]
+    assert hashlib.sha256((run / "submission.csv").read_bytes()).hexdigest() in text
+    assert "kaggle competitions download -c recursion-cellular-image-classification" in text
+    assert files.read_json(root / "SETTINGS.json") == archive.PLACES
+    ours = [path for path in root.rglob("*") if path.is_file() and "cellsignal" not in path.parts and "kernels" not in path.parts]
+    assert not [path for path in ours if str(tmp_path).encode() in path.read_bytes() or str(paths.PACKAGE).encode() in path.read_bytes()]
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    assert values["seed"] == 7 and not {"run", "data"} & set(values) and recipe.load(root / "params.yaml").seed == 7
+
+
+def test_the_same_run_gives_the_same_bytes_wherever_it_lies(run: Path, tmp_path: Path) -> None:
+    first = bundle.bundle(run, tmp_path / "first.zip").read_bytes()
+    moved = shutil.move(run, tmp_path / "elsewhere/toys")
+    assert bundle.bundle(Path(moved), tmp_path / "second.zip").read_bytes() == first
+    assert zipfile.ZipFile(tmp_path / "first.zip").testzip() is None
+
+
+def test_requirements_are_exact_and_reach_down_to_what_libraries_need(run: Path, tmp_path: Path) -> None:
+    made = files.read_json(run / "recipe.json")
+    files.write_json(run / "recipe.json", {**made, "libraries": {**made["libraries"], "numpy": "1.2.3", "torch": "9.9.9+cu999"}})
+    lines = (unpacked(bundle.bundle(run), tmp_path / "unpacked") / "requirements.txt").read_text().splitlines()
+    assert lines[0].startswith("# Python 3.") and all(re.fullmatch(r"[a-z0-9-]+==[\w.!]+(  # \S+)?", line) for line in lines[1:])
+    assert {"numpy==1.2.3", "torch==9.9.9  # 9.9.9+cu999"} <= set(lines)
+    names = [line.split("==")[0] for line in lines[1:]]
+    assert {"papermill", "ipykernel", "pydantic-core", "jupyter-core", "opencv-python-headless"} <= set(names)
+    assert not {"cellsignal", "pytest"} & set(names) and len(names) == len(set(names))
+    assert requirements.closure(["no-such-thing"]) == []
+    assert requirements.exact(["pyyaml"], recorded={"PyYAML": ""}) == [f"pyyaml=={metadata.version('pyyaml')}"]
+
+
+def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no finished run; name the folder that `cellsignal run` wrote"):
+        bundle.bundle(tmp_path)
+    weights = run / "weights/U2OS/model.safetensors"
+    kept = weights.read_text()
+    weights.write_text("damaged")
+    with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it"):
+        bundle.bundle(run)
+    weights.write_text(kept)
+    (run / "done/4-predict-assign.json").unlink()
+    (run / "manifests/4-predict-assign.json").unlink()
+    with pytest.raises(InputError, match="4-predict-assign is not whole; run it to the end"):
+        bundle.bundle(run)
+    with files.locked(paths.locks(run) / paths.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
+        bundle.bundle(run)
+    assert not list(run.parent.glob("*.zip")) and not list(run.parent.glob(f"{files.TEMPORARY}*"))
+
+
+def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.safetensors"
+    made = files.read_json(run / "recipe.json")
+    files.write_json(run / "recipe.json", {**made, "parameters": {**made["parameters"], "pretrained": str(begun)}})
+    with pytest.raises(InputError, match="begun.safetensors: no such file, and training from scratch begins with it"):
+        bundle.bundle(run)
+    begun.write_text("weights")
+    root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
+    assert archive.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
+    assert f'pretrained="{root}/pretrained/begun.safetensors"' in archive.arguments(root, "train")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The little of an unpacked archive that its scripts read first."""
+    files.write_json(tmp_path / "SETTINGS.json", {"RAW_DATA_DIR": "/plates: 1", "RUN_DIR": "run", "SUBMISSION_DIR": "out"})
+    files.write_text(tmp_path / "params.yaml", "preset: tiny\nseed: 3\n")
+    return tmp_path
+
+
+def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
+    told = ["run", f"{root}/params.yaml", "-p", 'data="/plates: 1"', "--out", f"{root}/run", "--from"]
+    assert archive.arguments(root, "predict", ["--from", "scores"]) == [*told, "weights", "--from", "scores"]
+    assert archive.arguments(root, "train") == [*told, "scratch"]
+    assert recipe.load(root / "params.yaml", [told[3]]).data == "/plates: 1"
+    assert archive.arguments(root, "prepare_data") == ["simulate", "/plates: 1", "--preset", "tiny", "--seed", "3"]
+    files.write_text(root / "params.yaml", "seed: 3\n")
+    assert archive.arguments(root, "prepare_data") == ["check", "/plates: 1"]
+    files.write_text(root / "run/submission.csv", "id_code,sirna\n")
+    assert archive.hand_out(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
+
+
+@pytest.mark.parametrize("settings", [[], {"RAW_DATA_DIR": "data", "RUN_DIR": ""}, {"RAW_DATA_DIR": 1, "RUN_DIR": "a", "SUBMISSION_DIR": "b"}])
+def test_settings_that_name_no_places_are_refused(root: Path, settings: Any) -> None:
+    files.write_json(root / "SETTINGS.json", settings)
+    with pytest.raises(InputError, match="SETTINGS.json: does not name RAW_DATA_DIR, RUN_DIR, SUBMISSION_DIR; give each a folder"):
+        archive.arguments(root, "predict")
+
+
+def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
+    package = unpacked(bundle.bundle(run), tmp_path / "unpacked") / "cellsignal"
+    assert files.read_json(package / provenance.BUILD)["code"] == provenance.code_digest(package) == provenance.code_digest()
