@@ -123,19 +123,22 @@ def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
     assert not (folder / "scores/kept.parquet").exists()
 
 
-def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path) -> None:
+def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a kernel that trains folds, predicts and decides in one."""
-    run = tmp_path / "run"
-    step = steps.Step("all", outputs=("weights/0.safetensors", "submission.csv"), extras=("scores/**/*",))
+    run, fitted = tmp_path / "run", "weights/thresholds.json"
+    step = steps.Step("all", outputs=("weights/0.safetensors", "weights/0.json", fitted, "submission.csv"), extras=("scores/**/*",))
     assert step.makes == ("weights", "scores", "submission")
-    for name in ("weights/0.safetensors", "scores/a.parquet", "submission.csv"):
+    for name in (*step.outputs, "scores/a.parquet"):
         files.write_text(run / name, name)
     steps.write_marker(run, step, identity={}, seconds=1)
     for way, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
         [driven], taken = rebuild.begin(run, [step], way, values={})
         assert driven.overrides.get("stored") == told and taken == {}
+        said = capsys.readouterr().out
+        assert (f"submission.csv, {fitted}" in said) == (way != "scratch") and "0.safetensors" not in said
         assert steps.read_any(run, step) is None
-        if way == "scores":  # killed here: the note remembers what the step had left
-            [driven], _ = rebuild.begin(run, [step], way, values={})
+        if way == "scores":  # killed here, after the decision wrote some: the note remembers what the step had left
+            files.write_text(run / fitted, "another threshold")
+            assert rebuild.begin(run, [step], way, values={})[0] == [driven]
             steps.write_marker(run, step, identity={}, seconds=1)
     assert not (run / "weights").exists() and not (run / "scores").exists()

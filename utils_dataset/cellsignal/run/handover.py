@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cellsignal.run.archive import PARAMS, PLACES, SETTINGS
+from cellsignal.run.rebuild import fitted
 from cellsignal.tasks import TASKS
 
 
@@ -129,6 +130,7 @@ while they are read."""
 
 def _build(facts: Facts) -> str:
     made = [name for name in facts.files if name.startswith("run/") and name.count("/") == 1 and name != "run/recipe.json"]
+    made += [name for name in facts.files if fitted(name.removeprefix("run/"), [each.removeprefix("run/") for each in facts.files])]
     took = {stage: _duration(seconds) for stage, seconds in facts.seconds.items()}
     return f"""Three ways to the submission. RUN_DIR (`run`) must be writable; no way changes RAW_DATA_DIR.
 

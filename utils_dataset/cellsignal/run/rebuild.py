@@ -5,9 +5,9 @@ Kaggle's Winning Model Documentation Guidelines call them very fast prediction, 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cellsignal import files
@@ -104,7 +104,7 @@ def _taken(run: Path, plan: Iterable[Step], way: str, *, known: Markers) -> Mark
     found = {}
     for step in plan if way != "scratch" else ():
         marker = known.get(step.name) or vouched(run, step)
-        if way in step.makes:
+        if way in step.makes and step.name not in known:
             marker = _whole(run, step, marker, way=way)
         found[step.name] = marker or {"identity": {}, "outputs": {}, "pages": {}, "seconds": 0.0}
     return found
@@ -126,12 +126,19 @@ def _say(run: Path, way: str, driven: Sequence[Step]) -> None:
     """What a way does, overwrites and keeps, in words."""
     rooms = {room: sum(path.is_file() for path in (run / room).rglob("*")) for room in _rooms(way, driven)}
     made = {name for step in driven for name in (*steps.outputs(run, step), *step.pages)} | {"report.html"}
-    left = {*rooms, *_before(way)}
-    singles = sorted(name for name in made if (run / name).is_file() and name.split("/")[0] not in left)
+    emptied = {name for name in made if name.split("/")[0] in rooms}
+    kept = {name for name in made if name.split("/")[0] in _before(way) and not fitted(name, made)}
+    singles = sorted(name for name in made - emptied - kept if (run / name).is_file())
     told = [*(f"{room}/ ({count} files)" for room, count in rooms.items() if count), *singles]
     print(f"--from {way}: {WAYS[way]}")
     print(f"overwrites in {run}: {', '.join(told) or 'nothing, because nothing is there yet'}")
     print(f"keeps: {', '.join(['the plates', *(f'{stage}/' for stage in _before(way))])}", flush=True)
+
+
+def fitted(name: str, others: Collection[str]) -> bool:
+    """Whether a file among the weights was fitted by the decision: it is JSON, and describes none of the `others`."""
+    path = PurePosixPath(name)
+    return steps.stage(name) == "weights" and path.suffix == ".json" and path.with_suffix(".safetensors").as_posix() not in others
 
 
 def _rooms(way: str, driven: Iterable[Step]) -> list[str]:
