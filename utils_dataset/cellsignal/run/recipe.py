@@ -104,6 +104,7 @@ class Recipe(BaseModel):
     largest_batch: int = Field(128, ge=2, description="of the batches over whose sizes `batch` averages")
     passes: int = Field(1, ge=1, description="sizes from smallest to largest batch; Brodt took all 97")
     views: Literal[1, 2, 4, 8] = Field(1, description="flips and quarter turns of a picture whose answers are averaged")
+    combine: Literal["mean", "max"] = Field("mean", description="of a site's probabilities in several views and networks (Protein Atlas)")
     prototypes: float = Field(0.0, ge=0, le=1, description="weight of the likeness to each siRNA's mean features; 0 means none")
     prototype_scale: float = Field(0.0, ge=0, description="by which likenesses become logits; 0 means fitted on held-out wells")
     # Decision

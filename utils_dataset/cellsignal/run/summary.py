@@ -6,10 +6,10 @@ from cellsignal import files
 
 
 def summary(run: Path) -> str:
-    """The ladder of a finished run and where its submission and report lie."""
-    from cellsignal.decide.ladder import as_table  # pulls in pandas and SciPy
+    """The rungs of a finished run and where its submission and report lie."""
+    from cellsignal.decide.tables import rungs_table  # pulls in pandas and SciPy
 
-    ladder = as_table(files.read_json(run / "metrics.json").get("ladder", []))
+    ladder = rungs_table(files.read_json(run / "metrics.json"))
     text = "no answers are known for these plates, so there is no ladder"
     if len(ladder):
         text = ladder.to_string(float_format="{:.3f}".format, na_rep="")

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cellsignal.show.style import blank, picture, styled
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, Task
 
 LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
 
@@ -24,47 +24,48 @@ def scaled(image: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.clip((image - low) / (high - low), 0, 1)
 
 
-def composite(image: np.ndarray, *, ends: np.ndarray | None = None) -> np.ndarray:
-    """Faux colours of uint8[6,H,W] as float RGB[H,W,3]: blue green red cyan magenta yellow.
+def composite(image: np.ndarray, *, ends: np.ndarray | None = None, task: Task = RXRX1) -> np.ndarray:
+    """Faux colours of uint8[C,H,W] as float RGB[H,W,3], for RxRx1 blue green red cyan magenta yellow.
 
-    Each channel is scaled to its own percentiles, or to the given grey values float[6,2]. The
-    colours are those of the RxRx1 paper; each primary takes the mean of the channels that hold it.
+    Each channel is scaled to its own percentiles, or to the given grey values float[C,2]. The
+    colours are the task's; each primary takes the mean of the channels that hold it.
     """
-    colours = np.array(RXRX1.colours, dtype=float)  # [6, RGB]
+    colours = np.array(task.colours, dtype=float)  # [C, RGB]
     shares = colours / colours.sum(axis=0)
     rgb = np.einsum("chw,ck->hwk", scaled(image, limits(image) if ends is None else ends), shares)
     return np.clip(1.3 * rgb, 0, 1)  # the mean is dim, as stains seldom lie in one place
 
 
 @styled
-def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = False) -> Figure:
-    """A row per well: the composite, then each channel alone; `images` are uint8[6,H,W].
+def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = False, task: Task = RXRX1) -> Figure:
+    """A row per well (or site): the composite, then each channel alone; `images` are uint8[C,H,W].
 
     `shared` scales all rows alike, so that brightness can be compared down a column.
     """
     if not images:
         return blank("No images to show.")
-    figure = picture(14, 0.45 + 2.05 * len(images))
-    grid = figure.subplots(len(images), 7, squeeze=False)
+    columns = 1 + len(task.channels)
+    figure = picture(2 * columns, 0.45 + 2.05 * len(images))
+    grid = figure.subplots(len(images), columns, squeeze=False)
     together = limits(np.stack(images)) if shared else None
     for axes, image, title in zip(grid, images, titles):
-        _well(axes, image, limits(image) if together is None else together)
+        _well(axes, image, limits(image) if together is None else together, task)
         axes[0].set_ylabel(title)
-    _head(grid[0])
+    _head(grid[0], task)
     return figure
 
 
-def _head(row: np.ndarray) -> None:
+def _head(row: np.ndarray, task: Task) -> None:
     """Names above the columns, each channel under a strip of its colour in the composite."""
     row[0].set_title("composite", fontsize=10)
-    for axes, name, colour in zip(row[1:], RXRX1.channels, RXRX1.colours):
+    for axes, name, colour in zip(row[1:], task.channels, task.colours):
         axes.set_title(name, fontsize=10)
         axes.spines["top"].set(visible=True, color=np.divide(colour, 255), lw=4)
 
 
-def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray) -> None:
-    """Draw one well into seven axes: each channel in grey, where the eye sees most."""
-    axes[0].imshow(composite(image, ends=ends))
+def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray, task: Task) -> None:
+    """Draw one well into its axes: each channel in grey, where the eye sees most."""
+    axes[0].imshow(composite(image, ends=ends, task=task))
     for place, channel in zip(axes[1:], scaled(image, ends)):
         place.imshow(channel, cmap="gray", vmin=0, vmax=1)
     for place in axes:

@@ -1,6 +1,6 @@
 """One page about a run: the ladder, the curves, the plates, and how it was made."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.show import page
 from cellsignal.show.curves import curves
+from cellsignal.show.label_report import label_parts
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -18,6 +19,10 @@ PLATES = {
     "channel_means": "Mean of each channel by experiment: the batch effect",
     "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
     "groups": "Plate groups and their rotation",
+    "sites": "Sites of frequent classes: the composite and its channels",
+    "classes": "Sites of each class",
+    "companions": "Which labels go together",
+    "folds": "Sites of each class in each fold",
 }
 
 
@@ -28,12 +33,8 @@ def write_report(run: Path) -> Path:
     """
     run = Path(run)
     metrics, trouble = _read(run / "metrics.json")
-    rungs = (metrics or {}).get("ladder", [])
     parts = [
-        _head(run, rungs),
-        _ladder(rungs, (metrics or {}).get("floor"), theirs=(metrics or {}).get("brodt", {}), trouble=trouble),
-        *_accuracies(rungs),
-        *_routes((metrics or {}).get("experiments", []), error=(metrics or {}).get("calibration_error")),
+        *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
         _training(run),
         _plates(run),
         _notes((metrics or {}).get("notes", [])),
@@ -43,6 +44,19 @@ def write_report(run: Path) -> Path:
     ]
     files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
     return run / "report.html"
+
+
+def _screen(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
+    """What a screen of wells is about: the ladder, accuracies, and how each experiment was decided."""
+    rungs = metrics.get("ladder", [])
+    yield _head(run, rungs)
+    yield _ladder(rungs, metrics.get("floor"), theirs=metrics.get("brodt", {}), trouble=trouble)
+    yield from _accuracies(rungs)
+    yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
+
+
+# By the metric that metrics.json names; without one it is accuracy.
+BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _screen, "macro_f1": label_parts}
 
 
 def _read(path: Path) -> tuple[Any, str]:
