@@ -32,6 +32,7 @@ METADATA_SHA256 = "799ed719d2be136db29fef6fcb7a51ceb94d1de9d43421a49b16409329a2f
 LICENCE = "RxRx1 by Recursion, CC BY-NC-SA 4.0: no commercial use, share alike; its tables hold the test labels"
 DOWNLOADS = ".downloads"  # in the data set's folder: archives that are not whole, or not unpacked yet
 TABLE_LIMITS = Limits(members=1_000, directory=1 << 20)
+HUB_ROOM = {RXRX1.competition: 2 * IMAGES.size}  # bytes that a competition's archive and its content take, where it is known
 _SENTINELS = ("train_controls.csv", "metadata.csv")
 _SHOWN = 20  # problems that a download prints; `cellsignal check` prints all
 
@@ -96,12 +97,12 @@ def from_kagglehub(competition: str) -> Path:
 def _require_room_for_hub(kagglehub: ModuleType, competition: str) -> None:
     """InputError when kagglehub's cache has no room for the archive and its content, unless it is there already."""
     config = getattr(kagglehub, "config", None)  # no public name tells where the cache is
-    if competition != RXRX1.competition or not hasattr(config, "get_cache_folder"):
+    if competition not in HUB_ROOM or not hasattr(config, "get_cache_folder"):
         return
     cache = Path(config.get_cache_folder())
     if not (cache / "competitions" / competition).exists():
         cure = "`cellsignal download rxrx1 --cell-type U2OS` needs a tenth of it and no token; name its folder in `data`"
-        require_room(cache, 2 * IMAGES.size, purpose="the competition's archive and what comes out of it", cure=cure)
+        require_room(cache, HUB_ROOM[competition], purpose="the competition's archive and what comes out of it", cure=cure)
 
 
 def _hub_failure(competition: str, error: Exception) -> Exception:

@@ -1,0 +1,166 @@
+"""Tasks are data: nobody asks which one it is, and a third one needs no line outside of this file."""
+
+import ast
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cellsignal import tasks
+from cellsignal.data.atlas import read_site_tables
+from cellsignal.data.folds import split_of, stratified_folds
+from cellsignal.data.labels import multi_hot
+from cellsignal.decide.label_ladder import as_label_table, climb_labels
+from cellsignal.decide.label_scores import Asked, LabelScores, score_folds, stored_label_scores, weights_of
+from cellsignal.decide.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
+from cellsignal.decide.thresholds import METHODS
+from cellsignal.errors import InputError
+from cellsignal.learn.augment import augmentation
+from cellsignal.learn.batches import sides
+from cellsignal.learn.budget import Budget
+from cellsignal.learn.models import Classifier, read_card
+from cellsignal.learn.phases import Phase
+from cellsignal.learn.train import fit
+from cellsignal.run import inputs, paths, plans
+
+FILES = sorted(paths.PACKAGE.rglob("*.py"))
+TOY = tasks.Task(
+    name="stripes",
+    competition="stripes-and-dots",
+    channels=("paper", "ink"),
+    suffixes=("-paper.png", "-ink.png"),
+    colours=((255, 255, 255), (0, 0, 255)),
+    id_column="picture",
+    label_column="shows",
+    answer_column="answer",
+    labels="many",
+    classes=3,  # horizontal stripes, vertical stripes, a bright paper
+    marks=(("train.csv", "shows"),),
+    reader="sites",
+    metric="macro_f1",
+    plan="in folds",
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(paths.PACKAGE).as_posix())
+def test_nothing_asks_which_task_it_is(path: Path) -> None:
+    """No comparison with a task's name or its competition's: what differs is data, or a function that a task names."""
+    words = {word for task in tasks.TASKS.values() for word in (task.name, task.competition)}
+    names = {f"{name}{what}" for name in ("RXRX1", "PROTEIN_ATLAS") for what in ("", ".name", ".competition")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else [node] if isinstance(node, ast.match_case) else []
+        assert not {ast.unparse(side) for side in sides} & names, node.lineno
+        assert not {each.value for side in sides for each in ast.walk(side) if isinstance(each, ast.Constant)} & words, node.lineno
+
+
+def draw(folder: Path, name: str, labels: tuple[int, ...], rng: np.random.Generator) -> None:
+    y, x = np.mgrid[:32, :32]
+    ink = 20 + 90 * (0 in labels) * (y % 8 < 4) + 90 * (1 in labels) * (x % 8 < 4) + rng.normal(0, 8, (32, 32))
+    paper = (150 if 2 in labels else 60) + rng.normal(0, 8, (32, 32))
+    for suffix, picture in zip(TOY.suffixes, (paper, ink)):
+        cv2.imwrite(str(folder / f"{name}{suffix}"), np.clip(picture, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of the third task: 60 labelled pictures and 30 that are asked for, with their truth."""
+    root, rng = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
+    sets = [(0,), (1,), (0, 1), (0, 2), (1, 2), (2,)]
+    for kind, count, name, column in (("train", 60, "train.csv", "shows"), ("test", 30, "solution.csv", "shows")):
+        (root / kind).mkdir()
+        rows = [(f"{kind}-{k}", sets[k % 6]) for k in range(count)]
+        for each, labels in rows:
+            draw(root / kind, each, labels, rng)
+        lines = [f"{each},{' '.join(map(str, labels))}" for each, labels in rows]
+        (root / name).write_text("\n".join([f"picture,{column}", *lines]) + "\n")
+    (root / "sample_submission.csv").write_text("\n".join(["picture,answer", *(f"test-{k},0" for k in range(30))]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def asked(toy: Path) -> Asked:
+    sites = read_site_tables(toy, TOY).sites
+    labelled, test = (sites[sites["dataset"] == kind].reset_index(drop=True) for kind in ("train", "test"))
+    return Asked(toy, labelled, test, stratified_folds(labelled["labels"].tolist(), folds=2, classes=3), TOY.suffixes)
+
+
+@pytest.fixture(scope="module")
+def weights(asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for each of two folds."""
+    folder = tmp_path_factory.mktemp("networks")
+    for fold in range(2):
+        parts = asked.labelled.assign(split=split_of(asked.folds, fold))
+        train, watch = sides(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        phase = Phase("whole", 10, 10, 4e-3, scope="mixed", keep="last", schedule="cosine", loss="bce")
+        model = Classifier("densenet-small", channels=2, classes=3, seed=fold)
+        history = fit(model, train, held_out=watch, phase=phase, weights=folder / weights_of(fold) / "model.safetensors", task=TOY.name)
+        assert history[-1]["held_out_macro_f1"] > history[0]["held_out_macro_f1"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(asked: Asked, weights: Path) -> LabelScores:
+    found = score_folds(asked, weights=weights, out=weights / "scores")
+    assert found is not None
+    return found
+
+
+def test_a_third_task_goes_from_tables_to_a_submission(
+    toy: Path, asked: Asked, weights: Path, scores: LabelScores, tmp_path: Path
+) -> None:
+    tables = read_site_tables(toy, TOY)
+    truth = multi_hot(asked.labelled["labels"].tolist(), 3).astype(bool)
+    values = METHODS["fitted"](scores.held_out, truth, scores.test)
+    answers = labels_of(decode(scores.test, values), asked.test["id_code"].tolist())
+    path = write_labelled_submission(tmp_path / "submission.csv", answers, sample=tables.sample, task=TOY)
+    assert path.read_text().startswith("picture,answer\ntest-0,")
+    assert check_labelled_submission(path, sample=tables.sample, task=TOY) == 30
+    assert score_labels(read_labelled_submission(path, TOY), tables.solution, TOY)["macro_f1"] > 0.9
+    assert read_card(weights / "fold-0/model.safetensors").task == "stripes"
+
+
+def test_the_rungs_stand_on_their_floors(toy: Path, asked: Asked, scores: LabelScores) -> None:
+    labels, solution = asked.labelled["labels"].tolist(), read_site_tables(toy, TOY).solution
+    test = multi_hot(solution.loc[asked.test["id_code"]].tolist(), 3).astype(bool)
+    rungs = climb_labels(scores, multi_hot(labels, 3).astype(bool), taught=labels, test=test)
+    best = {(row["split"], row["kind"]): row["macro_f1"] for row in sorted(rungs, key=lambda row: row["macro_f1"])}
+    assert best["test", "network"] > best["test", "floor"] + 0.2 and best["held_out", "network"] > best["held_out", "floor"] + 0.2
+    assert as_label_table(rungs).shape == (6, 2)
+
+
+def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Path, scores: LabelScores) -> None:
+    out = weights / "scores"
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert len(times) == 4
+    again = score_folds(asked, weights=weights, out=out)
+    assert (again.test == scores.test).all() and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    stored = stored_label_scores(out, asked.labelled, asked.test)
+    assert (stored.test == scores.test).all() and (stored.held_out == scores.held_out).all() and (stored.folds == asked.folds).all()
+    budget = Budget(0.0)
+    assert score_folds(asked, weights=weights, out=out, views=2, budget=budget) is None and budget.spent
+    assert not list(out.glob("*.parquet"))  # those of one view have given way
+    with pytest.raises(InputError, match="no scores of 60 sites"):
+        stored_label_scores(out, asked.labelled, asked.test)
+
+
+def test_views_are_averaged_or_the_largest_counts(asked: Asked, weights: Path, tmp_path: Path) -> None:
+    mean, largest = (score_folds(asked, weights=weights, out=tmp_path / how, views=4, combine=how) for how in ("mean", "max"))
+    assert (largest.test >= mean.test - 1e-6).all() and (largest.test > mean.test).any()
+
+
+def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path)
+    for name, header in (("other", "id_code,experiment,plate,well,sirna"), ("stripes", "picture,shows")):
+        (tmp_path / "input" / name).mkdir(parents=True)
+        (tmp_path / "input" / name / "train.csv").write_text(f"{header}\n")
+    assert inputs.check("", run="runs/x", task=TOY) == tmp_path / "input/stripes"
+    with pytest.raises(InputError, match="unknown preset 'atlas-tiny'"):
+        inputs.check("", run="runs/x", preset="atlas-tiny")
+
+
+def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:
+    [step] = plans.plan(plans.Shape(task="protein-atlas", folds=2), [], kernels=paths.kernels())
+    assert step.name == "protein-atlas" and "weights/fold-1/model.safetensors" in step.outputs
+    assert step.makes == ("weights", "scores", "submission")
