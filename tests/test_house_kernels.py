@@ -17,6 +17,7 @@ from cellsignal.publish import account
 from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
 from cellsignal.run import sources
 from cellsignal.run.recipe import Recipe
+from cellsignal.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("kernels/*/*.ipynb"))
@@ -144,8 +145,9 @@ def test_no_cell_overwrites_a_parameter(path: Path) -> None:
 
 @each_notebook
 def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
-    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
-    default = Recipe(run="runs/demo").model_dump()
+    name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
+    demo = yaml.safe_load((ROOT / f"papermill_params/{name}.yaml").read_text())
+    default = Recipe(run=f"runs/{name}").model_dump()
     given = literals(path)
     own = {"cell_type", "network", "stored", *["run", "runs"] * (path.stem == "compare")}  # which of the run's networks, and what to take as it lies there: the chain says it
     assert set(given) <= {*Recipe.model_fields, *own}
