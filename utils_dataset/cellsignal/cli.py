@@ -54,7 +54,7 @@ class Method(StrEnum):
 @app.command(epilog="Example: cellsignal simulate plates --preset tiny --seed 1")
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; a killed simulation goes on.")],
-    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, tiny.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, tiny; atlas-demo, atlas-tiny.")] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Folder of real tables whose layout to render.")] = None,
     experiments: Annotated[str, typer.Option(help="Part of --like: names, separated by commas.")] = "",
@@ -174,9 +174,10 @@ def score(
     solution: Annotated[Path, typer.Argument(metavar="SOLUTION")],
     as_json: AsJson = False,
 ) -> None:
-    """Tell the accuracy of a submission.
+    """Tell the accuracy of a submission, or for the Protein Atlas its macro F1.
 
-    Overall, by cell type and by experiment. The submission must answer each well of the solution once, and no other.
+    Overall, by cell type and by experiment, or by class. The submission must answer each well of the solution once, and no
+    other.
     """
     from cellsignal.decide.commands import score_files
 
@@ -184,9 +185,10 @@ def score(
     if as_json:
         print(json.dumps(found))
         return
-    rows = {"all": found["accuracy"], **found["by_cell_type"], **found["by_experiment"]}
-    for name, accuracy in rows.items():
-        print(f"{name:12} {accuracy:.4f}")
+    rows = {"all": next(iter(found.values())), **{name: value for key in found if key.startswith("by_") for name, value in found[key].items()}}
+    width = max(12, *map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:{width}} {value:.4f}")
 
 
 @colab.command("init", epilog="Example: cellsignal colab init --repository OWNER/NAME --ref v0.1.0")

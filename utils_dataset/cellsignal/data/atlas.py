@@ -54,6 +54,13 @@ def read_labelled_solution(path: Path, task: Task, *, column: str = "") -> pd.Se
     return frame.set_index("id_code")["labels"]
 
 
+def read_sample(path: Path, task: Task) -> list[str]:
+    """The ids of a sample submission, in its order; raises InputError."""
+    frame = _ids(Path(path), task)
+    refuse(_id_problems(frame["id_code"], task))
+    return frame["id_code"].tolist()
+
+
 def _labelled(path: Path, task: Task, column: str) -> pd.DataFrame:
     """id_code and labels of a table, indexed by (file, line)."""
     frame = _read(path, (task.id_column, column))

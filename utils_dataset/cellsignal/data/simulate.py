@@ -21,8 +21,9 @@ from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
 from cellsignal.data.workshop import RECEIPT, WORKSHOP, desk, side_by_side, workshop
 from cellsignal.errors import InputError
+from cellsignal.tasks import TASKS, Task
 
-__all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "simulate"]
+__all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "presets_of", "simulate"]
 STATISTICS = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
 
 
@@ -57,6 +58,12 @@ PLATES = {
     ),
 }
 PRESETS: dict[str, Preset | atlas_screen.Preset] = {**PLATES, **atlas_screen.PRESETS}
+
+
+def presets_of(task: Task) -> list[str]:
+    """The presets that draw for a task: all but those that another one names."""
+    others = {name for other in TASKS.values() if other != task for name in other.presets}
+    return [name for name in PRESETS if name not in others]
 
 
 def simulate(

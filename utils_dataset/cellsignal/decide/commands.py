@@ -1,11 +1,14 @@
 """The decision alone, on anybody's scores: what `cellsignal assign` and `cellsignal score` do."""
 
-from collections.abc import Container, Sequence
+import csv
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from cellsignal.data.atlas import read_labelled_solution, read_sample
 from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
@@ -14,9 +17,10 @@ from cellsignal.decide.formats import is_submission
 from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
 from cellsignal.decide.scores import files_of, name_of, read_all_scores
-from cellsignal.decide.submit import check_ids, confidence_path, read_submission, write_answers
+from cellsignal.decide.multilabel import check_labelled_submission, read_labelled_submission, score_labels
+from cellsignal.decide.submit import check_ids, check_submission, confidence_path, read_submission, write_answers
 from cellsignal.errors import InputError
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, TASKS, Task
 
 TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
           "sample_submission.csv", "solution.csv")  # fmt: skip
@@ -70,11 +74,61 @@ def assign_files(
 
 
 def score_files(submission: Path, solution: Path) -> dict:
-    """Accuracy of a submission against the true siRNAs, overall, by cell type and by experiment."""
+    """What a submission is worth against the true answers, by the metric of its task, which its header tells.
+
+    Accuracy overall, by cell type and by experiment; or macro F1, and F1 by class. Raises InputError.
+    """
+    task = task_of(submission)
+    return METRICS[task.metric].score(submission, solution, task)
+
+
+def check_file(submission: Path, *, sample: Path) -> Task:
+    """Refuse a submission that Kaggle would score wrongly or not at all, and tell whose it is; InputError names its first fault."""
+    task = task_of(submission)
+    METRICS[task.metric].check(submission, sample, task)
+    return task
+
+
+def task_of(submission: Path) -> Task:
+    """The task whose submissions have this header; RxRx1 for any other, so that its faults are told as that task's."""
+    try:
+        with open(submission, encoding="utf-8-sig", newline="") as stream:
+            header = set(next(csv.reader(stream), []))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        header = set()
+    return next((task for task in TASKS.values() if set(task.submission_columns) <= header), RXRX1)
+
+
+def _accuracy(submission: Path, solution: Path, task: Task) -> dict:
     truth = read_solution(solution)
     predictions = read_submission(submission)
     check_ids(predictions.index, list(truth.index), where=submission)
     return accuracy(predictions, truth, places_of(truth.index.to_list()))
+
+
+def _macro_f1(submission: Path, solution: Path, task: Task) -> dict:
+    truth = read_labelled_solution(solution, task)
+    predictions = read_labelled_submission(submission, task)
+    check_ids(predictions.index, list(truth.index), where=submission)
+    return score_labels(predictions, truth, task)
+
+
+def _check_labels(submission: Path, sample: Path, task: Task) -> int:
+    return check_labelled_submission(submission, sample=read_sample(sample, task), task=task)
+
+
+class Metric(NamedTuple):
+    """How submissions are scored, and how they are checked before they are sent."""
+
+    score: Callable[[Path, Path, Task], dict]
+    check: Callable[[Path, Path, Task], int]
+
+
+# By the metric that a task names.
+METRICS = {
+    "accuracy": Metric(_accuracy, lambda submission, sample, task: check_submission(submission, sample=sample)),
+    "macro_f1": Metric(_macro_f1, _check_labels),
+}
 
 
 def experiment_of(id_codes: pd.Index) -> pd.Index:

@@ -14,7 +14,7 @@ from cellsignal.publish.metadata import slugify
 from cellsignal.run import paths, plans, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import TASKS
 
 CHAIN = "0-chain"
 SLUG = 50  # most characters that Kaggle leaves of a slug
@@ -71,7 +71,7 @@ def plan(
         run=values["run"],
         kernels=tuple(made),
         datasets=(f"{owner}/{utilities.SLUG}", *map(_dataset, datasets)),
-        competitions=(RXRX1.competition,) if competition or not (recipe.preset or recipe.data or datasets) else (),
+        competitions=(TASKS[recipe.task].competition,) if competition or not (recipe.preset or recipe.data or datasets) else (),
     )
 
 
@@ -105,10 +105,12 @@ def _is(kernel: Kernel, only: str) -> bool:
 
 def cell_types(recipe: Recipe) -> list[str]:
     """The cell types that a recipe trains, as far as can be told without its plates; those with most wells first."""
-    known = _known(recipe)
+    task, known = TASKS[recipe.task], _known(recipe)
+    if not task.cell_types:
+        return []
     if unknown := [name for name in recipe.cell_types if known and name not in known]:
         raise InputError(f"no cell type {unknown[0]}", where="cell_types", cure=f"choose from {', '.join(known)}")
-    chosen = recipe.cell_types or known or RXRX1.cell_types
+    chosen = recipe.cell_types or known or task.cell_types
     if recipe.experiments:
         chosen = [name for name in chosen if name in _of_experiments(recipe.experiments)]
     if not chosen:
@@ -120,11 +122,11 @@ def cell_types(recipe: Recipe) -> list[str]:
 def _known(recipe: Recipe) -> tuple[str, ...]:
     """All cell types that there can be; () for plates of the user's own."""
     if not recipe.preset:
-        return () if recipe.data else RXRX1.cell_types
-    from cellsignal.data.simulate import PRESETS  # pulls in SciPy
+        return () if recipe.data else TASKS[recipe.task].cell_types
+    from cellsignal.data.simulate import PRESETS, presets_of  # pulls in SciPy
 
-    if recipe.preset not in PRESETS:
-        raise InputError(f"unknown preset {recipe.preset!r}", where="preset", cure=f"use one of: {', '.join(PRESETS)}")
+    if recipe.preset not in (drawn := presets_of(TASKS[recipe.task])):
+        raise InputError(f"unknown preset {recipe.preset!r}", where="preset", cure=f"use one of: {', '.join(drawn)}")
     return PRESETS[recipe.preset].cell_types
 
 

@@ -4,10 +4,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from cellsignal.decide.submit import check_submission
+from cellsignal.decide.commands import check_file, task_of
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import Task
 
 SAMPLE = "sample_submission.csv"
 
@@ -18,17 +18,18 @@ def submit(file: Path, *, message: str, data: Path | None = None) -> str:
     `data`: folder of the competition's tables; without it the sample is fetched. Raises InputError for a file with
     wrong rows, and what the client raises.
     """
+    task = task_of(file)
     if data is not None:
-        check_submission(file, sample=data / SAMPLE)
+        check_file(file, sample=data / SAMPLE)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            check_submission(file, sample=_sample(Path(folder)))
-    return client.submit(RXRX1.competition, file, message)
+            check_file(file, sample=_sample(Path(folder), task))
+    return client.submit(task.competition, file, message)
 
 
-def _sample(folder: Path) -> Path:
+def _sample(folder: Path, task: Task) -> Path:
     """The competition's sample submission, as Kaggle has it."""
-    fetched = client.download(RXRX1.competition, folder, SAMPLE)
+    fetched = client.download(task.competition, folder, SAMPLE)
     if fetched.suffix != ".zip":
         return fetched
     try:

@@ -10,7 +10,7 @@ from cellsignal import files
 from cellsignal.data import atlas, wells
 from cellsignal.errors import InputError
 from cellsignal.run import mounts, paths
-from cellsignal.tasks import RXRX1, TASKS, Task
+from cellsignal.tasks import RXRX1, Task
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
@@ -84,12 +84,10 @@ def check(data: str, *, run: str | Path, preset: str = "", task: Task = RXRX1) -
     if not data and not preset and not root.is_dir():
         root = _found(task) or root
     if preset:
-        from cellsignal.data.simulate import PRESETS  # pulls in SciPy: only who simulates pays
+        from cellsignal.data.simulate import presets_of  # pulls in SciPy: only who simulates pays
 
-        others = {name for other in TASKS.values() if other != task for name in other.presets}
-        if preset not in PRESETS or preset in others:
-            known = ", ".join(name for name in PRESETS if name not in others)
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {known}")
+        if preset not in (known := presets_of(task)):
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
     elif not root.is_dir():
         raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
     return root
