@@ -97,7 +97,12 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
         bench({"variants": {"broken": {"momentum": 0.13}, "whole": {}, "other": {"epochs": 3}}})
     folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
-    assert set(results(folder)["status"]) == {"done"}
+    assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
+    record = files.read_json(folder / "trials/whole-seed0.json")
+    del record["values"]["ema"]  # as if that key had been invented since
+    files.write_json(folder / "trials/whole-seed0.json", {**record, "code": "older"})
+    bench({"variants": {"whole": {}, "other": {"epochs": 5}}})
+    assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 
 
 def test_a_grid_is_every_combination(bench: Run) -> None:

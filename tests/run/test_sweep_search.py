@@ -15,6 +15,7 @@ import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import sweep, sweep_curves, sweep_driver, sweep_trials
+from cellsignal.run.notebooks import Unfinished
 from cellsignal.show import sweeps
 from cellsignal.show.style import blank
 
@@ -131,6 +132,11 @@ def test_another_search_keeps_out_of_a_study(bench: Run) -> None:
     with pytest.raises(InputError, match="holds a search of other"):
         bench(RATE, trials=1, overrides=["epochs=7"])
     assert len(results(bench(RATE, trials=2))) == 2
+
+
+def test_a_search_without_time_says_so(bench: Run) -> None:
+    with pytest.raises(Unfinished, match="time budget spent before trial-000-seed0"):
+        bench(RATE, trials=2, overrides=["time_budget_minutes=1.0e-9"])
 
 
 def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:

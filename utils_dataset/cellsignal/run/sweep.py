@@ -165,7 +165,7 @@ def _drive(bench: Bench, source: Source, *, jobs: int) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder, once the trials of a killed sweep have ended too."""
     folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(folder / LOCK, refusal="another sweep works in this folder"):
+    with files.locked(paths.locks(folder) / LOCK, refusal="another sweep works in this folder"):
         files.sweep(folder, [])
         files.sweep(folder / "trials", [])
         for run in (folder / "trials").glob("*/"):

@@ -18,6 +18,8 @@ def best(variants: "pd.DataFrame", *, measure: str, seeds: int) -> "pd.Series | 
 
     Among equals the other kind decides. None when no variant finished with every seed.
     """
+    if variants.empty:
+        return None
     whole = variants[(variants["seeds"] == seeds) & variants[f"held_out_{measure}_mean"].notna()]
     if whole.empty:
         return None

@@ -106,7 +106,8 @@ class Sweep:
         variants = sweep_results.variants_table(trials, order=order, keys=keys)
         files.write_text(self.folder / "results.csv", trials.to_csv(index=False))
         files.write_text(self.folder / "variants.csv", variants.to_csv(index=False))
-        files.write_text(self.folder / "results.md", sweep_results.as_markdown(variants, keys=() if compared else keys, differences=compared))
+        table = sweep_results.as_markdown(variants, keys=() if compared else keys, differences=compared)
+        files.write_text(self.folder / "results.md", table + sweep_results.code_note(trials))
         return trials, variants
 
     def _fill(self, display: Display) -> None:

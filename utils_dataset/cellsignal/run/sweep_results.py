@@ -125,6 +125,12 @@ def as_markdown(variants: "pd.DataFrame", *, keys: Sequence[str] = (), differenc
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def code_note(trials: "pd.DataFrame") -> str:
+    """What must be said beside a table whose trials were run by different code; nothing where they were not."""
+    versions = trials["code"].dropna().unique()
+    return f"\nThe code changed on the way: {len(versions)} versions ran these trials (column `code` of results.csv).\n" if len(versions) > 1 else ""
+
+
 def _split_and_kind(measure: str) -> tuple[str, str]:
     split = next(split for split in SPLITS if measure.startswith(split))
     return split.replace("_", " "), measure.removeprefix(f"{split}_")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cellsignal.errors import InputError
 from cellsignal.run.sweep_curves import curve
 from cellsignal.run.sweep_ranges import Range
-from cellsignal.run.sweep_trials import DONE, PRUNED, UNFINISHED, Trial
+from cellsignal.run.sweep_trials import DONE, PRUNED, UNFINISHED, Trial, unchanged
 
 if TYPE_CHECKING:
     import optuna
@@ -100,7 +100,7 @@ class Search:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=round(WARMUP * about["epochs"]))
         study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", pruner=pruner, load_if_exists=True)
         same = json.loads(json.dumps(about))
-        if study.user_attrs.get("about", same) != same:
+        if not unchanged(study.user_attrs.get("about", same), same):
             raise InputError("holds a search of other ranges, seeds or parameters", where=path.parent, cure="choose another --out")
         study.set_user_attr("about", same)
         with warnings.catch_warnings():

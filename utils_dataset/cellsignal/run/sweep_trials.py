@@ -12,6 +12,7 @@ import yaml
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import paths, steps
+from cellsignal.run.recipe import Recipe
 from cellsignal.run.sweep_results import outcome
 
 DONE, FAILED, PRUNED, UNFINISHED = "done", "failed", "pruned", "unfinished"
@@ -23,6 +24,13 @@ ENDS = 30.0  # seconds for a trial that was told to end, a little more than its 
 def command(params: Path, run: Path) -> list[str]:
     """The command of one trial."""
     return [sys.executable, "-m", "cellsignal.cli", "run", str(params), "--out", str(run)]
+
+
+def unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two sets of parameters say the same; one from before a key was invented has its default."""
+    keys = set(old) | set(new)
+    given = [{**{key: Recipe.model_fields[key].default for key in keys & set(Recipe.model_fields)}, **values} for values in (old, new)]
+    return given[0] == given[1]
 
 
 @dataclass
@@ -49,7 +57,7 @@ class Trial:
             found = files.read_json(self._beside(".json"))
         except InputError:
             return None
-        return found if isinstance(found, dict) and found.get("values") == self._decisive() else None
+        return found if isinstance(found, dict) and unchanged(found.get("values", {}), self._decisive()) else None
 
     def start(self, *, threads: int) -> None:
         """Begin it, or go on with it."""
