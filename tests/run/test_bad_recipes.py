@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 BAD_FILES = {
+    "cosines beside more": ("covariates: [site]\ncosine: alone\n", "cosine: beside, or leave covariates"),
+    "references of mixed batches": ("control_features: true\nbatches: mixed\n", "write for example batches: plate"),
+    "references that are classes": ("control_features: true\nclasses: all\n", "it wants classes: treatments"),
+    "a loss without its head": ("loss: arcface\n", "cosine: beside, or alone"),
+    "a loss that is none": ("loss: 0.5 zebra\n", "names are bce"),
+    "heads in the dark": ("heads: both\n", "covariates: [cell_type]"),
+    "sizes that fall": ("sizes: [64, 32]\n", "the smallest first"),
+    "a backbone that is none": ("ensemble: [densenet1]\n", "timm:NAME"),
     "unknown key": ("seed: 0\nepoch: 3\n", ":2: unknown key 'epoch'; did you mean 'epochs'?"),
     "unlike any key": ("qqqqq: 3\n", "known keys: task, data"),
     "number without a dot": ("learning_rate: 1e-3\n", ":1: learning_rate is '1e-3': input should be a valid number; write 1.0e-3"),

@@ -10,7 +10,6 @@ from threading import Event
 from typing import Any
 
 from cellsignal import files
-from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
 from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, readers, rebuild, session, steps
 from cellsignal.run.notebooks import StepFailed, Unfinished

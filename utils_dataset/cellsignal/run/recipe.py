@@ -1,6 +1,5 @@
 """The parameters of a run: one flat YAML file, every key known, every value of its type."""
 
-import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,20 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
+from cellsignal.run.choices import BACKBONES, COVARIATES, EXAMPLES, LOSSES, TERM
 from cellsignal.run.yamls import read_override, read_yaml
 
 Names = list[str]
-# Spelt out, because learn.backbones would bring PyTorch; a test keeps the two equal.
-BACKBONES = (
-    "densenet121", "densenet161", "densenet201", "densenet-small", "densenet-deep-small", "resnet34", "resnet50", "resnet-small",
-    "se-resnext50", "se-resnext-small", "vgg19", "vgg-small", "inception", "xception", "xception-small", "plain-cnn",
-)  # fmt: skip
-EXAMPLES = {
-    "cell_types": "[HUVEC, U2OS]", "experiments": "[U2OS-01, U2OS-02]", "ensemble": "[densenet121]", "covariates": "[plate, site]",
-}  # fmt: skip
-COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
-LOSSES = ("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface")
-TERM = re.compile(rf"\s*(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?\s+)?(?:{'|'.join(LOSSES)})\s*")
 
 
 class Recipe(BaseModel):
@@ -188,11 +177,25 @@ class Recipe(BaseModel):
             raise ValueError("a head per cell type must know the cell type: covariates: [cell_type]")
         return heads
 
+    @field_validator("cosine")
+    @classmethod
+    def _cosines_alone_know_the_picture_only(cls, cosine: str, info: ValidationInfo) -> str:
+        if cosine == "alone" and (info.data.get("covariates") or info.data.get("heads") != "shared"):
+            raise ValueError("cosines alone answer by the picture; use cosine: beside, or leave covariates and other heads out")
+        return cosine
+
+    @field_validator("batches")
+    @classmethod
+    def _plates_have_their_controls(cls, batches: str, info: ValidationInfo) -> str:
+        if info.data.get("control_features") and batches != "plate":
+            raise ValueError("with control_features a batch lies beside the controls of its plate: batches: plate")
+        return batches
+
     @field_validator("control_features")
     @classmethod
-    def _no_control_is_a_reference_and_a_class(cls, wanted: bool, info: ValidationInfo) -> bool:
-        if wanted and info.data.get("classes") == "all":
-            raise ValueError("controls that are classes cannot be the reference too; set classes: treatments")
+    def _controls_are_references_only(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and (info.data.get("classes") == "all" or info.data.get("cosine") == "alone"):
+            raise ValueError("it wants classes: treatments, and a head that is not of cosines alone")
         return wanted
 
     @field_validator("pseudo_epochs")
