@@ -14,6 +14,7 @@ from cellsignal.decide.answers import FILE, read_known
 from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, mounts, paths, steps
+from cellsignal.run.recipe import Recipe
 
 FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, and not learnt by steps
@@ -86,11 +87,15 @@ def _read(place: Path, name: str) -> Found:
 
 
 def parameters(run: Path) -> dict[str, Any]:
-    """A run's parameters: of its recipe.json, or of the manifests where its kernels ran one by one."""
+    """A run's parameters: of its recipe.json, or of the manifests where its kernels ran one by one.
+
+    What it does not tell, because an older version or no kernel of it knew the key, has its default.
+    """
+    default = {name: each.get_default(call_default_factory=True) for name, each in Recipe.model_fields.items()}
     if (run / "recipe.json").is_file():
-        return dict(files.read_json(run / "recipe.json").get("parameters", {}))
+        return default | files.read_json(run / "recipe.json").get("parameters", {})
     told = [each["parameters"] for each in manifest.read_all(run) if each["parameters"].get("network", "model") == "model"]
-    return {key: value for values in told for key, value in values.items() if key not in manifest.SPECIFIC}
+    return default | {key: value for values in told for key, value in values.items() if key not in manifest.SPECIFIC}
 
 
 def cost(run: Path, values: Mapping[str, Any]) -> dict[str, Any]:
