@@ -46,6 +46,16 @@ def test_control_features_are_products_with_both_kinds_of_controls() -> None:
     torch.testing.assert_close(head(FEATURES, references=(positive, negative)), inputs @ head.weight.T)
 
 
+@pytest.mark.parametrize("kind", ["shared", "cell_type"])
+def test_products_of_large_features_stay_numbers_in_half_precision(kind: str) -> None:
+    head, told = Head(7, 5, covariates=3, kind=kind, cell_types=3, control_features=True), torch.eye(3)
+    features, positive, negative = torch.full((3, 7), 45.0), torch.full((7,), 45.0), torch.full((3, 7), 45.0)
+    expected = head(features, told, (positive, negative))
+    with torch.autocast("cpu", torch.float16):
+        found = head(features.half(), told, (positive.half(), negative.half()))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("cosine", ["beside", "alone"])
 def test_prototypes_answer_alone_or_teach_beside(cosine: str) -> None:
     head = Head(7, 5, cosine=cosine)

@@ -41,8 +41,12 @@ class Head(nn.Module):
         """`covariates`: [N, D], shares where sites are mixed; `references`: p and n, [F] or [N, F]."""
         if self.cosine == "alone":
             return SCALE * self.cosines(features)
-        if self.control_features:
-            features = _with_controls(features, references)
+        if not self.control_features:
+            return self._linear(features, covariates)
+        with torch.autocast(features.device.type, enabled=False):  # a product of three features of 41 is beyond fp16
+            return self._linear(_with_controls(features.to(next(self.parameters())), references), covariates)
+
+    def _linear(self, features: torch.Tensor, covariates: torch.Tensor | None) -> torch.Tensor:
         inputs = self.dropout(features)
         if covariates is not None:
             inputs = torch.cat([inputs, covariates.to(inputs)], dim=1)
