@@ -53,3 +53,14 @@ def test_a_joint_network_serves_every_cell_type_without_one_of_its_own(weights: 
     assert [place(weights, name, "model").parent.name for name in ALL] == ["all", "RPE", "U2OS"]
     assert trained(weights, ALL, networks=["model"]) == (ALL, "")
     assert trained(weights, ["U2OS", "HUVEC"], networks=["model", "final"])[0] == ["U2OS"]
+
+
+def test_a_run_that_was_trained_both_ways_is_told_which_weights_count(weights: Path) -> None:
+    (weights / "all").mkdir()
+    (weights / "all/model.safetensors").touch()
+    for joint, folders in ((True, ["all", "all", "all"]), (False, ALL)):
+        assert [place(weights, name, "model", joint=joint).parent.name for name in ALL] == folders
+    assert trained(weights, ALL, networks=["model"], joint=True) == (ALL, "")
+    assert trained(weights, ALL, networks=["model"], joint=False)[0] == ["RPE", "U2OS"]
+    with pytest.raises(InputError, match="HUVEC lacks final"):
+        trained(weights, ALL, networks=["model", "final"], joint=True)

@@ -1,5 +1,7 @@
 """Views and embeddings: each plate seen from all sides, features beside the scores, and what a training kernel makes of them."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import Tables, read_tables
 from cellsignal.decide.experiment import predict_experiment, score_images
 from cellsignal.decide.passes import Passes, answers, log_probabilities, turned
-from cellsignal.decide.predict import score_experiments
+from cellsignal.decide.predict import scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches import SiteImages
@@ -106,6 +108,17 @@ def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tab
     assert (facts["basis"], facts["views"], sorted(facts["experiments"])) == ("adapted", 2, ["HUVEC-03", "RPE-03"])
     assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["images"]
     assert read_json(tmp_path / "embeddings/metadata.json")["values"].startswith("features")
+
+
+def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
+    for name, scope in {"all": "plate", "HUVEC": "mixed"}.items():
+        save_weights(tmp_path / f"{name}/model.safetensors", network().state_dict(), replace(CARD, scope=scope))
+    asked = sites[(sites["experiment"] == "HUVEC-03") & (sites["plate"] == 1)]
+    for joint, scope in ((True, "plate"), (False, "mixed")):
+        assert bool(scope_note(tmp_path, ["HUVEC"], "model", "experiment", joint=joint)) == joint
+        with warnings.catch_warnings(action="ignore"):
+            score_experiments(tables.root, asked, weights=tmp_path, out=tmp_path / "out", statistics=("running",), joint=joint)
+        assert read_json(tmp_path / "out/running/metadata.json")["training_scope"] == {"HUVEC": scope}
 
 
 def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs(

@@ -59,10 +59,11 @@ def score_experiments(
     statistics: Sequence[str] = STATISTICS, views: int = 1, taught: pd.DataFrame | None = None, scope: str = "plate",
     batch_sizes: Sequence[int] = (32,), batch_for: Collection[str] | None = None, refinements: int = REFINEMENTS,
     precision: str = "auto", device: torch.device = torch.device("cpu"), budget: Budget | None = None, stored: bool = False,
+    joint: bool | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
 
-    `weights`: the folder with the network of each cell type (`trained.place`). `views`: above 1, scores
+    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`trained.place`). `views`: above 1, scores
     averaged over so many of `passes.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
     `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on the last of `statistics`.
     `scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
@@ -88,8 +89,8 @@ def score_experiments(
         return {kind: stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
     budget = budget or Budget()
     knobs = Knobs(scope, tuple(batch_sizes), refinements, devices.resolve(device, precision), statistics[-1], views)
-    networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device)
-    if note := scope_note(weights, list(networks), name, scope):
+    networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device, joint=joint)
+    if note := scope_note(weights, list(networks), name, scope, joint=joint):
         warnings.warn(note, stacklevel=2)
     asked = _experiments(sites, networks) | _experiments(beside, networks)
     kept = {kind: _kept(out / kind, kind, networks, root, {each: asked[each] for each in asked if each in set(mine["experiment"])},
@@ -134,12 +135,12 @@ def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
     return read_embeddings if kind == "embeddings" else read_scores
 
 
-def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str) -> str:
+def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
     """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
 
     Reads the JSON beside the weights (`trained.place`); InputError when one is missing.
     """
-    trained = {cell_type: read_card(place(weights, cell_type, name)).scope for cell_type in sorted(cell_types)}
+    trained = {cell_type: read_card(place(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
     # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
     wide = scope != "plate"
     others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
@@ -176,9 +177,9 @@ def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], re
         raise InputError("no kind of statistics", where="statistics", cure=f"name one or more of: {', '.join(STATISTICS)}")
 
 
-def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device) -> Networks:
+def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
     """Every network at once, so that a missing one is told before hours of prediction."""
-    paths = {cell_type: place(weights, cell_type, name) for cell_type in sorted(cell_types)}
+    paths = {cell_type: place(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
     found = {path: load_weights(path) for path in dict.fromkeys(paths.values())}  # a joint one once
     return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
 
