@@ -1,14 +1,18 @@
 """Several labels a site: macro F1, answers, floors and the submission."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer.testing
 from sklearn.metrics import f1_score
 
+from cellsignal.cli import app
 from cellsignal.data.atlas import read_site_tables
 from cellsignal.data.labels import multi_hot
+from cellsignal.decide.commands import score_files
 from cellsignal.decide.multilabel import (
     check_labelled_submission,
     decode,
@@ -105,3 +109,14 @@ def test_a_site_without_an_answer_counts_as_none() -> None:
     truth = pd.Series({"a": (0,), "b": (1,)})
     found = score_labels(pd.Series({"a": (0,)}), truth, TASK)
     assert found["by_class"]["Nucleoplasm"] == 1 and found["macro_f1"] == pytest.approx(1 / 28) and found["sites"] == 2
+
+
+def test_the_command_tells_macro_f1_and_f1_by_class(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "solution.csv").write_text("Id,Target\na,0\nb,25 0\n")
+    (tmp_path / "submission.csv").write_text("Id,Predicted\nb,0 25\na,0 1\n")
+    found = score_files(tmp_path / "submission.csv", tmp_path / "solution.csv")
+    assert found["macro_f1"] == pytest.approx(2 / 28) and found["by_class"]["Cytosol"] == 1
+    told = typer.testing.CliRunner().invoke(app, ["score", str(tmp_path / "submission.csv"), str(tmp_path / "solution.csv")]).stdout
+    assert told.splitlines()[0].split() == ["all", "0.0714"] and "Nucleoplasm                   1.0000" in told
+    (tmp_path / "submission.csv").write_text("Id,Predicted\na,0 1\n")
+    assert "b is missing" in refused("score", tmp_path / "submission.csv", tmp_path / "solution.csv")

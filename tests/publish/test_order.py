@@ -52,6 +52,15 @@ def test_parameters_are_the_recipe_s_and_the_step_s(plan: Make) -> None:
     assert set(kernels["4-predict-assign"].needs) == {"3-train-cell-type@HUVEC", "3-train-cell-type@HUVEC+plain"}
 
 
+def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
+    atlas = plan("protein-atlas", "preset=", "folds=2")
+    assert [(kernel.step, kernel.gpu) for kernel in atlas.kernels] == [("protein-atlas", True)]
+    assert atlas.competitions == ("human-protein-atlas-image-classification",)
+    assert atlas.kernels[0].parameters["task"] == "protein-atlas" and "weights/fold-1/model.safetensors" in atlas.kernels[0].outputs
+    with pytest.raises(InputError, match="unknown preset 'demo'; use one of: atlas-demo, atlas-tiny"):
+        plan("protein-atlas", "preset=demo")
+
+
 def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make) -> None:
     assert plan("brodt").competitions == ("recursion-cellular-image-classification",)
     assert [kernel.cell_type for kernel in plan("brodt").kernels if kernel.step.startswith("3-")] == ["HUVEC", "HEPG2", "RPE", "U2OS"]

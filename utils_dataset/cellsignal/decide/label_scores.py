@@ -77,6 +77,8 @@ def score_folds(
     whole, made by the same weights from the same sites in the same way, are kept; others give way.
     """
     budget = budget or Budget()
+    if budget.spent:  # not all networks are there
+        return None
     parts, knobs = asked.parts(), {"views": views, "combine": combine, "precision": devices.resolve(device, precision)}
     kept = Kept(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
     for name in tqdm(kept.missing, desc="predict", unit="part"):
