@@ -111,6 +111,20 @@ def test_references_follow_the_statistics_that_normalise(plates: Plates) -> None
     assert not np.allclose(answers[0], answers[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("standardise", ["plate", "none"])
+def test_scores_are_made_again_when_the_statistics_of_plates_change(plates: Plates, tmp_path: Path, standardise: str) -> None:
+    root, sites = plates
+    model, card = network(standardise=standardise)
+    save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
+    stated = pd.DataFrame([(plate, channel, mean, 9.0) for plate in (1, 2) for channel in range(1, 7) for mean in (20.0, 30.0)],
+                          columns=["plate", "channel", "mean", "std"]).assign(experiment="HUVEC-03")
+    scores = []
+    for add in (0.0, 15.0):
+        stated.assign(mean=stated["mean"] + add).to_csv(root / "pixel_stats.csv", index=False)
+        scores.append(score_experiments(root, sites, weights=tmp_path / "weights", out=tmp_path / "out", statistics=("running",))["running"])
+    assert scores[0].equals(scores[1]) == (standardise == "none")
+
+
 def test_scores_are_made_again_when_a_control_is_gone(plates: Plates, tmp_path: Path) -> None:
     root, sites = plates
     model, card = network(control_features=True)

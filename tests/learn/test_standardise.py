@@ -10,9 +10,12 @@ import torch
 
 from cellsignal.data.images import read_sites
 from cellsignal.errors import InputError
+from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.models import Classifier
+from cellsignal.learn.phases import Phase
 from cellsignal.learn.standardise import moments
 from cellsignal.learn.told import Told
+from cellsignal.learn.train import fit
 
 Patches = tuple[Path, pd.DataFrame]
 
@@ -92,6 +95,21 @@ def test_a_network_is_told_what_it_was_built_for(patches: Patches, stated: Path)
     torch.testing.assert_close(told["moments"], moments(stated, sites, "experiment", 6)[rows])
     images = torch.from_numpy(read_sites(patches[0], sites.iloc[rows]))
     assert rich(images, **told).shape == (2, 4)
+
+
+def test_other_statistics_are_another_training(patches: Patches, stated: Path, tmp_path: Path) -> None:
+    root, sites = patches
+    data = SiteImages(root, sites, class_numbers=[0, 10, 20, 30], cache=True)
+    data.root = stated
+    def train() -> str:
+        model = Classifier("plain-cnn", channels=6, classes=4, standardise="experiment")
+        fit(model, data, phase=Phase("still", 1, 16, 1e-3), weights=tmp_path / "model.safetensors", device="cpu")
+        return model.origin
+    first = train()
+    assert train() == first
+    table = pd.read_csv(stated / "pixel_stats.csv")
+    table.assign(mean=table["mean"] + 30).to_csv(stated / "pixel_stats.csv", index=False)
+    assert train() != first
 
 
 def test_standardised_plates_look_alike(patches: Patches, stated: Path) -> None:

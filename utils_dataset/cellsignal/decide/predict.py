@@ -26,6 +26,7 @@ from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.controls import CONTROLS
 from cellsignal.learn.models import Card, load_weights, read_card
+from cellsignal.learn.standardise import stated_in
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
@@ -196,7 +197,8 @@ def _kept(
 ) -> Kept:
     """What `folder` holds of the scores of one kind that are asked for."""
     way = {"statistics": kind, "scope": knobs.scope, "precision": knobs.precision, **knobs.of(kind)}
-    made_by = {cell_type: {"weights": model.origin, "card": vars(card)} for cell_type, (model, card) in networks.items()}
+    made_by = {cell_type: {"weights": model.origin, "card": vars(card), **stated_in(root, card.standardise)}
+               for cell_type, (model, card) in networks.items()}
     identities = {
         experiment: identity(root, mine, **way, device=device.type, **made_by[mine["cell_type"].iloc[0]])
         for experiment, mine in asked.items()

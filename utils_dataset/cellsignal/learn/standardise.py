@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 
 from cellsignal.data.images import missing_channels, read_site
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
 
 STANDARDISE = ("none", "image", "plate", "experiment")
 BY_PLACE = ("plate", "experiment")
+STATED = "pixel_stats.csv"  # in a data set's folder
 Sums = np.ndarray  # [C, 3]: number of sites, sum of their means, sum of their mean squares
 Place = tuple[str, int]  # experiment and plate
 # By root, folder and channels: a plate is large, and every epoch and kind of scores asks for it.
@@ -32,7 +34,7 @@ def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Te
     if not {"experiment", "plate"} <= set(sites.columns):
         raise InputError("these sites lie on no plates", where="standardise", cure="use standardise: image, or none")
     root, places = Path(root), list(zip(sites["experiment"], sites["plate"].astype(int)))
-    known = dict(_from_file(root / "pixel_stats.csv", channels))
+    known = dict(_from_file(root / STATED, channels))
     folders = dict(zip(places, sites["stem"].str.rpartition("/")[0]))
     unknown = {place: (root.resolve(), folders[place], channels) for place in sorted(set(folders) - set(known))}
     new = sorted(set(unknown.values()) - _measured.keys())
@@ -45,6 +47,22 @@ def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Te
         mine = {name: [sums for place, sums in known.items() if place[0] == name] for name, _ in folders}
         table = {place: _moments(mine[place[0]]) for place in folders}
     return torch.from_numpy(np.stack([table[place] for place in places]))
+
+
+def stated_in(root: Path, by: str) -> dict[str, str]:
+    """What the moments `by` which a network standardises are read from, for identities: {"pixel_stats": SHA-256}.
+
+    "" where there is no such file, and they are measured on the images; empty for a network that wants no moments.
+    """
+    if by not in BY_PLACE:
+        return {}
+    path = Path(root) / STATED
+    return {"pixel_stats": _digest(path, path.stat().st_mtime_ns) if path.is_file() else ""}
+
+
+@lru_cache(maxsize=2)
+def _digest(path: Path, changed: int) -> str:
+    return sha256(path)
 
 
 def _moments(parts: Sequence[Sums]) -> np.ndarray:

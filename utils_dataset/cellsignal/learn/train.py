@@ -23,6 +23,7 @@ from cellsignal.learn.launch import Tell, launch
 from cellsignal.learn.models import Card, Classifier, check_sha256
 from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
+from cellsignal.learn.standardise import stated_in
 from cellsignal.learn.state import State
 from cellsignal.learn.together import check
 from cellsignal.learn.unlabelled import Relabel, Unlabelled
@@ -88,6 +89,7 @@ def fit(
     """
     check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
     others = {"unlabelled": digest(unlabelled.sites), "relabel": getattr(relabel, "facts", {})} if phase.pseudo_epochs else {}
+    others |= stated_in(data.root, model.standardise)
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
         **model.options, "origin": model.origin})
