@@ -30,7 +30,7 @@ def teacher(tmp_path: Path, *, seed: int = 0, signal: float = 3.0, labelled: Any
     def predict(model: Any, card: Card, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
         return scores
 
-    return PseudoLabels(data, wells, DESIGN, predict=predict, **knobs), scores, truth
+    return PseudoLabels(data, wells.assign(well_type="treatment"), DESIGN, predict=predict, **knobs), scores, truth
 
 
 def test_the_surest_share_is_used_and_grows_from_epoch_to_epoch(tmp_path: Path) -> None:
@@ -64,8 +64,9 @@ def test_no_sirna_is_given_twice_in_an_experiment(tmp_path: Path) -> None:
     assert (np.bincount(index[index >= 0]) <= 2).all() and (index >= 0).all()
 
 
-def test_held_out_wells_measure_the_temperature(tmp_path: Path) -> None:
-    """Scores that are twice too sure on held-out wells are doubted on the test wells, and the order of wells stays."""
+@pytest.mark.parametrize(("scope", "whole"), [("plate", True), ("plate", False), ("mixed", True), ("mixed", False)])
+def test_held_out_wells_measure_the_temperature(tmp_path: Path, scope: str, whole: bool) -> None:
+    """Scores that are twice too sure on held-out wells are doubted on the test wells; not where they are a few of each plate."""
     labels, scores, _ = teacher(tmp_path)
     rng = np.random.default_rng(0)
     ids = [f"HUVEC-77_{1 + k % 4}_W{k:03d}" for k in range(400)]
@@ -80,9 +81,10 @@ def test_held_out_wells_measure_the_temperature(tmp_path: Path) -> None:
     def predict(model: Any, card: Card, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
         return table if asked is watch else scores
 
-    warmed = PseudoLabels(labels.data, labels.wells, DESIGN, predict=predict, held_out=watch)
-    alone = labels.answers(None, CARD)[1]
-    assert warmed.answers(None, CARD)[1].mean() < alone.mean() - 0.02
+    taught = pd.concat([held.assign(id_code=held["id_code"] + f"_{copy}") for copy in range(1 if whole else 19)])
+    warmed = PseudoLabels(labels.data, pd.concat([labels.wells, taught]), DESIGN, predict=predict, held_out=watch, scope=scope)
+    alone, found = labels.answers(None, CARD)[1], warmed.answers(None, CARD)[1]
+    assert found.mean() < alone.mean() - 0.02 if whole else found.equals(alone)
 
 
 @pytest.mark.parametrize("knobs", [{"share": 1.2}, {"share": -0.1}, {"step": -0.01}])

@@ -19,10 +19,11 @@ from cellsignal.decide.assign import decide
 from cellsignal.decide.calibrate import fit_temperatures
 from cellsignal.decide.experiment import score_images
 from cellsignal.errors import InputError
-from cellsignal.learn.batches import SiteImages, digest
+from cellsignal.learn.batches import SCOPES, SiteImages, digest
 from cellsignal.learn.models import Card
 
 Predict = Callable[..., pd.DataFrame]
+MOST = 0.5  # of a plate's treatment wells have to be held out for its statistics to be the plate's: pictures may be missing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class PseudoLabels:
     `data`: the treatment sites to be labelled; `controls`: those of the same plates (and of the held-out ones), which
     count for the statistics where their kind filled the training batches, and which a network with control features
     refers to; `held_out`: labelled sites that the network does not learn from, which
-    measure the temperature of the confidences (without them the plates' own quarrels do). `wells`: columns as in
+    measure the temperature of the confidences, where whole plates (or what `scope` says) are held out; without them the
+    plates' own quarrels do. `wells`: columns as in
     `Tables.wells`; `design`: arguments of `assign.decide`, as `design_of` gives them. Of the wells, `share` are used in
     epoch `since` (from 0) and `step` more in each one after it. `predict`: `predict.score_images`, or what answers
     like it. Raises InputError for a share that is none.
@@ -82,11 +84,21 @@ class PseudoLabels:
         return decision.predictions, decision.confidence
 
     def _temperatures(self, model: nn.Module, card: Card) -> dict[str, float]:
-        if self.held_out is None or not len(self.held_out):
+        labelled = self._measured()
+        if labelled.empty:
             return {}
-        sites = self.held_out.sites
-        labelled = sites[sites["well_type"] == "treatment"].drop_duplicates("id_code").set_index("id_code")
         return fit_temperatures(self._scores(model, card, self.held_out), labelled.astype({"sirna": "int64"}))
+
+    def _measured(self) -> pd.DataFrame:
+        """The held-out treatment wells whose scope is held out whole; index id_code."""
+        # A few wells of a plate, as a random split holds out, have other statistics than the plate, and so other scores:
+        # their temperature would be that of a predictor that answers nowhere.
+        if self.held_out is None:
+            return pd.DataFrame()
+        sites, keys = self.held_out.sites, SCOPES[self.scope] or SCOPES["experiment"]
+        mine = sites[sites["well_type"] == "treatment"].drop_duplicates("id_code").set_index("id_code")
+        there = self.wells[self.wells["well_type"] == "treatment"].groupby(keys).size().rename("there")
+        return mine[mine.groupby(keys)["stem"].transform("size") >= MOST * mine.join(there, on=keys)["there"].fillna(0)]
 
     def _scores(self, model: nn.Module, card: Card, data: SiteImages) -> pd.DataFrame:
         return self.predict(model, card, data, self.controls, scope=self.scope, precision=self.precision)
