@@ -11,6 +11,7 @@ import pytest
 from cellsignal.data.atlas import read_site_tables
 from cellsignal.data.atlas_drawing import Subject, photograph
 from cellsignal.data.atlas_screen import PRESETS, drawn_labels
+from cellsignal.data.check import check_dataset
 from cellsignal.data.labels import multi_hot, parse, write_labels
 from cellsignal.data.labelsets import label_sets
 from cellsignal.data.simulate import simulate
@@ -113,6 +114,9 @@ def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: P
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) == 4 * 28 + 4
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    assert check_dataset(first, progress=False)["problem"].str.contains("is the same picture as").sum() == 8  # the twins'
+    (first / f"{read_site_tables(first, PROTEIN_ATLAS).sites['stem'][0]}_red.png").unlink()
+    assert "no such file" in set(check_dataset(first, progress=False)["problem"])
     read = read_site_tables(first, PROTEIN_ATLAS)
     assert read.solution is not None and sorted(read.solution.index) == sorted(read.sample)
     assert cv2.imread(str(first / f"{read.sites['stem'][0]}_green.png"), cv2.IMREAD_UNCHANGED).shape == (32, 32)

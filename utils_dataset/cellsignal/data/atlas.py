@@ -11,7 +11,7 @@ from cellsignal.data import rows
 from cellsignal.data.labels import Labels, read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
-from cellsignal.tasks import Task
+from cellsignal.tasks import RXRX1, TASKS, Task
 
 TRAIN, SAMPLE, SOLUTION = "train.csv", "sample_submission.csv", "solution.csv"
 _NAME = r"[\w+-][\w.+-]*"  # ids become the names of files
@@ -26,6 +26,22 @@ class SiteTables:
     sites: pd.DataFrame  # id_code, labels (class numbers, ascending; () in the test set), dataset, stem: train first, else as in the files
     sample: list[str]  # ids of the test sites, in the order a submission has
     solution: pd.Series | None  # labels by id_code of test sites, where they are known
+
+
+def task_of(root: Path) -> Task:
+    """The task whose tables lie in a folder, told by a column that marks them; RxRx1 where none does."""
+    for task in TASKS.values():
+        if any(column and _has(Path(root) / name, column) for name, column in task.marks):
+            return task
+    return RXRX1
+
+
+def _has(table: Path, column: str) -> bool:
+    try:
+        with open(table, encoding="utf-8", errors="replace") as stream:
+            return column in stream.readline(4096).strip().split(",")
+    except OSError:
+        return False
 
 
 def read_site_tables(root: Path, task: Task) -> SiteTables:

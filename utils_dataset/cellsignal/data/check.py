@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
+from cellsignal.data.atlas import read_site_tables, task_of
 from cellsignal.data.images import read_channel
 from cellsignal.data.problems import Faults, Problem
-from cellsignal.data.wells import Tables, read_tables, select
-from cellsignal.tasks import RXRX1
+from cellsignal.data.wells import read_tables, select
+from cellsignal.errors import InputError
+from cellsignal.tasks import Task
 
 _BATCH = 4096  # files handed to the threads at once: a whole data set has 753,060
 
@@ -31,17 +33,19 @@ class _Look(NamedTuple):
 def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool = True) -> pd.DataFrame:
     """Every problem of a data set: columns file (with line and column), problem, cure.
 
-    Tables: all that `read_tables` refuses; images are looked at once the tables are whole. Images:
+    Tables, of wells or of labelled sites: all that their readers refuse; images are looked at once the tables are whole. Images:
     missing, damaged, not 8-bit grey, of another size than most, the same picture as another, or
     named by no row. A table without rows means that nothing is wrong. Images of other cell types than
     `cell_types` may be missing, where it names any; InputError when the tables have none of these.
     """
+    root = Path(root)
     try:
-        tables = read_tables(root)
+        task = task_of(root)
+        stems, wanted = STEMS[task.reader](root, task, cell_types)
     except Faults as faults:
         return _table(faults.problems)
-    named, found = _image_files(tables), _found_files(tables)
-    expected = _image_files(select(tables, cell_types=cell_types))
+    named, found = _image_files(root, stems, task), _found_files(root, stems)
+    expected = _image_files(root, wanted, task)
     there = [file for file in expected if file in found]
     looks = list(_look_at_all(there, progress=progress))
     return _table(
@@ -59,19 +63,36 @@ def _table(problems: Iterable[Problem]) -> pd.DataFrame:
     return pd.DataFrame(problems, columns=["file", "problem", "cure"], dtype=object)
 
 
-def _image_files(tables: Tables) -> list[str]:
-    channels = range(1, len(RXRX1.channels) + 1)
-    # As channel_path names them, without the cost of 753,060 Path objects.
-    return [f"{tables.root}/{stem}_w{c}.png" for stem in tables.sites["stem"] for c in channels]
+def _of_wells(root: Path, task: Task, cell_types: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The stems of all sites, and of those of some cell types."""
+    tables = read_tables(root)
+    return tables.sites["stem"].tolist(), select(tables, cell_types=cell_types).sites["stem"].tolist()
 
 
-def _found_files(tables: Tables) -> set[str]:
+def _of_sites(root: Path, task: Task, cell_types: Sequence[str]) -> tuple[list[str], list[str]]:
+    if cell_types:
+        raise InputError(f"the task {task.name} has no cell types", where=root, cure="leave out --cell-type")
+    stems = read_site_tables(root, task).sites["stem"].tolist()
+    return stems, stems
+
+
+# By the reader that a task names.
+STEMS: dict[str, Callable[[Path, Task, Sequence[str]], tuple[list[str], list[str]]]] = {"wells": _of_wells, "sites": _of_sites}
+
+
+def _image_files(root: Path, stems: Iterable[str], task: Task) -> list[str]:
+    # Without the cost of 753,060 Path objects.
+    return [f"{root}/{stem}{suffix}" for stem in stems for suffix in task.suffixes]
+
+
+def _found_files(root: Path, stems: Iterable[str]) -> set[str]:
     """Every file in the image tree, and folders that pose as images."""
-    tops = sorted({stem.partition("/")[0] for stem in tables.sites["stem"]})
-    return {
+    tops = sorted({stem.partition("/")[0] for stem in stems if "/" in stem})
+    beside = set() if tops else {str(path) for path in root.glob("*.png")}  # no folder: images lie beside the tables
+    return beside | {
         os.path.join(folder, name)
         for top in tops
-        for folder, folders, names in os.walk(tables.root / top)
+        for folder, folders, names in os.walk(root / top)
         for name in names + [name for name in folders if name.endswith(".png")]
     }
 
