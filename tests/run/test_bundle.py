@@ -90,7 +90,7 @@ def test_requirements_are_exact_and_reach_down_to_what_libraries_need(run: Path,
 def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished run; name the folder that `cellsignal run` wrote"):
         bundle.bundle(tmp_path)
-    weights = run / "weights/U2OS/model.safetensors"
+    made, weights = files.read_json(run / "recipe.json"), run / "weights/U2OS/model.safetensors"
     kept = weights.read_text()
     weights.write_text("damaged")
     with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it"):
@@ -99,6 +99,9 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     (run / "done/4-predict-assign.json").unlink()
     (run / "manifests/4-predict-assign.json").unlink()
     with pytest.raises(InputError, match="4-predict-assign is not whole; run it to the end"):
+        bundle.bundle(run)
+    files.write_json(run / "recipe.json", {**made, "parameters": {**made["parameters"], "lens": 1}})
+    with pytest.raises(InputError, match="this package knows no lens, which the run was given"):
         bundle.bundle(run)
     with files.locked(paths.locks(run) / paths.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
         bundle.bundle(run)

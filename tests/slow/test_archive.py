@@ -18,12 +18,26 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 Call = Callable[..., str]
 
 
+RECIPES = {
+    "tiny.yaml": [],
+    "protein-atlas.yaml": ["-p", "preset=atlas-tiny", "-p", "folds=2", "-p", "epochs=1"],
+}
+MADE = {"tiny.yaml": 4 + 12 + 1, "protein-atlas.yaml": 2 + 4 + 1}  # networks, tables of scores, the submission
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> str:
+    """The name of a recipe, one per task."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked archive of a run of tiny.yaml; the run is gone."""
+def archive(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked archive of a run of that recipe; the run is gone."""
     place = tmp_path_factory.mktemp("archive")
     run, command = place / "run", [sys.executable, "-m", "cellsignal.cli"]
-    for told in (["run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(run)], ["bundle", str(run)]):
+    params = str(ROOT / "papermill_params" / recipe)
+    for told in (["run", params, *RECIPES[recipe], "--out", str(run)], ["bundle", str(run)]):
         ended = subprocess.run([*command, *told], capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
     run.rename(place / "gone")
@@ -63,16 +77,16 @@ def sums(archive: Path) -> dict[str, str]:
     return {path.relative_to(archive).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
 
 
-def test_three_ways_lead_to_the_same_submission(archive: Path, call: Call) -> None:
+def test_three_ways_lead_to_the_same_submission(recipe: str, archive: Path, call: Call) -> None:
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=archive, check=True)
     first = sums(archive)
-    assert len(first) == 4 + 12 + 1
+    assert len(first) == MADE[recipe]
     call("prepare_data")
-    for path in archive.glob("data/*/*/*/*.png"):
+    for path in [*archive.rglob("data/**/*.png")]:
         path.rename(path.with_suffix(".hidden"))
     assert "no image is opened" in call("predict", "--from", "scores")
     assert sums(archive) == first
-    for path in archive.glob("data/*/*/*/*.hidden"):
+    for path in [*archive.rglob("data/**/*.hidden")]:
         path.rename(path.with_suffix(".png"))
     assert "nothing is trained" in call("predict")
     assert sums(archive) == first
@@ -81,6 +95,7 @@ def test_three_ways_lead_to_the_same_submission(archive: Path, call: Call) -> No
     assert (archive / "submission/submission.csv").read_bytes() == (archive / "run/submission.csv").read_bytes()
 
 
+@pytest.mark.parametrize("recipe", ["protein-atlas.yaml"], indirect=True)
 def test_the_requirements_fill_an_empty_environment(archive: Path, tmp_path: Path) -> None:
     """Gigabytes are downloaded where pip has not kept them."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "bare")], check=True)

@@ -74,8 +74,11 @@ def _read_recipe(run: Path) -> dict[str, Any]:
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:
     """The steps of the run that make something."""
-    known = {name: value for name, value in parameters.items() if name in recipe.Recipe.model_fields}
-    shape = plans.Shape.of(recipe.check(known, where="recipe.json"))
+    gone = [name for name in parameters if name not in recipe.Recipe.model_fields]
+    if gone:
+        what = f"this package knows no {', '.join(gone)}, which the run was given"
+        raise InputError(what, where="recipe.json", cure="bundle the run with the package that made it")
+    shape = plans.Shape.of(recipe.check(parameters, where="recipe.json"))
     return [step for step in plans.plan(shape, parameters.get("cell_types", []), kernels=paths.kernels()) if step.makes]
 
 

@@ -140,7 +140,8 @@ def _build(facts: Facts) -> str:
 python -m predict --from scores
 ```
 
-overwrites {', '.join(made)}, run/report.html and submission/submission.csv.
+overwrites {', '.join(made)}, the pages and pictures about them in run/, and
+submission/submission.csv.
 
 2) ordinary prediction, from the stored weights: {took['scores']}
 
