@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import trainings
@@ -104,6 +105,30 @@ def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path
     small(patches, tmp_path / "model.safetensors", epochs=9, watch=False, options={"budget": budget})
     assert began == [1000, 1060, 1120], "20 seconds are left, and an epoch takes 60"
     assert budget.note == "train, epoch 3 of 9"
+
+
+@pytest.mark.parametrize(("seconds", "images", "ends"), [
+    (250, 0, [1060]), (310, 0, [1060, 1220]), (420, 0, [1060, 1220, 1380]), (310, 16 * 3 * 4, [1060]), (430, 16 * 3 * 4, [1060, 1220, 1380])])
+def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
+    patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, images: int, ends: list[int]
+) -> None:
+    """Epochs of 60 seconds, from the second one on with 100 of labelling, for which twice 60 are kept, or more for many images."""
+    now, ended = [1000.0], []
+    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    def lasts(seconds: int, answer: object, told: list) -> object:
+        now[0] += seconds
+        told.append(now[0])
+        return answer
+    slow = type("Slow", (), {"images": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
+    monkeypatch.setattr("cellsignal.learn.train.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
+    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: now[0])
+    options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow}
+    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    assert ended == ends
+    assert [row.get("labelling_seconds") for row in rows] == [None, 100, 100][:len(ends)]
+    options["budget"] = Budget(now[0] + 180)
+    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    assert len(rows) == min(3, len(ends) + 1), "a session that begins with labelling does not guess"
 
 
 def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

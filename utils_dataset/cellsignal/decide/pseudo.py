@@ -20,6 +20,7 @@ from cellsignal.decide.calibrate import fit_temperatures
 from cellsignal.decide.experiment import score_images
 from cellsignal.errors import InputError
 from cellsignal.learn.batches import SCOPES, SiteImages, digest
+from cellsignal.learn.batchnorm import REFINEMENTS
 from cellsignal.learn.models import Card
 
 Predict = Callable[..., pd.DataFrame]
@@ -72,6 +73,11 @@ class PseudoLabels:
         text = json.dumps({**known, **sets}, sort_keys=True, default=str)
         return {"share": self.share, "step": self.step, "since": self.since, "scope": self.scope, "precision": self.precision,
                 "known": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+    @property
+    def images(self) -> int:
+        """How many pictures a labelling sends through the network, where no plate fits the memory as one batch."""
+        return (1 + REFINEMENTS) * sum(len(some) for some in (self.data, self.controls, self.held_out) if some is not None)
 
     def count(self, wells: int, epoch: int) -> int:
         """How many of so many wells are used in an epoch."""

@@ -26,7 +26,7 @@ from cellsignal.learn.phases import Phase
 from cellsignal.learn.standardise import stated_in
 from cellsignal.learn.state import State
 from cellsignal.learn.together import check
-from cellsignal.learn.unlabelled import Relabel, Unlabelled
+from cellsignal.learn.unlabelled import SECONDS, Relabel, Unlabelled
 from cellsignal.learn.world import World, around, wanted
 from cellsignal.tasks import RXRX1
 
@@ -84,7 +84,8 @@ def fit(
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
     one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
     where not measured), learning_rate, seconds; sites of several labels have macro_f1 and
-    held_out_macro_f1 instead, and epochs with labels of the network's own their number, pseudo_labels. Raises InputError for what does not go together and when
+    held_out_macro_f1 instead, and epochs with labels of the network's own their number, pseudo_labels,
+    and labelling_seconds, a part of the seconds. Raises InputError for what does not go together and when
     the loss is no longer a number, and StepFailed when one of several processes ends untimely.
     """
     check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
@@ -145,10 +146,12 @@ class _Training:
 
     def _epochs(self, state: State, world: World, tell: Tell) -> bool:
         """Train until the phase or the budget ends; tells which of them it was: True for the phase."""
-        lasted = [row["seconds"] for row in state.rows]
-        for epoch in range(len(state.rows), self.phase.epochs):
-            began = time.perf_counter()
-            enough = self.budget.fits(MARGIN * max(lasted[-LAST:], default=0.0))
+        lasted = [row["seconds"] - row.get(SECONDS, 0.0) for row in state.rows]
+        for epoch in range(first := len(state.rows), self.phase.epochs):
+            began, ordinary = time.perf_counter(), max(lasted[-LAST:], default=0.0)
+            # A mere guess stops no session that begins here: the next one would have no more time.
+            naming = self.unlabelled.seconds(state.rows, ordinary * (epoch > first)) if self.phase.pseudo(epoch) else 0.0
+            enough = self.budget.fits(MARGIN * (ordinary + naming))
             row = None if world.any(not enough) else self._epoch(state, world, epoch)
             if row is None:
                 self.budget.stop(f"{self.phase.name}, epoch {epoch} of {self.phase.epochs}")
@@ -156,7 +159,7 @@ class _Training:
                 return False
             state.end_epoch(row)
             tell({"new": row})
-            lasted.append(time.perf_counter() - began)
+            lasted.append(time.perf_counter() - began - row.get(SECONDS, 0.0))
         return True
 
     def _epoch(self, state: State, world: World, epoch: int) -> dict | None:
@@ -178,14 +181,16 @@ class _Training:
         seconds = time.perf_counter() - started
         return {"phase": phase.name, "epoch": epoch + 1, **row, **own, "learning_rate": rate, "seconds": seconds}
 
-    def _batches(self, state: State, world: World, epoch: int) -> tuple[SiteImages, list[np.ndarray], dict[str, int]]:
-        """The sites that train in an epoch, the rows of its batches, and how many labels are the network's own, if any."""
-        phase, data, rows = self.phase, self.data, np.arange(len(self.data))
+    def _batches(self, state: State, world: World, epoch: int) -> tuple[SiteImages, list[np.ndarray], dict[str, float]]:
+        """The sites that train in an epoch, the rows of its batches, and how many labels are the network's own, if any, after what time."""
+        phase, data, rows, own = self.phase, self.data, np.arange(len(self.data)), {}
         if phase.pseudo(epoch):
+            began = time.perf_counter()
             data, rows = self.unlabelled.labelled(state.network, self._card(), epoch, world=world, scope=phase.scope)
+            count = len(rows) - len(self.data)
+            own = {SECONDS: time.perf_counter() - began} | ({"pseudo_labels": count} if count else {})
         batches = epoch_batches(data.sites.iloc[rows], batch_size=phase.batch_size, scope=phase.scope, seed=phase.seed, epoch=epoch)
-        count = len(rows) - len(self.data)
-        return data, [rows[batch] for batch in batches], {"pseudo_labels": count} if count else {}
+        return data, [rows[batch] for batch in batches], own
 
     def _card(self) -> Card:
         well_types = sorted(self.data.sites["well_type"].unique().tolist()) if "well_type" in self.data.sites else []

@@ -1,6 +1,6 @@
 """Sites without labels that train under labels of the network's own making."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from cellsignal.learn.world import World
 # From a network, its card and an epoch (from 0) to the class index of each site without a label, int64[N], -1 where it
 # stays unused: a function of these alone, which leaves the network as it was.
 Relabel = Callable[[Classifier, Card, int], np.ndarray]
+SECONDS = "labelling_seconds"  # in a row of the history
+FIRST = 2  # epochs that a first labelling may last, at least
+THERE_AND_BACK = 3  # a picture that trains is about so much work as so many that are only looked at
 
 
 class Unlabelled:
@@ -19,6 +22,14 @@ class Unlabelled:
 
     def __init__(self, data: SiteImages, others: SiteImages, relabel: Relabel) -> None:
         self.data, self.relabel, self.both = data, relabel, joined(data, others)
+
+    def seconds(self, rows: Sequence[dict], ordinary: float) -> float:
+        """How long naming all sites may last: as in the epochs of `rows` at worst, or, before the first, by an `ordinary` epoch.
+
+        A `relabel` may tell how many pictures it looks at, as `images`.
+        """
+        guess = max(FIRST, getattr(self.relabel, "images", 0) / (THERE_AND_BACK * len(self.data))) * ordinary
+        return max((row[SECONDS] for row in rows if SECONDS in row), default=guess)
 
     def labelled(self, model: Classifier, card: Card, epoch: int, *, world: World, scope: str) -> tuple[SiteImages, np.ndarray]:
         """All sites with the labels of this epoch, and the rows that train: those of the data and those newly named.
