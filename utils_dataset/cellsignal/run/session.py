@@ -16,7 +16,7 @@ from cellsignal.run import manifest, mounts, paths, provenance, steps
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
     "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
-    "rotation_prior", "certainty", "known_layouts", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
+    "rotation_prior", "certainty", "known_layouts", "combine", "thresholds", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
 }  # fmt: skip
 OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
 # A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
