@@ -34,9 +34,10 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     """Every problem of a data set: columns file (with line and column), problem, cure.
 
     Tables, of wells or of labelled sites: all that their readers refuse; images are looked at once the tables are whole. Images:
-    missing, damaged, not 8-bit grey, of another size than most, the same picture as another, or
-    named by no row. A table without rows means that nothing is wrong. Images of other cell types than
-    `cell_types` may be missing, where it names any; InputError when the tables have none of these.
+    missing, damaged, not 8-bit grey, of another size than most, the same picture as another (labelled sites may
+    share one: folds keep them together), or named by no row. A table without rows means that nothing is wrong.
+    Images of other cell types than `cell_types` may be missing, where it names any; InputError when the tables
+    have none of these.
     """
     root = Path(root)
     try:
@@ -53,7 +54,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
             *_missing([file for file in expected if file not in found]),
             *(problem for look in looks for problem in look.problems),
             *_odd_sizes(looks),
-            *_repeated(looks),
+            *([] if task.reader in TWINS else _repeated(looks)),
             *_unmentioned(found.difference(named), folders=set(map(os.path.dirname, named))),
         ]
     )
@@ -78,6 +79,7 @@ def _of_sites(root: Path, task: Task, cell_types: Sequence[str]) -> tuple[list[s
 
 # By the reader that a task names.
 STEMS: dict[str, Callable[[Path, Task, Sequence[str]], tuple[list[str], list[str]]]] = {"wells": _of_wells, "sites": _of_sites}
+TWINS = {"sites"}  # readers of data in which a picture may stand twice: folds keep such sites together
 
 
 def _image_files(root: Path, stems: Iterable[str], task: Task) -> list[str]:
