@@ -154,7 +154,7 @@ def test_code_that_a_notebook_does_not_use_changes_nothing(plan: Make, monkeypat
 
     monkeypatch.setattr(sources, "closure", mended(""))
     first = render.identities(tiny)
-    monkeypatch.setattr(sources, "closure", mended("decide/assign.py"))
+    monkeypatch.setattr(sources, "closure", mended("decide/ladder.py"))
     assert {step for step, value in render.identities(tiny).items() if value != first[step]} == {"4-predict-assign"}
     monkeypatch.setattr(sources, "closure", mended("learn/train.py"))
     assert {step for step, value in render.identities(tiny).items() if value == first[step]} == {"1-eda"}
