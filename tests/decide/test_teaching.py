@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from cellsignal.decide.pseudo import PseudoLabels
 from cellsignal.files import sha256
 from cellsignal.learn.batches import SiteImages
@@ -15,22 +14,11 @@ from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.train import fit
+from trainings import Epochs
 
 NUMBERS = [*range(8), 1138]
 GROUPS = [[0, 1, 2, 3], [4, 5, 6, 7]]
 DESIGN = {"groups": GROUPS, "rotations": {"HUVEC-01": [0, 1], "HUVEC-02": [1, 0]}, "certainty": 0.0}
-
-
-class Epochs(Budget):
-    """Time for so many more epochs, whatever the clock says."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self.epochs = epochs
-
-    def fits(self, seconds: float) -> bool:
-        self.epochs -= 1
-        return self.epochs >= 0 and not self.spent
 
 
 def plates() -> tuple[pd.DataFrame, dict[str, np.ndarray]]:

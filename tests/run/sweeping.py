@@ -7,12 +7,15 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-
 from cellsignal import files
+
+if TYPE_CHECKING:
+    import pytest
 
 EPOCHS = 6
 
@@ -20,6 +23,27 @@ EPOCHS = 6
 def command(params: Path, run: Path) -> list[str]:
     """What takes the place of `cellsignal run`."""
     return [sys.executable, __file__, str(params), str(run)]
+
+
+def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") -> Callable[..., Path]:
+    """What sweeps such trials in `folder` over a space, or a part of one called `kind`; `base.yaml` names plates that nobody reads."""
+    from cellsignal.run import sweep, sweep_driver, sweep_trials
+    from cellsignal.show import sweeps
+    from cellsignal.show.style import blank
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sweep_trials, "command", command)
+    monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
+    for drawing in ("draw_variants", "draw_search"):  # tests/show looks at pictures
+        monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank("toys"))
+    (folder / "plates").mkdir()
+    (folder / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\nrun: elsewhere\n")
+
+    def run(space: dict, **options: object) -> Path:
+        (folder / "space.yaml").write_text(yaml.safe_dump({kind: space} if kind else space, sort_keys=False))
+        return sweep.run_sweep(Path("base.yaml"), Path("space.yaml"), out="out", **options)
+
+    return run
 
 
 def accuracy(values: dict[str, Any]) -> float:

@@ -12,32 +12,23 @@ import pandas as pd
 import pytest
 import sweeping
 import yaml
-
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import recipe, sweep, sweep_best, sweep_driver, sweep_results, sweep_trials
+from cellsignal.run import (
+    recipe,
+    sweep,
+    sweep_best,
+    sweep_results,
+)
 from cellsignal.run.notebooks import Unfinished
-from cellsignal.show import sweeps
-from cellsignal.show.style import blank
 
 Run = Callable[..., Path]
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """bench(space, ...) writes a file of things to try and sweeps; `base.yaml` names plates that nobody reads."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_trials, "command", sweeping.command)
-    monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
-    monkeypatch.setattr(sweeps, "draw_variants", lambda *tables, **options: blank("toys"))  # tests/show looks at pictures
-    (tmp_path / "plates").mkdir()
-    (tmp_path / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\nrun: elsewhere\n")
-
-    def run(space: dict, **options: object) -> Path:
-        (tmp_path / "space.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
-        return sweep.run_sweep(Path("base.yaml"), Path("space.yaml"), out="out", **options)
-
-    return run
+    """bench(space, ...) writes a file of things to try and sweeps."""
+    return sweeping.bench(tmp_path, monkeypatch)
 
 
 def begun(folder: Path) -> list[str]:

@@ -11,13 +11,10 @@ import pandas as pd
 import pytest
 import sweeping
 import yaml
-
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import sweep, sweep_curves, sweep_driver, sweep_trials
+from cellsignal.run import sweep_curves
 from cellsignal.run.notebooks import Unfinished
-from cellsignal.show import sweeps
-from cellsignal.show.style import blank
 
 optuna = pytest.importorskip("optuna")
 
@@ -27,19 +24,8 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """bench(search, ...) writes a file of ranges and sweeps; `base.yaml` names plates that nobody reads."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep_trials, "command", sweeping.command)
-    monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
-    monkeypatch.setattr(sweeps, "draw_search", lambda *table, **options: blank("toys"))  # tests/show looks at pictures
-    (tmp_path / "plates").mkdir()
-    (tmp_path / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\n")
-
-    def run(search: dict, **options: object) -> Path:
-        (tmp_path / "space.yaml").write_text(yaml.safe_dump({"search": search}, sort_keys=False))
-        return sweep.run_sweep(Path("base.yaml"), Path("space.yaml"), out="out", **options)
-
-    return run
+    """bench(search, ...) writes a file of ranges and sweeps."""
+    return sweeping.bench(tmp_path, monkeypatch, kind="search")
 
 
 def results(folder: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal.data import rows
-from cellsignal.data.labels import Labels, read_labels
+from cellsignal.data.labels import read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1, TASKS, Task

@@ -33,10 +33,9 @@ class PseudoLabels:
 
     `data`: the treatment sites to be labelled; `controls`: those of the same plates (and of the held-out ones), which
     count for the statistics where their kind filled the training batches, and which a network with control features
-    refers to; `held_out`: labelled sites that the network does not learn from, which
-    measure the temperature of the confidences, where whole plates (or what `scope` says) are held out; without them the
-    plates' own quarrels do. `wells`: columns as in
-    `Tables.wells`; `design`: arguments of `assign.decide`, as `design_of` gives them. Of the wells, `share` are used in
+    refers to; `held_out`: labelled sites that the network does not learn from, which measure the temperature of the
+    confidences where whole plates (or what `scope` says) are held out; without them the plates' own quarrels do.
+    `wells`: columns as in `Tables.wells`; `design`: arguments of `assign.decide`, as `design_of` gives them. Of the wells, `share` are used in
     epoch `since` (from 0) and `step` more in each one after it. `predict`: `predict.score_images`, or what answers
     like it. Raises InputError for a share that is none.
     """

@@ -60,9 +60,8 @@ def fit(
     Kept are the best on the held-out sites, or the last (phase.keep, and always without held-out
     sites). Held-out sites are scored with the statistics of the held-out sites of their scope, whole
     plates where whole experiments are held out, because so test plates are predicted (Brodt's
-    solution); with a random split they are only a part of each plate. Adam with AMSGrad. A killed phase
-    goes on at its last whole epoch, in this folder or in one `elsewhere` (read-only copies of it), and
-    ends with the same weights bit for bit; a finished one is not repeated while phase, data
+    solution); with a random split they are only a part of each plate. A killed phase goes on at its
+    last whole epoch, in this folder or in one `elsewhere` (read-only copies of it), and ends with the same weights bit for bit; a finished one is not repeated while phase, data
     classes, `fingerprint` and the weights it began with (model.origin) are the same.
 
     Before an epoch that would end after the deadline of `budget` the phase stops, its checkpoint
@@ -77,9 +76,9 @@ def fit(
     With `phase.ema` the averaged weights are what is scored, kept and asked for labels. In the last
     `phase.pseudo_epochs` epochs those of the sites `unlabelled` train too to which `relabel(network,
     card, epoch)`, asked before each epoch, gives a class: their indices, int64[N], -1 for none. It must be
-    a function of weights and epoch alone and leave the network as it was; what else its answers hang on it may tell as
-    `relabel.facts`, for the fingerprint. `controls`: the control sites of
-    all plates, for a network with control features.
+    a function of weights and epoch alone and leave the network as it was; what else its answers hang on
+    it may tell as `relabel.facts`, for the fingerprint. `controls`: the control sites of all plates, for a
+    network with control features.
 
     Returns, and writes into the JSON beside the weights, the rows of earlier phases (`history`) and
     one an epoch: phase, epoch, loss, accuracy (of the training batches), held_out_accuracy (None
@@ -90,6 +89,7 @@ def fit(
     """
     check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
     others = {"unlabelled": digest(unlabelled.sites), "relabel": getattr(relabel, "facts", {})} if phase.pseudo_epochs else {}
+    others |= {"controls": digest(controls.sites)} if controls is not None else {}
     others |= stated_in(data.root, model.standardise)
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,

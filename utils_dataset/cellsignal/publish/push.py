@@ -10,7 +10,7 @@ from cellsignal.publish.order import Kernel, Plan
 from cellsignal.publish.outcomes import Outcome
 from cellsignal.publish.refusals import Busy, Missing, QuotaSpent
 from cellsignal.publish.send import Sender
-from cellsignal.publish.state import Pushed, State, Status
+from cellsignal.publish.state import State, Status
 from cellsignal.publish.watch import ENDURED, FORGIVEN, Board, Clock, Patience, row
 
 SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
