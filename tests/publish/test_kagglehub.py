@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
 from cellsignal import errors
 from cellsignal.data import download
-download.IMAGES = download.IMAGES._replace(size={size})
+download.HUB_ROOM[{competition!r}] = {size}
 try:
     print(download.from_kagglehub({competition!r}))
 except (errors.InputError, errors.StepFailed) as error:

@@ -8,6 +8,7 @@ import pytest
 
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, mounts, paths
+from cellsignal.run.imagenet import pretrained_file
 
 Attach = Callable[..., Path]
 
@@ -131,14 +132,14 @@ def test_pretrained_weights_are_found_wherever_they_are_attached(attach: Attach,
     attach("weights-of-others", "resnet34.safetensors")
     folder = attach(mount, "densenet121.safetensors", "timm-resnet18.safetensors")
     for name, file in (("densenet121", "densenet121.safetensors"), ("timm:resnet18", "timm-resnet18.safetensors")):
-        assert inputs.pretrained_file("imagenet", name) == folder / file
+        assert pretrained_file("imagenet", name) == folder / file
 
 
 def test_pretrained_weights_that_lie_here_or_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vgg-small.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    assert inputs.pretrained_file("imagenet", "vgg-small") == inputs.pretrained_file("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
+    assert pretrained_file("imagenet", "vgg-small") == pretrained_file("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
     with pytest.raises(InputError, match="absent.safetensors: no such weights"):
-        inputs.pretrained_file("absent.safetensors", "vgg-small")
+        pretrained_file("absent.safetensors", "vgg-small")
     with pytest.raises(InputError, match="nobody has trained the plain-cnn on ImageNet"):
-        inputs.pretrained_file("imagenet", "plain-cnn")
+        pretrained_file("imagenet", "plain-cnn")

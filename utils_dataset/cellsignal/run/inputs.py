@@ -104,23 +104,6 @@ def _found(task: Task) -> Path | None:
     return from_kagglehub(task.competition)
 
 
-def pretrained_file(source: str, backbone: str) -> Path:
-    """The file of the weights that a network begins with: `source` is a path, or "imagenet".
-
-    ImageNet's are `<backbone>.safetensors` in the current folder or in an attached input (`mounts.holding`), else they
-    are downloaded. Raises InputError, which says what to attach, when there are none.
-    """
-    from cellsignal.learn.pretrained import IMAGENET, download, file_name  # pulls in PyTorch
-
-    if source != IMAGENET:
-        path = paths.default_data(source)
-        if not path.is_file():
-            raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set pretrained: ""')
-        return path
-    found = next(mounts.holding(file_name(backbone)), None)
-    return found or download(backbone)
-
-
 def attach(package: str) -> None:
     """Let Python import a package from a wheel that is attached, where it is not installed: Kaggle's sessions have no internet."""
     for wheel in mounts.wheels(package)[:1]:
