@@ -101,11 +101,9 @@ def _bars(axes: Axes, values: Sequence[float | None], *, title: str) -> None:
 @styled
 def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """The same accuracies by cell type: a row of panels raw, a row assigned, a column a cell type."""
-    rows = of(comparison["accuracies"], split=split, by="cell_type")
+    rows, recipes, parts, kinds = _found(comparison, split=split, by="cell_type")
     if not rows:
         return blank(f"no answers for {SPLITS[split]}")
-    recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
-    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
     figure = picture(1.6 + 2.6 * len(parts), len(kinds) * (0.9 + 0.3 * max(2, len(recipes))))
     panels = figure.subplots(len(kinds), len(parts), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(panels, kinds):
@@ -120,6 +118,13 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
     return figure
 
 
+def _found(comparison: Mapping[str, Any], *, split: str, by: str) -> tuple[list[Row], list[str], list[str], list[str]]:
+    """The accuracies by some part, and of which recipes, parts and kinds there are any."""
+    rows = of(comparison["accuracies"], split=split, by=by)
+    recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
+    return rows, recipes, parts, [kind for kind in COLOURS if of(rows, kind=kind)]
+
+
 def _interval(axes: Axes, row: Row, y: float, *, colour: str) -> None:
     axes.plot(row["wilson"], [y, y], color=pale(colour, share=0.45), lw=4, solid_capstyle="butt")
     axes.plot(row["accuracy"], y, "o", color=colour, ms=6, mec="white", mew=0.8)
@@ -128,11 +133,9 @@ def _interval(axes: Axes, row: Row, y: float, *, colour: str) -> None:
 @styled
 def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """Accuracy of each recipe in each experiment, raw and assigned in tables of their own, the darker the better."""
-    rows = of(comparison["accuracies"], split=split, by="experiment")
+    rows, recipes, parts, kinds = _found(comparison, split=split, by="experiment")
     if not rows:
         return blank(f"no answers for {SPLITS[split]}")
-    recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
-    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
     figure = picture(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
