@@ -1,17 +1,15 @@
 """What made a run: its parameters, this package, its commit and the libraries under it."""
 
 import hashlib
-import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cellsignal
 from cellsignal import files
+from cellsignal.bench import machine
 from cellsignal.run.paths import PACKAGE
 
 LIBRARIES = (
@@ -32,8 +30,8 @@ def describe(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "image": _image(),
-        "hardware": _hardware(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "hardware": machine.hardware(),
+        "libraries": machine.versions(LIBRARIES),
     }
 
 
@@ -51,33 +49,7 @@ def commit() -> str:
     if (PACKAGE / BUILD).is_file():
         return str(files.read_json(PACKAGE / BUILD).get("commit", ""))
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return _said(command)
-
-
-@cache
-def _hardware() -> dict[str, Any]:
-    """CPU, cores that this process may use, GB of memory, GPUs; asks no library, which would take a GPU into use."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = _said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()
-    return {"cpu": _cpu(), "cores": cores, "memory_gb": round(memory / 1e9), "gpus": gpus}
-
-
-def _cpu() -> str:
-    """The name of the CPU; "" where the system does not tell."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in told if line.startswith("model name")), platform.machine())
-
-
-def _said(command: list[str]) -> str:
-    """What a program prints; "" when it is not there or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return machine.said(command)
 
 
 def _image() -> str:
@@ -86,9 +58,3 @@ def _image() -> str:
     except OSError:
         return ""
 
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""

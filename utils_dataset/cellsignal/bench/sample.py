@@ -1,0 +1,138 @@
+"""The sites that everything is measured on: some of a data set's own, or of the virtual microscope's, as a small data set."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cellsignal import files
+from cellsignal.data import images, rendering, wells
+from cellsignal.data.simulate import PLATES
+from cellsignal.data.tissue import FIELD
+from cellsignal.errors import InputError
+
+EXPERIMENT, CHANNELS = "HUVEC-01", 6
+DRAWN = 8  # sites that the microscope draws at most; their symmetries look as different to a decoder
+SYMMETRIES = 8
+PLACES = [f"{row}{column:02}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]  # wells of a plate, its edge left out
+MOST = SYMMETRIES * DRAWN
+HEADERS = {"train_controls.csv": "id_code,experiment,plate,well,sirna,well_type", "test.csv": "id_code,experiment,plate,well",
+           "test_controls.csv": "id_code,experiment,plate,well,sirna,well_type"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sites of one plate as PNGs in the competition's tree: `sites` as in `Tables.sites`, the size of images in px.
+
+    `own`: how many are as they were found or drawn; the others are these, mirrored and turned.
+    """
+
+    root: Path
+    sites: pd.DataFrame
+    image_size: int
+    own: int
+    origin: str
+
+    @property
+    def stems(self) -> list[str]:
+        """The sites, by the names of their files."""
+        return self.sites["stem"].tolist()
+
+    @property
+    def bytes_per_site(self) -> float:
+        """What the PNGs of a site take on the disk, in the mean."""
+        return sum(path.stat().st_size for path in self.root.rglob("*.png")) / len(self.sites)
+
+    def paths(self, stem: str) -> list[Path]:
+        """The files of a site."""
+        return [images.channel_path(self.root, stem, channel) for channel in range(1, CHANNELS + 1)]
+
+    def pictures(self) -> np.ndarray:
+        """All of them, uint8[N, C, H, W]."""
+        return images.read_sites(self.root, self.sites)
+
+
+def take(folder: Path, *, data: Path | None, count: int = MOST, image_size: int = 512, seed: int = 0) -> Sample:
+    """Put `count` sites of `data`, or of the virtual microscope at `image_size` px, into `folder`, as a data set of one plate.
+
+    Where there are fewer, mirrored and turned copies of them fill up: grey values as they are, other bytes in the files.
+    Raises InputError for a data set without a whole site and for a count that is odd or too large.
+    """
+    if not 2 <= count <= 2 * len(PLACES) or count % 2:
+        raise InputError(f"{count} sites", where="sites", cure=f"use an even number from 2 to {2 * len(PLACES)}")
+    root, drawn = Path(folder) / "png", Path(folder) / "drawn"
+    found = _drawn(drawn, min(count, DRAWN), image_size=image_size, seed=seed) if data is None else _found(Path(data), count, seed=seed)
+    if len(found) * SYMMETRIES < count:
+        raise InputError(f"only {len(found)} whole sites are there", where=data, cure=f"measure at most {len(found) * SYMMETRIES // 2 * 2}")
+    sites = _tables(root, count)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda place: _put(found, place, root / sites["stem"].iloc[place]), range(count)))
+    shutil.rmtree(drawn, ignore_errors=True)
+    size = images.read_channel(images.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
+    return Sample(root, sites, size, own=min(len(found), count), origin=str(data) if data is not None else "drawn by the virtual microscope")
+
+
+def reduced(sample: Sample, folder: Path, image_size: int) -> Sample:
+    """The same sites at another size, means over areas; the sample itself where it has that size."""
+    if image_size == sample.image_size:
+        return sample
+    root = Path(folder) / f"png-{image_size}"
+    sites = _tables(root, len(sample.sites))
+    for stem, pictures in zip(sample.stems, sample.pictures(), strict=True):
+        _write(root / stem, (cv2.resize(plane, (image_size, image_size), interpolation=cv2.INTER_AREA) for plane in pictures))
+    return Sample(root, sites, image_size, own=sample.own, origin=sample.origin)
+
+
+def _found(data: Path, count: int, *, seed: int) -> list[Path]:
+    """Stems, with their folders, of so many whole sites of a data set, chosen at random."""
+    tables = wells.read_tables(data)
+    order = np.random.default_rng(seed).permutation(len(tables.sites))
+    missing = images.missing_channels(data, tables.sites["stem"], channels=CHANNELS)
+    whole = tables.sites["stem"].iloc[order][missing.iloc[order] == ""].head(count)
+    if whole.empty:
+        raise InputError("no site has all its images", where=data, cure="name a data set with images, or none for drawn plates")
+    return [data / stem for stem in whole]
+
+
+def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
+    kind = PLATES["demo"]
+    plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=tuple((well, place) for place, well in enumerate(PLACES[:count // 2])),
+                            image_size=image_size, pixel_size=min(kind.pixel_size, FIELD / image_size), phenotype=kind.phenotype, batch=1.0)
+    rendering.photograph(plate, folder)
+    return [folder / f"{well}_s{site}" for well, _ in plate.wells for site in rendering.SITES]
+
+
+def _tables(root: Path, count: int) -> pd.DataFrame:
+    """Write the tables of a plate with so many sites, and read its sites back."""
+    rows = [f"{EXPERIMENT}_1_{well},{EXPERIMENT},1,{well},{place}" for place, well in enumerate(PLACES[:count // 2])]
+    files.write_text(root / "train.csv", "\n".join(["id_code,experiment,plate,well,sirna", *rows, ""]))
+    for name, header in HEADERS.items():
+        files.write_text(root / name, f"{header}\n")
+    return wells.read_tables(root).sites
+
+
+def _put(found: Sequence[Path], place: int, stem: Path) -> None:
+    """Site number `place` of the sample: a copy of the files, or a symmetry of the picture."""
+    symmetry, source = divmod(place, len(found))
+    origin = found[source]
+    if symmetry == 0:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for channel in range(1, CHANNELS + 1):
+            shutil.copyfile(images.channel_path(origin.parent, origin.name, channel), images.channel_path(stem.parent, stem.name, channel))
+        return
+    pictures = images.read_site(origin.parent, origin.name)
+    turned = np.rot90(pictures[..., ::-1] if symmetry >= 4 else pictures, symmetry % 4, axes=(1, 2))
+    _write(stem, iter(turned))
+
+
+def _write(stem: Path, planes: Iterator[np.ndarray]) -> None:
+    """As the competition's files are: zlib at its usual level, which OpenCV's own writer does not use."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for channel, plane in enumerate(planes, 1):
+        Image.fromarray(np.ascontiguousarray(plane)).save(images.channel_path(stem.parent, stem.name, channel), compress_level=6)

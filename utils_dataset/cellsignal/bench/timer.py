@@ -1,0 +1,95 @@
+"""How fast several ways to do one thing are: in rounds of shuffled order, as medians with their range."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+KINDS = ("ours", "peer", "floor")
+CPU = torch.device("cpu")
+Piece = Callable[[], float | tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do a thing.
+
+    `work` does a piece of it and returns how many units that were, or units and the seconds that count. `kind`: "ours", "peer"
+    (as others do it) or "floor" (what the machine could do at best).
+    """
+
+    name: str
+    kind: str
+    work: Piece
+    unit: str = "sites/s"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one way: units a second, as median, least and most of so many rounds over so many different sites."""
+
+    stage: str
+    name: str
+    kind: str
+    unit: str
+    median: float
+    min: float
+    max: float
+    rounds: int
+    sites: int
+    note: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it, rates with five digits."""
+        return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def measure(stage: str, ways: Sequence[Way], *, rounds: int, seconds: float, sites: int = 0, seed: int = 0,
+            device: torch.device = CPU, on_way: Callable[[str], None] = lambda name: None) -> list[Row]:
+    """Rates of all `ways`, each at work for `seconds` at least in every one of `rounds`, whose order is shuffled anew.
+
+    Once before the first round each does a piece that does not count: libraries load, files come into the page cache. A GPU is
+    waited for before a clock is read. `on_way` hears the name of each way as it has been measured in a round.
+    """
+    for way in ways:
+        way.work()
+    rates: dict[str, list[float]] = {way.name: [] for way in ways}
+    generator = np.random.default_rng(seed)
+    for _ in range(rounds):
+        for place in generator.permutation(len(ways)):
+            rates[ways[place].name].append(rate(ways[place].work, seconds, device=device))
+            on_way(f"{stage}: {ways[place].name}")
+    return [_row(stage, way, rates[way.name], sites) for way in ways]
+
+
+def _row(stage: str, way: Way, rates: list[float], sites: int) -> Row:
+    return Row(stage, way.name, way.kind, way.unit, median(rates), min(rates), max(rates), len(rates), sites, way.note)
+
+
+def rate(work: Piece, seconds: float, *, device: torch.device = CPU) -> float:
+    """Units a second of pieces of work, done until `seconds` have passed, and once at least."""
+    units, counted = 0.0, 0.0
+    while counted < seconds or not counted:
+        begun = now(device)
+        done = work()
+        done, took = done if isinstance(done, tuple) else (done, now(device) - begun)
+        units, counted = units + done, counted + max(took, 1e-9)
+    return units / counted
+
+
+def now(device: torch.device = CPU) -> float:
+    """A clock in seconds, read when the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def ratio(rows: Iterable[Row], stage: str, first: str, second: str) -> float | None:
+    """How many times as fast the first way is as the second, by medians; None when one was not measured."""
+    found = {row.name: row.median for row in rows if row.stage == stage}
+    return found[first] / found[second] if first in found and second in found else None
