@@ -1,17 +1,24 @@
-"""Windows of an image are as large as asked for, and the same (seed, epoch, site) always gives the same one."""
+"""Windows and symmetries are those asked for, the same on host and device, and follow (seed, epoch, site) alone."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import albumentations
+import cv2
 import numpy as np
 import pytest
+import torch
+from albumentations.augmentations.geometric import functional as theirs
 
 from cellsignal.errors import InputError
-from cellsignal.learn.augment import augmentation
+from cellsignal.learn.augment import Augment, augmentation
 
 RAMP = (np.arange(64)[:, None] * 3 + np.zeros((6, 1, 64))).astype(np.uint8)  # every row of an image is 3 brighter than the last
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 6, 24, 24), np.uint8)
 
 
 def test_a_crop_is_a_window_of_the_image_and_stays_small() -> None:
     crop = augmentation("none", seed=0, crop=0.875)
-    windows = [crop(RAMP, epoch=epoch, site=3) for epoch in range(40)]
+    windows = [crop(RAMP, epoch=epoch, site=3) for epoch in range(80)]
     assert {window.shape for window in windows} == {(6, 56, 56)}
     assert all(np.array_equal(np.unique(np.diff(window[:, :, 0].astype(int))), [3]) for window in windows), "at its own scale"
     assert {int(window[0, 0, 0]) for window in windows} == {3 * row for row in range(9)}
@@ -25,16 +32,66 @@ def test_a_resized_crop_is_as_large_as_the_image_and_magnifies_it() -> None:
     assert 0.65 < spans.min() < 0.8 and 0.9 < spans.max() <= 1, "from half of the area up to all of it"
 
 
+def test_a_resized_crop_is_what_opencv_makes_of_the_window() -> None:
+    zoom = augmentation("none", seed=1, resized_crop=0.3)
+    smooth = cv2.GaussianBlur(np.random.default_rng(1).uniform(0, 255, (64, 64)), (0, 0), 3).astype(np.uint8)
+    for site in range(12):
+        made = zoom(smooth[None], epoch=0, site=site)[0]
+        share, down, across = zoom.draws([site], 0)[0, 3:]
+        scale = np.sqrt(0.3 + 0.7 * share)
+        window = np.array([[scale, 0, (across * (1 - scale)) * 64 + (scale - 1) / 2], [0, scale, (down * (1 - scale)) * 64 + (scale - 1) / 2]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        expected = cv2.warpAffine(smooth, window, (64, 64), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        assert np.abs(made.astype(int) - expected).max() <= 2  # OpenCV keeps 5 bits of a place between pixels
+
+
+def test_the_symmetries_are_the_eight_of_albumentations() -> None:
+    turn = augmentation("d4", seed=0)
+    expected = {theirs.d4(NOISE[0].transpose(1, 2, 0), element).transpose(2, 0, 1).tobytes()
+                for element in ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")}
+    seen = [turn(NOISE[0], epoch=epoch, site=7).tobytes() for epoch in range(400)]
+    assert set(seen) == expected and len(expected) == 8
+    assert min(seen.count(each) for each in expected) > 25, "each as often as the others"
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": 0.5}, {"resized_crop": 0.4}, {"crop": 0.75, "resized_crop": 0.5}])
+@pytest.mark.parametrize(("name", "width"), [("d4", 24), ("none", 24), ("d4", 17)])
+def test_host_and_device_make_the_same_bits_in_any_company(name: str, width: int, options: dict) -> None:
+    if name == "none" and not options:
+        return
+    made, images = augmentation(name, seed=3, **options), NOISE[..., :width]
+    alone = np.stack([made(image, epoch=2, site=site) for site, image in enumerate(images)])
+    rows = np.random.default_rng(0).permutation(len(images))
+    together = made.on_device(torch.from_numpy(images[rows]), rows, epoch=2)
+    assert together.dtype == torch.uint8 and np.array_equal(together.numpy(), alone[rows])
+    assert alone.shape[2:] == made.size((24, width))
+    out = np.empty_like(alone[0])
+    assert made(images[5], epoch=2, site=5, out=out) is out and np.array_equal(out, alone[5])
+    assert not np.array_equal(alone[0], made(images[0], epoch=1, site=0)) or not np.array_equal(alone[1], made(images[1], epoch=1, site=1))
+
+
 def test_crops_come_before_the_symmetries_and_follow_their_key() -> None:
     both = augmentation("d4", seed=5, crop=0.5, resized_crop=0.5)
     assert both(RAMP, epoch=1, site=2).shape == (6, 32, 32)
     again = augmentation("d4", seed=5, crop=0.5, resized_crop=0.5)
     assert np.array_equal(both(RAMP, epoch=1, site=9), again(RAMP, epoch=1, site=9))
     assert len({both(RAMP, epoch=epoch, site=9).tobytes() for epoch in range(5)}) == 5
+    assert len({augmentation("d4", seed=seed, crop=0.5)(RAMP, epoch=1, site=9).tobytes() for seed in range(5)}) == 5
     assert augmentation("none", seed=0) is None
+
+
+def test_any_albumentations_pipeline_is_drawn_by_its_key_in_any_thread() -> None:
+    own = Augment(lambda height, width: [albumentations.D4(p=1), albumentations.GaussNoise(p=1)], seed=2)
+    alone = [own(image, epoch=1, site=site) for site, image in enumerate(NOISE)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda site: own(NOISE[site], epoch=1, site=site), range(len(NOISE))))
+    assert all(map(np.array_equal, alone, together)) and alone[0].shape == NOISE[0].shape
+    assert not np.array_equal(alone[0], own(NOISE[0], epoch=2, site=0))
 
 
 @pytest.mark.parametrize(("options", "words"), [({"crop": 0}, "crop: a window of 0"), ({"resized_crop": 1.5}, "resized_crop: a window of 1.5")])
 def test_a_window_larger_than_the_image_is_refused(options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         augmentation("d4", seed=0, **options)
+    with pytest.raises(InputError, match="augment: unknown augmentation 'd5'; use one of: d4, none"):
+        augmentation("d5", seed=0)

@@ -74,10 +74,10 @@ class Logged(SiteImages):
 
     log = Path()
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple:
+    def put(self, row: int, out: np.ndarray, *, epoch: int = 0, **how) -> None:
         with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {key[0]} {key[1]} {len(self)}\n")
-        return super().__getitem__(key)
+            file.write(f"{os.getpid()} {epoch} {row} {len(self)}\n")
+        super().put(row, out, epoch=epoch, **how)
 
 
 @pytest.mark.parametrize("batch_size", [3, 5])

@@ -105,8 +105,7 @@ def site_probabilities(
     batches = np.array_split(np.arange(len(data)), max(1, -(-len(data) // BATCH)))
     answers = []
     with devices.autocast(device, precision):
-        for images, _ in serve(data, batches, workers=workers):
-            images = images.to(device, non_blocking=True)
+        for images, _ in serve(data, batches, workers=workers, device=device):
             logits = torch.stack([model(turned(images, view)).float() for view in range(views)])
             answers.append(COMBINED[combine](logits.sigmoid().cpu().numpy()))
     return np.concatenate(answers)

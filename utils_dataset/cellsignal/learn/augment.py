@@ -1,36 +1,50 @@
 """Augmentations whose randomness is a function of (seed, epoch, site) and of nothing else."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import albumentations
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cellsignal.errors import InputError
+from cellsignal.learn.geometry import Geometry
 
-Transforms = list[albumentations.BasicTransform]
+if TYPE_CHECKING:
+    import albumentations
+
+AUGMENTATIONS = ("d4", "none")
+Transforms = list["albumentations.BasicTransform"]
 
 
 class Augment:
-    """Apply Albumentations transforms; the same (seed, epoch, site) always gives the same picture.
+    """Apply any Albumentations transforms, on the host; the same (seed, epoch, site) always gives the same picture.
 
     `transforms(height, width)` gives them for images of one size, in px.
     """
 
     def __init__(self, transforms: Callable[[int, int], Transforms], *, seed: int) -> None:
         self.transforms, self.seed = transforms, seed
-        self.composed: dict[tuple[int, int], albumentations.Compose] = {}
+        self.composed: dict[tuple[int, ...], albumentations.Compose] = {}
 
-    def __call__(self, image: np.ndarray, *, epoch: int, site: int) -> np.ndarray:
-        """Augment one image, uint8[C, H, W]; `site` is its row number."""
+    def __call__(self, image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Augment one image, uint8[C, H, W]; `site` is its row number, `out` what is filled."""
         compose = self._compose(image.shape[1:])
         compose.set_random_seed(random_key(self.seed, epoch, site))
-        augmented = compose(image=image.transpose(1, 2, 0))["image"]
-        return np.ascontiguousarray(augmented.transpose(2, 0, 1))
+        augmented = compose(image=image.transpose(1, 2, 0))["image"].transpose(2, 0, 1)
+        if out is None:
+            return np.ascontiguousarray(augmented)
+        out[...] = augmented
+        return out
 
     def _compose(self, size: tuple[int, int]) -> albumentations.Compose:
-        if size not in self.composed:
-            self.composed[size] = albumentations.Compose(self.transforms(*size))
-        return self.composed[size]
+        """One for each size and thread: their random numbers are their own."""
+        import albumentations  # half of the time that this package would else take to be imported
+
+        if (key := (get_ident(), *size)) not in self.composed:
+            self.composed[key] = albumentations.Compose(self.transforms(*size))
+        return self.composed[key]
 
 
 def random_key(*numbers: int) -> int:
@@ -38,7 +52,7 @@ def random_key(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def augmentation(name: str, *, seed: int, crop: float = 1.0, resized_crop: float = 1.0) -> Augment | None:
+def augmentation(name: str, *, seed: int, crop: float = 1.0, resized_crop: float = 1.0) -> Geometry | None:
     """The augmentation called `name`, after the crops: "d4" (the square's 8 symmetries; Surin, Brodt) or "none".
 
     `crop`: share of an image's sides that a random window has (Brodt tried 448 of 512 px: 0.875); it
@@ -46,16 +60,7 @@ def augmentation(name: str, *, seed: int, crop: float = 1.0, resized_crop: float
     brought back to the image's size (Sypetkowski: 0.5). Both at 1: no crop. None when nothing is
     left to do. Raises InputError for a share outside 0..1 and an unknown name.
     """
-    for knob, share in (("crop", crop), ("resized_crop", resized_crop)):
-        if not 0 < share <= 1:
-            raise InputError(f"a window of {share} of an image", where=knob, cure="use a share above 0, up to 1 for the whole image")
-    if name not in TURNS:
-        raise InputError(f"unknown augmentation {name!r}", where="augment", cure=f"use one of: {', '.join(TURNS)}")
-    def transforms(height: int, width: int) -> Transforms:
-        window = albumentations.RandomCrop(round(crop * height), round(crop * width))
-        zoom = albumentations.RandomResizedCrop((height, width), scale=(resized_crop, 1.0), ratio=(1.0, 1.0))
-        return [*[zoom] * (resized_crop < 1), *[window] * (crop < 1), *TURNS[name]()]
-    return Augment(transforms, seed=seed) if name != "none" or min(crop, resized_crop) < 1 else None
-
-
-TURNS: dict[str, Callable[[], Transforms]] = {"d4": lambda: [albumentations.D4(p=1)], "none": list}
+    if name not in AUGMENTATIONS:
+        raise InputError(f"unknown augmentation {name!r}", where="augment", cure=f"use one of: {', '.join(AUGMENTATIONS)}")
+    made = Geometry(seed=seed, d4=name == "d4", crop=crop, resized_crop=resized_crop)
+    return made if made.d4 or min(crop, resized_crop) < 1 else None

@@ -1,39 +1,42 @@
 """Which sites share a batch, and the data set that serves them.
 
 Order and augmentation are functions of (seed, epoch, site): a run resumed at an epoch's start sees
-exactly what the undisturbed run would have seen, with any number of reading processes.
+exactly what the undisturbed run would have seen, with any number of reading threads.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from cellsignal.data.images import read_site, read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment
+from cellsignal.learn.feed import CPU, Batch, feed
+from cellsignal.learn.geometry import Geometry
 
 LABELS = "labels"  # the column of a table whose sites have several
 CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
 SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
 
 
-class SiteImages(Dataset):
-    """Sites and what is known of them; item (epoch, i) is (uint8[C, H, W], i).
+class SiteImages:
+    """Sites and what is known of them: pictures, uint8[C, H, W], and labels.
 
     `class_numbers`: what each column of the targets stands for. A table with a column `labels`, tuples
     of class numbers, is multi-label; else `sirna` has each site's one. `labels`: positions among the
     class numbers, int64[N] (-1: none of them), or of a multi-label set bool[N, K]. `channels`: how many,
     or how their file names end. Images are kept in memory when `cache` is set (small sets), else each is
-    read when asked for. `root`: the folder that all stems start from.
+    read when asked for. `root`: the folder that all stems start from. `augment`: what happens to a picture that is served.
     """
 
     def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: int | Sequence[str] = 6,
-                 augment: Augment | None = None, cache: bool = False) -> None:
+                 augment: Augment | Geometry | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
         self.class_numbers, self.stems = list(class_numbers), self.sites["stem"].tolist()
         self.multilabel = LABELS in self.sites
@@ -48,18 +51,27 @@ class SiteImages(Dataset):
     def __len__(self) -> int:
         return len(self.stems)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, row = key
-        image = self.image(row)
-        if self.augment is not None:
-            image = self.augment(image, epoch=epoch, site=row)
-        return torch.from_numpy(image), row
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture as stored."""
+        return self.image(0).shape
 
     def image(self, row: int) -> np.ndarray:
         """The picture of one site as stored, uint8[C, H, W]."""
         if self.cached is not None and self.cached[row] is not None:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels)
+
+    def put(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augment | Geometry | None = None) -> None:
+        """Fill `out`, uint8[C, h, w], with the picture of one site; InputError when it has another size than the first site's."""
+        image = self.image(row)
+        if image.shape != self.shape:
+            what = f"its pictures have {image.shape[2]}x{image.shape[1]} pixels, those of {self.stems[0]} {self.shape[2]}x{self.shape[1]}"
+            raise InputError(what, where=self.root / self.stems[row], cure="give all images one size")
+        if augment is None:
+            out[...] = image
+        else:
+            augment(image, epoch=epoch, site=row, out=out)
 
     def targets(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:
         """What the network should answer for sites `rows`, float32[N, K]: 1 for each of a site's classes, else 0."""
@@ -92,13 +104,13 @@ def joined(first: SiteImages, second: SiteImages) -> SiteImages:
     return both
 
 
-def alike(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | None = None) -> SiteImages:
+def alike(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | Geometry | None = None) -> SiteImages:
     """Other sites of the data set that `data` comes from, read and kept as its own are."""
     return SiteImages(data.root, sites, class_numbers=data.class_numbers, channels=data.channels, augment=augment,
                       cache=data.cached is not None)
 
 
-def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | None = None, channels: int | Sequence[str] = 6,
+def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | Geometry | None = None, channels: int | Sequence[str] = 6,
           class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
     """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
 
@@ -175,11 +187,19 @@ def scope_rows(sites: pd.DataFrame, scope: str) -> list[np.ndarray]:
     return [np.sort(rows) for _, rows in sorted(sites.reset_index(drop=True).groupby(keys).indices.items())]
 
 
-def serve(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0) -> Iterator[tuple]:
-    """Yield (images uint8[B, C, H, W], rows int64[B]) for each batch of row numbers."""
-    keys = [[(epoch, int(row)) for row in rows] for rows in batches]
-    loader = DataLoader(data, batch_sampler=keys, num_workers=workers, pin_memory=torch.cuda.is_available())
-    yield from loader
+def serve(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
+    """Yield (images uint8[B, C, H, W] on the device, rows int64[B]) for each batch of row numbers, read by so many threads (`feed`).
+
+    The images are lent until the next batch is asked for. They are augmented: by a `Geometry` on the device, on a CPU while they are read.
+    """
+    augment, there = data.augment, device.type != "cpu" and isinstance(data.augment, Geometry)
+    if not batches:
+        return
+    shape = data.shape if there or augment is None else augment(np.zeros(data.shape, np.uint8), epoch=0, site=0).shape
+    put = data.put if there else partial(data.put, epoch=epoch, augment=augment)
+    with closing(feed(put, batches, shape=shape, workers=workers, device=device)) as pictures:
+        for images, rows in pictures:
+            yield (augment.on_device(images, rows, epoch=epoch) if there else images), rows
 
 
 def digest(sites: pd.DataFrame) -> str:

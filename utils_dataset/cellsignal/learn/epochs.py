@@ -1,7 +1,7 @@
 """One pass over the training sites, and one over the held-out ones."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pandas as pd
@@ -43,10 +43,11 @@ def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray
     totals, last = _Totals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
-    batches = serve(data, [rows for _, share in shares for _, rows in share], epoch=epoch, workers=workers)
+    mine = [rows for _, share in shares for _, rows in share]
     learner = _Learner(model, data, phase, epoch, controls)
     learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-    with training_mode(model, phase.trainable, world=world, average=average) as statistics:
+    pictures = serve(data, mine, epoch=epoch, workers=workers, device=_device(model))
+    with training_mode(model, phase.trainable, world=world, average=average) as statistics, closing(pictures) as batches:
         for (sites, share), end in zip(shares, last, strict=True):
             optimizer.zero_grad(set_to_none=True)
             for (number, _), (images, rows) in zip(share, batches):
@@ -113,7 +114,7 @@ class _Learner:
         mix = mixture(len(rows), mixup_alpha=phase.mixup, cutmix_alpha=phase.cutmix, key=key)
         mix = mix and mix.exact(images)
         told = self._told(rows, mix, key)
-        images, moments = images.to(_device(model), non_blocking=True), told.pop("moments", None)
+        moments = told.pop("moments", None)
         targets = self.data.targets(rows).to(images.device, non_blocking=True)
         targets = targets if mix is None else mix.blend(targets)
         with autocast(images.device, phase.precision):
@@ -157,7 +158,7 @@ def held_out_score(model: Classifier, data: SiteImages | None, *, phase: Phase, 
     """
     if data is None or not len(data):
         return None
-    height, width = data.image(0).shape[1:]
+    _, height, width = data.shape
     batches, alone = _held_out_batches(data.sites, phase.scope, size=max(2, EXACT_PIXELS // (height * width)))
     known = {"precision": phase.precision, "workers": workers, "controls": controls}
     with batch_statistics(model):
@@ -181,10 +182,10 @@ def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, p
     references = References(model, controls, data.sites) if model.control_features else None
     counts = metric.none(model.classes).to(_device(model))
     with autocast(counts.device, precision):
-        for images, rows in serve(data, batches, workers=workers):
+        for images, rows in serve(data, batches, workers=workers, device=counts.device):
             known = told[rows]
             if references is not None:
                 known["references"] = references.means(rows, references.beside(rows))
-            logits = model(images.to(counts.device, non_blocking=True), **known)
+            logits = model(images, **known)
             counts += metric.counts(logits, data.targets(rows).to(counts.device))
     return counts

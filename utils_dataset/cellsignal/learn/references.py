@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from cellsignal.errors import InputError
-from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.batches import SiteImages, serve
 from cellsignal.learn.batchnorm import norms
 from cellsignal.learn.controls import CONTROLS, plate_means
 from cellsignal.learn.inputs import resized
@@ -54,7 +54,7 @@ class References:
         They are a batch of their own, normalised by itself, and no running statistic takes notice.
         """
         device = next(self.model.parameters()).device
-        images = torch.stack([self.controls[epoch, int(row)][0] for row in beside]).to(device, non_blocking=True)
+        [(images, _)] = serve(self.controls, [beside], epoch=epoch, device=device)
         with _unnoticed(self.model):
             prepared = self.model.prepare(images, self.told[beside].get("moments"))
             features = self.model.embed(resized(prepared, size)).float()
