@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 TINY = Path(__file__).resolve().parents[1] / "papermill_params/tiny.yaml"
-COMMANDS = ["simulate", "download", "check", "layout", "run", "bundle", "sweep", "assign", "score", "colab init"]
+COMMANDS = ["simulate", "download", "check", "layout", "pack", "run", "bundle", "sweep", "assign", "score", "colab init"]
 
 
 def cellsignal(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,8 @@ def test_windows_is_told_in_one_line_where_to_go() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "nowhere"), ("layout", "nowhere"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
+    [("check", "nowhere"), ("layout", "nowhere"), ("pack", "nowhere", "out"), ("pack", "nowhere", "out", "--sizes", "big"),
+     ("pack", "nowhere", "out", "--codec", "jpeg"), ("score", "a.csv", "b.csv"), ("run", "nowhere.yaml"),
      ("bundle", "nowhere"), ("run", TINY, "--out", "here", "--from", "weights"), ("run", TINY, "--out", "here", "--from", "scores"),
      ("run", TINY, "--from", "memory"),
      ("simulate", "out", "--preset", "gigantic"), ("simulate", "out", "--like", "nowhere"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
+from cellsignal.data import store, store_check
 from cellsignal.data.atlas import read_site_tables, task_of
 from cellsignal.data.images import read_channel
 from cellsignal.data.problems import Faults, Problem
@@ -35,7 +36,8 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
 
     Tables, of wells or of labelled sites: all that their readers refuse; images are looked at once the tables are whole. Images:
     missing, damaged, not 8-bit grey, of another size than most, the same picture as another (labelled sites may
-    share one: folds keep them together), or named by no row. A table without rows means that nothing is wrong.
+    share one: folds keep them together), or named by no row. Of a store: every site against the sums of its packing, every file
+    against its digest. A table without rows means that nothing is wrong.
     Images of other cell types than `cell_types` may be missing, where it names any; InputError when the tables
     have none of these.
     """
@@ -45,6 +47,8 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
         stems, wanted = STEMS[task.reader](root, task, cell_types)
     except Faults as faults:
         return _table(faults.problems)
+    if store.is_store(root):
+        return _table(_of_store(store.open_store(root), stems, wanted, twins=task.reader in TWINS, progress=progress))
     named, found = _image_files(root, stems, task), _found_files(root, stems)
     expected = _image_files(root, wanted, task)
     there = [file for file in expected if file in found]
@@ -58,6 +62,17 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
             *_unmentioned(found.difference(named), folders=set(map(os.path.dirname, named))),
         ]
     )
+
+
+def _of_store(packed: store.Store, stems: list[str], wanted: list[str], *, twins: bool, progress: bool) -> Iterator[Problem]:
+    there = [stem for stem in wanted if packed.place(stem) is not None]
+    looks = list(store_check.looks(packed, there, progress=progress))
+    yield from store_check.unpacked(packed, wanted)
+    yield from (problem for look in looks for problem in look.problems)
+    yield from store_check.altered(packed, {packed.place(stem).part for stem in there})
+    planes = (_Look(f"{packed.root / look.stem}{end}", digest=digest) for look in looks for end, digest in zip(packed.suffixes, look.digests))
+    yield from [] if twins else _repeated(list(planes))
+    yield from _unmentioned({f"{packed.root}/{stem}" for _, stem in store.walk(packed)} - {f"{packed.root}/{stem}" for stem in stems}, folders=set())
 
 
 def _table(problems: Iterable[Problem]) -> pd.DataFrame:

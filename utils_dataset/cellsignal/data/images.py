@@ -1,4 +1,4 @@
-"""The grey PNGs of a site, one a channel, to one array; every fault names its file."""
+"""A site to one array, from its grey PNGs, one a channel, or from a packed store; every fault names its file."""
 
 import os
 import struct
@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from cellsignal.data import store
 from cellsignal.data.problems import Problem, refuse
+from cellsignal.errors import InputError
+from cellsignal.files import sha256
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
@@ -45,16 +48,75 @@ def read_channel(path: Path) -> np.ndarray:
     return image
 
 
-def read_site(root: Path, stem: str, *, channels: int | Sequence[str] = 6) -> np.ndarray:
+def read_site(
+    root: Path, stem: str, *, channels: int | Sequence[str] = 6, size: int | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
     """All channels of a site as uint8[C, H, W]; `channels`: how many, or how their file names end (`suffixes`).
 
-    InputError names the first file at fault.
+    `size`: of the longer side in pixels, where a reduced copy is wanted; `out` is filled and returned where it is given.
+    A folder with a store is read from the store, with the same pixels. InputError names the first file at fault.
     """
+    packed = store.at(root)
+    if packed is not None:
+        return _unpacked(packed, stem, suffixes(channels), size=size, out=out)
+    image = reduced(_decoded(root, stem, channels), size)
+    return image if out is None else _into(out, image)
+
+
+def reduced(image: np.ndarray, size: int | None) -> np.ndarray:
+    """uint8[C, H, W] with a longer side of `size` px: means over areas, as OpenCV rounds them; None leaves it as it is.
+
+    InputError for a size that the image does not reach.
+    """
+    height, width = reduced_sides(image.shape[-2:], size)
+    if (height, width) == image.shape[-2:]:
+        return image
+    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA) for plane in image])
+
+
+def reduced_sides(sides: Sequence[int], size: int | None) -> tuple[int, int]:
+    """Height and width of a copy whose longer side has `size` px; InputError for more than there are."""
+    longer = max(sides)
+    if size is not None and not 0 < size <= longer:
+        raise InputError(f"a copy of {size} px of an image of {longer}", where="size", cure=f"choose 1 to {longer}")
+    height, width = (max(1, round(side * (size or longer) / longer)) for side in sides)
+    return height, width
+
+
+def _decoded(root: Path, stem: str, channels: int | Sequence[str]) -> np.ndarray:
     paths = [Path(root) / f"{stem}{suffix}" for suffix in suffixes(channels)]
     images = [read_channel(path) for path in paths]
     for path, image in zip(paths, images):
         _same_size(path, image.shape, images[0].shape, other="the site's first channel")
     return np.stack(images)
+
+
+def _unpacked(
+    packed: store.Store, stem: str, ends: tuple[str, ...], *, size: int | None, out: np.ndarray | None
+) -> np.ndarray:
+    """A site of a store, all of its channels or those whose file names would end so."""
+    if ends == packed.suffixes and packed.place(stem) is not None:
+        return packed.read(stem, out, size=size)
+    if gaps := _gaps(packed, stem, ends):
+        path = Path(f"{packed.root / stem}{ends[gaps[0] - 1]}")
+        _refuse(path, ("was not packed into this store", "pack it, or leave out the site"))
+    image = packed.read(stem, size=size)[[packed.suffixes.index(end) for end in ends]]
+    return image if out is None else _into(out, image)
+
+
+def _gaps(packed: store.Store, stem: str, ends: Sequence[str]) -> list[int]:
+    """The numbers (from 1) of the channels, named by how their files end, that a store does not have of a site."""
+    lost = {packed.suffixes[number - 1] for number in packed.lacking(stem)}
+    gaps = [number for number, end in enumerate(ends, 1) if end in lost or end not in packed.suffixes]
+    # A site that lost a channel was not packed at all: nothing is there even of the others.
+    return gaps or (list(range(1, len(ends) + 1)) if lost else [])
+
+
+def _into(out: np.ndarray, image: np.ndarray) -> np.ndarray:
+    if out.shape != image.shape or out.dtype != np.uint8:
+        raise InputError(f"a buffer of {out.shape} for a site of {image.shape}", cure="give bytes of the shape of what is read")
+    out[...] = image
+    return out
 
 
 def read_sites(
@@ -67,11 +129,14 @@ def read_sites(
     stems = sites["stem"].tolist()
     if not stems:
         return np.empty((0, len(suffixes(channels)), 0, 0), np.uint8)
-    end = suffixes(channels)[0]
+    end, packed = suffixes(channels)[0], store.is_store(root)
     first = read_site(root, stems[0], channels=channels)
     images = np.empty((len(stems), *first.shape), np.uint8)
 
     def read(place: int) -> None:
+        if packed:  # of one size, and into its place without a copy
+            read_site(root, stems[place], channels=channels, out=images[place])
+            return
         image = read_site(root, stems[place], channels=channels)
         path = Path(root) / f"{stems[place]}{end}"
         _same_size(path, image.shape[1:], first.shape[1:], other=f"{stems[0]}{end}")
@@ -116,13 +181,36 @@ def whole_sites(
 
 def missing_channels(root: Path, stems: pd.Series, *, channels: int | Sequence[str]) -> pd.Series:
     """For each site, the numbers (from 1) of the channels without a file, such as "5, 6"."""
+    ends = suffixes(channels)
+    if packed := store.at(root):
+        missing = [", ".join(map(str, _gaps(packed, stem, ends))) for stem in stems]
+        return pd.Series(missing, index=stems.index, dtype=object)
     places = [stem.rpartition("/") for stem in stems]
     there = {folder: _names(root / folder) for folder in {folder for folder, _, _ in places}}
-    ends = [(str(number), suffix) for number, suffix in enumerate(suffixes(channels), 1)]
+    numbered = [(str(number), end) for number, end in enumerate(ends, 1)]
     missing = [
-        ", ".join(number for number, end in ends if f"{name}{end}" not in there[folder]) for folder, _, name in places
+        ", ".join(number for number, end in numbered if f"{name}{end}" not in there[folder]) for folder, _, name in places
     ]
     return pd.Series(missing, index=stems.index, dtype=object)
+
+
+def stems_in(root: Path, folder: str) -> list[str]:
+    """The sites in a folder of images below `root`, whole or not, in the order of their names (RxRx1's files)."""
+    if packed := store.at(root):
+        return sorted(packed.stems(folder))
+    end = suffixes(1)[0]
+    return sorted(f"{folder}/{name.removesuffix(end)}" for name in _names(Path(root) / folder) if name.endswith(end))
+
+
+def trace(root: Path, stem: str) -> str:
+    """What tells the images around a site from others: SHA-256 of its first channel's file, or of its plate in a store.
+
+    "" where there is no such file.
+    """
+    if packed := store.at(root):
+        return packed.digest(stem.rpartition("/")[0])
+    path = channel_path(root, stem, 1)
+    return sha256(path) if path.is_file() else ""
 
 
 def _names(folder: Path) -> set[str]:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.data.images import channel_path
+from cellsignal.data.images import trace
 from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 
-MAKERS = ("data/images", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches", "learn/batchnorm", "learn/controls",
-          "learn/covariates", "learn/devices", "learn/heads", "learn/models", "learn/standardise", "learn/told")
+MAKERS = (
+    "data/codecs", "data/images", "data/store", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches",
+    "learn/batchnorm", "learn/controls", "learn/covariates", "learn/devices", "learn/heads", "learn/models", "learn/standardise", "learn/told",
+)  # fmt: skip
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
 
@@ -96,14 +98,13 @@ def read_embeddings(path: Path) -> pd.DataFrame:
 def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
     """SHA-256 over all that decides an experiment's scores: its sites, `made_with`, and the code that makes scores.
 
-    `sites`: as `predict_experiment` takes them. The first image of each plate stands for all of its images.
+    `sites`: as `predict_experiment` takes them. The first image of each plate, or its file in a store, stands for all of its images.
     """
-    images = [channel_path(root, stem, 1) for stem in sites.groupby("plate")["stem"].min()]
     facts = {
         **made_with,
         "code": code(),
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
-        "images": [sha256(path) if path.is_file() else "" for path in images],
+        "images": [trace(root, stem) for stem in sites.groupby("plate")["stem"].min()],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -26,7 +26,10 @@ from cellsignal.learn.models import Classifier, load_weights, read_card
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
 HELD_OUT, TEST = "held-out", "test"
-MAKERS = ("data/images", "decide/label_scores", "decide/passes", "learn/backbones", "learn/batches", "learn/devices", "learn/heads", "learn/models")
+MAKERS = (
+    "data/codecs", "data/images", "data/store", "decide/label_scores", "decide/passes", "learn/backbones", "learn/batches", "learn/devices",
+    "learn/heads", "learn/models",
+)  # fmt: skip
 # How the answers of several views, and of several networks, become one.
 COMBINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": lambda answers: answers.mean(axis=0), "max": lambda answers: answers.max(axis=0)}
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from cellsignal.data.images import missing_channels, read_site
+from cellsignal.data.images import missing_channels, read_site, stems_in
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 
@@ -95,8 +95,7 @@ def _read(path: Path, changed: int, channels: int) -> dict[Place, Sums]:
 
 def _from_images(root: Path, folder: str, channels: int) -> Sums:
     """Measured on every whole site of a plate's folder."""
-    names = sorted(path.name.removesuffix("_w1.png") for path in (root / folder).glob("*_w1.png"))
-    stems = pd.Series([f"{folder}/{name}" for name in names])
+    stems = pd.Series(stems_in(root, folder), dtype=object)
     stems = stems[missing_channels(root, stems, channels=channels) == ""]
     with ThreadPoolExecutor() as pool:
         return np.sum(list(pool.map(lambda stem: _sums(read_site(root, stem, channels=channels)), stems)), axis=0)

@@ -1,0 +1,204 @@
+"""A store gives back every pixel, is nobody's surprise when it is damaged, and goes on where packing stopped."""
+
+import os
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellsignal import files
+from cellsignal.data import codecs, packing, parcels, store, store_check
+from cellsignal.data.check import check_dataset
+from cellsignal.data.images import channel_path, missing_channels, read_site, read_sites, reduced, stems_in, trace, whole_sites
+from cellsignal.data.wells import Tables, read_tables
+from cellsignal.decide import kept
+from cellsignal.errors import InputError
+
+GONE, HALF = "train/HUVEC-01/Plate1/B02_s1", "train/HUVEC-02/Plate3/B02_s2"  # no image at all; two channels lost
+
+
+@pytest.fixture
+def plates(data_set: Path, draw: Callable[..., None]) -> Tables:
+    """Two sites of every plate, 8 px: 28 plates, of which two sites are not whole."""
+    tables = read_tables(data_set)
+    for stem in tables.sites.loc[tables.sites["well"] == "B02", "stem"]:
+        if stem != GONE:
+            draw(data_set, stem)
+    for channel in (5, 6):
+        channel_path(data_set, HALF, channel).unlink()
+    return read_tables(data_set)
+
+
+def drawn(tables: Tables):
+    return tables.sites[tables.sites["well"] == "B02"].reset_index(drop=True)
+
+
+def packed(tables: Tables, out: Path, **asked) -> store.Store:
+    packing.pack(packing.plan(tables.root, **asked), out, progress=False)
+    return store.open_store(out)
+
+
+@pytest.mark.parametrize("codec", codecs.CODECS)
+def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: str) -> None:
+    made = packed(plates, tmp_path / "store", codec=codec)
+    again = read_tables(made.root)
+    assert again.sites.equals(plates.sites) and again.wells.equals(plates.wells) and again.sample == plates.sample
+    sites = drawn(plates)
+    assert missing_channels(made.root, sites["stem"], channels=6).tolist() == missing_channels(plates.root, sites["stem"], channels=6).tolist()
+    (whole, notes), (same, told) = whole_sites(plates.root, sites), whole_sites(made.root, sites)
+    assert whole.equals(same) and notes == told and len(notes) == 2
+    pixels = read_sites(plates.root, whole)
+    assert np.array_equal(pixels, read_sites(made.root, whole))
+    assert np.array_equal(pixels, made.read_many(whole["stem"].tolist()))
+    assert np.array_equal(read_site(made.root, whole["stem"].iloc[0], channels=("_w5.png", "_w2.png")), pixels[0][[4, 1]])
+    assert set(stems_in(made.root, "train/HUVEC-02/Plate3")) == set(whole["stem"]) & set(stems_in(plates.root, "train/HUVEC-02/Plate3"))
+
+
+def test_reduced_copies_are_means_over_areas(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store", sizes=(8, 4))
+    stem = drawn(plates)["stem"].iloc[-1]
+    image = read_site(plates.root, stem)
+    assert made.sizes == [8, 4] and np.array_equal(read_site(made.root, stem), image)
+    means = image.reshape(6, 4, 2, 4, 2).mean((2, 4))
+    for copy in (read_site(made.root, stem, size=4), read_site(plates.root, stem, size=4)):
+        assert np.array_equal(copy, np.floor(means + 0.5))
+    assert reduced(np.zeros((1, 8, 6), np.uint8), 4).shape == (1, 4, 3)
+    with pytest.raises(InputError, match="no copies of 2 px; choose one of 8, 4, or pack"):
+        made.read(stem, size=2)
+    with pytest.raises(InputError, match="a copy of 9 px of an image of 8; choose"):
+        read_site(plates.root, stem, size=9)
+
+
+def test_a_buffer_is_filled_and_threads_do_not_mix(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    stems = whole_sites(plates.root, drawn(plates))[0]["stem"].tolist()
+    out = np.empty((len(stems), 6, 8, 8), np.uint8)
+    with ThreadPoolExecutor(8) as pool:
+        filled = list(pool.map(lambda row: made.read(stems[row], out[row]), range(len(stems))))
+    assert all(np.shares_memory(each, out) for each in filled)
+    assert np.array_equal(out, made.read_many(stems))
+    for bad in (np.empty((6, 8, 7), np.uint8), np.empty((6, 8, 8)), np.empty((8, 8, 6), np.uint8).T):
+        with pytest.raises(InputError, match="a buffer of"):
+            made.read(stems[0], bad)
+
+
+def test_a_store_outlives_forks_and_pickles_as_its_folder(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    stems = whole_sites(plates.root, drawn(plates))[0]["stem"].tolist()
+    assert pickle.loads(pickle.dumps(made)) is made
+    expected = [made.read(stem).sum() for stem in stems]
+    child = os.fork()
+    if not child:  # reads the same files, from the same descriptors, at the same time
+        os._exit(0 if all([made.read(stem).sum() for stem in stems] == expected for _ in range(20)) else 1)
+    assert all([made.read(stem).sum() for stem in stems] == expected for _ in range(20))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, plan = tmp_path / "store", packing.plan(plates.root, cell_types=("RPE",))
+    written = []
+
+    def write(out: Path, parcel: parcels.Parcel, *rest, **more) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(parcel.name)
+        parcels.write(out, parcel, *rest, **more)
+
+    monkeypatch.setattr(packing, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        packing.pack(plan, out, progress=False)
+    with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):
+        read_site(out, drawn(plates)["stem"].iloc[0])
+    monkeypatch.undo()
+    orphan = out / written[0] / f"{files.TEMPORARY}1-8.npy"
+    orphan.touch()
+    assert set(packing.pack(plan, out, progress=False)) == {parcel.name for parcel in plan.parcels} - set(written)
+    assert packing.pack(plan, out, progress=False) == [] and not orphan.exists()
+    assert not any(name.startswith("train/HUVEC") for name in store.open_store(out).parts)
+    packing.pack(packing.plan(plates.root), out, progress=False)
+    assert store_check.verify(out, progress=False) == len(drawn(plates)) - 2
+
+
+def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, draw: Callable[..., None]) -> None:
+    made = packed(plates, tmp_path / "store")
+    stem = "train/RPE-02/Plate2/B02_s1"
+    before, wells = made.read(stem), drawn(plates)[lambda sites: sites["experiment"] == "RPE-02"]
+    identity = kept.identity(made.root, wells)
+    draw(plates.root, "other")
+    channel_path(plates.root, "other", 1).replace(channel_path(plates.root, stem, 1))
+    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == ["train/RPE-02/Plate2"]
+    assert not np.array_equal(read_site(made.root, stem), before)  # the open store is not the one of before
+    assert kept.identity(made.root, wells) != identity and trace(made.root, stem) == store.open_store(made.root).digest("train/RPE-02/Plate2")
+
+
+@pytest.mark.parametrize("codec", codecs.CODECS)
+def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path, codec: str) -> None:
+    made = packed(plates, tmp_path / "store", codec=codec)
+    name = "test/RPE-03/Plate4"
+    path, stem = made.file(name, 8), f"{name}/B02_s2"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    faults = check_dataset(made.root, progress=False)
+    mine = faults[faults["file"].str.contains(name)]
+    assert any(place.endswith("B02_s2") for place in mine["file"]) and str(path) in set(mine["file"])
+    with pytest.raises(InputError, match="B02_s2: .*;"):
+        store_check.verify(made.root, progress=False)
+    path.write_bytes(content[:-40])
+    with pytest.raises(InputError, match=rf"8{made.codec.suffix}: is cut short; pack the data set again"):
+        read_site(made.root, stem)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{stem}|No such file"):
+        store.Store(made.root).read(stem)
+
+
+def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    lines = check_dataset(made.root, progress=False)
+    assert len(lines) == len(plates.sites) - len(drawn(plates)) + 2  # whoever drew no image, and the two that lost some
+    assert set(lines["problem"]) == {"was not packed", "lacked channels 5, 6 when it was packed"}
+
+
+def test_a_store_of_something_else_is_refused(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    with pytest.raises(InputError, match="holds a store of another codec, other sizes or channels; choose"):
+        packing.pack(packing.plan(plates.root, sizes=(4,)), made.root, progress=False)
+    with pytest.raises(InputError, match="holds files that no packing wrote; choose"):
+        packing.pack(packing.plan(plates.root), plates.root, progress=False)
+    (plates.root / "pixel_stats.csv").write_text("id_code\n")
+    (made.root / "pixel_stats.csv").write_text("id_code,experiment\n")
+    with pytest.raises(InputError, match="pixel_stats.csv: differs from .*; choose"):
+        packing.pack(packing.plan(plates.root), made.root, progress=False)
+
+
+def test_what_nobody_packed_is_named(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store", cell_types=("HUVEC",))
+    for stem, channel in ((HALF, 5), (GONE, 1), ("test/RPE-03/Plate4/B02_s2", 1)):
+        with pytest.raises(InputError, match=rf"{stem}_w{channel}\.png: was not packed into this store; pack it"):
+            read_site(made.root, stem)
+    with pytest.raises(InputError, match="_red.png: was not packed"):
+        read_site(made.root, "train/HUVEC-01/Plate2/B02_s1", channels=("_red.png",))
+
+
+def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = packing.plan(plates.root, sizes=(8, 4))
+    lines = packing.size_lines(plan)
+    assert [line.split()[0] for line in lines] == ["HUVEC", "RPE", "together", "note:"] and lines[3].startswith(f"note: {plan.left_out:,} sites")
+    assert plan.left_out == len(plates.sites) - len(drawn(plates)) + 2
+    assert plan.bytes == len(plan.sites) * 6 * (64 + 16)
+    monkeypatch.setattr(packing, "KAGGLE", 6 * 80 * 25)
+    assert "there fits: --cell-type RPE, or --sizes 4" in packing.size_lines(plan)[-1]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 100}))
+    with pytest.raises(InputError, match="packing needs .* free; free some space, or pack less"):
+        packing.pack(plan, tmp_path / "store", progress=False)
+
+
+def test_a_damaged_image_is_named_and_leaves_no_part(plates: Tables, tmp_path: Path) -> None:
+    path = channel_path(plates.root, "train/RPE-01/Plate3/B02_s1", 4)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"RPE-01/Plate3/B02_s1_w4\.png: is cut short or damaged"):
+        packing.pack(packing.plan(plates.root), tmp_path / "store", progress=False)
+    assert not list((tmp_path / "store/train/RPE-01").glob("Plate3/*"))

@@ -1,0 +1,83 @@
+"""How a store keeps the pixels of a site: plain, or as one chunk of Blosc2; each gives back every byte."""
+
+import importlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from cellsignal.errors import InputError
+
+_SIZES = struct.Struct("<4xii")  # of a chunk's header: bytes of pixels, bytes in a block
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A way to keep pixels: `encode` makes bytes of uint8[C, H, W], `decode` fills such an array from them.
+
+    `decode` raises ValueError for bytes that `encode` did not make. `plain`: the bytes are the pixels themselves.
+    """
+
+    name: str
+    suffix: str  # of the files
+    encode: Callable[[np.ndarray], bytes]
+    decode: Callable[[bytes, np.ndarray], None]
+    plain: bool = False
+
+
+@cache
+def codec(name: str) -> Codec:
+    """The codec of a name; InputError for an unknown one, or one whose library is not installed."""
+    if name not in CODECS:
+        raise InputError(f"no codec {name!r}", cure=f"choose one of {', '.join(CODECS)}")
+    return CODECS[name]()
+
+
+def _raw() -> Codec:
+    return Codec("raw", ".npy", np.ndarray.tobytes, _copy, plain=True)
+
+
+def _copy(content: bytes, out: np.ndarray) -> None:
+    if len(content) != out.nbytes:
+        raise ValueError(f"{len(content)} bytes, not {out.nbytes}")
+    out[...] = np.frombuffer(content, np.uint8).reshape(out.shape)
+
+
+def _blosc(name: str, kind: str, level: int) -> Codec:
+    """Without a filter: shuffled bits make chunks of microscope images larger, not smaller."""
+    blosc2 = _library(name)
+    making = {
+        "codec": blosc2.Codec[kind], "clevel": level, "typesize": 1, "nthreads": 1, "filters": [blosc2.Filter.NOFILTER],
+        "filters_meta": [0], "splitmode": blosc2.SplitMode.NEVER_SPLIT,
+    }  # fmt: skip
+
+    def encode(image: np.ndarray) -> bytes:
+        return blosc2.compress2(np.ascontiguousarray(image), **making)
+
+    def decode(content: bytes, out: np.ndarray) -> None:
+        # The library trusts a chunk's own word on how much it fills.
+        if len(content) < 16 or _SIZES.unpack_from(content)[0] != out.nbytes:
+            raise ValueError("is no chunk of this many pixels")
+        blosc2.decompress2(content, dst=out, nthreads=1)
+
+    return Codec(name, ".blosc2", encode, decode)
+
+
+def _library(name: str) -> Any:
+    try:
+        blosc2 = importlib.import_module("blosc2")
+    except ImportError:
+        raise InputError(f"the codec {name} needs blosc2", cure="pip install blosc2, or pack with --codec raw") from None
+    blosc2.set_releasegil(True)  # so that threads work side by side
+    return blosc2
+
+
+# By name; the library is looked for when a codec is asked for.
+CODECS: dict[str, Callable[[], Codec]] = {
+    "raw": _raw,
+    "lz4": lambda: _blosc("lz4", "LZ4HC", 9),
+    "zstd": lambda: _blosc("zstd", "ZSTD", 5),
+}

@@ -1,0 +1,186 @@
+"""From a data set to its store: folder by folder, without loss, going on where an earlier call stopped."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from cellsignal import files
+from cellsignal.data import atlas, codecs, store, wells
+from cellsignal.data.archives import gigabytes, on_a_full_disk, require_room
+from cellsignal.data.images import missing_channels, read_site, reduced_sides
+from cellsignal.data.parcels import Form, Parcel, encode, facts, kept, write
+from cellsignal.errors import InputError
+from cellsignal.tasks import Task
+
+CODEC = "raw"
+KAGGLE = 20 * 10**9  # bytes of working space that a notebook has there
+_MOST = 1024  # sites in one part: RxRx1's plates have 616; a data set without plates is cut
+_SAMPLES = 8  # sites that are encoded to tell how much room all will take
+_SLACK = 1.1  # by which compressed images may turn out larger than the sample
+_CURE = "choose another folder, or delete this one"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be packed: `sites` (columns stem, cell_type) that are whole, in `parcels`, and in which `form`.
+
+    `left_out`: the number of sites without all of their channels. `site_bytes`: what a site takes on the disk,
+    exactly for plain pixels, else as measured on some.
+    """
+
+    root: Path
+    form: Form
+    sites: pd.DataFrame
+    parcels: list[Parcel]
+    left_out: int
+    site_bytes: float
+
+    @property
+    def bytes(self) -> int:
+        """What the whole store takes on the disk, but for its tables."""
+        return round(len(self.sites) * self.site_bytes)
+
+
+def plan(data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = ()) -> Plan:
+    """What packing a data set will mean; reads its tables, lists its folders, and looks at some images.
+
+    `sizes`: of the copies' longer side in pixels; empty means the images' own. `cell_types`: empty means all. Raises
+    InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and where no image is.
+    """
+    root, kind = Path(data), codecs.codec(codec)
+    task = atlas.task_of(root)
+    sites = SITES[task.reader](root, task, cell_types)
+    missing = missing_channels(root, sites["stem"], channels=task.suffixes)
+    whole = sites[missing == ""].reset_index(drop=True)
+    if whole.empty:
+        raise InputError("no site has all of its images there", where=root, cure="download the images first")
+    full = read_site(root, whole["stem"].iloc[0], channels=task.suffixes).shape
+    form = Form(kind, task.suffixes, full, {size: (full[0], *reduced_sides(full[1:], size)) for size in _sizes(sizes, max(full[1:]))})
+    chosen = whole["stem"].iloc[:: -(-len(whole) // _SAMPLES)]
+    lengths = [sum(len(content) for content, _ in encode(root, form, stem)) for stem in chosen]
+    return Plan(root, form, whole, _parcels(root, sites["stem"], missing), len(sites) - len(whole), sum(lengths) / len(lengths))
+
+
+def _sizes(sizes: Sequence[int], full: int) -> list[int]:
+    return sorted(set(sizes) or {full}, reverse=True)
+
+
+def _of_wells(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+    return wells.select(wells.read_tables(root), cell_types=cell_types).sites[["stem", "cell_type"]]
+
+
+def _of_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+    if cell_types:
+        raise InputError(f"the task {task.name} has no cell types", where=root, cure="leave out --cell-type")
+    return atlas.read_site_tables(root, task).sites[["stem"]].assign(cell_type="")
+
+
+# By the reader that a task names.
+SITES: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {"wells": _of_wells, "sites": _of_sites}
+
+
+def _parcels(root: Path, stems: pd.Series, missing: pd.Series) -> list[Parcel]:
+    """Folder by folder, in the order of the tables; a folder without a whole site is none."""
+    places = stems.str.rpartition("/")
+    table = pd.DataFrame({"folder": places[0], "name": places[2], "missing": missing})
+    parcels = []
+    for folder, part in table.groupby("folder", sort=False):
+        whole = part["name"][part["missing"] == ""].tolist()
+        lacking = {name: [int(number) for number in numbers.split(", ")] for name, numbers in zip(part["name"], part["missing"]) if numbers}
+        for start in range(0, len(whole), _MOST):
+            name = (folder or store.BESIDE) + (f"/part{1 + start // _MOST}" if len(whole) > _MOST else "")
+            parcels.append(Parcel(root, name, folder, tuple(whole[start : start + _MOST]), lacking if not start else {}))
+    return parcels
+
+
+def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = True) -> list[str]:
+    """Write a store to the folder `out`; the names of the parts that were written now.
+
+    A call after a killed one goes on; one after a whole one adds what is new, such as another cell type. `jobs`: sites read
+    side by side, by default one a core. Raises InputError when `out` holds anything but a store of these tables in this form,
+    when the disk is too small, and for a damaged image, which is named.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError("is a file", where=out, cure="choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with files.locked(out, refusal="another process packs into this folder"), on_a_full_disk(out):
+        whole = _claim(out, plan)
+        todo = [parcel for parcel in plan.parcels if not kept(out, parcel, plan.form)]
+        _check_room(out, plan, todo)
+        _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
+        if todo or not whole:
+            files.write_json(out / store.FILE, {**plan.form.told(), "whole": True, "parts": dict(_found(out, plan))})
+    return [parcel.name for parcel in todo]
+
+
+def _claim(out: Path, plan: Plan) -> bool:
+    """Make `out` a store to be, with the data set's tables; whether it is whole already, as far as it goes."""
+    begun = {**plan.form.told(), "whole": False, "parts": {}}
+    if not (out / store.FILE).exists():
+        if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
+            raise InputError("holds files that no packing wrote", where=out, cure=_CURE)
+        files.write_json(out / store.FILE, begun)
+    told = files.read_json(out / store.FILE)
+    if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
+        raise InputError("holds a store of another codec, other sizes or channels", where=out, cure=_CURE)
+    files.sweep(out, [path.name for path in out.iterdir() if path.is_dir()])
+    for table in sorted(plan.root.glob("*.csv")):
+        _copy(table, out / table.name)
+    return bool(told.get("whole"))
+
+
+def _copy(table: Path, target: Path) -> None:
+    if not target.exists():
+        with files.replacing(target) as temporary:
+            shutil.copyfile(table, temporary)
+    elif files.sha256(table) != files.sha256(target):
+        raise InputError(f"differs from {table}: the store is of another data set", where=target, cure=_CURE)
+
+
+def _check_room(out: Path, plan: Plan, todo: Iterable[Parcel]) -> None:
+    needed = sum(len(parcel.names) for parcel in todo) * plan.site_bytes * (1 if plan.form.codec.plain else _SLACK)
+    require_room(out, round(needed), purpose="packing", cure="free some space, or pack less: --cell-type NAME, --sizes PX")
+
+
+def _write(out: Path, plan: Plan, todo: Sequence[Parcel], *, jobs: int, progress: bool) -> None:
+    total, done = (sum(len(parcel.names) for parcel in parcels) for parcels in (plan.parcels, todo))
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
+        for parcel in todo:
+            write(out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
+
+
+def _found(out: Path, plan: Plan) -> Iterator[tuple[str, dict[str, object]]]:
+    """What store.json tells of each part of this form that lies in the folder."""
+    for path in sorted(out.rglob(store.INDEX)):
+        name = path.parent.relative_to(out).as_posix()
+        found = facts(out, name)
+        if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
+            yield name, {"folder": found["folder"], "sites": len(found["sites"]), "files": found["files"]}
+
+
+def size_lines(plan: Plan) -> list[str]:
+    """How large the store will be, one line a cell type, and a note when Kaggle cannot hold it, which names what fits there."""
+    counts = plan.sites["cell_type"].value_counts()
+    about = "" if plan.form.codec.plain else "about "
+    rows = [*((name, count) for name, count in counts.items() if name), ("together", len(plan.sites))]
+    lines = [f"{name:8} {count:>8,} sites  {about}{gigabytes(round(count * plan.site_bytes))}" for name, count in rows]
+    if plan.left_out:
+        lines.append(f"note: {plan.left_out:,} sites have not all of their images there and are left out")
+    return lines + ([] if plan.bytes <= KAGGLE else [_kaggle_line(plan, counts)])
+
+
+def _kaggle_line(plan: Plan, counts: pd.Series) -> str:
+    ways = [f"--cell-type {name}" for name, count in counts.items() if name and count * plan.site_bytes <= KAGGLE]
+    pixels = sum(height * width for _, height, width in plan.form.shapes.values())
+    size = max(plan.form.shapes)
+    while (smaller := size * size / pixels * plan.bytes) > KAGGLE:
+        size //= 2
+    ways.append(f"--sizes {size} ({gigabytes(round(smaller))})")
+    return f"note: Kaggle has {gigabytes(KAGGLE)} of working space; there fits: {', or '.join(ways)}"

@@ -1,0 +1,173 @@
+"""One folder of a data set's images on its way into a store: read, reduced, encoded, written, noted."""
+
+import hashlib
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from zlib import crc32
+
+import numpy as np
+
+from cellsignal import files
+from cellsignal.data import store
+from cellsignal.data.codecs import Codec
+from cellsignal.data.images import read_site, reduced
+from cellsignal.errors import InputError
+
+Item, Made = TypeVar("Item"), TypeVar("Made")
+_AHEAD = 4  # sites a thread may be ahead of the writer: what waits lies in memory
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What becomes one part of a store: the images of a folder below `root`, or some of them.
+
+    `names`: its whole sites, in order. `missing`: the numbers of the channels that others lack.
+    """
+
+    root: Path
+    name: str
+    folder: str
+    names: tuple[str, ...]
+    missing: dict[str, list[int]]
+
+    @property
+    def stems(self) -> list[str]:
+        """The path of each whole site below the root."""
+        return [f"{self.folder}/{name}" if self.folder else name for name in self.names]
+
+    def source(self) -> str:
+        """What tells these images from others, without reading them: a digest of names, sizes and times of the files."""
+        if packed := store.at(self.root):
+            facts = [packed.digest(self.folder)]
+        else:
+            with os.scandir(self.root / self.folder) as entries:
+                facts = sorted(f"{entry.name} {entry.stat().st_size} {entry.stat().st_mtime_ns}" for entry in entries)
+        return hashlib.sha256("\n".join([*facts, *self.names, *self.missing]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Form:
+    """How pixels are kept: by which codec, of which channels, and the shape (C, H, W) of the copies of each size.
+
+    `full`: the shape of the images themselves.
+    """
+
+    codec: Codec
+    suffixes: tuple[str, ...]
+    full: tuple[int, ...]
+    shapes: dict[int, tuple[int, ...]]
+
+    def told(self) -> dict[str, Any]:
+        """As store.json has it."""
+        shapes = {str(size): list(shape) for size, shape in self.shapes.items()}
+        return {"store": store.VERSION, "codec": self.codec.name, "suffixes": list(self.suffixes), "shapes": shapes}
+
+
+def kept(out: Path, parcel: Parcel, form: Form) -> bool:
+    """Whether a part is whole already, and of the same images in the same form."""
+    found = facts(out, parcel.name)
+    if found is None or found["made"] != _made(parcel, form):
+        return False
+    sizes = {name: made["bytes"] for name, made in found["files"].items()}
+    return all(path.is_file() and path.stat().st_size == sizes[path.name] for path in (out / parcel.name / name for name in sizes))
+
+
+def facts(out: Path, name: str) -> dict[str, Any] | None:
+    """What is noted of a part that was written whole; None where there is no such part."""
+    try:
+        found = files.read_json(out / name / store.INDEX)
+    except InputError:
+        return None
+    return found if isinstance(found, dict) and {"made", "files", "folder", "sites"} <= set(found) else None
+
+
+def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:
+    """Write a part of a store: its files, whole or not at all, and then its index; `tell` is called for each site.
+
+    InputError for a damaged image, or one of another size than the data set's first.
+    """
+    folder = out / parcel.name
+    encoded = ahead(pool, partial(encode, parcel.root, form), parcel.stems, count=threads * _AHEAD)
+    with ExitStack() as stack:
+        paths = {size: folder / f"{size}{form.codec.suffix}" for size in form.shapes}
+        sinks = {size: stack.enter_context(_sink(path, form, size, len(parcel.names))) for size, path in paths.items()}
+        for copies in encoded:
+            for sink, (content, checksum) in zip(sinks.values(), copies):
+                sink.write(content)
+                sink.checksums.append(checksum)
+            tell()
+    index = {
+        "folder": parcel.folder,
+        "made": _made(parcel, form),
+        "files": {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()},
+        "sites": parcel.names,
+        "missing": parcel.missing,
+        "crc32": {str(size): sink.checksums for size, sink in sinks.items()},
+        "places": {str(size): sink.places for size, sink in sinks.items()},
+    }
+    files.write_json(folder / store.INDEX, index)
+
+
+def encode(root: Path, form: Form, stem: str) -> list[tuple[bytes, int]]:
+    """The bytes of a site's copies, one for each size, and the CRC-32 of their pixels."""
+    image = read_site(root, stem, channels=form.suffixes)
+    if image.shape != form.full:
+        what = "is {}x{} pixels, the data set's first site {}x{}".format(*image.shape[1:], *form.full[1:])
+        raise InputError(what, where=root / stem, cure="give all images one size")
+    copies = [reduced(image, size) for size in form.shapes]
+    return [(form.codec.encode(copy), crc32(np.ascontiguousarray(copy))) for copy in copies]
+
+
+def _made(parcel: Parcel, form: Form) -> dict[str, Any]:
+    return {"source": parcel.source(), **form.told()}
+
+
+@dataclass
+class _Sink:
+    """A part's file of one size while it is written: where each site begins, and where the last ends."""
+
+    stream: BinaryIO
+    digest: Any = field(default_factory=hashlib.sha256)
+    places: list[int] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
+
+    def write(self, content: bytes) -> None:
+        self.stream.write(content)
+        self.digest.update(content)
+        self.places.append(self.stream.tell())
+
+
+@contextmanager
+def _sink(path: Path, form: Form, size: int, count: int) -> Iterator[_Sink]:
+    """Open a part's file of one size; with plain pixels it is one that NumPy opens, uint8[N, C, H, W]."""
+    header = io.BytesIO()
+    if form.codec.plain:
+        shape = (count, *form.shapes[size])
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with files.replacing(path) as temporary, open(temporary, "wb") as stream:
+        sink = _Sink(stream)
+        sink.write(header.getvalue())
+        yield sink
+
+
+def ahead(pool: Executor, function: Callable[[Item], Made], items: Iterable[Item], *, count: int) -> Iterator[Made]:
+    """`function` of each item, in order, with so many of them under way."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            if len(waiting) >= count:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,85 @@
+"""A store looked through: every site's pixels against the sums of the packing, every file against its digest."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from cellsignal import files
+from cellsignal.data import store
+from cellsignal.data.problems import Problem, refuse
+from cellsignal.errors import InputError
+
+_MISSING = "pack it, or take its wells out of the tables"
+_AGAIN = "pack it again: delete its folder in the store first"
+
+
+class Look(NamedTuple):
+    """What the pixels of a site showed: a digest of each channel, and what is wrong."""
+
+    stem: str
+    digests: tuple[bytes, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def verify(root: Path, *, progress: bool = True) -> int:
+    """Read back every copy of every site; their number. InputError names the first that differs from what was packed."""
+    packed = store.open_store(root)
+    stems = [stem for _, stem in store.walk(packed)]
+    refuse([problem for look in looks(packed, stems, progress=progress) for problem in look.problems])
+    return len(stems) * len(packed.sizes)
+
+
+def looks(packed: store.Store, stems: Sequence[str], *, progress: bool) -> Iterator[Look]:
+    """Read sites in all their sizes, by several threads."""
+    bar = tqdm(total=len(stems), desc="check sites", unit="site", disable=not progress)
+    with bar, ThreadPoolExecutor() as pool:
+        for look in pool.map(lambda stem: _look(packed, stem), stems):
+            bar.update()
+            yield look
+
+
+def _look(packed: store.Store, stem: str) -> Look:
+    """The largest copy tells one picture from another."""
+    digests, problems = (), []
+    for size in packed.sizes:
+        try:
+            whole = packed.whole(stem, size=size)
+        except InputError as error:
+            what, _, cure = str(error).partition("; ")
+            problems.append(Problem(str(packed.root / stem), what, cure))
+            continue
+        if not whole:
+            problems.append(Problem(str(packed.root / stem), f"its pixels of {size} px are not those that were packed", _AGAIN))
+        elif size == packed.sizes[0]:
+            digests = tuple(hashlib.blake2b(plane, digest_size=16).digest() for plane in packed.read(stem, size=size))
+    return Look(stem, digests, tuple(problems))
+
+
+def unpacked(packed: store.Store, stems: Iterable[str]) -> Iterator[Problem]:
+    """One problem for each of these sites that the store has not, or for a folder of which it has none."""
+    folders = Counter(folder for stem in stems if not packed.stems(folder := stem.rpartition("/")[0]))
+    for folder, count in folders.items():
+        yield Problem(str(packed.root / folder), f"none of its {count:,} sites was packed", _MISSING)
+    for stem in stems:
+        if stem.rpartition("/")[0] not in folders and (numbers := packed.lacking(stem)):
+            some = len(numbers) < len(packed.suffixes)
+            what = f"lacked channels {', '.join(map(str, numbers))} when it was packed" if some else "was not packed"
+            yield Problem(str(packed.root / stem), what, _MISSING)
+
+
+def altered(packed: store.Store, parts: Iterable[str]) -> Iterator[Problem]:
+    """One problem for each file of these parts that is not as it was packed."""
+    for name in parts:
+        for file, facts in packed.parts[name]["files"].items():
+            path = packed.root / name / file
+            if not path.is_file():
+                yield Problem(str(path), "no such file", _AGAIN)
+            elif path.stat().st_size != facts["bytes"]:
+                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {facts['bytes']:,}", _AGAIN)
+            elif files.sha256(path) != facts["sha256"]:
+                yield Problem(str(path), "its bytes are not those that were packed", _AGAIN)
