@@ -149,7 +149,7 @@ def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
     demo = yaml.safe_load((ROOT / f"papermill_params/{name}.yaml").read_text())
     default = Recipe(run=f"runs/{name}").model_dump()
     given = literals(path)
-    own = {"cell_type", "network", "stored", *["run", "runs"] * (path.stem == "compare")}  # which of the run's networks, and what to take as it lies there: the chain says it
+    own = {"cell_type", "network", "stored", "scored", *["run", "runs"] * (path.stem == "compare")}  # which of the run's networks, and what to take as it lies there: the chain says it
     assert set(given) <= {*Recipe.model_fields, *own}
     given = {name: value for name, value in given.items() if name not in own}
     assert given == {name: demo.get(name, default[name]) for name in given}

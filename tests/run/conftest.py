@@ -43,12 +43,12 @@ files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},0\\n"
 
 @pytest.fixture
 def write_toy() -> Callable[..., Path]:
-    """write_toy(folder, name, body=...) writes a notebook as the chain expects it, and gives its path."""
+    """write_toy(folder, name, body=..., parameters=...) writes a notebook as the chain expects it, and gives its path."""
 
-    def write(folder: Path, name: str, *, body: str | None = None) -> Path:
-        parameters, usual = TOYS[name]
+    def write(folder: Path, name: str, *, body: str | None = None, parameters: str | None = None) -> Path:
+        known, usual = TOYS[name]
         end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
-        cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP, body or usual, end)]
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, body or usual, end)]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = folder / name / f"{name}.ipynb"

@@ -27,6 +27,8 @@ def run(
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
     out: Out = None,
     way: Annotated[Way | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
+    storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
 ) -> None:
     """Go from plates to a submission and a report.
 
@@ -36,17 +38,27 @@ def run(
     --from says first what it overwrites, and asks nothing. From scores, it only decides again: minutes, and no image
     is opened. From weights, it predicts and decides with them as they are, and trains nothing. From scratch, it
     makes everything again.
+
+    --ray draws plates, trains and predicts on the machines of a Ray cluster, and decides here. They see the run folder and
+    the plates, or all reach --storage (file:///shared/run, s3://bucket/run), over which files then go to and fro.
     """
     from cellsignal.run import recipe
 
     if out is not None and not out.strip():
         raise InputError("--out is empty", cure="name a folder, or leave --out away")
+    if storage and not ray:
+        raise InputError("--storage is for machines of a cluster", cure="add --ray ADDRESS, or leave it away")
     checked = recipe.load(params, parameter or ())
     from cellsignal.run import chain
     from cellsignal.run.summary import summary
 
+    engine = None
+    if ray:
+        from cellsignal.run.cluster import Cluster
+
+        engine = Cluster(ray, storage)
     began = time.monotonic()
-    folder = chain.run_chain(checked, run=out or "", way=way.value if way else "")
+    folder = chain.run_chain(checked, run=out or "", way=way.value if way else "", engine=engine)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
 

@@ -18,7 +18,7 @@ from cellsignal.data.atlas_drawing import Subject, photograph
 from cellsignal.data.labels import Labels, write_labels
 from cellsignal.data.labelsets import label_sets
 from cellsignal.data.phenotypes import stream
-from cellsignal.data.workshop import WORKSHOP, desk, side_by_side
+from cellsignal.data.workshop import WORKSHOP, SideBySide, desk, side_by_side
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS
 
@@ -52,9 +52,9 @@ class _Sites:
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None) -> None:
+    def write(self, out: Path, *, processes: int | None, by: SideBySide = side_by_side) -> None:
         """Photograph what is not there yet, then write the tables."""
-        _render(out, self.table, preset=self.preset, seed=self.seed, processes=processes)
+        _render(out, self.table, preset=self.preset, seed=self.seed, processes=processes, by=by)
         _write_tables(out, self.table)
 
 
@@ -118,7 +118,7 @@ def _id(seed: int, kind: str, number: int) -> str:
     return str(uuid.UUID(bytes=hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()[:16]))
 
 
-def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None) -> None:
+def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None, by: SideBySide) -> None:
     """Photograph the sites part by part; a part is done when its marker is there."""
     made = desk(out)
     for kind in ("train", "test"):
@@ -132,7 +132,7 @@ def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, proces
         )
         if not (out / WORKSHOP / f"part-{number}").exists():
             parts.append((number, subjects, made / f"part-{number}"))
-    for number, folder in tqdm(side_by_side(_photograph, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
+    for number, folder in tqdm(by(_photograph, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
         for picture in sorted(folder.rglob("*.png")):
             os.rename(picture, out / picture.relative_to(folder))
         files.write_text(out / WORKSHOP / f"part-{number}", "")

@@ -19,7 +19,7 @@ from cellsignal.data.rendering import Plate, photograph
 from cellsignal.data.tissue import FIELD
 from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
-from cellsignal.data.workshop import RECEIPT, WORKSHOP, desk, side_by_side, workshop
+from cellsignal.data.workshop import RECEIPT, WORKSHOP, SideBySide, desk, side_by_side, workshop
 from cellsignal.errors import InputError
 from cellsignal.tasks import TASKS, Task
 
@@ -68,13 +68,13 @@ def presets_of(task: Task) -> list[str]:
 
 def simulate(
     out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
-    image_size: int | None = None, processes: int | None = None,
+    image_size: int | None = None, processes: int | None = None, by: SideBySide = side_by_side,
 ) -> None:
     """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
 
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
     `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
-    the number of processes; a second call goes on where a killed one stopped, or does nothing.
+    the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
     Raises InputError when `out` holds anything else, or an argument names nothing.
     """
     if seed < 0:
@@ -84,7 +84,7 @@ def simulate(
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
     with workshop(Path(out), receipt) as todo:
         if todo:
-            screen.write(Path(out), processes=processes)
+            screen.write(Path(out), processes=processes, by=by)
 
 
 def _preset(name: str, *, image_size: int | None) -> Any:
@@ -107,9 +107,9 @@ class _Plates:
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None) -> None:
+    def write(self, out: Path, *, processes: int | None, by: SideBySide = side_by_side) -> None:
         """Photograph every plate, then write the tables."""
-        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes)
+        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes, by=by)
         _write_tables(out, self.table)
 
 
@@ -173,13 +173,13 @@ def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
     return row["experiment"], row["plate"], row["well"]
 
 
-def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None) -> None:
+def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None, by: SideBySide) -> None:
     """Photograph what is not there yet; each experiment appears in its place when it is whole."""
     place_of = desk(out)
     todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
     work = [(part, place_of / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
     done: dict[str, dict[int, str]] = {place: {} for place in todo}
-    finished = side_by_side(_photograph, work, processes=processes)
+    finished = by(_photograph, work, processes=processes)
     for plate, folder, rows in tqdm(finished, total=len(work), desc="simulate", unit="plate"):
         place = str(folder.parent.relative_to(place_of))
         done[place][plate] = rows

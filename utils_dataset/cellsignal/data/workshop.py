@@ -18,6 +18,7 @@ from cellsignal.errors import InputError
 WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan and what is finished of it
 RECEIPT = "simulate.json"
 Part, Made = TypeVar("Part"), TypeVar("Made")
+SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def score_experiments(
         return {kind: stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
     budget = budget or Budget()
     knobs = Knobs(scope, tuple(batch_sizes), refinements, devices.resolve(device, precision), statistics[-1], views)
-    networks = _networks(weights, sites["cell_type"].unique(), name=name, device=device, joint=joint)
+    networks = _networks(weights, pd.concat([sites, beside])["cell_type"].unique(), name=name, device=device, joint=joint)
     if note := scope_note(weights, list(networks), name, scope, joint=joint):
         warnings.warn(note, stacklevel=2)
     asked = _experiments(sites, networks) | _experiments(beside, networks)
@@ -126,9 +126,9 @@ def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFr
 
 
 def _beside(sites: pd.DataFrame, taught: pd.DataFrame | None) -> pd.DataFrame:
-    """The sites of the experiments, of the cell types in `sites`, that are embedded and not scored."""
-    if taught is None:
-        return sites.iloc[:0]
+    """The sites of the experiments, of the cell types in `sites` if there are any, that are embedded and not scored."""
+    if taught is None or sites.empty:
+        return sites.iloc[:0] if taught is None else taught
     return taught[taught["cell_type"].isin(sites["cell_type"]) & ~taught["experiment"].isin(sites["experiment"])]
 
 

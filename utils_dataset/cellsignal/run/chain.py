@@ -11,7 +11,8 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.learn.budget import Budget
-from cellsignal.run import inputs, manifest, notebooks, paths, plans, provenance, readers, rebuild, session, steps
+from cellsignal.run import inputs, manifest, notebooks, parts, paths, plans, provenance, readers, rebuild, session, steps
+from cellsignal.run.engine import Errand, Here
 from cellsignal.run.notebooks import StepFailed, Unfinished
 from cellsignal.run.progress import Display
 from cellsignal.run.recipe import Recipe
@@ -27,8 +28,8 @@ LAST_START, SHARE = 15 * 60.0, 0.25  # so many seconds, or this share of a short
 PATIENCE = 60.0  # seconds for the kernels of a killed run to notice and end
 
 
-def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = None, way: str = "") -> Path:
-    """Run what is not whole of a run and give its folder; `run` wins over the recipe's.
+def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = None, way: str = "", engine: Here | None = None) -> Path:
+    """Run what is not whole of a run and give its folder; `run` wins over the recipe's, `engine` executes its notebooks.
 
     With a `way` of `rebuild.WAYS` it is made again from there. Raises InputError when parameters, plates, tables or
     what a way starts from are at fault, StepFailed when a step fails, Unfinished when the time budget is spent: then
@@ -40,23 +41,23 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     root = inputs.check(recipe.data, run=folder, preset=recipe.preset, task=TASKS[recipe.task])
     ours = not recipe.data and root == paths.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}
-    with _alone(folder):
+    engine, budget = engine or Here(), session.budget(recipe.time_budget_minutes)
+    with _alone(folder), engine.opened(folder, deadline=budget.deadline):
         files.sweep(folder, ROOMS)
         session.mark(folder)
         manifest.place(folder, "0-chain").unlink(missing_ok=True)  # its hashes are about to be wrong
-        budget = session.budget(recipe.time_budget_minutes)
-        environment = paths.kernel_environment(folder, deadline=budget.deadline)
-        chain = Chain(folder, values, environment, Display(folder), budget, budget.left)
+        chain = Chain(folder, values, root, engine, Display(folder), budget, budget.left)
         done = {"simulate": chain.simulate()}
         wanted = {key: values[key] for key in ("run", "preset", "seed", "cell_types", "experiments", "folds")}
         cell_types = readers.look(recipe.task, values["data"], **wanted)
         files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
         plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
-        steps.forget_others(folder, ["simulate", *["report"] * recipe.pages, *(step.name for step in plan)])
+        divided = parts.pieces(plan, values) if engine.divides else []
+        steps.forget_others(folder, ["simulate", *["report"] * recipe.pages, *(step.name for step in (*plan, *divided))])
         if not recipe.pages:
             (folder / "report.html").unlink(missing_ok=True)  # it would tell of another run
         plan, taken = rebuild.begin(folder, plan, way, values=values)
-        chain.drive(plan, done | taken, slots=recipe.parallel)
+        chain.drive(parts.joined(plan, divided), done | taken, slots=engine.slots(recipe.parallel))
         rebuild.ended(folder)
     return folder
 
@@ -90,7 +91,8 @@ class Chain:
 
     folder: Path
     values: Mapping[str, Any]  # every parameter, resolved
-    environment: dict[str, str]  # of the notebooks' processes
+    data: Path  # the plates
+    engine: Here
     display: Display
     budget: Budget
     time: float  # that there was in the beginning, in seconds
@@ -106,7 +108,9 @@ class Chain:
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
         if preset and not data and steps.outdated(self.folder, step, same=same):
             inputs.discard(root)
-        return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=TASKS[self.values["task"]]))
+        how = {"by": self.engine.side_by_side} if self.engine.side_by_side else {}
+        task = TASKS[self.values["task"]]
+        return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=task, **how))
 
     def drive(self, plan: list[Step], done: Markers, *, slots: int) -> None:
         """Run the notebooks of `plan` on `slots` slots, then write the report; `done` gains every marker."""
@@ -131,7 +135,7 @@ class Chain:
         waiting: list[Step] = list(plan)
         running: dict[Future[Marker | None], Step] = {}
         while running or (waiting and not self.budget.spent):
-            ready = [] if self.budget.spent else [step for step in waiting if set(step.needs) <= set(done)]
+            ready = [] if self.budget.spent else [step for step in waiting if {*step.needs, *step.after} <= set(done)]
             for step in ready[: slots - len(running)]:
                 waiting.remove(step)
                 running[pool.submit(self._notebook, step, done)] = step
@@ -148,7 +152,7 @@ class Chain:
         same = steps.identity(step, parameters=parameters, done=done)
         least = 0.0 if "time_budget_minutes" in parameters else self._last_start()
         try:
-            marker = self._once(step, same, lambda: self._execute(step, parameters), least=least)
+            marker = self._once(step, same, lambda: self._execute(step, parameters, done), least=least)
             return self._paged(step, marker) if self.values["pages"] else marker
         except Unfinished as spent:
             self.budget.stop(self.budget.note or str(spent))
@@ -156,21 +160,18 @@ class Chain:
 
     def _paged(self, step: Step, marker: Marker) -> Marker:
         """The marker of a step that is whole, after its HTML page was written if an earlier run went without."""
-        notebook, page = (self.folder / name for name in step.pages)
-        if page.exists():
+        if all((self.folder / name).exists() for name in step.pages):
             return marker
+        notebook, _ = (self.folder / name for name in step.pages)
         notebooks.write_page(notebook)
         return steps.write_marker(self.folder, step, identity=marker["identity"], seconds=marker["seconds"])
 
-    def _execute(self, step: Step, parameters: Mapping[str, Any]) -> None:
+    def _execute(self, step: Step, parameters: Mapping[str, Any], done: Markers) -> None:
         """Execute a notebook, and see in its manifest whether it did all its work."""
         self.worked.set()
         manifest.place(self.folder, step.name).unlink(missing_ok=True)
-        target = self.folder / step.pages[0]
-        notebooks.execute(step.notebook, target=target, parameters=parameters, environment=self.environment, stop=self.stop)
-        if self.values["pages"]:
-            notebooks.write_page(target)
-        written = manifest.read(self.folder, step.name)
+        page = self.values["pages"] and bool(step.pages)
+        written = self.engine.execute(Errand(step, parameters, done, self.data, page, self.stop))
         if written is None:
             raise StepFailed("it ended without writing its manifest")
         if not written["complete"]:
@@ -205,6 +206,7 @@ class Chain:
             began = time.monotonic()
             _named(step, work)
             marker = steps.write_marker(self.folder, step, identity=same, seconds=time.monotonic() - began)
+        self.engine.whole(step, marker)
         self.display.ended(step, seconds=marker["seconds"], kept=kept)
         return marker
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from cellsignal import files
 from cellsignal.data import atlas, wells
@@ -43,27 +44,27 @@ def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed
     return atlas.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
 
 
-def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1) -> Path:
-    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole."""
+def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, **how: Any) -> Path:
+    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole; `how` goes to `simulate`."""
     root = check(data, run=run, preset=preset, task=task)
     if preset:
         with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
-            _simulate(root, preset=preset, seed=seed, ours=not data)
+            _simulate(root, preset=preset, seed=seed, ours=not data, **how)
     return root
 
 
-def _simulate(root: Path, *, preset: str, seed: int, ours: bool) -> None:
+def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
     """Finish the simulation in `root`; another one gives way only inside the run's own folder."""
     from cellsignal.data import simulate
 
     try:
-        simulate.simulate(root, preset=preset, seed=seed)
+        simulate.simulate(root, preset=preset, seed=seed, **how)
     except InputError:
         marks = (root / simulate.RECEIPT, root / simulate.WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
         discard(root)
-        simulate.simulate(root, preset=preset, seed=seed)
+        simulate.simulate(root, preset=preset, seed=seed, **how)
 
 
 def discard(root: Path) -> None:

@@ -16,6 +16,7 @@ from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import sources
 
+_LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
@@ -46,8 +47,10 @@ def parameter_names(path: Path) -> list[str]:
     return [target.id for node in sources.parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
 
 
-def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event) -> None:
-    """Run `notebook` with papermill in a process of its own; `target` appears when it has ended.
+def execute(
+    notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event, leash: bool = False
+) -> None:
+    """Run `notebook` with papermill in a process of its own, on a `leash` that ends it with ours; `target` appears when it has ended.
 
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
@@ -55,11 +58,12 @@ def execute(notebook: Path, *, target: Path, parameters: Mapping[str, Any], envi
     partial = files.partial(target)
     for old in (partial, target, target.with_suffix(".html")):
         old.unlink(missing_ok=True)  # what is there afterwards is of this run
+    command = [*_LEASH * leash, *_command(notebook, partial, parameters)]
     try:
-        code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
+        code, last_words = _said(command, environment=environment, stop=stop)
         if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
             partial.unlink(missing_ok=True)
-            code, last_words = _papermill(notebook, partial, parameters, environment=environment, stop=stop)
+            code, last_words = _said(command, environment=environment, stop=stop)
         if partial.exists():
             os.replace(partial, target)
     finally:
@@ -76,17 +80,20 @@ def write_page(notebook: Path) -> None:
     files.write_text(notebook.with_suffix(".html"), page)
 
 
-def _papermill(
-    notebook: Path, target: Path, parameters: Mapping[str, Any], *, environment: dict[str, str], stop: Event
-) -> tuple[int, str]:
-    """Exit code and last line of a papermill process."""
+def _command(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> list[str]:
     # YAML and not JSON: JSON's 1e-05 would come back as text, for want of a dot.
     values = yaml.safe_dump(dict(parameters), allow_unicode=True)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]
-    command = [sys.executable, "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
+    return [sys.executable, "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
+
+
+def _said(command: list[str], *, environment: dict[str, str], stop: Event) -> tuple[int, str]:
+    """Exit code and last line of a papermill process."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        _wait(process, stop)
+        # A pipe that nobody writes to: on a leash its end is the sign to end, without one it is never read.
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        with process.stdin:
+            _wait(process, stop)
         log.seek(0)
         lines = log.read().decode(errors="replace").split("\n")
     return process.returncode, next((line for line in reversed(lines) if line.strip()), "")
@@ -96,6 +103,7 @@ def _wait(process: subprocess.Popen[bytes], stop: Event) -> None:
     while process.poll() is None and not stop.wait(0.05):
         pass
     if process.poll() is None:
+        process.stdin.close()  # which a leash heeds, and no signal
         process.terminate()  # papermill takes its kernel with it
         try:
             process.wait(timeout=10)

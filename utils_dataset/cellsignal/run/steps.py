@@ -34,11 +34,18 @@ class Step:
     checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by this step
     entry: str = ""  # the import by which a step without notebook starts
+    after: tuple[str, ...] = ()  # steps that come before it, and leave nothing that it would not make itself
+    part: str = ""  # the experiment, of a step that does a part of another one's work
 
     @property
     def pages(self) -> tuple[str, ...]:
-        """The executed notebook and its HTML, relative to the run folder."""
-        return tuple(f"notebooks/{self.name}{suffix}" for suffix in (".ipynb", ".html")) if self.notebook else ()
+        """The executed notebook and its HTML, relative to the run folder; a part has none to keep."""
+        return tuple(f"notebooks/{self.name}{suffix}" for suffix in (".ipynb", ".html")) if self.notebook and not self.part else ()
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is worth another machine: it trains, or predicts an experiment."""
+        return bool(self.checkpoints or self.part)
 
     @property
     def makes(self) -> tuple[str, ...]:

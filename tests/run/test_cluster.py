@@ -1,0 +1,152 @@
+"""A run on machines that are threads: the same files as without them, over a shared folder and over a storage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machines import Machines
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.run import chain, cluster, errands, recipe
+
+PREDICTION = """if stored != "scores":
+    learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
+    place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(data).iterdir())
+    notes = files.read_json(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
+    for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
+        made = f"{name} {learnt} {len(tables)}"
+        if not (place / f"{name}.parquet").exists():
+            files.write_text(place / f"{name}.parquet", made)
+        notes[name] = {"sha256": files.sha256(place / f"{name}.parquet")}
+    files.write_json(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
+if not scored:
+    files.write_json(folder / "metrics.json", {"ladder": []})
+    files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
+    scores = [path.read_text() for path in sorted((folder / "scores").glob("*/*/*.parquet"))]
+    files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},{scores}\\n")"""
+TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
+PARTS = [f"4-predict-assign@U2OS-0{number}" for number in (1, 2, 3)]  # training experiments, too, are embedded for prototypes
+ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "report", "simulate"]
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
+    ray = Machines()
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    return ray
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, plates: Path, kernels: Path, write_toy: Callable[..., Path], in_this_process: None, machines: Machines,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., list[str]]:
+    """run(folder, storage=..., **parameters) gives the names of the steps that were not kept."""
+    write_toy(kernels, "4-predict-assign", parameters='run = ""\ndata = ""\nassignment = ""\nstored = ""\nscored = []', body=PREDICTION)
+    names = ("seed", "cell_type", "pretrain_epochs", "workers", "processes", "run")
+    write_toy(kernels, "2-pretrain-controls", parameters="\n".join(f"{name} = 0" for name in names))
+
+    def steps(name: str, *, storage: str = "", alone: bool = False, way: str = "", **parameters: Any) -> list[str]:
+        capsys.readouterr()
+        checked = recipe.check({"data": str(plates), "prototypes": 0.3, **parameters})
+        engine = None if alone else cluster.Cluster("local", storage)
+        chain.run_chain(checked, run=tmp_path / name, kernels=kernels, engine=engine, way=way)
+        return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
+
+    return steps
+
+
+def made(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a run is for."""
+    found = [path for each in ("weights/**/*", "scores/**/*", "submission*", "metrics.json") for path in folder.glob(each)]
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in sorted(found) if path.is_file()}
+
+
+def test_a_shared_folder_gets_the_files_that_one_machine_makes(run: Callable[..., list[str]], tmp_path: Path, machines: Machines) -> None:
+    assert run("one", alone=True) == sorted(set(ALL) - set(PARTS))
+    assert run("two") == ALL
+    assert made(tmp_path / "two") == made(tmp_path / "one")
+    assert "scores/model/adapted/U2OS-03.parquet" in made(tmp_path / "two")
+    assert machines.asked == [{"max_retries": cluster.RETRIES, "num_cpus": 1, "num_gpus": 0}] * 5
+    assert run("two") == [] and len(machines.asked) == 5
+    assert run("two", alone=True) == ["report"]  # one machine has other steps to report of, and repeats none
+    assert not (tmp_path / "two" / errands.ROOM).exists()
+
+
+def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    run("run")
+    assert run("run", assignment="raw") == ["4-predict-assign", "report"]
+    (tmp_path / "run/scores/model/adapted/U2OS-02.parquet").unlink()
+    assert run("run", assignment="raw") == ["4-predict-assign@U2OS-02", "report"]  # the same scores: the decision stands
+    assert run("run", assignment="raw", way="scores") == ["4-predict-assign", "report"]
+    assert set(run("run", assignment="raw", way="weights")) >= {"4-predict-assign", *PARTS}
+
+
+def test_over_a_storage_the_same_files_come_and_stay(
+    run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errands.tempfile, "tempdir", str(tmp_path))
+    storage = f"file://{tmp_path}/store"
+    run("one", alone=True)
+    assert run("two", storage=storage) == ALL
+    assert made(tmp_path / "two") == made(tmp_path / "one") == made(tmp_path / "store")
+    assert {path.stem for path in (tmp_path / "store/done").iterdir()} == {*ALL} - {*PARTS, "simulate"}
+    assert run("two", storage=storage) == []
+    assert not {*TRAININGS, "1-eda", "4-predict-assign"} & {*run("elsewhere", storage=storage)}
+    assert made(tmp_path / "elsewhere") == made(tmp_path / "one")
+    [place] = (tmp_path / "store/weights/U2OS").glob("model.safetensors")
+    place.write_text("damaged")
+    assert "3-train-cell-type@U2OS" in run("third", storage=storage)
+    assert made(tmp_path / "third") == made(tmp_path / "one")
+
+
+def test_a_failure_there_is_the_line_it_is_here(
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], machines: Machines
+) -> None:
+    write_toy(kernels, "3-train-cell-type", body="from cellsignal.errors import InputError\nraise InputError('no wells', where=folder)")
+    with pytest.raises(InputError, match=f"^{tmp_path}/run: no wells$"):
+        run("run", storage=f"file://{tmp_path}/store")
+    write_toy(kernels, "3-train-cell-type", body="1 / 0")
+    with pytest.raises(StepFailed, match="^3-train-cell-type@U2OS: ZeroDivisionError: division by zero$"):
+        run("run")
+    write_toy(kernels, "3-train-cell-type", body="pass")
+    with pytest.raises(StepFailed, match="ended without writing weights/U2OS/model.safetensors"):
+        run("run")
+    machines.lost = True
+    with pytest.raises(StepFailed, match="its machine was lost 4 times"):
+        run("run")
+
+
+def test_what_no_machine_can_do_is_refused(run: Callable[..., list[str]], machines: Machines) -> None:
+    with pytest.raises(InputError, match="2-pretrain-controls@U2OS: no machine of the cluster has 9 cores; set workers"):
+        run("run", workers=8)
+    machines.alive[0]["Resources"]["GPU"] = 2.0
+    run("run", processes=2, workers=1)
+    assert machines.asked[-5] == {"max_retries": cluster.RETRIES, "num_cpus": 3, "num_gpus": 2}
+
+
+def test_a_machine_that_does_not_see_the_run_folder_says_so(run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errands, "tell", lambda *told, tell=errands.tell, **more: {**tell(*told, **more), "run": "/elsewhere"})
+    with pytest.raises(InputError, match="^/elsewhere: .* does not see the run folder; share the folder .* --storage URL"):
+        run("run")
+
+
+def test_other_code_is_refused(run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errands, "tell", lambda *told, tell=errands.tell, **more: {**tell(*told, **more), "code": "other"})
+    with pytest.raises(InputError, match="another version of cellsignal"):
+        run("run")
+
+
+def test_no_cluster_and_no_ray_are_told_before_anything_runs(
+    run: Callable[..., list[str]], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no Ray cluster answers .Could not find any running Ray instance.*; start one with"):
+        cluster.Cluster("nobody:1").opened(tmp_path, deadline=None).__enter__()
+    monkeypatch.undo()
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    params = tmp_path / "run.yaml"
+    params.write_text("preset: tiny\n")
+    assert refused("run", params, "--ray", "local") == "--ray: Ray is not installed; pip install 'cellsignal[ray]', on every machine"
+    assert refused("run", params, "--storage", "file:///x").startswith("--storage is for machines of a cluster; ")

@@ -1,0 +1,119 @@
+"""What machines share: files that are whole or not there, and checkpoints that go on elsewhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.run import mirror, storage
+from cellsignal.run.storage import Storage
+
+NAME = "weights/U2OS/model.checkpoint.json"
+
+
+@pytest.fixture(params=["file", "memory"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, and a storage that is none."""
+    return Storage(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{tmp_path.name}/store")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """write(run, epoch, of=...) writes the checkpoint of a training into a run folder."""
+
+    def checkpoint(run: str, epoch: int, *, of: str = "mine") -> Path:
+        tensors = tmp_path / run / f"weights/U2OS/model.checkpoint-{epoch}.safetensors"
+        files.write_text(tensors, f"{of} {epoch}")
+        facts = {"epoch": epoch, "tensors": tensors.name, "sha256": files.sha256(tensors), "fingerprint": of}
+        files.write_json(tmp_path / run / NAME, facts)
+        return tmp_path / run
+
+    return checkpoint
+
+
+def held(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
+    for name in ("a.txt", "deep/b.txt"):
+        files.write_text(tmp_path / "here" / name, name)
+    digests = shared.put_all(tmp_path / "here", ["a.txt", "deep/b.txt"], under="run/")
+    assert shared.names("run") == ["run/a.txt", "run/deep/b.txt"] and shared.names("nothing") == []
+    shared.get_all(tmp_path / "there", digests, under="run/")
+    assert held(tmp_path / "there") == held(tmp_path / "here")
+    shared.put_json("done/a.json", digests)
+    assert shared.read_json("done/a.json") == digests and shared.read_json("done/b.json") is None
+    shared.remove(["run/a.txt"])
+    shared.get_all(tmp_path / "there", digests, under="run/")  # what is there is not fetched
+    with pytest.raises(StepFailed, match="run/a.txt is not there$"):
+        shared.get("run/a.txt", tmp_path / "new.txt")
+    assert not shared.holds(tmp_path / "here")
+
+
+def test_what_was_not_stored_so_is_never_taken(shared: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAUSE", 0)
+    files.write_text(tmp_path / "here/a.txt", "whole")
+    shared.put_all(tmp_path / "here", ["a.txt"])
+    with pytest.raises(StepFailed, match="a.txt is not the file that was stored"):
+        shared.get_all(tmp_path / "there", {"a.txt": "0" * 64})
+    assert held(tmp_path / "there") == {}
+
+
+@pytest.mark.parametrize(("url", "what"), [("nowhere://x", "no storage"), ("s3://bucket/run", "s3fs")])
+def test_urls_that_lead_nowhere_are_refused(url: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(InputError, match=f"^{url}: .*{what}.*; "):
+        Storage(url)
+
+
+def test_a_checkpoint_goes_on_elsewhere(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
+    first, other = write("first", 3), tmp_path / "other"
+    mirror.keep(shared, first, [NAME])
+    mirror.bring(shared, other, [NAME, "weights/U2OS/head.checkpoint.json"])
+    assert held(other) == held(first)
+    mirror.keep(shared, write("other", 5), [NAME])
+    mirror.bring(shared, first, [NAME])
+    assert json.loads((first / NAME).read_text())["epoch"] == 5
+    assert [name for name in shared.names("weights")] == ["weights/U2OS/model.checkpoint-5.safetensors", NAME]
+    mirror.forget(shared, [NAME])
+    assert shared.names("weights") == []
+
+
+@pytest.mark.parametrize("theirs", [{"epoch": 2}, {"epoch": 9, "of": "another's"}])
+def test_who_came_as_far_keeps_what_it_has(shared: Storage, write: Callable[..., Path], theirs: dict[str, Any]) -> None:
+    mirror.keep(shared, write("theirs", **theirs), [NAME])
+    before = held(mine := write("mine", 3))
+    mirror.bring(shared, mine, [NAME])
+    assert held(mine) == before
+    mirror.keep(shared, mine, [NAME])  # who trains now has the storage
+    assert shared.read_json(NAME)["epoch"] == 3
+
+
+def test_damaged_checkpoints_are_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAUSE", 0)
+    mirror.keep(shared, write("first", 3), [NAME])
+    shared.put_json("weights/U2OS/model.checkpoint-3.safetensors", "other")
+    mirror.bring(shared, tmp_path / "other", [NAME])
+    assert not (tmp_path / "other" / NAME).exists()
+    (tmp_path / "first/weights/U2OS/model.checkpoint-3.safetensors").unlink()
+    shared.remove(shared.names("weights"))
+    mirror.keep(shared, tmp_path / "first", [NAME])
+    assert shared.names("weights") == []
+
+
+def test_checkpoints_are_stored_while_a_training_works(
+    shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "PAUSE", 0.01)
+    with mirror.kept(shared, tmp_path / "first", [NAME]):
+        write("first", 3)
+        for _ in range(500):
+            if shared.read_json(NAME):
+                break
+            mirror.Event().wait(0.01)
+    assert shared.read_json(NAME)["epoch"] == 3

@@ -1,0 +1,92 @@
+"""The checkpoints of a training in the storage, so that another machine goes on where a lost one was."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from cellsignal import files
+from cellsignal.errors import StepFailed
+from cellsignal.run.storage import Storage
+
+PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, and an epoch
+
+
+def keep(storage: Storage, folder: Path, names: Iterable[str]) -> None:
+    """Store the checkpoints called so in a run folder, unless the storage's came as far: their tensors first."""
+    for name in names:
+        ours, theirs = _read(folder / name), storage.read_json(name) or {}
+        if not ours or not _further(ours, theirs, same=False):
+            continue
+        try:
+            storage.put(folder / _beside(name, ours), _beside(name, ours))
+        except FileNotFoundError:
+            continue  # the training has just written the next one
+        storage.put_json(name, ours)
+        _sweep(storage, name, keep=_beside(name, ours))
+
+
+def bring(storage: Storage, folder: Path, names: Iterable[str]) -> None:
+    """Fetch the checkpoints called so into a run folder, unless its own came as far or are another training's."""
+    for name in names:
+        ours, theirs = _read(folder / name), storage.read_json(name)
+        if not isinstance(theirs, dict) or "tensors" not in theirs or (ours and not _further(theirs, ours, same=True)):
+            continue
+        try:
+            storage.get(_beside(name, theirs), folder / _beside(name, theirs), digest=theirs.get("sha256", ""))
+        except StepFailed:
+            continue  # damaged, or the next one has come: whoever trains begins with what there is
+        files.write_json(folder / name, theirs)
+
+
+def forget(storage: Storage, names: Iterable[str]) -> None:
+    """Remove the checkpoints called so from the storage: their training is over."""
+    for name in names:
+        storage.remove(each for each in storage.names(str(Path(name).parent)) if each == name)
+        _sweep(storage, name, keep="")
+
+
+@contextmanager
+def kept(storage: Storage, folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Store what checkpoints there are every now and then, while a training works in a run folder."""
+    names, over = list(names), Event()
+
+    def watch() -> None:
+        while not over.wait(PAUSE):
+            keep(storage, folder, names)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _further(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> bool:
+    """Whether a checkpoint came further than another; of two trainings' neither did, or if not `same` the first."""
+    if not other or one.get("fingerprint") != other.get("fingerprint"):
+        return not other or not same
+    return one.get("epoch", -1) > other.get("epoch", -1)
+
+
+def _beside(name: str, facts: dict[str, Any]) -> str:
+    """The name of a checkpoint's tensors."""
+    return Path(name).with_name(Path(facts["tensors"]).name).as_posix()
+
+
+def _sweep(storage: Storage, name: str, *, keep: str) -> None:
+    stem = name.removesuffix(".json")
+    storage.remove(each for each in storage.names(str(Path(name).parent)) if each.startswith(f"{stem}-") and each != keep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a checkpoint says; nothing when it is absent or damaged."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) and isinstance(facts.get("tensors"), str) else {}

@@ -1,0 +1,117 @@
+"""Files that many machines share: a folder, or whatever place fsspec knows by its URL. Nothing counts but what a SHA-256 vouches for."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+
+STREAMS = 8  # files on their way at once: most are small, and what takes long is the answer
+TRIES, PAUSE = 3, 0.5  # to fetch a file that somebody writes again just now, with the same content, and seconds between them
+
+
+class Storage:
+    """A tree of files at `url`, by relative names with slashes; InputError for a URL that leads nowhere."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # comes with PyTorch
+
+        cure = "write for example file:///shared/run or s3://bucket/run"
+        try:
+            self.filesystem, root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise InputError(str(error), where=url, cure="install what it names, on every machine") from None
+        except ValueError as error:
+            raise InputError(f"no storage ({error})", where=url, cure=cure) from None
+        protocols = self.filesystem.protocol
+        self.url, self.root = url, root.rstrip("/")
+        self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder of this machine lies in it, so that every machine sees it by its path."""
+        return self.local and folder.is_relative_to(self.root)
+
+    def put(self, path: Path, name: str) -> None:
+        """Store a file, whole or not at all."""
+        if self.local:  # fsspec would write over the old one
+            with files.replacing(self._path(name)) as temporary:
+                shutil.copyfile(path, temporary)
+        else:
+            self.filesystem.put_file(str(path), self._place(name))
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Store a value as JSON."""
+        if self.local:
+            files.write_json(self._path(name), value)
+        else:
+            self.filesystem.pipe_file(self._place(name), json.dumps(value).encode())
+
+    def get(self, name: str, path: Path, *, digest: str = "") -> None:
+        """Fetch a file, whole or not at all; StepFailed when it is not there, or not the one with this SHA-256."""
+        for again in range(TRIES):
+            time.sleep(PAUSE * again)
+            if self._fetched(name, path, digest=digest):
+                return
+        raise StepFailed(f"{self.url}/{name} is not the file that was stored")
+
+    def put_all(self, folder: Path, names: Iterable[str], *, under: str = "") -> dict[str, str]:
+        """Store files of a folder, side by side, below `under`; gives their SHA-256 by name."""
+        found = sorted(names)
+        side_by_side(lambda name: self.put(folder / name, under + name), found)
+        return {name: files.sha256(folder / name) for name in found}
+
+    def get_all(self, folder: Path, digests: Mapping[str, str], *, under: str = "") -> None:
+        """Fetch files into a folder, side by side; those that are there already stay."""
+        wanted = [name for name, digest in digests.items() if not ((folder / name).is_file() and files.sha256(folder / name) == digest)]
+        side_by_side(lambda name: self.get(under + name, folder / name, digest=digests[name]), wanted)
+
+    def read_json(self, name: str) -> Any:
+        """A stored JSON file; None when it is not there or not whole."""
+        try:
+            return json.loads(self.filesystem.cat_file(self._place(name)))
+        except (OSError, ValueError):
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """The files below a folder, by their names in the whole tree."""
+        self.filesystem.invalidate_cache()
+        found = self.filesystem.find(self._place(folder))
+        return sorted(path[len(self.root) + 1 :] for path in found if files.TEMPORARY not in path)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files that are there."""
+        for name in names:
+            self.filesystem.rm_file(self._place(name))
+
+    def _place(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _path(self, name: str) -> Path:
+        return Path(self._place(name))
+
+    def _fetched(self, name: str, path: Path, *, digest: str) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = files.partial(path)
+        try:
+            self.filesystem.get_file(self._place(name), str(temporary))
+            whole = not digest or files.sha256(temporary) == digest
+            if whole:
+                os.replace(temporary, path)
+            return whole
+        except FileNotFoundError:
+            raise StepFailed(f"{self.url}/{name} is not there") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def side_by_side(work: Callable[[str], None], names: Iterable[str]) -> None:
+    """Do some work for each name, on several streams; the first error ends it."""
+    with ThreadPoolExecutor(STREAMS) as pool:
+        for _ in pool.map(work, names):
+            pass
