@@ -107,7 +107,7 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
         written.append(parcel.name)
         parcels.write(out, parcel, *rest, **more)
 
-    monkeypatch.setattr(packing, "write", write)
+    monkeypatch.setitem(packing.FORMATS, "plates", write)
     with pytest.raises(KeyboardInterrupt):
         packing.pack(plan, out, progress=False)
     with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):

@@ -19,10 +19,18 @@ class Codec(StrEnum):
     zstd = "zstd"
 
 
+class Format(StrEnum):
+    """Of the files."""
+
+    plates = "plates"
+    ome_zarr = "ome-zarr"
+
+
 def pack(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")],
     out: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to fill; a killed packing goes on.")],
     codec: Annotated[Codec, typer.Option(help="raw reads fastest, zstd is smallest; lz4 and zstd need blosc2.")] = Codec.raw,
+    format: Annotated[Format, typer.Option(help="One file a plate; or OME-Zarr plates to share, slower, which need zarr.")] = Format.plates,
     sizes: Annotated[str, typer.Option(metavar="PX,...", help="Longer sides of the copies; else the images' own.")] = "",
     cell_type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=0, help="Sites read side by side; 0: one a core.")] = 0,
@@ -35,7 +43,7 @@ def pack(
     """
     from cellsignal.data import packing
 
-    plan = packing.plan(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or ())
+    plan = packing.plan(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or (), format=format.value)
     print("\n".join(packing.size_lines(plan)))
     written = packing.pack(plan, out, jobs=jobs or None)
     if verify:

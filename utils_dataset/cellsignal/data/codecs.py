@@ -11,6 +11,7 @@ import numpy as np
 
 from cellsignal.errors import InputError
 
+CHUNKS = {"lz4": ("LZ4HC", 9), "zstd": ("ZSTD", 5)}  # Blosc's codec and level
 _SIZES = struct.Struct("<4xii")  # of a chunk's header: bytes of pixels, bytes in a block
 
 
@@ -46,9 +47,9 @@ def _copy(content: bytes, out: np.ndarray) -> None:
     out[...] = np.frombuffer(content, np.uint8).reshape(out.shape)
 
 
-def _blosc(name: str, kind: str, level: int) -> Codec:
+def _blosc(name: str) -> Codec:
     """Without a filter: shuffled bits make chunks of microscope images larger, not smaller."""
-    blosc2 = _library(name)
+    blosc2, (kind, level) = _library(name), CHUNKS[name]
     making = {
         "codec": blosc2.Codec[kind], "clevel": level, "typesize": 1, "nthreads": 1, "filters": [blosc2.Filter.NOFILTER],
         "filters_meta": [0], "splitmode": blosc2.SplitMode.NEVER_SPLIT,
@@ -78,6 +79,6 @@ def _library(name: str) -> Any:
 # By name; the library is looked for when a codec is asked for.
 CODECS: dict[str, Callable[[], Codec]] = {
     "raw": _raw,
-    "lz4": lambda: _blosc("lz4", "LZ4HC", 9),
-    "zstd": lambda: _blosc("zstd", "ZSTD", 5),
+    "lz4": lambda: _blosc("lz4"),
+    "zstd": lambda: _blosc("zstd"),
 }

@@ -11,10 +11,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cellsignal import files
-from cellsignal.data import atlas, codecs, store, wells
+from cellsignal.data import atlas, codecs, omezarr, parcels, store, wells
 from cellsignal.data.archives import gigabytes, on_a_full_disk, require_room
 from cellsignal.data.images import missing_channels, read_site, reduced_sides
-from cellsignal.data.parcels import Form, Parcel, encode, facts, kept, write
+from cellsignal.data.parcels import Form, Parcel, encode, facts, kept
 from cellsignal.errors import InputError
 from cellsignal.tasks import Task
 
@@ -47,13 +47,17 @@ class Plan:
         return round(len(self.sites) * self.site_bytes)
 
 
-def plan(data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = ()) -> Plan:
+def plan(
+    data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = (), format: str = "plates"
+) -> Plan:
     """What packing a data set will mean; reads its tables, lists its folders, and looks at some images.
 
-    `sizes`: of the copies' longer side in pixels; empty means the images' own. `cell_types`: empty means all. Raises
-    InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and where no image is.
+    `sizes`: of the copies' longer side in pixels; empty means the images' own. `cell_types`: empty means all. `format`: one
+    of FORMATS. Raises InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and where no image is.
     """
     root, kind = Path(data), codecs.codec(codec)
+    if format == "ome-zarr":
+        omezarr.library()
     task = atlas.task_of(root)
     sites = SITES[task.reader](root, task, cell_types)
     missing = missing_channels(root, sites["stem"], channels=task.suffixes)
@@ -61,7 +65,9 @@ def plan(data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_type
     if whole.empty:
         raise InputError("no site has all of its images there", where=root, cure="download the images first")
     full = read_site(root, whole["stem"].iloc[0], channels=task.suffixes).shape
-    form = Form(kind, task.suffixes, full, {size: (full[0], *reduced_sides(full[1:], size)) for size in _sizes(sizes, max(full[1:]))})
+    shapes = {size: (full[0], *reduced_sides(full[1:], size)) for size in _sizes(sizes, max(full[1:]))}
+    labels = tuple((name, "{:02X}{:02X}{:02X}".format(*colour)) for name, colour in zip(task.channels, task.colours))
+    form = Form(kind, task.suffixes, full, shapes, format, labels)
     chosen = whole["stem"].iloc[:: -(-len(whole) // _SAMPLES)]
     lengths = [sum(len(content) for content, _ in encode(root, form, stem)) for stem in chosen]
     return Plan(root, form, whole, _parcels(root, sites["stem"], missing), len(sites) - len(whole), sum(lengths) / len(lengths))
@@ -153,7 +159,11 @@ def _write(out: Path, plan: Plan, todo: Sequence[Parcel], *, jobs: int, progress
     total, done = (sum(len(parcel.names) for parcel in parcels) for parcels in (plan.parcels, todo))
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
         for parcel in todo:
-            write(out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
+            FORMATS[plan.form.format](out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
+
+
+# By the format of the files.
+FORMATS: dict[str, Callable[..., None]] = {"plates": parcels.write, "ome-zarr": omezarr.write}
 
 
 def _found(out: Path, plan: Plan) -> Iterator[tuple[str, dict[str, object]]]:

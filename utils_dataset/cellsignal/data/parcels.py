@@ -15,14 +15,14 @@ from zlib import crc32
 
 import numpy as np
 
-from cellsignal import files
 from cellsignal.data import store
 from cellsignal.data.codecs import Codec
 from cellsignal.data.images import read_site, reduced
 from cellsignal.errors import InputError
+from cellsignal.files import read_json, replacing, write_json
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
-_AHEAD = 4  # sites a thread may be ahead of the writer: what waits lies in memory
+AHEAD = 4  # sites a thread may be ahead of the writer: what waits lies in memory
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,21 @@ class Parcel:
 class Form:
     """How pixels are kept: by which codec, of which channels, and the shape (C, H, W) of the copies of each size.
 
-    `full`: the shape of the images themselves.
+    `full`: the shape of the images themselves. `format`: of the files, "plates" or "ome-zarr". `labels`: name and colour
+    (hexadecimal) of each channel.
     """
 
     codec: Codec
     suffixes: tuple[str, ...]
     full: tuple[int, ...]
     shapes: dict[int, tuple[int, ...]]
+    format: str = "plates"
+    labels: tuple[tuple[str, str], ...] = ()
 
     def told(self) -> dict[str, Any]:
         """As store.json has it."""
         shapes = {str(size): list(shape) for size, shape in self.shapes.items()}
-        return {"store": store.VERSION, "codec": self.codec.name, "suffixes": list(self.suffixes), "shapes": shapes}
+        return {"store": store.VERSION, "format": self.format, "codec": self.codec.name, "suffixes": list(self.suffixes), "shapes": shapes}
 
 
 def kept(out: Path, parcel: Parcel, form: Form) -> bool:
@@ -83,7 +86,7 @@ def kept(out: Path, parcel: Parcel, form: Form) -> bool:
 def facts(out: Path, name: str) -> dict[str, Any] | None:
     """What is noted of a part that was written whole; None where there is no such part."""
     try:
-        found = files.read_json(out / name / store.INDEX)
+        found = read_json(out / name / store.INDEX)
     except InputError:
         return None
     return found if isinstance(found, dict) and {"made", "files", "folder", "sites"} <= set(found) else None
@@ -95,7 +98,7 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
     InputError for a damaged image, or one of another size than the data set's first.
     """
     folder = out / parcel.name
-    encoded = ahead(pool, partial(encode, parcel.root, form), parcel.stems, count=threads * _AHEAD)
+    encoded = ahead(pool, partial(encode, parcel.root, form), parcel.stems, count=threads * AHEAD)
     with ExitStack() as stack:
         paths = {size: folder / f"{size}{form.codec.suffix}" for size in form.shapes}
         sinks = {size: stack.enter_context(_sink(path, form, size, len(parcel.names))) for size, path in paths.items()}
@@ -104,26 +107,45 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
                 sink.write(content)
                 sink.checksums.append(checksum)
             tell()
+    made = {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()}
+    checksums, places = ({size: getattr(sink, kind) for size, sink in sinks.items()} for kind in ("checksums", "places"))
+    note(out, parcel, form, files=made, checksums=checksums, places=places)
+
+
+def note(
+    out: Path, parcel: Parcel, form: Form, *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
+    places: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
+) -> None:
+    """Write the index of a part, which says that it is whole.
+
+    By size and in the order of the sites: `checksums`, the CRC-32 of their pixels; `places`, where each begins and the last
+    ends in the part's file; or `chunks`, the file of each. `files`: bytes and SHA-256 of the part's files.
+    """
     index = {
         "folder": parcel.folder,
         "made": _made(parcel, form),
-        "files": {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()},
+        "files": files or {},
         "sites": parcel.names,
         "missing": parcel.missing,
-        "crc32": {str(size): sink.checksums for size, sink in sinks.items()},
-        "places": {str(size): sink.places for size, sink in sinks.items()},
+        "crc32": checksums,
+        "places": places or {},
+        "chunks": chunks or {},
     }
-    files.write_json(folder / store.INDEX, index)
+    write_json(out / parcel.name / store.INDEX, index)
 
 
 def encode(root: Path, form: Form, stem: str) -> list[tuple[bytes, int]]:
     """The bytes of a site's copies, one for each size, and the CRC-32 of their pixels."""
+    return [(form.codec.encode(copy), crc32(copy)) for copy in copies(root, form, stem)]
+
+
+def copies(root: Path, form: Form, stem: str) -> list[np.ndarray]:
+    """A site at each size, uint8[C, H, W]; InputError for one of another size than the data set's first."""
     image = read_site(root, stem, channels=form.suffixes)
     if image.shape != form.full:
         what = "is {}x{} pixels, the data set's first site {}x{}".format(*image.shape[1:], *form.full[1:])
         raise InputError(what, where=root / stem, cure="give all images one size")
-    copies = [reduced(image, size) for size in form.shapes]
-    return [(form.codec.encode(copy), crc32(np.ascontiguousarray(copy))) for copy in copies]
+    return [np.ascontiguousarray(reduced(image, size)) for size in form.shapes]
 
 
 def _made(parcel: Parcel, form: Form) -> dict[str, Any]:
@@ -152,7 +174,7 @@ def _sink(path: Path, form: Form, size: int, count: int) -> Iterator[_Sink]:
     if form.codec.plain:
         shape = (count, *form.shapes[size])
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    with files.replacing(path) as temporary, open(temporary, "wb") as stream:
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
         sink = _Sink(stream)
         sink.write(header.getvalue())
         yield sink

@@ -1,11 +1,13 @@
 """The packed store: a data set whose images lie in one file a plate, read many times faster than their PNGs.
 
 A store is a folder with the data set's own tables, `store.json`, and for each folder of images `sites.json` and one file a
-size, such as `512.npy`. Who reads images by `data.images` reads them from here and sees no difference.
+size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images` reads them from here and sees no difference.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -33,6 +35,7 @@ class Place(NamedTuple):
 class Part:
     """One folder's images, or some of them: `sites`, names in order of rows; `crc32` of each row's pixels, by size.
 
+    `places`: where each row begins in the part's file, and the last ends; or else `chunks`, the file of each row.
     `missing`: sites that lacked channels when they were packed, and the numbers of those.
     """
 
@@ -44,6 +47,7 @@ class Part:
             self.missing: dict[str, list[int]] = index["missing"]
             self.crc32: dict[int, list[int]] = {int(size): rows for size, rows in index["crc32"].items()}
             self.places: dict[int, list[int]] = {int(size): rows for size, rows in index["places"].items()}
+            self.chunks: dict[int, list[str]] = {int(size): rows for size, rows in index["chunks"].items()}
         except (KeyError, TypeError, ValueError, AttributeError):
             raise InputError("is no index of a store", where=self.path, cure=_AGAIN) from None
 
@@ -83,8 +87,7 @@ class Store:
         place = self.place(stem)
         if place is None:
             raise InputError("the store has no such site", where=self.root / stem, cure="pack it, or leave out the site")
-        start, stop = self.part(place.part).places[size][place.row : place.row + 2]
-        reader = self._reader(place.part, size)
+        reader, start, stop = self._span(place, size)
         if self.codec.plain:
             reader.fill(out, start)
             return out
@@ -138,9 +141,10 @@ class Store:
         return self.root / part / f"{size}{self.codec.suffix}"
 
     def digest(self, folder: str) -> str:
-        """What tells the pixels of a folder from others: the SHA-256 of its files, as packed; "" for an unknown folder."""
-        facts = [self.parts[name]["files"] for name in self._folders.get(folder, ())]
-        return " ".join(made["sha256"] for each in facts for made in each.values())
+        """What tells the pixels of a folder from others: a digest of its sites and their sums; "" for an unknown folder."""
+        parts = [self.part(name) for name in self._folders.get(folder, ())]
+        told = [list(zip(part.sites, part.crc32[self.sizes[0]])) for part in parts]
+        return sha256(json.dumps(told).encode()).hexdigest() if parts else ""
 
     def _places(self, folder: str) -> dict[str, Place]:
         if folder not in self._known:
@@ -164,6 +168,15 @@ class Store:
             raise InputError(what, where=self.root, cure="give contiguous bytes of the shape of what is read")
         return out
 
+    def _span(self, place: Place, size: int) -> tuple["_Reader", int, int]:
+        """The file that holds a site, and from where to where."""
+        part = self.part(place.part)
+        if part.chunks:
+            reader = _Reader(self.root / place.part / part.chunks[size][place.row])
+            return reader, 0, reader.length()
+        start, stop = part.places[size][place.row : place.row + 2]
+        return self._reader(place.part, size), start, stop
+
     def _reader(self, part: str, size: int) -> "_Reader":
         reader = self._open.get((part, size))
         if reader is None:
@@ -186,6 +199,10 @@ class _Reader:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+    def length(self) -> int:
+        """Its bytes."""
+        return os.fstat(self._descriptor).st_size
 
     def fill(self, out: np.ndarray, start: int) -> None:
         """Read so many bytes as `out` has; InputError where the file ends before."""
