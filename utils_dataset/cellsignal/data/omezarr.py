@@ -73,6 +73,7 @@ def _write_groups(zarr: Any, path: Path, parcel: Parcel, places: Sequence[tuple[
         wells.setdefault((row, column), []).append(site)
     plate = {
         "name": parcel.folder,
+        "version": VERSION,
         "rows": [{"name": name} for name in rows],
         "columns": [{"name": name} for name in columns],
         "wells": [
