@@ -56,6 +56,10 @@ if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a
 from cellsignal.run import session
 
 folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
+OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
+    "compare": {"run", "runs"},
+    "benchmark": {"run", "sites", "image_size", "network_size", "backbone", "batch_size", "rounds", "seconds"},
+}
 PLACE = 'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"'
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -149,7 +153,7 @@ def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
     demo = yaml.safe_load((ROOT / f"papermill_params/{name}.yaml").read_text())
     default = Recipe(run=f"runs/{name}").model_dump()
     given = literals(path)
-    own = {"cell_type", "network", "stored", "scored", *["run", "runs"] * (path.stem == "compare")}  # which of the run's networks, and what to take as it lies there: the chain says it
+    own = {"cell_type", "network", "stored", "scored", *OWN.get(path.stem, ())}  # which of the run's networks, and what to take as it lies there: the chain says it
     assert set(given) <= {*Recipe.model_fields, *own}
     given = {name: value for name, value in given.items() if name not in own}
     assert given == {name: demo.get(name, default[name]) for name in given}

@@ -61,7 +61,7 @@ def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sampl
     np.testing.assert_allclose(answer, (halves + whole) / 2, atol=1e-4)
     assert len(seconds) == 2
     before = network.model.body.features.conv0.weight.clone()
-    assert network.step(images, torch.ones(18, 5)) == 18 and not torch.equal(before, network.model.body.features.conv0.weight)
+    assert network.learn(images, torch.ones(18, 5)) == 18 and not torch.equal(before, network.model.body.features.conv0.weight)
 
 
 def test_floors_do_what_they_count(sample: Sample, tmp_path: Path) -> None:

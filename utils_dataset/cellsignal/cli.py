@@ -14,7 +14,7 @@ import typer
 if find_spec("fcntl") is None:  # all that follows keeps its files apart by these locks
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
-from cellsignal import cli_kaggle, cli_pack, cli_rebuild, cli_sweep
+from cellsignal import cli_benchmark, cli_kaggle, cli_pack, cli_rebuild, cli_sweep
 from cellsignal.errors import InputError
 from cellsignal.run.notebooks import StepFailed, Unfinished
 
@@ -35,6 +35,7 @@ app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1
 app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(cli_rebuild.bundle)
 app.command(epilog="Example: cellsignal pack plates packed --codec lz4")(cli_pack.pack)
 app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(cli_sweep.sweep)
+app.command(epilog="Example: cellsignal benchmark --data plates --out here.json")(cli_benchmark.benchmark)
 colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
 app.add_typer(colab, name="colab")
 

@@ -19,7 +19,8 @@ SAME = ("image_size", "network_size", "backbone", "sites", "channels", "precisio
 def read_benchmark(path: Path) -> dict[str, Any]:
     """The content of a benchmark.json; InputError when the file is none."""
     found = read_json(Path(path))
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not all(isinstance(found.get(key), kind) for key, kind in NEEDED.items()):
+    ours = isinstance(found, dict) and found.get("schema") == SCHEMA
+    if not ours or not all(isinstance(found.get(key), kind) for key, kind in NEEDED.items()):
         raise InputError("is no benchmark", where=path, cure="give a benchmark.json that `cellsignal benchmark` wrote")
     for row in found["rows"]:
         if not _is_row(row):

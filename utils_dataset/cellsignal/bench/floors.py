@@ -25,7 +25,7 @@ def memory(device: torch.device = CPU, *, size: int = MEMORY_BYTES) -> Way:
         target.copy_(source)
         return size / 1e9
 
-    return Way(f"memory copy, {device.type}", "floor", work, "GB/s", f"{size / 2**20:.0f} MiB, one thread on a CPU where the process has one")
+    return Way(f"memory copy, {device.type}", "floor", work, "GB/s", f"{size / 2**20:.0f} MiB; on a CPU one thread")
 
 
 def matrix(device: torch.device = CPU, precision: torch.dtype = torch.float32, *, side: int = 0) -> Way:

@@ -6,7 +6,7 @@ the host; batches of 24. The official loader: scikit-image, channel by channel. 
 in the usual order of memory; Brodt averaged 97 passes, each of which decodes every picture again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import albumentations
@@ -110,19 +110,23 @@ class Eager:
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
             return self.model.classify(self.model.body(images.to(self.device, non_blocking=True)))
 
-    def step(self, images: torch.Tensor, targets: torch.Tensor) -> int:
-        """One step on a batch: float[N, C, H, W] and float[N, classes], both on the host; returns N."""
+    def learn(self, images: torch.Tensor, targets: torch.Tensor, *, lap: Callable[[str], None] = lambda part: None) -> int:
+        """One step on a batch: float[N, C, H, W] and float[N, classes], on the host; returns N. `lap` hears of each part done."""
         self.model.train()
-        self.optimizer.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(self.logits(images).float(), targets.to(self.device))
+        loss = functional.binary_cross_entropy_with_logits(self.logits(images).float(), targets.to(self.device, non_blocking=True))
+        lap("forward")
         self.scaler.scale(loss).backward()
+        lap("backward")
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.optimizer.zero_grad()
+        lap("step")
         return len(images)
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> int:
         """One batch scored, its answer on the host; returns its size."""
+        self.model.eval()
         self.logits(images).float().cpu()
         return len(images)
 
@@ -142,5 +146,5 @@ def bagging(network: Eager, sites: Sites, *, sizes: Sequence[int] = BAGGING, wor
 
 
 @torch.no_grad()
-def _pass(network: Eager, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def _pass(network: Eager, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     return torch.cat([nn.functional.log_softmax(network.logits(images).float(), 1).cpu() for images, _ in batches])

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -67,15 +68,19 @@ def take(folder: Path, *, data: Path | None, count: int = MOST, image_size: int 
     if not 2 <= count <= 2 * len(PLACES) or count % 2:
         raise InputError(f"{count} sites", where="sites", cure=f"use an even number from 2 to {2 * len(PLACES)}")
     root, drawn = Path(folder) / "png", Path(folder) / "drawn"
-    found = _drawn(drawn, min(count, DRAWN), image_size=image_size, seed=seed) if data is None else _found(Path(data), count, seed=seed)
-    if len(found) * SYMMETRIES < count:
-        raise InputError(f"only {len(found)} whole sites are there", where=data, cure=f"measure at most {len(found) * SYMMETRIES // 2 * 2}")
+    if data is None:
+        found = _drawn(drawn, min(count, DRAWN), image_size=image_size, seed=seed)
+    else:
+        found = _found(Path(data), count, seed=seed)
+    if (most := len(found) * SYMMETRIES) < count:
+        raise InputError(f"only {len(found)} whole sites are there", where=data or "sites", cure=f"measure at most {most // 2 * 2}")
     sites = _tables(root, count)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda place: _put(found, place, root / sites["stem"].iloc[place]), range(count)))
     shutil.rmtree(drawn, ignore_errors=True)
     size = images.read_channel(images.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
-    return Sample(root, sites, size, own=min(len(found), count), origin=str(data) if data is not None else "drawn by the virtual microscope")
+    origin = "drawn by the virtual microscope" if data is None else f"from {data}"
+    return Sample(root, sites, size, own=min(len(found), count), origin=origin)
 
 
 def reduced(sample: Sample, folder: Path, image_size: int) -> Sample:
@@ -90,20 +95,24 @@ def reduced(sample: Sample, folder: Path, image_size: int) -> Sample:
 
 
 def _found(data: Path, count: int, *, seed: int) -> list[Path]:
-    """Stems, with their folders, of so many whole sites of a data set, chosen at random."""
-    tables = wells.read_tables(data)
-    order = np.random.default_rng(seed).permutation(len(tables.sites))
-    missing = images.missing_channels(data, tables.sites["stem"], channels=CHANNELS)
-    whole = tables.sites["stem"].iloc[order][missing.iloc[order] == ""].head(count)
-    if whole.empty:
+    """Stems, with their folders, of so many whole sites of a data set, chosen at random; looks at few files, each on its own."""
+    stems = wells.read_tables(data).sites["stem"].tolist()
+    order = np.random.default_rng(seed).permutation(len(stems))
+    whole = list(islice((data / stems[place] for place in order if _whole(data / stems[place])), count))
+    if not whole:
         raise InputError("no site has all its images", where=data, cure="name a data set with images, or none for drawn plates")
-    return [data / stem for stem in whole]
+    return whole
+
+
+def _whole(stem: Path) -> bool:
+    return all(images.channel_path(stem.parent, stem.name, channel).is_file() for channel in range(1, CHANNELS + 1))
 
 
 def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
     kind = PLATES["demo"]
-    plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=tuple((well, place) for place, well in enumerate(PLACES[:count // 2])),
-                            image_size=image_size, pixel_size=min(kind.pixel_size, FIELD / image_size), phenotype=kind.phenotype, batch=1.0)
+    drawn = tuple((well, place) for place, well in enumerate(PLACES[:-(-count // 2)]))
+    plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=drawn, image_size=image_size,
+                            pixel_size=min(kind.pixel_size, FIELD / image_size), phenotype=kind.phenotype, batch=1.0)
     rendering.photograph(plate, folder)
     return [folder / f"{well}_s{site}" for well, _ in plate.wells for site in rendering.SITES]
 
@@ -124,7 +133,7 @@ def _put(found: Sequence[Path], place: int, stem: Path) -> None:
     if symmetry == 0:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for channel in range(1, CHANNELS + 1):
-            shutil.copyfile(images.channel_path(origin.parent, origin.name, channel), images.channel_path(stem.parent, stem.name, channel))
+            shutil.copyfile(*(images.channel_path(each.parent, each.name, channel) for each in (origin, stem)))
         return
     pictures = images.read_site(origin.parent, origin.name)
     turned = np.rot90(pictures[..., ::-1] if symmetry >= 4 else pictures, symmetry % 4, axes=(1, 2))

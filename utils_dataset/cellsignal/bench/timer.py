@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 KINDS = ("ours", "peer", "floor")
 CPU = torch.device("cpu")
@@ -50,20 +51,19 @@ class Row:
 
 
 def measure(stage: str, ways: Sequence[Way], *, rounds: int, seconds: float, sites: int = 0, seed: int = 0,
-            device: torch.device = CPU, on_way: Callable[[str], None] = lambda name: None) -> list[Row]:
+            device: torch.device = CPU) -> list[Row]:
     """Rates of all `ways`, each at work for `seconds` at least in every one of `rounds`, whose order is shuffled anew.
 
     Once before the first round each does a piece that does not count: libraries load, files come into the page cache. A GPU is
-    waited for before a clock is read. `on_way` hears the name of each way as it has been measured in a round.
+    waited for before a clock is read.
     """
     for way in ways:
         way.work()
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     generator = np.random.default_rng(seed)
-    for _ in range(rounds):
-        for place in generator.permutation(len(ways)):
-            rates[ways[place].name].append(rate(ways[place].work, seconds, device=device))
-            on_way(f"{stage}: {ways[place].name}")
+    order = np.concatenate([generator.permutation(len(ways)) for _ in range(rounds)])
+    for place in tqdm(order, stage, unit="measurement"):
+        rates[ways[place].name].append(rate(ways[place].work, seconds, device=device))
     return [_row(stage, way, rates[way.name], sites) for way in ways]
 
 

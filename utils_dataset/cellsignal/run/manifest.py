@@ -23,6 +23,7 @@ OUTPUTS = {  # patterns of what each notebook leaves; those of a training are it
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "metrics.json", "answers.csv", "scores/**/*"),
     "compare": ("compare.*",),
+    "benchmark": ("benchmark.json", "benchmark-*.png"),
 }
 PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
 

@@ -1,0 +1,33 @@
+"""`cellsignal benchmark`: what it refuses, and two files side by side."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellsignal.cli import main
+
+
+def test_two_benchmarks_side_by_side(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    faster = {**found, "rows": [{**row, **{name: 2 * row[name] for name in ("median", "min", "max")}} for row in found["rows"]],
+              "machine": {**found["machine"], "cpu": "another"}}  # fmt: skip
+    for name, content in (("a", found), ("b", faster)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "argv", ["cellsignal", "benchmark", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and out.count("2.00") >= len(found["rows"]) and "cpu: " in out and "another" in out
+
+
+def test_what_is_wrong_is_one_line(refused, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    assert "is no benchmark" in refused("benchmark", "--compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert "name two benchmarks" in refused("benchmark", "--compare", tmp_path / "a.json")
+    assert "--compare A.json B.json" in refused("benchmark", tmp_path / "a.json")
+    assert "is a folder" in refused("benchmark", "--out", tmp_path)
+    assert "no such folder" in refused("benchmark", "--data", tmp_path / "nothing", "--out", tmp_path / "out/b.json")
+    assert "unknown backbone" in refused("benchmark", "--backbone", "nothing", "--out", tmp_path / "out/b.json", "--sites", "2", "--image-size", "16")
+    assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,70 @@
+"""The benchmark as a command: measures in a folder that it removes again, and writes one file."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cellsignal import files
+from cellsignal.bench.report import report
+from cellsignal.bench.suite import Bench
+from cellsignal.run import mounts, paths, recipe as recipes
+
+COSTS = (
+    "pretrain_epochs", "head_epochs", "epochs", "final_epochs", "classes", "ensemble", "compare_batches", "sizes", "pseudo_epochs",
+    "pseudo_share", "pseudo_step", "statistics", "passes", "views",
+)  # fmt: skip
+BRODT = {  # of papermill_params/brodt.yaml, which is not everywhere where this package is; a test keeps the two equal
+    "pretrain_epochs": 100, "head_epochs": 5, "epochs": 375, "final_epochs": 25, "statistics": "adapted", "passes": 97,
+}  # fmt: skip
+
+
+def run_benchmark(out: Path, *, recipe: Path | None = None, **settings: Any) -> str:
+    """Measure this machine and write benchmark.json to `out`; the ratios in words. `settings`: those of `Bench`."""
+    chosen, name = costs_of(recipe)
+    beside = out.absolute().parent  # the disk that is asked about is the one that will be used
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=beside) as folder:
+        bench = Bench(Path(folder), **settings)
+        bench.everything()
+        found = report(bench, place=paths.where(), recipe=chosen, recipe_name=name)
+    files.write_json(out, found)
+    return in_words(found)
+
+
+def begin(run: Path, *, data: str = "", **settings: Any) -> Bench:
+    """For the notebook: a bench in a scratch folder of the run, which `finish` removes.
+
+    `data`: a folder; empty means the data set that is attached, and where there is none drawn sites.
+    """
+    attached = mounts.data_sets()[:1]
+    root = paths.default_data(data) if data else attached[0] if attached else None
+    shutil.rmtree(_scratch(run), ignore_errors=True)
+    return Bench(_scratch(run), data=root, **settings)
+
+
+def finish(run: Path, bench: Bench) -> dict[str, Any]:
+    """Work out Brodt's cost, write benchmark.json, and give its content."""
+    found = report(bench, place=paths.where(), recipe=BRODT, recipe_name="brodt")
+    files.write_json(run / "benchmark.json", found)
+    shutil.rmtree(_scratch(run), ignore_errors=True)
+    return found
+
+
+def _scratch(run: Path) -> Path:
+    return paths.scratch(run) / "benchmark"
+
+
+def costs_of(recipe: Path | None) -> tuple[dict[str, Any], str]:
+    """The parameters of a recipe that cost time, and its name; Brodt's without one. Raises InputError."""
+    if recipe is None:
+        return BRODT, "brodt"
+    values = recipes.load(recipe).model_dump()
+    return {name: values[name] for name in COSTS}, recipe.stem
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The ratios of a benchmark, one a line, with what was promised."""
+    promises = [f" (promised {row['promised']:.3g})" if row["promised"] else "" for row in found["ratios"]]
+    lines = [f"{row['stage']:10} {row['ratio']:8,.1f} times {row['peer']}" for row in found["ratios"]]
+    return "\n".join(map("".join, zip(lines, promises, strict=True)))
