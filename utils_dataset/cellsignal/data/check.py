@@ -70,9 +70,11 @@ def _of_store(packed: store.Store, stems: list[str], wanted: list[str], *, twins
     yield from store_check.unpacked(packed, wanted)
     yield from (problem for look in looks for problem in look.problems)
     yield from store_check.altered(packed, {packed.place(stem).part for stem in there})
-    planes = (_Look(f"{packed.root / look.stem}{end}", digest=digest) for look in looks for end, digest in zip(packed.suffixes, look.digests))
-    yield from [] if twins else _repeated(list(planes))
-    yield from _unmentioned({f"{packed.root}/{stem}" for _, stem in store.walk(packed)} - {f"{packed.root}/{stem}" for stem in stems}, folders=set())
+    if not twins:
+        planes = ((f"{packed.root / look.stem}{end}", digest) for look in looks for end, digest in zip(packed.suffixes, look.digests))
+        yield from _repeated([_Look(place, digest=digest) for place, digest in planes])
+    strange = {stem for _, stem in store.walk(packed)}.difference(stems)
+    yield from _unmentioned({f"{packed.root}/{stem}" for stem in strange}, folders=set())
 
 
 def _table(problems: Iterable[Problem]) -> pd.DataFrame:

@@ -183,7 +183,8 @@ def missing_channels(root: Path, stems: pd.Series, *, channels: int | Sequence[s
     """For each site, the numbers (from 1) of the channels without a file, such as "5, 6"."""
     ends = suffixes(channels)
     if packed := store.at(root):
-        missing = [", ".join(map(str, _gaps(packed, stem, ends))) for stem in stems]
+        all_of_them = ends == packed.suffixes  # then a site that was packed lacks nothing
+        missing = ["" if all_of_them and packed.place(stem) else ", ".join(map(str, _gaps(packed, stem, ends))) for stem in stems]
         return pd.Series(missing, index=stems.index, dtype=object)
     places = [stem.rpartition("/") for stem in stems]
     there = {folder: _names(root / folder) for folder in {folder for folder, _, _ in places}}

@@ -1,5 +1,7 @@
 """From a data set to its store: folder by folder, without loss, going on where an earlier call stopped."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -172,7 +174,8 @@ def _found(out: Path, plan: Plan) -> Iterator[tuple[str, dict[str, object]]]:
         name = path.parent.relative_to(out).as_posix()
         found = facts(out, name)
         if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
-            yield name, {"folder": found["folder"], "sites": len(found["sites"]), "files": found["files"]}
+            digest = hashlib.sha256(json.dumps([found["sites"], found["crc32"]]).encode()).hexdigest()
+            yield name, {"folder": found["folder"], "sites": len(found["sites"]), "digest": digest, "files": found["files"]}
 
 
 def size_lines(plan: Plan) -> list[str]:

@@ -89,7 +89,7 @@ def facts(out: Path, name: str) -> dict[str, Any] | None:
         found = read_json(out / name / store.INDEX)
     except InputError:
         return None
-    return found if isinstance(found, dict) and {"made", "files", "folder", "sites"} <= set(found) else None
+    return found if isinstance(found, dict) and {"made", "files", "folder", "sites", "crc32"} <= set(found) else None
 
 
 def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:

@@ -109,7 +109,8 @@ def read_rows(path: Path, row: type) -> tuple[pd.DataFrame, list[Problem]]:
         except ValidationError as error:
             faults += [(fault["loc"][0], place, name, fault["input"]) for fault in _faults(error)]
     if faults:
-        return pd.DataFrame(), [_cell_problem(path, lines[at], name, value) for at, _, name, value in sorted(faults, key=lambda fault: fault[:2])]
+        faults.sort(key=lambda fault: fault[:2])  # as one reads: line by line
+        return pd.DataFrame(), [_cell_problem(path, lines[at], name, value) for at, _, name, value in faults]
     index = pd.MultiIndex.from_product([[str(path)], lines], names=["file", "line"])
     return pd.DataFrame(columns, index=index), []
 

@@ -4,10 +4,8 @@ A store is a folder with the data set's own tables, `store.json`, and for each f
 size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images` reads them from here and sees no difference.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -21,6 +19,7 @@ from cellsignal.errors import InputError
 FILE, INDEX = "store.json", "sites.json"
 VERSION = 1
 BESIDE = "sites"  # the part of images that lie beside the tables, in no folder
+_ROWS = ("crc32", "places", "chunks")  # of an index: by size, one for each site
 _OPEN = 512  # files kept open by a process; what is beyond is opened and closed for each site
 _AGAIN = "pack the data set again"
 
@@ -45,11 +44,14 @@ class Part:
         try:
             self.sites: list[str] = index["sites"]
             self.missing: dict[str, list[int]] = index["missing"]
-            self.crc32: dict[int, list[int]] = {int(size): rows for size, rows in index["crc32"].items()}
-            self.places: dict[int, list[int]] = {int(size): rows for size, rows in index["places"].items()}
-            self.chunks: dict[int, list[str]] = {int(size): rows for size, rows in index["chunks"].items()}
+            self.crc32, self.places, self.chunks = ({int(size): rows for size, rows in index[name].items()} for name in _ROWS)
+            fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
+            fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) for rows in self.places.values())
+            fits &= (self.chunks or self.places).keys() == self.crc32.keys()
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise InputError("is no index of a store", where=self.path, cure=_AGAIN) from None
+            fits = False
+        if not fits:
+            raise InputError("is no index of a store", where=self.path, cure=_AGAIN)
 
 
 class Store:
@@ -62,14 +64,17 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         told = _told(self.root)
-        self.codec: Codec = codec(told["codec"])
-        self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
-        self.shapes = {int(size): tuple(shape) for size, shape in told["shapes"].items()}  # C, H, W
-        self.sizes = sorted(self.shapes, reverse=True)
-        self.parts: dict[str, dict[str, Any]] = told["parts"]
         self._folders: dict[str, list[str]] = {}
-        for name, facts in self.parts.items():
-            self._folders.setdefault(facts["folder"], []).append(name)
+        try:
+            self.codec: Codec = codec(told["codec"])
+            self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
+            self.shapes = {int(size): tuple(map(int, shape)) for size, shape in told["shapes"].items()}  # C, H, W
+            self.parts: dict[str, dict[str, Any]] = told["parts"]
+            for name, facts in self.parts.items():
+                self._folders.setdefault(facts["folder"], []).append(name)
+        except (KeyError, TypeError, AttributeError):
+            raise InputError("does not say what the store holds", where=self.root / FILE, cure=_AGAIN) from None
+        self.sizes = sorted(self.shapes, reverse=True)
         self._read: dict[str, Part] = {}
         self._known: dict[str, dict[str, Place]] = {}
         self._open: dict[tuple[str, int], _Reader] = {}
@@ -141,10 +146,8 @@ class Store:
         return self.root / part / f"{size}{self.codec.suffix}"
 
     def digest(self, folder: str) -> str:
-        """What tells the pixels of a folder from others: a digest of its sites and their sums; "" for an unknown folder."""
-        parts = [self.part(name) for name in self._folders.get(folder, ())]
-        told = [list(zip(part.sites, part.crc32[self.sizes[0]])) for part in parts]
-        return sha256(json.dumps(told).encode()).hexdigest() if parts else ""
+        """What tells the pixels of a folder from others, whatever the codec; "" for a folder that the store has not."""
+        return " ".join(self.parts[name]["digest"] for name in self._folders.get(folder, ()))
 
     def _places(self, folder: str) -> dict[str, Place]:
         if folder not in self._known:
@@ -257,8 +260,6 @@ def _told(root: Path) -> dict[str, Any]:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_AGAIN)
     if not told.get("whole"):
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    if {"codec", "suffixes", "shapes", "parts"} - set(told):
-        raise InputError("does not say what the store holds", where=root / FILE, cure=_AGAIN)
     return told
 
 
