@@ -39,7 +39,8 @@ def test_a_run_from_a_store_ends_with_the_same_files(tmp_path: Path) -> None:
     cellsignal("pack", tmp_path / "plates", tmp_path / "store", "--codec", "zstd", "--verify")
     cellsignal("check", tmp_path / "store")
     for data in ("plates", "store"):
-        cellsignal("run", ROOT / "papermill_params/tiny.yaml", "-p", "preset=", "-p", f"data={tmp_path / data}", "--out", tmp_path / f"run-{data}")
+        given = ("-p", "preset=", "-p", f"data={tmp_path / data}")
+        cellsignal("run", ROOT / "papermill_params/tiny.yaml", *given, "--out", tmp_path / f"run-{data}")
     first, second = made(tmp_path / "run-plates"), made(tmp_path / "run-store")
     assert first == second and len(first) > 5
 

@@ -121,7 +121,8 @@ def _multiscale(stem: str, made: Sequence[np.ndarray]) -> dict[str, Any]:
     datasets = [
         {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]} for level, scale in enumerate(scales)
     ]
-    return {"name": stem, "axes": axes, "datasets": datasets, "type": "mean", "metadata": {"method": "cv2.resize", "kwargs": {"interpolation": "INTER_AREA"}}}
+    way = {"method": "cv2.resize", "kwargs": {"interpolation": "INTER_AREA"}}
+    return {"name": stem, "axes": axes, "datasets": datasets, "type": "mean", "metadata": way}
 
 
 def _channel(label: str, colour: str) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def plan(
     """What packing a data set will mean; reads its tables, lists its folders, and looks at some images.
 
     `sizes`: of the copies' longer side in pixels; empty means the images' own. `cell_types`: empty means all. `format`: one
-    of FORMATS. Raises InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and where no image is.
+    of FORMATS. Raises InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and
+    where no image is.
     """
     root, kind = Path(data), codecs.codec(codec)
     if format == "ome-zarr":
