@@ -51,6 +51,7 @@ def test_every_notebook_and_its_page_are_there(whole: tuple[Path, str]) -> None:
         assert step in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_its_archive_predicts_the_same_from_the_same_weights(whole: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = whole
     with zipfile.ZipFile(bundle.bundle(run, tmp_path / "run.zip")) as source:
