@@ -1,8 +1,8 @@
 """The images of one plate on their way through a network, under each kind of statistics and in each view."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from cellsignal.learn.batches import parts_of
 from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS, adapted_pass, batch_statistics, exact_pixels
 from cellsignal.learn.controls import plate_means
 
-RUNNING_BATCH = 64  # any size gives the same answer
+RUNNING_BATCH = 64  # on a CPU, where larger ones are no faster; any size gives the same answer
 # The symmetries of the square, as quarter turns and whether mirrored: the first 1, 2, 4 or 8 of them are a group,
 # so that an answer averaged over them does not hang on how the plate lay under the microscope.
 VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
+Answer = TypeVar("Answer")
 BESIDE = ("views", "embeddings")  # what one kind of statistics can give beside its log-probabilities
 
 
@@ -99,9 +100,11 @@ class Passes:
 
         They are batches of their own, as in training: the sites that are asked for are normalised as if they were not there.
         """
-        if self.controls is None:
-            return
-        chunks = shuffled(len(self.controls), max(2, exact_pixels(self.device) // self.pixels), key=0)
+        if self.controls is not None:
+            fitting(self._refer, exact_pixels(self.device) // self.pixels, most=len(self.controls))
+
+    def _refer(self, size: int) -> None:
+        chunks = shuffled(len(self.controls), size, key=0)
         with devices.autocast(self.device, self.precision):
             features = torch.cat([self.controls.features(self.model, rows, self.device).float() for rows in chunks])
         self.sent += len(self.controls)
@@ -165,12 +168,14 @@ def log_probabilities(passes: Passes, statistics: str, *, batch_sizes: Sequence[
     if statistics == "running" or len(passes) < 2:
         how = "running" if statistics == "running" else "running, for want of a second site"
         passes.refer()
-        return passes(shuffled(len(passes), RUNNING_BATCH, key=0)).numpy(), how
+        size = RUNNING_BATCH if passes.device.type == "cpu" else exact_pixels(passes.device) // passes.pixels
+        return fitting(lambda size: passes(shuffled(len(passes), size, key=0)), size, most=len(passes)).numpy(), how
     with batch_statistics(passes.model):
         passes.refer()
     if statistics == "batch":
         return _batch(passes, batch_sizes).numpy(), "batch"
-    answer, how = _adapted(passes, refinements)
+    size = exact_pixels(passes.device) // passes.pixels
+    answer, how = fitting(lambda size: _adapted(passes, size, refinements), size, most=len(passes))
     return answer.numpy(), how
 
 
@@ -194,20 +199,21 @@ def _batch(passes: Passes, sizes: Sequence[int]) -> torch.Tensor:
     return total / len(sizes)
 
 
-def _adapted(passes: Passes, refinements: int) -> tuple[torch.Tensor, str]:
-    size = exact_pixels(passes.device) // passes.pixels
+def fitting(attempt: Callable[[int], Answer], size: int, *, most: int) -> Answer:
+    """What `attempt(size)` answers for the largest batch that the memory holds: of `size` images, or half as many, and so on down to 2."""
+    size = max(2, size)
     while True:
         try:
-            return _adapted_by(passes, size, refinements)
+            return attempt(size)
         except torch.OutOfMemoryError:
             if size <= 2:
                 raise
-        size = max(2, min(size, len(passes)) // 2)
+        size = max(2, min(size, most) // 2)
         torch.cuda.empty_cache()
 
 
-def _adapted_by(passes: Passes, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    batches = shuffled(len(passes), max(2, size), key=0)
+def _adapted(passes: Passes, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+    batches = shuffled(len(passes), size, key=0)
     if len(batches) == 1:
         # A batch that holds the whole plate is normalised by the plate: its answer is the answer.
         with batch_statistics(passes.model):

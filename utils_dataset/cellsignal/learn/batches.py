@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
+from threading import local
 
 import numpy as np
 import pandas as pd
 import torch
 
 from cellsignal.data.images import read_site, read_sites
+from cellsignal.data.store import is_store
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment
 from cellsignal.learn.feed import CPU, Batch, feed
@@ -22,6 +24,7 @@ from cellsignal.learn.geometry import Geometry
 
 LABELS = "labels"  # the column of a table whose sites have several
 CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
+_own = local()
 SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
 
 
@@ -56,22 +59,22 @@ class SiteImages:
         """Channels, height and width of a picture as stored."""
         return self.image(0).shape
 
-    def image(self, row: int) -> np.ndarray:
-        """The picture of one site as stored, uint8[C, H, W]."""
+    def image(self, row: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The picture of one site as stored, uint8[C, H, W]; `out` is where a packed store puts it, without a copy in between."""
         if self.cached is not None and self.cached[row] is not None:
             return self.cached[row]
-        return read_site(self.root, self.stems[row], channels=self.channels)
+        return read_site(self.root, self.stems[row], channels=self.channels, out=out if is_store(self.root) else None)
 
     def put(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augment | Geometry | None = None) -> None:
         """Fill `out`, uint8[C, h, w], with the picture of one site; InputError when it has another size than the first site's."""
-        image = self.image(row)
+        image = self.image(row, out if augment is None else _scratch(self.shape))
         if image.shape != self.shape:
             what = f"its pictures have {image.shape[2]}x{image.shape[1]} pixels, those of {self.stems[0]} {self.shape[2]}x{self.shape[1]}"
             raise InputError(what, where=self.root / self.stems[row], cure="give all images one size")
-        if augment is None:
-            out[...] = image
-        else:
+        if augment is not None:
             augment(image, epoch=epoch, site=row, out=out)
+        elif image is not out:
+            out[...] = image
 
     def targets(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:
         """What the network should answer for sites `rows`, float32[N, K]: 1 for each of a site's classes, else 0."""
@@ -79,6 +82,13 @@ class SiteImages:
         if self.multilabel:
             return known.float()
         return (known[:, None] == torch.arange(len(self.class_numbers))).float()
+
+
+def _scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for one picture, the same for as long as a thread asks for the same: fresh memory costs more than reading."""
+    if getattr(_own, "room", np.empty(0)).shape != shape:
+        _own.room = np.empty(shape, np.uint8)
+    return _own.room
 
 
 def _one(sirna: pd.Series, class_numbers: list[int]) -> np.ndarray:

@@ -60,6 +60,19 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
             norm.running_mean, norm.running_var = mean, variance
 
 
+@contextmanager
+def unnoticed(model: nn.Module) -> Iterator[None]:
+    """Inside, layers in training mode normalise by the batch and leave their running statistics alone."""
+    tracking = [norm for norm in norms(model) if norm.training and norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
+
+
 def adapted_pass(model: nn.Module, one_pass: Callable[[], Answer], *,
                  refinements: int = REFINEMENTS) -> tuple[Answer, str]:
     """What `one_pass` answers when a whole plate's statistics normalise, although no batch holds the plate.

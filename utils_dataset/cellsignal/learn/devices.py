@@ -1,4 +1,7 @@
-"""Where the arithmetic happens, and in how many bits."""
+"""Where the arithmetic happens, in how many bits, and by which kernels."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -45,3 +48,26 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
 def gradient_scaler(device: torch.device, precision: str = "auto") -> torch.amp.GradScaler:
     """Scales losses so that fp16 gradients do not vanish, and skips steps where they overflow; does nothing for others."""
     return torch.amp.GradScaler(device.type, enabled=resolve(device, precision) == "fp16")
+
+
+@contextmanager
+def tuned(device: torch.device, sizes: Collection[int]) -> Iterator[None]:
+    """Inside, cuDNN tries which kernels are fastest, if batches are of one size or two: trying costs as much for each."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda" and len(set(sizes)) <= 2
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def compiled(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`function` through torch.compile, which may take minutes at first; InputError where it finds no compiler."""
+    fast = torch.compile(function)
+    def call(images: torch.Tensor) -> torch.Tensor:
+        try:
+            return fast(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            first = str(error).strip().splitlines()[0]
+            raise InputError(f"torch.compile failed ({first})", where="compile", cure="set compile: false") from error
+    return call

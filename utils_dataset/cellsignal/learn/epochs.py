@@ -1,6 +1,6 @@
 """One pass over the training sites, and one over the held-out ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -13,8 +13,8 @@ from cellsignal.learn.batches import SiteImages, epoch_batches, scope_rows, serv
 from cellsignal.learn.batchnorm import EXACT_PIXELS, batch_statistics
 from cellsignal.learn.budget import Pace
 from cellsignal.learn.covariates import hidden
-from cellsignal.learn.devices import autocast, gradient_scaler
-from cellsignal.learn.inputs import training_inputs
+from cellsignal.learn.devices import autocast, gradient_scaler, tuned
+from cellsignal.learn.inputs import Room, training_inputs
 from cellsignal.learn.losses import smoothed
 from cellsignal.learn.metrics import METRICS
 from cellsignal.learn.mixup import Mix, mixture
@@ -24,18 +24,21 @@ from cellsignal.learn.references import References
 from cellsignal.learn.told import Told
 from cellsignal.learn.world import ALONE, SharedStatistics, World
 
+Embed = Callable[[torch.Tensor], torch.Tensor]
+
 
 def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray]], optimizer: torch.optim.Optimizer, *,
                 phase: Phase, epoch: int = 0, scaler: torch.amp.GradScaler | None = None, workers: int = 0,
                 world: World = ALONE, pace: Pace | None = None, average: Average | None = None,
-                controls: SiteImages | None = None) -> dict[str, float] | None:
+                controls: SiteImages | None = None, embed: Embed | None = None) -> dict[str, float] | None:
     """Take one step of the optimiser for each virtual batch of `steps` (see `virtual_batches`).
 
     A step follows the mean gradient over all sites of its virtual batch, however unequal its
     batches are. A step whose fp16 gradients overflow is skipped by the scaler, with its gradients.
     In a `world` of several processes each takes whole batches of every step, and the gradients are
     summed before the step, so that all of them step alike, or skip alike. An `average` of the weights
-    follows each step. `controls`: the sites to which a network with control features refers.
+    follows each step. `controls`: the sites to which a network with control features refers. `embed`:
+    another way, such as a compiled one, to the model's features.
     Returns the loss, a mean over sites, and the data's metric (`learn.metrics`). None when the epoch
     was broken off, because it would have been late (`pace`).
     """
@@ -44,10 +47,11 @@ def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
     mine = [rows for _, share in shares for _, rows in share]
-    learner = _Learner(model, data, phase, epoch, controls)
+    learner = _Learner(model, data, phase, epoch, controls, embed or model.embed)
     learning = [weight for group in optimizer.param_groups for weight in group["params"]]
     pictures = serve(data, mine, epoch=epoch, workers=workers, device=_device(model))
-    with training_mode(model, phase.trainable, world=world, average=average) as statistics, closing(pictures) as batches:
+    ready, fast = training_mode(model, phase.trainable, world=world, average=average), tuned(_device(model), map(len, mine))
+    with ready as statistics, fast, closing(pictures) as batches:
         for (sites, share), end in zip(shares, last, strict=True):
             optimizer.zero_grad(set_to_none=True)
             for (number, _), (images, rows) in zip(share, batches):
@@ -102,8 +106,9 @@ def training_mode(model: Classifier, trainable: str, *, world: World = ALONE,
 class _Learner:
     """Turns the batches of an epoch into losses."""
 
-    def __init__(self, model: Classifier, data: SiteImages, phase: Phase, epoch: int, controls: SiteImages | None) -> None:
-        self.model, self.data, self.phase, self.epoch = model, data, phase, epoch
+    def __init__(self, model: Classifier, data: SiteImages, phase: Phase, epoch: int, controls: SiteImages | None,
+                 embed: Embed) -> None:
+        self.model, self.data, self.phase, self.epoch, self.embed, self.room = model, data, phase, epoch, embed, Room()
         self.told = Told(model, data.root, data.sites)
         self.references = References(model, controls, data.sites) if model.control_features else None
 
@@ -118,8 +123,9 @@ class _Learner:
         targets = self.data.targets(rows).to(images.device, non_blocking=True)
         targets = targets if mix is None else mix.blend(targets)
         with autocast(images.device, phase.precision):
-            seen = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, number=number, mix=mix)
-            features = model.embed(seen)
+            seen = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, number=number, mix=mix,
+                                   room=self.room)
+            features = self.embed(seen)
             logits = model.classify(features, **told, **self._referred(rows, mix, key)).float()
             cosines = model.cosines(features) if phase.losses.cosines else None
         return self._loss(logits, targets, cosines), METRICS[self.data.metric].counts(logits.detach(), targets)

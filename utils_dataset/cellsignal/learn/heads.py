@@ -49,10 +49,10 @@ class Head(nn.Module):
     def _linear(self, features: torch.Tensor, covariates: torch.Tensor | None) -> torch.Tensor:
         inputs = self.dropout(features)
         if covariates is not None:
-            inputs = torch.cat([inputs, covariates.to(inputs)], dim=1)
+            inputs = torch.cat([inputs, covariates.to(inputs, non_blocking=True)], dim=1)
         if self.kind == "shared":
             return functional.linear(inputs, self.weight, self.bias)
-        own = self._own(inputs, covariates[:, self.first:self.first + self.cell_types].to(inputs))
+        own = self._own(inputs, covariates[:, self.first:self.first + self.cell_types].to(inputs, non_blocking=True))
         return own if self.kind == "cell_type" else own + functional.linear(inputs, self.weight, self.bias)
 
     def _own(self, inputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

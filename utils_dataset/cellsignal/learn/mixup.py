@@ -27,8 +27,9 @@ class Mix:
     window: Window | None = None
 
     def blend(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Rows of [N, ...] mixed as floats, where they lie: share * x + (1 - share) * x[order]."""
-        return torch.lerp(tensor[self.order.to(tensor.device)].float(), tensor.float(), self.share)
+        """Rows of [N, ...] mixed as floats: share * x + (1 - share) * x[order]."""
+        floats = tensor if tensor.is_floating_point() else tensor.float()
+        return floats[self._order(tensor)].lerp_(floats, self.share)
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W] blended, or with a window of the other in each."""
@@ -36,8 +37,11 @@ class Mix:
             return self.blend(images)
         top, bottom, left, right = self.pixels(images)
         mixed = images.clone()
-        mixed[..., top:bottom, left:right] = images[self.order.to(images.device), :, top:bottom, left:right]
+        mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right][self._order(images)]
         return mixed
+
+    def _order(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.order.to(tensor.device, non_blocking=True)  # a GPU does not wait for it
 
     def pixels(self, images: torch.Tensor) -> tuple[int, int, int, int]:
         """The window's edges in pixels of these images."""

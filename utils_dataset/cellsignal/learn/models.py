@@ -78,22 +78,24 @@ class Classifier(nn.Module):
         """Logits [N, classes] of images as they are stored; see `prepare` and `classify` for what goes with them."""
         return self.classify(self.embed(self.prepare(images, moments)), covariates, references)
 
-    def prepare(self, images: torch.Tensor, moments: torch.Tensor | None = None) -> torch.Tensor:
+    def prepare(self, images: torch.Tensor, moments: torch.Tensor | None = None, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """What the body sees, float[N, C, H, W], channels last, from uint8, or floats on the same 0-255 scale.
 
-        `moments`: mean and standard deviation by channel, float[N, C, 2], in 8-bit units, on any device.
+        `moments`: mean and standard deviation by channel, float[N, C, 2], in 8-bit units, on any device. `out`: memory to
+        use again for the answer, of its shape, kind and order.
         """
-        images = images.to(self._dtype)
+        if out is None:
+            # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
+            out = torch.empty(images.shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
+        seen = out.copy_(images)
         if self.standardise == "none":
-            images = images / 255
-        elif self.standardise == "image":
-            variance, mean = torch.var_mean(images, dim=(2, 3), keepdim=True, correction=0)
-            images = (images - mean) / variance.sqrt().clamp(min=LEAST)
-        else:
-            mean, spread = self._given(moments).to(images)[..., None, None].unbind(2)
-            images = (images - mean) / spread.clamp(min=LEAST)
-        # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
-        return images.contiguous(memory_format=torch.channels_last)
+            return seen.div_(255)
+        if self.standardise == "image":
+            variance, mean = torch.var_mean(seen, dim=(2, 3), keepdim=True, correction=0)
+            return seen.sub_(mean).div_(variance.sqrt().clamp(min=LEAST))
+        given = self._given(moments).to(seen.device, seen.dtype, non_blocking=True)
+        mean, spread = given[..., None, None].unbind(2)
+        return seen.sub_(mean).div_(spread.clamp(min=LEAST))
 
     def _given(self, moments: torch.Tensor | None) -> torch.Tensor:
         if moments is None:
@@ -102,7 +104,8 @@ class Classifier(nn.Module):
         return moments
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """Of its weights, and of the images that the body sees."""
         return next(self.parameters()).dtype
 
     def embed(self, prepared: torch.Tensor) -> torch.Tensor:

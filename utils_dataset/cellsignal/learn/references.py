@@ -1,15 +1,12 @@
 """The controls that a network with control features is shown beside each batch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pandas as pd
 import torch
 
 from cellsignal.errors import InputError
 from cellsignal.learn.batches import SiteImages, serve
-from cellsignal.learn.batchnorm import norms
+from cellsignal.learn.batchnorm import unnoticed
 from cellsignal.learn.controls import CONTROLS, plate_means
 from cellsignal.learn.inputs import resized
 from cellsignal.learn.models import Classifier
@@ -55,21 +52,8 @@ class References:
         """
         device = next(self.model.parameters()).device
         [(images, _)] = serve(self.controls, [beside], epoch=epoch, device=device)
-        with _unnoticed(self.model):
+        with unnoticed(self.model):
             prepared = self.model.prepare(images, self.told[beside].get("moments"))
             features = self.model.embed(resized(prepared, size)).float()
-        return plate_means(features, positive=self.positive[beside].to(device), plates=self.plates[beside].to(device),
-                           asked=self.asked[rows].to(device))
-
-
-@contextmanager
-def _unnoticed(model: Classifier) -> Iterator[None]:
-    """Inside, layers in training mode normalise by the batch and leave their running statistics alone."""
-    tracking = [norm for norm in norms(model) if norm.training and norm.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        there = {"positive": self.positive[beside], "plates": self.plates[beside], "asked": self.asked[rows]}
+        return plate_means(features, **{name: tensor.to(device, non_blocking=True) for name, tensor in there.items()})

@@ -7,7 +7,7 @@ import torch
 from cellsignal.files import read_json
 from cellsignal.learn.averages import Average
 from cellsignal.learn.checkpoint import Checkpoint, optimizer_tensors, prefixed, restore_optimizer
-from cellsignal.learn.devices import gradient_scaler, resolve
+from cellsignal.learn.devices import compiled, gradient_scaler, resolve
 from cellsignal.learn.history import held_out_value
 from cellsignal.learn.models import Card, Classifier, save_weights
 from cellsignal.learn.optimizers import optimizer
@@ -20,13 +20,14 @@ class State:
 
     `found` is the checkpoint to go on from. `together`: how many batches a step of the optimiser
     takes without a virtual batch: one for each process that the phase began with. It stays when the
-    phase goes on in more processes or fewer.
+    phase goes on in more processes or fewer. `embed`: the model's, compiled if so wanted.
     """
 
     def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, world: World,
-                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> None:
+                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None, compile: bool = False) -> None:
         self.model, self.phase, self.checkpoint, self.world = model, phase, checkpoint, world
         self.rows, self.together = [], world.size
+        self.embed = compiled(model.embed) if compile else model.embed
         device = next(model.parameters()).device
         self.precision = resolve(device, phase.precision)
         self.scaler = gradient_scaler(device, phase.precision)

@@ -23,6 +23,7 @@ from cellsignal.learn.launch import Tell, launch
 from cellsignal.learn.models import Card, Classifier, check_sha256
 from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
+from cellsignal.learn.recompute import recompute as recomputed
 from cellsignal.learn.standardise import stated_in
 from cellsignal.learn.state import State
 from cellsignal.learn.together import check
@@ -50,6 +51,8 @@ def fit(
     elsewhere: Sequence[Path] = (),
     device: str = "auto",
     processes: int = 0,
+    compile: bool = False,
+    recompute: bool = False,
     task: str = RXRX1.name,
     controls: SiteImages | None = None,
     unlabelled: SiteImages | None = None,
@@ -71,7 +74,8 @@ def fit(
     share the batches of each step, through Hugging Face Accelerate, and learn what one process learns
     within float error. Without a virtual batch a step takes one batch of each process, so that more
     processes take fewer and larger steps; the phase keeps to what it began with. A `model` that several
-    processes are to train must not have been on a GPU.
+    processes are to train must not have been on a GPU. `compile`: torch.compile makes the body's kernels.
+    `recompute`: less memory, more time, the same gradients (`learn.recompute`).
 
     With `phase.ema` the averaged weights are what is scored, kept and asked for labels. In the last
     `phase.pseudo_epochs` epochs those of the sites `unlabelled` train too to which `relabel(network,
@@ -90,7 +94,7 @@ def fit(
     check(model, data, phase, controls=controls, relabel=relabel, unlabelled=unlabelled)
     others = {"unlabelled": digest(unlabelled.sites), "relabel": getattr(relabel, "facts", {})} if phase.pseudo_epochs else {}
     others |= {"controls": digest(controls.sites)} if controls is not None else {}
-    others |= stated_in(data.root, model.standardise)
+    others |= stated_in(data.root, model.standardise) | ({"compile": True} if compile else {})
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
         **model.options, "origin": model.origin})
@@ -106,7 +110,8 @@ def fit(
         checkpoint.adopt(elsewhere)
     story = _Story(list(history), phase, on_epoch if leads else lambda history: None, shown=leads)
     hidden = Unlabelled(data, unlabelled, relabel) if phase.pseudo_epochs else None
-    training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history), task, controls, hidden)
+    training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history), task, controls, hidden,
+                         compile, recompute)
     with story:
         if world is not None or (processes := wanted(device, processes)) == 1:
             training.run(world or World(device=pick(device)), story.take)
@@ -131,14 +136,21 @@ class _Training:
     task: str
     controls: SiteImages | None
     unlabelled: Unlabelled | None
+    compile: bool
+    recompute: bool
 
     def run(self, world: World, tell: Tell) -> None:
         """Train in this process of the `world`; the first one tells {"old": row} and {"new": row} of each epoch, and {"spent": note}."""
         world.meet()  # the checkpoint lies in its place
         found = self.checkpoint.load()
         world.meet()  # and will not be replaced before all have read it
+        if not world.agree(found[1]["epoch"] if found else 0):
+            raise InputError("not all processes of the training find the same checkpoint", where=self.checkpoint.weights.parent,
+                             cure="give all machines one run folder, on a disk that they share")
         tell = tell if world.first else lambda message: None
-        state = State(self.model.to(world.device), self.phase, self.checkpoint, world=world, found=found)
+        if self.recompute:
+            recomputed(self.model.body)
+        state = State(self.model.to(world.device), self.phase, self.checkpoint, world=world, found=found, compile=self.compile)
         for row in state.rows:
             tell({"old": row})
         if self._epochs(state, world, tell):
@@ -171,7 +183,7 @@ class _Training:
         pace = Pace(self.budget, len(steps)) if self.budget.deadline is not None else None
         shared = {"phase": phase, "workers": self.workers, "world": world, "controls": self.controls}
         row = train_epoch(state.model, data, steps, state.optimizer, epoch=epoch, scaler=state.scaler, pace=pace,
-                          average=state.average, **shared)
+                          average=state.average, embed=state.embed, **shared)
         if row is None:
             return None
         if not math.isfinite(row["loss"]):

@@ -43,6 +43,11 @@ class World:
         """Go on when all have come here."""
         self.any(False)
 
+    def agree(self, number: int) -> bool:
+        """Whether all processes say the same whole number."""
+        sums = self.sum(torch.tensor([number, number**2], dtype=torch.float64, device=self.device))
+        return bool((sums[0] ** 2 == self.size * sums[1]).item())
+
     def mine(self, items: Sequence) -> Sequence:
         """This process's share of a row of items, dealt like cards."""
         return items[self.rank::self.size]

@@ -105,9 +105,11 @@ class Recipe(BaseModel):
     thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="of the Protein Atlas: on held-out folds, by class shares, or 0.5")
     # The machine
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where networks run")
-    workers: int = Field(0, ge=0, description="processes that read images")
+    workers: int = Field(0, ge=0, description="threads that read images ahead; 0 means none")
     parallel: int = Field(2, ge=1, description="notebooks at once")
     processes: int = Field(0, ge=0, description="training processes; 0 means one per GPU")
+    compile: bool = Field(False, description="train with kernels that torch.compile makes, after minutes of making them")
+    recompute: bool = Field(False, description="train with less memory and more time: blocks are computed again on the way back")
     pages: bool = Field(True, description="look at the plates first, and write HTML pages and a report")
     time_budget_minutes: float = Field(
         0.0, ge=0, description="work stops cleanly in time and goes on at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"

@@ -17,7 +17,7 @@ from cellsignal.run.notebooks import StepFailed
 PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
-PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "pages", "time_budget_minutes"}  # parameters that change no result
+PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "recompute", "pages", "time_budget_minutes"}  # parameters that change no result
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""What is computed again on the way back gives the same gradients and statistics, from less memory; what is compiled, the same features."""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import small
+
+from cellsignal.errors import InputError
+from cellsignal.files import read_json, sha256
+from cellsignal.learn.devices import compiled, tuned
+from cellsignal.learn.memory import _kept, training_memory
+from cellsignal.learn.models import Classifier
+from cellsignal.learn.recompute import blocks, recompute
+
+# Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
+KINDS = {"densenet-small": (16, 0.6), "resnet-small": (4, 0.8), "se-resnext-small": (4, 0.95), "xception-small": (8, 0.95),
+         "vgg-small": (1, 0.6), "plain-cnn": (0, 1)}
+IMAGES = torch.arange(4 * 6 * 64 * 64).remainder(251).to(torch.uint8).view(4, 6, 64, 64)
+
+
+def pair(backbone: str) -> tuple[Classifier, Classifier]:
+    """A network, and its twin that recomputes."""
+    model = Classifier(backbone, channels=6, classes=4).train()
+    again = copy.deepcopy(model)
+    assert recompute(again.body) == KINDS[backbone][0] == recompute(again.body)
+    return model, again
+
+
+@pytest.mark.parametrize("backbone", KINDS)
+def test_gradients_and_running_statistics_stay_what_they_were(backbone: str) -> None:
+    both = pair(backbone)
+    for model in both:
+        for _ in range(2):
+            model(IMAGES).logsumexp(1).sum().backward()
+    first, second = both
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert list(first.state_dict()) == list(second.state_dict())
+
+
+@pytest.mark.parametrize("backbone", [name for name, (count, _) in KINDS.items() if count])
+def test_less_is_kept_for_the_way_back(backbone: str) -> None:
+    first, second = (sum(_kept(model, model.prepare(IMAGES))) for model in pair(backbone))
+    assert second < KINDS[backbone][1] * first
+
+
+def test_a_copy_recomputes_itself() -> None:
+    _, model = pair("densenet-small")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.body.parameters():
+            weight.zero_()
+    assert model(IMAGES).std() > 0 and len({id(block) for each in (model, other) for block in blocks(each.body)}) == 32
+    assert torch.equal(other(IMAGES)[0], other(IMAGES)[1]), "black bodies see nothing"
+
+
+def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, tmp_path: Path) -> None:
+    phase = {"epochs": 2, "ema": 0.9, "mixup": 0.4}
+    for name, options in {"plain": {}, "again": {"recompute": True}}.items():
+        small(patches, tmp_path / f"{name}/model.safetensors", options=options, **phase)
+    assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "again/model.safetensors")
+    assert small(patches, tmp_path / "plain/model.safetensors", options={"recompute": True}, **phase), "no other training"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) -> None:
+    model = Classifier("densenet-small", channels=6, classes=1108).train()
+    prepared = model.prepare(IMAGES)
+    real = sum(_kept(model, prepared))
+    counted = training_memory("densenet-small", size=64, batch_size=4, precision=precision)
+    halves = 2 * sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)  # of weights, which autocast makes and keeps
+    expected = {"fp32": real, "fp16": real / 2 + halves}[precision]
+    assert counted.kept - 4 * prepared.numel() == pytest.approx(expected, rel=0.05)
+    twice = training_memory("densenet-small", size=64, batch_size=8, precision=precision)
+    assert 1.7 < twice.kept / counted.kept <= 2 and twice.weights == counted.weights
+
+
+def test_a_densenet121_of_512_px_is_estimated_to_fit_a_t4() -> None:
+    plain, again = (training_memory("densenet121", size=512, batch_size=8, recompute=recompute) for recompute in (False, True))
+    assert 2.5e9 < again.total < plain.total < 15e9
+    assert plain.weights == again.weights and again.kept < 0.3 * plain.kept
+
+
+def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    def eager(function, **options):  # no kernels, which take minutes
+        made.append(function)
+        return torch._dynamo.optimize("eager")(function)
+    for name, options in {"plain": {}, "fast": {"compile": True}}.items():
+        monkeypatch.setattr(torch, "compile", eager)
+        small(patches, tmp_path / f"{name}/model.safetensors", model=Classifier("plain-cnn", channels=6, classes=4), epochs=2,
+              ema=0.9, options=options)
+    assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
+    known = [read_json(tmp_path / f"{name}/model.json")["fingerprint"].get("compile") for name in ("plain", "fast")]
+    assert known == [None, True]
+
+
+def test_without_a_compiler_one_line_says_so() -> None:
+    broken = partial(torch.compile, backend=lambda graph, inputs: 1 / 0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set compile: false"):
+        patch.setattr(torch, "compile", broken)
+        compiled(lambda images: images + 1)(torch.ones(3))
+
+
+@pytest.mark.parametrize(("device", "sizes", "tries"), [("cuda", [8, 7, 8], True), ("cuda", [8, 7, 6], False), ("cpu", [8], False)])
+def test_kernels_are_tried_where_batches_are_of_one_size_or_two(device: str, sizes: list[int], tries: bool) -> None:
+    with tuned(torch.device(device), sizes):
+        assert torch.backends.cudnn.benchmark == tries
+    assert torch.backends.cudnn.benchmark is False
