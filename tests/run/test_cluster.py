@@ -8,6 +8,7 @@ import pytest
 from machines import Machines
 
 from cellsignal import files
+from cellsignal.data import packing, simulate
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import chain, cluster, errands, recipe
 
@@ -76,12 +77,13 @@ def test_a_shared_folder_gets_the_files_that_one_machine_makes(run: Callable[...
 
 
 def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    run("run")
-    assert run("run", assignment="raw") == ["4-predict-assign", "report"]
+    plain = {"pages": False, "assignment": "raw"}
+    run("run", pages=False)
+    assert run("run", **plain) == ["4-predict-assign"]
     (tmp_path / "run/scores/model/adapted/U2OS-02.parquet").unlink()
-    assert run("run", assignment="raw") == ["4-predict-assign@U2OS-02", "report"]  # the same scores: the decision stands
-    assert run("run", assignment="raw", way="scores") == ["4-predict-assign", "report"]
-    assert set(run("run", assignment="raw", way="weights")) >= {"4-predict-assign", *PARTS}
+    assert run("run", **plain) == ["4-predict-assign@U2OS-02"]  # the same scores: the decision stands
+    assert run("run", way="scores", **plain) == ["4-predict-assign"]
+    assert run("run", way="weights", **plain) == ["4-predict-assign", *PARTS]
 
 
 def test_over_a_storage_the_same_files_come_and_stay(
@@ -98,7 +100,7 @@ def test_over_a_storage_the_same_files_come_and_stay(
     assert made(tmp_path / "elsewhere") == made(tmp_path / "one")
     [place] = (tmp_path / "store/weights/U2OS").glob("model.safetensors")
     place.write_text("damaged")
-    assert "3-train-cell-type@U2OS" in run("third", storage=storage)
+    assert TRAININGS[1] in run("third", storage=storage, pages=False)
     assert made(tmp_path / "third") == made(tmp_path / "one")
 
 
@@ -150,3 +152,22 @@ def test_no_cluster_and_no_ray_are_told_before_anything_runs(
     params.write_text("preset: tiny\n")
     assert refused("run", params, "--ray", "local") == "--ray: Ray is not installed; pip install 'cellsignal[ray]', on every machine"
     assert refused("run", params, "--storage", "file:///x").startswith("--storage is for machines of a cluster; ")
+
+
+def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp_path: Path) -> None:
+    def everything(folder: Path) -> dict[str, bytes]:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
+    simulate.simulate(tmp_path / "one", processes=1, **asked)
+    for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
+        simulate.simulate(tmp_path / name, by=cluster.Cluster("local", storage).side_by_side, **asked)
+    assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")
+    plan = packing.plan(tmp_path / "one")
+    packing.pack(plan, tmp_path / "packed", progress=False)
+    with cluster.helpers("local") as by:
+        assert len(packing.pack(plan, tmp_path / "together", progress=False, by=by)) == 4
+    assert everything(tmp_path / "together") == everything(tmp_path / "packed")
+    next((tmp_path / "one").rglob("*.png")).write_bytes(b"damaged")
+    with cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
+        packing.pack(plan, tmp_path / "third", progress=False, by=by)

@@ -1,8 +1,9 @@
 """The command `cellsignal pack`: a data set's images, many times faster to read."""
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +36,7 @@ def pack(
     cell_type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=0, help="Sites read side by side; 0: one a core.")] = 0,
     verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare the sums.")] = False,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster that packs; its machines see both folders.")] = "",
 ) -> None:
     """Pack the images of a data set, one file a plate.
 
@@ -45,12 +47,22 @@ def pack(
 
     plan = packing.plan(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or (), format=format.value)
     print("\n".join(packing.size_lines(plan)))
-    written = packing.pack(plan, out, jobs=jobs or None)
+    with _helpers(ray) as by:
+        written = packing.pack(plan, out, jobs=jobs or None, by=by)
     if verify:
         from cellsignal.data.store_check import verify as compare
 
         print(f"compared {compare(out):,} copies of sites with their sums")
     print(f"wrote {out}" if written else f"{out} was whole already")
+
+
+def _helpers(address: str) -> AbstractContextManager[Any]:
+    """Who packs side by side on a cluster; nobody without one."""
+    if not address:
+        return nullcontext()
+    from cellsignal.run import cluster
+
+    return cluster.helpers(address)
 
 
 def _sizes(text: str) -> list[int]:

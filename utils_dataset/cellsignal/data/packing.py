@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from cellsignal.data import atlas, codecs, omezarr, parcels, store, wells
 from cellsignal.data.archives import gigabytes, on_a_full_disk, require_room
 from cellsignal.data.images import missing_channels, read_site, reduced_sides
 from cellsignal.data.parcels import Form, Parcel, encode, facts, kept
+from cellsignal.data.workshop import SideBySide
 from cellsignal.errors import InputError
 from cellsignal.tasks import Task
 
@@ -108,12 +110,13 @@ def _parcels(root: Path, stems: pd.Series, missing: pd.Series) -> list[Parcel]:
     return parcels
 
 
-def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = True) -> list[str]:
+def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = True, by: SideBySide | None = None) -> list[str]:
     """Write a store to the folder `out`; the names of the parts that were written now.
 
     A call after a killed one goes on; one after a whole one adds what is new, such as another cell type. `jobs`: sites read
-    side by side, by default one a core. Raises InputError when `out` holds anything but a store of these tables in this form,
-    when the disk is too small, and for a damaged image, which is named.
+    side by side, by default one a core; `by`: who writes the parts with a core each, if not this process. Raises InputError
+    when `out` holds anything but a store of these tables in this form, when the disk is too small, and for a damaged image,
+    which is named.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -123,7 +126,7 @@ def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = Tru
         whole = _claim(out, plan)
         todo = [parcel for parcel in plan.parcels if not kept(out, parcel, plan.form)]
         _check_room(out, plan, todo)
-        _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
+        _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, by=by)
         if todo or not whole:
             files.write_json(out / store.FILE, {**plan.form.told(), "whole": True, "parts": dict(_found(out, plan))})
     return [parcel.name for parcel in todo]
@@ -158,11 +161,20 @@ def _check_room(out: Path, plan: Plan, todo: Iterable[Parcel]) -> None:
     require_room(out, round(needed), purpose="packing", cure="free some space, or pack less: --cell-type NAME, --sizes PX")
 
 
-def _write(out: Path, plan: Plan, todo: Sequence[Parcel], *, jobs: int, progress: bool) -> None:
+def _write(out: Path, plan: Plan, todo: Sequence[Parcel], *, jobs: int, progress: bool, by: SideBySide | None) -> None:
     total, done = (sum(len(parcel.names) for parcel in parcels) for parcels in (plan.parcels, todo))
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
-        for parcel in todo:
+        for parcel in todo if by is None else ():
             FORMATS[plan.form.format](out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
+        for count in by(partial(_write_part, out, plan.form), todo) if by else ():
+            bar.update(count)
+
+
+def _write_part(out: Path, form: Form, parcel: Parcel) -> int:
+    """Write a part with one core; the number of its sites."""
+    with ThreadPoolExecutor(1) as pool:
+        FORMATS[form.format](out, parcel, form, pool=pool, threads=1, tell=int)
+    return len(parcel.names)
 
 
 # By the format of the files.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import errands, mirror, parts, paths
+from cellsignal.run import errands, mirror, parts, paths, provenance
 from cellsignal.run.engine import Errand, Here, Marker
 from cellsignal.run.manifest import Manifest
 from cellsignal.run.notebooks import Stopped
@@ -48,6 +48,7 @@ class Cluster(Here):
         with super().opened(run, deadline=deadline), _connected(self.ray, self.address):
             if self.storage and self.storage.holds(run) and Path(self.storage.root) == run:
                 self.storage = None
+            self.code = provenance.code_digest()  # of the package as it was sent: it may change here meanwhile
             shutil.rmtree(run / errands.ROOM, ignore_errors=True)
             if self.storage:
                 self._catch_up()
@@ -59,17 +60,16 @@ class Cluster(Here):
         return parallel * max(1, len(self._machines()))
 
     def side_by_side(self, function: Callable[[Any], Any], parts: Any, *, processes: int | None = None) -> Iterator[Any]:
-        """`function` of each part of a simulation, in whatever order they end, one core each."""
+        """`function` of each part of a simulation or a packing, in whatever order they end, one core each."""
         task = self.ray.remote(num_cpus=1, max_retries=RETRIES)(errands.draw)
         waiting = {task.remote(function, part, send=self.storage is not None): part for part in parts}
         try:
             while waiting:
                 for ready in self.ray.wait(list(waiting), timeout=LOOK)[0]:
-                    made, pictures = self._got(ready)
-                    folder = waiting.pop(ready)[-1]
+                    (made, pictures), part = self._got(ready), waiting.pop(ready)
                     for name, content in pictures.items():
-                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                        (folder / name).write_bytes(content)
+                        (part[-1] / name).parent.mkdir(parents=True, exist_ok=True)
+                        (part[-1] / name).write_bytes(content)
                     yield made
         finally:
             for left in waiting:
@@ -81,7 +81,7 @@ class Cluster(Here):
         if not step.apart:
             return super().execute(errand)
         told = {"run": str(self.run), "parameters": dict(errand.parameters), "deadline": self.deadline, "page": errand.page,
-                "storage": "", "data": str(errand.data)}  # fmt: skip
+                "code": self.code, "storage": "", "data": str(errand.data)}  # fmt: skip
         if self.storage:
             told |= self._deposit(errand)
         answer = self._sent(errands.tell(step, **told), self._resources(step, errand.parameters), errand)
@@ -110,10 +110,12 @@ class Cluster(Here):
         return self._got(task)
 
     def _got(self, task: Any) -> Any:
-        """What a task gave; StepFailed when it gave nothing."""
+        """What a task gave; its own error in a line, StepFailed when it gave nothing."""
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise InputError(str(error.cause)) from None
             raise StepFailed(f"{type(error.cause).__name__}: {' '.join(str(error.cause).split())}") from None
         except self.ray.exceptions.RayError as error:
             raise StepFailed(f"its machine was lost {RETRIES + 1} times ({type(error).__name__})") from None
@@ -189,7 +191,16 @@ class Cluster(Here):
         mirror.bring(self.storage, self.run, [name for name in self.storage.names("weights") if name.endswith(".checkpoint.json")])
 
 
+@contextmanager
+def helpers(address: str) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Who does parts of a work side by side on the machines of a cluster, which see the same folders as this one."""
+    engine = Cluster(address)
+    with _connected(engine.ray, address):
+        yield engine.side_by_side
+
+
 def _ray() -> ModuleType:
+    paths.settle()
     try:
         import ray
     except ImportError:
@@ -208,6 +219,8 @@ def _connected(ray: ModuleType, address: str) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster answers ({next(iter(str(error).splitlines()), '')})"
         raise InputError(what, where=f"--ray {address}", cure="start one with `ray start --head`, or use --ray local") from None
+    except Exception as error:  # a class of its own Ray has not made for it
+        raise StepFailed(f"Ray did not start: {error}") from None
     try:
         if threading.current_thread() is threading.main_thread():
             for number, handler in own.items():

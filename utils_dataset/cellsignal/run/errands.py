@@ -33,11 +33,11 @@ class Desk:
 
 
 def tell(step: Step, **more: Any) -> Told:
-    """An errand in plain values, to be sent: what the step says, and `run`, `parameters`, `data`, `deadline`, `page` and more."""
+    """An errand in plain values, to be sent: what the step says, and `run`, `parameters`, `data`, `deadline`, `code` and more."""
     return {
         "step": step.name, "part": step.part, "outputs": list(step.outputs), "extras": list(step.extras),
         "checkpoints": list(step.checkpoints), "stem": step.notebook.stem, "notebook": step.notebook.read_text(encoding="utf-8"),
-        "code": provenance.code_digest(), **more,
+        **more,
     }  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def carry_out(told: Told) -> dict[str, Any]:
         return {"error": "StepFailed", "text": what, "notebook": ""}
 
 
-def draw(function: Callable[[Any], tuple[Any, ...]], part: tuple[Any, ...], *, send: bool) -> tuple[tuple[Any, ...], dict[str, bytes]]:
-    """Have a part of a simulation drawn in the folder that stands last in it; `send` its files back where nobody else sees that."""
+def draw(function: Callable[[Any], Any], part: Any, *, send: bool) -> tuple[Any, dict[str, bytes]]:
+    """Do a part of a work; to `send` the files is for one in the folder that stands last in the part, where nobody else sees that."""
     if not send:
         return function(part), {}
     with tempfile.TemporaryDirectory() as place:
