@@ -59,7 +59,7 @@ def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: s
 
 
 def test_reduced_copies_are_means_over_areas(plates: Tables, tmp_path: Path) -> None:
-    made = packed(plates, tmp_path / "store", sizes=(8, 4))
+    made = packed(plates, tmp_path / "store", codec="raw", sizes=(8, 4))
     stem = drawn(plates)["stem"].iloc[-1]
     image = read_site(plates.root, stem)
     assert made.sizes == [8, 4] and np.array_equal(read_site(made.root, stem), image)
@@ -114,7 +114,7 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):
         read_site(out, drawn(plates)["stem"].iloc[0])
     monkeypatch.undo()
-    orphan = out / written[0] / f"{files.TEMPORARY}1-8.npy"
+    orphan = out / written[0] / f"{files.TEMPORARY}1-8.blosc2"
     orphan.touch()
     assert set(packing.pack(plan, out, progress=False)) == {parcel.name for parcel in plan.parcels} - set(written)
     assert packing.pack(plan, out, progress=False) == [] and not orphan.exists()
@@ -201,7 +201,7 @@ def test_what_nobody_packed_is_named(plates: Tables, tmp_path: Path) -> None:
 
 
 def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = packing.plan(plates.root, sizes=(8, 4))
+    plan = packing.plan(plates.root, codec="raw", sizes=(8, 4))
     lines = packing.size_lines(plan)
     assert [line.split()[0] for line in lines] == ["HUVEC", "RPE", "together", "note:"]
     assert lines[3].startswith(f"note: {plan.left_out:,} sites")

@@ -195,7 +195,8 @@ def _twice(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
 def _row_problems(tables: pd.DataFrame) -> list[Problem]:
     """Well types that the class denies, and experiments that are in both data sets."""
     known = tables[tables["sirna"].notna()]
-    said = known["well_type"] != known["sirna"].map(_well_type)
+    kinds = {sirna: _well_type(sirna) for sirna in known["sirna"].unique()}
+    said = known["well_type"] != known["sirna"].map(kinds)
     first = tables.drop_duplicates(["experiment", "dataset"])
     both = first["experiment"].duplicated()
     cure = "1108-1137 are positive controls, 1138 is the negative one, lower ones are treatments"
@@ -227,10 +228,11 @@ def _answer_problems(
     """What is wrong in a table with one row per test well (or some of them)."""
     if frame is None:
         return []
-    known = frame["id_code"].isin(ids)
+    given, asked = frame["id_code"].tolist(), set(ids)
+    known = pd.Series([name in asked for name in given], dtype=bool)
     what, cure = "is not a well of test.csv", "take the tables of one and the same data set"
     problems = rows.flag(frame, ~known, "id_code", what, cure) + _twice(frame)
-    missing = sorted(set(ids) - set(frame["id_code"])) if complete else []
+    missing = sorted(asked.difference(given)) if complete else []
     if missing and not problems:
         file = frame.index[0][0]
         what = f"{len(missing):,} wells of test.csv are missing, the first is {missing[0]}"
