@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from cellsignal import files
 from cellsignal.data.atlas import SAMPLE, SOLUTION, TRAIN, read_site_tables
 from cellsignal.data.atlas_drawing import Subject, photograph
+from cellsignal.data.images import write_channel
 from cellsignal.data.labels import Labels, write_labels
 from cellsignal.data.labelsets import label_sets
 from cellsignal.data.phenotypes import stream
@@ -143,7 +143,7 @@ def _photograph(work: tuple[int, tuple[Subject, ...], Path]) -> tuple[int, Path]
     for subject in subjects:
         (folder / subject.dataset).mkdir(parents=True, exist_ok=True)
         for suffix, image in zip(PROTEIN_ATLAS.suffixes, photograph(subject)):
-            cv2.imwrite(str(folder / subject.dataset / f"{subject.id_code}{suffix}"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            write_channel(folder / subject.dataset / f"{subject.id_code}{suffix}", image)
     return number, folder
 
 

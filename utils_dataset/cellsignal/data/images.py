@@ -48,6 +48,12 @@ def read_channel(path: Path) -> np.ndarray:
     return image
 
 
+def write_channel(path: Path, image: np.ndarray) -> None:
+    """Write uint8[H, W] as an 8-bit grey PNG; OSError where it has no place, which OpenCV's own writer keeps to itself."""
+    _, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    Path(path).write_bytes(content)
+
+
 def read_site(
     root: Path, stem: str, *, channels: int | Sequence[str] = 6, size: int | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:

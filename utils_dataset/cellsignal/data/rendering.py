@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from cellsignal.data import optics
 from cellsignal.data.cells import draw
 from cellsignal.data.celltypes import CELL_TYPES
+from cellsignal.data.images import channel_path, write_channel
 from cellsignal.data.phenotypes import TRAITS, phenotype, stream, traits
 
 SITES = (1, 2)
@@ -85,7 +85,7 @@ def _write(picture: np.ndarray, folder: Path, *, plate: Plate, well: str, site: 
     rows = []
     for channel, image in enumerate(picture, start=1):
         if (well, site) != (plate.lost, 2) or channel <= 4:  # what a real damaged site has
-            cv2.imwrite(str(folder / f"{well}_s{site}_w{channel}.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            write_channel(channel_path(folder, f"{well}_s{site}", channel), image)
             rows.append(f"{code},{channel},{_statistics(image)}\n")
     return rows
 

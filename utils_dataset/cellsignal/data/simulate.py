@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from cellsignal import files
 from cellsignal.data import atlas_screen
+from cellsignal.data.archives import on_a_full_disk
 from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.layouts import design
 from cellsignal.data.phenotypes import stream
@@ -75,7 +76,7 @@ def simulate(
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
     `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
     the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
-    Raises InputError when `out` holds anything else, or an argument names nothing.
+    Raises InputError when `out` holds anything else, an argument names nothing, or the disk is full.
     """
     if seed < 0:
         raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
@@ -84,7 +85,8 @@ def simulate(
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
     with workshop(Path(out), receipt) as todo:
         if todo:
-            screen.write(Path(out), processes=processes, by=by)
+            with on_a_full_disk(Path(out)):
+                screen.write(Path(out), processes=processes, by=by)
 
 
 def _preset(name: str, *, image_size: int | None) -> Any:
