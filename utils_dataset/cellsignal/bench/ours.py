@@ -15,7 +15,7 @@ from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import SiteImages, gathered, serve
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.epochs import train_epoch
-from cellsignal.learn.inputs import training_inputs
+from cellsignal.learn.inputs import Room, training_inputs
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.optimizers import optimizer
 from cellsignal.learn.phases import Phase
@@ -75,7 +75,7 @@ class Learner:
         self.phase = Phase("benchmark", 1, batch_size, RATE, precision=precision)
         self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=RATE)
         self.scaler = gradient_scaler(device, precision)
-        self.device, self.workers, self.number = device, workers, 0
+        self.device, self.workers, self.number, self.room = device, workers, 0, Room()
 
     def epoch(self, data: SiteImages, *, batches: int) -> Piece:
         """So many steps, one batch each, as a training takes them."""
@@ -90,9 +90,9 @@ class Learner:
         return work
 
     def inputs(self, pictures: torch.Tensor) -> torch.Tensor:
-        """What the network is to see of uint8[N, C, H, W] on the device."""
+        """What the network is to see of uint8[N, C, H, W] on the device, until the next batch, as in a training."""
         with autocast(self.device, self.phase.precision):
-            return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, number=0)
+            return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, number=0, room=self.room)
 
     def loss(self, seen: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of what the network sees, against targets float[N, classes] on the device."""
