@@ -25,6 +25,7 @@ def test_the_promised_ratios(shared: Path, tmp_path: Path) -> None:
     for stage in (bench.reading, bench.data_path, bench.experiment):
         stage()
     found = {(row["stage"], row["peer"].split(":")[0].split(",")[0].split(" ")[0]): row["ratio"] for row in report.ratios(bench.rows)}
+    print(*(f"{row['stage']}: {row['ratio']:.1f} times {row['peer']}" for row in report.ratios(bench.rows)), sep="\n")
     for stage, peers in LEAST.items():
         for peer, least in peers.items():
             assert found[stage, peer] >= least, (stage, peer, found[stage, peer])
@@ -47,4 +48,5 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     chosen = {name: value for name, value in recipe.check({**values, "run": "x"}).model_dump().items() if name in COSTS}
     lots = cost.course(cost.screen_of(sites), **chosen, tests_answered=True)
     predicted = cost.estimate(lots, report.here(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)
+    print(f"predicted {predicted.seconds:.1f} s, measured {seconds:.1f} s")
     assert predicted.seconds == pytest.approx(seconds, rel=0.2)

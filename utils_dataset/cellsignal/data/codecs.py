@@ -11,9 +11,10 @@ import numpy as np
 
 from cellsignal.errors import InputError
 
-# Blosc's codec and level, as measured on real sites (MB, ms to read, on one core): LZ4HC 9 0.84 and 0.9, ZSTD 5 0.69 and 2.7,
-# where six PNGs take 0.54 and 18, and plain pixels 1.57 and 0.3. Shuffled bits: larger or slower, with either.
-CHUNKS = {"lz4": ("LZ4HC", 9), "zstd": ("ZSTD", 5)}
+# Blosc's codec and level, as measured on real sites on one core (MB a site, times OpenCV's reading of six PNGs, sites packed a second):
+# LZ4HC 5 0.88, 22, 10; LZ4HC 9 0.84, 23, 3; ZSTD 5 0.69, 10, 9; ZSTD 3 0.72, 7, 16; plain pixels 1.57, 85, 33; PNGs 0.55.
+# Shuffled bits make chunks of microscope images larger or slower, with either.
+CHUNKS = {"lz4": ("LZ4HC", 5), "zstd": ("ZSTD", 5)}
 _SIZES = struct.Struct("<4xii")  # of a chunk's header: bytes of pixels, bytes in a block
 
 

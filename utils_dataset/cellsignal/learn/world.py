@@ -1,5 +1,6 @@
 """The processes that train one network together, each with a copy of it, through Hugging Face Accelerate."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -77,7 +78,9 @@ def join(device: str) -> World:
     from accelerate.utils import reduce
 
     # The first process may work alone for long, on pseudo-labels; that another is gone is noticed by its connection.
-    state = PartialState(cpu=pick(device).type == "cpu", timeout=timedelta(hours=2))
+    with warnings.catch_warnings():  # it recommends what we have done
+        warnings.simplefilter("ignore", UserWarning)
+        state = PartialState(cpu=pick(device).type == "cpu", timeout=timedelta(hours=2))
     return World(state.process_index, state.num_processes, device=state.device,
                  total=lambda tensor: reduce(tensor, reduction="sum"))
 
