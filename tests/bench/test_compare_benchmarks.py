@@ -29,7 +29,8 @@ def test_differences_of_machine_and_method_are_told() -> None:
 
 
 @pytest.mark.parametrize("content", [[], {"schema": SCHEMA}, {**benchmark({}), "schema": "other"}, {**benchmark({}), "rows": [{"stage": "read"}]},
-                                     benchmark({"a": (1, 0, 1)})])  # fmt: skip
+                                     benchmark({"a": (1, 0, 1)}), benchmark({"a": (float("inf"), 1, 1)}), benchmark({"a": (1, True, 1)}),
+                                     {**benchmark({}), "machine": {"libraries": [1]}}])  # fmt: skip
 def test_what_is_no_benchmark_is_refused(tmp_path: Path, content: object) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="a.json: (is no benchmark|has a damaged row); "):

@@ -54,6 +54,8 @@ def test_a_lost_chunk_is_named(plates: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"c/0/0/0: No such file.*; pack the data set again"):
         made.read(STEMS[2])
+    assert len(packing.pack(packing.plan(plates, format="ome-zarr", codec="raw"), made.root, progress=False)) == 1
+    assert np.array_equal(store.open_store(made.root).read(STEMS[2]), read_site(plates, STEMS[2]))
 
 
 def test_without_zarr_it_says_how_to_get_it(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

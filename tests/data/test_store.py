@@ -123,6 +123,59 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
     assert store_check.verify(out, progress=False) == len(drawn(plates)) - 2
 
 
+def test_a_store_whose_images_are_replaced_is_not_whole_meanwhile(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = packed(plates, tmp_path / "store")
+    stem = "train/RPE-02/Plate2/B02_s1"
+    channel_path(plates.root, stem, 1).write_bytes(channel_path(plates.root, stem, 2).read_bytes())
+
+    def write(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(packing.FORMATS, "plates", write)
+    with pytest.raises(KeyboardInterrupt):
+        packing.pack(packing.plan(plates.root), made.root, progress=False)
+    with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):
+        read_site(made.root, stem)
+    monkeypatch.undo()
+    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
+    assert np.array_equal(read_site(made.root, stem), read_site(plates.root, stem))
+
+
+def test_an_image_that_changes_while_it_is_packed_is_packed_again(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stem, encode = "train/RPE-02/Plate2/B02_s1", parcels.encode
+
+    def late(root: Path, form: parcels.Form, name: str) -> list[tuple[bytes, int]]:
+        found = encode(root, form, name)
+        if name == stem:
+            channel_path(root, stem, 1).write_bytes(channel_path(root, stem, 2).read_bytes())
+        return found
+
+    monkeypatch.setattr(parcels, "encode", late)
+    made = packed(plates, tmp_path / "store")
+    monkeypatch.undo()
+    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
+    assert np.array_equal(read_site(made.root, stem), read_site(plates.root, stem))
+
+
+def test_a_folder_that_is_cut_in_other_parts_is_read_from_these(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = packed(plates, tmp_path / "store")
+    stem = "train/RPE-02/Plate2/B02_s1"
+    folder = stem.rpartition("/")[0]
+    count = len(made.stems(folder))
+    monkeypatch.setattr(packing, "_MOST", 1)
+    channel_path(plates.root, stem, 1).write_bytes(channel_path(plates.root, stem, 2).read_bytes())
+    packing.pack(packing.plan(plates.root), made.root, progress=False)
+    again = store.open_store(made.root)
+    assert len(again.stems(folder)) == count > 1 and np.array_equal(again.read(stem), read_site(plates.root, stem))
+    assert folder not in again.parts
+
+
+def test_a_store_inside_a_store_is_refused(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    with pytest.raises(InputError, match="inner: lies in the store .*; choose another folder"):
+        packing.pack(packing.plan(made.root), made.root / "inner", progress=False)
+
+
 def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, draw: Callable[..., None]) -> None:
     made = packed(plates, tmp_path / "store")
     stem = "train/RPE-02/Plate2/B02_s1"
@@ -150,7 +203,7 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
     with pytest.raises(InputError, match="B02_s2: .*;"):
         store_check.verify(made.root, progress=False)
     path.write_bytes(content[:-40])
-    with pytest.raises(InputError, match=rf"8{made.codec.suffix}: is cut short; pack the data set again"):
+    with pytest.raises(InputError, match=rf"8{made.codec.suffix}: is cut short; delete its folder in the store, then pack"):
         read_site(made.root, stem)
     path.unlink()
     with pytest.raises(InputError, match=rf"{stem}|No such file"):
@@ -164,15 +217,17 @@ def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, t
     assert set(lines["problem"]) == {"was not packed", "lacked channels 5, 6 when it was packed"}
 
 
-@pytest.mark.parametrize("change", [{"places": {"8": [0]}}, {"places": {"8": [9, 1, 5]}}, {"crc32": {}}, {"sites": None}, {"places": 3}])
+@pytest.mark.parametrize("change", [{"places": {"8": [0]}}, {"places": {"8": [9, 1, 5]}}, {"crc32": {}}, {"sites": None}, {"places": 3}, {"places": {"8": [-5, 1, 5]}}])
 def test_an_index_that_does_not_fit_is_refused(plates: Tables, tmp_path: Path, change: dict) -> None:
     made = packed(plates, tmp_path / "store", cell_types=("RPE",))
     path = made.root / "train/RPE-01/Plate1" / store.INDEX
     files.write_json(path, {**files.read_json(path), **change})
-    with pytest.raises(InputError, match="sites.json: is no index of a store; pack the data set again"):
+    with pytest.raises(InputError, match="sites.json: is no index of a store; delete its folder in the store, then pack"):
         store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
     for told, match in (({"store": 99}, "is no store that this version reads"), ({"parts": [1]}, "does not say what the store holds"),
-                        ({"codec": "jpeg"}, "no codec 'jpeg'; choose one of")):
+                        ({"shapes": {"abc": [6, 8, 8]}}, "does not say"), ({"shapes": {}}, "does not say"),
+                        ({"shapes": {"8": [6, 8, 8]}, "parts": {"a": {"folder": "a"}}}, "does not say"),
+                        ({"parts": {}, "codec": "jpeg"}, "no codec 'jpeg'; choose one of")):
         files.write_json(made.root / store.FILE, {**files.read_json(made.root / store.FILE), **told})
         with pytest.raises(InputError, match=match):
             read_site(made.root, "train/RPE-01/Plate1/B02_s1")

@@ -43,5 +43,7 @@ def test_only_fp16_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick("auto") == pick("cpu") == CPU
+    with pytest.raises(InputError, match="device: unknown device 'tpu'; use one of: auto, cpu, cuda"):
+        pick("tpu")
     with pytest.raises(InputError, match="no GPU here"):
         pick("cuda")

@@ -27,7 +27,7 @@ class Machines:
         self.alive = [{"Alive": alive, "Resources": {"CPU": 4.0} if alive else {}} for alive in (True, True, False)]
 
     def init(self, *, address: str, **_: Any) -> None:
-        if address == "nobody:1":
+        if address == "nobody":
             raise ConnectionError("Could not find any running Ray instance.\nmore")
 
     def shutdown(self) -> None:

@@ -144,13 +144,16 @@ def test_other_code_is_refused(run: Callable[..., list[str]], monkeypatch: pytes
 def test_no_cluster_and_no_ray_are_told_before_anything_runs(
     run: Callable[..., list[str]], refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="no Ray cluster answers .Could not find any running Ray instance.*; start one with"):
-        cluster.Cluster("nobody:1").opened(tmp_path, deadline=None).__enter__()
+    for address, why in (("nobody", "Could not find any running Ray instance"), ("localhost:1", "Connection refused")):
+        with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers .{why}.*; start one with"):
+            cluster.Cluster(address).opened(tmp_path, deadline=None).__enter__()
+    with pytest.raises(InputError, match="file:///proc/none: no place to write .*; name a folder"):
+        cluster.Cluster("local", "file:///proc/none")
     monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     params = tmp_path / "run.yaml"
     params.write_text("preset: tiny\n")
-    assert refused("run", params, "--ray", "local") == "--ray: Ray is not installed; pip install 'cellsignal[ray]', on every machine"
+    assert refused("run", params, "--ray", "local") == "--ray: Ray is not installed; pip install ray, on every machine"
     assert refused("run", params, "--storage", "file:///x").startswith("--storage is for machines of a cluster; ")
 
 

@@ -237,7 +237,10 @@ def main() -> NoReturn:
         sys.exit(3)
     except OSError as error:  # no right to write, no space left
         _exit(InputError(error.strerror or str(error), where=error.filename or ""), code=2)
-    except _Ended as ended:
+    except (_Ended, SystemError) as stopped:
+        ended = stopped if isinstance(stopped, _Ended) else stopped.__cause__  # which compiled code wraps, such as Ray's
+        if not isinstance(ended, _Ended):
+            raise
         print("cellsignal: interrupted", file=sys.stderr)
         sys.exit(ended.args[0])
     sys.exit(code or 0)

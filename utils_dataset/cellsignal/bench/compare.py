@@ -1,6 +1,7 @@
 """Two benchmarks side by side."""
 
 from collections.abc import Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def read_benchmark(path: Path) -> dict[str, Any]:
     """The content of a benchmark.json; InputError when the file is none."""
     found = read_json(Path(path))
     ours = isinstance(found, dict) and found.get("schema") == SCHEMA
-    if not ours or not all(isinstance(found.get(key), kind) for key, kind in NEEDED.items()):
+    ours = ours and all(isinstance(found.get(key), kind) for key, kind in NEEDED.items())
+    if not ours or not isinstance(found["machine"].get("libraries", {}), dict):
         raise InputError("is no benchmark", where=path, cure="give a benchmark.json that `cellsignal benchmark` wrote")
     for row in found["rows"]:
         if not _is_row(row):
@@ -30,7 +32,7 @@ def read_benchmark(path: Path) -> dict[str, Any]:
 
 def _is_row(row: Any) -> bool:
     named = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in NAMES)
-    return named and all(isinstance(row.get(name), int | float) and row[name] > 0 for name in NUMBERS)
+    return named and all(type(row.get(name)) in (int, float) and 0 < row[name] < inf for name in NUMBERS)
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> pd.DataFrame:

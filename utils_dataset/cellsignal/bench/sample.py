@@ -15,6 +15,7 @@ from PIL import Image
 from cellsignal import files
 from cellsignal.data import images, rendering, wells
 from cellsignal.data.simulate import PLATES
+from cellsignal.data.store import is_store
 from cellsignal.data.tissue import FIELD
 from cellsignal.errors import InputError
 
@@ -99,6 +100,8 @@ def _found(data: Path, count: int, *, seed: int) -> list[Path]:
     stems = wells.read_tables(data).sites["stem"].tolist()
     order = np.random.default_rng(seed).permutation(len(stems))
     whole = list(islice((data / stems[place] for place in order if _whole(data / stems[place])), count))
+    if not whole and is_store(data):
+        raise InputError("is a store, and others read PNGs", where=data, cure="name the data set that was packed")
     if not whole:
         raise InputError("no site has all its images", where=data, cure="name a data set with images, or none for drawn plates")
     return whole

@@ -20,7 +20,7 @@ import numpy as np
 
 from cellsignal import files
 from cellsignal.data.codecs import CHUNKS
-from cellsignal.data.parcels import AHEAD, Form, Parcel, ahead, copies, note
+from cellsignal.data.parcels import AHEAD, Form, Parcel, ahead, copies, made, note
 from cellsignal.errors import InputError
 
 PLATE = "plate.ome.zarr"  # in the folder of its images
@@ -41,7 +41,7 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
     """Write a plate, whole or not at all, and then its index; as `parcels.write` does. InputError for sites of no wells."""
     zarr = library()
     places = [_place(parcel, name) for name in parcel.names]
-    folder = out / parcel.name
+    folder, source = out / parcel.name, made(parcel, form)
     for orphan in folder.glob(f"{files.TEMPORARY}*"):
         shutil.rmtree(orphan)
     growing = files.partial(folder / PLATE)
@@ -53,7 +53,7 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
     shutil.rmtree(folder / PLATE, ignore_errors=True)
     os.replace(growing, folder / PLATE)
     chunks = {size: [f"{PLATE}/{'/'.join(place)}/{level}/c/0/0/0" for place in places] for level, size in enumerate(form.shapes)}
-    note(out, parcel, form, checksums=dict(zip(form.shapes, map(list, zip(*checksums)))), chunks=chunks)
+    note(out, parcel, source, checksums=dict(zip(form.shapes, map(list, zip(*checksums)))), chunks=chunks)
 
 
 def _place(parcel: Parcel, name: str) -> tuple[str, str, str]:

@@ -121,11 +121,15 @@ def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = Tru
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError("is a file", where=out, cure="choose another folder")
+    if store.is_store(plan.root) and plan.root.resolve() in out.resolve().parents:
+        raise InputError(f"lies in the store {plan.root}", where=out, cure="choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     with files.locked(out, refusal="another process packs into this folder"), on_a_full_disk(out):
         whole = _claim(out, plan)
         todo = [parcel for parcel in plan.parcels if not kept(out, parcel, plan.form)]
         _check_room(out, plan, todo)
+        if whole and any((out / parcel.name / store.INDEX).exists() for parcel in todo):  # what is replaced is not whole meanwhile
+            files.write_json(out / store.FILE, _begun(plan))
         _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, by=by)
         if todo or not whole:
             files.write_json(out / store.FILE, {**plan.form.told(), "whole": True, "parts": dict(_found(out, plan))})
@@ -134,11 +138,10 @@ def pack(plan: Plan, out: Path, *, jobs: int | None = None, progress: bool = Tru
 
 def _claim(out: Path, plan: Plan) -> bool:
     """Make `out` a store to be, with the data set's tables; whether it is whole already, as far as it goes."""
-    begun = {**plan.form.told(), "whole": False, "parts": {}}
     if not (out / store.FILE).exists():
         if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
             raise InputError("holds files that no packing wrote", where=out, cure=_CURE)
-        files.write_json(out / store.FILE, begun)
+        files.write_json(out / store.FILE, _begun(plan))
     told = files.read_json(out / store.FILE)
     if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
         raise InputError("holds a store of another codec, other sizes or channels", where=out, cure=_CURE)
@@ -146,6 +149,10 @@ def _claim(out: Path, plan: Plan) -> bool:
     for table in sorted(plan.root.glob("*.csv")):
         _copy(table, out / table.name)
     return bool(told.get("whole"))
+
+
+def _begun(plan: Plan) -> dict[str, object]:
+    return {**plan.form.told(), "whole": False, "parts": {}}
 
 
 def _copy(table: Path, target: Path) -> None:
@@ -183,9 +190,12 @@ FORMATS: dict[str, Callable[..., None]] = {"plates": parcels.write, "ome-zarr": 
 
 def _found(out: Path, plan: Plan) -> Iterator[tuple[str, dict[str, object]]]:
     """What store.json tells of each part of this form that lies in the folder."""
+    planned, folders = ({getattr(parcel, what) for parcel in plan.parcels} for what in ("name", "folder"))
     for path in sorted(out.rglob(store.INDEX)):
         name = path.parent.relative_to(out).as_posix()
         found = facts(out, name)
+        if found is not None and found["folder"] in folders and name not in planned:
+            continue  # of a folder that is cut in other parts now
         if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
             digest = hashlib.sha256(json.dumps([found["sites"], found["crc32"]]).encode()).hexdigest()
             yield name, {"folder": found["folder"], "sites": len(found["sites"]), "digest": digest, "files": found["files"]}

@@ -49,7 +49,8 @@ class Parcel:
             facts = [packed.digest(self.folder)]
         else:
             with os.scandir(self.root / self.folder) as entries:
-                facts = sorted(f"{entry.name} {entry.stat().st_size} {entry.stat().st_mtime_ns}" for entry in entries)
+                found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".png")]
+            facts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
         return hashlib.sha256("\n".join([*facts, *self.names, *self.missing]).encode()).hexdigest()
 
 
@@ -77,10 +78,13 @@ class Form:
 def kept(out: Path, parcel: Parcel, form: Form) -> bool:
     """Whether a part is whole already, and of the same images in the same form."""
     found = facts(out, parcel.name)
-    if found is None or found["made"] != _made(parcel, form):
+    if found is None or found["made"] != made(parcel, form):
         return False
-    sizes = {name: made["bytes"] for name, made in found["files"].items()}
-    return all(path.is_file() and path.stat().st_size == sizes[path.name] for path in (out / parcel.name / name for name in sizes))
+    place, sizes = out / parcel.name, {name: facts["bytes"] for name, facts in found["files"].items()}
+    chunks = (place / name for names in found.get("chunks", {}).values() for name in names)
+    return all(path.is_file() for path in chunks) and all(
+        path.is_file() and path.stat().st_size == sizes[path.name] for path in (place / name for name in sizes)
+    )
 
 
 def facts(out: Path, name: str) -> dict[str, Any] | None:
@@ -97,7 +101,7 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
 
     InputError for a damaged image, or one of another size than the data set's first.
     """
-    folder = out / parcel.name
+    folder, source = out / parcel.name, made(parcel, form)  # as it was before it is read: what changes meanwhile is packed again
     encoded = ahead(pool, partial(encode, parcel.root, form), parcel.stems, count=threads * AHEAD)
     with ExitStack() as stack:
         paths = {size: folder / f"{size}{form.codec.suffix}" for size in form.shapes}
@@ -107,23 +111,23 @@ def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int
                 sink.write(content)
                 sink.checksums.append(checksum)
             tell()
-    made = {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()}
+    written = {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()}
     checksums, places = ({size: getattr(sink, kind) for size, sink in sinks.items()} for kind in ("checksums", "places"))
-    note(out, parcel, form, files=made, checksums=checksums, places=places)
+    note(out, parcel, source, files=written, checksums=checksums, places=places)
 
 
 def note(
-    out: Path, parcel: Parcel, form: Form, *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
+    out: Path, parcel: Parcel, source: dict[str, Any], *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
     places: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
 ) -> None:
     """Write the index of a part, which says that it is whole.
 
-    By size and in the order of the sites: `checksums`, the CRC-32 of their pixels; `places`, where each begins and the last
-    ends in the part's file; or `chunks`, the file of each. `files`: bytes and SHA-256 of the part's files.
+    `source`: what `made` said before the images were read. By size and in the order of the sites: `checksums`, the CRC-32 of
+    their pixels; `places`, where each begins and the last ends in the part's file; or `chunks`, the file of each. `files`: bytes and SHA-256 of the part's files.
     """
     index = {
         "folder": parcel.folder,
-        "made": _made(parcel, form),
+        "made": source,
         "files": files or {},
         "sites": parcel.names,
         "missing": parcel.missing,
@@ -148,7 +152,8 @@ def copies(root: Path, form: Form, stem: str) -> list[np.ndarray]:
     return [np.ascontiguousarray(reduced(image, size)) for size in form.shapes]
 
 
-def _made(parcel: Parcel, form: Form) -> dict[str, Any]:
+def made(parcel: Parcel, form: Form) -> dict[str, Any]:
+    """Of which images, as they are now, and in what form a part is made."""
     return {"source": parcel.source(), **form.told()}
 
 

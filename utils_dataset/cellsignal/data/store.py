@@ -22,6 +22,7 @@ BESIDE = "sites"  # the part of images that lie beside the tables, in no folder
 _ROWS = ("crc32", "places", "chunks")  # of an index: by size, one for each site
 _OPEN = 512  # files kept open by a process; what is beyond is opened and closed for each site
 _AGAIN = "pack the data set again"
+_ANEW = "delete its folder in the store, then pack the data set again"  # what packing cannot see by itself
 
 
 class Place(NamedTuple):
@@ -46,12 +47,12 @@ class Part:
             self.missing: dict[str, list[int]] = index["missing"]
             self.crc32, self.places, self.chunks = ({int(size): rows for size, rows in index[name].items()} for name in _ROWS)
             fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
-            fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) for rows in self.places.values())
+            fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) and rows[0] >= 0 for rows in self.places.values())
             fits &= (self.chunks or self.places).keys() == self.crc32.keys()
         except (KeyError, TypeError, ValueError, AttributeError):
             fits = False
         if not fits:
-            raise InputError("is no index of a store", where=self.path, cure=_AGAIN)
+            raise InputError("is no index of a store", where=self.path, cure=_ANEW)
 
 
 class Store:
@@ -72,8 +73,13 @@ class Store:
             self.parts: dict[str, dict[str, Any]] = told["parts"]
             for name, facts in self.parts.items():
                 self._folders.setdefault(facts["folder"], []).append(name)
-        except (KeyError, TypeError, AttributeError):
-            raise InputError("does not say what the store holds", where=self.root / FILE, cure=_AGAIN) from None
+            known = self.shapes and all({"files", "digest"} <= facts.keys() for facts in self.parts.values())
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError):
+            known = False
+        if not known:
+            raise InputError("does not say what the store holds", where=self.root / FILE, cure="delete it, then pack the data set again")
         self.sizes = sorted(self.shapes, reverse=True)
         self._read: dict[str, Part] = {}
         self._known: dict[str, dict[str, Place]] = {}
@@ -100,7 +106,7 @@ class Store:
         try:
             self.codec.decode(content, out)
         except (ValueError, RuntimeError):
-            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_AGAIN) from None
+            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_ANEW) from None
         return out
 
     def read_many(self, stems: Sequence[str], out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
@@ -213,7 +219,7 @@ class _Reader:
         while rest:
             count = os.preadv(self._descriptor, [rest], start)
             if not count:
-                raise InputError("is cut short", where=self.path, cure=_AGAIN)
+                raise InputError("is cut short", where=self.path, cure=_ANEW)
             rest, start = rest[count:], start + count
 
     def content(self, start: int, stop: int) -> bytearray:

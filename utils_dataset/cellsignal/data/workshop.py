@@ -57,6 +57,8 @@ def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
     if found:
         return found[0] != out / RECEIPT
     if any(path.name != WORKSHOP for path in out.iterdir()):
+        if (out / "train.csv").exists():
+            cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
     files.write_json(out / WORKSHOP / RECEIPT, receipt)
     return True

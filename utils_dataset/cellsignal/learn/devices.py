@@ -7,6 +7,7 @@ import torch
 
 from cellsignal.errors import InputError
 
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NATIVE_BF16 = (8, 0)  # least compute capability: Ampere multiplies bf16, a T4 (7.5) or P100 (6.0) only pretends to
@@ -14,6 +15,8 @@ NATIVE_BF16 = (8, 0)  # least compute capability: Ampere multiplies bf16, a T4 (
 
 def pick(device: str) -> torch.device:
     """The device called "cpu", "cuda", or "auto": the GPU when there is one."""
+    if device not in DEVICES:
+        raise InputError(f"unknown device {device!r}", where="device", cure=f"use one of: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("no GPU here", where="device", cure="use device: auto or device: cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from cellsignal.run.storage import Storage
 
 LOCAL = "local"  # the address of a cluster of this machine alone, which lives as long as the run
 RETRIES = 3  # for a task whose machine dies; what fails by itself is not tried again
+PATIENCE = 5.0  # seconds for a cluster to answer at all
+_START = "start one with `ray start --head`, or use --ray local"
 LOOK = 0.5  # seconds between two looks at what runs
 ERRORS = {"InputError": InputError, "StepFailed": StepFailed}
 
@@ -204,13 +207,26 @@ def _ray() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise InputError("Ray is not installed", where="--ray", cure="pip install 'cellsignal[ray]', on every machine") from None
+        raise InputError("Ray is not installed", where="--ray", cure="pip install ray, on every machine") from None
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raise InputError where nobody listens at HOST:PORT: Ray itself tries for minutes and says nothing."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        what = f"no Ray cluster answers ({getattr(error, 'strerror', None) or error})"
+        raise InputError(what, where=f"--ray {address}", cure=_START) from None
 
 
 @contextmanager
 def _connected(ray: ModuleType, address: str) -> Iterator[None]:
     """A connection to a cluster whose tasks have this package, quiet, and with our signals left as they are."""
+    _reach(address)
     own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     more = {"include_dashboard": False} if address == LOCAL else {}
@@ -218,7 +234,7 @@ def _connected(ray: ModuleType, address: str) -> Iterator[None]:
         ray.init(address=address, runtime_env={"py_modules": [str(paths.PACKAGE)]}, **quiet, **more)
     except (ConnectionError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster answers ({next(iter(str(error).splitlines()), '')})"
-        raise InputError(what, where=f"--ray {address}", cure="start one with `ray start --head`, or use --ray local") from None
+        raise InputError(what, where=f"--ray {address}", cure=_START) from None
     except Exception as error:  # a class of its own Ray has not made for it
         raise StepFailed(f"Ray did not start: {error}") from None
     try:

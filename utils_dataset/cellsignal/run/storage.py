@@ -32,6 +32,8 @@ class Storage:
         protocols = self.filesystem.protocol
         self.url, self.root = url, root.rstrip("/")
         self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
+        if self.local:
+            _make(self.root, url)
 
     def holds(self, folder: Path) -> bool:
         """Whether a folder of this machine lies in it, so that every machine sees it by its path."""
@@ -115,3 +117,10 @@ def side_by_side(work: Callable[[str], None], names: Iterable[str]) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         for _ in pool.map(work, names):
             pass
+
+
+def _make(folder: str, url: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no place to write ({error.strerror})", where=url, cure="name a folder that every machine can write to") from None
