@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +112,25 @@ def test_claims_are_shared_and_can_be_released(tmp_path: Path) -> None:
     assert folder == paths.claim(str(folder)) == tmp_path / "run"
     paths.release(folder)
     with files.locked(folder / paths.KERNELS_LOCK):
+        pass
+
+
+def test_threads_that_claim_at_once_share_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, really = threading.Barrier(4), files.open_lock
+
+    def slow(path: Path, kind: int) -> int:
+        time.sleep(0.05)  # all threads are here before the first has its lock, unless they wait for each other
+        return really(path, kind)
+
+    def claim(_: int) -> Path:
+        together.wait(timeout=10)
+        return paths.claim(tmp_path)
+
+    monkeypatch.setattr(files, "open_lock", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(claim, range(4))) == [tmp_path] * 4
+    paths.release(tmp_path)
+    with files.locked(tmp_path / paths.KERNELS_LOCK):
         pass
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _LIBRARIES = {
 # Notebooks need no secret; what is not in their environment cannot be printed by them.
 _SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|^KAGGLE_.*(KEY|USERNAME)", re.I)
 _claims: dict[Path, int] = {}  # open files, which live as long as the process: closing one drops its lock
+_claiming = threading.Lock()  # two threads that open one would lose the first, which nobody could close any more
 
 
 def where() -> str:
@@ -101,15 +103,17 @@ def claim(run: str | Path) -> Path:
     """
     folder = default_run(str(run))
     folder.mkdir(parents=True, exist_ok=True)
-    if folder not in _claims:
-        _claims[folder] = files.open_lock(locks(folder) / KERNELS_LOCK, fcntl.LOCK_SH)
+    with _claiming:
+        if folder not in _claims:
+            _claims[folder] = files.open_lock(locks(folder) / KERNELS_LOCK, fcntl.LOCK_SH)
     return folder
 
 
 def release(folder: Path) -> None:
     """Give up this process's claim: a notebook that drives the chain would wait for itself."""
-    if folder in _claims:
-        os.close(_claims.pop(folder))
+    with _claiming:
+        if folder in _claims:
+            os.close(_claims.pop(folder))
 
 
 def settle() -> None:
