@@ -107,7 +107,7 @@ def test_problems_of_the_data_are_told_and_no_failure(shelf: Shelf, tmp_path: Pa
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()
     download.look_through(tmp_path)
     said = capsys.readouterr().out
-    assert "B02_s1_w1.png" in said and "1 problems; a well with one whole site is read from that one" in said
+    assert "B02_s1_w1.png" in said and "problems: 1; a well with one whole site is read from that one" in said
 
 
 def test_unknown_cell_type(shelf: Shelf, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_an_index_that_does_not_fit_is_refused(plates: Tables, tmp_path: Path, c
 
 def test_a_store_of_something_else_is_refused(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
-    with pytest.raises(InputError, match="holds a store of another codec, other sizes or channels; choose"):
+    with pytest.raises(InputError, match="holds a store of sizes 8×8, not 4×4; choose"):
         packing.pack(packing.plan(plates.root, sizes=(4,)), made.root, progress=False)
     with pytest.raises(InputError, match="holds files that no packing wrote; choose"):
         packing.pack(packing.plan(plates.root), plates.root, progress=False)
@@ -259,7 +259,7 @@ def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Pa
     plan = packing.plan(plates.root, codec="raw", sizes=(8, 4))
     lines = packing.size_lines(plan)
     assert [line.split()[0] for line in lines] == ["HUVEC", "RPE", "together", "note:"]
-    assert lines[3].startswith(f"note: {plan.left_out:,} sites")
+    assert lines[3] == f"note: sites without all of their images are left out: {plan.left_out:,}"
     assert plan.left_out == len(plates.sites) - len(drawn(plates)) + 2
     assert plan.bytes == len(plan.sites) * 6 * (64 + 16)
     monkeypatch.setattr(packing, "KAGGLE", 6 * 80 * 25)

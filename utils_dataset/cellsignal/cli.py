@@ -84,7 +84,7 @@ def check(data: Data, cell_type: CellTypes = None) -> None:
     problems = check_dataset(data, cell_types=cell_type or ())
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
-        raise InputError(f"{len(problems)} problems", where=data, cure="mend what the table names")
+        raise InputError(f"problems: {len(problems)}", where=data, cure="mend what the table names")
     print(f"{data}: every row and every image is whole")
 
 

@@ -68,7 +68,7 @@ def look_through(folder: Path, *, cell_types: Sequence[str] = ()) -> None:
         print(f"{folder}: every row and every image of {_named(cell_types)} is whole")
         return
     print(problems.head(_SHOWN).to_string(index=False, justify="left", max_colwidth=None))
-    print(f"{folder}: {len(problems):,} problems; a well with one whole site is read from that one")
+    print(f"{folder}: problems: {len(problems):,}; a well with one whole site is read from that one")
 
 
 def from_kagglehub(competition: str) -> Path:

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -144,11 +145,23 @@ def _claim(out: Path, plan: Plan) -> bool:
         files.write_json(out / store.FILE, _begun(plan))
     told = files.read_json(out / store.FILE)
     if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
-        raise InputError("holds a store of another codec, other sizes or channels", where=out, cure=_CURE)
+        raise InputError(_quarrel(told if isinstance(told, dict) else {}, plan.form.told()), where=out, cure=_CURE)
     files.sweep(out, [path.name for path in out.iterdir() if path.is_dir()])
     for table in sorted(plan.root.glob("*.csv")):
         _copy(table, out / table.name)
     return bool(told.get("whole"))
+
+
+def _quarrel(told: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    names = {"suffixes": "channels", "shapes": "sizes", "store": "version"}
+    points = [f"{names.get(key, key)} {_brief(told.get(key))}, not {_brief(asked[key])}" for key in asked if told.get(key) != asked[key]]
+    return f"holds a store of {'; '.join(points)}"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        value = ["×".join(map(str, shape[1:])) for shape in value.values()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _begun(plan: Plan) -> dict[str, object]:
@@ -208,7 +221,7 @@ def size_lines(plan: Plan) -> list[str]:
     rows = [*((name, count) for name, count in counts.items() if name), ("together", len(plan.sites))]
     lines = [f"{name:8} {count:>8,} sites  {about}{gigabytes(round(count * plan.site_bytes))}" for name, count in rows]
     if plan.left_out:
-        lines.append(f"note: {plan.left_out:,} sites have not all of their images there and are left out")
+        lines.append(f"note: sites without all of their images are left out: {plan.left_out:,}")
     return lines + ([] if plan.bytes <= KAGGLE else [_kaggle_line(plan, counts)])
 
 
