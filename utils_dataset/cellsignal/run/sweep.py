@@ -155,10 +155,10 @@ def _drive(bench: Bench, source: Source, *, jobs: int) -> None:
     bench.conclude(sweep.records, trials, variants)
     if sweep.budget.spent:
         raise Unfinished(f"time budget spent {sweep.budget.note}; the same command goes on")
-    failed = [record for record in sweep.records if record["status"] == FAILED]
-    if len(failed) > (len(sweep.records) - 1 if bench.space.kind == "search" else 0):  # a search meets what does not fit together
+    failed = trials[trials["status"] == FAILED].to_dict("records")  # in the order of the table, whichever ended first
+    if len(failed) > (len(trials) - 1 if bench.space.kind == "search" else 0):  # a search meets what does not fit together
         first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"
-        raise StepFailed(f"{len(failed)} of {len(sweep.records)} trials failed, such as {first}; see {bench.folder / 'results.csv'}")
+        raise StepFailed(f"{len(failed)} of {len(trials)} trials failed, such as {first}; see {bench.folder / 'results.csv'}")
 
 
 @contextmanager
