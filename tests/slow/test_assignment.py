@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 from cellsignal.decide.assign import METHODS, assign, decide
 from cellsignal.decide.calibrate import expected_calibration_error, fit_temperature
 from cellsignal.decide.known import known_layouts
+from cellsignal.decide.temperatures import measured_temperatures
 
 SEEDS = (0, 1, 2)
 PUBLISHED = {0.30: 0.464, 0.50: 0.720, 0.70: 0.921}  # the best public code at these raw accuracies, one draw of noise
@@ -88,13 +89,15 @@ def test_families_of_siRNAs_shared_errors_and_drift(shared: Path, noise: float) 
 def test_the_temperature_is_found_with_and_without_labels(shared: Path, overconfidence: float) -> None:
     wells, truth, groups, rotations = real_layout(shared / "rxrx1")
     scores = gaussian(truth, accuracy=0.5, seed=0, overconfidence=overconfidence)
-    held_out = fit_temperature(scores.iloc[:1100], truth)
-    assert held_out == pytest.approx(overconfidence, rel=0.05)
-    heat = {cell_type: held_out for cell_type in ("HEPG2", "HUVEC", "RPE", "U2OS")}
-    for temperatures in (None, heat):
-        decision = decide(scores, wells, groups=groups, rotations=rotations, temperatures=temperatures)
-        assert decision.experiments["temperature"].mean() == pytest.approx(overconfidence, rel=0.1)
-        assert expected_calibration_error(decision.confidence, decision.predictions == truth) <= 0.02
+    assert fit_temperature(scores.iloc[:1100], truth) == pytest.approx(overconfidence, rel=0.05)
+    first = wells.set_index("id_code").loc[scores.index[:1100], ["cell_type"]].assign(sirna=truth.iloc[:1100])
+    (held_out,) = measured_temperatures(scores.iloc[:1100], first, wells, groups=groups, rotations=rotations).values()
+    for heat in (None, dict.fromkeys(("HEPG2", "HUVEC", "RPE", "U2OS"), held_out)):
+        decision = decide(scores, wells, groups=groups, rotations=rotations, temperatures=heat)
+        error = expected_calibration_error(decision.confidence, decision.predictions == truth)
+        found = decision.experiments["temperature"].mean() / overconfidence
+        print(f"\noverconfidence {overconfidence}, {'measured' if heat else 'found'} {found:.3f} of it, calibration error {error:.4f}")
+        assert found == pytest.approx(1 if heat is None else 0.9, rel=0.1) and error <= 0.02
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ from cellsignal.data.atlas import read_labelled_solution, read_sample
 from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
-from cellsignal.decide.calibrate import ENOUGH, fit_temperatures
+from cellsignal.decide.calibrate import ENOUGH
 from cellsignal.decide.formats import is_submission
 from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
 from cellsignal.decide.scores import files_of, name_of, read_all_scores
 from cellsignal.decide.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.submit import check_ids, check_submission, confidence_path, read_submission, write_answers
+from cellsignal.decide.temperatures import measured_temperatures
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1, TASKS, Task
 
@@ -62,13 +63,11 @@ def assign_files(
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
     tests = _test_scores(table, tables, where=name_of(scores))
     labelled = _labelled(table, tables.wells)
-    temperatures = fit_temperatures(table, labelled)
-    decision = decide(
-        tests, tables.wells, method=method, groups=found or None,
-        rotations=rotations(tables.wells, found) if found else None, rotation_prior=rotation_prior, certainty=certainty,
-        temperatures=temperatures or None,
-        known=solve_known_layouts(tables.wells, tests) if known_layouts else None,
-    )
+    design = {"method": method, "groups": found or None, "rotations": rotations(tables.wells, found) if found else None,
+              "rotation_prior": rotation_prior, "certainty": certainty}  # fmt: skip
+    temperatures = measured_temperatures(table, labelled, tables.wells, **design)
+    known = solve_known_layouts(tables.wells, tests) if known_layouts else None
+    decision = decide(tests, tables.wells, temperatures=temperatures, known=known, **design)
     write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
     return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
 

@@ -16,8 +16,8 @@ import pandas as pd
 from torch import nn
 
 from cellsignal.decide.assign import decide
-from cellsignal.decide.calibrate import fit_temperatures
 from cellsignal.decide.experiment import score_images
+from cellsignal.decide.temperatures import measured_temperatures
 from cellsignal.errors import InputError
 from cellsignal.learn.batches import SCOPES, SiteImages, digest
 from cellsignal.learn.batchnorm import REFINEMENTS
@@ -92,7 +92,8 @@ class PseudoLabels:
         labelled = self._measured()
         if labelled.empty:
             return {}
-        return fit_temperatures(self._scores(model, card, self.held_out), labelled.astype({"sirna": "int64"}))
+        scores = self._scores(model, card, self.held_out)
+        return measured_temperatures(scores, labelled.astype({"sirna": "int64"}), self.wells, **self.design)
 
     def _measured(self) -> pd.DataFrame:
         """The held-out treatment wells whose scope is held out whole; index id_code."""
