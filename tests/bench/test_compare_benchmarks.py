@@ -22,6 +22,10 @@ def test_what_both_measured_stands_side_by_side() -> None:
     assert "2.00 *" in as_text(table) and "1.50" in as_text(table)
 
 
+def test_one_round_has_no_range_that_others_could_be_apart_from() -> None:
+    assert not compare(benchmark({"a": (1, 1, 1)}), benchmark({"a": (2, 2, 2)}))["apart"].any()
+
+
 def test_differences_of_machine_and_method_are_told() -> None:
     lines = list(differences(benchmark({}), benchmark({}, image_size=64, cores=4)))
     assert lines == ["cores: 2 and 4", "image_size: 512 and 64; rates are not of the same work", "torch: 2.2 and 2.4"]
@@ -35,6 +39,13 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path, content: object) -> Non
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="a.json: (is no benchmark|has a damaged row); "):
         read_benchmark(tmp_path / "a.json")
+
+
+def test_a_file_of_something_else_is_never_to_be_deleted(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# mine")
+    for name, what in (("README.md", "is no benchmark"), ("absent.json", "no such file")):
+        with pytest.raises(InputError, match=f"{name}: {what}; give a benchmark.json"):
+            read_benchmark(tmp_path / name)
 
 
 def test_nothing_in_common_is_refused() -> None:

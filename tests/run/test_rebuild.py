@@ -102,6 +102,9 @@ def test_damaged_weights_are_refused_and_nothing_is_removed(run: Run, folder: Pa
     with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it"):
         run("weights")
     assert before == {path: path.read_bytes() for path in (folder / "scores").rglob("*.*")}
+    (folder / "weights/U2OS/model.safetensors").unlink()
+    with pytest.raises(InputError, match="model.safetensors: is missing; start"):
+        run("weights")
 
 
 def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(

@@ -19,11 +19,15 @@ SAME = ("image_size", "network_size", "backbone", "sites", "channels", "precisio
 
 def read_benchmark(path: Path) -> dict[str, Any]:
     """The content of a benchmark.json; InputError when the file is none."""
-    found = read_json(Path(path))
+    cure = "give a benchmark.json that `cellsignal benchmark` wrote"
+    try:
+        found = read_json(Path(path))
+    except InputError as error:
+        raise InputError("is no benchmark" if Path(path).exists() else "no such file", where=path, cure=cure) from error
     ours = isinstance(found, dict) and found.get("schema") == SCHEMA
     ours = ours and all(isinstance(found.get(key), kind) for key, kind in NEEDED.items())
     if not ours or not isinstance(found["machine"].get("libraries", {}), dict):
-        raise InputError("is no benchmark", where=path, cure="give a benchmark.json that `cellsignal benchmark` wrote")
+        raise InputError("is no benchmark", where=path, cure=cure)
     for row in found["rows"]:
         if not _is_row(row):
             raise InputError("has a damaged row", where=path, cure="measure again")
@@ -52,7 +56,8 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _beside(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    apart = second["min"] > first["max"] or second["max"] < first["min"]
+    several = all(row["min"] < row["max"] for row in (first, second))  # one round has no range
+    apart = several and (second["min"] > first["max"] or second["max"] < first["min"])
     named = {name: first[name] for name in NAMES}
     return {**named, "first": first["median"], "second": second["median"], "ratio": second["median"] / first["median"], "apart": apart}
 

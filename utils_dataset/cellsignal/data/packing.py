@@ -141,7 +141,7 @@ def _claim(out: Path, plan: Plan) -> bool:
     """Make `out` a store to be, with the data set's tables; whether it is whole already, as far as it goes."""
     if not (out / store.FILE).exists():
         if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
-            raise InputError("holds files that no packing wrote", where=out, cure=_CURE)
+            raise InputError("holds files that no packing wrote", where=out, cure="choose another folder")
         files.write_json(out / store.FILE, _begun(plan))
     told = files.read_json(out / store.FILE)
     if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():

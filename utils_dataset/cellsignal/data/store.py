@@ -97,7 +97,7 @@ class Store:
         out = self._buffer(out, self.shapes[size])
         place = self.place(stem)
         if place is None:
-            raise InputError("the store has no such site", where=self.root / stem, cure="pack it, or leave out the site")
+            raise InputError("the store has no such site", where=self.root / stem, cure="pack it if its images are whole, or leave out the site")
         reader, start, stop = self._span(place, size)
         if self.codec.plain:
             reader.fill(out, start)

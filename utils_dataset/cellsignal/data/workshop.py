@@ -50,13 +50,13 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
-    cure = "choose another folder, or delete this one"
     found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
     if found and _read_receipt(found[0], out=out) != receipt:
-        raise InputError("holds a different simulation", where=out, cure=cure)
+        raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
     if found:
         return found[0] != out / RECEIPT
     if any(path.name != WORKSHOP for path in out.iterdir()):
+        cure = "choose another folder"
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)

@@ -65,6 +65,6 @@ def costs_of(recipe: Path | None) -> tuple[dict[str, Any], str]:
 
 def in_words(found: dict[str, Any]) -> str:
     """The ratios of a benchmark, one a line, with what was promised."""
-    promises = [f" (promised {row['promised']:.3g})" if row["promised"] else "" for row in found["ratios"]]
+    promises = [f" (at least {row['promised']:.3g})" if row["promised"] else "" for row in found["ratios"]]
     lines = [f"{row['stage']:10} {row['ratio']:8,.1f} times {row['peer']}" for row in found["ratios"]]
     return "\n".join(map("".join, zip(lines, promises, strict=True)))

@@ -118,8 +118,8 @@ def _add_step(found: _Contents, run: Path, step: Step) -> None:
         raise InputError(f"{step.name} is not whole", where=run, cure="run it to the end, with the command that began it")
     for name, digest in marker["outputs"].items():
         if not (run / name).is_file() or files.sha256(run / name) != digest:
-            cure = "run the command that made it again"
-            raise InputError(f"not as {step.name} left it", where=run / name, cure=cure)
+            what = f"not as {step.name} left it" if (run / name).exists() else "is missing"
+            raise InputError(what, where=run / name, cure="run the command that made it again")
         if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN:
             found.paths[f"run/{name}"] = run / name, digest
     kept = {name: digest for name, digest in marker["outputs"].items() if f"run/{name}" in found.paths}

@@ -27,6 +27,7 @@ _LIBRARIES = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS needs to repeat itself
     "NO_ALBUMENTATIONS_UPDATE": "1",  # it would ask the network for its newest version
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # a red box in every page, where Jupyter's widgets are not installed
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers, and every user that it does
 }
 # Notebooks need no secret; what is not in their environment cannot be printed by them.

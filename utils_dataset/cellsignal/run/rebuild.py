@@ -117,7 +117,9 @@ def _whole(run: Path, step: Step, marker: Marker | None, *, way: str) -> Marker:
     if not left or not set(wanted) <= set(left):
         raise InputError(f"no whole {way} of {step.name}", where=run / way, cure=INSTEAD[way])
     for name, digest in left.items():
-        if not (run / name).is_file() or files.sha256(run / name) != digest:
+        if not (run / name).is_file():
+            raise InputError("is missing", where=run / name, cure=INSTEAD[way])
+        if files.sha256(run / name) != digest:
             raise InputError(f"not as {step.name} left it", where=run / name, cure=INSTEAD[way])
     return marker
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class Recipe(BaseModel):
     cell_types: Names = Field([], description="cell types to train; empty means all")
     experiments: Names = Field([], description="experiments to use; empty means all")
     split: Literal["experiment", "random"] = Field("experiment", description="what is held out from training")
-    held_out: int = Field(1, ge=1, description="held-out experiments per cell type")
+    held_out: int = Field(1, ge=1, description="held-out experiments per cell type, but never all of them")
     folds: int = Field(5, ge=2, description="of the Protein Atlas, a network each")
     drop_edge_wells: bool = Field(False, description="leave out wells in a plate's outer rows and columns")
     classes: Literal["treatments", "all"] = Field("treatments", description="siRNAs told apart; all: the controls of every experiment too")
@@ -293,5 +294,4 @@ def _number(text: str, kind: type) -> str:
         return "write a number without quotes"
     mantissa, e, exponent = text.strip().lower().partition("e")
     dotted = f"{float(mantissa)}e{exponent if exponent[:1] in '+-' else '+' + exponent}" if e else number
-    return f"write {number if kind is int else dotted}"
-
+    return f"write {number if kind is int else dotted}" if isfinite(number) else "write a finite number"

@@ -15,6 +15,7 @@ from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, mounts, paths, steps
 from cellsignal.run.recipe import Recipe
+from cellsignal.tasks import TASKS
 
 FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, and not learnt by steps
@@ -76,6 +77,8 @@ def _names(places: Sequence[Path]) -> list[str]:
 def _read(place: Path, name: str) -> Found:
     if not place.is_dir():
         raise InputError("no such run folder", where=place, cure="name one that `cellsignal run` wrote")
+    if not (place / FILE).exists() and TASKS[parameters(place)["task"]].metric != "accuracy":
+        raise InputError("a site has several labels there", where=place, cure="name runs that give each well one siRNA")
     answers = read_known(place / FILE)
     metrics = files.read_json(place / "metrics.json")
     if not isinstance(metrics, dict) or not isinstance(metrics.get("data"), str):

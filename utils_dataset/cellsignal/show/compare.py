@@ -192,6 +192,8 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
+    if max(map(abs, panels[0].get_xlim())) < 0.01:  # rounding errors are no differences
+        panels[0].set_xlim(-0.01, 0.01)
     return figure
 
 

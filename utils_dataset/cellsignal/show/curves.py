@@ -83,7 +83,7 @@ def _rate(axes: Axes, history: list[dict]) -> None:
     for first, last in _spans(history):
         twin.stairs(rates[first:last], [x + 0.5 for x in range(first, last + 1)], baseline=None, color=RATE, lw=0.9)
     twin.set_yscale("log")
-    twin.set_ylabel("learning rate", color=RATE, fontsize=9)
+    twin.set_ylabel("learning rate", color=RATE, fontsize=9, rotation=270, va="bottom")  # reads as the left panel's
     twin.tick_params(colors=RATE, labelsize=8)
     twin.grid(False)
 

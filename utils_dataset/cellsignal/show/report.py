@@ -20,7 +20,7 @@ PLATES = {
     "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
     "groups": "Plate groups and their rotation",
     "sites": "Sites of frequent classes: the composite and its channels",
-    "classes": "Sites of each class",
+    "classes": "How often each class occurs",
     "companions": "Which labels go together",
     "folds": "Sites of each class in each fold",
 }
