@@ -1,5 +1,6 @@
 """A training in several processes, started from a notebook or from plain Python."""
 
+import gc
 import json
 import logging
 import os
@@ -67,12 +68,14 @@ def _launch(work: Callable[[World, Tell], None], device: str, *, processes: int,
 
     # All processes are on this machine: its loopback is there even where no network is.
     place = {"gloo_socket_ifname": "lo"} if sys.platform == "linux" else {}
+    gc.collect()  # the store of an earlier launch: a fork that came to collect it would wait for a thread that it has not
     with patch_environment(**place):
         notebook_launcher(_process, (work, device, pipe), num_processes=processes, use_port=str(_free_port()))
 
 
 def _process(work: Callable[[World, Tell], None], device: str, pipe: tuple[int, int]) -> None:
     """The life of one process of the training."""
+    gc.freeze()  # what came with the fork ends with the process that made it
     reading, writing = pipe
     os.close(reading)  # else nobody would notice that the listener has gone
     for number in (signal.SIGTERM, signal.SIGINT):
