@@ -1,6 +1,5 @@
 """Two processes learn what one learns: the same sites, steps and curves; and when one dies, all end."""
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -10,7 +9,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -164,34 +162,6 @@ def die_after(epochs: int, number: int):
         if len(history) == epochs:
             os.kill(sorted(child.pid for child in multiprocessing.active_children())[number], signal.SIGKILL)
     return kill
-
-
-class Made:
-    """Ends only by the garbage collector, and writes down in which process that was."""
-
-    def __init__(self, log: Path) -> None:
-        self.me, self.log = self, log
-
-    def __del__(self) -> None:
-        with open(self.log, "a") as lines:
-            lines.write(f"{os.getpid()}\n")
-
-
-def test_no_process_ends_what_came_with_the_fork(tmp_path: Path) -> None:
-    """The store of an earlier launch has a thread, which a fork has not and would wait for without end."""
-    kept = [Made(tmp_path / "log")]
-
-    def work(world: Any, tell: Any) -> None:
-        kept.clear()
-        gc.collect()
-
-    gc.disable()
-    try:
-        Made(tmp_path / "log")
-        launch(work, device="cpu", processes=2, told=print)
-    finally:
-        gc.enable()
-    assert (tmp_path / "log").read_text().split() == [str(os.getpid())]
 
 
 @pytest.mark.parametrize("number", [0, 1])

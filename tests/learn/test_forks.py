@@ -1,0 +1,36 @@
+"""What a process of a training leaves alone."""
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+from cellsignal.learn.launch import launch
+
+
+class Made:
+    """Ends only by the garbage collector, and writes down in which process that was."""
+
+    def __init__(self, log: Path) -> None:
+        self.me, self.log = self, log
+
+    def __del__(self) -> None:
+        with open(self.log, "a") as lines:
+            lines.write(f"{os.getpid()}\n")
+
+
+def test_no_process_ends_what_came_with_the_fork(tmp_path: Path) -> None:
+    """The store of an earlier launch has a thread, which a fork has not and would wait for without end."""
+    kept = [Made(tmp_path / "log")]
+
+    def work(world: Any, tell: Any) -> None:
+        kept.clear()
+        gc.collect()
+
+    gc.disable()
+    try:
+        Made(tmp_path / "log")
+        launch(work, device="cpu", processes=2, told=print)
+    finally:
+        gc.enable()
+    assert (tmp_path / "log").read_text().split() == [str(os.getpid())]
