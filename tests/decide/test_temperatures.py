@@ -100,4 +100,4 @@ def test_decisions_without_an_error_are_not_taken_for_certain() -> None:
     clear.iat[0, 0] += 60
     clear += 8 * np.eye(400)
     found = measured_temperatures(clear, held_out, wells, groups=GROUPS)
-    assert found["RPE"] > 0.2 * fit_temperature(clear, held_out["sirna"])
+    assert found["RPE"] > 0.5 * fit_temperature(clear, held_out["sirna"])

@@ -84,3 +84,9 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match="1 run with answers, and it takes two to compare"):
         read_results([first], here=tmp_path / "x")
+
+
+def test_runs_of_a_task_with_several_labels_are_refused_as_such(tmp_path: Path) -> None:
+    write_json(tmp_path / "atlas/recipe.json", {"parameters": {"task": "protein-atlas"}})
+    with pytest.raises(InputError, match="atlas: a site has several labels there; name runs that give each well one siRNA"):
+        read_results([make(tmp_path, "one"), str(tmp_path / "atlas")], here=tmp_path / "compare")

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from cellsignal.data.atlas import read_labelled_solution, read_sample
-from cellsignal.data.plates import plate_groups, rotations
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
 from cellsignal.decide.calibrate import ENOUGH
+from cellsignal.decide.design import design_of
 from cellsignal.decide.formats import is_submission
 from cellsignal.decide.known import known_layouts as solve_known_layouts
 from cellsignal.decide.metrics import accuracy
@@ -56,18 +56,16 @@ def assign_files(
     confidence = confidence or confidence_path(out)
     _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
-    found = plate_groups(tables.wells) if groups else []
-    if groups and not found:
+    design = design_of(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
+    if groups and not design["groups"]:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
     table = read_all_scores(scores, probabilities=probabilities)
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
     tests = _test_scores(table, tables, where=name_of(scores))
     labelled = _labelled(table, tables.wells)
-    design = {"method": method, "groups": found or None, "rotations": rotations(tables.wells, found) if found else None,
-              "rotation_prior": rotation_prior, "certainty": certainty}  # fmt: skip
-    temperatures = measured_temperatures(table, labelled, tables.wells, **design)
+    temperatures = measured_temperatures(table, labelled, tables.wells, method=method, **design)
     known = solve_known_layouts(tables.wells, tests) if known_layouts else None
-    decision = decide(tests, tables.wells, temperatures=temperatures, known=known, **design)
+    decision = decide(tests, tables.wells, method=method, temperatures=temperatures, known=known, **design)
     write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
     return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
 
