@@ -35,7 +35,7 @@ def test_a_site_is_six_channels(tmp_path: Path, draw: Callable[..., None]) -> No
     image = read_site(tmp_path, "site")
     assert image.shape == (6, 5, 9) and image.dtype == np.uint8
     assert np.array_equal(image, cv2_site(tmp_path, "site"))
-    assert np.array_equal(read_site(tmp_path, "site", channels=2), image[:2])
+    assert np.array_equal(read_site(tmp_path, "site", channels=("_w1.png", "_w2.png")), image[:2])
 
 
 def test_sites_come_in_the_order_of_the_table(tmp_path: Path, sites: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ from cellsignal.data.images import channel_path, missing_channels, read_site, re
 from cellsignal.data.wells import Tables, read_tables
 from cellsignal.decide import kept
 from cellsignal.errors import InputError
+from cellsignal.tasks import RXRX1
 
 GONE, HALF = "train/HUVEC-01/Plate1/B02_s1", "train/HUVEC-02/Plate3/B02_s2"  # no image at all; two channels lost
 
@@ -47,7 +48,7 @@ def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: s
     again = read_tables(made.root)
     assert again.sites.equals(plates.sites) and again.wells.equals(plates.wells) and again.sample == plates.sample
     sites = drawn(plates)
-    lost, here = (missing_channels(root, sites["stem"], channels=6) for root in (plates.root, made.root))
+    lost, here = (missing_channels(root, sites["stem"], channels=RXRX1.suffixes) for root in (plates.root, made.root))
     assert lost.equals(here)
     (whole, notes), (same, told) = whole_sites(plates.root, sites), whole_sites(made.root, sites)
     assert whole.equals(same) and notes == told and len(notes) == 2

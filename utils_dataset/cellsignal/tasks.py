@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cellsignal.errors import InputError
+
 Colour = tuple[int, int, int]
 
 
@@ -33,6 +35,12 @@ class Task:
     cell_types: tuple[str, ...] = ()  # those with most wells first
     positive_controls: range = range(0)  # class numbers
     negative_control: int = -1  # class number of untreated wells
+
+    def __post_init__(self) -> None:
+        counts = {name: len(getattr(self, name)) for name in ("channels", "suffixes", "colours")}
+        if len(set(counts.values())) > 1:
+            what = " and ".join(f"{count} {name}" for name, count in counts.items())
+            raise InputError(f"has {what}", where=f"task {self.name}", cure="give each channel a name, a suffix and a colour in tasks.py")
 
     @property
     def controls(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cellsignal.bench.sample import CHANNELS
 from cellsignal.bench.timer import Piece
 from cellsignal.data import images, packing
 from cellsignal.data.store import open_store
@@ -71,7 +72,7 @@ class Learner:
     """A network of ours on its way through a training: adaptive moments, binary cross-entropy, the precision that the card likes."""
 
     def __init__(self, backbone: str, *, batch_size: int, device: torch.device, precision: str = "auto", workers: int = 0) -> None:
-        self.model = Classifier(backbone, channels=6, classes=CLASSES).to(device)
+        self.model = Classifier(backbone, channels=CHANNELS, classes=CLASSES).to(device)
         self.phase = Phase("benchmark", 1, batch_size, RATE, precision=precision)
         self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=RATE)
         self.scaler = gradient_scaler(device, precision)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_tensor
 
+from cellsignal.bench.sample import CHANNELS
 from cellsignal.bench.timer import now
 from cellsignal.data.images import channel_path
 from cellsignal.learn.models import Classifier
@@ -29,14 +30,14 @@ ZOOM = 0.5  # least share of a picture's area
 JITTER = 0.1
 
 
-def official(root: Path, stem: str, *, channels: int = 6) -> np.ndarray:
+def official(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
     """A site as the official utilities read it: scikit-image, one file a channel; uint8[H, W, C]. ImportError without it."""
     from skimage.io import imread
 
     return np.stack([imread(channel_path(root, stem, channel)) for channel in range(1, channels + 1)], axis=-1)
 
 
-def opencv(root: Path, stem: str, *, channels: int = 6) -> np.ndarray:
+def opencv(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
     """A site by OpenCV, one file a channel; uint8[H, W, C]."""
     files = (str(channel_path(root, stem, channel)) for channel in range(1, channels + 1))
     return np.stack([cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files], axis=-1)

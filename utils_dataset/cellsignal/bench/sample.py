@@ -14,12 +14,13 @@ from PIL import Image
 
 from cellsignal import files
 from cellsignal.data import images, rendering, wells
-from cellsignal.data.simulate import PLATES
+from cellsignal.data.simulate import PLATES, check_channels
 from cellsignal.data.store import is_store
 from cellsignal.data.tissue import FIELD
 from cellsignal.errors import InputError
+from cellsignal.tasks import RXRX1
 
-EXPERIMENT, CHANNELS = "HUVEC-01", 6
+EXPERIMENT, CHANNELS = "HUVEC-01", len(RXRX1.channels)
 DRAWN = 8  # sites that the microscope draws at most; their symmetries look as different to a decoder
 SYMMETRIES = 8
 PLACES = [f"{row}{column:02}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]  # wells of a plate, its edge left out
@@ -112,6 +113,7 @@ def _whole(stem: Path) -> bool:
 
 
 def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
+    check_channels("demo")
     kind = PLATES["demo"]
     drawn = tuple((well, place) for place, well in enumerate(PLACES[:-(-count // 2)]))
     plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=drawn, image_size=image_size,

@@ -112,7 +112,7 @@ class Bench:
         return self.rows
 
     def reading(self) -> list[Row]:
-        """From the disk, or its cache, to uint8[6, H, W]: one core."""
+        """From the disk, or its cache, to uint8[C, H, W]: one core."""
         root, stems = self.sample.root, self.sample.stems
         ways = [Way("ours: store", "ours", ours.reading(self.store, stems)),
                 Way("ours: PNG, checked", "ours", ours.reading_pngs(root, stems)),

@@ -15,6 +15,7 @@ from cellsignal.bench.ours import CLASSES, Learner
 from cellsignal.bench.timer import now
 from cellsignal.data.store import open_store
 from cellsignal.learn.geometry import Geometry
+from cellsignal.tasks import RXRX1
 
 PARTS = ("read", "decode", "move", "augment", "forward", "backward", "step")
 Lap = Callable[[str], None]
@@ -86,7 +87,7 @@ def theirs(root: Path, stems: Sequence[str], network: peers.Eager, *, batch_size
 
     def step(lap: Lap) -> int:
         rows = places.integers(len(stems), size=batch_size)
-        files = [[Path(f"{root / stems[row]}_w{channel}.png").read_bytes() for channel in range(1, 7)] for row in rows]
+        files = [[Path(f"{root / stems[row]}{suffix}").read_bytes() for suffix in RXRX1.suffixes] for row in rows]
         lap("read")
         grey = [[cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) for content in each] for each in files]
         lap("decode")

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cellsignal.learn.models import Classifier
+from cellsignal.tasks import RXRX1
 
 BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
 
@@ -39,7 +40,7 @@ class Work:
 
 
 @cache
-def work(backbone: str, image_size: int, *, channels: int = 6, classes: int = 1108) -> tuple[Work, Work]:
+def work(backbone: str, image_size: int, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> tuple[Work, Work]:
     """What a site costs that is looked at, and what a site costs that is learnt from, forwards and backwards; without the optimiser."""
     with torch.device("meta"):
         model = Classifier(backbone, channels=channels, classes=classes)
@@ -51,7 +52,7 @@ def work(backbone: str, image_size: int, *, channels: int = 6, classes: int = 11
     return seen.work(), learnt.work()
 
 
-def weights(backbone: str, *, channels: int = 6, classes: int = 1108) -> int:
+def weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:
     """How many weights a network has."""
     with torch.device("meta"):
         return sum(weight.numel() for weight in Classifier(backbone, channels=channels, classes=classes).parameters())

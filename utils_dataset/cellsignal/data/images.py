@@ -16,6 +16,7 @@ from cellsignal.data import store
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
+from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
@@ -24,13 +25,8 @@ _GREY = "save it as an 8-bit grey PNG"
 
 
 def channel_path(root: Path, stem: str, channel: int) -> Path:
-    """The file of one channel (from 1) of a site."""
-    return Path(root) / f"{stem}_w{channel}.png"
-
-
-def suffixes(channels: int | Sequence[str]) -> tuple[str, ...]:
-    """How the file names of a site's channels end: as given, or for a number `_w1.png`, `_w2.png`, ... (RxRx1)."""
-    return tuple(f"_w{number}.png" for number in range(1, channels + 1)) if isinstance(channels, int) else tuple(channels)
+    """The file of one channel (from 1) of a site of RxRx1."""
+    return Path(root) / f"{stem}{RXRX1.suffixes[channel - 1]}"
 
 
 def read_channel(path: Path) -> np.ndarray:
@@ -55,16 +51,16 @@ def write_channel(path: Path, image: np.ndarray) -> None:
 
 
 def read_site(
-    root: Path, stem: str, *, channels: int | Sequence[str] = 6, size: int | None = None, out: np.ndarray | None = None
+    root: Path, stem: str, *, channels: Sequence[str] = RXRX1.suffixes, size: int | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """All channels of a site as uint8[C, H, W]; `channels`: how many, or how their file names end (`suffixes`).
+    """All channels of a site as uint8[C, H, W]; `channels`: how their file names end.
 
     `size`: of the longer side in pixels, where a reduced copy is wanted; `out` is filled and returned where it is given.
     A folder with a store is read from the store, with the same pixels. InputError names the first file at fault.
     """
     packed = store.at(root)
     if packed is not None:
-        return _unpacked(packed, stem, suffixes(channels), size=size, out=out)
+        return _unpacked(packed, stem, tuple(channels), size=size, out=out)
     image = reduced(_decoded(root, stem, channels), size)
     return image if out is None else _into(out, image)
 
@@ -89,8 +85,8 @@ def reduced_sides(sides: Sequence[int], size: int | None) -> tuple[int, int]:
     return height, width
 
 
-def _decoded(root: Path, stem: str, channels: int | Sequence[str]) -> np.ndarray:
-    paths = [Path(root) / f"{stem}{suffix}" for suffix in suffixes(channels)]
+def _decoded(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
+    paths = [Path(root) / f"{stem}{suffix}" for suffix in channels]
     images = [read_channel(path) for path in paths]
     for path, image in zip(paths, images):
         _same_size(path, image.shape, images[0].shape, other="the site's first channel")
@@ -126,7 +122,7 @@ def _into(out: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def read_sites(
-    root: Path, sites: pd.DataFrame, *, channels: int | Sequence[str] = 6, progress: bool = False
+    root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXRX1.suffixes, progress: bool = False
 ) -> np.ndarray:
     """All sites of a table, in its order, as uint8[N, C, H, W], read by several threads.
 
@@ -134,8 +130,8 @@ def read_sites(
     """
     stems = sites["stem"].tolist()
     if not stems:
-        return np.empty((0, len(suffixes(channels)), 0, 0), np.uint8)
-    end, packed = suffixes(channels)[0], store.is_store(root)
+        return np.empty((0, len(channels), 0, 0), np.uint8)
+    end, packed = channels[0], store.is_store(root)
     first = read_site(root, stems[0], channels=channels)
     images = np.empty((len(stems), *first.shape), np.uint8)
 
@@ -158,7 +154,7 @@ def read_sites(
 
 
 def whole_sites(
-    root: Path, sites: pd.DataFrame, *, channels: int | Sequence[str] = 6
+    root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXRX1.suffixes
 ) -> tuple[pd.DataFrame, list[str]]:
     """The sites that have all their files, and one line on each site left out for the well's other.
 
@@ -171,7 +167,7 @@ def whole_sites(
     refuse(
         [
             Problem(
-                f"{Path(root) / stem}{suffixes(channels)[int(missing[row].split(',')[0]) - 1]}",
+                f"{Path(root) / stem}{channels[int(missing[row].split(',')[0]) - 1]}",
                 "no such file, and the well has no other whole site",
                 "add the image or take the well out of the tables",
             )
@@ -185,9 +181,9 @@ def whole_sites(
     return sites[whole], notes
 
 
-def missing_channels(root: Path, stems: pd.Series, *, channels: int | Sequence[str]) -> pd.Series:
+def missing_channels(root: Path, stems: pd.Series, *, channels: Sequence[str]) -> pd.Series:
     """For each site, the numbers (from 1) of the channels without a file, such as "5, 6"."""
-    ends = suffixes(channels)
+    ends = tuple(channels)
     if packed := store.at(root):
         all_of_them = ends == packed.suffixes  # then a site that was packed lacks nothing
         missing = ["" if all_of_them and packed.place(stem) else ", ".join(map(str, _gaps(packed, stem, ends))) for stem in stems]
@@ -205,7 +201,7 @@ def stems_in(root: Path, folder: str) -> list[str]:
     """The sites in a folder of images below `root`, whole or not, in the order of their names (RxRx1's files)."""
     if packed := store.at(root):
         return sorted(packed.stems(folder))
-    end = suffixes(1)[0]
+    end = RXRX1.suffixes[0]
     return sorted(f"{folder}/{name.removesuffix(end)}" for name in _names(Path(root) / folder) if name.endswith(end))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cellsignal import files
-from cellsignal.data import atlas_screen
+from cellsignal.data import atlas_screen, optics
 from cellsignal.data.archives import on_a_full_disk
 from cellsignal.data.celltypes import CELL_TYPES
 from cellsignal.data.layouts import design
@@ -76,10 +76,11 @@ def simulate(
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
     `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
     the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
-    Raises InputError when `out` holds anything else, an argument names nothing, or the disk is full.
+    Raises InputError when `out` holds anything else, an argument names nothing, the task has other channels, or the disk is full.
     """
     if seed < 0:
         raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
+    check_channels(preset)
     chosen = _preset(preset, image_size=image_size)
     screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
@@ -87,6 +88,14 @@ def simulate(
         if todo:
             with on_a_full_disk(Path(out)):
                 screen.write(Path(out), processes=processes, by=by)
+
+
+def check_channels(preset: str) -> None:
+    """Raise InputError where the microscope draws another number of channels than the preset's task has."""
+    task = next((task for task in TASKS.values() if preset in task.presets), None)
+    if task and (drawn := DRAWN_CHANNELS[type(PRESETS[preset])]) != len(task.channels):
+        what = f"the virtual microscope draws {drawn} channels, and the task {task.name} has {len(task.channels)}"
+        raise InputError(what, where=f"preset {preset}", cure="leave `preset` empty and name a folder with images in `data`")
 
 
 def _preset(name: str, *, image_size: int | None) -> Any:
@@ -129,6 +138,7 @@ def _screen(preset: Preset, *, seed: int, like: Path | None, experiments: Sequen
 
 # Who draws for a kind of preset. What is drawn has a `table` that tells it apart, and writes itself into a folder.
 SCREENS = {Preset: _screen, atlas_screen.Preset: atlas_screen.screen}
+DRAWN_CHANNELS = {Preset: optics.CHANNELS, atlas_screen.Preset: 4}
 
 
 def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def predict_experiment(
     and one column per class number, float32; embeddings one column per feature. The facts: {"gathered": {how: number
     of scopes}, "sites", "images": sent through the network, "seconds"}, the seconds without reading.
     """
-    read = read or (lambda mine: read_sites(root, mine, channels=card.channels))
+    read = read or (lambda mine: read_sites(root, mine))
     controls, sites = _controls(sites, card), counting(sites, card)
     told, classes = Told(model, root, sites), len(card.class_numbers)
     knobs = {"basis": basis, "views": views, "batch_sizes": batch_sizes, "refinements": refinements, "classes": classes}

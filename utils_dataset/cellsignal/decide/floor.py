@@ -44,7 +44,7 @@ def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Serie
 
 
 def well_features(pixel_stats: pd.DataFrame) -> pd.DataFrame:
-    """Mean over sites of each channel's mean and standard deviation: one row per well, 12 columns."""
+    """Mean over sites of each channel's mean and standard deviation: one row per well, two columns a channel."""
     return pixel_stats.pivot_table(index="id_code", columns="channel", values=STATISTICS, aggfunc="mean").dropna()
 
 

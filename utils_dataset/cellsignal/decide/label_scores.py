@@ -89,7 +89,7 @@ def score_folds(
         if not budget.fits_part(len(table) * views):
             budget.stop(budget.note or f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
             return None
-        model, card = load_weights(_place(weights, name))
+        model, card = load_weights(_place(weights, name), channels=len(asked.suffixes))
         data = SiteImages(asked.root, table, class_numbers=card.class_numbers, channels=asked.suffixes)
         answers = site_probabilities(model.to(device), data, views=views, combine=combine, precision=precision, workers=workers)
         scores = pd.DataFrame(np.log(np.maximum(answers, LEAST)), table["id_code"].tolist(), card.class_numbers, np.float32)

@@ -27,6 +27,7 @@ from cellsignal.learn.budget import Budget
 from cellsignal.learn.controls import CONTROLS
 from cellsignal.learn.models import Card, load_weights, read_card
 from cellsignal.learn.standardise import stated_in
+from cellsignal.tasks import RXRX1
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
@@ -181,7 +182,7 @@ def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], re
 def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
     """Every network at once, so that a missing one is told before hours of prediction."""
     paths = {cell_type: place(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
-    found = {path: load_weights(path) for path in dict.fromkeys(paths.values())}  # a joint one once
+    found = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint one once
     return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
 
 

@@ -21,6 +21,7 @@ from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment
 from cellsignal.learn.feed import CPU, Batch, feed
 from cellsignal.learn.geometry import Geometry
+from cellsignal.tasks import RXRX1
 
 LABELS = "labels"  # the column of a table whose sites have several
 CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
@@ -33,12 +34,12 @@ class SiteImages:
 
     `class_numbers`: what each column of the targets stands for. A table with a column `labels`, tuples
     of class numbers, is multi-label; else `sirna` has each site's one. `labels`: positions among the
-    class numbers, int64[N] (-1: none of them), or of a multi-label set bool[N, K]. `channels`: how many,
-    or how their file names end. Images are kept in memory when `cache` is set (small sets), else each is
+    class numbers, int64[N] (-1: none of them), or of a multi-label set bool[N, K]. `channels`: how
+    their file names end. Images are kept in memory when `cache` is set (small sets), else each is
     read when asked for. `root`: the folder that all stems start from. `augment`: what happens to a picture that is served.
     """
 
-    def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: int | Sequence[str] = 6,
+    def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: Sequence[str] = RXRX1.suffixes,
                  augment: Augment | Geometry | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
         self.class_numbers, self.stems = list(class_numbers), self.sites["stem"].tolist()
@@ -120,7 +121,7 @@ def alike(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | Geometry 
                       cache=data.cached is not None)
 
 
-def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | Geometry | None = None, channels: int | Sequence[str] = 6,
+def sides(root: Path, sites: pd.DataFrame, *, augment: Augment | Geometry | None = None, channels: Sequence[str] = RXRX1.suffixes,
           class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
     """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from cellsignal.learn.models import Classifier
 from cellsignal.learn.recompute import blocks, recompute as recomputed
+from cellsignal.tasks import RXRX1
 
 NUMBERS = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # that an optimiser keeps for each weight
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -34,7 +35,7 @@ class Memory:
         return int((1 + SPARE) * (self.weights + self.optimizer + self.kept + self.passing) + self.context)
 
 
-def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = 6, classes: int = 1108, precision: str = "fp16",
+def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = len(RXRX1.channels), classes: int = 1108, precision: str = "fp16",
                     optimizer: str = "adam", recompute: bool = False) -> Memory:
     """Estimate for one batch of square images of `size` px; the network, without its numbers, is sent through once.
 

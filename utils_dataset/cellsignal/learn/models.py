@@ -173,15 +173,17 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], card: Card, **facts
     return digest
 
 
-def load_weights(path: Path) -> tuple[Classifier, Card]:
+def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier, Card]:
     """Rebuild a network from its weights and JSON.
 
-    Raises InputError when a file is missing, the JSON lacks a fact, or the weights' SHA-256 differs
-    from the one on record: safetensors itself carries no checksum, and a flipped bit would load in silence.
+    Raises InputError when a file is missing, the JSON lacks a fact, the network takes another number of channels than
+    `channels`, where that is given, or the weights' SHA-256 differs from the one on record: safetensors itself carries no checksum, and a flipped bit would load in silence.
     """
     facts = _facts(path)
     check_sha256(path, facts["sha256"])
     card = _card(facts)
+    if channels not in (None, card.channels):
+        raise InputError(f"this network takes {card.channels} channels, and a site has {channels}", where=path, cure="train it again")
     model = card.network()
     model.load_state_dict(load_file(path))
     model.origin = facts["sha256"]

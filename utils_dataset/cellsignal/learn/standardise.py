@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from cellsignal.data.images import missing_channels, read_site, stems_in
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
+from cellsignal.tasks import RXRX1
 
 STANDARDISE = ("none", "image", "plate", "experiment")
 BY_PLACE = ("plate", "experiment")
@@ -96,9 +97,10 @@ def _read(path: Path, changed: int, channels: int) -> dict[Place, Sums]:
 def _from_images(root: Path, folder: str, channels: int) -> Sums:
     """Measured on every whole site of a plate's folder."""
     stems = pd.Series(stems_in(root, folder), dtype=object)
-    stems = stems[missing_channels(root, stems, channels=channels) == ""]
+    ends = RXRX1.suffixes[:channels]
+    stems = stems[missing_channels(root, stems, channels=ends) == ""]
     with ThreadPoolExecutor() as pool:
-        return np.sum(list(pool.map(lambda stem: _sums(read_site(root, stem, channels=channels)), stems)), axis=0)
+        return np.sum(list(pool.map(lambda stem: _sums(read_site(root, stem, channels=ends)), stems)), axis=0)
 
 
 def _sums(image: np.ndarray) -> Sums:

@@ -18,13 +18,13 @@ PARTS = ("experiment", "siRNA", "rest")
 def channel_means(stats: pd.DataFrame) -> Figure:
     """Mean of each channel by experiment: a dot for the mean well, a bar over nine wells in ten.
 
-    `stats`: experiment, well, channel (1-6), mean; any number of sites. One panel a channel.
+    `stats`: experiment, well, channel (from 1), mean; any number of sites. One panel a channel.
     """
     if stats.empty:
         return blank("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
     figure = picture(14, 1.3 + 0.17 * max(8, len(experiments)))
-    grid = figure.subplots(1, len(RXRX1.channels), sharey=True)
+    grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]
     for channel, (axes, name) in enumerate(zip(grid, RXRX1.channels), 1):
         some = stats[stats["channel"] == channel].groupby("experiment")["mean"]
         _dots(axes, some.agg(["mean", _low, _high]).reindex(experiments))

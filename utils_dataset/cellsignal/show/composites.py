@@ -1,4 +1,4 @@
-"""Wells as pictures: a faux-coloured composite beside its six channels."""
+"""Wells as pictures: a faux-coloured composite beside its channels."""
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from cellsignal.show.ladder import experiment_dots, ladder, of_split
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 PLATES = {
-    "wells": "An untreated well of each cell type: the composite and its six channels",
+    "wells": "An untreated well of each cell type: the composite and its channels",
     "channel_means": "Mean of each channel by experiment: the batch effect",
     "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
     "groups": "Plate groups and their rotation",

@@ -14,9 +14,9 @@ FEATURES = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, 
 
 
 def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
-    """How many of its channel files each site has: int for each row, 6 when it is whole."""
-    channels = len(RXRX1.channels)
-    missing = missing_channels(Path(root), sites["stem"], channels=channels)
+    """How many of its channel files each site has: int for each row, all of the task when it is whole."""
+    channels = len(RXRX1.suffixes)
+    missing = missing_channels(Path(root), sites["stem"], channels=RXRX1.suffixes)
     there = [channels - len(numbers.split(", ")) if numbers else channels for numbers in missing]
     return pd.Series(there, index=sites.index, name="channels", dtype=int)
 
@@ -24,7 +24,7 @@ def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
 def pixel_stats(root: Path, sites: pd.DataFrame, *, most: int = 600) -> pd.DataFrame:
     """The columns of the competition's pixel_stats.csv, for at most `most` sites spread evenly.
 
-    One row per site and channel (1-6). Raises InputError when an image is missing or damaged.
+    One row per site and channel (from 1). Raises InputError when an image is missing or damaged.
     """
     chosen = sites.iloc[:: max(1, -(-len(sites) // most))]
     rows = [
