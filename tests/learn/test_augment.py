@@ -1,6 +1,10 @@
 """Windows and symmetries are those asked for, the same on host and device, and follow (seed, epoch, site) alone."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import albumentations
 import cv2
@@ -11,6 +15,7 @@ from albumentations.augmentations.geometric import functional as theirs
 
 from cellsignal.errors import InputError
 from cellsignal.learn.augment import Augment, augmentation
+from cellsignal.learn.batches import SiteImages, serve
 
 RAMP = (np.arange(64)[:, None] * 3 + np.zeros((6, 1, 64))).astype(np.uint8)  # every row of an image is 3 brighter than the last
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 6, 24, 24), np.uint8)
@@ -87,6 +92,68 @@ def test_any_albumentations_pipeline_is_drawn_by_its_key_in_any_thread() -> None
         together = list(pool.map(lambda site: own(NOISE[site], epoch=1, site=site), range(len(NOISE))))
     assert all(map(np.array_equal, alone, together)) and alone[0].shape == NOISE[0].shape
     assert not np.array_equal(alone[0], own(NOISE[0], epoch=2, site=0))
+
+
+SCALES = "leave out Normalize, ToFloat and the like: the network scales pixels itself (`standardise`)"
+FITS = "use transforms for pictures of this size and number of channels"
+
+
+class Change(albumentations.ImageOnlyTransform):
+    """A user's own transform."""
+
+    def __init__(self, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(p=1)
+        self.change = change
+
+    def apply(self, img: np.ndarray, **parameters: object) -> np.ndarray:
+        return self.change(img)
+
+
+@pytest.mark.parametrize(("transform", "words"), [
+    (albumentations.Normalize(mean=(0.5,) * 6, std=(0.2,) * 6), f"makes pixels of type float32, not uint8 from 0 to 255; {SCALES}"),
+    (albumentations.ToFloat(), f"makes pixels of type float32, not uint8 from 0 to 255; {SCALES}"),
+    (Change(lambda image: image.astype(np.uint16) * 257), f"makes pixels of type uint16, not uint8 from 0 to 255; {SCALES}"),
+    (albumentations.ToTensorV2(), "makes a torch.Tensor, not an array; leave out ToTensorV2: tensors are made afterwards"),
+    (albumentations.RandomCrop(224, 224), f"fails on 24x24 pixels with 6 channels: CropSizeError: {...}; {FITS}"),
+    (albumentations.HueSaturationValue(p=1), f"fails on 24x24 pixels with 6 channels: TypeError: {...}; {FITS}"),
+    (Change(lambda image: image[..., 0]), "makes an array of shape (24, 24) from a site of 6 channels; use transforms that keep all channels, [H, W, C]"),
+    (Change(lambda image: image[..., :1]),  # which would be spread over all channels
+     "makes an array of shape (24, 24, 1) from a site of 6 channels; use transforms that keep all channels, [H, W, C]"),
+])
+def test_pipelines_that_make_no_bytes_are_refused_in_one_line(transform: albumentations.BasicTransform, words: str, patches: tuple) -> None:
+    own = Augment(lambda height, width: [transform], seed=0)
+    for out in (None, np.empty((6, 24, 24), np.uint8)):
+        with pytest.raises(InputError) as error:
+            own(NOISE[0], epoch=0, site=0, out=out)
+        said, (head, _, tail) = str(error.value), words.partition(str(...))  # between them stands what the library says
+        assert said.startswith(f"augmentation pipeline: {head}") and said.endswith(tail) and "\n" not in said
+        assert tail or said == f"augmentation pipeline: {words}"
+    with pytest.raises(InputError, match=r"^augmentation pipeline: "):  # and before a training begins
+        list(serve(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
+
+
+def test_pictures_of_several_sizes_are_refused() -> None:
+    sizes = iter([20, 20, 22])
+    own = Augment(lambda height, width: [Change(lambda image: image[: next(sizes)])], seed=0)
+    shape = own(NOISE[0], epoch=0, site=0).shape
+    own(NOISE[1], epoch=0, site=1, out=np.empty(shape, np.uint8))
+    with pytest.raises(InputError) as error:
+        own(NOISE[2], epoch=0, site=2, out=np.empty(shape, np.uint8))
+    assert str(error.value) == ("augmentation pipeline: makes pictures of several sizes: 24x20 pixels with 6 channels and 24x22 pixels with 6 channels; "
+                                "end it with a transform to one size, such as Resize or RandomCrop")
+
+
+@pytest.mark.parametrize(("name", "licence"), [("albumentations", "MIT licence"), ("AlbumentationsX", "AGPL-3.0 or a commercial licence")])
+def test_the_library_and_its_licence_are_named_once(name: str, licence: str, tmp_path: Path) -> None:
+    """Both are imported by one name, so only what is installed tells."""
+    facts = tmp_path / f"{name.lower()}-9.9.dist-info/METADATA"
+    facts.parent.mkdir()
+    facts.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    script = ("import importlib.metadata as metadata, sys; from cellsignal.learn import augment; found = metadata.distributions;"
+              "metadata.distributions = lambda **which: found(path=[sys.argv[1]], **which);"
+              "augment.augmentation('d4', seed=0); [augment.Augment(lambda height, width: [], seed=0) for _ in range(2)]")
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"augmentation by {name} 9.9 ({licence})\n"
 
 
 @pytest.mark.parametrize(("options", "words"), [({"crop": 0}, "crop: a window of 0"), ({"resized_crop": 1.5}, "resized_crop: a window of 1.5")])

@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "scikit-image", "blosc2", "numpy", "pandas")
+LIBRARIES = (
+    "torch", "torchvision", "timm", "albumentations", "albumentationsx", "opencv-python-headless", "scikit-image", "blosc2", "numpy", "pandas",
+)  # fmt: skip
 
 
 @cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -15,26 +17,42 @@ if TYPE_CHECKING:
     import albumentations
 
 AUGMENTATIONS = ("d4", "none")
+PIPELINE = "augmentation pipeline"
+LICENCES = {"albumentations": "MIT licence", "albumentationsx": "AGPL-3.0 or a commercial licence"}  # both are imported as albumentations
 Transforms = list["albumentations.BasicTransform"]
 
 
 class Augment:
-    """Apply any Albumentations transforms, on the host; the same (seed, epoch, site) always gives the same picture.
+    """Apply Albumentations transforms, on the host; the same (seed, epoch, site) always gives the same picture.
 
-    `transforms(height, width)` gives them for images of one size, in px.
+    `transforms(height, width)` gives them for images of one size, in px. What they make must be bytes of one size with all
+    channels, [H, W, C]: pictures travel as uint8, and the network scales them itself.
     """
 
     def __init__(self, transforms: Callable[[int, int], Transforms], *, seed: int) -> None:
         self.transforms, self.seed = transforms, seed
         self.composed: dict[tuple[int, ...], albumentations.Compose] = {}
+        _print_library()
 
     def __call__(self, image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Augment one image, uint8[C, H, W]; `site` is its row number, `out` what is filled."""
-        compose = self._compose(image.shape[1:])
-        compose.set_random_seed(random_key(self.seed, epoch, site))
-        augmented = compose(image=image.transpose(1, 2, 0))["image"].transpose(2, 0, 1)
+        """Augment one image, uint8[C, H, W]; `site` is its row number, `out` what is filled.
+
+        InputError where the transforms fail, or make anything but uint8[H, W, C] with the image's channels and the size of `out`.
+        """
+        try:
+            compose = self._compose(image.shape[1:])
+            compose.set_random_seed(random_key(self.seed, epoch, site))
+            augmented = compose(image=image.transpose(1, 2, 0))["image"]
+        except Exception as error:  # whatever a transform of the user raises
+            what = f"fails on {_shape(image.shape)}: {type(error).__name__}: {error}"
+            raise InputError(what, where=PIPELINE, cure="use transforms for pictures of this size and number of channels") from error
+        _check(augmented, channels=len(image))
+        augmented = augmented.transpose(2, 0, 1)
         if out is None:
             return np.ascontiguousarray(augmented)
+        if out.shape != augmented.shape:
+            what = f"makes pictures of several sizes: {_shape(out.shape)} and {_shape(augmented.shape)}"
+            raise InputError(what, where=PIPELINE, cure="end it with a transform to one size, such as Resize or RandomCrop")
         out[...] = augmented
         return out
 
@@ -45,6 +63,32 @@ class Augment:
         if (key := (get_ident(), *size)) not in self.composed:
             self.composed[key] = albumentations.Compose(self.transforms(*size))
         return self.composed[key]
+
+
+def _check(made: object, *, channels: int) -> None:
+    """Raise InputError for what is not a picture, uint8[H, W, C], of so many channels."""
+    if not isinstance(made, np.ndarray):
+        what, cure = f"makes a {type(made).__module__}.{type(made).__name__}, not an array", "leave out ToTensorV2: tensors are made afterwards"
+    elif made.dtype != np.uint8:
+        what = f"makes pixels of type {made.dtype}, not uint8 from 0 to 255"
+        cure = "leave out Normalize, ToFloat and the like: the network scales pixels itself (`standardise`)"
+    elif made.ndim != 3 or made.shape[2] != channels:
+        what, cure = f"makes an array of shape {made.shape} from a site of {channels} channels", "use transforms that keep all channels, [H, W, C]"
+    else:
+        return
+    raise InputError(what, where=PIPELINE, cure=cure)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} pixels with {channels} channels"
+
+
+@cache
+def _print_library() -> None:
+    """Say once which library transforms come from: two with different licences install under one import name."""
+    found = {each.name: each.version for name in LICENCES for each in metadata.distributions(name=name)}
+    print("augmentation by", " or ".join(f"{name} {version} ({LICENCES[name.lower()]})" for name, version in found.items()))
 
 
 def random_key(*numbers: int) -> int:

@@ -13,7 +13,7 @@ from cellsignal.bench import machine
 from cellsignal.run.paths import PACKAGE
 
 LIBRARIES = (
-    "accelerate", "albumentations", "ipykernel", "nbconvert", "numpy", "opencv-python-headless", "pandas", "papermill",
+    "accelerate", "albumentations", "albumentationsx", "ipykernel", "nbconvert", "numpy", "opencv-python-headless", "pandas", "papermill",
     "pyarrow", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "torchvision",
 )  # fmt: skip
 BUILD = "build.json"  # beside the package where it was uploaded: the commit it was built from
