@@ -18,7 +18,7 @@ from cellsignal.data.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
 from cellsignal.decide.passes import Passes, log_probabilities, shuffled
 from cellsignal.decide.experiment import well_scores
-from cellsignal.decide.predict import keep_only, scope_note, score_experiments
+from cellsignal.decide.predict import Knobs, keep_only, scope_note, score_experiments
 from cellsignal.decide.scores import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
@@ -148,6 +148,13 @@ def test_one_site_alone_gets_the_running_statistics_and_two_their_own(plate: Pla
         assert how.startswith("running") and sent == 1
         np.testing.assert_array_equal(answer, plate.ask("running", [3])[0])
         assert not np.allclose(plate.ask(statistics, [3, 5])[0], plate.ask("running", [3, 5])[0], atol=1e-3)
+
+
+def test_what_needs_no_statistics_costs_one_pass() -> None:
+    """Else a session with little time would stop before 97 passes of which it makes one."""
+    knobs = Knobs(batch_sizes=tuple(range(32, 129)), views=8)
+    assert knobs.passes(["running", "batch", "adapted", "views"]) == 1 + 97 + 6 + 7 * 6
+    assert knobs.passes(["running", "batch", "adapted", "views"], adapts=False) == 3 + 7
 
 
 def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cellsignal.learn.backbones import BACKBONES
 from cellsignal.learn.batches import parts_of
-from cellsignal.learn.batchnorm import EXACT_PIXELS, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, norms
+from cellsignal.learn.batchnorm import EXACT_PIXELS, NO_LAYERS_NOTE, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, no_layers_note, norms
 from cellsignal.learn.models import Classifier
 
 LAYERS = 37  # of a densenet-small
@@ -136,3 +137,12 @@ def test_a_gpu_counts_on_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     sites = exact_pixels(torch.device("cuda")) / 512**2
     assert 150 < sites < 250  # of 512 px, DenseNet121 in 15 GB
     assert exact_pixels(torch.device("cpu")) == EXACT_PIXELS
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "timm:convnext_atto", "timm:mobilenetv3_small_050"])
+def test_networks_without_batch_normalisation_are_known(name: str) -> None:
+    if name.startswith("timm:") or name in ("se-resnext50", "xception"):
+        pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = Classifier(name, channels=6, classes=3)
+    assert no_layers_note(model) == (NO_LAYERS_NOTE if name in ("plain-cnn", "timm:convnext_atto") else "")

@@ -87,6 +87,7 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
     assert answers(folder) == answers(whole)
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
+    assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
 def test_stored_scores_are_decided_on_without_an_image(one_session: Session, plates: Path, tmp_path: Path) -> None:

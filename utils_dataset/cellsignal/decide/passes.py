@@ -10,7 +10,7 @@ from torch import nn
 
 from cellsignal.learn import devices
 from cellsignal.learn.batches import parts_of
-from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS, adapted_pass, batch_statistics, exact_pixels
+from cellsignal.learn.batchnorm import NO_LAYERS, REFINEMENTS, STATISTICS, adapted_pass, batch_statistics, exact_pixels, norms
 from cellsignal.learn.controls import plate_means
 
 RUNNING_BATCH = 64  # on a CPU, where larger ones are no faster; any size gives the same answer
@@ -163,10 +163,12 @@ def log_probabilities(passes: Passes, statistics: str, *, batch_sizes: Sequence[
     `statistics`: "running"; "batch": a pass for each of `batch_sizes`, each freshly shuffled, their
     log-probabilities averaged (Brodt's "infinite bagging": 32 to 128); "adapted": normalised by the
     whole scope, in one pass where it fits the memory as one batch, else with `refinements`
-    (`adapted_pass`). One site alone has no statistics and gets the running ones.
+    (`adapted_pass`). One site alone has no statistics and gets the running ones; a network without batch normalisation
+    has one answer, which is computed in one pass.
     """
-    if statistics == "running" or len(passes) < 2:
-        how = "running" if statistics == "running" else "running, for want of a second site"
+    if statistics == "running" or len(passes) < 2 or not norms(passes.model):
+        alone = "running" if statistics == "running" else "running, for want of a second site"
+        how = alone if norms(passes.model) else NO_LAYERS
         passes.refer()
         size = RUNNING_BATCH if passes.device.type == "cpu" else exact_pixels(passes.device) // passes.pixels
         return fitting(lambda size: passes(shuffled(len(passes), size, key=0)), size, most=len(passes)).numpy(), how

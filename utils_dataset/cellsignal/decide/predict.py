@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from cellsignal.decide.experiment import predict_experiment
-from cellsignal.decide.kept import Kept, identity, read_embeddings
+from cellsignal.decide.kept import Kept, identity, read_embeddings, read_notes
 from cellsignal.decide.passes import BESIDE
 from cellsignal.decide.scores import read_scores
 from cellsignal.decide.stored import stored_scores
@@ -22,7 +22,7 @@ from cellsignal.decide.trained import place
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches import SCOPES
-from cellsignal.learn.batchnorm import REFINEMENTS, STATISTICS
+from cellsignal.learn.batchnorm import NO_LAYERS, NO_LAYERS_NOTE, REFINEMENTS, STATISTICS, norms
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.controls import CONTROLS
 from cellsignal.learn.models import Card, load_weights, read_card
@@ -49,9 +49,9 @@ class Knobs:
             return {"basis": self.basis, **self.of(self.basis)} | ({"views": self.views} if kind == "views" else {})
         return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
 
-    def passes(self, kinds: Collection[str]) -> int:
-        """How often an image is sent through the network for some kinds, at most."""
-        each = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1}
+    def passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
+        """How often an image is sent through the network for some kinds, at most; `adapts`: it has batch normalisation."""
+        each = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
         needed = {self.basis if kind in BESIDE else kind for kind in kinds}
         return sum(map(each.__getitem__, needed)) + (self.views - 1) * each[self.basis] * ("views" in kinds)
 
@@ -108,13 +108,14 @@ def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, ke
     """Add what is missing, experiment by experiment, while the budget lasts."""
     for experiment, mine in tqdm(asked.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in kept if experiment in kept[kind].missing]
-        if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds)):
+        model, card = networks[mine["cell_type"].iloc[0]]
+        if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(norms(model)))):
             done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
             budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
             break
         if kinds:
             began = time.monotonic()
-            found = predict_experiment(*networks[mine["cell_type"].iloc[0]], root, mine, statistics=kinds, **vars(knobs))
+            found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
             for kind, (table, facts) in found.items():
                 kept[kind].add(experiment, table, facts)
             budget.took(sum(facts["images"] for _, facts in found.values()), time.monotonic() - began)
@@ -151,6 +152,15 @@ def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str
     right = "experiment" if scope == "plate" else "plate"
     return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
             f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
+
+
+def statistics_note(folder: Path) -> str:
+    """What to know of kinds of statistics that are equal because the network has no batch normalisation; "" where it has.
+
+    Reads the notes of the scores in `<folder>/<statistics>/`.
+    """
+    notes = [note for kind in STATISTICS for note in read_notes(Path(folder) / kind).values()]
+    return NO_LAYERS_NOTE if any(NO_LAYERS in note.get("gathered", {}) for note in notes) else ""
 
 
 def keep_only(folder: Path, names: Collection[str]) -> None:

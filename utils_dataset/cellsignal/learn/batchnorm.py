@@ -25,12 +25,22 @@ GPU_PIXELS = 2**27
 # A trained DenseNet of 37 layers, plates in 2, 3 and 6 chunks: after so many, 100, 99 and 98 % of the
 # wells got the siRNA that the exact statistics give them, after none 78, 77 and 63 %.
 REFINEMENTS = 5
+NO_LAYERS = "running, for want of batch normalisation"  # how scores came about
+NO_LAYERS_NOTE = (
+    "the network has no layers of batch normalisation, so that running, batch and adapted are one and the same answer; what "
+    "adapts to new plates instead is `standardise: plate` or `experiment`, or a backbone with batch normalisation, such as densenet121"
+)
 Answer = TypeVar("Answer")
 
 
 def norms(model: nn.Module) -> list[Norm]:
     """Every batch-normalisation layer of a network, in order of definition."""
     return [module for module in model.modules() if isinstance(module, Norm)]
+
+
+def no_layers_note(model: nn.Module) -> str:
+    """What to know of a network that has no batch-normalisation layers; "" for others."""
+    return "" if norms(model) else NO_LAYERS_NOTE
 
 
 def exact_pixels(device: torch.device) -> int:

@@ -50,7 +50,7 @@ def _screen(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     """What a screen of wells is about: the ladder, accuracies, and how each experiment was decided."""
     rungs = metrics.get("ladder", [])
     yield _head(run, rungs)
-    yield _ladder(rungs, metrics.get("floor"), theirs=metrics.get("brodt", {}), trouble=trouble)
+    yield _ladder(rungs, metrics.get("floor"), theirs=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
     yield from _accuracies(rungs)
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
 
@@ -79,7 +79,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     return title + (page.numbers(boxes) if boxes else "")
 
 
-def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str) -> str:
+def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str, note: str) -> str:
     """One trick a rung: the figure for the wells that count most, a table for every split."""
     if not rungs:
         return page.section("The ladder", page.paragraph(trouble or "No rungs yet.", quiet=True))
@@ -91,6 +91,7 @@ def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str
     return page.section(
         "The ladder",
         page.paragraph(words),
+        *[page.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
         page.image(figure.png(), "accuracy of each rung"),
         *(_rung_table(split, of_split(rungs, split), theirs=theirs) for split in _splits(rungs)),
         _floor(floor),

@@ -1,0 +1,40 @@
+"""A network without batch normalisation has one answer under all three kinds of statistics, and every page says so."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from cellsignal.data.simulate import simulate
+from cellsignal.files import read_json
+from cellsignal.learn.batchnorm import NO_LAYERS, NO_LAYERS_NOTE
+from cellsignal.run import paths, script
+from cellsignal.run.summary import summary
+from cellsignal.show.report import write_report
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+
+
+def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
+    simulate(tmp_path / "plates", preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])
+    run = tmp_path / "run"
+    values = {"run": str(run), "data": str(tmp_path / "plates"), "preset": "", "pretrain_epochs": 1, "epochs": 1, "final_epochs": 0,
+              "backbone": "plain-cnn", "passes": 9, "compare_batches": False, "cell_type": "RPE"}  # fmt: skip
+    for kernel in ("2-pretrain-controls", "3-train-cell-type", "4-predict-assign"):
+        script.execute(KERNELS / f"{kernel}/{kernel}.ipynb", values)
+        paths.release(run)
+        plt.close("all")
+        assert (NO_LAYERS_NOTE in capsys.readouterr().out) == (kernel != "4-predict-assign"), kernel
+    metrics = read_json(run / "metrics.json")
+    assert metrics["statistics_note"] == NO_LAYERS_NOTE
+    raw = {row["rung"]: row["accuracy"] for row in metrics["ladder"] if row["kind"] == "raw" and row["split"] == "test"}
+    for kind in ("batch", "adapted"):
+        assert raw[kind] == raw["running"]
+        assert (run / f"scores/model/{kind}/RPE-03.parquet").read_bytes() == (run / "scores/model/running/RPE-03.parquet").read_bytes()
+        told = read_json(run / f"scores/model/{kind}/metadata.json")["experiments"].values()
+        assert all(fact["gathered"] == {NO_LAYERS: 4} and fact["images"] == fact["sites"] for fact in told), "one pass, not nine"
+    page = " ".join(re.sub("<[^>]*>", "", write_report(run).read_text(encoding="utf-8")).split())
+    assert page.index("The network has no layers of batch normalisation") < page.index("By cell type")
+    assert NO_LAYERS_NOTE in summary(run)
