@@ -1,8 +1,10 @@
 """Every kind of bad table and image ends in one line with the file, the place and a cure."""
 
+import os
+import signal
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from errno import EACCES
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from cellsignal.data.folds import same_pictures
 from cellsignal.data.images import read_site
 from cellsignal.data.wells import read_solution, read_tables
 from cellsignal.errors import InputError
@@ -194,7 +197,7 @@ def test_a_solution_is_checked_alone(tmp_path: Path) -> None:
     assert f"{path}:3:id_code: 'X' stands in an earlier row" in message_of(error)
 
 
-def png(*, depth: int = 8, colour: int = 0, size: int = 8, data: bytes = bytes(72)) -> bytes:
+def png(*, depth: int = 8, colour: int = 0, size: int = 8, data: bytes = bytes(72), before: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
     """An image with right checksums, whatever it holds."""
 
     def chunk(kind: bytes, body: bytes = b"") -> bytes:
@@ -202,7 +205,7 @@ def png(*, depth: int = 8, colour: int = 0, size: int = 8, data: bytes = bytes(7
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
     header = struct.pack(">IIBBBBB", size, size, depth, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND")
+    body = chunk(b"IHDR", header) + b"".join(chunk(*each) for each in before) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
@@ -224,7 +227,11 @@ IMAGES: dict[str, tuple[bytes, str]] = {
     "one bit": (WHOLE[:50] + bytes([WHOLE[50] ^ 1]) + WHOLE[51:], "is cut short or damaged"),
     "zeros": (WHOLE[:48] + bytes(8) + WHOLE[56:], "is cut short or damaged"),
     "too few rows": (png(data=bytes(30)), "its pixels are damaged"),
-    "absurd size": (png(size=70_000), "its pixels are damaged"),
+    "absurd size": (png(size=70_000), "claims 70,000x70,000 pixels, more than 67,108,864"),
+    "largest size": (png(size=2**31 - 1), "claims 2,147,483,647x2,147,483,647 pixels, more than 67,108,864"),
+    "65,535 a side": (png(size=65_535), "claims 65,535x65,535 pixels, more than 67,108,864"),
+    "a row too many": (png(size=8_193), "claims 8,193x8,193 pixels, more than 67,108,864"),
+    "animation": (png(before=[(b"acTL", struct.pack(">II", 2, 0))]), "is an animation (APNG)"),
     "16 bits": (encoded(GREY.astype(np.uint16)), "has 16 bits per pixel, not 8"),
     "1 bit": (png(depth=1, data=bytes(16)), "has 1 bits per pixel, not 8"),
     "colour": (encoded(np.dstack([GREY] * 3)), "is colour, not grey"),
@@ -261,11 +268,54 @@ def test_a_folder_for_an_image(tmp_path: Path, draw: Callable[..., None]) -> Non
     assert message_of(error).startswith(f"{tmp_path}/site_w6.png: is a folder, not an image; ")
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**27 + 1)
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Whoever waits in the main thread is interrupted."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits for ever"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("make", "words"), [
+    (pipe, "is a pipe or a device, not a file; put the PNG there"),
+    (device, "is a pipe or a device, not a file; put the PNG there"),
+    (sparse, "has 134,217,729 bytes, an image has 134,217,728 at most; save it as an 8-bit grey PNG"),
+])
+def test_what_never_ends_is_not_read(tmp_path: Path, draw: Callable[..., None], make: Callable[[Path], None], words: str) -> None:
+    draw(tmp_path, "site", channels=5)
+    draw(tmp_path, "twin", channels=5)
+    for name in ("site", "twin"):
+        make(tmp_path / f"{name}_w6.png")
+    line = f"{tmp_path}/site_w6.png: {words}"
+    with pytest.raises(InputError) as error:
+        read_site(tmp_path, "site")
+    assert message_of(error) == line
+    with pytest.raises(InputError) as error:
+        same_pictures(tmp_path, ["site", "twin"], suffixes=["_w6.png"])
+    assert message_of(error) == line
+
+
 def test_an_image_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # file modes do not stop root
+    monkeypatch.setattr("cellsignal.data.images.os.open", refuse)  # file modes do not stop root
     with pytest.raises(InputError) as error:
         read_site(tmp_path, "site")
     assert "site_w1.png: cannot be read (Permission denied); " in message_of(error)

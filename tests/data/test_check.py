@@ -8,9 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
+from cellsignal.data import holdings, packing
+from cellsignal.data.atlas import read_site_tables
 from cellsignal.data.check import check_dataset
+from cellsignal.data.images import missing_channels, read_sites, stems_in
 from cellsignal.data.wells import read_tables
 from cellsignal.errors import InputError
+from cellsignal.learn.standardise import _measured, moments
+from cellsignal.run.steps import _first_image
+from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 SITE = "train/HUVEC-01/Plate1/B02_s1"
 
@@ -58,8 +64,92 @@ def test_every_fault_of_the_images_at_once(whole: Path) -> None:
         "train/HUVEC-01/Plate1/notes.txt": "no row of the tables names it",
         "train/HUVEC-01/Plate2": "no such folder, it holds 156 images",
         "test/RPE-03": "no such folder, it holds 624 images",
-        "test/RPE-09/Plate1": "no row of the tables names it",
+        "test/RPE-09": "no row of the tables names it",
     }
+
+
+def moved_and_linked(place: Path, elsewhere: Path) -> None:
+    """Another disk takes over, and a link leads there."""
+    elsewhere.mkdir(exist_ok=True)
+    target = elsewhere / "-".join(place.parts[-3:])
+    place.rename(target)
+    place.symlink_to(target)
+
+
+def test_links_lead_check_and_reading_to_the_same_images(whole: Path, tmp_path: Path) -> None:
+    before = read_sites(whole, read_tables(whole).sites)
+    for place in (f"{SITE}_w1.png", "train/HUVEC-01/Plate2", "train/HUVEC-02", "test"):
+        moved_and_linked(whole / place, tmp_path / "disk")
+    (whole / "train/HUVEC-01/Plate1/round").symlink_to(whole / "train")  # leads back here, and nothing names it
+    (whole / "train/home").symlink_to("/")
+    assert found(whole) == {"train/HUVEC-01/Plate1/round": "no row of the tables names it", "train/home": "no row of the tables names it"}
+    for name in ("train/HUVEC-01/Plate1/round", "train/home"):
+        (whole / name).unlink()
+    assert found(whole) == {}
+    assert np.array_equal(read_sites(whole, read_tables(whole).sites), before)
+    (whole / "train/HUVEC-02").unlink()
+    (whole / "train/HUVEC-02").symlink_to(tmp_path / "unplugged")
+    assert found(whole) == {"train/HUVEC-02": "no such folder, it holds 624 images"}
+
+
+SYSTEM = [".DS_Store", "._HUVEC-01", "Thumbs.db", "desktop.ini", "B02_s1_w1.png:Zone.Identifier", "._B02_s1_w1.png", "__MACOSX/HUVEC-01/._B02_s1_w1.png",
+          ".ipynb_checkpoints/B02_s1_w1.png"]  # fmt: skip
+
+
+def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) -> None:
+    (whole / "pixel_stats.csv").unlink()  # so that plates are measured
+    stems, folder = read_tables(whole).sites["stem"], "train/HUVEC-01/Plate1"
+    parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), packing.plan(whole).parcels[0].source()
+    measured, first = moments(whole, read_tables(whole).sites[:4], "plate", 6), _first_image(whole, folder)
+    for place in ("train", "train/HUVEC-01", folder, "test/RPE-03/Plate2"):
+        for name in SYSTEM:
+            (whole / place / name).parent.mkdir(parents=True, exist_ok=True)
+            (whole / place / name).write_bytes(b"\0\5\x16\7")  # as AppleDouble begins
+    for channel in range(1, 7):  # as whole as a site may look
+        (whole / folder / f"._B02_s1_w{channel}.png").write_bytes(b"\0\5\x16\7")
+    assert found(whole) == {}
+    assert stems_in(whole, folder) == sorted(stem for stem in stems if stem.startswith(f"{folder}/"))
+    assert (missing_channels(whole, stems, channels=RXRX1.suffixes) == parts).all()
+    assert packing.plan(whole).parcels[0].source() == source
+    _measured.clear()
+    assert moments(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
+    assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"
+    holdings.note(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})
+    assert holdings.lacking(read_tables(whole)) == []
+
+
+def test_an_unknown_file_is_named_and_never_the_folder_of_named_ones(whole: Path) -> None:
+    for name in ("train/notes.txt", "train/HUVEC-01/overview.png", "train/HUVEC-01/Plate1/B02_s3_w1.png", "train/old/a/1.png", "train/old/b/2.png", "test/RPE-03/Plate9/x"):
+        (whole / name).parent.mkdir(parents=True, exist_ok=True)
+        (whole / name).touch()
+    nobody = "no row of the tables names it"
+    assert found(whole) == {
+        "train/notes.txt": nobody, "train/HUVEC-01/overview.png": nobody, "train/HUVEC-01/Plate1/B02_s3_w1.png": nobody,
+        "train/old": f"{nobody} (2 files)", "test/RPE-03/Plate9": nobody,
+    }  # fmt: skip
+    assert set(check_dataset(whole, progress=False)["cure"]) == {"move it away, or add it to the tables"}
+
+
+def test_images_beside_the_tables_are_told_from_what_systems_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("Id,Target\na,0\n")
+    (tmp_path / "sample_submission.csv").write_text("Id,Predicted\nb,0\n")
+    for number, name in enumerate([f"{site}{suffix}" for site in "ab" for suffix in PROTEIN_ATLAS.suffixes] + ["c_red.png"]):
+        cv2.imwrite(name, np.full((4, 4), number, np.uint8))
+        Path(f"._{name}").write_bytes(b"\0\5\x16\7")
+    assert check_dataset(Path("."), progress=False)["file"].tolist() == ["./c_red.png"]
+    for path in tmp_path.glob("*.png"):
+        if not path.name.startswith("."):
+            path.unlink()
+    assert read_site_tables(tmp_path, PROTEIN_ATLAS).sites["stem"].tolist() == ["train/a", "test/b"]
+
+
+def test_a_store_names_the_site_that_no_row_names(whole: Path, tmp_path: Path) -> None:
+    packing.pack(packing.plan(whole), tmp_path / "store", progress=False)
+    tables = tmp_path / "store/train_controls.csv"
+    tables.write_text("".join(line for line in tables.read_text().splitlines(keepends=True) if "HUVEC-01_1_B02" not in line))
+    nobody = "no row of the tables names it"
+    assert found(tmp_path / "store") == {SITE: nobody, SITE.replace("_s1", "_s2"): nobody}
 
 
 def test_every_fault_of_the_tables_at_once(data_set: Path) -> None:

@@ -1,6 +1,7 @@
 """A run on machines that are threads: the same files as without them, over a shared folder and over a storage."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from machines import Machines
 
 from cellsignal import files
 from cellsignal.data import packing, simulate
+from cellsignal.data.problems import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import chain, cluster, errands, recipe
+from cellsignal.run import chain, cluster, errands, provenance, recipe
 
 PREDICTION = """if stored != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
@@ -174,3 +176,13 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
     next((tmp_path / "one").rglob("*.png")).write_bytes(b"damaged")
     with cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
         packing.pack(plan, tmp_path / "third", progress=False, by=by)
+
+
+def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(told: dict, desk: None) -> None:
+        raise Faults([Problem("B02_s1_w1.png", "the file is empty", "copy the file again")])
+
+    monkeypatch.setattr(errands, "_beside", lambda told: nullcontext())
+    monkeypatch.setattr(errands, "_execute", damaged)
+    answer = errands.carry_out({"code": provenance.code_digest(), "storage": ""})
+    assert cluster.ERRORS[answer["error"]] is InputError and answer["text"] == "B02_s1_w1.png: the file is empty; copy the file again"

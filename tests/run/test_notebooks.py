@@ -1,5 +1,6 @@
 """One notebook as a step: every way to end that is not success is told apart."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
@@ -15,6 +16,10 @@ FAILURES = {
     "from cellsignal.errors import InputError\nraise InputError('bad row', where='a.csv:3', cure='mend it')": (
         InputError,
         "^a.csv:3: bad row; mend it$",
+    ),
+    "from cellsignal.data.images import read_site\nread_site('plates', 'B02_s1')": (
+        InputError,
+        "^plates/B02_s1_w1.png: no such file; add the image, or leave out the site$",
     ),
     "1 / 0": (StepFailed, "ZeroDivisionError: division by zero; see .*1-eda.ipynb"),
     "import os\nos._exit(0)": (StepFailed, "kernel died.*see .*1-eda.ipynb"),
@@ -40,13 +45,21 @@ def test_success_leaves_the_notebook_and_its_page(tmp_path: Path, write_toy: Cal
     assert sorted(path.name for path in target.parent.iterdir()) == ["1-eda.html", "1-eda.ipynb"]
 
 
-@pytest.mark.parametrize("body", FAILURES, ids=["input", "error", "death", "exit"])
+@pytest.mark.parametrize("body", FAILURES, ids=["input", "image", "error", "death", "exit"])
 def test_failure(tmp_path: Path, write_toy: Callable[..., Path], body: str) -> None:
     kind, text = FAILURES[body]
     with pytest.raises(kind, match=text):
         run(write_toy(tmp_path, "1-eda", body=body), tmp_path)
     assert (tmp_path / "notebooks/1-eda.ipynb").is_file()
     assert not (tmp_path / "notebooks/1-eda.html").exists()
+
+
+def test_every_kind_of_bad_input_is_known_by_its_name() -> None:
+    """A notebook keeps only the name of an error's class, so whoever adds one adds it there."""
+    rooms = ("data", "learn", "decide", "show", "bench", "run")  # what notebooks import
+    trees = [ast.parse(path.read_text()) for room in rooms for path in (paths.PACKAGE / room).glob("*.py")]
+    kinds = {node.name: {ast.unparse(base) for base in node.bases} for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert {name for name, bases in kinds.items() if bases & notebooks.INPUT_ERRORS} == notebooks.INPUT_ERRORS - {"InputError"}
 
 
 def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[..., Path]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal.data import rows, store
+from cellsignal.data.folders import entries
 from cellsignal.data.labels import read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
@@ -114,5 +115,5 @@ def _refuse_strangers(path: Path, ids: pd.Index, asked: set[str]) -> None:
 def _with_stems(root: Path, sites: pd.DataFrame) -> pd.DataFrame:
     """Add the path of each site below the root, in the tree that is there, else the usual."""
     there = [tree for tree in _TREES[:-1] if (root / tree.format(dataset="train")).is_dir()]
-    tree = next(iter(there), _TREES[-1] if any(root.glob("*.png")) or (root / store.BESIDE).is_dir() else _TREES[0])
+    tree = next(iter(there), _TREES[-1] if any(entry.name.endswith(".png") for entry in entries(root)) or (root / store.BESIDE).is_dir() else _TREES[0])
     return sites.assign(stem=[tree.format(dataset=kind) + name for kind, name in zip(sites["dataset"], sites["id_code"])])

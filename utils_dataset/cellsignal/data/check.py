@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from cellsignal.data import store, store_check
 from cellsignal.data.atlas import read_site_tables, task_of
+from cellsignal.data.folders import entries, walk
 from cellsignal.data.images import read_channel
 from cellsignal.data.problems import Faults, Problem
 from cellsignal.data.wells import read_tables, select
@@ -59,7 +60,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
             *(problem for look in looks for problem in look.problems),
             *_odd_sizes(looks),
             *([] if task.reader in TWINS else _repeated(looks)),
-            *_unmentioned(found.difference(named), folders=set(map(os.path.dirname, named))),
+            *_unmentioned(found.difference(named), named=_folders_of(named)),
         ]
     )
 
@@ -74,7 +75,7 @@ def _of_store(packed: store.Store, stems: list[str], wanted: list[str], *, twins
         planes = ((f"{packed.root / look.stem}{end}", digest) for look in looks for end, digest in zip(packed.suffixes, look.digests))
         yield from _repeated([_Look(place, digest=digest) for place, digest in planes])
     strange = {stem for _, stem in store.walk(packed)}.difference(stems)
-    yield from _unmentioned({f"{packed.root}/{stem}" for stem in strange}, folders=set())
+    yield from _unmentioned({f"{packed.root}/{stem}" for stem in strange}, named=_folders_of(f"{packed.root}/{stem}" for stem in stems))
 
 
 def _table(problems: Iterable[Problem]) -> pd.DataFrame:
@@ -107,13 +108,19 @@ def _image_files(root: Path, stems: Iterable[str], task: Task) -> list[str]:
 def _found_files(root: Path, stems: Iterable[str]) -> set[str]:
     """Every file in the image tree, and folders that pose as images."""
     tops = sorted({stem.partition("/")[0] for stem in stems if "/" in stem})
-    beside = set() if tops else {str(path) for path in root.glob("*.png")}  # no folder: images lie beside the tables
-    return beside | {
-        os.path.join(folder, name)
-        for top in tops
-        for folder, folders, names in os.walk(root / top)
-        for name in names + [name for name in folders if name.endswith(".png")]
-    }
+    if not tops:  # images lie beside the tables
+        return {entry.path for entry in entries(root) if entry.name.endswith(".png")}
+    named = _folders_of(f"{root}/{stem}" for stem in stems)
+    return {path for top in tops for path in walk(f"{root}/{top}", named=named)}
+
+
+def _folders_of(files: Iterable[str]) -> set[str]:
+    """Every folder on the paths of some files."""
+    found, folders = set(), set(map(os.path.dirname, files))
+    while folders:
+        found |= folders
+        folders = set(map(os.path.dirname, folders)) - found
+    return found
 
 
 def _look_at_all(files: list[str], *, progress: bool) -> Iterator[_Look]:
@@ -169,11 +176,18 @@ def _repeated(looks: list[_Look]) -> Iterator[Problem]:
             yield Problem(look.file, what, "copy the right image there")
 
 
-def _unmentioned(files: set[str], *, folders: set[str]) -> Iterator[Problem]:
-    """One problem for each file that no row names, or for a folder of such files alone."""
-    counts = Counter(
-        os.path.dirname(file) if os.path.dirname(file) not in folders else file for file in files
-    )
+def _unmentioned(files: set[str], *, named: set[str]) -> Iterator[Problem]:
+    """One problem for each file that no row names, or for the highest folder of such files alone.
+
+    `named`: all folders with something below them that a row names.
+    """
+    counts = Counter(_highest_strange(file, named) for file in files - named)  # a link to nowhere may be named
     for place, count in sorted(counts.items()):
         what = "no row of the tables names it" + (f" ({count:,} files)" if count > 1 else "")
-        yield Problem(place, what, "delete it, or add its wells to the tables")
+        yield Problem(place, what, "move it away, or add it to the tables")
+
+
+def _highest_strange(place: str, named: set[str]) -> str:
+    while (folder := os.path.dirname(place)) not in named:
+        place = folder
+    return place

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.data.images import image_content
 from cellsignal.data.labels import Labels, multi_hot
 from cellsignal.errors import InputError
 
@@ -71,7 +72,7 @@ def _sizes(root: Path, stem: str, suffixes: Sequence[str]) -> tuple[int, ...]:
 
 
 def _digest(root: Path, stem: str, suffixes: Sequence[str]) -> str:
-    parts = [hashlib.sha256(Path(f"{root}/{stem}{suffix}").read_bytes()).hexdigest() for suffix in suffixes]
+    parts = [hashlib.sha256(image_content(Path(f"{root}/{stem}{suffix}"))).hexdigest() for suffix in suffixes]
     return "-".join(parts)
 
 

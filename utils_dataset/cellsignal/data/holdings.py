@@ -1,10 +1,10 @@
 """What a folder has been given: how many images of each experiment came whole out of an archive."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cellsignal import files
+from cellsignal.data.folders import entries
 from cellsignal.data.wells import Tables, select
 
 RECEIPT = "download.json"  # {"images": {experiment: number of files}}, in the data set's folder
@@ -31,8 +31,4 @@ def _noted(root: Path) -> Mapping[str, int]:
 
 
 def _images(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(entry.name.endswith(".png") for entry in entries)
-    except OSError:
-        return 0
+    return sum(entry.name.endswith(".png") for entry in entries(folder))

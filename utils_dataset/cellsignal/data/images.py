@@ -1,6 +1,7 @@
 """A site to one array, from its grey PNGs, one a channel, or from a packed store; every fault names its file."""
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cellsignal.data import store
+from cellsignal.data.folders import entries
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
@@ -20,6 +22,8 @@ from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
+MOST_PIXELS = 2**26  # of one channel: 8,192 x 8,192
+MOST_BYTES = 2 * MOST_PIXELS  # of its file: PNG never makes pixels much larger
 _AGAIN = "copy the file again"
 _GREY = "save it as an 8-bit grey PNG"
 
@@ -31,11 +35,11 @@ def channel_path(root: Path, stem: str, channel: int) -> Path:
 
 def read_channel(path: Path) -> np.ndarray:
     """One 8-bit grey PNG as uint8[H, W], as OpenCV reads it; InputError names its fault."""
-    content = _content(path)
+    content = image_content(path)
     _refuse(path, _fault(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # an absurd size
+    except cv2.error:
         image = None
     if image is None:
         _refuse(path, ("its pixels are damaged", _AGAIN))
@@ -217,16 +221,19 @@ def trace(root: Path, stem: str) -> str:
 
 
 def _names(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except OSError:
-        return set()
+    return {entry.name for entry in entries(folder)}
 
 
-def _content(path: Path) -> bytes:
+def image_content(path: Path) -> bytes:
+    """The bytes of an image file; InputError names what is no file, cannot be read or is too large for an image."""
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a FIFO would be waited for
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                _refuse(path, ("is a pipe or a device, not a file", "put the PNG there"))
+            if facts.st_size > MOST_BYTES:
+                _refuse(path, (f"has {facts.st_size:,} bytes, an image has {MOST_BYTES:,} at most", _GREY))
+            return file.read()
     except FileNotFoundError:
         _refuse(path, ("no such file", "add the image, or leave out the site"))
     except IsADirectoryError:
@@ -246,11 +253,15 @@ def _fault(content: bytes) -> tuple[str, str] | None:
     kinds = list(_chunks(content))
     if kinds[0] != b"IHDR" or kinds[-1] != b"IEND":
         return "is cut short or damaged", _AGAIN
-    depth, colour = content[24], content[25]
+    width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
     if colour != 0:
         return f"is {_COLOURS.get(colour, 'an unknown colour type')}, not grey", _GREY
     if depth != 8:
         return f"has {depth} bits per pixel, not 8", _GREY
+    if b"acTL" in kinds:  # whose first frame decoders read as they like, or as black
+        return "is an animation (APNG)", _GREY
+    if width * height > MOST_PIXELS:  # a few bytes may claim gigabytes
+        return f"claims {width:,}x{height:,} pixels, more than {MOST_PIXELS:,}", "cut or shrink it, or copy it again"
     return None
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -17,6 +16,7 @@ import numpy as np
 
 from cellsignal.data import store
 from cellsignal.data.codecs import Codec
+from cellsignal.data.folders import entries
 from cellsignal.data.images import read_site, reduced
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, replacing, write_json
@@ -48,8 +48,7 @@ class Parcel:
         if packed := store.at(self.root):
             facts = [packed.digest(self.folder)]
         else:
-            with os.scandir(self.root / self.folder) as entries:
-                found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".png")]
+            found = [(entry.name, entry.stat()) for entry in entries(self.root / self.folder) if entry.name.endswith(".png")]
             facts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
         return hashlib.sha256("\n".join([*facts, *self.names, *self.missing]).encode()).hexdigest()
 

@@ -52,7 +52,7 @@ def carry_out(told: Told) -> dict[str, Any]:
         with _apart(told) if told["storage"] else _beside(told) as desk:
             return _execute(told, desk)
     except (InputError, StepFailed) as error:
-        return {"error": type(error).__name__, "text": str(error), "notebook": getattr(error, "notebook", "")}
+        return {"error": "InputError" if isinstance(error, InputError) else "StepFailed", "text": str(error), "notebook": getattr(error, "notebook", "")}
     except OSError as error:
         what = f"{error.filename or 'a file'}: {error.strerror or error}, on {socket.gethostname()}"
         return {"error": "StepFailed", "text": what, "notebook": ""}

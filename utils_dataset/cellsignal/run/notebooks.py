@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 from cellsignal import files
+from cellsignal.data.problems import Faults
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import sources
 
 _LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
+INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps no more of an error than its name and text
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
@@ -117,7 +119,7 @@ def _wait(process: subprocess.Popen[bytes], stop: Event) -> None:
 def _check(path: Path, *, code: int, last_words: str) -> None:
     """Raise what a papermill run of exit code `code` that left `path` deserves."""
     error = next((error for cell in code_cells(path) for error in _errors(cell)), None)
-    if error is not None and error["ename"] == "InputError":
+    if error is not None and error["ename"] in INPUT_ERRORS:
         raise InputError(error["evalue"])
     if error is not None:
         raise StepFailed(f"{error['ename']}: {_last_line(error['evalue'])}; see {path}")

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal import files
+from cellsignal.data.folders import entries
 from cellsignal.errors import InputError
 from cellsignal.run import notebooks, sources
 from cellsignal.run.notebooks import StepFailed
@@ -178,7 +178,7 @@ def outputs(run: Path, step: Step) -> list[str]:
 
 def _first_image(run: Path, plate: str) -> str:
     """The first image of a plate's folder by name; "" when it has none."""
-    name = min((name for name in os.listdir(run / plate) if name.endswith(".png")), default="")
+    name = min((entry.name for entry in entries(run / plate) if entry.name.endswith(".png")), default="")
     return name and f"{plate}/{name}"
 
 
