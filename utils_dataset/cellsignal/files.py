@@ -18,6 +18,8 @@ from typing import Any
 from cellsignal.errors import InputError
 
 TEMPORARY = ".partial-"  # and a process id: sweep() removes what a killed process left under such names
+ODD = "is not as it was written"
+AGAIN = "delete it and run the step that writes it again"
 LONGEST = 64  # characters of a plain name: it stands in the names of files, whose 255 bytes hold more than it
 _MARKS = frozenset("_.+ -")  # of a plain name, beside letters and digits
 
@@ -96,7 +98,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: Any = None) -> Any:
+def read_json(path: Path, shape: Any = None, *, what: str = ODD, cure: str = AGAIN) -> Any:
     """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `shaped` takes."""
     try:
         with os.fdopen(open_regular(path), encoding="utf-8") as stream:
@@ -106,9 +108,8 @@ def read_json(path: Path, shape: Any = None) -> Any:
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        cure = "delete it and run the step that writes it again"
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
-    return value if shape is None else shaped(value, shape, where=path)
+    return value if shape is None else shaped(value, shape, where=path, what=what, cure=cure)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -121,16 +122,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
 
 
-def shaped(value: Any, shape: Any, *, where: object) -> Any:
-    """A value from outside, unchanged, if it is of a type (such as a TypedDict; further keys are let pass); InputError names what is not."""
+def shaped(value: Any, shape: Any, *, where: object, what: str = ODD, cure: str = AGAIN) -> Any:
+    """A value from outside, unchanged, if it is of a type (such as a TypedDict; further keys are let pass); InputError says `what` it is else."""
     from pydantic import ValidationError  # who reads no such file does not pay for it
 
     try:
         _checker(shape).validate_python(value, strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        what = f"{'.'.join(map(str, fault['loc'])) or 'the content'}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-        raise InputError(what, where=where, cure="delete it and run the step that writes it again") from None
+        place = ".".join(map(str, fault["loc"])) or "the content"
+        raise InputError(f"{what} ({place}: {fault['msg'][0].lower()}{fault['msg'][1:]})", where=where, cure=cure) from None
     return value
 
 

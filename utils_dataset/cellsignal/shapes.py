@@ -1,0 +1,177 @@
+"""The shape of each kind of JSON file that is read back, because anybody may have written it; `files.shaped` holds content against one."""
+
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
+
+Digests = dict[str, str]  # SHA-256 by a name relative to the run folder
+Seconds = dict[str, float]  # seconds.json: by step
+
+
+class Parameters(TypedDict, total=False):
+    """Those of a run's parameters that are read back by name."""
+
+    task: str
+    data: str
+    run: str
+    seed: int
+    cell_type: str
+    cell_types: list[str]
+    network: str
+    joint: bool
+    folds: int
+    processes: int
+    final_epochs: int
+    compare_batches: bool
+
+
+class Description(TypedDict):
+    """recipe.json: what made a run."""
+
+    parameters: Parameters
+    code: NotRequired[str]
+    commit: NotRequired[str]
+    python: NotRequired[str]
+    hardware: NotRequired[dict[str, Any]]
+    libraries: NotRequired[dict[str, str]]
+
+
+class Marker(TypedDict):
+    """done/<step>.json: a step is whole."""
+
+    identity: dict[str, Any]
+    outputs: Digests
+    pages: Digests
+    seconds: float
+
+
+class Manifest(TypedDict):
+    """manifests/<step>.json: what a notebook was given, made and took up."""
+
+    step: str
+    complete: bool
+    parameters: Parameters
+    code: str
+    outputs: Digests
+    taken_up: Digests
+    progress: str
+    written: float
+    seconds: NotRequired[float]
+    hardware: NotRequired[dict[str, Any]]
+
+
+class Rebuild(TypedDict):
+    """rebuild.json: a rebuild is under way."""
+
+    same: str
+    taken: dict[str, Marker]
+    cleared: bool
+
+
+class Rung(TypedDict):
+    """A row of the ladder in metrics.json."""
+
+    rung: str
+    split: str
+    kind: str
+    accuracy: float
+    by_cell_type: NotRequired[dict[str, float]]
+    by_experiment: NotRequired[dict[str, float]]
+
+
+class LabelRung(TypedDict):
+    """The same where sites have several labels."""
+
+    rung: str
+    split: str
+    macro_f1: float
+    method: NotRequired[str]
+    by_class: NotRequired[list[float]]
+
+
+class Metrics(TypedDict, total=False):
+    """metrics.json: what a run came to."""
+
+    metric: str
+    task: str
+    ladder: list[Rung]
+    rungs: list[LabelRung]
+    floor: dict[str, Any] | None
+    notes: list[str]
+    brodt: dict[str, list[float]]
+    calibration_error: float | None
+    experiments: list[dict[str, Any]]
+    plate_groups: list[list[int]] | None
+    data: str
+    thresholds: str
+    counts: list[int]
+
+
+class ScoreNotes(TypedDict):
+    """metadata.json in a folder of scores."""
+
+    experiments: dict[str, dict[str, Any]]
+
+
+class Checkpoint(TypedDict):
+    """<network>.checkpoint.json: what any checkpoint says."""
+
+    tensors: str
+    sha256: str
+    epoch: int
+    fingerprint: Any
+
+
+class Trial(TypedDict):
+    """<trial>.json: how a trial of a sweep ended."""
+
+    variant: str
+    seed: int
+    changes: dict[str, Any]
+    status: str
+    error: str
+    values: dict[str, Any]
+    seconds: NotRequired[float]
+
+
+class PackedFile(TypedDict):
+    """A file of a store's part."""
+
+    bytes: int
+    sha256: str
+
+
+class StorePart(TypedDict):
+    """A part of a store, as store.json tells it."""
+
+    folder: str
+    files: dict[str, PackedFile]
+    digest: str
+
+
+class Store(TypedDict):
+    """store.json: a packed store."""
+
+    codec: str
+    suffixes: list[str]
+    shapes: dict[str, list[int]]
+    parts: dict[str, StorePart]
+
+
+class StoreIndex(TypedDict):
+    """sites.json: one part of a store; by size, a row for each site."""
+
+    folder: str
+    made: dict[str, Any]
+    files: dict[str, PackedFile]
+    sites: list[str]
+    missing: dict[str, list[int]]
+    crc32: dict[str, list[int]]
+    places: dict[str, list[int]]
+    chunks: dict[str, list[str]]
+
+
+class Download(TypedDict):
+    """download.json: how many images of each experiment came."""
+
+    images: dict[str, int]
