@@ -42,11 +42,10 @@ def stays_inside(name: Any) -> bool:
     return True
 
 
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name` for a name that a stranger may have chosen; InputError when it, or a link on the way, leads out of the folder."""
-    cure = "use nothing from this source unless you trust it"
+def inside(folder: Path, name: str, *, source: object = "") -> Path:
+    """`folder / name` for a name that `source` chose; InputError when it, or a link on the way, leads out of the folder."""
     if not stays_inside(name):
-        raise InputError(f"{name!r} does not name a file inside it", where=folder, cure=cure)
+        raise InputError(f"names a file {name!r}, which would lie outside {folder}", where=source, cure="take nothing from it that you do not trust")
     path = Path(folder, name)
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise InputError("is a link that leads out of its folder, or lies behind one", where=path, cure="put a folder in the place of the link")

@@ -107,10 +107,36 @@ class Metrics(TypedDict, total=False):
     counts: list[int]
 
 
+class Epoch(TypedDict):
+    """A row of a network's history."""
+
+    epoch: NotRequired[int]
+    phase: NotRequired[str]
+    loss: NotRequired[float]
+    accuracy: NotRequired[float | None]
+    held_out_accuracy: NotRequired[float | None]
+    macro_f1: NotRequired[float | None]
+    held_out_macro_f1: NotRequired[float | None]
+    learning_rate: NotRequired[float | None]
+
+
+class Card(TypedDict, total=False):
+    """<network>.json beside weights: as far as it tells how they were learnt."""
+
+    sha256: str
+    history: list[Epoch]
+
+
 class ScoreNotes(TypedDict):
     """metadata.json in a folder of scores."""
 
     experiments: dict[str, dict[str, Any]]
+
+
+class ScoreDevice(TypedDict, total=False):
+    """The same, as far as it tells on what it was made."""
+
+    device: str
 
 
 class Checkpoint(TypedDict):
@@ -120,6 +146,15 @@ class Checkpoint(TypedDict):
     sha256: str
     epoch: int
     fingerprint: Any
+
+
+class Progress(TypedDict):
+    """The same, as far as it tells whoever watches how far a training has come."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    rows: NotRequired[list[Epoch]]
 
 
 class Trial(TypedDict):
@@ -169,6 +204,20 @@ class StoreIndex(TypedDict):
     crc32: dict[str, list[int]]
     places: dict[str, list[int]]
     chunks: dict[str, list[str]]
+
+
+class Upload(TypedDict, total=False):
+    """What was uploaded of the package last."""
+
+    version: int
+    codes: list[str]
+
+
+class PartNote(TypedDict):
+    """<file>.part.json: of which file on the server the part is the beginning."""
+
+    url: str
+    validator: str
 
 
 class Download(TypedDict):

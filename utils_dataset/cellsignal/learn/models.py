@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -183,9 +184,21 @@ def load_weights(path: Path) -> tuple[Classifier, Card]:
     check_sha256(path, facts["sha256"])
     card = _card(facts)
     model = card.network()
-    model.load_state_dict(load_file(path))
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"does not fit the network that its JSON describes ({reason})", where=path, cure="train again") from None
     model.origin = facts["sha256"]
     return model, card
+
+
+def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; InputError when it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"is no safetensors file ({error})", where=path, cure=cure) from None
 
 
 def read_card(path: Path) -> Card:
