@@ -154,7 +154,7 @@ def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
               for split in ("test", "held_out") for method, value in (("half", 0.2), ("fitted", 0.3), ("shares", 0.4))]
     files.write_json(tmp_path / "run/metrics.json", {"metric": "macro_f1", "rungs": rungs, "thresholds": "fitted"})
     files.write_json(tmp_path / "run/seconds.json", {"protein-atlas": 9.0})
-    files.write_json(tmp_path / "run/recipe.json", {"code": "a" * 64})
+    files.write_json(tmp_path / "run/recipe.json", {"parameters": {}, "code": "a" * 64})
     ended = {"variant": "base", "seed": 0, "status": "done", "changes": {}, **sweep_results.outcome(tmp_path / "run")}
     trials = sweep_results.trials_table([ended], kinds=sweep_results.KINDS["macro_f1"])
     row = trials.iloc[0]

@@ -148,13 +148,13 @@ class Checkpoint(TypedDict):
     fingerprint: Any
 
 
-class Progress(TypedDict):
+class Progress(TypedDict, total=False):
     """The same, as far as it tells whoever watches how far a training has come."""
 
     phase: str
     epoch: int
     epochs: int
-    rows: NotRequired[list[Epoch]]
+    rows: list[Epoch]
 
 
 class Trial(TypedDict):

@@ -63,7 +63,7 @@ class Display:
         """Bring the epochs of running trainings up to date."""
         for step, task in list(self.running.values()):
             state = self._newest(step)
-            if state:
+            if {"phase", "epoch", "epochs"} <= set(state):
                 note = f"{state['phase']}, epoch {state['epoch']}/{state['epochs']}"
                 self.bars.update(task, completed=state["epoch"], total=state["epochs"], note=note)
 

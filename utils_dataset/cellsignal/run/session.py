@@ -44,7 +44,7 @@ def begin(namespace: Mapping[str, Any]) -> Path:
     """
     paths.settle()
     for name in manifest.SPECIFIC:
-        if name in namespace and not (isinstance(namespace[name], str) and files.is_plain(namespace[name])):
+        if namespace.get(name, "") != "" and not (isinstance(namespace[name], str) and files.is_plain(namespace[name])):
             cure = "use letters, digits and any of _.+-, a letter or digit first: it names a file"
             raise InputError(f"{name} is {namespace[name]!r}", where="parameters", cure=cure)
     folder = paths.claim(namespace["run"])

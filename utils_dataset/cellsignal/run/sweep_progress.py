@@ -48,7 +48,7 @@ class Display:
         self.bars.update(self.overall, completed=ended, total=expected)
         for trial in running:
             state = {} if self.bars.disable else _newest(trial.folder)
-            if state:
+            if {"phase", "epoch", "epochs"} <= set(state):
                 self.bars.update(self.tasks[trial.name], completed=state["epoch"], total=state["epochs"], note=state["phase"])
 
 
