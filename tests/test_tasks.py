@@ -144,6 +144,13 @@ def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Pat
         stored_label_scores(out, asked.labelled, asked.test)
 
 
+@pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
+def test_stored_scores_of_another_name_are_refused(asked: Asked, tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
+        stored_label_scores(tmp_path, asked.labelled, asked.test)
+
+
 def test_views_are_averaged_or_the_largest_counts(asked: Asked, weights: Path, tmp_path: Path) -> None:
     mean, largest = (score_folds(asked, weights=weights, out=tmp_path / how, views=4, combine=how) for how in ("mean", "max"))
     assert (largest.test >= mean.test - 1e-6).all() and (largest.test > mean.test).any()

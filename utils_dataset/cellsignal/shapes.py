@@ -1,11 +1,12 @@
 """The shape of each kind of JSON file that is read back, because anybody may have written it; `files.shaped` holds content against one."""
 
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 Digests = dict[str, str]  # SHA-256 by a name relative to the run folder
 Seconds = dict[str, float]  # seconds.json: by step
+Split = Literal["test", "held_out"]
 
 
 class Parameters(TypedDict, total=False):
@@ -72,8 +73,8 @@ class Rung(TypedDict):
     """A row of the ladder in metrics.json."""
 
     rung: str
-    split: str
-    kind: str
+    split: Split
+    kind: Literal["raw", "assigned"]
     accuracy: float
     by_cell_type: NotRequired[dict[str, float]]
     by_experiment: NotRequired[dict[str, float]]
@@ -83,24 +84,41 @@ class LabelRung(TypedDict):
     """The same where sites have several labels."""
 
     rung: str
-    split: str
+    split: Split
     macro_f1: float
     method: NotRequired[str]
     by_class: NotRequired[list[float]]
 
 
+class Floor(TypedDict):
+    """What a linear model reaches."""
+
+    accuracy: float
+
+
+class Decided(TypedDict):
+    """How a test experiment was decided."""
+
+    experiment: str
+    route: str
+    group_on_plate: list[int] | None
+    group_confidence: float | None
+    surprise_bits: float | None
+    note: str
+
+
 class Metrics(TypedDict, total=False):
     """metrics.json: what a run came to."""
 
-    metric: str
+    metric: Literal["accuracy", "macro_f1"]
     task: str
     ladder: list[Rung]
     rungs: list[LabelRung]
-    floor: dict[str, Any] | None
+    floor: Floor | None
     notes: list[str]
     brodt: dict[str, list[float]]
     calibration_error: float | None
-    experiments: list[dict[str, Any]]
+    experiments: list[Decided]
     plate_groups: list[list[int]] | None
     data: str
     thresholds: str

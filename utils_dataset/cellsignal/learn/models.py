@@ -239,7 +239,7 @@ def load_body(model: Classifier, path: Path) -> str:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise InputError when `path` is missing or is not the file that was recorded."""
-    if not path.exists():
+    if not path.is_file():
         raise InputError("no such weights", where=path, cure="run the training kernel that writes them")
     if sha256(path) != expected:
         cure = "delete it and train again, or restore the original"
