@@ -16,6 +16,7 @@ from cellsignal.decide.label_scores import Asked, LabelScores, score_folds, stor
 from cellsignal.decide.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.thresholds import METHODS
 from cellsignal.errors import InputError
+from cellsignal.files import write_json
 from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import sides
 from cellsignal.learn.budget import Budget
