@@ -16,6 +16,7 @@ from cellsignal.decide.label_scores import Asked, LabelScores, score_folds, stor
 from cellsignal.decide.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.thresholds import METHODS
 from cellsignal.errors import InputError
+from cellsignal.files import write_json
 from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import sides
 from cellsignal.learn.budget import Budget
@@ -142,6 +143,13 @@ def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Pat
     assert not list(out.glob("*.parquet"))  # those of one view have given way
     with pytest.raises(InputError, match="no scores of 48 sites"):
         stored_label_scores(out, asked.labelled, asked.test)
+
+
+@pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
+def test_stored_scores_of_another_name_are_refused(asked: Asked, tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
+        stored_label_scores(tmp_path, asked.labelled, asked.test)
 
 
 def test_views_are_averaged_or_the_largest_counts(asked: Asked, weights: Path, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_an_index_that_does_not_fit_is_refused(plates: Tables, tmp_path: Path, c
     made = packed(plates, tmp_path / "store", cell_types=("RPE",))
     path = made.root / "train/RPE-01/Plate1" / store.INDEX
     files.write_json(path, {**files.read_json(path), **change})
-    with pytest.raises(InputError, match="sites.json: is no index of a store; delete its folder in the store, then pack"):
+    with pytest.raises(InputError, match=r"sites.json: is no index of a store( \(.*\))?; delete its folder in the store, then pack"):
         store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
     for told, match in (({"store": 99}, "is no store that this version reads"), ({"parts": [1]}, "does not say what the store holds"),
                         ({"shapes": {"abc": [6, 8, 8]}}, "does not say"), ({"shapes": {}}, "does not say"),
@@ -276,3 +276,59 @@ def test_a_damaged_image_is_named_and_leaves_no_part(plates: Tables, tmp_path: P
     with pytest.raises(InputError, match=r"RPE-01/Plate3/B02_s1_w4\.png: is cut short or damaged"):
         packing.pack(packing.plan(plates.root), tmp_path / "store", progress=False)
     assert not list((tmp_path / "store/train/RPE-01").glob("Plate3/*"))
+
+
+def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path) -> None:
+    """As OME-Zarr has them: a file for each site."""
+    made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
+    path, stem = made.root / "train/RPE-01/Plate1" / store.INDEX, "train/RPE-01/Plate1/B02_s1"
+    index = files.read_json(path)
+    chunk = path.parent / "chunk"
+    chunk.write_bytes(made.read(stem).tobytes())
+    (tmp_path / "outside").write_bytes(chunk.read_bytes())
+    names = {"chunk": None, "../../../../outside": "is no index of a store", str(tmp_path / "outside"): "is no index of a store",
+             "pipe": "pipe: is no regular file; put the file itself there", "zero": "zero: is no regular file", "none": "No such file"}
+    os.mkfifo(path.parent / "pipe")
+    (path.parent / "zero").symlink_to("/dev/zero")
+    for name, refusal in names.items():
+        files.write_json(path, {**index, "places": {}, "chunks": {"8": [name] * len(index["sites"])}})
+        again = store.Store(made.root)
+        if refusal is None:
+            assert np.array_equal(again.read(stem), made.read(stem))
+        else:
+            with pytest.raises(InputError, match=refusal):
+                again.read(stem)
+
+
+@pytest.mark.parametrize(("told", "match"), [
+    ({"shapes": {"8": [6, -8, 8]}}, "tells of images of 6x-8x8, not of channels, rows and columns, 1,073,741,824 bytes in all at most; delete it"),
+    ({"shapes": {"8": [6, 10**9, 10**9]}}, "tells of images of 6x1000000000x1000000000, not of"),
+    ({"shapes": {"8": [6, 8]}}, "tells of images of 6x8, not of"),
+    ({"shapes": {"8": "688"}}, r"does not say what the store holds \(shapes.8: input should be a valid list\); delete it"),
+    ({"codec": ["raw"]}, r"does not say what the store holds \(codec: input should be a valid string\)"),
+    ({"suffixes": "_w1.png"}, "suffixes: input should be a valid list"),
+    ({"parts": {"../other": {"folder": "a", "digest": "", "files": {}}}}, "'../other' does not name a file inside the store; delete it"),
+    ({"parts": {"a": {"folder": "a", "digest": "", "files": {"/etc/passwd": {"bytes": 1, "sha256": ""}}}}}, "'/etc/passwd' does not name a file inside"),
+    ({"parts": {"a": {"folder": "a", "digest": "", "files": {"8.npy": {"bytes": "1", "sha256": ""}}}}}, "files.8.npy.bytes: input should be a valid int"),
+    ({"shapes": {"8": [6, 8, 8], "4": [6, 4, 4]}}, "sites.json: lacks sizes that store.json names; delete its folder"),
+])  # fmt: skip
+def test_a_store_json_of_another_shape_is_refused(plates: Tables, tmp_path: Path, told: dict, match: str) -> None:
+    made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
+    files.write_json(made.root / store.FILE, {**files.read_json(made.root / store.FILE), **told})
+    with pytest.raises(InputError, match=match):
+        store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+
+
+@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("end", [10**6, 10**15, 10**30])
+def test_places_beyond_all_bounds_take_no_memory(plates: Tables, tmp_path: Path, codec: str, end: int) -> None:
+    made = packed(plates, tmp_path / "store", codec=codec, cell_types=("RPE",))
+    path = made.root / "train/RPE-01/Plate1" / store.INDEX
+    index = files.read_json(path)
+    files.write_json(path, {**index, "places": {"8": [end + row for row in index["places"]["8"]]}})
+    with pytest.raises(InputError, match="is cut short|is no index of a store"):
+        store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+    files.write_json(path, {**index, "places": {"8": [index["places"]["8"][0], *[end] * len(index["sites"])]}})
+    if codec != "raw":
+        with pytest.raises(InputError, match="the pixels of train/RPE-01/Plate1/B02_s1 are damaged|is no index of a store"):
+            store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")

@@ -1,12 +1,13 @@
 """Networks in three steps, their heads, and the files they live in."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, write_json
+from cellsignal.files import read_json, sha256, write_json
 from cellsignal.learn.models import Card, Classifier, load_body, load_weights, save_weights
 
 PLATES = {"plate": ["1", "2", "3", "4"]}
@@ -136,3 +137,23 @@ def test_what_lacks_is_named() -> None:
 def test_networks_that_make_no_sense_are_refused(options: dict, where: str) -> None:
     with pytest.raises(InputError, match=where):
         Classifier("densenet-small", channels=6, classes=5, **options)
+
+
+def test_weights_that_are_no_safetensors_or_of_another_network_are_refused(tmp_path: Path) -> None:
+    """Their JSON vouches for them all the same: both may come from anybody."""
+    path = tmp_path / "model.safetensors"
+    saved(path)
+    card = read_json(tmp_path / "model.json")
+    for content in (b"", (10**18).to_bytes(8, "little"), (1).to_bytes(8, "little") + b"{", path.read_bytes()[:-9]):
+        path.write_bytes(content)
+        write_json(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+        with pytest.raises(InputError, match=f"^{path}: is no safetensors file .*; train again$"):
+            load_weights(path)
+    saved(path, classes=5)
+    write_json(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+    with pytest.raises(InputError, match=f"^{path}: does not fit the network that its JSON describes .size mismatch for head.*; train again$"):
+        load_weights(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="no such weights"):
+        load_weights(path)

@@ -225,3 +225,11 @@ def test_a_loss_that_is_no_number_is_no_checkpoint(patches: tuple, tmp_path: Pat
     with pytest.raises(InputError, match="the loss is"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30)
     assert all(read_json(path)["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
+
+
+def test_a_checkpoint_whose_tensors_cannot_be_read_gives_way(tmp_path: Path) -> None:
+    for content in (b"", (10**18).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"):
+        (tmp_path / "m.checkpoint-1.safetensors").write_bytes(content)
+        digest = sha256(tmp_path / "m.checkpoint-1.safetensors")
+        write_json(tmp_path / "m.checkpoint.json", {"fingerprint": {}, "tensors": "m.checkpoint-1.safetensors", "sha256": digest, "epoch": 1})
+        assert Checkpoint(tmp_path / "m.safetensors", fingerprint={}).load() is None

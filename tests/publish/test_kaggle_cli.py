@@ -181,3 +181,11 @@ def test_a_wrong_key_is_a_login_problem(server: FakeKaggle, cellsignal: Cellsign
     ended = cellsignal("push", TINY, "--only", "1", *QUICK)
     [line] = ended.err.splitlines()
     assert ended.code == 2 and "kaggle config view" in line and "5e4d3c2b" not in ended.out + ended.err
+
+
+def test_a_cell_type_that_is_a_path_writes_nothing(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("preset: tiny\ncell_types: [x/../../y]\n")
+    told = cellsignal("push", tmp_path / "bad.yaml", "--dry-run", "--user", "bob")
+    assert told.code == 2 and told.err.startswith(
+        f"cellsignal: error: {tmp_path}/bad.yaml:2: cell_types is ['x/../../y']: 'x/../../y' cannot be the name of a folder: ")
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad.yaml", "home"} and server.requests == []

@@ -143,3 +143,14 @@ def test_an_interrupted_pull_fetches_the_rest(server: FakeKaggle, pushed: Callab
     os.rename(tmp_path / "away", hidden)
     pull.pull(state, tmp_path / "tiny")
     assert (tmp_path / "tiny/weights/RPE/model.json").is_file()
+
+
+def test_nothing_arrives_through_a_link(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+    state = pushed()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tiny").mkdir()
+    files.write_json(tmp_path / "tiny" / pull.RECEIPT, {})
+    (tmp_path / "tiny/weights").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="tiny/weights/.* is a link that leads out of its folder, or lies behind one; put a folder"):
+        pull.pull(state, tmp_path / "tiny")
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -68,10 +68,10 @@ def trial(params: Path, run: Path) -> None:
         rows.append({"phase": "whole", "epoch": epoch + 1, "held_out_accuracy": right * (epoch + 1) / EPOCHS})
         files.write_json(run / "weights/U2OS/model.checkpoint.json", {"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows})
     files.write_json(run / "weights/U2OS/model.json", {"history": rows})
-    tensors = {"head.weight": (2, 3), "norm.running_mean": (5,)}
-    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in tensors.items()}).encode()
+    tensors = {"head.weight": ((2, 3), (0, 24)), "norm.running_mean": ((5,), (24, 44))}
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": ends} for name, (shape, ends) in tensors.items()}).encode()
     for name in ("model", "model-2", "model-2-final", "plain"):
-        files.write_bytes(run / f"weights/U2OS/{name}.safetensors", len(header).to_bytes(8, "little") + header)
+        files.write_bytes(run / f"weights/U2OS/{name}.safetensors", len(header).to_bytes(8, "little") + header + bytes(44))
     files.write_json(run / "seconds.json", {"simulate": 100.0, "3-train-cell-type@U2OS": 2.5})
     rungs = [("running", "raw", 0.01), ("adapted", "raw", right), ("exact", "assigned", 0.02), ("groups+expected", "assigned", right + 0.1)]
     ladder = [{"rung": rung, "kind": kind, "split": split, "accuracy": value - (split == "test") * 0.01}

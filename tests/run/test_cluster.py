@@ -186,3 +186,33 @@ def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(errands, "_execute", damaged)
     answer = errands.carry_out({"code": provenance.code_digest(), "storage": ""})
     assert cluster.ERRORS[answer["error"]] is InputError and answer["text"] == "B02_s1_w1.png: the file is empty; copy the file again"
+
+
+def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    storage = f"file://{tmp_path}/store"
+    files.write_text(tmp_path / "store/evil", "evil")
+    marker = {"identity": {}, "outputs": {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, "pages": {}, "seconds": 1.0}
+    files.write_json(tmp_path / "store/done/1-eda.json", marker)
+    with pytest.raises(InputError) as refused:
+        run("deep/er/run", storage=storage, pages=False)
+    assert str(refused.value) == (
+        f"{storage}: names a file '../../../.bashrc', which would lie outside {tmp_path}/deep/er/run; take nothing from it that you do not trust")
+    assert not (tmp_path / ".bashrc").exists()
+
+
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": None}, {"seconds": "1"}])
+def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
+    marker = {"identity": {}, "outputs": {}, "pages": {}, "seconds": 1.0, **change}
+    files.write_json(tmp_path / f"store/done/{TRAININGS[1]}.json", marker)
+    assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", pages=False)
+
+
+def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errands.tempfile, "tempdir", str(tmp_path / "machine"))
+    storage = errands.Storage(f"file://{tmp_path}/store")
+    for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), (["x.csv"], "input should be a valid dict")):
+        storage.put_json("data/abc.json", listed)
+        files.write_text(tmp_path / "store/x.csv", "evil")
+        with pytest.raises(InputError, match=words):
+            errands._plates(storage, "abc", "")
+    assert not list((tmp_path / "machine").rglob("x.csv"))

@@ -9,7 +9,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import chain, rebuild, recipe, steps
+from cellsignal.run import chain, inputs, rebuild, recipe, steps
 from cellsignal.run.notebooks import StepFailed
 from cellsignal.show import report
 
@@ -145,3 +145,35 @@ def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys
             assert rebuild.begin(run, [step], way, values={})[0] == [driven]
             steps.write_marker(run, step, identity={}, seconds=1)
     assert not (run / "weights").exists() and not (run / "scores").exists()
+
+
+@pytest.mark.parametrize("room", ["weights", "scores"])
+def test_a_link_is_not_emptied(run: Run, folder: Path, tmp_path: Path, room: str) -> None:
+    """It may lead to what other runs use."""
+    run()
+    (folder / room).rename(tmp_path / "elsewhere")
+    (folder / room).symlink_to(tmp_path / "elsewhere")
+    before = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
+    with pytest.raises(InputError) as refused:
+        run("scratch")
+    cure = "empty it and put a folder here, or choose another run folder"
+    assert str(refused.value) == f"{folder / room}: is a link to {tmp_path / 'elsewhere'}, and would have to be emptied; {cure}"
+    assert run.said == [line for line in run.said if "kept" in line]
+    after = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file())
+    assert [each for each in after if each not in before and each[0].name not in ("recipe.json", "kernel.json")] == []
+    assert (folder / room).is_symlink() and run() == []
+
+
+def test_plates_behind_a_link_are_not_thrown_away(tmp_path: Path) -> None:
+    for name in ("weights", "plates"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept").write_text("kept")
+    (tmp_path / "data").symlink_to("plates")
+    with pytest.raises(InputError, match="data: is a link to .*plates, and would have to be emptied; "):
+        inputs.discard(tmp_path / "data")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match="file: is no folder, and would have to be emptied; "):
+        inputs.discard(tmp_path / "file")
+    inputs.discard(tmp_path / "weights")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file", "plates"]
+    assert (tmp_path / "plates/kept").read_text() == (tmp_path / "file").read_text() == "kept"

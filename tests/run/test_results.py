@@ -1,5 +1,6 @@
 """Run folders read for a comparison: what is one recipe, what it cost, and what cannot be compared."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -90,3 +91,38 @@ def test_runs_of_a_task_with_several_labels_are_refused_as_such(tmp_path: Path) 
     write_json(tmp_path / "atlas/recipe.json", {"parameters": {"task": "protein-atlas"}})
     with pytest.raises(InputError, match="atlas: a site has several labels there; name runs that give each well one siRNA"):
         read_results([make(tmp_path, "one"), str(tmp_path / "atlas")], here=tmp_path / "compare")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01", (10**18).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]", b"\x05" + bytes(7) + b"{nope", None],
+                         ids=["empty", "cut short", "huge header", "a list", "no JSON", "a pipe"])  # fmt: skip
+def test_weights_with_a_broken_header_are_named(tmp_path: Path, content: bytes | None) -> None:
+    runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
+    path = tmp_path / "bc/weights/RPE/model.safetensors"
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    words = "is no regular file; put" if content is None else r"is no safetensors file \(.*\); run the training that wrote it again"
+    with pytest.raises(InputError, match=f"^{path}: {words}") as refused:
+        read_results(runs, here=tmp_path / "x")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "content", "fault"), [
+    ("recipe.json", [], "the content: input should be a valid dictionary"),
+    ("recipe.json", {"parameters": []}, "parameters: input should be a valid dictionary"),
+    ("recipe.json", {"parameters": {"seed": "0"}}, "parameters.seed: input should be a valid integer"),
+    ("seconds.json", {"4-predict-assign": "9"}, "4-predict-assign: input should be a valid number"),
+    ("metrics.json", {"data": ["one"]}, "data: input should be a valid string"),
+    ("metrics.json", {"data": "one", "plate_groups": [["1"]]}, "plate_groups.0.0: input should be a valid integer"),
+    ("scores/model/adapted/metadata.json", {"device": 3}, "device: input should be a valid string"),
+])  # fmt: skip
+def test_what_is_of_another_shape_is_named(tmp_path: Path, name: str, content: object, fault: str) -> None:
+    runs = [make(tmp_path, each, epochs=len(each)) for each in ("a", "bc")]
+    write_json(tmp_path / "bc" / name, content)
+    with pytest.raises(InputError) as refused:
+        read_results(runs, here=tmp_path / "x")
+    assert str(refused.value) == f"{tmp_path / 'bc' / name}: is not as it was written ({fault}); delete it and run the step that writes it again"
+
+
+def test_a_run_of_an_unknown_task_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="b: no task 'moon'; compare runs of rxrx1 or protein-atlas$"):
+        read_results([make(tmp_path, "a"), make(tmp_path, "b", task="moon")], here=tmp_path / "x")

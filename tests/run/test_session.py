@@ -195,3 +195,33 @@ def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, cap
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
     session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
     assert "kernel_sources" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "value"), [("network", "../../../x"), ("cell_type", "x/../../y"), ("cell_type", ".."), ("network", "a*"), ("network", 5), ("cell_type", ["U2OS"])])
+def test_a_network_and_a_cell_type_are_plain_names(kaggle: Path, name: str, value: Any) -> None:
+    with pytest.raises(InputError) as refused:
+        begin(**{name: value})
+    cure = "use letters, digits and any of _.+-, a letter or digit first: it names a file"
+    assert str(refused.value) == f"parameters: {name} is {value!r}; {cure}"
+    assert not list((kaggle / "working").iterdir())
+
+
+def test_nothing_is_taken_up_through_a_link(past: Past, kaggle: Path, tmp_path: Path) -> None:
+    past("one", "2-pretrain-controls", WEIGHTS)
+    here = kaggle / "working/runs/tiny"
+    here.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (here / "weights").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="runs/tiny/weights/U2OS/pretrain.* is a link that leads out of its folder, or lies behind one; put a folder"):
+        begin()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": None}}, {"taken_up": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"},
+                                    {"seconds": "1"}, {"complete": 1}])  # fmt: skip
+def test_a_manifest_of_another_shape_is_no_manifest(past: Past, change: dict[str, Any]) -> None:
+    folder = past("one", "2-pretrain-controls", WEIGHTS)
+    place = manifest.place(folder, PRETRAIN)
+    place.write_text(json.dumps({**files.read_json(place), **change}))
+    assert manifest.read(folder, PRETRAIN) is None
+    assert not (begin() / "weights").exists()

@@ -3,7 +3,10 @@
 import shutil
 from pathlib import Path
 
-from cellsignal.run import paths, plans, steps
+import pytest
+
+from cellsignal import files
+from cellsignal.run import paths, plans, rebuild, steps
 
 DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
 
@@ -87,3 +90,14 @@ def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, pla
     assert simulated(tmp_path / "others") is None
     (tmp_path / "mine" / image).write_text("retouched")
     assert simulated(tmp_path / "mine") is None
+
+
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": "x"}, {"identity": []}, {"seconds": "9"}, {"outputs": {"../a": "0" * 64}}, {"pages": {"/a": "0"}}])
+def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
+    step = steps.Step("1-eda", outputs=("a",))
+    (tmp_path / "a").write_text("a")
+    marker = steps.write_marker(tmp_path, step, identity={}, seconds=1.0)
+    assert steps.read_any(tmp_path, step) == marker
+    files.write_json(tmp_path / "done/1-eda.json", {**marker, **change})
+    assert steps.read_any(tmp_path, step) is None and not steps.outdated(tmp_path, step, same={"other": 1})
+    assert rebuild.vouched(tmp_path, step) is None

@@ -117,3 +117,39 @@ def test_checkpoints_are_stored_while_a_training_works(
                 break
             mirror.Event().wait(0.01)
     assert shared.read_json(NAME)["epoch"] == 3
+
+
+@pytest.mark.parametrize("name", ["../../../.bashrc", "/etc/cron.d/x", "weights/../../x"])
+def test_what_a_storage_names_stays_in_the_folder(shared: Storage, tmp_path: Path, name: str) -> None:
+    files.write_text(tmp_path / "x", "evil")
+    shared.put(tmp_path / "x", "x")
+    with pytest.raises(InputError, match=f"^{shared.url}: names a file '{name}', which would lie outside {tmp_path}/there; take nothing"):
+        shared.get_all(tmp_path / "there", {name: files.sha256(tmp_path / "x")})
+    assert not (tmp_path / "there").exists()
+
+
+def test_nothing_is_fetched_through_a_link(shared: Storage, tmp_path: Path) -> None:
+    files.write_text(tmp_path / "here/weights/x", "evil")
+    digests = shared.put_all(tmp_path / "here", ["weights/x"])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/weights").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="there/weights/x: is a link that leads out of its folder, or lies behind one; put a folder"):
+        shared.get_all(tmp_path / "there", digests)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("change", [{"tensors": "../../../x"}, {"tensors": ".."}, {"tensors": 5}, {"tensors": ["x"]}, {"epoch": "9"}, {"sha256": None}, {"epoch": True}])
+def test_a_stored_checkpoint_of_another_shape_is_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
+    first = write("first", 3)
+    mirror.keep(shared, first, [NAME])
+    shared.put_json(NAME, {**shared.read_json(NAME), **change})
+    mirror.bring(shared, tmp_path / "other", [NAME])
+    assert not (tmp_path / "other").exists()
+    mirror.keep(shared, first, [NAME])  # which is none, and gives way
+    assert shared.read_json(NAME)["epoch"] == 3
+
+
+def test_a_checkpoint_that_is_named_outside_is_refused(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
+    mirror.keep(shared, write("first", 3), [NAME])
+    with pytest.raises(InputError, match=f"^{shared.url}: names a file 'weights/../../x.checkpoint.json', which would lie outside"):
+        mirror.bring(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])

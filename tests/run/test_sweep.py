@@ -154,7 +154,7 @@ def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
               for split in ("test", "held_out") for method, value in (("half", 0.2), ("fitted", 0.3), ("shares", 0.4))]
     files.write_json(tmp_path / "run/metrics.json", {"metric": "macro_f1", "rungs": rungs, "thresholds": "fitted"})
     files.write_json(tmp_path / "run/seconds.json", {"protein-atlas": 9.0})
-    files.write_json(tmp_path / "run/recipe.json", {"code": "a" * 64})
+    files.write_json(tmp_path / "run/recipe.json", {"parameters": {}, "code": "a" * 64})
     ended = {"variant": "base", "seed": 0, "status": "done", "changes": {}, **sweep_results.outcome(tmp_path / "run")}
     trials = sweep_results.trials_table([ended], kinds=sweep_results.KINDS["macro_f1"])
     row = trials.iloc[0]
@@ -168,3 +168,28 @@ def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:
     (tmp_path / "atlas.yaml").write_text("task: protein-atlas\n")
     with pytest.raises(InputError, match="other is of the task protein-atlas; leave only variants of rxrx1"):
         bench({"variants": {"base": {}, "other": {"recipe": "atlas.yaml"}}})
+
+
+def test_cells_that_spreadsheets_would_calculate_are_text(bench: Run) -> None:
+    out = bench({"variants": {"=1+1": {}, "@x": {"epochs": 7}, "a|b": {"epochs": 8}, "plain -1": {"epochs": 9}}})
+    for name in ("results.csv", "variants.csv"):
+        assert [line.partition(",")[0] for line in (out / name).read_text().splitlines()] == ["variant", "'=1+1", "'@x", "a|b", "plain -1"]
+    table = pd.read_csv(out / "results.csv")
+    assert table["seed"].tolist() == [0] * 4 and table["error"].isna().all()
+    rows = (out / "results.md").read_text().splitlines()
+    assert [row.split(" ")[1] for row in rows[2:]] == ["=1+1", "@x", "a\\|b", "plain"]
+
+
+def test_negative_numbers_stay_numbers() -> None:
+    table = pd.DataFrame({"x": [-1.5, None], "y": [-2, 3], "error": ["-p seed=-1: no", None], "z": [["-a"], "+b"]})
+    assert sweep_results.as_csv(table) == "x,y,error,z\n-1.5,-2,'-p seed=-1: no,['-a']\n,3,,'+b\n"
+
+
+def test_a_record_of_another_shape_is_no_record(bench: Run) -> None:
+    out = bench({"variants": {"base": {}}})
+    [record] = (out / "trials").glob("*.json")
+    whole = files.read_json(record)
+    for change in ({"values": []}, {"status": None}, {"seed": "0"}):
+        files.write_json(record, {**whole, **change})
+        assert len(results(bench({"variants": {"base": {}}}))) == 1
+        assert files.read_json(record) == {**whole, "seconds": files.read_json(record)["seconds"]}

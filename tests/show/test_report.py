@@ -3,6 +3,8 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from cellsignal.files import write_json
 from cellsignal.show.page import table
 from cellsignal.show.report import write_report
@@ -94,3 +96,14 @@ def test_raw_and_assigned_never_share_a_column(tmp_path, rungs):
 def test_tables_escape_and_leave_nothing_blank_by_mistake():
     text = table(["a", "b"], [["<x>", 0.5], [None, 1.0]])
     assert "&lt;x&gt;" in text and "0.500" in text and "None" not in text
+
+
+@pytest.mark.parametrize("change", [{"ladder": 5}, {"ladder": [{"rung": "running"}]}, {"metric": "other"}, {"notes": "one"}, {"floor": 0.25},
+                                    {"experiments": [{"experiment": "RPE-01"}]}, {"calibration_error": "0.1"}])  # fmt: skip
+def test_metrics_of_another_shape_are_named(tmp_path, rungs, change):
+    write_json(tmp_path / "metrics.json", {"ladder": rungs, **change})
+    write_json(tmp_path / "recipe.json", {"parameters": [1]})
+    write_json(tmp_path / "seconds.json", ["a"])
+    write_json(tmp_path / "weights/HUVEC/model.json", {"history": "long"})
+    text, _ = read(write_report(tmp_path))
+    assert "metrics.json is damaged." in text and "recipe.json is damaged." in text and "HUVEC: model.json is damaged." in text

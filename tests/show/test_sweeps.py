@@ -1,9 +1,22 @@
 """The pictures of a sweep: every variant and every parameter has its place, raw and assigned never share one."""
 
-import pytest
+from pathlib import Path
 
+import matplotlib
+import pytest
+from finished import wells, write_run
+from matplotlib.text import Text
+
+from cellsignal.decide.compare import compare
 from cellsignal.run import sweep_results
+from cellsignal.run.results import read_results
+from cellsignal.show import compare as draw
+from cellsignal.show.atlas import class_frequencies
+from cellsignal.show.curves import curves
+from cellsignal.show.ladder import experiment_dots, ladder
+from cellsignal.show.style import STYLE
 from cellsignal.show.sweeps import draw_search, draw_variants
+from cellsignal.tasks import TASKS
 
 ACCURACIES = {"held_out_raw": 0.6, "held_out_assigned": 0.7, "test_raw": 0.5, "test_assigned": 0.65}
 
@@ -49,3 +62,36 @@ def test_a_search_has_a_panel_for_each_parameter() -> None:
     [crosses] = [line for line in story.lines if line.get_marker() == "x"]
     assert crosses.get_xdata().tolist() == [3] and crosses.get_ydata()[0] < 0.7
     assert figure.png()
+
+
+FORMULA = "a_{b$ x^{ $c"  # Matplotlib would take it for one, and stumble
+
+
+def test_names_are_no_formulas() -> None:
+    trials = sweep_results.trials_table([record(FORMULA), record("base", better=0.1)])
+    figure = draw_variants(trials, sweep_results.variants_table(trials, order=[FORMULA, "base"]))
+    assert figure.png() and [label.get_text() for label in figure.axes[0].get_yticklabels()] == [FORMULA, "base"]
+    records = [record(f"trial-{number:03d}", backbone=name) for number, name in enumerate((FORMULA, "b"))]
+    figure = draw_search(sweep_results.trials_table(records, keys=["backbone"]), keys=["backbone"], measure="raw")
+    assert figure.png() and [label.get_text() for label in figure.axes[1].get_xticklabels()] == [FORMULA, "b"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_picture_takes_such_a_name(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, raw=0.4 + 0.2 * place, assigned=0.7, tables=[wells(design={"$_{a$ b": 1, "RPE": 1})], epochs=place)
+            for place, name in enumerate((FORMULA, "_hidden"))]
+    results, _ = read_results([str(run) for run in runs], here=tmp_path / "x")
+    comparison = compare(results, draws=20)
+    drawings = (draw.accuracy_and_cost, draw.by_cell_type, draw.by_experiment, draw.differences)
+    figures = [drawing(comparison, split="test") for drawing in drawings] + [draw.confusion(row) for row in comparison["confusions"]]
+    rung = {"rung": FORMULA, "kind": "raw", "split": "test", "accuracy": 0.5, "by_cell_type": {"$_{a$ b": 0.5}, "by_experiment": {"$_{a$ b-21": 0.5}}
+    epochs = [{"phase": FORMULA, "epoch": 1, "loss": 1.0, "accuracy": 0.5, "learning_rate": 10.0**-place} for place in (2, 4)]
+    figures += [ladder([rung]), experiment_dots([rung]), curves(epochs, title=FORMULA), class_frequencies([(0,), (1, 2)] * 50, TASKS["protein-atlas"])]
+    for figure in figures:
+        assert figure.png()
+        with matplotlib.rc_context(STYLE):
+            texts = [text.get_text() for text in figure.findobj(Text)]
+        assert not [text for text in texts if "mathdefault" in text]
+    with matplotlib.rc_context(STYLE):
+        rates = {label.get_text().replace("\N{MINUS SIGN}", "-") for axes in figures[-2].axes for label in axes.get_yticklabels()}
+        assert {"1e-04", "1e-03", "1e-02"} <= rates

@@ -5,21 +5,56 @@ import hashlib
 import json
 import os
 import re
+import stat
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cellsignal.errors import InputError
 
 TEMPORARY = ".partial-"  # and a process id: sweep() removes what a killed process left under such names
+ODD = "is not as it was written"
+AGAIN = "delete it and run the step that writes it again"
+LONGEST = 64  # characters of a plain name: it stands in the names of files, whose 255 bytes hold more than it
+_MARKS = frozenset("_.+ -")  # of a plain name, beside letters and digits
+
+
+@cache
+def is_plain(name: str) -> bool:
+    """Whether a name can safely be that of a file: letters of any language, digits, `_.+-`, spaces inside; a letter or digit first."""
+    letters = (letter.isalnum() or letter in _MARKS or unicodedata.category(letter).startswith("M") for letter in name)
+    return 0 < len(name) <= LONGEST and name[0].isalnum() and name[-1] not in " .-" and all(letters)
+
+
+def stays_inside(name: Any) -> bool:
+    """Whether a relative path with slashes stays below the folder it starts in, as far as its letters tell."""
+    if not isinstance(name, str) or {"", ".", ".."} & set(name.split("/")) or {"\\", "\0"} & set(name):
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half a letter, which JSON can spell and no file system can
+        return False
+    return True
+
+
+def inside(folder: Path, name: str, *, source: object = "") -> Path:
+    """`folder / name` for a name that `source` chose; InputError when it, or a link on the way, leads out of the folder."""
+    if not stays_inside(name):
+        raise InputError(f"names a file {name!r}, which would lie outside {folder}", where=source, cure="take nothing from it that you do not trust")
+    path = Path(folder, name)
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise InputError("is a link that leads out of its folder, or lies behind one", where=path, cure="put a folder in the place of the link")
+    return path
 
 
 def partial(path: Path) -> Path:
-    """The name under which this process writes `path`, in the same folder."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    """A temporary name in the same folder; random, because processes of several containers have the same numbers."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name}")
 
 
 @contextmanager
@@ -62,15 +97,57 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; InputError names it when it is missing or damaged."""
+def read_json(path: Path, shape: Any = None, *, what: str = ODD, cure: str = AGAIN) -> Any:
+    """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `shaped` takes."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with os.fdopen(open_regular(path), encoding="utf-8") as stream:
+            value = parse_json(stream.read())
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="run the step that writes it") from None
     except ValueError as error:
-        cure = "delete it and run the step that writes it again"
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
+    return value if shape is None else shaped(value, shape, where=path, what=what, cure=cure)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError for whatever is none, the bombs included that make the library raise other errors."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
+
+
+def shaped(value: Any, shape: Any, *, where: object, what: str = ODD, cure: str = AGAIN) -> Any:
+    """A value from outside, unchanged, if it is of a type (such as a TypedDict; further keys are let pass); InputError says `what` it is else."""
+    from pydantic import ValidationError  # who reads no such file does not pay for it
+
+    try:
+        _checker(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "the content"
+        raise InputError(f"{what} ({place}: {fault['msg'][0].lower()}{fault['msg'][1:]})", where=where, cure=cure) from None
+    return value
+
+
+@cache
+def _checker(shape: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor to read a file by; InputError for a pipe, a device or a folder, which might never end or answer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe waits for somebody to write
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("is no regular file", where=path, cure="put the file itself there")
+    return descriptor
 
 
 def sha256(path: Path, *, chunk: int = 1 << 20) -> str:

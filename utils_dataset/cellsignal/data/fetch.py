@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.data.archives import on_a_full_disk, require_room
 from cellsignal.data.http import Facts, Interrupted, get, if_range, network, new_session, patiently, read_facts, start
 from cellsignal.errors import InputError, StepFailed
@@ -139,10 +139,10 @@ def _note(part: Path) -> Path:
 def _ours(url: str, part: Path) -> tuple[int, str]:
     """How many bytes of the server's file we have, and the validator that it had; (0, "") when none can be used."""
     try:
-        note = files.read_json(_note(part))
+        note = files.read_json(_note(part), shapes.PartNote)
         if note["url"] == url and note["validator"] and (size := _size(part)):
             return size, note["validator"]
-    except (InputError, KeyError, TypeError):
+    except InputError:
         pass
     return 0, ""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.data.folders import entries
 from cellsignal.data.wells import Tables, select
 
@@ -27,7 +27,7 @@ def lacking(tables: Tables, *, cell_types: Sequence[str] = ()) -> list[str]:
 
 
 def _noted(root: Path) -> Mapping[str, int]:
-    return files.read_json(root / RECEIPT)["images"] if (root / RECEIPT).exists() else {}
+    return files.read_json(root / RECEIPT, shapes.Download)["images"] if (root / RECEIPT).exists() else {}
 
 
 def _images(folder: Path) -> int:

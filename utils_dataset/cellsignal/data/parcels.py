@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
+from cellsignal import shapes
 from cellsignal.data import store
 from cellsignal.data.codecs import Codec
 from cellsignal.data.folders import entries
@@ -89,10 +90,9 @@ def kept(out: Path, parcel: Parcel, form: Form) -> bool:
 def facts(out: Path, name: str) -> dict[str, Any] | None:
     """What is noted of a part that was written whole; None where there is no such part."""
     try:
-        found = read_json(out / name / store.INDEX)
+        return read_json(out / name / store.INDEX, shapes.StoreIndex)
     except InputError:
         return None
-    return found if isinstance(found, dict) and {"made", "files", "folder", "sites", "crc32"} <= set(found) else None
 
 
 def write(out: Path, parcel: Parcel, form: Form, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:

@@ -6,13 +6,14 @@ size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images`
 
 import os
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.data.codecs import Codec, codec
 from cellsignal.errors import InputError
 
@@ -22,6 +23,10 @@ BESIDE = "sites"  # the part of images that lie beside the tables, in no folder
 _ROWS = ("crc32", "places", "chunks")  # of an index: by size, one for each site
 _OPEN = 512  # files kept open by a process; what is beyond is opened and closed for each site
 _AGAIN = "pack the data set again"
+_NO_STORE, _NO_INDEX = "does not say what the store holds", "is no index of a store"
+_REPACK = "delete it, then pack the data set again"
+_LARGEST = 1 << 30  # bytes of a site; those of RxRx1 have 1.6 million
+_HEADER = 1 << 16  # bytes that a codec adds at most to what it cannot make smaller, and more
 _ANEW = "delete its folder in the store, then pack the data set again"  # what packing cannot see by itself
 
 
@@ -41,18 +46,19 @@ class Part:
 
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / name / INDEX
-        index = files.read_json(self.path)
+        index = files.read_json(self.path, shapes.StoreIndex, what=_NO_INDEX, cure=_ANEW)
+        self.sites: list[str] = index["sites"]
+        self.missing: dict[str, list[int]] = index["missing"]
         try:
-            self.sites: list[str] = index["sites"]
-            self.missing: dict[str, list[int]] = index["missing"]
             self.crc32, self.places, self.chunks = ({int(size): rows for size, rows in index[name].items()} for name in _ROWS)
-            fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
-            fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) and rows[0] >= 0 for rows in self.places.values())
-            fits &= (self.chunks or self.places).keys() == self.crc32.keys()
-        except (KeyError, TypeError, ValueError, AttributeError):
-            fits = False
+        except ValueError:
+            raise InputError(_NO_INDEX, where=self.path, cure=_ANEW) from None
+        fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
+        fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) and 0 <= rows[0] <= rows[-1] < 2**63 for rows in self.places.values())
+        fits &= (self.chunks or self.places).keys() == self.crc32.keys()
+        fits &= all(files.stays_inside(name) for rows in self.chunks.values() for name in rows)
         if not fits:
-            raise InputError("is no index of a store", where=self.path, cure=_ANEW)
+            raise InputError(_NO_INDEX, where=self.path, cure=_ANEW)
 
 
 class Store:
@@ -65,25 +71,34 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         told = _told(self.root)
+        self.codec: Codec = codec(told["codec"])
+        self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
+        self.parts: dict[str, dict[str, Any]] = told["parts"]
         self._folders: dict[str, list[str]] = {}
+        for name, facts in self.parts.items():
+            self._folders.setdefault(facts["folder"], []).append(name)
         try:
-            self.codec: Codec = codec(told["codec"])
-            self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
-            self.shapes = {int(size): tuple(map(int, shape)) for size, shape in told["shapes"].items()}  # C, H, W
-            self.parts: dict[str, dict[str, Any]] = told["parts"]
-            for name, facts in self.parts.items():
-                self._folders.setdefault(facts["folder"], []).append(name)
-            known = self.shapes and all({"files", "digest"} <= facts.keys() for facts in self.parts.values())
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError):
-            known = False
-        if not known:
-            raise InputError("does not say what the store holds", where=self.root / FILE, cure="delete it, then pack the data set again")
+            self.shapes = {int(size): tuple(shape) for size, shape in told["shapes"].items()}  # C, H, W
+        except ValueError:
+            raise InputError(_NO_STORE, where=self.root / FILE, cure=_REPACK) from None
+        self._check()
         self.sizes = sorted(self.shapes, reverse=True)
         self._read: dict[str, Part] = {}
         self._known: dict[str, dict[str, Place]] = {}
         self._open: dict[tuple[str, int], _Reader] = {}
+
+    def _check(self) -> None:
+        """Refuse images of impossible sizes, and parts or files that lie elsewhere."""
+        odd = next((shape for shape in self.shapes.values() if len(shape) != 3 or min(shape) < 1 or prod(shape) > _LARGEST), None)
+        if odd is not None:
+            what = f"tells of images of {'x'.join(map(str, odd))}, not of channels, rows and columns, {_LARGEST:,} bytes in all at most"
+            raise InputError(what, where=self.root / FILE, cure=_REPACK)
+        if not self.shapes:
+            raise InputError(_NO_STORE, where=self.root / FILE, cure=_REPACK)
+        names = (each for name, facts in self.parts.items() for each in (name, *facts["files"]))
+        outside = next((name for name in names if not files.stays_inside(name)), None)
+        if outside is not None:
+            raise InputError(f"{outside!r} does not name a file inside the store", where=self.root / FILE, cure=_REPACK)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.root,)
@@ -102,9 +117,12 @@ class Store:
         if self.codec.plain:
             reader.fill(out, start)
             return out
-        content = reader.content(start, stop)
         try:
-            self.codec.decode(content, out)
+            if stop - start > 2 * out.nbytes + _HEADER:
+                raise ValueError("more bytes than any codec makes of these pixels")
+            self.codec.decode(reader.content(start, stop), out)
+        except InputError:
+            raise
         except (ValueError, RuntimeError):
             raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_ANEW) from None
         return out
@@ -144,7 +162,10 @@ class Store:
     def part(self, name: str) -> Part:
         """What is known of a part."""
         if name not in self._read:
-            self._read[name] = Part(self.root, name)  # twice by two threads at worst, and then the same
+            found = Part(self.root, name)  # twice by two threads at worst, and then the same
+            if not self.shapes.keys() <= found.crc32.keys():
+                raise InputError(f"lacks sizes that {FILE} names", where=found.path, cure=_ANEW)
+            self._read[name] = found
         return self._read[name]
 
     def file(self, part: str, size: int) -> Path:
@@ -201,7 +222,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = files.open_regular(path)
         except OSError as error:
             raise InputError(error.strerror or "cannot be read", where=path, cure=_AGAIN) from None
 
@@ -266,7 +287,7 @@ def _told(root: Path) -> dict[str, Any]:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_AGAIN)
     if not told.get("whole"):
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    return told
+    return files.shaped(told, shapes.Store, where=root / FILE, what=_NO_STORE, cure=_REPACK)
 
 
 def walk(store: Store) -> Iterator[tuple[str, str]]:

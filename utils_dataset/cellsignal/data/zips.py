@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import stays_inside
 
 # Everything a data set is read from; whatever else an archive holds stays in it.
 _IMAGE = re.compile(r"(?:train|test|images)/([A-Za-z0-9]{1,20}-\d{1,3})/Plate\d{1,2}/[A-P]\d\d_s\d_w\d\.png")
 _TABLE = re.compile(r"(?:train|test|train_controls|test_controls|sample_submission|metadata)\.csv")
 _INNER = re.compile(r"(?:train|test)\.zip")  # the competition's older bundles hold a zip for each of the two
-_PLAIN = re.compile(r"(?!/|.*//|(?:.*/)?\.\.?(?:/|$))[ -~]{1,250}")  # below the folder, in ASCII
+_ASCII = re.compile(r"[ -~]{1,250}")
 _FOREIGN = frozenset('\\:*?"<>|')  # separators, drives and wildcards of other systems
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _AGAIN = "delete it and download it again from a source that you trust"
@@ -133,7 +134,8 @@ def _judge(info: zipfile.ZipInfo, *, where: object) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     name = shown(info.orig_filename)
     # The library cuts names at a zero byte and turns the separators of other systems: judge what was written.
-    if not _PLAIN.fullmatch(info.orig_filename) or _FOREIGN & set(info.orig_filename):
+    inside = stays_inside(info.orig_filename.removesuffix("/"))  # which ends the name of a folder
+    if not inside or not _ASCII.fullmatch(info.orig_filename) or _FOREIGN & set(info.orig_filename):
         _refuse(where, f"member {name!r} would not stay in its folder or has a strange name")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > info.is_dir():
         _refuse(where, f"member {name!r} is a link, a device or the like")

@@ -15,6 +15,7 @@ from cellsignal.data.images import trace
 from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
+from cellsignal.shapes import ScoreNotes
 
 MAKERS = (
     "data/codecs", "data/images", "data/store", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches",
@@ -120,11 +121,9 @@ def code(makers: tuple[str, ...] = MAKERS) -> str:
 def read_notes(folder: Path) -> dict[str, Any]:
     """The notes on record in a folder of scores, by experiment, in whatever state they are."""
     try:
-        found = read_json(folder / METADATA)
-    except (InputError, OSError, RecursionError):
+        return read_json(folder / METADATA, ScoreNotes)["experiments"]
+    except (InputError, OSError):
         return {}
-    notes = found.get("experiments") if isinstance(found, dict) else None
-    return notes if isinstance(notes, dict) else {}
 
 
 def _fits(note: Any, identity: str) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from cellsignal.decide.kept import Kept, code, read_notes
 from cellsignal.decide.passes import turned
-from cellsignal.decide.scores import read_scores
+from cellsignal.decide.scores import METADATA, read_scores
 from cellsignal.decide.stored import CURE
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
@@ -26,6 +27,7 @@ from cellsignal.learn.models import Classifier, load_weights, read_card
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
 HELD_OUT, TEST = "held-out", "test"
+_PART = re.compile(rf"fold-\d{{1,4}}-({HELD_OUT}|{TEST})")
 MAKERS = (
     "data/codecs", "data/images", "data/store", "decide/label_scores", "decide/passes", "learn/backbones", "learn/batches", "learn/devices",
     "learn/heads", "learn/models",
@@ -120,6 +122,8 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
     Raises InputError when some are missing, or are not the files that metadata.json beside them names.
     """
     notes = read_notes(out)
+    if odd := next((name for name in notes if not _PART.fullmatch(name)), None):
+        raise InputError(f"names {odd!r}, which is no part of a prediction", where=out / METADATA, cure=CURE)
     tables = {name: _read(out / f"{name}.parquet", note) for name, note in notes.items()}
     fold_of = {site: int(name.split("-")[1]) for name, table in tables.items() if name.endswith(HELD_OUT) for site in table.index}
     if missing := [site for site in labelled["id_code"] if site not in fold_of]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cellsignal.files import sha256, write_bytes, write_json
@@ -79,8 +80,12 @@ class Checkpoint:
         content = self._tensors(self.path, facts) if facts else None
         if content is None:
             return None
+        try:
+            tensors = load(content)
+        except SafetensorError:
+            return None
         self.path.touch()  # in use again: whoever watches may show it
-        return load(content), facts
+        return tensors, facts
 
     def clear(self) -> None:
         """Remove every file of the checkpoint: the training is over."""

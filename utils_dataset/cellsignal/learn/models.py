@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -185,9 +186,21 @@ def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier
     if channels not in (None, card.channels):
         raise InputError(f"this network takes {card.channels} channels, and a site has {channels}", where=path, cure="train it again")
     model = card.network()
-    model.load_state_dict(load_file(path))
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"does not fit the network that its JSON describes ({reason})", where=path, cure="train again") from None
     model.origin = facts["sha256"]
     return model, card
+
+
+def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; InputError when it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"is no safetensors file ({error})", where=path, cure=cure) from None
 
 
 def read_card(path: Path) -> Card:
@@ -228,7 +241,7 @@ def load_body(model: Classifier, path: Path) -> str:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise InputError when `path` is missing or is not the file that was recorded."""
-    if not path.exists():
+    if not path.is_file():
         raise InputError("no such weights", where=path, cure="run the training kernel that writes them")
     if sha256(path) != expected:
         cure = "delete it and train again, or restore the original"

@@ -4,13 +4,11 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn.backbones import backbone, stem_name
-from cellsignal.learn.models import HEAD, Classifier
+from cellsignal.learn.models import HEAD, Classifier, read_tensors
 
 IMAGENET = "imagenet"
 BODY = "body."
@@ -81,10 +79,7 @@ def adapted_stem(filters: torch.Tensor, channels: int) -> torch.Tensor:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if not Path(path).is_file():
         raise InputError("no such weights", where=path, cure='name a .safetensors file, or set pretrained: ""')
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"is no safetensors file ({error})", where=path, cure="download it again") from None
+    return read_tensors(path, cure="download it again")
 
 
 def _body_of(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

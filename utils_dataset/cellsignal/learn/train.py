@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from cellsignal.errors import InputError, StepFailed
@@ -20,7 +19,7 @@ from cellsignal.learn.devices import pick
 from cellsignal.learn.epochs import held_out_score, train_epoch
 from cellsignal.learn.history import HELD_OUT, held_out_value
 from cellsignal.learn.launch import Tell, launch
-from cellsignal.learn.models import Card, Classifier, check_sha256
+from cellsignal.learn.models import Card, Classifier, check_sha256, read_tensors
 from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.recompute import recompute as recomputed
@@ -254,7 +253,7 @@ def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dic
     """Put the weights of a phase that already ended into `model`, and give its history; None when it has not."""
     weights = checkpoint.weights
     if (ended := finished(weights, checkpoint.fingerprint, before=before, write=leads)) is not None:
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(read_tensors(weights))
         model.origin = read_json(weights.with_suffix(".json"))["sha256"]
     return ended
 

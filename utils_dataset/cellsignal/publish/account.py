@@ -4,7 +4,6 @@ The tracked files hold a placeholder that the client refuses before it sends any
 working tree and gives Git a filter that puts it back whenever Git reads those files.
 """
 
-import json
 import re
 import shutil
 import subprocess
@@ -71,9 +70,10 @@ def with_name(text: str, owner: str) -> str:
 def _checked(path: Path, text: str) -> str:
     """The text, when it is metadata that can be pushed."""
     try:
-        described = json.loads(text)
+        described = files.parse_json(text)
     except ValueError as error:
         raise InputError(f"not readable as JSON ({error})", where=path, cure=f"git checkout {path.name}") from None
+    described = described if isinstance(described, dict) else {}
     code = path.parent / str(described.get("code_file", ""))
     if PLACEHOLDER in text or FIRST in text or "id" not in described or (path.name == KERNEL and not code.is_file()):
         raise InputError("not the metadata of the bundle", where=path, cure=f"git checkout {path.name}, then run this again")

@@ -1,6 +1,5 @@
 """What became of a pushed step: its session's state and, once that ended well, whose work it left."""
 
-import json
 import re
 import tempfile
 import time
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import parse_json
 from cellsignal.publish import client, utilities
 from cellsignal.publish.refusals import Missing, quote
 from cellsignal.publish.state import Pushed, Status
@@ -113,6 +113,6 @@ def _last_error(pushed: Pushed) -> str:
 def _plain(log: str) -> str:
     """The text of a log, which Kaggle gives as a JSON list of pieces."""
     try:
-        return "".join(str(piece.get("data", "")) for piece in json.loads(log))
+        return "".join(str(piece.get("data", "")) for piece in parse_json(log))
     except (ValueError, AttributeError, TypeError):
         return log

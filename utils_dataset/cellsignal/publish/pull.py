@@ -85,7 +85,7 @@ def _fetch(step: str, pushed: Pushed, folder: Path) -> tuple[Path, dict[str, str
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
     wanted = {**found["taken_up"], **found["outputs"]}
     for name, digest in wanted.items():
-        _check_file(run / name, digest, doing=f"{step}: {name}")
+        _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, wanted
 
 
@@ -102,8 +102,9 @@ def _move(source: Path, run: Path, wanted: Mapping[str, str]) -> Iterator[str]:
     told = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
     for name in [*wanted, *told, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
         if (source / name).is_file():  # a manifest can stand among what was taken up
-            (run / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source / name, run / name)
+            target = files.inside(run, name, source=source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source / name, target)
             yield name
 
 

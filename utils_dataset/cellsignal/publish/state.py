@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
+
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import paths
@@ -82,6 +84,11 @@ class State:
         self.save()
 
 
+# What state.json holds; a status is looked up, and so checked, by its enumeration.
+_STEP = TypedDict("_STEP", {each.name: NotRequired[each.type] for each in fields(Pushed) if each.name != "status"})
+_FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool, "recipe": NotRequired[str]})
+
+
 def folder_of(name: str) -> Path:
     """The folder of a recipe's rendered kernels and state: build/<name> in the checkout we stand in, else here."""
     checkout, here = paths.repository(), Path.cwd()
@@ -104,12 +111,13 @@ def read(folder: Path, *, recipe: Path | None = None) -> State:
 
 
 def _read(path: Path) -> State:
-    found = files.read_json(path)
+    what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
+    found = files.read_json(path, _FILE, what=what, cure=cure)
     try:
         steps = {name: _pushed(values) for name, values in found["steps"].items()}
-        return State(path, steps, bool(found["two_slugs"]), str(found.get("recipe", "")))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"not a state of pushes ({error})", where=path, cure="delete it: what is complete will be pushed again") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{what} ({error})", where=path, cure=cure) from None
+    return State(path, steps, found["two_slugs"], found.get("recipe", ""))
 
 
 def _pushed(values: dict[str, Any]) -> Pushed:

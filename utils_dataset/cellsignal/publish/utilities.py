@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cellsignal
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import StepFailed
 from cellsignal.publish import client
 from cellsignal.publish.metadata import DATASET
@@ -63,8 +63,8 @@ def _uploaded(record: Path, content: dict[str, str], before: int) -> int:
     """The version under which this content is there or on its way; 0 when it never went up, or should have shown long ago."""
     if before == 0 or not record.is_file():
         return 0
-    held = files.read_json(record)
-    version, _ = int(held.pop("version", 0)), held.pop("codes", None)
+    held = dict(files.read_json(record, shapes.Upload))
+    version, _ = held.pop("version", 0), held.pop("codes", None)
     on_its_way = version == before + 1 and time.time() - record.stat().st_mtime < LOST
     return version if held == content and (version == before or on_its_way) else 0
 
@@ -72,7 +72,7 @@ def _uploaded(record: Path, content: dict[str, str], before: int) -> int:
 def codes_after(code: str, record: Path | None = None) -> list[str]:
     """The code digests of the packages that were uploaded from here after one with this code; all for ""."""
     record = record or folder_of("utils_dataset").with_suffix(".json")
-    codes = list(files.read_json(record).get("codes", ())) if record.is_file() else []
+    codes = files.read_json(record, shapes.Upload).get("codes", []) if record.is_file() else []
     return codes[codes.index(code) + 1 :] if code in codes else codes if code == "" else []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, sources, steps
 from cellsignal.run.handover import Facts
@@ -66,10 +66,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
-    made = files.read_json(path)
-    if not isinstance(made, dict) or not isinstance(made.get("parameters"), dict):
-        raise InputError("not the record of a run", where=path, cure="run the same command again, which writes it")
-    return made
+    return files.read_json(path, shapes.Description, what="not the record of a run", cure="run the same command again, which writes it")
 
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import errands, mirror, parts, paths, provenance
 from cellsignal.run.engine import Errand, Here, Marker
@@ -181,9 +181,13 @@ class Cluster(Here):
     def _catch_up(self) -> None:
         """Fetch what the storage holds of steps that are whole there and were never here, and their checkpoints."""
         for name in self.storage.names("done"):
-            marker, ours = self.storage.read_json(name), self.run / name
-            if marker is None or (ours.exists() and files.read_json(ours) != marker):
-                continue
+            ours = files.inside(self.run, name, source=self.storage.url)
+            try:
+                marker = files.shaped(self.storage.read_json(name), shapes.Marker, where=self.storage.url)
+                if ours.exists() and files.read_json(ours) != marker:
+                    continue
+            except InputError:
+                continue  # one of the two is damaged: the step runs again
             made = {**marker["outputs"], **marker["pages"]}
             try:
                 self.storage.get_all(self.run, made)

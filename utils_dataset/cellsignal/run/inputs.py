@@ -67,8 +67,16 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> 
         simulate.simulate(root, preset=preset, seed=seed, **how)
 
 
+def check_discard(root: Path) -> None:
+    """InputError when `discard` would not know what it removes: a link may lead to what other runs use."""
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        what = f"is a link to {os.path.realpath(root)}" if root.is_symlink() else "is no folder"
+        raise InputError(f"{what}, and would have to be emptied", where=root, cure="empty it and put a folder here, or choose another run folder")
+
+
 def discard(root: Path) -> None:
-    """Remove a data set so that it is whole or gone at any moment."""
+    """Remove a folder so that it is whole or gone at any moment; raises as `check_discard` does."""
+    check_discard(root)
     old = root.with_name(f"{files.TEMPORARY}{root.name}")
     shutil.rmtree(old, ignore_errors=True)
     if root.exists():

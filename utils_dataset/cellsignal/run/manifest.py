@@ -3,10 +3,10 @@
 import time
 from collections.abc import Mapping
 from glob import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import provenance
 from cellsignal.run.recipe import Recipe
@@ -67,31 +67,17 @@ def write(
 def read(run: Path, step: str) -> Manifest | None:
     """The manifest of a step, by its full name; None when it is absent or damaged."""
     try:
-        found = files.read_json(place(run, step))
+        found = files.read_json(place(run, step), shapes.Manifest)
     except InputError:
         return None
-    return found if _well_formed(found, step=step) else None
+    inside = all(map(files.stays_inside, (*found["outputs"], *found["taken_up"])))
+    return found if inside and found["step"] == step else None
 
 
 def read_all(run: Path) -> list[Manifest]:
     """Every manifest of a run folder, oldest first."""
     found = [read(run, path.stem) for path in sorted((run / FOLDER).glob("*.json"))]
     return sorted(filter(None, found), key=lambda manifest: manifest["written"])
-
-
-def _well_formed(found: Any, *, step: str) -> bool:
-    """Whether a file read as JSON is what `write` writes: it may come from anybody."""
-    kinds = {"step": str, "complete": bool, "parameters": dict, "code": str, "outputs": dict, "taken_up": dict, "progress": str,
-             "written": float | int}  # fmt: skip
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
-        return False
-    listed = {**found["outputs"], **found["taken_up"]}
-    return found["step"] == step and all(_stays_inside(name) and isinstance(digest, str) for name, digest in listed.items())
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name and path.parts != ()
 
 
 def _outputs(run: Path, step: str, values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,14 +1,13 @@
 """The checkpoints of a training in the storage, so that another machine goes on where a lost one was."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from cellsignal import files
-from cellsignal.errors import StepFailed
+from cellsignal import files, shapes
+from cellsignal.errors import InputError, StepFailed
 from cellsignal.run.storage import Storage
 
 PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, and an epoch
@@ -17,7 +16,7 @@ PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, 
 def keep(storage: Storage, folder: Path, names: Iterable[str]) -> None:
     """Store the checkpoints called so in a run folder, unless the storage's came as far: their tensors first."""
     for name in names:
-        ours, theirs = _read(folder / name), storage.read_json(name) or {}
+        ours, theirs = _read(folder / name), _checked(storage.read_json(name))
         if not ours or not _further(ours, theirs, same=False):
             continue
         try:
@@ -31,14 +30,16 @@ def keep(storage: Storage, folder: Path, names: Iterable[str]) -> None:
 def bring(storage: Storage, folder: Path, names: Iterable[str]) -> None:
     """Fetch the checkpoints called so into a run folder, unless its own came as far or are another training's."""
     for name in names:
-        ours, theirs = _read(folder / name), storage.read_json(name)
-        if not isinstance(theirs, dict) or "tensors" not in theirs or (ours and not _further(theirs, ours, same=True)):
+        place = files.inside(folder, name, source=storage.url)
+        ours, theirs = _read(place), _checked(storage.read_json(name))
+        if not theirs or (ours and not _further(theirs, ours, same=True)):
             continue
+        tensors = _beside(name, theirs)
         try:
-            storage.get(_beside(name, theirs), folder / _beside(name, theirs), digest=theirs.get("sha256", ""))
+            storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=theirs["sha256"])
         except StepFailed:
             continue  # damaged, or the next one has come: whoever trains begins with what there is
-        files.write_json(folder / name, theirs)
+        files.write_json(place, theirs)
 
 
 def forget(storage: Storage, names: Iterable[str]) -> None:
@@ -75,7 +76,7 @@ def _further(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> bool:
 
 def _beside(name: str, facts: dict[str, Any]) -> str:
     """The name of a checkpoint's tensors."""
-    return Path(name).with_name(Path(facts["tensors"]).name).as_posix()
+    return f"{Path(name).parent.as_posix()}/{facts['tensors']}"
 
 
 def _sweep(storage: Storage, name: str, *, keep: str) -> None:
@@ -86,7 +87,15 @@ def _sweep(storage: Storage, name: str, *, keep: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What a checkpoint says; nothing when it is absent or damaged."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _checked(files.read_json(path))
+    except (OSError, InputError):
         return {}
-    return facts if isinstance(facts, dict) and isinstance(facts.get("tensors"), str) else {}
+
+
+def _checked(facts: Any) -> dict[str, Any]:
+    """What a checkpoint says, if it is one, and its tensors lie beside it."""
+    try:
+        files.shaped(facts, shapes.Checkpoint, where="checkpoint")
+    except InputError:
+        return {}
+    return facts if files.stays_inside(facts["tensors"]) and "/" not in facts["tensors"] else {}

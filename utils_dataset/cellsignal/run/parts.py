@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.data.splits import TRAIN, split_sites
+from cellsignal.decide.kept import read_notes
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, notebooks
 from cellsignal.run.plans import ALL
@@ -62,9 +63,11 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
 def merge(run: Path, came: Path, experiment: str) -> None:
     """Take the scores of an experiment from the run folder `came` of its part: the file of each kind, then the note that vouches for it."""
     for path in sorted(came.glob(f"scores/*/*/{experiment}.parquet")):
-        theirs = files.read_json(path.parent / METADATA)
+        theirs = files.read_json(path.parent / METADATA, shapes.ScoreNotes)
         target = run / path.relative_to(came)
-        ours = _notes(target.parent / METADATA)
+        ours = read_notes(target.parent)
+        if experiment not in theirs["experiments"]:
+            raise InputError(f"says nothing of {experiment}", where=path.parent / METADATA, cure=files.AGAIN)
         if ours.get(experiment) == theirs["experiments"][experiment] and target.is_file() and files.sha256(target) == files.sha256(path):
             continue  # a prediction of an earlier run, kept
         with files.replacing(target) as temporary:
@@ -81,12 +84,3 @@ def lend(run: Path, place: Path, experiment: str) -> None:
             if (path.parent / name).is_file():
                 shutil.copyfile(path.parent / name, target / name)
 
-
-def _notes(path: Path) -> dict[str, Any]:
-    """The notes in a folder of scores; none where its metadata are missing or damaged."""
-    try:
-        found = files.read_json(path)
-    except InputError:
-        return {}
-    notes = found.get("experiments") if isinstance(found, dict) else None
-    return notes if isinstance(notes, dict) else {}

@@ -1,6 +1,5 @@
 """What a person sees while the chain runs: a live line per step in a terminal, else a line per event."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from cellsignal import files, shapes
 from cellsignal.run.steps import Step
 
 
@@ -85,6 +85,6 @@ def _written(path: Path) -> int:
 def _read(path: Path) -> Mapping[str, Any]:
     """A checkpoint's facts; nothing when it is not there (any more)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path, shapes.Progress)
     except (OSError, ValueError):
         return {}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, manifest, steps
 from cellsignal.run.steps import STAGES, Step
@@ -49,6 +49,8 @@ def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any
     if note.get("cleared"):
         print(f"--from {way}: goes on where it stopped", flush=True)
     else:
+        for room in _rooms(way, driven):
+            inputs.check_discard(run / room)
         _say(run, way, driven)
         note = {"same": same, "taken": taken, "cleared": False}
         files.write_json(run / NOTE, note)
@@ -92,11 +94,10 @@ def _digest(way: str, values: Mapping[str, Any]) -> str:
 def _read_note(run: Path, same: str) -> dict[str, Any]:
     """The note of this very rebuild when it is under way, else nothing."""
     try:
-        note = files.read_json(run / NOTE)
+        note = files.read_json(run / NOTE, shapes.Rebuild)
     except InputError:
         return {}
-    whole = isinstance(note, dict) and note.get("same") == same and isinstance(note.get("taken"), dict)
-    return note if whole else {}
+    return note if note["same"] == same else {}
 
 
 def _taken(run: Path, plan: Iterable[Step], way: str, *, known: Markers) -> Markers:

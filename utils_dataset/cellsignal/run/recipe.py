@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
+from cellsignal.files import is_plain
 from cellsignal.run.choices import BACKBONES, COVARIATES, EXAMPLES, LOSSES, TERM
 from cellsignal.run.yamls import read_override, read_yaml
 
@@ -147,7 +148,7 @@ class Recipe(BaseModel):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, name: str) -> str:
-        if name not in BACKBONES and not (name.startswith("timm:") and name[5:]):
+        if name not in BACKBONES and not (name.startswith("timm:") and is_plain(name[5:])):
             raise ValueError(f"no such backbone; choose from {', '.join(BACKBONES)}, or timm:NAME")
         return name
 
@@ -220,6 +221,9 @@ class Recipe(BaseModel):
     def _named_once(cls, names: Names) -> Names:
         if len(set(names)) < len(names):
             raise ValueError("a name stands there twice")
+        odd = next((name for name in names if not is_plain(name)), None)
+        if odd is not None:
+            raise ValueError(f"{odd!r} cannot be the name of a folder: letters, digits and any of _.+- do, a letter or digit first")
         return names
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.decide.answers import FILE, read_known
 from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, mounts, paths, steps
 from cellsignal.run.recipe import Recipe
+from cellsignal.run.weight_files import count_weights
 from cellsignal.tasks import TASKS
 
 FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, and not learnt by steps
 TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 
 
@@ -77,13 +77,15 @@ def _names(places: Sequence[Path]) -> list[str]:
 def _read(place: Path, name: str) -> Found:
     if not place.is_dir():
         raise InputError("no such run folder", where=place, cure="name one that `cellsignal run` wrote")
-    if not (place / FILE).exists() and TASKS[parameters(place)["task"]].metric != "accuracy":
+    values = parameters(place)
+    if values["task"] not in TASKS:
+        raise InputError(f"no task {values['task']!r}", where=place, cure=f"compare runs of {' or '.join(TASKS)}")
+    if not (place / FILE).exists() and TASKS[values["task"]].metric != "accuracy":
         raise InputError("a site has several labels there", where=place, cure="name runs that give each well one siRNA")
     answers = read_known(place / FILE)
-    metrics = files.read_json(place / "metrics.json")
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("data"), str):
+    metrics = files.read_json(place / "metrics.json", shapes.Metrics)
+    if "data" not in metrics:
         raise InputError("it does not say on which data", where=place / "metrics.json", cure="run 4-predict-assign of that run again")
-    values = parameters(place)
     seed = values.get("seed", 0)
     result = Result(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
     return Found(result, values, metrics["data"])
@@ -96,7 +98,7 @@ def parameters(run: Path) -> dict[str, Any]:
     """
     default = {name: each.get_default(call_default_factory=True) for name, each in Recipe.model_fields.items()}
     if (run / "recipe.json").is_file():
-        return default | files.read_json(run / "recipe.json").get("parameters", {})
+        return default | files.read_json(run / "recipe.json", shapes.Description)["parameters"]
     told = [each["parameters"] for each in manifest.read_all(run) if each["parameters"].get("network", "model") == "model"]
     return default | {key: value for values in told for key, value in values.items() if key not in manifest.SPECIFIC}
 
@@ -119,21 +121,6 @@ def cost(run: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def count_weights(path: Path) -> int:
-    """Learnt numbers in a safetensors file, by its header; buffers of batch normalisation do not count."""
-    with open(path, "rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__" and not name.endswith(BUFFERS)]
-    return sum(_product(shape) for shape in shapes)
-
-
-def _product(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
 def _networks(run: Path, values: Mapping[str, Any]) -> list[Path]:
     """The weights that the last rung rests on: of each cell type, or of the one network for all."""
     folders = [place for place in (run / "weights").glob("*/") if (place.name == "all") == bool(values.get("joint"))]
@@ -143,12 +130,12 @@ def _networks(run: Path, values: Mapping[str, Any]) -> list[Path]:
 
 def _seconds(run: Path) -> dict[str, float]:
     if (run / "seconds.json").is_file():
-        return files.read_json(run / "seconds.json")
+        return files.read_json(run / "seconds.json", shapes.Seconds)
     return {each["step"]: each["seconds"] for each in manifest.read_all(run) if "seconds" in each}
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path).get("device") for path in sorted(run.glob("scores/*/*/metadata.json"))]
+    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob("scores/*/*/metadata.json"))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 

@@ -43,6 +43,10 @@ def begin(namespace: Mapping[str, Any]) -> Path:
     Raises InputError when an attached run was made with other parameters, is damaged, or does not fit the disk.
     """
     paths.settle()
+    for name in manifest.SPECIFIC:
+        if namespace.get(name, "") != "" and not (isinstance(namespace[name], str) and files.is_plain(namespace[name])):
+            cure = "use letters, digits and any of _.+-, a letter or digit first: it names a file"
+            raise InputError(f"{name} is {namespace[name]!r}", where="parameters", cure=cure)
     folder = paths.claim(namespace["run"])
     found = _sessions[folder] = _Session()
     mark(folder)
@@ -117,7 +121,7 @@ def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[
     absent = [name for name in wanted if not (folder / name).exists()]
     _check_room(attached, sum((attached / name).stat().st_size for name in absent))
     for name in absent:
-        _copy(attached / name, folder / name, digest=wanted[name])
+        _copy(attached / name, files.inside(folder, name), digest=wanted[name])
     if absent:
         codes = {each["code"] for each in manifest.read_all(attached)}
         note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
@@ -137,8 +141,10 @@ def _offers(attached: Path) -> Iterator[tuple[str, str]]:
 
 def _holds(attached: Path, name: str) -> bool:
     """Whether a run has a file of this name, and not a link to one elsewhere."""
-    path = attached / name
-    return path.is_file() and path.resolve().is_relative_to(attached.resolve())
+    try:
+        return files.inside(attached, name).is_file()
+    except InputError:
+        return False
 
 
 def _copy(source: Path, target: Path, *, digest: str) -> None:

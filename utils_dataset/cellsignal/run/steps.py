@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.data.folders import entries
 from cellsignal.errors import InputError
 from cellsignal.run import notebooks, sources
@@ -161,11 +161,11 @@ def _place(run: Path, step: Step) -> Path:
 def read_any(run: Path, step: Step) -> dict[str, Any] | None:
     """A marker as it was written, whatever became of the files; None when absent or damaged."""
     try:
-        marker = files.read_json(_place(run, step))
+        marker = files.read_json(_place(run, step), shapes.Marker)
     except InputError:
         return None
-    whole = isinstance(marker, dict) and {"identity", "outputs", "pages", "seconds"} <= set(marker)
-    return marker if whole else None
+    outside = step.plates or all(map(files.stays_inside, (*marker["outputs"], *marker["pages"])))  # plates may lie anywhere
+    return marker if outside else None
 
 
 def outputs(run: Path, step: Step) -> list[str]:

@@ -69,14 +69,15 @@ class Storage:
         return {name: files.sha256(folder / name) for name in found}
 
     def get_all(self, folder: Path, digests: Mapping[str, str], *, under: str = "") -> None:
-        """Fetch files into a folder, side by side; those that are there already stay."""
-        wanted = [name for name, digest in digests.items() if not ((folder / name).is_file() and files.sha256(folder / name) == digest)]
-        side_by_side(lambda name: self.get(under + name, folder / name, digest=digests[name]), wanted)
+        """Fetch files into a folder, side by side; those that are there already stay. InputError for a name that leads out of it."""
+        places = {name: files.inside(folder, name, source=self.url) for name in digests}
+        wanted = [name for name, path in places.items() if not (path.is_file() and files.sha256(path) == digests[name])]
+        side_by_side(lambda name: self.get(under + name, places[name], digest=digests[name]), wanted)
 
     def read_json(self, name: str) -> Any:
         """A stored JSON file; None when it is not there or not whole."""
         try:
-            return json.loads(self.filesystem.cat_file(self._place(name)))
+            return files.parse_json(self.filesystem.cat_file(self._place(name)))
         except (OSError, ValueError):
             return None
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from cellsignal import files
+from cellsignal import files, shapes
 
 
 def summary(run: Path) -> str:
     """The rungs of a finished run and where its submission and report lie."""
     from cellsignal.decide.tables import rungs_table  # pulls in pandas and SciPy
 
-    metrics = files.read_json(run / "metrics.json")
+    metrics = files.read_json(run / "metrics.json", shapes.Metrics)
     ladder = rungs_table(metrics)
     text = "no answers are known for these plates, so there is no ladder"
     if len(ladder):

@@ -1,10 +1,11 @@
 """How far a running trial has come: its metric on held-out sites, epoch by epoch, from what training leaves on disk."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cellsignal import files, shapes
+from cellsignal.errors import InputError
 from cellsignal.learn.history import held_out_value
 
 PHASE = "whole"  # the epochs on the treatments, of which the best is kept
@@ -33,22 +34,21 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
 
 def _networks(run: Path) -> list[str]:
     """The folders of weights that the run fills, in its order: `all` for a joint network, the cell types, else the folds."""
-    parameters = _read(run / "recipe.json").get("parameters", {})
+    parameters = _read(run / "recipe.json", shapes.Description).get("parameters", {})
     folds = [f"fold-{fold}" for fold in range(parameters.get("folds", 0))]
     return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
 
 
 def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
     """The rows of a phase of the network `model`, and whether it has ended."""
-    ended = _read(folder / "model.json").get("history")
-    rows = ended if ended is not None else _read(folder / "model.checkpoint.json").get("rows", [])
+    ended = _read(folder / "model.json", shapes.Card).get("history")
+    rows = ended if ended is not None else _read(folder / "model.checkpoint.json", shapes.Progress).get("rows", [])
     return [row for row in rows if row.get("phase") == phase], ended is not None
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What a JSON file says; nothing when it is not there (any more)."""
+def _read(path: Path, shape: Any) -> Mapping[str, Any]:
+    """What a JSON file of a shape says; nothing when it is not there (any more)."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_json(path, shape)
+    except (OSError, InputError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -104,8 +104,8 @@ class Sweep:
         records = sorted(self.records, key=lambda record: (record["seed"], order.index(record["variant"])))
         trials = sweep_results.trials_table(records, keys=keys, kinds=self.kinds)
         variants = sweep_results.variants_table(trials, order=order, keys=keys)
-        files.write_text(self.folder / "results.csv", trials.to_csv(index=False))
-        files.write_text(self.folder / "variants.csv", variants.to_csv(index=False))
+        files.write_text(self.folder / "results.csv", sweep_results.as_csv(trials))
+        files.write_text(self.folder / "variants.csv", sweep_results.as_csv(variants))
         table = sweep_results.as_markdown(variants, keys=() if compared else keys, differences=compared)
         files.write_text(self.folder / "results.md", table + sweep_results.code_note(trials))
         return trials, variants

@@ -1,6 +1,5 @@
 """What a person sees while a sweep runs: a live line per trial in a terminal, else a line per event."""
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from cellsignal import files, shapes
 from cellsignal.run.sweep_trials import Trial
 
 
@@ -64,6 +64,6 @@ def _newest(run: Path) -> Mapping[str, Any]:
     """The facts of the checkpoint that was written last; nothing when there is none (any more)."""
     try:
         newest = max((run / "weights").glob("*/*.checkpoint.json"), key=lambda path: path.stat().st_mtime_ns)
-        return json.loads(newest.read_text(encoding="utf-8"))
+        return files.read_json(newest, shapes.Progress)
     except (OSError, ValueError):
         return {}

@@ -1,14 +1,13 @@
 """What trials came to: one row a trial, one row a variant, and the differences from the first variant."""
 
-import json
 import re
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
+from cellsignal.run.weight_files import count_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +16,9 @@ SPLITS = ("held_out", "test")
 MEASURED = tuple(f"{split}_" for split in SPLITS)  # so begin the names of measures; `held_out` alone is a parameter
 KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds")}  # by metric: the networks' answers, and the decided ones
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}  # in words
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # how cells begin that spreadsheets calculate
 BEFORE, AFTER = ["variant", "seed"], ["seconds", "weights", "code", "error"]  # in a row, what was searched and what was measured
 NETWORK = re.compile(r"model(-\d+)?")  # the names of what predicts; a further phase of it has as many weights
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: measured, not learnt
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -29,13 +28,11 @@ def outcome(run: Path) -> dict[str, Any]:
     thresholds 0.5 and those that the run chose. Raises InputError for a damaged run.
     """
     try:
-        metrics, seconds = files.read_json(run / "metrics.json"), files.read_json(run / "seconds.json")
+        metrics, seconds = files.read_json(run / "metrics.json", shapes.Metrics), files.read_json(run / "seconds.json", shapes.Seconds)
         measured = _of_labels(metrics) if "rungs" in metrics else _of_ladder(metrics)
         spent = sum(value for name, value in seconds.items() if name != "simulate")
-        code = files.read_json(run / "recipe.json")["code"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+        code = files.read_json(run / "recipe.json", shapes.Description)["code"]
+    except KeyError as error:
         raise InputError(f"not a finished run ({type(error).__name__}: {error})", where=run, cure="delete it and run it again") from None
     return {**measured, "seconds": round(spent, 1), "weights": weights(run), "code": code[:12]}
 
@@ -52,25 +49,7 @@ def _of_labels(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def weights(run: Path) -> int:
     """How many learnt numbers the networks have that predict: `model` of each cell type and, in ensembles, those beside it."""
-    return sum(_numbers(path) for path in (run / "weights").glob("*/*.safetensors") if NETWORK.fullmatch(path.stem))
-
-
-def _numbers(path: Path) -> int:
-    """The elements of a safetensors file, from its header alone."""
-    try:
-        with open(path, "rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    except (OSError, ValueError, struct.error):
-        return 0
-    learnt = [entry for name, entry in header.items() if name != "__metadata__" and not name.endswith(BUFFERS)]
-    return sum(_product(entry["shape"]) for entry in learnt)
-
-
-def _product(shape: Iterable[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+    return sum(count_weights(path) for path in (run / "weights").glob("*/*.safetensors") if NETWORK.fullmatch(path.stem))
 
 
 def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = (), kinds: Sequence[str] = KINDS["accuracy"]) -> "pd.DataFrame":
@@ -107,6 +86,16 @@ def _measured(its: "pd.Series", first: "pd.Series", *, name: str) -> dict[str, f
     its, first = its.astype(float), first.astype(float)
     difference = (its - first).dropna()
     return {f"{name}_mean": its.mean(), f"{name}_std": its.std(), f"{name}_difference": difference.mean(), f"{name}_error": difference.sem()}
+
+
+def as_csv(table: "pd.DataFrame") -> str:
+    """A table for people, with an apostrophe before each text that a spreadsheet would take for a formula (OWASP, CSV injection)."""
+    texts = table.select_dtypes(exclude="number")
+    return table.assign(**{name: texts[name].map(_no_formula) for name in texts}).to_csv(index=False)
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
 
 
 def as_markdown(variants: "pd.DataFrame", *, keys: Sequence[str] = (), differences: bool = True) -> str:
@@ -148,4 +137,4 @@ def _number(value: Any, form: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.3g}" if isinstance(value, float) else " ".join(str(value).split()).replace("|", "\\|")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import paths, steps
 from cellsignal.run.recipe import Recipe
@@ -54,10 +54,10 @@ class Trial:
     def record(self) -> dict[str, Any] | None:
         """How it ended, if it did and with these very values; None else."""
         try:
-            found = files.read_json(self._beside(".json"))
+            found = files.read_json(self._beside(".json"), shapes.Trial)
         except InputError:
             return None
-        return found if isinstance(found, dict) and unchanged(found.get("values", {}), self._decisive()) else None
+        return found if unchanged(found["values"], self._decisive()) else None
 
     def start(self, *, threads: int) -> None:
         """Begin it, or go on with it."""

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.labels import Labels, multi_hot
 from cellsignal.show.ladder import of_split
-from cellsignal.show.style import ASSIGNED, RAW, blank, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, picture, styled
 from cellsignal.tasks import Task
 
 FLOOR = "#8A8A8A"
@@ -30,6 +30,7 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
         axes.annotate(f"{count:,}", (max(count, 1), place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(task.classes), np.array(_names(task))[order], fontsize=8)
     axes.set(xscale="log", xlabel="sites", xlim=(0.8, 2 * max(counts.max(), 1)))
+    label_decades(axes.xaxis)
     axes.set_title(f"{len(labels):,} sites, {counts.sum() / max(len(labels), 1):.2f} labels each on average")
     axes.grid(axis="y", visible=False)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, label_decades, pale, picture, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -220,7 +220,9 @@ def confusion(row: Row, *, most: int = 15) -> Figure:
     matrix.set(xlabel="answer: siRNAs by plate group", ylabel="truth: siRNAs by plate group",
                title=f"{row['recipe']}, {row['kind']}: {row['wrong']:,} of {row['wells']:,} wrong")
     ticks = None if counts.max() >= 20 else MaxNLocator(integer=True)
-    figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells", ticks=ticks)
+    bar = figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells", ticks=ticks)
+    if counts.max() >= 20:
+        label_decades(bar.ax.yaxis)
     _pairs(bars, pairs, colour=COLOURS[row["kind"]])
     return figure
 

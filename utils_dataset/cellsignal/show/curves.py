@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cellsignal.learn import history as rows
-from cellsignal.show.style import ASSIGNED, RAW, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, label_decades, picture, styled
 
 NAMES = {"macro_f1": "macro F1"}
 LOSS, TRAIN, HELD_OUT, RATE = "#444444", RAW, ASSIGNED, "#A6761D"
@@ -83,6 +83,7 @@ def _rate(axes: Axes, history: list[dict]) -> None:
     for first, last in _spans(history):
         twin.stairs(rates[first:last], [x + 0.5 for x in range(first, last + 1)], baseline=None, color=RATE, lw=0.9)
     twin.set_yscale("log")
+    label_decades(twin.yaxis)
     twin.set_ylabel("learning rate", color=RATE, fontsize=9, rotation=270, va="bottom")  # reads as the left panel's
     twin.tick_params(colors=RATE, labelsize=8)
     twin.grid(False)

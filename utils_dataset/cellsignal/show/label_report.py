@@ -22,7 +22,7 @@ def label_parts(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     ]
     yield f"<h1>cellsignal</h1>\n{page.paragraph('Run ' + run.name, quiet=True)}" + (page.numbers(boxes) if boxes else "")
     yield _macro_f1(rungs, trouble)
-    if rungs:
+    if rungs and "counts" in metrics and metrics.get("task") in TASKS:
         yield _classes(metrics, rungs)
 
 

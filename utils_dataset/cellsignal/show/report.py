@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cellsignal import files
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.show import page
 from cellsignal.show.curves import curves
@@ -32,7 +32,7 @@ def write_report(run: Path) -> Path:
     Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png.
     """
     run = Path(run)
-    metrics, trouble = _read(run / "metrics.json")
+    metrics, trouble = _read(run / "metrics.json", shapes.Metrics)
     parts = [
         *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
         _training(run),
@@ -59,10 +59,10 @@ def _screen(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
 BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _screen, "macro_f1": label_parts}
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    """A JSON file and, where it cannot be read, None and the reason."""
+def _read(path: Path, shape: Any) -> tuple[Any, str]:
+    """A JSON file of a shape and, where it cannot be read or is of another one, None and the reason."""
     try:
-        return files.read_json(path), ""
+        return files.read_json(path, shape), ""
     except InputError:
         there = path.exists()
         return None, f"{path.name} is {'damaged' if there else 'not there yet'}."
@@ -162,7 +162,7 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
 
 def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
-    recipe, _ = _read(run / "recipe.json")
+    recipe, _ = _read(run / "recipe.json", shapes.Description)
     parameters = (recipe or {}).get("parameters", {})
     wanted = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not wanted or folder.name in wanted]
@@ -174,7 +174,7 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     """One picture a network; its last JSON holds the story of every phase before it."""
     last = "final" if parameters.get("final_epochs") else "model"
     for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
-        card, trouble = _read(folder / f"{name}.json")
+        card, trouble = _read(folder / f"{name}.json", shapes.Card)
         if trouble:
             yield page.paragraph(f"{folder.name}: {trouble}", quiet=True)
         if history := (card or {}).get("history"):
@@ -201,7 +201,7 @@ def _notes(notes: list[str]) -> str:
 
 
 def _seconds(run: Path) -> str:
-    seconds, trouble = _read(run / "seconds.json")
+    seconds, trouble = _read(run / "seconds.json", shapes.Seconds)
     if trouble:
         return ""
     return page.section("Time", page.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
@@ -209,7 +209,7 @@ def _seconds(run: Path) -> str:
 
 def _recipe(run: Path) -> str:
     """Every parameter and version that made the run."""
-    recipe, trouble = _read(run / "recipe.json")
+    recipe, trouble = _read(run / "recipe.json", shapes.Description)
     if trouble:
         return page.section("Recipe", page.paragraph(trouble, quiet=True))
     plain = {key: value for key, value in recipe.items() if not isinstance(value, dict)}

@@ -6,9 +6,11 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter
 
 from cellsignal.files import replacing
 
@@ -44,6 +46,9 @@ STYLE = {
     "savefig.dpi": 110,
     "image.interpolation": "nearest",
     "svg.hashsalt": "cellsignal",
+    # Names of runs, variants and cell types are no formulas, whatever they hold. `label_decades` does without formulas, too.
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
@@ -78,6 +83,12 @@ class Picture(Figure):
         return buffer.getvalue()
 
     _repr_png_ = png
+
+
+def label_decades(axis: Axis) -> None:
+    """Write plain numbers at a logarithmic axis: Matplotlib's own labels are formulas, which are not read here."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter())
 
 
 def picture(width: float, height: float) -> Picture:

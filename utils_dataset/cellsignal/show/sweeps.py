@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, pale, picture, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,5 +135,6 @@ def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour
     axes.plot(values[best] if number else str(values[best]), whole.loc[best, column], "o", color=colour, ms=8)
     if number and values.min() > 0 and values.max() > 20 * values.min():
         axes.set_xscale("log")
+        label_decades(axes.xaxis)
     axes.margins(x=0.05 if number else 0.3)
     axes.set(xlabel=key)

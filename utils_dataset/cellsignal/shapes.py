@@ -1,0 +1,244 @@
+"""The shape of each kind of JSON file that is read back, because anybody may have written it; `files.shaped` holds content against one."""
+
+from typing import Any, Literal
+
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
+
+Digests = dict[str, str]  # SHA-256 by a name relative to the run folder
+Seconds = dict[str, float]  # seconds.json: by step
+Split = Literal["test", "held_out"]
+
+
+class Parameters(TypedDict, total=False):
+    """Those of a run's parameters that are read back by name."""
+
+    task: str
+    data: str
+    run: str
+    seed: int
+    cell_type: str
+    cell_types: list[str]
+    network: str
+    joint: bool
+    folds: int
+    processes: int
+    final_epochs: int
+    compare_batches: bool
+
+
+class Description(TypedDict):
+    """recipe.json: what made a run."""
+
+    parameters: Parameters
+    code: NotRequired[str]
+    commit: NotRequired[str]
+    python: NotRequired[str]
+    hardware: NotRequired[dict[str, Any]]
+    libraries: NotRequired[dict[str, str]]
+
+
+class Marker(TypedDict):
+    """done/<step>.json: a step is whole."""
+
+    identity: dict[str, Any]
+    outputs: Digests
+    pages: Digests
+    seconds: float
+
+
+class Manifest(TypedDict):
+    """manifests/<step>.json: what a notebook was given, made and took up."""
+
+    step: str
+    complete: bool
+    parameters: Parameters
+    code: str
+    outputs: Digests
+    taken_up: Digests
+    progress: str
+    written: float
+    seconds: NotRequired[float]
+    hardware: NotRequired[dict[str, Any]]
+
+
+class Rebuild(TypedDict):
+    """rebuild.json: a rebuild is under way."""
+
+    same: str
+    taken: dict[str, Marker]
+    cleared: bool
+
+
+class Rung(TypedDict):
+    """A row of the ladder in metrics.json."""
+
+    rung: str
+    split: Split
+    kind: Literal["raw", "assigned"]
+    accuracy: float
+    by_cell_type: NotRequired[dict[str, float]]
+    by_experiment: NotRequired[dict[str, float]]
+
+
+class LabelRung(TypedDict):
+    """The same where sites have several labels."""
+
+    rung: str
+    split: Split
+    macro_f1: float
+    method: NotRequired[str]
+    by_class: NotRequired[list[float]]
+
+
+class Floor(TypedDict):
+    """What a linear model reaches."""
+
+    accuracy: float
+
+
+class Decided(TypedDict):
+    """How a test experiment was decided."""
+
+    experiment: str
+    route: str
+    group_on_plate: list[int] | None
+    group_confidence: float | None
+    surprise_bits: float | None
+    note: str
+
+
+class Metrics(TypedDict, total=False):
+    """metrics.json: what a run came to."""
+
+    metric: Literal["accuracy", "macro_f1"]
+    task: str
+    ladder: list[Rung]
+    rungs: list[LabelRung]
+    floor: Floor | None
+    notes: list[str]
+    brodt: dict[str, list[float]]
+    calibration_error: float | None
+    experiments: list[Decided]
+    plate_groups: list[list[int]] | None
+    data: str
+    thresholds: str
+    counts: list[int]
+
+
+class Epoch(TypedDict):
+    """A row of a network's history."""
+
+    epoch: NotRequired[int]
+    phase: NotRequired[str]
+    loss: NotRequired[float]
+    accuracy: NotRequired[float | None]
+    held_out_accuracy: NotRequired[float | None]
+    macro_f1: NotRequired[float | None]
+    held_out_macro_f1: NotRequired[float | None]
+    learning_rate: NotRequired[float | None]
+
+
+class Card(TypedDict, total=False):
+    """<network>.json beside weights: as far as it tells how they were learnt."""
+
+    sha256: str
+    history: list[Epoch]
+
+
+class ScoreNotes(TypedDict):
+    """metadata.json in a folder of scores."""
+
+    experiments: dict[str, dict[str, Any]]
+
+
+class ScoreDevice(TypedDict, total=False):
+    """The same, as far as it tells on what it was made."""
+
+    device: str
+
+
+class Checkpoint(TypedDict):
+    """<network>.checkpoint.json: what any checkpoint says."""
+
+    tensors: str
+    sha256: str
+    epoch: int
+    fingerprint: Any
+
+
+class Progress(TypedDict, total=False):
+    """The same, as far as it tells whoever watches how far a training has come."""
+
+    phase: str
+    epoch: int
+    epochs: int
+    rows: list[Epoch]
+
+
+class Trial(TypedDict):
+    """<trial>.json: how a trial of a sweep ended."""
+
+    variant: str
+    seed: int
+    changes: dict[str, Any]
+    status: str
+    error: str
+    values: dict[str, Any]
+    seconds: NotRequired[float]
+
+
+class PackedFile(TypedDict):
+    """A file of a store's part."""
+
+    bytes: int
+    sha256: str
+
+
+class StorePart(TypedDict):
+    """A part of a store, as store.json tells it."""
+
+    folder: str
+    files: dict[str, PackedFile]
+    digest: str
+
+
+class Store(TypedDict):
+    """store.json: a packed store."""
+
+    codec: str
+    suffixes: list[str]
+    shapes: dict[str, list[int]]
+    parts: dict[str, StorePart]
+
+
+class StoreIndex(TypedDict):
+    """sites.json: one part of a store; by size, a row for each site."""
+
+    folder: str
+    made: dict[str, Any]
+    files: dict[str, PackedFile]
+    sites: list[str]
+    missing: dict[str, list[int]]
+    crc32: dict[str, list[int]]
+    places: dict[str, list[int]]
+    chunks: dict[str, list[str]]
+
+
+class Upload(TypedDict, total=False):
+    """What was uploaded of the package last."""
+
+    version: int
+    codes: list[str]
+
+
+class PartNote(TypedDict):
+    """<file>.part.json: of which file on the server the part is the beginning."""
+
+    url: str
+    validator: str
+
+
+class Download(TypedDict):
+    """download.json: how many images of each experiment came."""
+
+    images: dict[str, int]
