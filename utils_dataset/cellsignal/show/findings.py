@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from cellsignal.tasks import RXRX1
+
 SPLITS = {"test": "Test sites", "held_out": "Held-out sites"}
 
 
@@ -12,7 +14,7 @@ def plate_findings(wells: pd.DataFrame, design: Mapping[str, Any], *, channels: 
     """What there is to learn from, the batch effect beside the biology, the design and what is missing, as a list in Markdown.
 
     `wells`: experiment, dataset, plate, well_type, sirna. `design`: what `data.plates.layout` gives. `channels`: number of files
-    of each control site, 6 when it is whole. `shares`: what `variance_shares` gives.
+    of each control site. `shares`: what `variance_shares` gives.
     """
     return _listed(_experiments(wells), _batch_effect(shares), _design(wells, design["groups"]), _missing(wells, channels, design["duplicates"]))
 
@@ -48,10 +50,10 @@ def _batch_effect(shares: pd.DataFrame) -> str:
         return "**Batch effect and biology were not weighed**: too few control wells have pixel statistics."
     larger = shares.index[shares["experiment"] > shares["siRNA"]]
     where = "" if len(larger) in (0, len(shares)) else f" for {', '.join(larger)}, and not for {', '.join(shares.index.difference(larger))}"
-    told = "; ".join(f"{name} {row['experiment']:.0%} against {row['siRNA']:.0%}" for name, row in shares.iterrows())
+    told = ", ".join(f"{name} {row['experiment']:.0%} and {row['siRNA']:.0%}" for name, row in shares.iterrows())
     return (
-        f"**In plain brightness the batch effect is {'larger' if len(larger) else 'not larger'} than the biology{where}**: of the variance "
-        f"of control wells lie between experiments, and between siRNAs: {told}."
+        f"**In plain brightness the batch effect is {'larger' if len(larger) else 'not larger'} than the biology{where}**. Of the variance "
+        f"of control wells these shares lie between experiments and between siRNAs: {told}."
     )
 
 
@@ -67,9 +69,9 @@ def _design(wells: pd.DataFrame, groups: Sequence[Sequence[int]]) -> str:
 
 def _missing(wells: pd.DataFrame, channels: pd.Series, duplicates: Sequence[Mapping[str, Any]]) -> str:
     plates = wells[wells["well_type"] == "treatment"].groupby(["experiment", "plate"]).size()
-    short, partial = int((plates < plates.max()).sum()), int((channels < channels.max()).sum())
-    none = int((channels == 0).sum())
+    short, none = int((plates < plates.max()).sum()), int((channels == 0).sum())
+    partial = int(((channels > 0) & (channels < len(RXRX1.channels))).sum())
     return (
-        f"**Missing**: {short} of {len(plates)} plates have fewer treatment wells than the fullest; of {len(channels):,} control sites "
-        f"{none:,} have no image and {partial - none:,} a part of theirs. {len(duplicates)} pairs of experiments share a layout."
+        f"**Missing**: fewer treatment wells than the fullest plate has, on {short} of {len(plates)} plates; of {len(channels):,} control "
+        f"sites all images of {none:,} and some of {partial:,}. Pairs of experiments that share a layout: {len(duplicates)}."
     )
