@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared with real competition data")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_simulated_is_shown() -> Iterator[None]:
+    """Figures say nothing of simulated data because an earlier test opened some."""
+    from cellsignal.data import simulated
+
+    with simulated.showing(False):
+        yield
 
 
 @pytest.fixture

@@ -34,23 +34,23 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"  # what Colab installs
+REPOSITORY, REF = "", "v0.1.0"  # what Colab installs; `cellsignal colab init` writes it here
 if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a checkout, an attached data set, a clone
     mounts, clone = Path("/kaggle/input"), Path("/content/cellsignal")
     attached = [mount for layout in ("*", "competitions/*", "datasets/*/*", "notebooks/*/*") for mount in mounts.glob(layout)]
     places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
     roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
-    if not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
+    if REPOSITORY and not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
         git, pip = ["git", "-C", f"{clone}"], [sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
         fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", REF]  # a tag, a branch, a whole commit
         for command in (["git", "init", "-q", f"{clone}"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
             done = subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}, capture_output=True, text=True)
             if done.returncode:
-                raise ModuleNotFoundError(f"{REPOSITORY} at {REF}: {' '.join(command)}: {' '.join(done.stderr.split())[-300:]}")
+                raise ModuleNotFoundError(f"cannot install {REPOSITORY} at {REF}: {' '.join(done.stderr.split())[-300:]}; check the connection and both names")
         roots = [clone / "utils_dataset"]
     if not roots:
         there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"
-        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; attach the data set cellsignal-utils")
+        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub")
     sys.path.insert(0, str(roots[0]))
 
 from cellsignal.run import session
@@ -60,7 +60,7 @@ OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
     "compare": {"run", "runs"},
     "benchmark": {"run", "sites", "image_size", "network_size", "backbone", "batch_size", "rounds", "seconds"},
 }
-PLACE = 'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"'
+PLACE = 'REPOSITORY, REF = "", "v0.1.0"'
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)

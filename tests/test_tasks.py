@@ -163,9 +163,9 @@ def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypat
     for name, header in (("other", "id_code,experiment,plate,well,sirna"), ("stripes", "picture,shows")):
         (tmp_path / "input" / name).mkdir(parents=True)
         (tmp_path / "input" / name / "train.csv").write_text(f"{header}\n")
-    assert inputs.check("", run="runs/x", task=TOY) == tmp_path / "input/stripes"
+    assert inputs.resolve("", run="runs/x", task=TOY) == (tmp_path / "input/stripes", "")
     with pytest.raises(InputError, match="unknown preset 'atlas-tiny'"):
-        inputs.check("", run="runs/x", preset="atlas-tiny")
+        inputs.resolve("", run="runs/x", preset="atlas-tiny")
 
 
 def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from cellsignal import files
-from cellsignal.data import codecs, packing, parcels, store, store_check
+from cellsignal.data import codecs, packing, parcels, simulated, store, store_check
 from cellsignal.data.check import check_dataset
 from cellsignal.data.images import channel_path, missing_channels, read_site, read_sites, reduced, stems_in, trace, whole_sites
 from cellsignal.data.wells import Tables, read_tables
 from cellsignal.decide import kept
+from cellsignal.decide.answers import design_digest
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
@@ -57,6 +58,15 @@ def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: s
     assert np.array_equal(pixels, made.read_many(whole["stem"].tolist()))
     assert np.array_equal(read_site(made.root, whole["stem"].iloc[0], channels=("_w5.png", "_w2.png")), pixels[0][[4, 1]])
     assert set(stems_in(made.root, "train/HUVEC-02/Plate3")) == set(whole["stem"]) & set(stems_in(plates.root, "train/HUVEC-02/Plate3"))
+
+
+def test_a_store_of_simulated_plates_says_so(plates: Tables, tmp_path: Path) -> None:
+    """And is of the same design as what was packed, for a comparison of runs."""
+    assert not simulated.is_simulated(packed(plates, tmp_path / "real").root)
+    files.write_json(plates.root / "simulate.json", {"preset": "tiny", "seed": 0})
+    made = packed(plates, tmp_path / "drawn").root
+    assert simulated.receipt(made) == {"preset": "tiny", "seed": 0}
+    assert design_digest(made) == design_digest(plates.root) != design_digest(tmp_path / "real")
 
 
 def test_reduced_copies_are_means_over_areas(plates: Tables, tmp_path: Path) -> None:

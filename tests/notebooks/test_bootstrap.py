@@ -12,12 +12,13 @@ import pytest
 from cellsignal.run import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "somebody/cellsignal"
 Bootstrap = Callable[..., Path]
 
 
 @pytest.fixture
 def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
-    """bootstrap(*marks, ref="v0.1.0") runs the cell as if cellsignal was not installed; gives the folder it would import it from.
+    """bootstrap(*marks, repository=..., ref="v0.1.0") runs the cell as if cellsignal was not installed; gives the folder it would import it from.
 
     /kaggle/input and /content are folders of tmp_path, `here` the current one.
     """
@@ -27,7 +28,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*marks: str, ref: str = "v0.1.0") -> Path:
+    def run(*marks: str, repository: str = REPOSITORY, ref: str = "v0.1.0") -> Path:
         for name in marks:
             monkeypatch.setenv(name, "Batch")
         text = notebooks.source(notebooks.code_cells(ROOT / "kernels/1-eda/1-eda.ipynb")[1])
@@ -35,7 +36,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
         for place in ("/kaggle/input", "/content/cellsignal"):
             search = search.replace(f'"{place}"', f'"{tmp_path}{place}"')
         assert search.count(str(tmp_path)) == 2
-        search = re.sub('REPOSITORY, REF = ".*?", ".*?"', f'REPOSITORY, REF = "INSERT_GITHUB_OWNER/cellsignal", "{ref}"', search)
+        search = re.sub('REPOSITORY, REF = ".*?", ".*?"', f'REPOSITORY, REF = "{repository}", "{ref}"', search)
         before = list(sys.path)
         exec(search, {})  # the cell is what is tested
         assert sys.path[1:] == before
@@ -70,7 +71,7 @@ def test_the_checkout_we_are_in_comes_first(bootstrap: Bootstrap, tmp_path: Path
 
 
 def test_without_the_package_it_says_what_is_mounted_and_what_to_attach(bootstrap: Bootstrap, tmp_path: Path) -> None:
-    with pytest.raises(ModuleNotFoundError, match="attached is nothing; attach the data set cellsignal-utils"):
+    with pytest.raises(ModuleNotFoundError, match="attached is nothing; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub$"):
         bootstrap("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG")
     (tmp_path / "kaggle/input/datasets/alice/other").mkdir(parents=True)
     with pytest.raises(ModuleNotFoundError) as caught:
@@ -85,7 +86,7 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
     package(home / "utils_dataset")
     settings = tmp_path / "gitconfig"
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    settings.write_text(f'[url "file://{home}"]\n insteadOf = https://github.com/INSERT_GITHUB_OWNER/cellsignal\n'
+    settings.write_text(f'[url "file://{home}"]\n insteadOf = https://github.com/{REPOSITORY}\n'
                         "[user]\n name = a\n email = a@b\n")
     real = subprocess.run
 
@@ -116,10 +117,28 @@ def test_colab_fetches_a_tag_a_branch_or_a_commit(
 
 
 def test_colab_says_in_one_line_what_failed(bootstrap: Bootstrap, github: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ModuleNotFoundError, match="^INSERT_GITHUB_OWNER/cellsignal at v9: git -C .* fetch .*find remote ref v9") as caught:
+    with pytest.raises(ModuleNotFoundError, match="^cannot install somebody/cellsignal at v9: .*find remote ref v9; check the connection") as caught:
         bootstrap("COLAB_RELEASE_TAG", ref="v9")
     assert "\n" not in str(caught.value) and caught.value.__context__ is None
     assert capfd.readouterr().err == ""
+
+
+def test_colab_without_a_connection_says_so_in_one_line(
+    bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gitconfig").write_text('[url "https://nowhere.invalid/"]\n insteadOf = https://github.com/\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    with pytest.raises(ModuleNotFoundError) as caught:
+        bootstrap("COLAB_RELEASE_TAG")
+    said = str(caught.value)
+    assert said.startswith("cannot install somebody/cellsignal at v0.1.0: ") and said.endswith("; check the connection and both names")
+    assert "nowhere.invalid" in said and "\n" not in said and capfd.readouterr().err == ""
+
+
+def test_colab_asks_git_for_nothing_until_a_repository_is_set(bootstrap: Bootstrap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *asked, **options: pytest.fail(f"{asked}"))
+    with pytest.raises(ModuleNotFoundError, match="on Colab set REPOSITORY to OWNER/NAME on GitHub$"):
+        bootstrap("COLAB_RELEASE_TAG", repository="")
 
 
 def test_colab_installs_what_it_fetched_and_asks_nobody_for_a_password(
@@ -136,5 +155,5 @@ def test_colab_installs_what_it_fetched_and_asks_nobody_for_a_password(
     clone = tmp_path / "content/cellsignal"
     assert bootstrap("COLAB_RELEASE_TAG") == clone / "utils_dataset"
     assert [command[0] for command in commands] == ["git", "git", "git", sys.executable]
-    assert commands[1][3:] == ["fetch", "-q", "--depth", "1", "https://github.com/INSERT_GITHUB_OWNER/cellsignal", "v0.1.0"]
+    assert commands[1][3:] == ["fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", "v0.1.0"]
     assert commands[3][1:] == ["-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]

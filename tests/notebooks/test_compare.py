@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 from finished import wells, write_run
 
-from cellsignal.files import read_json
+from cellsignal.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
     for name, raw in (("brodt-seed0", 0.4), ("brodt-seed1", 0.4), ("best-seed0", 0.8)):
         write_run(tmp_path / name, raw=raw, assigned=raw + 0.1, tables=[wells()], seed=int(name[-1]), backbone=name[:4])
+    metrics = tmp_path / "best-seed0/metrics.json"
+    write_json(metrics, {**read_json(metrics), "simulated": True})
     command = [sys.executable, "-m", "papermill", ROOT / "kernels/compare/compare.ipynb", tmp_path / "out.ipynb", "-k", "python3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([*command, "-p", "run", tmp_path / "compare"], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -24,6 +26,7 @@ def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     told = read_json(tmp_path / "compare/compare.json")
     assert {row["recipe"] for row in told["runs"]} == {"brodt", "best"} and "best" in (tmp_path / "compare/compare.html").read_text()
+    assert "<title>cellsignal: runs compared (simulated data)</title>" in (tmp_path / "compare/compare.html").read_text()
     [difference] = [row for row in told["differences"] if row["kind"] == "raw"]
     assert difference["of_experiments"][1] < -0.2 and (difference["recipe"], difference["from"]) == ("brodt", "best"), "folders come by name"
     manifest = read_json(tmp_path / "compare/manifests/compare.json")

@@ -28,7 +28,8 @@ def execute(out: Path, **parameters: str) -> str:
     outputs = [output for cell in nbformat.read(page, 4).cells for output in cell.get("outputs", [])]
     assert {path.stem for path in (out / "run/eda").iterdir()} == FIGURES
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(FIGURES)
-    return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+    data = [output.get("data", {}) for output in outputs]
+    return "".join(output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "") for output, shown in zip(outputs, data))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,8 @@ def test_on_simulated_plates(plates, tmp_path):
     shown = execute(tmp_path, data=str(plates), preset="")
     assert "experiments without a whole control site: none" in shown
     assert "from pixel_stats.csv" in shown
+    assert "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 0)" in shown
+    assert "**In plain brightness the batch effect is larger than the biology**" in shown
 
 
 def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
@@ -50,3 +53,5 @@ def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
     assert "experiments without a whole control site: HEPG2-02" in shown
     assert "sites with 4" in shown
     assert "30 rows from images: 5 of 62,755 wells" in shown
+    assert "**Batch effect and biology were not weighed**: too few control wells have pixel statistics." in shown
+    assert "SIMULATED" not in shown

@@ -48,6 +48,7 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
     tables = read_site_tables(atlas, PROTEIN_ATLAS)
     assert check_file(run / "submission.csv", sample=atlas / "sample_submission.csv") == PROTEIN_ATLAS
     metrics = read_json(run / "metrics.json")
+    assert metrics["simulated"] is True
     chosen = next(row for row in metrics["rungs"] if row.get("method") == "fitted" and row["split"] == "test")
     assert score_files(run / "submission.csv", atlas / "solution.csv")["macro_f1"] == pytest.approx(chosen["macro_f1"])
     networks = {path.parent.name: sha256(path) for path in run.glob("weights/*/model.safetensors")}

@@ -40,12 +40,14 @@ def git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
 
 
-def test_the_tracked_files_have_their_badges() -> None:
+def test_the_tracked_files_have_badges_where_a_repository_is_set() -> None:
     """And README and notebooks agree on repository and ref, whoever has published them where."""
     [(repository, ref)] = {re.search('^REPOSITORY, REF = "(.*?)", "(.*?)"', text, re.MULTILINE).groups()
                            for name in NOTEBOOKS for text in source(ROOT, name) if "REPOSITORY, REF" in text}  # fmt: skip
     readme = (ROOT / "README.md").read_text()
-    for name in NOTEBOOKS:
+    if not repository:
+        assert not [name for name in NOTEBOOKS if "Open in Colab" in (ROOT / name).read_text()] and "Open in Colab" not in readme
+    for name in NOTEBOOKS if repository else ():
         button = colab.badge(repository, ref, name)
         assert source(ROOT, name)[0].splitlines()[2] == button
         assert f"]({name}) {button} |" in readme
@@ -59,20 +61,27 @@ def test_badge_and_origin_of_a_notebook(checkout: Path, notebook: str) -> None:
     assert button.endswith(f"(https://colab.research.google.com/github/somebody/her-fork/blob/v9.9.9/{notebook})")
     [line] = [line for text in source(checkout, notebook)[1:] for line in text.splitlines() if line.startswith("REPOSITORY")]
     assert line.startswith('REPOSITORY, REF = "somebody/her-fork", "v9.9.9"')
-    assert colab.PLACEHOLDER not in (checkout / notebook).read_text()
 
 
 def test_nothing_else_changes_and_the_way_back_is_exact(checkout: Path) -> None:
     before = {name: (checkout / name).read_text() for name in [*NOTEBOOKS, "README.md"]}
-    write_links(checkout, colab.PLACEHOLDER, "v0.1.0")
+    write_links(checkout, "c/d", "v0.1.0")
     filled = {name: (checkout / name).read_text() for name in before}
     assert {path.relative_to(checkout).as_posix() for path in write_links(checkout, "a/b", "main")} == set(before)
     for name, text in filled.items():
         old, new = text.splitlines(), (checkout / name).read_text().splitlines()
         differ = [ours for ours, theirs in zip(old, new, strict=True) if ours != theirs]
         assert len(differ) == (len(NOTEBOOKS) if name == "README.md" else 2)
-    write_links(checkout, colab.PLACEHOLDER, "v0.1.0")
+    write_links(checkout, "c/d", "v0.1.0")
     assert filled == {name: (checkout / name).read_text() for name in before}
+
+
+def test_a_badge_is_taken_out_as_it_was_put_in(checkout: Path) -> None:
+    before = {name: source(checkout, name)[0] for name in NOTEBOOKS}
+    write_links(checkout, "a/b", "main")
+    for name, text in before.items():
+        assert "Open in Colab" in source(checkout, name)[0]
+        assert colab.without_badge(source(checkout, name)[0]) == colab.without_badge(text)
 
 
 def test_badges_are_made_where_there_are_none(checkout: Path) -> None:

@@ -1,6 +1,7 @@
 """Rendered kernels: what papermill would have made, nothing of this machine, every key said."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.publish import earlier, metadata, order, render
+from cellsignal.publish.colab import write_links
 from cellsignal.publish.order import Plan
 from cellsignal.run import paths, recipe, sources
 
@@ -61,6 +63,18 @@ def test_another_place_and_other_mounts(plan: Make, tmp_path: Path) -> None:
     described, _ = rendered(render.render(tmp_path, tiny, kernel, slug=kernel.slug + order.SECOND, mounts=["one-b", kernel.slug]))
     assert described["id"] == f"alice/{kernel.slug}-b" and described["kernel_sources"] == ["alice/one-b", f"alice/{kernel.slug}"]
     assert metadata.check_kernel(tmp_path) == described
+
+
+def test_a_pushed_kernel_has_no_badge_of_colab(plan: Make, tmp_path: Path) -> None:
+    """Wherever the checkout says that it is published."""
+    kernel = of(plan(), "1-eda")
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels")
+    (tmp_path / "README.md").touch()
+    notebook = tmp_path / "kernels/1-eda/1-eda.ipynb"
+    write_links(tmp_path, "somebody/cellsignal", "v2")
+    assert "colab-badge" in notebook.read_text()
+    first = json.loads(render.notebook_text(notebook, kernel.parameters))["cells"][0]["source"]
+    assert "colab" not in first and first.startswith("# Look at the plates\n\nBefore any training")
 
 
 def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) -> None:

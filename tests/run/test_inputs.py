@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.data import download, simulate
+from cellsignal import files
+from cellsignal.data import download, simulate, simulated
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, paths
 
@@ -35,8 +36,47 @@ def test_simulated_once_and_again_when_the_seed_changes(tmp_path: Path, made: li
 
 def test_a_named_folder_is_never_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:
     inputs.prepare(str(tmp_path / "mine"), run=tmp_path, preset="tiny", seed=0)
-    with pytest.raises(InputError, match="different simulation"):
+    with pytest.raises(InputError, match="different simulation"):  # it has no tables, so there are no plates that could win
         inputs.prepare(str(tmp_path / "mine"), run=tmp_path, preset="tiny", seed=1)
+
+
+def test_plates_that_are_named_win_over_a_preset_and_one_line_says_so(
+    tmp_path: Path, plates: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inputs, "_said", set())
+    for _ in range(2):
+        assert inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3) == plates
+    assert capsys.readouterr().out == f"preset 'tiny' draws nothing: plates that are named as `data` win over it, {plates}\n"
+    assert inputs.resolve(str(plates), run=tmp_path, preset="tiny", seed=3) == (plates, "") and not simulated.shown()
+    files.write_json(plates / simulate.RECEIPT, {"preset": "small", "seed": 1})
+    inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3)
+    assert capsys.readouterr().out.startswith("SIMULATED DATA: a virtual microscope draws every picture (preset 'small', seed 1), ")
+    assert simulated.shown()
+
+
+def test_named_plates_that_the_preset_drew_keep_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or a second call would be of other parameters than the first."""
+    simulate.simulate(tmp_path / "mine", preset="tiny", experiments=["HUVEC-01"], image_size=16)
+    (tmp_path / "mine/train_controls.csv").touch()
+    assert inputs.resolve(str(tmp_path / "mine"), run=tmp_path, preset="tiny", seed=0) == (tmp_path / "mine", "tiny")
+    assert "draws nothing" not in capsys.readouterr().out
+
+
+def test_a_preset_that_draws_says_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(inputs, "_said", set())
+    monkeypatch.setattr(simulate, "simulate", lambda out, **how: (print("drawing"), files.write_json(out / simulate.RECEIPT, how)))
+    inputs.prepare("", run=tmp_path, preset="tiny", seed=7)
+    assert capsys.readouterr().out == (
+        "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 7), and none is the competition's; "
+        "for real plates name their folder as `data`, or attach them on Kaggle\ndrawing\n")
+    assert simulated.shown()
+
+
+def test_trials_rest_on_plates_that_are_not_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:
+    inputs.prepare("", run=tmp_path, preset="tiny", seed=0, replace=False)
+    with pytest.raises(InputError, match="different simulation"):
+        inputs.prepare("", run=tmp_path, preset="tiny", seed=1, replace=False)
+    assert made == [("tiny", 0)]
 
 
 def test_real_plates_in_the_run_folder_are_never_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:
@@ -61,10 +101,10 @@ def test_colab_fetches_the_competition_only_where_no_plates_are_named(
     monkeypatch.setattr(paths, "COLAB", tmp_path / "content")
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     with pytest.raises(InputError, match="no such data folder"):
-        inputs.check("", run=tmp_path / "run")
+        inputs.resolve("", run=tmp_path / "run")
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
-    assert inputs.check("", run=tmp_path / "run", preset="tiny") == tmp_path / "content/data/run/data"
-    assert inputs.check(str(plates), run=tmp_path / "run") == plates
+    assert inputs.resolve("", run=tmp_path / "run", preset="tiny") == (tmp_path / "content/data/run/data", "tiny")
+    assert inputs.resolve(str(plates), run=tmp_path / "run") == (plates, "")
     assert asked == []
-    assert inputs.check("", run=tmp_path / "run") == plates
+    assert inputs.resolve("", run=tmp_path / "run") == (plates, "")
     assert asked == ["recursion-cellular-image-classification"]

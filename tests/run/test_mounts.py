@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cellsignal.data import simulate, simulated
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, mounts, paths
 from cellsignal.run.imagenet import pretrained_file
@@ -66,7 +67,8 @@ def test_plates_are_found_wherever_they_are_mounted(attach: Attach, tmp_path: Pa
     attach("datasets/alice/cellsignal-utils", "cellsignal/__init__.py")
     folder = attach(mount, f"{inside}train_controls.csv", f"{inside}train/U2OS-01/Plate1/B02_s1_w1.png")
     assert mounts.data_set() == folder / inside
-    assert inputs.check("", run=tmp_path / "run") == folder / inside
+    for preset in ("", "tiny"):  # which draws nothing where plates are attached
+        assert inputs.resolve("", run=tmp_path / "run", preset=preset) == (folder / inside, "")
 
 
 def test_a_public_release_is_found_but_a_metadata_table_beside_the_competition_is_nobodys(attach: Attach) -> None:
@@ -99,15 +101,33 @@ def test_two_data_sets_are_named_and_none_is_guessed(attach: Attach) -> None:
 
 def test_what_is_mounted_and_what_to_attach_is_said(attach: Attach, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no plates to be found; nothing is attached; attach the competition recursion-cell"):
-        inputs.check("", run=tmp_path / "run")
+        inputs.resolve("", run=tmp_path / "run")
     attach("datasets/alice/cellsignal-utils", "cellsignal/__init__.py")
     attach("titanic", "train.csv")
     with pytest.raises(InputError, match="attached are datasets/alice/cellsignal-utils, titanic; attach the competition"):
-        inputs.check("", run=tmp_path / "run")
+        inputs.resolve("", run=tmp_path / "run")
 
 
 def test_simulated_plates_need_nothing_attached(attach: Attach, tmp_path: Path) -> None:
-    assert inputs.check("", run="runs/tiny", preset="tiny") == tmp_path / "kaggle/temp/runs/tiny/data"
+    assert inputs.resolve("", run="runs/tiny", preset="tiny") == (tmp_path / "kaggle/temp/runs/tiny/data", "tiny")
+
+
+def test_attached_plates_win_over_a_preset_and_one_line_says_so(
+    attach: Attach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tracked kernels have the competition attached and the preset of the demo."""
+    monkeypatch.setattr(inputs, "_said", set())
+    monkeypatch.setattr(simulate, "simulate", lambda *asked, **options: pytest.fail("plates were drawn"))
+    there = attach("competitions/recursion-cellular-image-classification", "train_controls.csv")
+    for _ in range(2):
+        assert inputs.prepare("", run="runs/demo", preset="demo") == there
+    assert capsys.readouterr().out == f"preset 'demo' draws nothing: plates that are attached win over it, {there}\n"
+    assert not simulated.shown()
+    mine = attach("notebooks/alice/draw-plates", "data/train_controls.csv", "data/simulate.json") / "data"
+    assert inputs.prepare("", run="runs/demo", preset="demo") == mine and simulated.shown()
+    attach("datasets/alice/plates", "train_controls.csv")
+    with pytest.raises(InputError, match="2 data sets are attached.*name one of them as `data`"):
+        inputs.prepare("", run="runs/demo", preset="demo")
 
 
 def test_a_huge_folder_is_never_listed(attach: Attach, looked_at: dict[str, int]) -> None:

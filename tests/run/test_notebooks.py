@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
 
+import nbformat
 import pytest
 
 from cellsignal import files
+from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.run import notebooks, paths
 from cellsignal.run.notebooks import StepFailed
@@ -43,6 +45,19 @@ def test_success_leaves_the_notebook_and_its_page(tmp_path: Path, write_toy: Cal
     assert paths.sys.executable in shown and "a {brace} é" in shown
     assert "<html" in target.with_suffix(".html").read_text()
     assert sorted(path.name for path in target.parent.iterdir()) == ["1-eda.html", "1-eda.ipynb"]
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_page_of_simulated_data_says_so(tmp_path: Path, drawn: bool) -> None:
+    cells = [nbformat.v4.new_markdown_cell("# Look"), nbformat.v4.new_markdown_cell("more"), nbformat.v4.new_code_cell("1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "1-eda.ipynb")
+    before = (tmp_path / "1-eda.ipynb").read_bytes()
+    with simulated.showing(drawn):
+        notebooks.write_page(tmp_path / "1-eda.ipynb")
+    text = (tmp_path / "1-eda.html").read_text()
+    assert f"<title>1-eda{' (simulated data)' * drawn}</title>" in text
+    assert (text.count("<b>Simulated data.</b>"), text.count('role="note"')) == (drawn, drawn)
+    assert (tmp_path / "1-eda.ipynb").read_bytes() == before
 
 
 @pytest.mark.parametrize("body", FAILURES, ids=["input", "image", "error", "death", "exit"])

@@ -123,6 +123,8 @@ class Metrics(TypedDict, total=False):
     data: str
     thresholds: str
     counts: list[int]
+    simulated: bool
+    statistics_note: str
 
 
 class Epoch(TypedDict):

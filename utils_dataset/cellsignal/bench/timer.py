@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+
+from cellsignal.progress_bars import progress_bar
 
 KINDS = ("ours", "peer", "floor")
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def measure(stage: str, ways: Sequence[Way], *, rounds: int, seconds: float, sit
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(len(ways)) for _ in range(rounds)])
-    for place in tqdm(order, stage, unit="measurement"):
+    for place in progress_bar(order, desc=stage, unit="measurement"):
         rates[ways[place].name].append(rate(ways[place].work, seconds, device=device))
     return [_row(stage, way, rates[way.name], sites) for way in ways]
 

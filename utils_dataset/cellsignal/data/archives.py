@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from zlib import crc32
 
-from tqdm.auto import tqdm
 
 from cellsignal import files
 from cellsignal.data import zips
 from cellsignal.data.zips import Limits, Member
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 
 WORKSHOP = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
 _BLOCK = 4096  # bytes a file system spends at least on a file
@@ -108,7 +108,7 @@ def _fill(
             raise InputError(what, where=where, cure="name the archive of the competition or of the public release")
         missing = [member for member in wanted if not any(_whole(folder / member.path, member) for folder in (root, root / WORKSHOP))]
         _check_room(root, missing)
-        with tqdm(total=sum(member.info.file_size for member in missing), desc="unpack", unit="B", unit_scale=True, disable=None) as bar:
+        with progress_bar(total=sum(member.info.file_size for member in missing), desc="unpack", unit="B", unit_scale=True, disable=None) as bar:
             for member in missing:
                 with zips.readable(f"{where}: {member.path}"):
                     bar.update(_write(archive, member, root / WORKSHOP))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cellsignal import files
 from cellsignal.data.atlas import SAMPLE, SOLUTION, TRAIN, read_site_tables
@@ -20,6 +19,7 @@ from cellsignal.data.labelsets import label_sets
 from cellsignal.data.phenotypes import stream
 from cellsignal.data.workshop import WORKSHOP, SideBySide, desk, side_by_side
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import PROTEIN_ATLAS
 
 PART = 64  # sites that are photographed together
@@ -132,7 +132,7 @@ def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, proces
         )
         if not (out / WORKSHOP / f"part-{number}").exists():
             parts.append((number, subjects, made / f"part-{number}"))
-    for number, folder in tqdm(by(_photograph, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
+    for number, folder in progress_bar(by(_photograph, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
         for picture in sorted(folder.rglob("*.png")):
             os.rename(picture, out / picture.relative_to(folder))
         files.write_text(out / WORKSHOP / f"part-{number}", "")

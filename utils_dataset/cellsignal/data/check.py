@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from cellsignal.data import store, store_check
 from cellsignal.data.atlas import read_site_tables, task_of
@@ -18,6 +17,7 @@ from cellsignal.data.images import read_channel
 from cellsignal.data.problems import Faults, Problem
 from cellsignal.data.wells import read_tables, select
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import Task
 
 _BATCH = 4096  # files handed to the threads at once: a whole data set has 753,060
@@ -124,7 +124,7 @@ def _folders_of(files: Iterable[str]) -> set[str]:
 
 
 def _look_at_all(files: list[str], *, progress: bool) -> Iterator[_Look]:
-    bar = tqdm(total=len(files), desc="check images", unit="file", disable=not progress)
+    bar = progress_bar(total=len(files), desc="check images", unit="file", disable=not progress)
     with bar, ThreadPoolExecutor() as pool:
         for start in range(0, len(files), _BATCH):
             for look in pool.map(_look_at, files[start : start + _BATCH]):

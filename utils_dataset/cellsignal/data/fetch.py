@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-
 from cellsignal import files, shapes
 from cellsignal.data.archives import on_a_full_disk, require_room
 from cellsignal.data.http import Facts, Interrupted, get, if_range, network, new_session, patiently, read_facts, start
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.progress_bars import progress_bar
 
 if TYPE_CHECKING:
     from requests import Response, Session
+    from tqdm import tqdm
 
 BLOCK = 16 << 20  # bytes that one request for a part of a remote file asks for
 _CHUNK = 1 << 16  # what a connection that breaks off can cost
@@ -93,11 +94,11 @@ class Remote(io.RawIOBase):
 
 def _download(url: str, part: Path) -> Facts:
     """Fill `part` to the last byte."""
-    with new_session() as session, tqdm(desc=part.stem, unit="B", unit_scale=True, disable=None) as bar:
+    with new_session() as session, progress_bar(desc=part.stem, unit="B", unit_scale=True, disable=None) as bar:
         return patiently(url, lambda: _go_on(session, url, part, bar), reached=lambda: _size(part))
 
 
-def _go_on(session: "Session", url: str, part: Path, bar: tqdm) -> Facts:
+def _go_on(session: "Session", url: str, part: Path, bar: "tqdm") -> Facts:
     """Append what is missing, or begin again where what we have is no beginning of what the server has."""
     have, validator = _ours(url, part)
     headers = {"Range": f"bytes={have}-", **if_range(validator)} if have else {}
@@ -117,7 +118,7 @@ def _go_on(session: "Session", url: str, part: Path, bar: tqdm) -> Facts:
     return facts
 
 
-def _append(response: "Response", part: Path, facts: Facts, *, have: int, bar: tqdm) -> None:
+def _append(response: "Response", part: Path, facts: Facts, *, have: int, bar: "tqdm") -> None:
     with open(part, "r+b" if have else "wb") as sink:
         sink.seek(have)
         for block in response.iter_content(_CHUNK):
@@ -179,7 +180,7 @@ def _crc32c() -> Any:
 
 
 def _digest(path: Path, digest: Any) -> str:
-    with open(path, "rb") as stream, tqdm(total=_size(path), desc="check sums", unit="B", unit_scale=True, disable=None) as bar:
+    with open(path, "rb") as stream, progress_bar(total=_size(path), desc="check sums", unit="B", unit_scale=True, disable=None) as bar:
         while block := stream.read(1 << 20):
             digest.update(block)
             bar.update(len(block))

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from cellsignal.data import store
 from cellsignal.data.folders import entries
@@ -19,6 +18,7 @@ from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.tasks import RXRX1
+from cellsignal.progress_bars import progress_bar
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
@@ -151,7 +151,7 @@ def read_sites(
     pool = ThreadPoolExecutor()
     try:
         done = pool.map(read, range(len(stems)))
-        list(tqdm(done, "read sites", len(stems), unit="site", disable=not progress))
+        list(progress_bar(done, desc="read sites", total=len(stems), unit="site", disable=not progress))
     finally:
         pool.shutdown(cancel_futures=True)
     return images

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from cellsignal import files
-from cellsignal.data import atlas, codecs, omezarr, parcels, store, wells
+from cellsignal.data import atlas, codecs, omezarr, parcels, simulated, store, wells
 from cellsignal.data.archives import gigabytes, on_a_full_disk, require_room
 from cellsignal.data.images import missing_channels, read_site, reduced_sides
 from cellsignal.data.parcels import Form, Parcel, encode, facts, kept
 from cellsignal.data.workshop import SideBySide
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import Task
 
 CODEC = "raw"
@@ -147,7 +147,7 @@ def _claim(out: Path, plan: Plan) -> bool:
     if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
         raise InputError(_quarrel(told if isinstance(told, dict) else {}, plan.form.told()), where=out, cure=_CURE)
     files.sweep(out, [path.name for path in out.iterdir() if path.is_dir()])
-    for table in sorted(plan.root.glob("*.csv")):
+    for table in (*sorted(plan.root.glob("*.csv")), *filter(Path.is_file, [plan.root / simulated.RECEIPT])):
         _copy(table, out / table.name)
     return bool(told.get("whole"))
 
@@ -183,7 +183,7 @@ def _check_room(out: Path, plan: Plan, todo: Iterable[Parcel]) -> None:
 
 def _write(out: Path, plan: Plan, todo: Sequence[Parcel], *, jobs: int, progress: bool, by: SideBySide | None) -> None:
     total, done = (sum(len(parcel.names) for parcel in parcels) for parcels in (plan.parcels, todo))
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
+    with ThreadPoolExecutor(jobs) as pool, progress_bar(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
         for parcel in todo if by is None else ():
             FORMATS[plan.form.format](out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
         for count in by(partial(_write_part, out, plan.form), todo) if by else ():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from cellsignal import files
 from cellsignal.data import atlas_screen, optics
@@ -22,6 +21,7 @@ from cellsignal.data.truths import completed
 from cellsignal.data.wells import read_tables
 from cellsignal.data.workshop import RECEIPT, WORKSHOP, SideBySide, desk, side_by_side, workshop
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import TASKS, Task
 
 __all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "presets_of", "simulate"]
@@ -192,7 +192,7 @@ def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None,
     work = [(part, place_of / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
     done: dict[str, dict[int, str]] = {place: {} for place in todo}
     finished = by(_photograph, work, processes=processes)
-    for plate, folder, rows in tqdm(finished, total=len(work), desc="simulate", unit="plate"):
+    for plate, folder, rows in progress_bar(finished, total=len(work), desc="simulate", unit="plate"):
         place = str(folder.parent.relative_to(place_of))
         done[place][plate] = rows
         if len(done[place]) == len(todo[place]):

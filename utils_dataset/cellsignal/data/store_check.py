@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
 
 from cellsignal import files
 from cellsignal.data import store
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
 
 _MISSING = "pack it, or take its wells out of the tables"
 _AGAIN = "pack it again: delete its folder in the store first"
@@ -36,7 +36,7 @@ def verify(root: Path, *, progress: bool = True) -> int:
 
 def looks(packed: store.Store, stems: Sequence[str], *, progress: bool) -> Iterator[Look]:
     """Read sites in all their sizes, by several threads."""
-    bar = tqdm(total=len(stems), desc="check sites", unit="site", disable=not progress)
+    bar = progress_bar(total=len(stems), desc="check sites", unit="site", disable=not progress)
     with bar, ThreadPoolExecutor() as pool:
         for look in pool.map(lambda stem: _look(packed, stem), stems):
             bar.update()

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 import cv2
 
 from cellsignal import files
+from cellsignal.data.simulated import RECEIPT, WORKSHOP
 from cellsignal.errors import InputError
 
-WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan and what is finished of it
-RECEIPT = "simulate.json"
 Part, Made = TypeVar("Part"), TypeVar("Made")
 SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from cellsignal.data.simulated import RECEIPT
 from cellsignal.errors import InputError
 from cellsignal.files import sha256, write_text
 
 FILE = "answers.csv"
 WELL = ["id_code", "split", "cell_type", "experiment", "sirna"]  # columns beside those of the rungs; sirna is the truth
 KINDS = ("raw", "assigned")
-DESIGN = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv", "simulate.json")
+DESIGN = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv", RECEIPT)
 AGAIN = "run 4-predict-assign of that run again"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from cellsignal.decide.kept import Kept, code, read_notes
 from cellsignal.decide.passes import turned
@@ -23,6 +22,7 @@ from cellsignal.learn import devices
 from cellsignal.learn.batches import SiteImages, serve
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Classifier, load_weights, read_card
+from cellsignal.progress_bars import progress_bar
 
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
@@ -86,7 +86,7 @@ def score_folds(
         return None
     parts, knobs = asked.parts(), {"views": views, "combine": combine, "precision": devices.resolve(device, precision)}
     kept = Kept(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
-    for name in tqdm(kept.missing, desc="predict", unit="part"):
+    for name in progress_bar(kept.missing, desc="predict", unit="part"):
         table, began = parts[name], time.monotonic()
         if not budget.fits_part(len(table) * views):
             budget.stop(budget.note or f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from cellsignal.decide.experiment import predict_experiment
 from cellsignal.decide.kept import Kept, identity, read_embeddings, read_notes
@@ -28,6 +27,7 @@ from cellsignal.learn.controls import CONTROLS
 from cellsignal.learn.models import Card, load_weights, read_card
 from cellsignal.learn.standardise import stated_in
 from cellsignal.tasks import RXRX1
+from cellsignal.progress_bars import progress_bar
 
 Networks = dict[str, tuple[nn.Module, Card]]
 
@@ -106,7 +106,7 @@ def score_experiments(
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, Kept], knobs: Knobs, *,
            budget: Budget, name: str) -> None:
     """Add what is missing, experiment by experiment, while the budget lasts."""
-    for experiment, mine in tqdm(asked.items(), desc="predict", unit="experiment"):
+    for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in kept if experiment in kept[kind].missing]
         model, card = networks[mine["cell_type"].iloc[0]]
         if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(norms(model)))):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from cellsignal.data.images import missing_channels, read_site, stems_in
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.tasks import RXRX1
+from cellsignal.progress_bars import progress_bar
 
 STANDARDISE = ("none", "image", "plate", "experiment")
 BY_PLACE = ("plate", "experiment")
@@ -39,7 +39,7 @@ def moments(root: Path, sites: pd.DataFrame, by: str, channels: int) -> torch.Te
     folders = dict(zip(places, sites["stem"].str.rpartition("/")[0]))
     unknown = {place: (root.resolve(), folders[place], channels) for place in sorted(set(folders) - set(known))}
     new = sorted(set(unknown.values()) - _measured.keys())
-    for folder in tqdm(new, "measure plates", unit="plate", disable=not new):
+    for folder in progress_bar(new, desc="measure plates", unit="plate", disable=not new):
         _measured[folder] = _from_images(*folder)
     known |= {place: _measured[folder] for place, folder in unknown.items()}
     if by == "plate":

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, write_json
@@ -28,6 +27,7 @@ from cellsignal.learn.state import State
 from cellsignal.learn.together import check
 from cellsignal.learn.unlabelled import SECONDS, Relabel, Unlabelled
 from cellsignal.learn.world import World, around, wanted
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
 
 History = list[dict]
@@ -227,7 +227,7 @@ class _Story:
 
     def __init__(self, before: History, phase: Phase, on_epoch: Callable[[History], None], *, shown: bool) -> None:
         self.history, self.on_epoch = before, on_epoch
-        self.bar = tqdm(total=phase.epochs, desc=phase.name, unit="epoch", disable=not shown)
+        self.bar = progress_bar(total=phase.epochs, desc=phase.name, unit="epoch", disable=not shown)
 
     def take(self, message: dict[str, Any]) -> None:
         """Note an epoch of an earlier run, {"old": row}, or one that has just ended, {"new": row}."""

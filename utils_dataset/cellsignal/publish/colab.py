@@ -1,6 +1,7 @@
 """The notebooks on Colab: badges that open them, and the repository and ref that their first cell installs.
 
-Colab opens one notebook and none of its neighbours, so the notebook has to know where it was published.
+Colab opens one notebook and none of its neighbours, so the notebook has to know where it was published. Until somebody
+says so there is no badge, because it would lead nowhere.
 """
 
 import json
@@ -13,7 +14,6 @@ from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import paths
 
-PLACEHOLDER = "INSERT_GITHUB_OWNER/cellsignal"
 _IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _BADGE = re.compile(r" ?\[!\[Open in Colab\]\([^)\s]*\)\]\([^)\s]*\)")
 _ORIGIN = re.compile(r'^REPOSITORY, REF = "[^"\n]*", "[^"\n]*"', re.MULTILINE)
@@ -49,6 +49,11 @@ def write_links(root: Path, repository: str, ref: str) -> list[Path]:
 def badge(repository: str, ref: str, path: str) -> str:
     """The Markdown of the button that opens the notebook at `path` of a repository."""
     return f"[![Open in Colab]({_IMAGE})](https://colab.research.google.com/github/{repository}/blob/{ref}/{path})"
+
+
+def without_badge(text: str) -> str:
+    """A notebook's first cell as it is where nobody opens it on Colab, such as on Kaggle."""
+    return re.sub(rf"{_BADGE.pattern}\n*", "", text)
 
 
 def origin(root: Path) -> str:

@@ -57,6 +57,8 @@ def plan(
     `datasets`: owner/slug of further data sets, which stand for the competition's plates unless `competition` attaches
     it beside them. Raises InputError for a recipe that cannot run on Kaggle.
     """
+    if competition and recipe.preset:
+        recipe = recipe.model_copy(update={"preset": ""})  # attached plates win over it
     values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
     _check_time(recipe.time_budget_minutes)

@@ -116,6 +116,8 @@ def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
     values = {name: value for each in networks for name, value in each["parameters"].items() if name not in manifest.SPECIFIC}
     trained = {each["parameters"]["cell_type"] for each in networks if "cell_type" in each["parameters"]}
     made = {name: value for name, value in found[LAST].items() if name in MADE}
+    if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
+        values["preset"] = ""  # attached plates won over it
     files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
     files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
     report.write_report(run)

@@ -8,7 +8,7 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.publish import earlier
+from cellsignal.publish import colab, earlier
 from cellsignal.publish.metadata import KERNEL
 from cellsignal.publish.order import CHAIN, Kernel, Plan
 from cellsignal.run import provenance, sources
@@ -89,9 +89,11 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell without outputs, counts, and what papermill noted of an execution."""
+    """A cell without outputs, counts, what papermill noted of an execution, and the badge of Colab."""
     bare = {**cell, "metadata": {"tags": _tags(cell)} if _tags(cell) else {}}
-    return bare | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else bare
+    if cell["cell_type"] == "code":
+        return bare | {"outputs": [], "execution_count": None}
+    return bare | {"source": colab.without_badge("".join(cell["source"]))}
 
 
 def _injected(parameters: Mapping[str, Any]) -> dict[str, Any]:

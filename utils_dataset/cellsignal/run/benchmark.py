@@ -8,6 +8,7 @@ from typing import Any
 from cellsignal import files
 from cellsignal.bench.report import report
 from cellsignal.bench.suite import Bench
+from cellsignal.data import simulated
 from cellsignal.run import mounts, paths, recipe as recipes
 
 COSTS = (
@@ -40,6 +41,7 @@ def begin(run: Path, *, data: str = "", **settings: Any) -> Bench:
     attached = mounts.data_sets()[:1]
     root = paths.default_data(data) if data else attached[0] if attached else None
     shutil.rmtree(_scratch(run), ignore_errors=True)
+    simulated.show(root is None or simulated.is_simulated(root))
     return Bench(_scratch(run), data=root, **settings)
 
 

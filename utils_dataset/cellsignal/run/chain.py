@@ -38,9 +38,9 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
     rebuild.check(folder, way)
-    root = inputs.check(recipe.data, run=folder, preset=recipe.preset, task=TASKS[recipe.task])
+    root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
     ours = not recipe.data and root == paths.scratch(folder)
-    values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}
+    values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root), "preset": preset}
     engine, budget = engine or Here(), session.budget(recipe.time_budget_minutes)
     with _alone(folder), engine.opened(folder, deadline=budget.deadline):
         files.sweep(folder, ROOMS)

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tqdm import tqdm
-
 from cellsignal import files, shapes
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.progress_bars import progress_bar
 from cellsignal.run import errands, mirror, parts, paths, provenance
 from cellsignal.run.engine import Errand, Here, Marker
 from cellsignal.run.manifest import Manifest
@@ -173,7 +172,7 @@ class Cluster(Here):
             if self.storage.read_json(f"data/{digest}.json") is None:
                 found = {path.relative_to(errand.data).as_posix(): path for path in errand.data.rglob("*") if path.is_file()}
                 sizes = {name: path.stat().st_size for name, path in found.items() if not name.startswith(".")}
-                for name in tqdm(sizes, desc="store the plates", unit="file"):
+                for name in progress_bar(sizes, desc="store the plates", unit="file"):
                     self.storage.put(errand.data / name, f"data/{digest}/{name}")
                 self.storage.put_json(f"data/{digest}.json", sizes)
         return digest

@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 from cellsignal import files
+from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import manifest, mirror, notebooks, parts, paths, provenance, steps
 from cellsignal.run.plans import ALL
@@ -129,7 +130,8 @@ def _execute(told: Told, desk: Desk) -> dict[str, Any]:
         except (InputError, StepFailed) as error:
             raise _told_at_home(error, told, desk, target) from None
     if told["page"]:
-        notebooks.write_page(target)
+        with simulated.showing(simulated.is_simulated(desk.data)):
+            notebooks.write_page(target)
     written = manifest.read(desk.folder, told["stem"] if told["part"] else told["step"])
     return {"manifest": written, "came": str(desk.folder), "files": _hand_in(told, desk, complete=bool(written and written["complete"]))}
 

@@ -30,7 +30,7 @@ def readme(facts: Facts) -> str:
         "HARDWARE": _hardware(facts),
         "SOFTWARE": _software(facts),
         "DATA SETUP": _data(facts),
-        "DATA PROCESSING": _processing(),
+        "DATA PROCESSING": _processing(facts),
         "MODEL BUILD": _build(facts),
     }
     head = f"# {facts.name}\n\nAll that made `run/submission.csv`, except the data set, and three ways to make it again."
@@ -119,7 +119,9 @@ kaggle competitions download -c {task.competition} -p download && unzip -q downl
 Any other place will do when RAW_DATA_DIR in `{SETTINGS}` names it. For way 1 below the tables (*.csv) are enough.{weights}"""
 
 
-def _processing() -> str:
+def _processing(facts: Facts) -> str:
+    if facts.parameters.get("preset"):
+        return "`python -m prepare_data` draws the plates. Images are standardised and augmented while they are read."
     return """```bash
 python -m prepare_data
 ```

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal import files
-from cellsignal.data import atlas, wells
+from cellsignal.data import atlas, simulated, wells
+from cellsignal.data.simulated import WORKSHOP
 from cellsignal.errors import InputError
 from cellsignal.run import mounts, paths
 from cellsignal.tasks import RXRX1, Task
+
+_said: set[str] = set()
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
@@ -44,13 +47,38 @@ def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed
     return atlas.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
 
 
-def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, **how: Any) -> Path:
-    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole; `how` goes to `simulate`."""
-    root = check(data, run=run, preset=preset, task=task)
-    if preset:
+def prepare(
+    data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, replace: bool = True, **how: Any
+) -> Path:
+    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole; `how` goes to `simulate`.
+
+    Figures and pages of this process are of these data from here on. `replace`: whether another simulation in the run's
+    own folder gives way, or else is refused.
+    """
+    root, preset = resolve(data, run=run, preset=preset, seed=seed, task=task)
+    if preset and not (data and _there(root, task)):
+        _say(_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
-            _simulate(root, preset=preset, seed=seed, ours=not data, **how)
+            _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
+    simulated.show(simulated.is_simulated(root))
+    if simulated.shown():
+        told = simulated.receipt(root)
+        _say(_warning(told.get("preset"), told.get("seed")))
     return root
+
+
+def _warning(preset: str | None, seed: int | None) -> str:
+    return (
+        f"SIMULATED DATA: a virtual microscope draws every picture (preset {preset!r}, seed {seed}), and none is the competition's; "
+        "for real plates name their folder as `data`, or attach them on Kaggle"
+    )
+
+
+def _say(line: str) -> None:
+    """Print a line once in this process: every notebook opens its data, and a chain does so several times."""
+    if line not in _said:
+        _said.add(line)
+        print(line, flush=True)
 
 
 def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
@@ -60,7 +88,7 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> 
     try:
         simulate.simulate(root, preset=preset, seed=seed, **how)
     except InputError:
-        marks = (root / simulate.RECEIPT, root / simulate.WORKSHOP)
+        marks = (root / simulated.RECEIPT, root / WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
         discard(root)
@@ -84,22 +112,39 @@ def discard(root: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check(data: str, *, run: str | Path, preset: str = "", task: Task = RXRX1) -> Path:
-    """The data folder, after the checks that need no work: a preset of the task's, or a folder that is there.
+def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1) -> tuple[Path, str]:
+    """The data folder and the preset that is drawn there, "" for none, after the checks that need no work.
 
-    Without `data` and `preset` the attached data set on Kaggle, the competition's download on Colab.
+    Plates that are there win over a preset: those in the folder that `data` names, else those that are attached. Without
+    `data` and `preset` also the run's own folder, and on Colab the competition's download.
     """
     root = data_folder(data, run=run)
-    if not data and not preset and not root.is_dir():
-        root = _found(task) or root
-    if preset:
-        from cellsignal.data.simulate import presets_of  # pulls in SciPy: only who simulates pays
+    if not preset:
+        root = root if data or root.is_dir() else _found(task) or root
+        if not root.is_dir():
+            raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
+        return root, ""
+    from cellsignal.data.simulate import presets_of  # pulls in SciPy: only who simulates pays
 
-        if preset not in (known := presets_of(task)):
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
-    elif not root.is_dir():
-        raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
-    return root
+    if preset not in (known := presets_of(task)):
+        raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
+    attached = not data and bool(mounts.data_sets(task))
+    root = mounts.data_set(task) if attached else root
+    if attached or (data and _there(root, task) and not _drawn(root, preset, seed)):
+        _say(f"preset {preset!r} draws nothing: plates that are {'attached' if attached else 'named as `data`'} win over it, {root}")
+        return root, ""
+    return root, preset
+
+
+def _there(root: Path, task: Task) -> bool:
+    """Whether a folder holds a data set, and not one that a simulation has begun."""
+    return any((root / name).is_file() for name, _ in task.marks) and not (root / WORKSHOP).is_dir()
+
+
+def _drawn(root: Path, preset: str, seed: int) -> bool:
+    """Whether a folder holds what this preset draws."""
+    told = simulated.receipt(root)
+    return (told.get("preset"), told.get("seed")) == (preset, seed)
 
 
 def _found(task: Task) -> Path | None:

@@ -14,6 +14,7 @@ import yaml
 
 from cellsignal import files
 from cellsignal.data.problems import Faults
+from cellsignal.data.simulated import shown, titled
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import sources
 
@@ -74,11 +75,18 @@ def execute(
 
 
 def write_page(notebook: Path) -> None:
-    """Write an executed notebook as HTML beside it."""
+    """Write an executed notebook as HTML beside it; its title says when the data are simulated, and so does a banner."""
+    import nbformat
     from nbconvert import HTMLExporter  # half a second, and only who runs notebooks needs it
 
+    from cellsignal.show.page import banner
+
+    content = nbformat.read(notebook, as_version=4)
+    content.metadata["title"] = titled(notebook.stem)
+    for first in [cell for cell in content.cells if cell.cell_type == "markdown"][:shown()]:
+        first.source = f"{banner()}\n\n{first.source}"
     with _one_page_at_a_time:
-        page = HTMLExporter().from_filename(str(notebook))[0]
+        page = HTMLExporter().from_notebook_node(content)[0]
     files.write_text(notebook.with_suffix(".html"), page)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal import files, shapes
+from cellsignal.data import simulated
 from cellsignal.decide.answers import FILE, read_known
 from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
@@ -29,6 +30,7 @@ class Found:
     result: Result
     parameters: dict[str, Any]
     data: str  # digest of the plates' design
+    simulated: bool
 
 
 def read_results(
@@ -44,6 +46,7 @@ def read_results(
     places = _places(runs, here=here)
     found = [_read(place, name) for place, name in zip(places, _names(places))]
     _same_data(found)
+    simulated.show(any(each.simulated for each in found))
     chosen = [_select(each, cell_types=cell_types, experiments=experiments) for each in found]
     _same_wells(chosen)
     named = _recipes(chosen)
@@ -88,7 +91,7 @@ def _read(place: Path, name: str) -> Found:
         raise InputError("it does not say on which data", where=place / "metrics.json", cure="run 4-predict-assign of that run again")
     seed = values.get("seed", 0)
     result = Result(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
-    return Found(result, values, metrics["data"])
+    return Found(result, values, metrics["data"], metrics.get("simulated", simulated.is_simulated(place / "data")))
 
 
 def parameters(run: Path) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Bench:
 
     def plates(self) -> Path:
         """The plates of all trials: those of the recipe, or drawn once into the sweep's folder."""
-        ours = str(self.folder / "data") if self.base.preset and not self.base.data else self.base.data
-        return inputs.prepare(ours, run=self.folder, preset=self.base.preset, seed=self.base.seed, task=TASKS[self.base.task])
+        drawn = {"preset": self.base.preset, "seed": self.base.seed, "replace": False}  # trials rest on them
+        return inputs.prepare(self.base.data, run=self.folder, task=TASKS[self.base.task], **drawn)
 
     def on(self, trials: Sequence[Trial], shared: Mapping[str, Any]) -> list[Trial]:
         """The trials, on the plates that all share."""

@@ -56,10 +56,17 @@ def variance_shares(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame
     """What share of the variance of control wells lies between experiments, between siRNAs, in neither.
 
     `features` float[wells,k] by id_code; `wells`: id_code, experiment, cell_type, sirna, well_type.
-    One row a cell type. Sums of squares, experiments first, averaged over the features.
+    One row a cell type in which the two can be told apart. Sums of squares, experiments first, averaged over the features.
     """
-    some = _controls(features, wells).groupby("cell_type")
-    return pd.DataFrame({name: _shares(features.loc[part.index], part) for name, part in some}).T
+    some = {name: part for name, part in _controls(features, wells).groupby("cell_type") if _can_tell(part)}
+    shares = {name: _shares(features.loc[part.index], part) for name, part in some.items()}
+    return pd.DataFrame.from_dict(shares, orient="index", columns=PARTS, dtype=float)
+
+
+def _can_tell(wells: pd.DataFrame) -> bool:
+    """Whether there are experiments and siRNAs to compare, and more wells than these explain whatever was measured."""
+    experiments, sirnas = wells["experiment"].nunique(), wells["sirna"].nunique()
+    return min(experiments, sirnas) > 1 and len(wells) > experiments + sirnas
 
 
 def _controls(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cellsignal.learn import history as rows
+from cellsignal.progress_bars import notebook_shell
 from cellsignal.show.style import ASSIGNED, RAW, label_decades, picture, styled
 
 NAMES = {"macro_f1": "macro F1"}
@@ -98,7 +99,7 @@ class LiveCurves:
 
     def __init__(self, *, title: str = "", pause: float = 3.0) -> None:
         self.title, self.pause = title, pause
-        self._shell, self._handle = _notebook_shell(), None
+        self._shell, self._handle = notebook_shell(), None
         self._history, self._pending, self._drawn = [], False, float("-inf")
 
     def __call__(self, history: list[dict]) -> None:
@@ -127,13 +128,3 @@ class LiveCurves:
     def _end(self, result: object) -> None:
         self._shell.events.unregister("post_run_cell", self._end)
         self._draw()
-
-
-def _notebook_shell():
-    """The IPython shell of a notebook, or None; a terminal would only print the figure's name."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    shell = get_ipython()
-    return shell if hasattr(shell, "kernel") else None

@@ -4,6 +4,8 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from cellsignal.data.simulated import shown, titled
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1f21; --quiet: #5f6771; --line: #dde1e6; --paper: #ffffff;
   --raw: #00568a; --assigned: #a84700; --card: #f6f7f9; }
@@ -35,14 +37,14 @@ a { color: var(--raw); }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page."""
-    body = "\n".join(parts)
+    """A whole page; one of simulated data says so in its title and in a banner."""
+    body = "\n".join([*[banner()] * shown(), *parts])
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
+<title>{escape(titled(title))}</title>
 <style>{STYLE}</style>
 </head>
 <body>
@@ -50,6 +52,15 @@ def page(title: str, parts: Iterable[str]) -> str:
 </body>
 </html>
 """
+
+
+def banner() -> str:
+    """What stands above all else on a page of simulated data."""
+    return (
+        '<div role="note" style="margin: 0 0 1.6rem; padding: 0.8rem 1.2rem; border-radius: 8px; border: 1px solid #c77700; '
+        'border-left-width: 8px; background: #fff4dc; color: #4a2c00"><b>Simulated data.</b> A virtual microscope drew every '
+        "picture behind these figures: they show what each idea is worth there, and are no figures of the competition.</div>"
+    )
 
 
 def section(title: str, *parts: str) -> str:

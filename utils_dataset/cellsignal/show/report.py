@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cellsignal import files, shapes
+from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.show import page
 from cellsignal.show.curves import curves
@@ -14,6 +15,10 @@ from cellsignal.show.label_report import label_parts
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
+THEIRS = {  # beside the column of Brodt's figures: whether ours are of simulated data
+    True: "His figures and ours come from different data: compare the order of the gains, not their size.",
+    False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
+}
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its channels",
     "channel_means": "Mean of each channel by experiment: the batch effect",
@@ -33,16 +38,17 @@ def write_report(run: Path) -> Path:
     """
     run = Path(run)
     metrics, trouble = _read(run / "metrics.json", shapes.Metrics)
-    parts = [
-        *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
-        _training(run),
-        _plates(run),
-        _notes((metrics or {}).get("notes", [])),
-        _files(run),
-        _seconds(run),
-        _recipe(run),
-    ]
-    files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
+    with simulated.showing((metrics or {}).get("simulated", simulated.is_simulated(run / "data"))):
+        parts = [
+            *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
+            _training(run),
+            _plates(run),
+            _notes((metrics or {}).get("notes"), trouble),
+            _files(run),
+            _seconds(run),
+            _recipe(run),
+        ]
+        files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
     return run / "report.html"
 
 
@@ -112,12 +118,13 @@ def _rung_table(split: str, rows: list[dict], *, theirs: dict) -> str:
         cells.append([rung, ours.get("raw"), ours.get("assigned"), *[his] * bool(theirs)])
     names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(theirs)]
     table = page.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
-    return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}"
+    caveat = page.paragraph(THEIRS[simulated.shown()], quiet=True) if theirs else ""
+    return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}{caveat}"
 
 
 def _floor(floor: dict | None) -> str:
     if not floor:
-        return page.paragraph("No linear model to compare with: there are no pixel statistics.", quiet=True)
+        return page.paragraph("No linear model to compare with: it needs pixel statistics of every well, and two siRNAs or more to learn.", quiet=True)
     words = "Floor, raw: a logistic regression on channel means and standard deviations, standardised by plate, reaches"
     return page.paragraph(f"{words} {floor['accuracy']:.3f}.")
 
@@ -194,10 +201,11 @@ def _plates(run: Path) -> str:
     return page.section("The plates", *(pictures or [none]))
 
 
-def _notes(notes: list[str]) -> str:
-    """What was not as it should be, such as missing sites."""
-    lines = [page.paragraph(note) for note in notes]
-    return page.section("Notes", *(lines or [page.paragraph("Nothing was missing.", quiet=True)]))
+def _notes(notes: list[str] | None, trouble: str) -> str:
+    """What was not as it should be, such as missing sites; None where nobody looked."""
+    lines = [page.paragraph(note) for note in notes or []]
+    nothing = trouble or ("Not noted." if notes is None else "Nothing was missing.")
+    return page.section("Notes", *(lines or [page.paragraph(nothing, quiet=True)]))
 
 
 def _seconds(run: Path) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from cellsignal.data.images import missing_channels, read_site
+from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
 
 COLUMNS = ["id_code", "experiment", "plate", "well", "site"]
@@ -29,7 +29,7 @@ def pixel_stats(root: Path, sites: pd.DataFrame, *, most: int = 600) -> pd.DataF
     chosen = sites.iloc[:: max(1, -(-len(sites) // most))]
     rows = [
         {**{name: site[name] for name in COLUMNS}, "channel": channel, **_features(pixels)}
-        for site in tqdm(chosen.to_dict("records"), desc="pixel statistics", unit="site", leave=False)
+        for site in progress_bar(chosen.to_dict("records"), desc="pixel statistics", unit="site")
         for channel, pixels in enumerate(read_site(root, site["stem"]), 1)
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, "channel", *FEATURES])

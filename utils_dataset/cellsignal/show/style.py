@@ -11,7 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
+from matplotlib.text import Text
 
+from cellsignal.data.simulated import shown, titled
 from cellsignal.files import replacing
 
 # Okabe and Ito's palette, told apart by colour-blind eyes (jfly.uni-koeln.de/color).
@@ -24,6 +26,7 @@ WELL_TYPES = {
     "missing": "#EDEDED",
 }
 GROUPS = ("#56B4E9", "#F0E442", "#009E73", "#D55E00")
+TITLE_HEIGHT = 0.3  # inches
 RAW, ASSIGNED = "#0072B2", "#D55E00"
 
 STYLE = {
@@ -66,6 +69,10 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
 class Picture(Figure):
     """A figure that belongs to no window: a notebook shows it as the value of a cell, once."""
 
+    def suptitle(self, t: str, **options) -> Text:
+        """The title of the whole figure; one of simulated data says so."""
+        return super().suptitle(titled(t), **options)
+
     # Ticks are made while drawing, so the look must hold then too.
     @styled
     def savefig(self, *values, **options) -> None:
@@ -92,13 +99,16 @@ def label_decades(axis: Axis) -> None:
 
 
 def picture(width: float, height: float) -> Picture:
-    """An empty figure of `width` x `height` inches whose parts make room for each other."""
-    return Picture(figsize=(width, height), layout="constrained")
+    """An empty figure of `width` x `height` inches whose parts make room for each other, and for a title if the data are simulated."""
+    figure = Picture(figsize=(width, height + TITLE_HEIGHT * shown()), layout="constrained")
+    if shown():
+        figure.suptitle("", x=0.01, ha="left")
+    return figure
 
 
 def blank(message: str) -> Picture:
     """A figure that only says why there is nothing to see."""
-    figure = picture(8, 0.5)
+    figure = Picture(figsize=(8, 0.5), layout="constrained")
     figure.text(0.01, 0.5, message, va="center", color="#666666")
     return figure
 
