@@ -1,6 +1,5 @@
 """The decision alone, on anybody's scores: what `cellsignal assign` and `cellsignal score` do."""
 
-import csv
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cellsignal.data import headers
 from cellsignal.data.atlas import read_labelled_solution, read_sample
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
@@ -88,12 +88,7 @@ def check_file(submission: Path, *, sample: Path) -> Task:
 
 def task_of(submission: Path) -> Task:
     """The task whose submissions have this header; RxRx1 for any other, so that its faults are told as that task's."""
-    try:
-        with open(submission, encoding="utf-8-sig", newline="") as stream:
-            header = set(next(csv.reader(stream), []))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        header = set()
-    return next((task for task in TASKS.values() if set(task.submission_columns) <= header), RXRX1)
+    return next((task for task in TASKS.values() if headers.has_columns(submission, *task.submission_columns)), RXRX1)
 
 
 def _accuracy(submission: Path, solution: Path, task: Task) -> dict:

@@ -1,12 +1,11 @@
 """A submission that cannot be malformed."""
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal.data import rows
+from cellsignal.data import headers, rows
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.data.wells import read_solution
 from cellsignal.errors import InputError
@@ -51,7 +50,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
     `path` must hold `id_code,sirna` and nothing else, one treatment siRNA (0 to 1107) for each well of `sample`, in any
     order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
     """
-    answers, problems = rows.read_rows(path, AnswerRow)
+    answers, problems = rows.read_rows(path, AnswerRow, exact=True)
     refuse(problems or _strange_columns(path))
     asked, problems = rows.read_rows(sample, rows.SampleRow)
     refuse(problems)
@@ -65,9 +64,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
 
 
 def _strange_columns(path: Path) -> list[Problem]:
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        header = next(csv.reader(stream))
-    extra = [name for name in header if name not in RXRX1.submission_columns]
+    extra = [name for name in headers.read_header(path).names if name not in RXRX1.submission_columns]
     where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
     return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
 
