@@ -21,9 +21,10 @@ _CURES = {
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line says what, where and how to mend it."""
+    """Something the user gave is wrong: one line says `what`, `where` and how to mend it, the `cure`."""
 
     def __init__(self, what: str, *, where: object = "", cure: str = "") -> None:
+        self.what, self.where, self.cure = what, where, cure
         parts = [f"{where}: {what}" if where != "" else what, cure]
         super().__init__("; ".join(" ".join(part.split()) for part in parts if part))
 

@@ -23,14 +23,19 @@ class Header(NamedTuple):
     separator: str  # "," in every table that is read
 
 
+def refuse_stream(path: Path) -> None:
+    """InputError for a device or a FIFO, because reading it might never end."""
+    if is_stream(Path(path)):
+        raise InputError("is a device or a FIFO, no file", where=path, cure="save the table as a file first")
+
+
 @contextmanager
 def open_table(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a table, unpacked if its name ends with .gz.
 
-    Raises InputError for what is no file, because reading it might never end, and for a damaged gzip file.
+    Raises InputError for a device or a FIFO, and for a damaged gzip file.
     """
-    if is_stream(Path(path)):
-        raise InputError("is a device or a FIFO, no file", where=path, cure="save the table as a file first")
+    refuse_stream(path)
     try:
         with gzip.open(path) if Path(path).name.lower().endswith(".gz") else open(path, "rb") as stream:
             yield stream
