@@ -242,7 +242,7 @@ def main() -> NoReturn:
         sys.exit(3)
     except OSError as error:  # no right to write, no space left
         if (lost := _lost_output()) is None:
-            _exit(system_error(error), code=2)
+            _exit(system_error(error, doing=" ".join(["cellsignal", *sys.argv[1:2]])), code=2)
         if not isinstance(lost, BrokenPipeError):
             _exit(InputError(f"cannot be written to ({lost.strerror})", where="standard output", cure="send it elsewhere"), code=2)
         sys.exit(1)  # who read it has gone, as `head` does

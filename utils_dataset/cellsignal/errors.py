@@ -42,15 +42,16 @@ def system_fault(error: OSError) -> tuple[str, str]:
     return what, _CURES.get(error.errno or 0, "choose another path")
 
 
-def system_error(error: OSError, *, folder: object = "", cure: str = "") -> InputError:
-    """An error of the operating system as one line, with the path that it is about, else `folder`.
+def system_error(error: OSError, *, doing: str = "", folder: Path | None = None, cure: str = "") -> InputError:
+    """An error of the operating system as one line, with the path that it is about, else what was being done.
 
     When there was no room: on the file system of that path. Where the error names none it may be that of `folder`, or one
     of those that programs use without being told, and the fullest is named. `cure` is then the given one.
     """
-    where = error.filename2 or error.filename or folder
+    where = error.filename2 or error.filename or doing
     where = os.fsdecode(where) if isinstance(where, bytes) else where
-    if error.errno not in FULL:
+    device = bool(error.filename) and os.path.exists(where) and not os.path.isfile(where) and not os.path.isdir(where)
+    if error.errno not in FULL or device:
         what, usual = system_fault(error)
         return InputError(what, where=where, cure=usual)
     if not error.filename:

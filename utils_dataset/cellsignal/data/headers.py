@@ -19,7 +19,7 @@ LARGEST = 256 << 20  # bytes of a table when unpacked: the public release's meta
 class Header(NamedTuple):
     """The first line of a table."""
 
-    names: list[str]  # without quotes and byte order mark, with the spaces around them
+    names: list[str]
     separator: str  # "," in every table that is read
 
 
@@ -52,27 +52,27 @@ def read_content(path: Path, *, most: int = LARGEST) -> bytes:
     return content
 
 
-def header_of(content: bytes) -> Header:
-    """The header of a table that begins with these bytes."""
+def header_of(content: bytes, *, exact: bool = False) -> Header:
+    """The header of a table that begins with these bytes: names without quotes, byte order mark and, unless `exact`, spaces around them."""
     line = re.split(r"[\r\n]", content[:LONGEST].decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
     try:
         names = next(csv.reader([line]), [])
         separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), ",")
-        return Header(next(csv.reader([line], delimiter=separator), []), separator)
+        names = next(csv.reader([line], delimiter=separator, skipinitialspace=not exact), [])
+        return Header(names if exact else [name.strip() for name in names], separator)
     except csv.Error:  # a cell too long for a name
         return Header([line], ",")
 
 
-def read_header(path: Path) -> Header:
-    """The header of a table; raises OSError, and what `open_table` raises."""
+def read_header(path: Path, *, exact: bool = False) -> Header:
+    """The header of a table, as `header_of` gives it; raises OSError, and what `open_table` raises."""
     with open_table(path) as stream:
-        return header_of(stream.readline(LONGEST))
+        return header_of(stream.readline(LONGEST), exact=exact)
 
 
 def has_columns(path: Path, *columns: str) -> bool:
     """Whether a file is a table with all these columns, whatever separates them; False where there is no such file."""
     try:
-        names = read_header(path).names
+        return set(columns) <= set(read_header(path).names)
     except (OSError, InputError):
         return False
-    return set(columns) <= {name.strip() for name in names}

@@ -168,7 +168,7 @@ def _read_cells(path: Path, columns: list[str], *, exact: bool) -> tuple[tuple[l
             return nothing, problems
         if plain := _plain_cells(content, columns):
             return plain, []
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=not exact)
         clean = (lambda cell: cell) if exact else str.strip
         header = [clean(name) for name in next(reader, [])]
         numbered = [(reader.line_num, [clean(cell) for cell in cells]) for cells in reader if cells]
@@ -218,10 +218,10 @@ def _header_problems(path: Path, content: bytes, columns: list[str], *, exact: b
         return [Problem(str(path), "the file is empty", "copy the table again")]
     if b"\0" in content:
         return [Problem(str(path), "is not UTF-8 text", "save the table as CSV in UTF-8")]
-    header = headers.header_of(content)
+    header = headers.header_of(content, exact=exact)
     if header.separator != ",":
         return [Problem(where, "columns are not separated by commas", "save it as CSV with commas")]
-    names = header.names if exact else [name.strip() for name in header.names]
+    names = header.names
     if missing := [name for name in columns if name not in names]:
         there = ", ".join(names)
         what = f"no column {', '.join(missing)} (there are: {there if len(there) <= 100 else there[:96] + ' ...'})"

@@ -21,6 +21,7 @@ from cellsignal.decide.multilabel import check_labelled_submission, read_labelle
 from cellsignal.decide.submit import check_ids, check_submission, confidence_path, read_submission, write_answers
 from cellsignal.decide.temperatures import measured_temperatures
 from cellsignal.errors import InputError
+from cellsignal.files import is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
 
 TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
@@ -51,9 +52,11 @@ def assign_files(
     `confidence`: `<out without suffix>.confidence.csv` when None; it holds `id_code,sirna,confidence`.
     `method`, `rotation_prior`, `certainty`: see `assign.decide`.
 
-    Both files are written at the end, or neither. Raises InputError.
+    Both files are written at the end, or neither: where a link leads, and to a device or a FIFO as they are. Raises InputError.
     """
-    confidence = confidence or confidence_path(out)
+    if confidence is None and is_stream(out):
+        raise InputError("is a device or a FIFO, beside which no confidences can lie", where=out, cure="add --confidence CSV")
+    out, confidence = output_file(out), output_file(confidence or confidence_path(out))
     _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
     design = design_of(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
@@ -138,8 +141,6 @@ def places_of(id_codes: list[str]) -> pd.DataFrame:
 def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
     """Refuse to write over what is read, and under a name that promises another format."""
     for path in (out, confidence):
-        if not path.name or path.is_dir():
-            raise InputError("is a folder", where=path, cure="name a file, such as submission.csv")
         if path.suffix.lower() in PACKED:
             raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
         if any(_same(path, file) for file in files_of(scores)):

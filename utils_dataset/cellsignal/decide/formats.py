@@ -2,9 +2,10 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -80,13 +81,11 @@ def _read_csv(path: Path) -> Columns:
     _refuse_size(path, columns=len(header))
     batches, rows = [], 0
     try:
-        with open_table(path) as stream:
-            bounded = _Bounded(stream, path, most=_most_bytes(MOST_ROWS, len(header)))
-            with pa.csv.open_csv(pa.PythonFile(bounded, mode="r"), **options) as reader:
-                for batch in reader:
-                    batches.append(batch)
-                    rows += len(batch)
-                    _refuse_size(path, rows=rows)
+        with _open_csv(path, columns=len(header)) as stream, pa.csv.open_csv(stream, **options) as reader:
+            for batch in reader:
+                batches.append(batch)
+                rows += len(batch)
+                _refuse_size(path, rows=rows)
         table = pa.Table.from_batches(batches, schema=reader.schema)
     except InputError:
         raise
@@ -141,19 +140,26 @@ def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, 
                              cure="give one row per well and one column per siRNA, in several files if need be")
 
 
-class _Bounded:
+class _Bounded(io.RawIOBase):
     """What comes out of a stream, up to `most` bytes; then InputError."""
 
-    closed = False
-
     def __init__(self, stream: BinaryIO, path: Path, *, most: int) -> None:
-        self.stream, self.path, self.most, self.read_so_far = stream, path, most, 0
+        self.stream, self.path, self.most, self.so_far = stream, path, most, 0
 
-    def read(self, size: int) -> bytes:
-        content = self.stream.read(size)
-        self.read_so_far += len(content)
-        _refuse_size(self.path, size=self.read_so_far, most=self.most)
-        return content
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.so_far += count
+        _refuse_size(self.path, size=self.so_far, most=self.most)
+        return count
+
+
+@contextmanager
+def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
+    with open_table(path) as stream:
+        yield io.BufferedReader(_Bounded(stream, path, most=_most_bytes(MOST_ROWS, columns)), 1 << 20)
 
 
 # Parquet and CSV
@@ -220,14 +226,15 @@ def _csv_header(path: Path) -> list[str]:
         raise _unreadable(path, "CSV", error) from None
     if header.separator != ",":
         raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
-    return [name.strip() for name in header.names]
+    return header.names
 
 
 def _csv_fault(path: Path, header: list[str]) -> InputError | None:
     """The first line that is no row of numbers, looked for once Arrow has refused the file."""
     try:
-        with open_table(path) as stream:
-            reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+        with _open_csv(path, columns=len(header)) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.reader(iter(lambda: text.readline(_BLOCK), ""))
             next(reader)
             for cells in filter(None, reader):
                 if len(cells) != len(header):
@@ -237,6 +244,8 @@ def _csv_fault(path: Path, header: list[str]) -> InputError | None:
                 if bad:
                     return InputError(f"{bad[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{bad[0][0]}",
                                       cure="write scores as numbers")
+    except InputError as error:
+        return error
     except Exception as error:
         return _unreadable(path, "CSV", error)
     return None

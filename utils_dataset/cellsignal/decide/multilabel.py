@@ -92,7 +92,7 @@ def check_labelled_submission(path: Path, *, sample: Sequence[str], task: Task) 
 
 def read_labelled_submission(path: Path, task: Task) -> pd.Series:
     """Class numbers by id of a submission; InputError names file, line and column of the first fault."""
-    extra = [name for name in headers.read_header(path).names if name not in task.submission_columns]
+    extra = [name for name in headers.read_header(path, exact=True).names if name not in task.submission_columns]
     refuse([Problem(f"{path}:1", f"there is a column {name!r}", f"keep only {','.join(task.submission_columns)}") for name in extra[:1]])
     return read_labelled_solution(path, task, column=task.answer_column, exact=True)
 
