@@ -141,7 +141,7 @@ def test_a_very_long_cell_is_cut_short(data_set: Path) -> None:
         (None, ": no such file"),
         ("folder", ": cannot be read (Is a directory)"),
         (b"id_code,\xff\xfe", ": is not UTF-8 text"),
-        (b"\x00\x01\x02\x03", ":1: no column"),
+        (b"\x00\x01\x02\x03", ": is not UTF-8 text"),
     ],
 )
 def test_a_file_that_is_no_table(data_set: Path, content: object, expected: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 import realism
 
 from cellsignal.data import optics, phenotypes, rendering
+from cellsignal.data.pixel_stats import read_pixel_stats
 from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
-from cellsignal.decide.floor import linear_floor, read_pixel_stats
+from cellsignal.decide.floor import linear_floor
 
 
 def test_untreated_cells_have_no_phenotype_and_cell_types_share_half_of_one() -> None:

@@ -79,7 +79,7 @@ def test_a_site_without_all_its_channels_is_not_measured(patches: Patches, tmp_p
 
 def test_statistics_that_lack_a_column_are_refused(patches: Patches, stated: Path) -> None:
     pd.read_csv(stated / "pixel_stats.csv").drop(columns="std").to_csv(stated / "pixel_stats.csv", index=False)
-    with pytest.raises(InputError, match="pixel_stats.csv: no column std"):
+    with pytest.raises(InputError, match="pixel_stats.csv:1: no column std"):
         moments(stated, patches[1], "plate", 6)
     with pytest.raises(InputError, match="standardise: these sites lie on no plates; use standardise: image"):
         moments(stated, patches[1].drop(columns="plate"), "plate", 6)

@@ -1,6 +1,8 @@
 """The command `cellsignal`: reads arguments, calls the package, says what it wrote."""
 
+import io
 import json
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -15,7 +17,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal import cli_benchmark, cli_kaggle, cli_pack, cli_rebuild, cli_sweep
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, system_error
 from cellsignal.run.notebooks import StepFailed, Unfinished
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
@@ -224,8 +226,11 @@ def main() -> NoReturn:
     """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 3 when its time is spent, 130 when interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal, or Unicode, has no letter for
     try:
         code = app(prog_name="cellsignal", standalone_mode=False)
+        print(end="", flush=True)  # here, where it can still be said that nobody takes the output
     except UsageError as error:
         _exit(_usage(error), code=2)
     except InputError as error:
@@ -236,7 +241,11 @@ def main() -> NoReturn:
         print(spent)
         sys.exit(3)
     except OSError as error:  # no right to write, no space left
-        _exit(InputError(error.strerror or str(error), where=error.filename or ""), code=2)
+        if (lost := _lost_output()) is None:
+            _exit(system_error(error, doing=" ".join(["cellsignal", *sys.argv[1:2]])), code=2)
+        if not isinstance(lost, BrokenPipeError):
+            _exit(InputError(f"cannot be written to ({lost.strerror})", where="standard output", cure="send it elsewhere"), code=2)
+        sys.exit(1)  # who read it has gone, as `head` does
     except (_Ended, SystemError) as stopped:
         ended = stopped if isinstance(stopped, _Ended) else stopped.__cause__  # which compiled code wraps, such as Ray's
         if not isinstance(ended, _Ended):
@@ -244,6 +253,16 @@ def main() -> NoReturn:
         print("cellsignal: interrupted", file=sys.stderr)
         sys.exit(ended.args[0])
     sys.exit(code or 0)
+
+
+def _lost_output() -> OSError | None:
+    """Why standard output takes no more, if so; what was to go there is then forgotten."""
+    try:
+        print(end="", flush=True)
+        return None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
 
 
 def _usage(error: Exception) -> InputError:

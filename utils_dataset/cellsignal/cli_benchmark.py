@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cellsignal.errors import InputError
+from cellsignal.files import output_file
 
 # Everything else is imported inside the command: `--help` must not wait for PyTorch.
 
@@ -35,12 +36,11 @@ def benchmark(
         return _compare(beside or [])
     if beside:
         raise InputError("files without --compare", where="benchmark", cure="write cellsignal benchmark --compare A.json B.json")
-    if out.is_dir():
-        raise InputError("is a folder", where=out, cure="name a file, such as benchmark.json")
+    target = output_file(out)
     from cellsignal.run.benchmark import run_benchmark
 
     print(run_benchmark(
-        out, recipe=recipe, data=data, sites=sites, image_size=image_size, network_size=network_size, backbone=backbone,
+        target, recipe=recipe, data=data, sites=sites, image_size=image_size, network_size=network_size, backbone=backbone,
         batch_size=batch_size, rounds=rounds, seconds=seconds, workers=workers, device=device,
     ))  # fmt: skip
     print(f"wrote {out}")

@@ -1,22 +1,27 @@
 """Files that are whole or absent: written beside their place, synced, then renamed into it."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
+import shutil
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import InputError
+from cellsignal.errors import FULL, InputError
 
+_NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # and a process id: sweep() removes what a killed process left under such names
 ODD = "is not as it was written"
 AGAIN = "delete it and run the step that writes it again"
@@ -57,28 +62,126 @@ def partial(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name}")
 
 
+def output_file(path: Path) -> Path:
+    """Where an output that a user named is written: the file behind a link, else `path` itself.
+
+    InputError for a folder, and for links that lead in a circle.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError("is a folder", where=path, cure="name a file in it")
+    target = path if is_stream(path) else Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise InputError("is a link that leads back to itself", where=path, cure="remove the link, or choose another name")
+    return target
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device, a FIFO or a socket: bytes come and go there, and nothing is kept."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on leaving without error it becomes `path`."""
-    path = Path(path)
+    """Give a temporary path in the same folder; on leaving without error it becomes `path`.
+
+    A link is replaced, not followed: see `output_file`. To a device or a FIFO the content is written.
+    """
+    with replacing_all(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def replacing_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Give a temporary path for each of `paths`; on leaving without error all of them come to their places, or none does.
+
+    As `replacing` otherwise. An OSError names the file that was to be written.
+    """
+    with ExitStack() as stack:
+        temporaries = tuple(stack.enter_context(_temporary(Path(path))) for path in paths)
+        yield temporaries
+        pairs = list(zip(map(Path, paths), temporaries))
+        for path, temporary in pairs:
+            with _naming(path, temporary):
+                _sync(temporary)
+        for path, temporary in pairs:
+            if is_stream(path):
+                with _naming(path, temporary), open(temporary, "rb") as source, open(path, "wb") as sink:
+                    shutil.copyfileobj(source, sink)
+        _move_all([pair for pair in pairs if not is_stream(pair[0])])
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A path to write to, which is removed again if it is still there; beside `path`, unless that is a stream."""
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because writers (Matplotlib, Parquet) choose a format by it.
     temporary = partial(path)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with _naming(path, temporary):
+            yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _move_all(pairs: list[tuple[Path, Path]]) -> None:
+    """Rename temporary files to their places; when one of several cannot be, put back what was there before."""
+    with ExitStack() as undo:
+        for path, temporary in pairs:
+            if len(pairs) > 1:
+                undo.callback(_put_back, path, path.read_bytes() if path.is_file() else None)
+            with _naming(path, temporary):
+                os.replace(temporary, path)
+                _sync(path.parent)
+        undo.pop_all()
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif path.read_bytes() != content:
+        write_bytes(path, content)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError that names the temporary file, or none because a write failed, name the file that it stands for."""
     try:
-        os.fsync(descriptor)
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
+        if nameless or error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # that may be written to but not listed: its file has come to its place all the same
+            return
+        raise
+    try:
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Have the system write an open file or folder to the disk, where its file system can be asked to.
+
+    Some (FUSE, SMB, FAT) know no such call, above all for folders; they write when they will.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -197,12 +300,16 @@ def _try_lock(path: Path) -> int | None:
 
 
 def open_lock(path: Path, kind: int) -> int:
-    """A descriptor of `path` that holds a flock of this kind until it is closed."""
+    """A descriptor of `path` that holds a flock of this kind until it is closed; InputError where there are no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, kind)
-    except BaseException:
+    except BaseException as error:
         os.close(descriptor)
+        if isinstance(error, OSError) and error.errno in (*_NO_SUCH_CALL, errno.ENOLCK):
+            where = path if path.is_dir() else path.parent
+            raise InputError(f"its file system has no locks (flock: {error.strerror})", where=where,
+                             cure="choose a folder on another disk, such as a local one") from None
         raise
     return descriptor

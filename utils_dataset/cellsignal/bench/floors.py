@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from cellsignal import files
 from cellsignal.bench.timer import CPU, Way
 
 MEMORY_BYTES = 2**28  # far more than any cache of a CPU holds
@@ -51,7 +52,7 @@ def disk(folder: Path, *, size: int = DISK_BYTES) -> Way:
     with open(path, "wb") as stream:
         stream.writelines([block] * max(1, size // CHUNK))
         stream.flush()
-        os.fsync(stream.fileno())
+        files.sync_descriptor(stream.fileno())
     buffer, dropping = bytearray(CHUNK), hasattr(os, "posix_fadvise")
 
     def work() -> float:

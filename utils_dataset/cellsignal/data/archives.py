@@ -1,6 +1,5 @@
 """From an archive to a data set: unpacked beside its place, checked, then moved into it."""
 
-import errno
 import os
 import shutil
 import zipfile
@@ -17,11 +16,11 @@ from cellsignal.data import zips
 from cellsignal.data.zips import Limits, Member
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
+from cellsignal.errors import FULL, InputError, system_error
 
 WORKSHOP = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
 _BLOCK = 4096  # bytes a file system spends at least on a file
 _RESERVE = 32 << 20  # bytes that shall stay free
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 1 << 20
 
 
@@ -70,14 +69,13 @@ def gigabytes(size: int) -> str:
 
 @contextmanager
 def on_a_full_disk(folder: Path) -> Iterator[None]:
-    """Say in one line that the disk was full; what is whole stays for the next call."""
+    """Say in one line which disk was full; what is whole stays for the next call."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
-        what = f"the disk is full ({gigabytes(shutil.disk_usage(folder).free)} are free)"
-        raise InputError(what, where=folder, cure="free some space; the same command then goes on") from None
+        raise system_error(error, folder=folder, cure="free some space; the same command then goes on") from None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from cellsignal.data import rows, store
 from cellsignal.data.folders import entries
+from cellsignal.data import headers, rows, store
 from cellsignal.data.labels import read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError
@@ -32,17 +33,9 @@ class SiteTables:
 def task_of(root: Path) -> Task:
     """The task whose tables lie in a folder, told by a column that marks them; RxRx1 where none does."""
     for task in TASKS.values():
-        if any(column and _has(Path(root) / name, column) for name, column in task.marks):
+        if any(column and headers.has_columns(Path(root) / name, column) for name, column in task.marks):
             return task
     return RXRX1
-
-
-def _has(table: Path, column: str) -> bool:
-    try:
-        with open(table, encoding="utf-8", errors="replace") as stream:
-            return column in stream.readline(4096).strip().split(",")
-    except OSError:
-        return False
 
 
 def read_site_tables(root: Path, task: Task) -> SiteTables:
@@ -64,9 +57,12 @@ def read_site_tables(root: Path, task: Task) -> SiteTables:
     return SiteTables(root, _with_stems(root, sites), test["id_code"].tolist(), solution)
 
 
-def read_labelled_solution(path: Path, task: Task, *, column: str = "") -> pd.Series:
-    """Labels by id_code, from a table with answers in `column`, the task's own when empty; raises InputError."""
-    frame = _labelled(Path(path), task, column or task.label_column)
+def read_labelled_solution(path: Path, task: Task, *, column: str = "", exact: bool = False) -> pd.Series:
+    """Labels by id_code, from a table with answers in `column`, the task's own when empty; raises InputError.
+
+    `exact`: as in `rows.read_rows`.
+    """
+    frame = _labelled(Path(path), task, column or task.label_column, exact=exact)
     refuse(_id_problems(frame["id_code"], task))
     return frame.set_index("id_code")["labels"]
 
@@ -78,9 +74,9 @@ def read_sample(path: Path, task: Task) -> list[str]:
     return frame["id_code"].tolist()
 
 
-def _labelled(path: Path, task: Task, column: str) -> pd.DataFrame:
+def _labelled(path: Path, task: Task, column: str, *, exact: bool = False) -> pd.DataFrame:
     """id_code and labels of a table, indexed by (file, line)."""
-    frame = _read(path, (task.id_column, column))
+    frame = _read(path, (task.id_column, column), exact=exact)
     labels, problems = read_labels(frame[column], task)
     refuse(problems)
     return pd.DataFrame({"id_code": frame[task.id_column], "labels": labels})
@@ -91,9 +87,9 @@ def _ids(path: Path, task: Task) -> pd.DataFrame:
     return pd.DataFrame({"id_code": frame[task.id_column]})
 
 
-def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def _read(path: Path, columns: Iterable[str], *, exact: bool = False) -> pd.DataFrame:
     """The texts of some columns of a CSV file, which has a row at least."""
-    frame, problems = rows.read_rows(path, TypedDict("Row", {name: rows.Text for name in columns}))
+    frame, problems = rows.read_rows(path, TypedDict("Row", {name: rows.Text for name in columns}), exact=exact)
     refuse(problems or ([] if len(frame) else [Problem(str(path), "no row below the header", "copy it again")]))
     return frame
 

@@ -14,6 +14,7 @@ from cellsignal.data import store, store_check
 from cellsignal.data.atlas import read_site_tables, task_of
 from cellsignal.data.folders import entries, walk
 from cellsignal.data.images import read_channel
+from cellsignal.data.pixel_stats import read_pixel_stats
 from cellsignal.data.problems import Faults, Problem
 from cellsignal.data.wells import read_tables, select
 from cellsignal.errors import InputError
@@ -46,6 +47,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     try:
         task = task_of(root)
         stems, wanted = STEMS[task.reader](root, task, cell_types)
+        read_pixel_stats(root)
     except Faults as faults:
         return _table(faults.problems)
     if store.is_store(root):

@@ -127,7 +127,7 @@ def _append(response: "Response", part: Path, facts: Facts, *, have: int, bar: "
             sink.write(block)
             bar.update(len(block))
         sink.flush()
-        os.fsync(sink.fileno())
+        files.sync_descriptor(sink.fileno())
         if sink.tell() != facts.size:
             raise Interrupted("the connection broke off")
 

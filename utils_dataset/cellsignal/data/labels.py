@@ -1,5 +1,6 @@
 """Labels as text and as numbers: `16 0` to (0, 16) and to a row of zeros and ones, and back."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ def read_labels(column: pd.Series, task: Task) -> tuple[pd.Series, list[Problem]
 def parse(text: str, task: Task) -> Labels | None:
     """The class numbers in a text; None when a word is no class number, or there are none or too many."""
     words = [word for word in text.split(" ") if word]
-    if not all(word.isascii() and word.isdecimal() and len(word) <= 9 for word in words):
+    if not all(re.fullmatch("0|[1-9][0-9]{0,8}", word) for word in words):
         return None
     found = {int(word) for word in words}
     if not found or max(found) >= task.classes or len(found) > (MOST[task.labels] or task.classes):

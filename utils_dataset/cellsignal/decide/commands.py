@@ -1,6 +1,5 @@
 """The decision alone, on anybody's scores: what `cellsignal assign` and `cellsignal score` do."""
 
-import csv
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cellsignal.data import headers
 from cellsignal.data.atlas import read_labelled_solution, read_sample
 from cellsignal.data.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign import Decision, decide
@@ -21,6 +21,7 @@ from cellsignal.decide.multilabel import check_labelled_submission, read_labelle
 from cellsignal.decide.submit import check_ids, check_submission, confidence_path, read_submission, write_answers
 from cellsignal.decide.temperatures import measured_temperatures
 from cellsignal.errors import InputError
+from cellsignal.files import is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
 
 TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
@@ -51,9 +52,11 @@ def assign_files(
     `confidence`: `<out without suffix>.confidence.csv` when None; it holds `id_code,sirna,confidence`.
     `method`, `rotation_prior`, `certainty`: see `assign.decide`.
 
-    Both files are written at the end, or neither. Raises InputError.
+    Both files are written at the end, or neither: where a link leads, and to a device or a FIFO as they are. Raises InputError.
     """
-    confidence = confidence or confidence_path(out)
+    if confidence is None and is_stream(out):
+        raise InputError("is a device or a FIFO, beside which no confidences can lie", where=out, cure="add --confidence CSV")
+    out, confidence = output_file(out), output_file(confidence or confidence_path(out))
     _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
     design = design_of(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
@@ -88,12 +91,7 @@ def check_file(submission: Path, *, sample: Path) -> Task:
 
 def task_of(submission: Path) -> Task:
     """The task whose submissions have this header; RxRx1 for any other, so that its faults are told as that task's."""
-    try:
-        with open(submission, encoding="utf-8-sig", newline="") as stream:
-            header = set(next(csv.reader(stream), []))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        header = set()
-    return next((task for task in TASKS.values() if set(task.submission_columns) <= header), RXRX1)
+    return next((task for task in TASKS.values() if headers.has_columns(submission, *task.submission_columns)), RXRX1)
 
 
 def _accuracy(submission: Path, solution: Path, task: Task) -> dict:
@@ -143,8 +141,6 @@ def places_of(id_codes: list[str]) -> pd.DataFrame:
 def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
     """Refuse to write over what is read, and under a name that promises another format."""
     for path in (out, confidence):
-        if not path.name or path.is_dir():
-            raise InputError("is a folder", where=path, cure="name a file, such as submission.csv")
         if path.suffix.lower() in PACKED:
             raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
         if any(_same(path, file) for file in files_of(scores)):

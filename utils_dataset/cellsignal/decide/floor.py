@@ -1,25 +1,10 @@
 """What brightness alone can tell: the floor under the ladder."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from cellsignal.decide.metrics import accuracy
-from cellsignal.errors import InputError
 
 STATISTICS = ["mean", "std"]
-
-
-def read_pixel_stats(root: Path) -> pd.DataFrame | None:
-    """The competition's `pixel_stats.csv` (one row per site and channel), or None where it is absent."""
-    path = Path(root) / "pixel_stats.csv"
-    if not path.exists():
-        return None
-    stats = pd.read_csv(path, dtype={"id_code": str, "well": str}, on_bad_lines="skip")
-    missing = {"id_code", "channel", *STATISTICS} - set(stats.columns)
-    if missing:
-        raise InputError(f"no column {min(missing)}", where=path, cure="restore the file, or remove it to do without")
-    return stats
 
 
 def linear_floor(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Series, *, train: pd.Series) -> dict | None:

@@ -1,18 +1,26 @@
 """Parquet, CSV and NPZ files of scores, read into one shape; a damaged one is named in one line."""
 
 import csv
-import gzip
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from cellsignal.errors import InputError
+from cellsignal.data.headers import open_table, read_header, refuse_stream
+from cellsignal.errors import InputError, system_fault
 from cellsignal.tasks import RXRX1
+
+MOST_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
+MOST_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
+_LONGEST_ID, _LONGEST_NUMBER = 256, 32  # bytes
+_BLOCK = 16 << 20  # bytes of CSV that are parsed at once, of which a row must not have more
 
 
 class Columns(NamedTuple):
@@ -27,6 +35,7 @@ def read_columns(path: Path) -> Columns:
     """Read a file in the format that its name ends with; raises InputError."""
     if not path.exists():
         raise InputError("no such file", where=path, cure="run the kernel 4-predict-assign, or mend the path")
+    refuse_stream(path)
     suffix = suffix_of(path)
     if not suffix:
         raise InputError("not a name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
@@ -46,7 +55,17 @@ def is_submission(path: Path) -> bool:
 def _read_parquet(path: Path) -> Columns:
     try:
         with open(path, "rb") as stream:
-            table = pa.parquet.ParquetFile(stream).read()
+            schema = pa.parquet.read_schema(stream)
+            names = [name for name in schema.names if not name.startswith("__index_level_")]  # of pandas, no column of ours
+            _class_names(names, path)
+            _refuse_types(pa.schema([field for field in schema if field.name in names]), path)
+            file = pa.parquet.ParquetFile(stream, read_dictionary=["id_code"])  # a long text that stands in every row is kept once
+            rows, groups = file.metadata.num_rows, range(file.metadata.num_row_groups)
+            declared = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+            _refuse_size(path, rows=rows, columns=len(names), size=declared, most=_most_bytes(rows, len(names)))
+            table = file.read(columns=names)
+    except InputError:
+        raise
     except Exception as error:  # Arrow raises its own family of errors for damaged files
         raise _unreadable(path, "Parquet", error) from None
     return _from_arrow(table, path, "Parquet")
@@ -55,10 +74,22 @@ def _read_parquet(path: Path) -> Columns:
 def _read_csv(path: Path) -> Columns:
     header = _csv_header(path)
     types = {str(name): pa.float64() for name in _class_names(header, path)}
-    options = pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()})
+    options = {
+        "convert_options": pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()}),
+        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK),
+    }
+    _refuse_size(path, columns=len(header))
+    batches, rows = [], 0
     try:
-        table = pa.csv.read_csv(path, convert_options=options)
-    except Exception as error:  # Arrow's again; with several threads they name no row
+        with _open_csv(path, columns=len(header)) as stream, pa.csv.open_csv(stream, **options) as reader:
+            for batch in reader:
+                batches.append(batch)
+                rows += len(batch)
+                _refuse_size(path, rows=rows)
+        table = pa.Table.from_batches(batches, schema=reader.schema)
+    except InputError:
+        raise
+    except Exception as error:  # Arrow's again; they name no row
         raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
     return _from_arrow(table, path, "CSV")
 
@@ -76,9 +107,6 @@ def _read_npz(path: Path) -> Columns:
     numbers = np.arange(scores.shape[1])
     if "class_numbers" in arrays:
         numbers = _array(arrays, "class_numbers", path, kinds="iu", axes=1)
-    if arrays:
-        raise InputError(f"array {next(iter(arrays))!r} is unknown", where=path,
-                         cure="save id_code, scores and class_numbers, and no other")
     _same_length(path, id_code=ids, scores=scores)
     _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
     return Columns(_text(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
@@ -91,28 +119,83 @@ FORMATS: dict[str, Callable[[Path], Columns]] = {
 
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
-        return InputError(f"cannot be read ({error.strerror})", where=path, cure="make it a readable file")
+        what, cure = system_fault(error)
+        return InputError(f"cannot be read ({what})", where=path, cure=cure)
     return InputError(f"not readable as {kind}", where=path, cure="it is damaged or of another format: write it again")
+
+
+# Limits, which keep a small file from becoming more than the memory holds
+
+
+def _most_bytes(rows: int, columns: int) -> int:
+    """More than any table of so many rows and columns holds, as text or in a type of Arrow."""
+    return (rows + 1000) * (_LONGEST_ID + _LONGEST_NUMBER * columns)
+
+
+def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, most: int = 0) -> None:
+    """Raise InputError for a file that holds, or says that it holds, more than scores can."""
+    for found, limit, unit in ((rows, MOST_ROWS, "rows"), (columns, MOST_COLUMNS, "columns"), (size, most, "bytes")):
+        if found > limit:
+            raise InputError(f"holds {found:,} {unit}, and no scores have more than {limit:,}", where=path,
+                             cure="give one row per well and one column per siRNA, in several files if need be")
+
+
+class _Bounded(io.RawIOBase):
+    """What comes out of a stream, up to `most` bytes; then InputError."""
+
+    def __init__(self, stream: BinaryIO, path: Path, *, most: int) -> None:
+        self.stream, self.path, self.most, self.so_far = stream, path, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.so_far += count
+        _refuse_size(self.path, size=self.so_far, most=self.most)
+        return count
+
+
+@contextmanager
+def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
+    with open_table(path) as stream:
+        yield io.BufferedReader(_Bounded(stream, path, most=_most_bytes(MOST_ROWS, columns)), 1 << 20)
 
 
 # Parquet and CSV
 
 
 def _from_arrow(table: pa.Table, path: Path, kind: str) -> Columns:
-    # What pandas keeps of a nameless index is no column of ours.
-    table = table.select([i for i, name in enumerate(table.column_names) if not name.startswith("__index_level_")])
     classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
     place = table.column_names.index("id_code")
-    scores = table.remove_column(place)
-    for field in scores.schema:
-        if not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
-            held = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
-            raise InputError(f"column {field.name} holds {held}", where=path, cure="write scores as numbers")
+    _refuse_types(table.schema, path)
     try:
-        values = scores.replace_schema_metadata(None).to_pandas().to_numpy()
-        return Columns(table.column(place).to_pylist(), classes, _floats(values))
+        values = table.remove_column(place).replace_schema_metadata(None).to_pandas().to_numpy()
+        return Columns(_ids(table.column(place), path), classes, _floats(values))
+    except InputError:
+        raise
     except Exception as error:  # only now does Arrow look whether text is text
         raise _unreadable(path, kind, error) from None
+
+
+def _refuse_types(schema: pa.Schema, path: Path) -> None:
+    """Raise InputError for a column of scores that holds no numbers."""
+    for field in schema:
+        if field.name != "id_code" and not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
+            held = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
+            raise InputError(f"column {field.name} holds {held}", where=path, cure="write scores as numbers")
+
+
+def _ids(column: pa.ChunkedArray, path: Path) -> list[object]:
+    """The values of id_code; texts without the spaces around them."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if kind not in (pa.string(), pa.large_string()):
+        return column.to_pylist()
+    for chunk in column.chunks:
+        longest = pa.compute.max(pa.compute.binary_length(getattr(chunk, "dictionary", chunk))).as_py() or 0
+        if longest > _LONGEST_ID:
+            raise InputError(f"an id_code of {longest:,} bytes", where=path, cure="write experiment_plate_well, such as HUVEC-01_1_B03")
+    return pa.compute.utf8_trim_whitespace(column.cast(kind)).to_pylist()
 
 
 def _class_names(names: Sequence[str], path: Path) -> list[str]:
@@ -136,28 +219,22 @@ def _floats(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)
 
 
-def _open(path: Path) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
-
-
 def _csv_header(path: Path) -> list[str]:
     try:
-        with _open(path) as stream:
-            header = next(csv.reader(stream), [])
-    except Exception as error:  # a torn gzip has four ways to say so
+        header = read_header(path)
+    except OSError as error:
         raise _unreadable(path, "CSV", error) from None
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+    if header.separator != ",":
         raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
-    return header
+    return header.names
 
 
 def _csv_fault(path: Path, header: list[str]) -> InputError | None:
     """The first line that is no row of numbers, looked for once Arrow has refused the file."""
     try:
-        with _open(path) as stream:
-            reader = csv.reader(stream)
+        with _open_csv(path, columns=len(header)) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.reader(iter(lambda: text.readline(_BLOCK), ""))
             next(reader)
             for cells in filter(None, reader):
                 if len(cells) != len(header):
@@ -167,6 +244,8 @@ def _csv_fault(path: Path, header: list[str]) -> InputError | None:
                 if bad:
                     return InputError(f"{bad[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{bad[0][0]}",
                                       cure="write scores as numbers")
+    except InputError as error:
+        return error
     except Exception as error:
         return _unreadable(path, "CSV", error)
     return None
@@ -187,7 +266,13 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an archive; those of Python objects, which would need a pickle, are refused."""
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if "scores" in archive.files and (unknown := set(archive.files) - {"id_code", "scores", "class_numbers"}):
+                raise InputError(f"array {min(unknown)!r} is unknown", where=path, cure="save id_code, scores and class_numbers, and no other")
+            size = sum(entry.file_size for entry in archive.zip.infolist())
+            _refuse_size(path, columns=len(archive.files), size=size, most=_most_bytes(MOST_ROWS, MOST_COLUMNS))
             return {name: archive[name] for name in archive.files}
+    except InputError:
+        raise
     except ValueError as error:
         if "Object arrays" in str(error):
             raise InputError("an array holds Python objects", where=path, cure="save ids as text: ids.astype(str)") from None

@@ -1,6 +1,5 @@
 """Several labels a site: macro F1, answers from probabilities and thresholds, the floors, the submission."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logit
 
+from cellsignal.data import headers
 from cellsignal.data.atlas import SAMPLE, read_labelled_solution
 from cellsignal.data.labels import Labels, multi_hot, write_labels
 from cellsignal.data.problems import Problem, refuse
@@ -92,11 +92,9 @@ def check_labelled_submission(path: Path, *, sample: Sequence[str], task: Task) 
 
 def read_labelled_submission(path: Path, task: Task) -> pd.Series:
     """Class numbers by id of a submission; InputError names file, line and column of the first fault."""
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        header = next(csv.reader(stream), [])
-    extra = [name for name in header if name not in task.submission_columns]
+    extra = [name for name in headers.read_header(path, exact=True).names if name not in task.submission_columns]
     refuse([Problem(f"{path}:1", f"there is a column {name!r}", f"keep only {','.join(task.submission_columns)}") for name in extra[:1]])
-    return read_labelled_solution(path, task, column=task.answer_column)
+    return read_labelled_solution(path, task, column=task.answer_column, exact=True)
 
 
 def labels_of(answers: np.ndarray, ids: Sequence[str]) -> pd.Series:

@@ -1,16 +1,15 @@
 """A submission that cannot be malformed."""
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal.data import rows
+from cellsignal.data import headers, rows
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.data.wells import read_solution
 from cellsignal.errors import InputError
-from cellsignal.files import replacing, write_text
+from cellsignal.files import replacing_all, write_text
 from cellsignal.tasks import RXRX1
 
 
@@ -27,14 +26,18 @@ def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -
     `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no
     prediction, a predicted well is not in the sample, or a siRNA is a control; then nothing is written.
     """
-    check_ids(predictions.index, sample, where=path)
+    write_text(path, _as_text(predictions, sample, where=path))
+    return path
+
+
+def _as_text(predictions: pd.Series, sample: list[str], *, where: Path) -> str:
+    check_ids(predictions.index, sample, where=where)
     controls = predictions.index[predictions.isin(RXRX1.controls)]
     if len(controls):
-        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=path,
+        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=where,
                          cure="score treatment siRNAs only")
     ordered = predictions.reindex(sample).astype(int)
-    write_text(path, ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n"))
-    return path
+    return ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n")
 
 
 def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series:
@@ -51,7 +54,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
     `path` must hold `id_code,sirna` and nothing else, one treatment siRNA (0 to 1107) for each well of `sample`, in any
     order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
     """
-    answers, problems = rows.read_rows(path, AnswerRow)
+    answers, problems = rows.read_rows(path, AnswerRow, exact=True)
     refuse(problems or _strange_columns(path))
     asked, problems = rows.read_rows(sample, rows.SampleRow)
     refuse(problems)
@@ -65,9 +68,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
 
 
 def _strange_columns(path: Path) -> list[Problem]:
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        header = next(csv.reader(stream))
-    extra = [name for name in header if name not in RXRX1.submission_columns]
+    extra = [name for name in headers.read_header(path, exact=True).names if name not in RXRX1.submission_columns]
     where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
     return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
 
@@ -96,10 +97,10 @@ def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, 
     `confidence_path(path)` when None. Raises what `write_submission` raises.
     """
     table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).rename_axis("id_code")
-    with replacing(beside or confidence_path(path)) as temporary:  # under its name only once the submission is, too
-        text = table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
-        temporary.write_text(text, encoding="utf-8")
-        write_submission(path, predictions, sample=sample)
+    texts = _as_text(predictions, sample, where=path), table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
+    with replacing_all(path, beside or confidence_path(path)) as temporaries:
+        for temporary, text in zip(temporaries, texts):
+            temporary.write_text(text, encoding="utf-8")
     return path
 
 

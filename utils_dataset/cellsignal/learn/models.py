@@ -209,11 +209,20 @@ def read_card(path: Path) -> Card:
 
 
 def _facts(path: Path) -> dict:
+    if not path.with_suffix(".json").exists():
+        raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
     facts = read_json(path.with_suffix(".json"))
     if not isinstance(facts, dict) or (absent := sorted(NEEDED - facts.keys())):
         what = f"does not say {', '.join(absent)}" if isinstance(facts, dict) else "does not describe weights"
         raise InputError(what, where=path.with_suffix(".json"), cure="train again; older versions wrote other weights")
     return facts
+
+
+def _kernel(path: Path) -> str:
+    """The notebook that trains the weights of this name."""
+    if path.parent.name.startswith("fold-"):
+        return "protein-atlas"
+    return "2-pretrain-controls" if path.stem.startswith("pretrain") else "3-train-cell-type"
 
 
 def _card(facts: dict) -> Card:
@@ -242,7 +251,7 @@ def load_body(model: Classifier, path: Path) -> str:
 def check_sha256(path: Path, expected: str) -> None:
     """Raise InputError when `path` is missing or is not the file that was recorded."""
     if not path.is_file():
-        raise InputError("no such weights", where=path, cure="run the training kernel that writes them")
+        raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
     if sha256(path) != expected:
         cure = "delete it and train again, or restore the original"
         raise InputError("the file differs from the SHA-256 on record", where=path, cure=cure)

@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images import missing_channels, read_site, stems_in
+from cellsignal.data.pixel_stats import FILE as STATED
+from cellsignal.data.pixel_stats import read_pixel_stats
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.tasks import RXRX1
@@ -17,7 +19,6 @@ from cellsignal.progress_bars import progress_bar
 
 STANDARDISE = ("none", "image", "plate", "experiment")
 BY_PLACE = ("plate", "experiment")
-STATED = "pixel_stats.csv"  # in a data set's folder
 Sums = np.ndarray  # [C, 3]: number of sites, sum of their means, sum of their mean squares
 Place = tuple[str, int]  # experiment and plate
 # By root, folder and channels: a plate is large, and every epoch and kind of scores asks for it.
@@ -80,11 +81,7 @@ def _from_file(path: Path, channels: int) -> dict[Place, Sums]:
 
 @lru_cache(maxsize=2)
 def _read(path: Path, changed: int, channels: int) -> dict[Place, Sums]:
-    wanted = ["experiment", "plate", "channel", "mean", "std"]
-    table = pd.read_csv(path, on_bad_lines="skip", dtype={"experiment": str})
-    if missing := set(wanted) - set(table.columns):
-        raise InputError(f"no column {min(missing)}", where=path, cure="restore the file, or remove it to do without")
-    table = table[wanted].dropna()
+    table = read_pixel_stats(path.parent)
     table = table.assign(squares=table["mean"] ** 2 + table["std"] ** 2)
     sums = table.groupby(["experiment", "plate", "channel"])[["mean", "squares"]].agg(["count", "sum"])
     sums.columns = ["count", "mean", "count again", "squares"]

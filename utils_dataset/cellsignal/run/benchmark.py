@@ -23,9 +23,10 @@ BRODT = {  # of papermill_params/brodt.yaml, which is not everywhere where this 
 def run_benchmark(out: Path, *, recipe: Path | None = None, **settings: Any) -> str:
     """Measure this machine and write benchmark.json to `out`; the ratios in words. `settings`: those of `Bench`."""
     chosen, name = costs_of(recipe)
-    beside = out.absolute().parent  # the disk that is asked about is the one that will be used
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=beside) as folder:
+    disk = None if files.is_stream(out) else out.absolute().parent  # the one that is asked about is the one that will be used
+    if disk:
+        disk.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=disk) as folder:
         bench = Bench(Path(folder), **settings)
         bench.everything()
         found = report(bench, place=paths.where(), recipe=chosen, recipe_name=name)

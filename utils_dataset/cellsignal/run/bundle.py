@@ -51,7 +51,7 @@ def bundle(run: Path, out: Path | None = None) -> Path:
     Raises InputError when the run is not whole: a step that did not end, a file that is not as its step left it.
     """
     run = paths.default_run(str(run))
-    out = Path(out or run.with_name(f"{run.name}.zip"))
+    out = files.output_file(out or run.with_name(f"{run.name}.zip"))
     made = _read_recipe(run)
     with files.locked(paths.locks(run) / paths.CHAIN_LOCK, refusal="a chain works in this folder"):
         plan = _plan(made["parameters"])

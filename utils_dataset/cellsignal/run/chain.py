@@ -10,6 +10,7 @@ from threading import Event
 from typing import Any
 
 from cellsignal import files
+from cellsignal.errors import InputError, system_error
 from cellsignal.learn.budget import Budget
 from cellsignal.run import inputs, manifest, notebooks, parts, paths, plans, provenance, readers, rebuild, session, steps
 from cellsignal.run.engine import Errand, Here
@@ -221,3 +222,6 @@ def _named(step: Step, work: Callable[[], object]) -> None:
         work()
     except StepFailed as error:
         raise StepFailed(f"{step.name}: {error}") from None
+    except OSError as error:
+        fault = system_error(error, doing="a file")
+        raise InputError(fault.what, where=f"{step.name}: {fault.where}", cure=fault.cure) from None

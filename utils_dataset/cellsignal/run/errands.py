@@ -13,6 +13,7 @@ from typing import Any
 from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.run import manifest, mirror, notebooks, parts, paths, provenance, steps
 from cellsignal.run.plans import ALL
 from cellsignal.run.steps import Step
@@ -55,8 +56,7 @@ def carry_out(told: Told) -> dict[str, Any]:
     except (InputError, StepFailed) as error:
         return {"error": "InputError" if isinstance(error, InputError) else "StepFailed", "text": str(error), "notebook": getattr(error, "notebook", "")}
     except OSError as error:
-        what = f"{error.filename or 'a file'}: {error.strerror or error}, on {socket.gethostname()}"
-        return {"error": "StepFailed", "text": what, "notebook": ""}
+        return {"error": "StepFailed", "text": f"on {socket.gethostname()}: {system_error(error, doing='a file')}", "notebook": ""}
 
 
 def draw(function: Callable[[Any], Any], part: Any, *, send: bool) -> tuple[Any, dict[str, bytes]]:

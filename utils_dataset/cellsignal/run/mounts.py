@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from itertools import chain, islice
 from pathlib import Path
 
+from cellsignal.data.headers import has_columns
 from cellsignal.errors import InputError
 from cellsignal.run import paths
 from cellsignal.run.manifest import RUN
@@ -77,12 +78,7 @@ def _tables(mount: Path, task: Task) -> Iterator[Path]:
 
 def _certain(place: Path, task: Task) -> bool:
     """Whether tables are the task's by more than a name."""
-    return any((place / name).is_file() and (not column or _has(place / name, column)) for name, column in task.marks)
-
-
-def _has(table: Path, column: str) -> bool:
-    with open(table, encoding="utf-8", errors="replace") as stream:
-        return column in stream.readline(FEW).strip().split(",")
+    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.marks)
 
 
 def _of_competition(place: Path, task: Task) -> bool:

@@ -54,13 +54,21 @@ def base() -> Path:
 
 
 def default_run(name: str) -> Path:
-    """The absolute run folder for a name or path."""
-    return Path(os.path.abspath(base() / name))
+    """The absolute run folder for a name or path; InputError for one that is no text, which notebooks could not keep."""
+    return _as_text(Path(os.path.abspath(base() / name)))
 
 
 def default_data(name: str) -> Path:
-    """The absolute folder of a data set; on Colab never on Google Drive, where each small file takes long."""
-    return Path(os.path.abspath((COLAB if where() == "colab" else base()) / name))
+    """The absolute folder of a data set, named as a run is; on Colab never on Google Drive, where each small file takes long."""
+    return _as_text(Path(os.path.abspath((COLAB if where() == "colab" else base()) / name)))
+
+
+def _as_text(folder: Path) -> Path:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError("is no name in UTF-8, as notebooks need it", where=folder, cure="rename the folder, or choose another") from None
+    return folder
 
 
 def scratch(run: Path) -> Path:

@@ -1,0 +1,78 @@
+"""Tables as files: opened so that none can hang or swell, and their headers read in one way by all who ask."""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from cellsignal.errors import InputError
+from cellsignal.files import is_stream
+
+LONGEST = 1 << 20  # bytes of a header: that of scores, with 1,139 classes, has 6,000
+LARGEST = 256 << 20  # bytes of a table when unpacked: the public release's metadata.csv, the largest, has 13 million
+
+
+class Header(NamedTuple):
+    """The first line of a table."""
+
+    names: list[str]
+    separator: str  # "," in every table that is read
+
+
+def refuse_stream(path: Path) -> None:
+    """InputError for a device or a FIFO, because reading it might never end."""
+    if is_stream(Path(path)):
+        raise InputError("is a device or a FIFO, no file", where=path, cure="save the table as a file first")
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a table, unpacked if its name ends with .gz.
+
+    Raises InputError for a device or a FIFO, and for a damaged gzip file.
+    """
+    refuse_stream(path)
+    try:
+        with gzip.open(path) if Path(path).name.lower().endswith(".gz") else open(path, "rb") as stream:
+            yield stream
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"no whole gzip file ({error})", where=path, cure="compress the table again") from None
+
+
+def read_content(path: Path, *, most: int = LARGEST) -> bytes:
+    """All bytes of a table; raises InputError for more than `most`, and what `open_table` raises."""
+    with open_table(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"holds more than {most >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
+    return content
+
+
+def header_of(content: bytes, *, exact: bool = False) -> Header:
+    """The header of a table that begins with these bytes: names without quotes, byte order mark and, unless `exact`, spaces around them."""
+    line = re.split(r"[\r\n]", content[:LONGEST].decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
+    try:
+        names = next(csv.reader([line]), [])
+        separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), ",")
+        names = next(csv.reader([line], delimiter=separator, skipinitialspace=not exact), [])
+        return Header(names if exact else [name.strip() for name in names], separator)
+    except csv.Error:  # a cell too long for a name
+        return Header([line], ",")
+
+
+def read_header(path: Path, *, exact: bool = False) -> Header:
+    """The header of a table, as `header_of` gives it; raises OSError, and what `open_table` raises."""
+    with open_table(path) as stream:
+        return header_of(stream.readline(LONGEST), exact=exact)
+
+
+def has_columns(path: Path, *columns: str) -> bool:
+    """Whether a file is a table with all these columns, whatever separates them; False where there is no such file."""
+    try:
+        return set(columns) <= set(read_header(path).names)
+    except (OSError, InputError):
+        return False
