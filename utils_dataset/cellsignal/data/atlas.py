@@ -9,7 +9,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from cellsignal.data import rows, store
 from cellsignal.data.folders import entries
-from cellsignal.data import headers, rows, store
+from cellsignal.data import headers
 from cellsignal.data.labels import read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError

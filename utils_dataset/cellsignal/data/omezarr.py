@@ -5,7 +5,6 @@ those files and folders are the price, in time and on the disk: this is a format
 """
 
 import importlib
-import json
 import os
 import re
 import shutil
