@@ -13,6 +13,7 @@ import yaml
 from cellsignal.bench import ours, report, timeline
 from cellsignal.bench.compare import compare, read_benchmark
 from cellsignal.bench.suite import Bench
+from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import benchmark
@@ -40,6 +41,18 @@ def test_the_time_line_is_whole(found: dict[str, Any]) -> None:
         assert tuple(parts) == timeline.PARTS and sum(row["share"] for row in parts.values()) == pytest.approx(1, abs=0.01)
         assert all(parts[part]["ms"] > 0 for part in ("read", "augment", "forward", "backward", "step"))
     assert next(row["ms"] for row in found["timeline"] if row["part"] == "decode" and row["lane"] == "ours: store") == 0, "plain pixels"
+
+
+@pytest.mark.parametrize("name, receipt, drawn", [("", False, True), ("plates", False, False), ("plates", True, True)])
+def test_the_notebook_s_figures_know_what_was_measured_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, receipt: bool, drawn: bool
+) -> None:
+    monkeypatch.setattr(benchmark, "Bench", lambda folder, **settings: None)
+    monkeypatch.chdir(tmp_path)
+    if receipt:
+        write_json(tmp_path / name / "simulate.json", {})
+    benchmark.begin(tmp_path / "run", data=name)
+    assert simulated.shown() is drawn
 
 
 def test_shares_of_the_ceilings_are_shares(found: dict[str, Any]) -> None:

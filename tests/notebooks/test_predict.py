@@ -86,6 +86,7 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
         ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
     assert answers(folder) == answers(whole)
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
+    assert read_json(whole / "metrics.json")["simulated"] is True
     assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 

@@ -52,6 +52,14 @@ def test_parameters_are_the_recipe_s_and_the_step_s(plan: Make) -> None:
     assert set(kernels["4-predict-assign"].needs) == {"3-train-cell-type@HUVEC", "3-train-cell-type@HUVEC+plain"}
 
 
+def test_a_competition_that_is_attached_wins_over_the_preset(plan: Make) -> None:
+    tiny, attached = plan("tiny"), plan("tiny", competition=True)
+    assert (tiny.competitions, attached.competitions) == ((), ("recursion-cellular-image-classification",))
+    assert {kernel.parameters["preset"] for kernel in tiny.kernels} == {"tiny"}
+    assert {kernel.parameters["preset"] for kernel in attached.kernels} == {""}
+    assert {kernel.cell_type for kernel in attached.kernels} == {"", "HEPG2", "HUVEC", "RPE", "U2OS"}
+
+
 def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
     atlas = plan("protein-atlas", "preset=", "folds=2")
     assert [(kernel.step, kernel.gpu) for kernel in atlas.kernels] == [("protein-atlas", True)]

@@ -73,6 +73,21 @@ def test_all_that_a_run_made_arrives(
     assert pull.pull(state, tmp_path / "tiny").files == pulled.files  # over itself
 
 
+@pytest.mark.parametrize("drawn, preset", [(True, "tiny"), (False, "")])
+def test_a_preset_that_drew_nothing_is_not_on_record(
+    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, drawn: bool, preset: str
+) -> None:
+    """Attached plates won over it, and an archive of the run must not say that it was drawn."""
+    state = pushed()
+    source = left(server)
+    files.write_json(source / "metrics.json", {"simulated": drawn})
+    written = files.read_json(source / "manifests/4-predict-assign.json")
+    written["outputs"]["metrics.json"] = files.sha256(source / "metrics.json")
+    files.write_json(source / "manifests/4-predict-assign.json", written)
+    pull.pull(state, tmp_path / "tiny")
+    assert files.read_json(tmp_path / "tiny/recipe.json")["parameters"]["preset"] == preset
+
+
 def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
     pull.pull(pushed("0-chain"), tmp_path / "tiny")
     assert (tmp_path / "tiny/submission.csv").read_bytes() == (left(server, "alice/cellsignal-tiny-0-chain") / "submission.csv").read_bytes()

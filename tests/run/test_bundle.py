@@ -13,7 +13,8 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import archive, bundle, chain, paths, provenance, recipe, requirements
+from cellsignal.run import archive, bundle, chain, handover, paths, provenance, recipe, requirements
+from cellsignal.run.handover import Facts
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROCESSING", "MODEL BUILD"]
@@ -150,3 +151,10 @@ def test_settings_that_name_no_places_are_refused(root: Path, settings: Any) -> 
 def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
     package = unpacked(bundle.bundle(run), tmp_path / "unpacked") / "cellsignal"
     assert files.read_json(package / provenance.BUILD)["code"] == provenance.code_digest(package) == provenance.code_digest()
+
+
+@pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "looks every row and every image through")])
+def test_the_readme_says_what_preparing_the_data_does(preset: str, does: str) -> None:
+    text = handover.readme(Facts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
+    section = text.partition("# DATA PROCESSING")[2].partition("# MODEL BUILD")[0]
+    assert does in section and ("draws" in section) == bool(preset)

@@ -10,6 +10,7 @@ from cellsignal.data import simulate, simulated
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, mounts, paths
 from cellsignal.run.imagenet import pretrained_file
+from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 Attach = Callable[..., Path]
 
@@ -128,6 +129,12 @@ def test_attached_plates_win_over_a_preset_and_one_line_says_so(
     attach("datasets/alice/plates", "train_controls.csv")
     with pytest.raises(InputError, match="2 data sets are attached.*name one of them as `data`"):
         inputs.prepare("", run="runs/demo", preset="demo")
+
+
+def test_anybody_s_table_does_not_win_over_a_preset(attach: Attach, tmp_path: Path) -> None:
+    attach("titanic", "train.csv", "metadata.csv")
+    for preset, task in (("tiny", RXRX1), ("atlas-tiny", PROTEIN_ATLAS)):
+        assert inputs.resolve("", run="runs/x", preset=preset, task=task) == (tmp_path / "kaggle/temp/runs/x/data", preset)
 
 
 def test_a_huge_folder_is_never_listed(attach: Attach, looked_at: dict[str, int]) -> None:

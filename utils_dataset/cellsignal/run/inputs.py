@@ -128,7 +128,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
 
     if preset not in (known := presets_of(task)):
         raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
-    attached = not data and bool(mounts.data_sets(task))
+    attached = not data and any(mounts.is_certain(place, task) for place in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
     if attached or (data and _there(root, task) and not _drawn(root, preset, seed)):
         _say(f"preset {preset!r} draws nothing: plates that are {'attached' if attached else 'named as `data`'} win over it, {root}")
@@ -138,7 +138,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
 
 def _there(root: Path, task: Task) -> bool:
     """Whether a folder holds a data set, and not one that a simulation has begun."""
-    return any((root / name).is_file() for name, _ in task.marks) and not (root / WORKSHOP).is_dir()
+    return mounts.is_certain(root, task) and not (root / WORKSHOP).is_dir()
 
 
 def _drawn(root: Path, preset: str, seed: int) -> bool:

@@ -43,7 +43,7 @@ def data_sets(task: Task = RXRX1) -> list[Path]:
     own, when there are any: the competition is attached to every kernel that is pushed as it is tracked.
     """
     found = [place for mount in mounts() for place in islice(_tables(mount, task), 1)]
-    certain = [place for place in found if _certain(place, task)] or found
+    certain = [place for place in found if is_certain(place, task)] or found
     return [place for place in certain if not _of_competition(place, task)] or certain
 
 
@@ -57,6 +57,11 @@ def data_set(task: Task = RXRX1) -> Path:
         raise InputError(what, where="data", cure="name one of them as `data`")
     cure = f"attach the competition {task.competition} or a data set with {task.marks[0][0]}, or set `preset` to simulate plates"
     raise InputError(f"no plates to be found; {names()}", where=paths.KAGGLE / "input", cure=cure)
+
+
+def is_certain(place: Path, task: Task) -> bool:
+    """Whether tables are the task's by more than a name."""
+    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.marks)
 
 
 def runs() -> list[Path]:
@@ -74,11 +79,6 @@ def holding(name: str) -> Iterator[Path]:
 def _tables(mount: Path, task: Task) -> Iterator[Path]:
     for depth in range(3):
         yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name, _ in task.marks))
-
-
-def _certain(place: Path, task: Task) -> bool:
-    """Whether tables are the task's by more than a name."""
-    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.marks)
 
 
 def _of_competition(place: Path, task: Task) -> bool:
