@@ -1,13 +1,28 @@
-"""Files: what a killed writer left is removed, and nothing else."""
+"""Files: whole or absent, wherever a name leads and whatever the file system cannot do."""
 
 import os
+import errno
+import fcntl
+import resource
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cellsignal import files, shapes
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, system_error
+
+
+def failing(code: int, *, only: Callable[..., bool] = lambda *arguments: True) -> Callable[..., None]:
+    """What stands in for a call of the system that a file system does not know."""
+
+    def call(*arguments: object) -> None:
+        if only(*arguments):
+            raise OSError(code, os.strerror(code))
+
+    return call
 
 
 def test_sweep_takes_our_own_orphans_in_our_own_rooms(tmp_path: Path) -> None:
@@ -102,3 +117,196 @@ def test_the_key_that_is_of_another_shape_is_named(tmp_path: Path, change: dict[
     with pytest.raises(InputError) as refused:
         files.read_json(tmp_path / "a.json", shapes.Marker)
     assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.AGAIN}"
+
+
+# Where an output goes
+
+
+def test_an_output_goes_where_links_lead(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/old.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("middle.csv")
+    (tmp_path / "middle.csv").symlink_to("disk/old.csv")
+    (tmp_path / "new.csv").symlink_to("disk/not yet.csv")
+    for name in ("link.csv", "new.csv"):
+        files.write_text(files.output_file(tmp_path / name), "new")
+    assert (tmp_path / "disk/old.csv").read_text() == (tmp_path / "disk/not yet.csv").read_text() == "new"
+    assert all((tmp_path / name).is_symlink() for name in ("link.csv", "middle.csv", "new.csv"))
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["not yet.csv", "old.csv"]
+
+
+def test_folders_and_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "folder").symlink_to(".")
+    with pytest.raises(InputError, match="a: is a link that leads back to itself; remove the link, or choose another name"):
+        files.output_file(tmp_path / "a")
+    with pytest.raises(InputError, match="folder: is a folder; name a file in it"):
+        files.output_file(tmp_path / "folder")
+
+
+def test_a_run_replaces_its_own_links(tmp_path: Path) -> None:
+    """Weights that a user linked from elsewhere are not what a new training writes over."""
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "model").symlink_to("theirs")
+    files.write_text(tmp_path / "model", "ours")
+    assert (tmp_path / "theirs").read_text() == "theirs" and not (tmp_path / "model").is_symlink()
+
+
+def test_devices_and_fifos_are_written_to(tmp_path: Path) -> None:
+    fifo, came = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: came.append(fifo.read_text()))
+    reader.start()
+    files.write_text(files.output_file(fifo), "content")
+    reader.join()
+    null = os.stat("/dev/null")
+    files.write_text(files.output_file(Path("/dev/null")), "content")
+    assert came == ["content"] and fifo.is_fifo() and os.stat("/dev/null").st_ino == null.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+# All or none
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+@pytest.mark.parametrize("fault", ["second name", "second folder", "device", "body"])
+def test_of_several_files_all_come_to_their_places_or_none(tmp_path: Path, before: str | None, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "submission.csv", tmp_path / "there/confidence.csv"
+    if before:
+        files.write_text(first, before)
+        files.write_text(second, before)
+    rename, sync = os.replace, files._sync
+    if fault == "second name":
+        monkeypatch.setattr(os, "replace", lambda old, new: failing(errno.EROFS)() if new == second else rename(old, new))
+    if fault == "second folder":
+        monkeypatch.setattr(files, "_sync", lambda path: failing(errno.EIO)() if path == second.parent else sync(path))
+    names = (first, Path("/dev/full") if fault == "device" else second)
+    with pytest.raises((OSError, ZeroDivisionError)), files.replacing_all(*names) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text("new")
+        1 / (fault != "body")
+    monkeypatch.undo()
+    there = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert there == (["submission.csv", "there/confidence.csv"] if before else [])
+    assert not before or (first.read_text(), second.read_text()) == (before, before)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF])
+@pytest.mark.parametrize("which", ["folders", "everything"])
+def test_a_file_system_without_fsync_is_written_to_all_the_same(tmp_path: Path, code: int, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = (lambda descriptor: os.path.isdir(f"/proc/self/fd/{descriptor}")) if which == "folders" else (lambda descriptor: True)
+    monkeypatch.setattr(os, "fsync", failing(code, only=only))
+    with files.replacing_all(tmp_path / "a", tmp_path / "b") as temporaries:
+        for temporary in temporaries:
+            temporary.write_text(temporary.name[-1])
+    assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == [("a", "a"), ("b", "b")]
+
+
+def test_a_disk_that_fails_is_no_file_system_without_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError) as failed:
+        files.write_text(tmp_path / "a", "content")
+    assert str(system_error(failed.value)) == f"{tmp_path}/a: Input/output error; look at the disk or the network behind it"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_listed_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def guarded(path: Path, *arguments: int) -> int:
+        if path == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", guarded)
+    files.write_text(tmp_path / "a", "content")
+    assert (tmp_path / "a").read_text() == "content"
+
+
+# Locks
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.EBADF])
+@pytest.mark.parametrize("name", ["", ".lock"])
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, code: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", failing(code))
+    expected = f"{tmp_path}: its file system has no locks (flock: {os.strerror(code)}); choose a folder on another disk, such as a local one"
+    for take in (lambda path: files.locked(path).__enter__(), lambda path: files.open_lock(path, fcntl.LOCK_SH)):
+        with pytest.raises(InputError) as refused:
+            take(tmp_path / name)
+        assert str(refused.value) == expected
+
+
+def test_who_else_holds_a_lock_is_not_taken_for_a_file_system_without(tmp_path: Path) -> None:
+    with files.locked(tmp_path / ".lock"), pytest.raises(InputError, match=f"{tmp_path}: in use; wait for it to end"):
+        files.locked(tmp_path / ".lock").__enter__()
+
+
+# What the system says
+
+
+def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert failed.value.filename == str(tmp_path / "out.csv")
+    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv") as temporary:
+        (temporary / "below").read_text() if temporary.write_text("") else temporary.rename(tmp_path / "no/folder")
+    assert failed.value.filename == str(tmp_path / "out.csv")
+    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
+        (tmp_path / "other").read_text()
+    assert failed.value.filename == str(tmp_path / "other")
+
+
+class Room:
+    """File systems with so many bytes and so many more files free, by the folder that they are mounted on."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = {name.replace("_", "/"): (room, 10) for name, room in free.items()}
+
+    def __call__(self, path: Path) -> os.statvfs_result:
+        mount = max((name for name in self.free if str(path).startswith(name)), key=len)
+        room, more = self.free[mount]
+        return os.statvfs_result((1, 1, 0, 0, room, 1000, more, more, 0, 255))
+
+
+def test_the_disk_that_is_full_is_the_one_of_the_file_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", Room(_=71_000_000_000, _dev_shm=0))
+    named = OSError(errno.ENOSPC, "No space left on device", "/dev/shm/block")
+    assert str(system_error(named, folder=tmp_path)) == "/dev/shm/block: the disk is full (0.0 MB are free); free some space there"
+    nameless = OSError(errno.ENOSPC, "No space left on device")  # so it is for the locks of processes, which lie in shared memory
+    assert str(system_error(nameless, folder=tmp_path)) == "/dev/shm: the disk is full (0.0 MB are free); free some space there"
+    monkeypatch.setattr(os, "statvfs", Room(_=0, _dev_shm=1000))
+    assert str(system_error(nameless, folder=tmp_path, cure="go on")) == f"{tmp_path}: the disk is full (0.0 MB are free); go on"
+
+
+def test_a_disk_may_be_full_of_files_or_of_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(_=10**9)
+    room.free["/"] = (10**9, 0)
+    monkeypatch.setattr(os, "statvfs", room)
+    words = {errno.ENOSPC: "the disk holds as many files as it can (1,000)", errno.EDQUOT: "your quota on this disk is used up",
+             errno.EFBIG: "the file is too large for this disk, or for the limit ulimit -f"}  # fmt: skip
+    for code, what in words.items():
+        assert str(system_error(OSError(code, os.strerror(code), "/runs/a"))) == f"/runs/a: {what}; free some space there"
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        (errno.EROFS, "/runs/a: Read-only file system; choose a folder on a disk that can be written to"),
+        (errno.EACCES, "/runs/a: Permission denied; change its rights, or choose another path"),
+        (errno.ENAMETOOLONG, "/runs/a: File name too long; choose a shorter name"),
+        (errno.ENOENT, "/runs/a: No such file or directory; mend the path, or make what is missing first"),
+        (errno.ENOTDIR, "/runs/a: Not a directory; choose another path"),
+    ],
+)
+def test_every_error_of_the_system_names_its_path_and_a_cure(code: int, expected: str) -> None:
+    assert str(system_error(OSError(code, os.strerror(code), "/runs/a"))) == expected
+    assert str(system_error(OSError(code, os.strerror(code), "/temporary", None, "/runs/a"))) == expected
+
+
+def test_too_many_open_files_are_said_with_the_limit() -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    expected = f"cellsignal simulate: too many open files (a process may have {most:,}); raise the limit, such as with ulimit -n 4096"
+    assert str(system_error(error, doing="cellsignal simulate")) == expected

@@ -85,6 +85,9 @@ TABLES: dict[str, tuple[str, Edit, str]] = {
     "class empty": ("train.csv", cell(6, SIRNA, ""), ":6:sirna: '' is not a class"),
     "class below": ("train.csv", cell(6, SIRNA, "-1"), ":6:sirna: '-1' is not a class"),
     "class fraction": ("train.csv", cell(6, SIRNA, "1.5"), ":6:sirna: '1.5' is not a class"),
+    "class as a float": ("train.csv", cell(6, SIRNA, "3.0"), ":6:sirna: '3.0' is not a class"),
+    "class with a zero": ("train_controls.csv", cell(6, SIRNA, "01138"), ":6:sirna: '01138' is not a class"),
+    "plate in Python": ("test.csv", cell(4, PLATE, "1_0"), ":4:plate: '1_0' is not a plate"),
     "control treats": ("train.csv", cell(6, SIRNA, "1138"), ":6:sirna: '1138' is not a class"),
     "treatment controls": ("train_controls.csv", cell(6, SIRNA, "7"), ":6:sirna: '7' is not a"),
     "well type": ("test_controls.csv", cell(7, WELL_TYPE, "dmso"), ":7:well_type: 'dmso' is not"),
@@ -142,6 +145,7 @@ def test_a_very_long_cell_is_cut_short(data_set: Path) -> None:
         ("folder", ": cannot be read (Is a directory)"),
         (b"id_code,\xff\xfe", ": is not UTF-8 text"),
         (b"\x00\x01\x02\x03", ": is not UTF-8 text"),
+        ("fifo", ": is a device or a FIFO, no file; save the table as a file first"),
     ],
 )
 def test_a_file_that_is_no_table(data_set: Path, content: object, expected: str) -> None:
@@ -149,6 +153,8 @@ def test_a_file_that_is_no_table(data_set: Path, content: object, expected: str)
     path.unlink()
     if content == "folder":
         path.mkdir()
+    elif content == "fifo":
+        os.mkfifo(path)
     elif isinstance(content, bytes):
         path.write_bytes(content)
     with pytest.raises(InputError) as error:

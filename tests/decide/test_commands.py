@@ -1,5 +1,6 @@
 """The decision on anybody's scores: whatever the format, a valid submission, its confidences and its route."""
 
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_the_format_does_not_matter(data: Path, tmp_path: Path) -> None:
     assert len({path.read_text() for path in tmp_path.glob("*/submission.csv")}) == 1
     first, *others = (pd.read_csv(path)["confidence"] for path in tmp_path.glob("*/submission.confidence.csv"))
     assert len(others) == 6 and all(np.allclose(first, other, atol=1e-4) for other in others)
+
+
+def test_scores_are_told_of_packed_files_too(data: Path, scores: Path, tmp_path: Path) -> None:
+    assign_files([scores], data=data, out=tmp_path / "submission.csv")
+    pairs = []
+    for path in (tmp_path / "submission.csv", data / "solution.csv"):
+        packed = tmp_path / f"{path.name}.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        pairs.append((path, packed))
+    plain = score_files(pairs[0][0], pairs[1][0])
+    assert 0 < plain["accuracy"] < 1
+    assert all(score_files(submission, solution) == plain for submission in pairs[0] for solution in pairs[1])
 
 
 def test_neither_the_order_nor_a_constant_per_well_matters(data: Path, scores: Path, tmp_path: Path) -> None:

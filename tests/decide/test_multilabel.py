@@ -97,6 +97,9 @@ def test_a_malformed_submission_is_not_written(tmp_path: Path, answers: dict[str
         ("Id,Predicted,x\na,0,1\nb,1,1\n", r"submission.csv:1: there is a column 'x'"),
         ("Id,Predicted\na,0\na,0\nb,1\n", r"submission.csv:3:Id: 'a' stands in an earlier row"),
         ("Id,Target\na,0\nb,1\n", r"there is a column 'Target'"),
+        *((f"Id,Predicted\na,0\nb,{cell}\n", rf"submission.csv:3:Predicted: '{cell}' is no label of this task") for cell in ("01", "1.0", "1_0", "16 07")),
+        ("Id,Predicted\na,0\n b,1\n", r"submission.csv:3:Id: ' b' is no name of a file"),
+        ("Id, Predicted\na,0\nb,1\n", r"submission.csv:1: there is a column ' Predicted'"),
     ],
 )
 def test_a_malformed_submission_is_refused(tmp_path: Path, text: str, fault: str) -> None:

@@ -70,7 +70,9 @@ def output_file(path: Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, cure="name a file in it")
-    target = path if is_stream(path) else Path(os.path.realpath(path))
+    if is_stream(path):
+        return path
+    target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise InputError("is a link that leads back to itself", where=path, cure="remove the link, or choose another name")
     return target

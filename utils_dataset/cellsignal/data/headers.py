@@ -43,12 +43,12 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"no whole gzip file ({error})", where=path, cure="compress the table again") from None
 
 
-def read_content(path: Path, *, most: int = LARGEST) -> bytes:
-    """All bytes of a table; raises InputError for more than `most`, and what `open_table` raises."""
+def read_content(path: Path) -> bytes:
+    """All bytes of a table; raises InputError for more than LARGEST, and what `open_table` raises."""
     with open_table(path) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise InputError(f"holds more than {most >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise InputError(f"holds more than {LARGEST >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
     return content
 
 

@@ -28,6 +28,12 @@ def _plain(text: str) -> str:
     return text
 
 
+def _decimal(text: str) -> str:
+    if "_" in text:
+        raise ValueError("not a number but in Python")
+    return text
+
+
 _PLAIN = BeforeValidator(_plain)
 Texts = tuple[list[str], np.ndarray]  # texts of a column, each once where many are the same, and for each row which of them
 Text = Annotated[str, Field(min_length=1)]
@@ -49,7 +55,7 @@ Treatment = Annotated[int, _PLAIN, Field(ge=0, le=1107)]
 Control = Annotated[int, _PLAIN, Field(ge=1108, le=1138)]
 Sirna = Annotated[int, _PLAIN, Field(ge=0, le=1138)]
 Channel = Annotated[int, _PLAIN, Field(ge=1)]
-Brightness = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Brightness = Annotated[float, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
 WellType = Literal["treatment", "positive_control", "negative_control"]
 
 
