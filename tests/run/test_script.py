@@ -67,7 +67,7 @@ def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], 
         assert len(list((tmp_path / name).glob("*.process"))) == processes
     one, two = (history_of(tmp_path / name / "RPE.safetensors") for name in ("one", "two"))
     # Sums of at most 8 sites x 32 x 32 pixels in each of 6 steps; rounding errors of both signs add up as the root of their count.
-    rounding = np.finfo(np.float32).eps * (6 * 8 * 32 * 32) ** 0.5
+    rounding = float(np.finfo(np.float32).eps) * (6 * 8 * 32 * 32) ** 0.5
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=rounding)
 
 

@@ -1,7 +1,6 @@
 """Probabilities of several labels a site, by the network of each fold: of the sites it has not seen, and of the test sites."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from cellsignal.decide.kept import Kept, code, read_notes
+from cellsignal.decide.kept import Kept, read_notes, with_code
 from cellsignal.decide.passes import turned
 from cellsignal.decide.scores import read_scores
 from cellsignal.decide.stored import CURE
@@ -26,10 +25,6 @@ from cellsignal.learn.models import Classifier, load_weights, read_card
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
 HELD_OUT, TEST = "held-out", "test"
-MAKERS = (
-    "data/codecs", "data/images", "data/store", "decide/label_scores", "decide/passes", "learn/backbones", "learn/batches", "learn/devices",
-    "learn/heads", "learn/models",
-)  # fmt: skip
 # How the answers of several views, and of several networks, become one.
 COMBINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": lambda answers: answers.mean(axis=0), "max": lambda answers: answers.max(axis=0)}
 
@@ -161,8 +156,7 @@ def _identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence
     facts = {
         **knobs,
         "weights": sha256(weights),
-        "code": code(MAKERS),
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
         "images": [sha256(path) if path.is_file() else "" for path in first],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return with_code(facts)

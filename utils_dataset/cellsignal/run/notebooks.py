@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from cellsignal import files
+from cellsignal.code_identity import parsed
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import sources
 
 _LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
@@ -44,7 +44,7 @@ def parameter_names(path: Path) -> list[str]:
     tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise InputError(f"{len(tagged)} cells are tagged `parameters`", where=path, cure="tag exactly one")
-    return [target.id for node in sources.parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for node in parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
 
 
 def execute(
