@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.run import sources
+from cellsignal.code_identity import imported
 from cellsignal.run.paths import PACKAGE
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "bench": 4, "run": 5, "publish": 6, "": 7}  # who stands higher may import who stands lower
-GROUND = {"errors.py", "files.py", "progress_bars.py", "shapes.py", "tasks.py", "__init__.py"}
+GROUND = {"code_identity.py", "errors.py", "files.py", "progress_bars.py", "shapes.py", "tasks.py", "__init__.py"}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
@@ -24,10 +24,10 @@ def test_no_bare_except_no_pickle_no_environment(path: Path) -> None:
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
     calls = {f"{ast.unparse(node)}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not calls & {"torch.load", "torch.save", "pd.read_pickle", "joblib.load", "joblib.dump"}
-    assert not {name.split(".")[0] for name in sources.imported(path.read_text())} & {"pickle", "cloudpickle", "dill"}
+    assert not {name.split(".")[0] for name in imported(path.read_text())} & {"pickle", "cloudpickle", "dill"}
     if path != PACKAGE / "run/paths.py":
         assert not [call for call in calls if call.startswith(("os.environ", "os.getenv", "os.putenv"))]
-        assert not sources.imported(path.read_text()) & {"os.environ", "os.getenv"}
+        assert not imported(path.read_text()) & {"os.environ", "os.getenv"}
 
 
 @each_file
@@ -42,6 +42,22 @@ def test_public_things_are_documented_and_typed(path: Path) -> None:
             assert all(argument.annotation for argument in arguments), node.name
 
 
+def modules(code: str) -> set[Path]:
+    """The package's files that `code` imports itself."""
+    paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported(code) if name.startswith(f"{PACKAGE.name}.")}
+    return {path for path in paths if path.is_file()}
+
+
+@cache
+def reached(path: Path) -> set[Path]:
+    """The package's files that a file imports, and those that these import."""
+    found, left = set(), modules(path.read_text())
+    while left - found:
+        found |= left
+        left = set().union(*(modules(other.read_text()) for other in left))
+    return found
+
+
 def room(path: Path) -> str:
     name = path.relative_to(PACKAGE).as_posix()
     return name.split("/")[0] if "/" in name else ""
@@ -50,7 +66,7 @@ def room(path: Path) -> str:
 @each_file
 def test_imports_run_downwards(path: Path) -> None:
     mine, on_ground = room(path), path.relative_to(PACKAGE).as_posix() in GROUND
-    others = [other for other in sources.modules(path.read_text()) if other.relative_to(PACKAGE).as_posix() not in GROUND]
+    others = [other for other in modules(path.read_text()) if other.relative_to(PACKAGE).as_posix() not in GROUND]
     upwards = [other for other in others if on_ground or (room(other) != mine and ROOMS[room(other)] >= ROOMS[mine])]
     assert upwards == []
 
@@ -58,7 +74,7 @@ def test_imports_run_downwards(path: Path) -> None:
 @cache
 def depth(rooms: str) -> int:
     """Longest chain of rooms below one room."""
-    below = {room(other) for path in FILES if room(path) == rooms for other in sources.modules(path.read_text())}
+    below = {room(other) for path in FILES if room(path) == rooms for other in modules(path.read_text())}
     return 1 + max((depth(other) for other in below - {rooms, ""}), default=0)
 
 
@@ -68,4 +84,4 @@ def test_a_notebook_stands_on_three_rooms_at_most() -> None:
 
 @each_file
 def test_no_module_imports_itself_in_a_circle(path: Path) -> None:
-    assert path.relative_to(PACKAGE).as_posix() not in sources.closure(path.read_text())
+    assert path not in reached(path)

@@ -13,9 +13,9 @@ import yaml
 from sizes import functions, length
 
 import cellsignal
+from cellsignal.code_identity import imported
 from cellsignal.publish import account
 from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
-from cellsignal.run import sources
 from cellsignal.run.recipe import Recipe
 from cellsignal.tasks import TASKS
 
@@ -144,7 +144,7 @@ def test_no_cell_overwrites_a_parameter(path: Path) -> None:
     for cell in cells(path, "code"):
         if cell is not parameters_cell(path):
             stored = {node.id for node in ast.walk(ast.parse(text(cell))) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            assert not (stored | sources.imported(text(cell))) & names
+            assert not (stored | imported(text(cell))) & names
 
 
 @each_notebook

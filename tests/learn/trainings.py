@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from cellsignal.learn.augment import augmentation
+from cellsignal.learn.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches import SiteImages
 from cellsignal.learn.batchnorm import batch_statistics
 from cellsignal.learn.budget import Budget
@@ -66,6 +68,23 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
     phase = Phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
     return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
                held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
+
+
+def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
+    """A network to which rounding stays rounding, and how far sums taken in another order may move it and its losses.
+
+    A deep network magnifies rounding without a bound: in its last layers a batch of two sites is normalised over two
+    numbers, and Adam divides gradients by their own size. Here one layer normalises, over hundreds of pixels, and
+    plain gradient descent (`STEADY`) is linear. A number is then a sum of at most 7 sites x 32 x 32 pixels in each of at
+    most 16 steps, each term rounded once: rounding errors of both signs add up as the root of their count (Higham 2002).
+    """
+    BACKBONES["one-norm"] = Backbone(lambda channels: (nn.Sequential(
+        nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8))
+    model = Classifier("one-norm", channels=6, classes=4).to(kind)
+    return model, torch.finfo(kind).eps * (16 * 7 * 32 * 32) ** 0.5
+
+
+STEADY = {"optimizer": "sgd", "learning_rate": 0.1}
 
 
 class Guess:

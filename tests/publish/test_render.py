@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cellsignal import files
+from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.publish import earlier, metadata, order, render
 from cellsignal.publish.colab import write_links
 from cellsignal.publish.order import Plan
-from cellsignal.run import paths, recipe, sources
+from cellsignal.run import paths, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = set(json.loads((ROOT / "kernels/1-eda/kernel-metadata.json").read_text()))
@@ -139,8 +139,7 @@ def test_a_notebook_that_kaggle_would_refuse_for_its_size(plan: Make, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_identity_is_of_all_that_decides_the_result(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "closure", lambda code: {"one.py": "same"})
+def test_an_identity_is_of_all_that_decides_the_result(plan: Make) -> None:
     first = render.identities(plan())
     assert render.identities(plan("workers=3", "parallel=1", "time_budget_minutes=5.0")) == first
     seeded = render.identities(plan("seed=1"))
@@ -154,23 +153,34 @@ def test_an_identity_is_of_all_that_decides_the_result(plan: Make, monkeypatch: 
 
 def test_the_same_work_has_the_same_parameters_whatever_the_code(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first, made = render.works(plan()), render.identities(plan())
-    monkeypatch.setattr(sources, "closure", lambda code: {"one.py": "other"})
+    mend(monkeypatch, "learn")
     assert render.works(plan("workers=3")) == first and render.identities(plan()) != made
     assert render.works(plan("seed=1")) != first and render.works(plan(datasets=["bob/plates"])) != first
 
 
-def test_code_that_a_notebook_does_not_use_changes_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = plan()
-    used = {kernel.code: sources.closure(kernel.code) for kernel in tiny.kernels}
+def mend(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+    """A room of the package says something else."""
+    known = code_identity.package_code
+    monkeypatch.setattr(code_identity, "package_code", lambda *rooms: {name: "mended" if name == room else digest for name, digest in known(*rooms).items()})
 
-    def mended(changed: str) -> Callable[[str], dict[str, str]]:
-        return lambda code: {name: "other" if name == changed else digest for name, digest in used[code].items()}
 
-    monkeypatch.setattr(sources, "closure", mended(""))
-    first = render.identities(tiny)
-    monkeypatch.setattr(sources, "closure", mended("decide/ladder.py"))
-    assert {step for step, value in render.identities(tiny).items() if value != first[step]} == {"4-predict-assign"}
-    monkeypatch.setattr(sources, "closure", mended("learn/train.py"))
-    assert {step for step, value in render.identities(tiny).items() if value == first[step]} == {"1-eda"}
-    monkeypatch.setattr(sources, "closure", mended("cli_kaggle.py"))
-    assert render.identities(tiny) == first
+def test_rooms_that_a_notebook_does_not_use_change_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = render.identities(plan())
+    for room, steps in (("publish", []), ("learn", list(first))):
+        with monkeypatch.context() as patched:
+            mend(patched, room)
+            found = render.identities(plan())
+            assert [step for step in first if found[step] != first[step]] == steps
+
+
+def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make, tmp_path: Path) -> None:
+    shutil.copytree(paths.kernels(), tmp_path / "kernels")
+    checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
+    made = [render.identities(order.plan(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True))]
+    training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"
+    for old, new in (("# of weights and batches", "# of batches and weights"), ("augmentation(augment, seed=draws", "augmentation('none', seed=draws")):
+        text = training.read_text()
+        assert old in text
+        training.write_text(text.replace(old, new))
+        made.append(render.identities(order.plan(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True)))
+    assert made[0] == made[1] != made[2], "a comment changes nothing"

@@ -28,11 +28,11 @@ folder = session.begin(globals())
 budget = session.budget(time_budget_minutes)
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
-model = Classifier("densenet-small", channels=6, classes=4).double()  # float error is not the question here
+model = Classifier("plain-cnn", channels=6, classes=4).double()  # deep networks and Adam magnify rounding without a bound
 def stop(history):
     if len(history) == int(enough):
         budget.stop("enough for now")
-fit(model, train, held_out=watch, phase=Phase("whole", epochs, 4, 1e-3, virtual_batch=8), weights=folder / "model.safetensors",
+fit(model, train, held_out=watch, phase=Phase("whole", epochs, 4, 0.1, virtual_batch=8, optimizer="sgd"), weights=folder / "model.safetensors",
     device="cpu", processes=processes, budget=budget, on_epoch=stop)"""]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_two_machines_learn_what_one_process_learns_and_go_on_with_its_work(made
         assert not list(run.glob("*.checkpoint*")), "one wrote, and one tidied up"
         one, two = (history_of(place / "model.safetensors") for place in (tmp_path / "one", run))
         for key in ("loss", "accuracy", "held_out_accuracy"):
-            assert [row[key] for row in one] == pytest.approx([row[key] for row in two], abs=1e-6)
+            assert [row[key] for row in one] == pytest.approx([row[key] for row in two], abs=1e-12)  # 8 steps, sums of 8 sites x 32 x 32 pixels
 
 
 def test_machines_that_share_no_folder_are_told_so(made: tuple[Path, Path], tmp_path: Path) -> None:

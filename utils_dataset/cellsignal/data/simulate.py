@@ -69,13 +69,14 @@ def presets_of(task: Task) -> list[str]:
 
 def simulate(
     out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
-    image_size: int | None = None, processes: int | None = None, by: SideBySide = side_by_side,
+    image_size: int | None = None, processes: int | None = None, by: SideBySide = side_by_side, keep: bool = True,
 ) -> None:
     """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
 
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
     `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
     the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
+    Whole plates that other code drew are kept if `keep`, and a line says so.
     Raises InputError when `out` holds anything else, an argument names nothing, the task has other channels, or the disk is full.
     """
     if seed < 0:
@@ -84,7 +85,7 @@ def simulate(
     chosen = _preset(preset, image_size=image_size)
     screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
     receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
-    with workshop(Path(out), receipt) as todo:
+    with workshop(Path(out), receipt, keep=keep) as todo:
         if todo:
             with on_a_full_disk(Path(out)):
                 screen.write(Path(out), processes=processes, by=by)

@@ -13,26 +13,31 @@ from typing import Any, TypeVar
 import cv2
 
 from cellsignal import files
+from cellsignal.code_identity import changed, package_code
 from cellsignal.data.simulated import RECEIPT, WORKSHOP
 from cellsignal.errors import InputError
 
+CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
 Part, Made = TypeVar("Part"), TypeVar("Made")
 SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 
 
 @contextmanager
-def workshop(out: Path, receipt: dict[str, Any]) -> Iterator[bool]:
+def workshop(out: Path, receipt: dict[str, Any], *, keep: bool = True) -> Iterator[bool]:
     """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
 
     On leaving without error `out` is whole, and says so by its receipt. Raises InputError when it holds anything
-    but this simulation.
+    but this simulation, or what other code of this package drew, unless that is whole: then it is kept if `keep`,
+    and a line says so.
     """
     receipt = json.loads(json.dumps(receipt))
     with _alone(out):
         todo = _claim(out, receipt=receipt)
+        _of_this_code(out, keep=keep, whole=not todo)
         yield todo
         if todo:
             files.sweep(out, ())
+            files.write_json(out / CODE, package_code("data"))
             files.write_json(out / RECEIPT, receipt)
         shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
@@ -59,8 +64,22 @@ def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
+    files.write_json(out / WORKSHOP / CODE, package_code("data"))
     files.write_json(out / WORKSHOP / RECEIPT, receipt)
     return True
+
+
+def _of_this_code(out: Path, *, keep: bool, whole: bool) -> None:
+    """Refuse plates of other code, or say that they are kept."""
+    try:
+        drawn = files.read_json(out / (CODE if whole else f"{WORKSHOP}/{CODE}"))
+    except InputError:  # of an earlier version, which did not note it
+        drawn = {}
+    if not (other := changed(drawn, package_code("data"))):
+        return
+    if not (whole and keep):
+        raise InputError(f"drawn by other code of cellsignal ({', '.join(other)})", where=out, cure="delete this folder, or choose another")
+    print(f"{out}: kept, although other code of cellsignal ({', '.join(other)}) drew these plates; delete the folder to draw them anew")
 
 
 def _read_receipt(path: Path, *, out: Path) -> Any:

@@ -1,6 +1,5 @@
 """Scores that a prediction goes on from: whole, and made by the same network from the same sites in the same way."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellsignal.code_identity import package_code
 from cellsignal.data.images import trace
 from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.shapes import ScoreNotes
 
-MAKERS = (
-    "data/codecs", "data/images", "data/store", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches",
-    "learn/batchnorm", "learn/controls", "learn/covariates", "learn/devices", "learn/heads", "learn/models", "learn/standardise", "learn/told",
-)  # fmt: skip
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
 
@@ -30,7 +26,8 @@ class Kept:
     A note holds the identity of what made the file and its SHA-256, beside the facts: writing it is the
     moment at which the scores come to be. `identities`: what must have made the scores of each experiment,
     in their order; `facts` of the metadata hold for all of them. Starts with what is whole in the folder and
-    of its identity, as `tables`; everything else there is removed. `read` reads a file of the folder.
+    of its identity, as `tables`; everything else there is removed, and a line says where only the code was other.
+    `read` reads a file of the folder.
     """
 
     def __init__(self, folder: Path, identities: Mapping[str, str], *, read: Callable[[Path], pd.DataFrame] = read_scores,
@@ -38,6 +35,8 @@ class Kept:
         self.folder, self.identities, self.facts, self.read = folder, identities, facts, read
         self.notes: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, pd.DataFrame] = {}
+        if other := [name for name, note in read_notes(folder).items() if _of_other_code(note, identities.get(name, ""))]:
+            print(f"{folder.name}: other code made the scores of {', '.join(other)}; they are predicted again")
         for experiment, note, table in self._found():
             self.notes[experiment], self.tables[experiment] = note, table
         for path in folder.glob("*.parquet"):
@@ -103,19 +102,21 @@ def identity(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
     """
     facts = {
         **made_with,
-        "code": code(),
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
         "images": [trace(root, stem) for stem in sites.groupby("plate")["stem"].min()],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return with_code(facts)
+
+
+def with_code(facts: Mapping[str, Any]) -> str:
+    """SHA-256 over facts, a dot, and SHA-256 over the code that makes scores."""
+    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.{code()}"
 
 
 @cache
-def code(makers: tuple[str, ...] = MAKERS) -> str:
-    """SHA-256 over what the modules that make scores say to Python: comments and layout do not count."""
-    package = Path(__file__).resolve().parents[1]
-    trees = [ast.dump(ast.parse((package / f"{name}.py").read_text(encoding="utf-8"))) for name in makers]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+def code() -> str:
+    """SHA-256 over the rooms of this package that make scores."""
+    return hashlib.sha256(json.dumps(package_code("decide")).encode()).hexdigest()
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
@@ -124,6 +125,12 @@ def read_notes(folder: Path) -> dict[str, Any]:
         return read_json(folder / METADATA, ScoreNotes)["experiments"]
     except (InputError, OSError):
         return {}
+
+
+def _of_other_code(note: Any, identity: str) -> bool:
+    """Whether a note's identity differs in the code alone."""
+    theirs = note.get("identity") if isinstance(note, dict) else None
+    return isinstance(theirs, str) and theirs != identity and theirs.partition(".")[0] == identity.partition(".")[0]
 
 
 def _fits(note: Any, identity: str) -> bool:

@@ -1,7 +1,6 @@
 """Probabilities of several labels a site, by the network of each fold: of the sites it has not seen, and of the test sites."""
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal.decide.kept import Kept, code, read_notes
+from cellsignal.decide.kept import Kept, read_notes, with_code
 from cellsignal.decide.passes import turned
 from cellsignal.decide.scores import METADATA, read_scores
 from cellsignal.decide.stored import CURE
@@ -28,10 +27,6 @@ LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
 HELD_OUT, TEST = "held-out", "test"
 _PART = re.compile(rf"fold-\d{{1,4}}-({HELD_OUT}|{TEST})")
-MAKERS = (
-    "data/codecs", "data/images", "data/store", "decide/label_scores", "decide/passes", "learn/backbones", "learn/batches", "learn/devices",
-    "learn/heads", "learn/models",
-)  # fmt: skip
 # How the answers of several views, and of several networks, become one.
 COMBINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": lambda answers: answers.mean(axis=0), "max": lambda answers: answers.max(axis=0)}
 
@@ -165,8 +160,7 @@ def _identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence
     facts = {
         **knobs,
         "weights": sha256(weights),
-        "code": code(MAKERS),
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
         "images": [sha256(path) if path.is_file() else "" for path in first],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return with_code(facts)

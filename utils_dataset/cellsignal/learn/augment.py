@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from collections.abc import Iterator
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +34,22 @@ class Augment:
         self.transforms, self.seed = transforms, seed
         self.composed: dict[tuple[int, ...], albumentations.Compose] = {}
         _print_library()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides a picture beside epoch and site, for an identity."""
+        return {"seed": self.seed, "transforms": self.transforms}
+
+    def written(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Seed and transforms for images of a size as plain values; with their code where Albumentations cannot write down all."""
+        import albumentations
+
+        composed = albumentations.Compose(self.transforms(*size))
+        try:
+            transforms = albumentations.to_dict(composed)["transform"]
+        except Exception:  # a transform that cannot be written down: each raises an error of its own
+            return self.facts
+        return {"seed": self.seed, "transforms": transforms if all(map(_tells_all, _each(composed))) else [transforms, self.transforms]}
 
     def __call__(self, image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
         """Augment one image, uint8[C, H, W]; `site` is its row number, `out` what is filled.
@@ -108,3 +125,16 @@ def augmentation(name: str, *, seed: int, crop: float = 1.0, resized_crop: float
         raise InputError(f"unknown augmentation {name!r}", where="augment", cure=f"use one of: {', '.join(AUGMENTATIONS)}")
     made = Geometry(seed=seed, d4=name == "d4", crop=crop, resized_crop=resized_crop)
     return made if made.d4 or min(crop, resized_crop) < 1 else None
+
+
+def _each(transform: Any) -> Iterator[Any]:
+    """A transform and those within it."""
+    yield transform
+    for inner in getattr(transform, "transforms", ()):
+        yield from _each(inner)
+
+
+def _tells_all(transform: Any) -> bool:
+    """Whether a transform is Albumentations' own, and no wrapper around a function."""
+    kind = type(transform)
+    return kind.__module__.partition(".")[0] == "albumentations" and kind.__name__ != "Lambda"

@@ -10,8 +10,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from cellsignal.code_identity import changed
 from cellsignal.files import sha256, write_bytes, write_json
 
+CODE = "code"  # in a fingerprint: which code trains, by part (`code_identity`)
 KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
 
 
@@ -19,48 +21,66 @@ class Checkpoint:
     """Tensors in `<stem>.checkpoint-<epoch>.safetensors`, everything else in `<stem>.checkpoint.json`.
 
     The JSON is written last and names its tensors with their SHA-256: replacing it is the moment
-    at which a checkpoint comes to be. `fingerprint` holds whatever must not change between runs.
+    at which a checkpoint comes to be. `fingerprint` holds whatever must not change between runs; only what is taken up
+    from another folder may be of other `CODE`, and `begun_by` then tells of which.
     While a phase trains, a terminal shows `phase`, `epoch` and `epochs` of that JSON (run.progress).
     """
 
     def __init__(self, weights: Path, *, fingerprint: dict[str, Any]) -> None:
         self.weights, self.path = weights, weights.with_suffix(".checkpoint.json")
         self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.begun_by: list[Any] = []
+
+    def other_code(self, found: Any) -> list[str]:
+        """What of the code differs from that of a fingerprint that is else the same; nothing for any other one."""
+        alike = isinstance(found, dict) and _but_code(found) == _but_code(self.fingerprint)
+        return changed(found.get(CODE), self.fingerprint.get(CODE, {})) if alike else []
 
     def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
         """Write a checkpoint after `epoch` of `epochs` epochs and forget the one before."""
         tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
         write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
         facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
-        write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint})
+        write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint, "begun_by": self.begun_by})
         self._sweep(keep=tensors_path.name)
 
     def adopt(self, folders: Sequence[Path]) -> None:
         """Copy the checkpoint of this very training that came furthest from `folders`, unless our own came as far.
 
-        The folders may be read-only; a damaged checkpoint gives way to the next.
+        The folders may be read-only; a damaged checkpoint gives way to the next. One that other code began is taken
+        where there is none of this code, and a line says so.
         """
         if not folders:
             return
         own = self._facts(self.path)
         places = [folder / self.path.name for folder in folders if Path(folder) != self.path.parent]
-        others = [(path, facts) for path in places if (facts := self._facts(path))]
+        others = [(path, facts) for path in places if (facts := self._facts(path, any_code=True))]
         if own and self._tensors(self.path, own) is None:
             own = {}
-        for path, facts in sorted(others, key=lambda found: -found[1]["epoch"]):
-            if facts["epoch"] <= own.get("epoch", -1):
+        for path, facts in sorted(others, key=lambda found: (found[1]["fingerprint"] != self.fingerprint, -found[1]["epoch"])):
+            differs = self.other_code(facts["fingerprint"])
+            if facts["epoch"] <= own.get("epoch", -1) or (own and differs):
                 return
             if (content := self._tensors(path, facts)) is not None:
                 write_bytes(self.path.with_name(facts["tensors"]), content)
+                if differs:
+                    print(f"{self.weights.name}: goes on at epoch {facts['epoch']} of {path.parent}, whose code was other ({', '.join(differs)})")
+                    begun_by = [*facts.get("begun_by", []), facts["fingerprint"].get(CODE)]
+                    facts = {**facts, "fingerprint": self.fingerprint, "begun_by": begun_by}
                 write_json(self.path, facts)
                 self._sweep(keep=facts["tensors"])
                 return
 
-    def _facts(self, path: Path) -> dict[str, Any]:
+    def left_by_other_code(self) -> list[str]:
+        """What of the code differs from that of the checkpoint that lies here, if it is else of this training."""
+        return self.other_code(self._facts(self.path, any_code=True).get("fingerprint"))
+
+    def _facts(self, path: Path, *, any_code: bool = False) -> dict[str, Any]:
         """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            whole = facts["fingerprint"] == self.fingerprint and all(type(facts[key]) is kind for key, kind in KINDS.items())
+            ours = facts["fingerprint"] == self.fingerprint or (any_code and bool(self.other_code(facts["fingerprint"])))
+            whole = ours and all(type(facts[key]) is kind for key, kind in KINDS.items())
             return facts if whole else {}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
@@ -84,6 +104,7 @@ class Checkpoint:
             tensors = load(content)
         except SafetensorError:
             return None
+        self.begun_by = facts.get("begun_by", [])
         self.path.touch()  # in use again: whoever watches may show it
         return tensors, facts
 
@@ -96,6 +117,10 @@ class Checkpoint:
         for path in self.path.parent.glob(f"{self.path.stem}-*.safetensors"):
             if path.name != keep:
                 path.unlink(missing_ok=True)
+
+
+def _but_code(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fingerprint.items() if key != CODE}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -126,9 +126,9 @@ class _Learner:
             seen = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, number=number, mix=mix,
                                    room=self.room)
             features = self.embed(seen)
-            logits = model.classify(features, **told, **self._referred(rows, mix, key)).float()
+            logits = _wide(model.classify(features, **told, **self._referred(rows, mix, key)))
             cosines = model.cosines(features) if phase.losses.cosines else None
-        return self._loss(logits, targets, cosines), METRICS[self.data.metric].counts(logits.detach(), targets)
+        return self._loss(logits, targets.to(logits.dtype), cosines), METRICS[self.data.metric].counts(logits.detach(), targets)
 
     def _told(self, rows: torch.Tensor, mix: Mix | None, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """Beside the images: moments as they are, covariates with some of them hidden and mixed."""
@@ -150,6 +150,11 @@ class _Learner:
         share, towards = self.phase.label_smoothing, 0.5 if self.data.multilabel else 1 / self.model.classes
         smooth = smoothed(targets, share, towards=towards) if share else None
         return self.phase.losses(logits, targets, cosines, smooth=smooth, margin=self.phase.margin, scale=self.phase.margin_scale)
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in fp32 at least, whatever autocast made of them; those of a network in float64 keep their bits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.inference_mode()

@@ -41,6 +41,11 @@ class Geometry:
                 raise InputError(f"a window of {share} of an image", where=knob, cure=cure)
         self.seed, self.d4, self.crop, self.resized_crop = seed, d4, crop, resized_crop
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """Its settings, for an identity."""
+        return vars(self)
+
     def __call__(self, image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
         """One image, uint8[C, H, W], made anew on the host; `site` is its row number, `out` what is filled."""
         height, width = self.size(image.shape[-2:])

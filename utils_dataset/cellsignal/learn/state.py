@@ -80,7 +80,7 @@ class State:
         weights = self.checkpoint.weights
         if self.world.first:
             save_weights(weights, self.kept, card, fingerprint=self.checkpoint.fingerprint, precision=self.precision,
-                         batches_per_step=self.together, history=before + self.rows)
+                         batches_per_step=self.together, begun_by=self.checkpoint.begun_by, history=before + self.rows)
             self.checkpoint.clear()
         self.world.meet()  # nobody reads them earlier
         self.model.origin = read_json(weights.with_suffix(".json"))["sha256"]

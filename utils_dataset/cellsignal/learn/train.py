@@ -4,21 +4,26 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
+from cellsignal import code_identity
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.files import read_json, write_json
+from cellsignal.files import read_json, sha256, write_json
+from cellsignal.learn.augment import Augment
 from cellsignal.learn.batches import SiteImages, digest, epoch_batches, gathered, virtual_batches
 from cellsignal.learn.budget import Budget, Pace
-from cellsignal.learn.checkpoint import Checkpoint
+from cellsignal.learn.checkpoint import CODE, Checkpoint
 from cellsignal.learn.devices import pick
 from cellsignal.learn.epochs import held_out_score, train_epoch
 from cellsignal.learn.history import HELD_OUT, held_out_value
 from cellsignal.learn.launch import Tell, launch
 from cellsignal.learn.models import Card, Classifier, check_sha256, read_tensors
+from cellsignal.learn.losses import LOSSES
 from cellsignal.learn.optimizers import set_learning_rate
 from cellsignal.learn.phases import Phase
 from cellsignal.learn.recompute import recompute as recomputed
@@ -33,6 +38,7 @@ from cellsignal.tasks import RXRX1
 History = list[dict]
 MARGIN = 1.1  # an epoch is given this many times what the longest of the last ones took
 LAST = 5
+PACKAGE_CODE = code_identity.package_code("learn")  # as it is imported: the files may change while a training lasts
 
 
 def fit(
@@ -64,7 +70,9 @@ def fit(
     plates where whole experiments are held out, because so test plates are predicted (Brodt's
     solution); with a random split they are only a part of each plate. A killed phase goes on at its
     last whole epoch, in this folder or in one `elsewhere` (read-only copies of it), and ends with the same weights bit for bit; a finished one is not repeated while phase, data
-    classes, `fingerprint` and the weights it began with (model.origin) are the same.
+    classes, `fingerprint`, the weights it began with (model.origin) and the code are the same: this package's, the cells of
+    the notebook so far, and what was given to train with (augmentation, losses, relabel, classes of one's own). Weights of
+    other code are trained again, but for copies of those `elsewhere`; either is said in a line.
 
     Before an epoch that would end after the deadline of `budget` the phase stops, its checkpoint
     written and `weights` not; `budget.spent` says so, and phases that follow return at once.
@@ -96,17 +104,19 @@ def fit(
     others |= stated_in(data.root, model.standardise) | ({"compile": True} if compile else {})
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
-        **model.options, "origin": model.origin})
+        **model.options, "origin": model.origin, CODE: _code(model, data, phase, relabel)})
     budget = budget or Budget()
     if budget.spent:
         return list(history)
     world = around(device)
     leads = world is None or world.first
-    if (ended := _finished(model, checkpoint, before=history, leads=leads)) is not None:
+    if (ended := _finished(model, checkpoint, before=history, leads=leads, elsewhere=elsewhere)) is not None:
         on_epoch(ended)
         return ended
     if leads:
         checkpoint.adopt(elsewhere)
+        if other := checkpoint.left_by_other_code():
+            print(f"{weights.name}: other code ({', '.join(other)}) began this training; it begins anew")
     story = _Story(list(history), phase, on_epoch if leads else lambda history: None, shown=leads)
     hidden = Unlabelled(data, unlabelled, relabel) if phase.pseudo_epochs else None
     training = _Training(model, data, held_out, phase, checkpoint, budget, workers, list(history), task, controls, hidden,
@@ -249,25 +259,38 @@ class _Story:
         self.bar.close()
 
 
-def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dict], leads: bool = True) -> History | None:
+def _code(model: Classifier, data: SiteImages, phase: Phase, relabel: Relabel | None) -> dict[str, Any]:
+    """The identity of the code that trains, by part."""
+    losses = {name: LOSSES[name] for _, name in phase.losses.terms if name in LOSSES}
+    augment = data.augment.written(data.shape[1:]) if isinstance(data.augment, Augment) else data.augment
+    given = {"augmentation": augment, "losses": losses, "model": type(model), "data": type(data),
+             "relabel": relabel if isinstance(relabel, FunctionType | MethodType | partial) else type(relabel)}
+    rooms = code_identity.package_code("learn", "decide") if phase.pseudo_epochs else PACKAGE_CODE
+    return {**rooms, **PACKAGE_CODE, "notebook": code_identity.notebook.code(), "given": code_identity.described(given)}
+
+
+def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dict], leads: bool = True,
+              elsewhere: Sequence[Path] = ()) -> History | None:
     """Put the weights of a phase that already ended into `model`, and give its history; None when it has not."""
     weights = checkpoint.weights
-    if (ended := finished(weights, checkpoint.fingerprint, before=before, write=leads)) is not None:
+    if (ended := finished(checkpoint, before=before, write=leads, elsewhere=elsewhere)) is not None:
         model.load_state_dict(read_tensors(weights))
         model.origin = read_json(weights.with_suffix(".json"))["sha256"]
     return ended
 
 
-def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = (), write: bool = True) -> History | None:
-    """The history of a phase that already ended with these weights and this fingerprint, or None.
+def finished(checkpoint: Checkpoint, *, before: Sequence[dict] = (), write: bool = True, elsewhere: Sequence[Path] = ()) -> History | None:
+    """The history of a phase that already ended with the weights and the fingerprint of `checkpoint`, or None.
 
     In front of its own rows stand those of `before`, in the JSON too (`write`): other earlier phases
-    may have ended with the very weights that this one began with.
+    may have ended with the very weights that this one began with. Weights of other code count when they are a copy of
+    those in a folder `elsewhere`.
     """
+    weights = checkpoint.weights
     try:
         facts = read_json(weights.with_suffix(".json"))
         check_sha256(weights, facts["sha256"])
-        if facts["fingerprint"] != Checkpoint(weights, fingerprint=fingerprint).fingerprint:
+        if facts["fingerprint"] != checkpoint.fingerprint and not _taken_up(checkpoint, facts, elsewhere, say=write):
             return None
         told = [*before, *facts["history"][len(facts["history"]) - facts["fingerprint"]["epochs"]:]]
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
@@ -275,6 +298,22 @@ def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = (), w
     if write and told != facts["history"]:
         write_json(weights.with_suffix(".json"), {**facts, "history": told})
     return told
+
+
+def _taken_up(checkpoint: Checkpoint, facts: dict, elsewhere: Sequence[Path], *, say: bool) -> bool:
+    """Whether finished weights of other code are taken as they are; `say` which, or that they are trained again."""
+    if not (other := checkpoint.other_code(facts["fingerprint"])):
+        return False
+    name, code = checkpoint.weights.name, ", ".join(other)
+    for folder in elsewhere:
+        path = Path(folder) / name
+        if path.is_file() and sha256(path) == facts["sha256"]:
+            if say:
+                print(f"{name}: taken up from {folder}, although other code ({code}) trained it; without that folder it is trained again")
+            return True
+    if say:
+        print(f"{name}: other code ({code}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)")
+    return False
 
 
 def history_of(weights: Path) -> History:

@@ -31,7 +31,7 @@ class Kernel:
     notebook: Path
     parameters: dict[str, Any]
     gpu: bool
-    code: str  # of the notebook's cells
+    code: dict[str, str]  # its identity, by part (`code_identity`)
     needs: tuple[str, ...] = ()  # steps whose outputs it mounts
     cell_type: str = ""
     outputs: tuple[str, ...] = ()  # files of the run folder that it leaves when it is complete

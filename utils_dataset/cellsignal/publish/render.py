@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.publish import colab, earlier
 from cellsignal.publish.metadata import KERNEL
 from cellsignal.publish.order import CHAIN, Kernel, Plan
-from cellsignal.run import provenance, sources
+from cellsignal.run import notebooks
 from cellsignal.run.steps import PATHS_AND_SPEED
 
 GPU = "NvidiaTeslaT4"  # both T4s of a session
@@ -110,8 +110,8 @@ def _code(name: str, source: str) -> dict[str, Any]:
 def identities(plan: Plan) -> dict[str, str]:
     """By step, a SHA-256 over all that decides what its kernel makes: notebook, parameters, metadata, code, the steps before.
 
-    Parameters that only say how fast it goes are left out, and so is every file of the package that the notebook does
-    not use: mending a figure must not repeat a training.
+    Parameters that only say how fast it goes are left out, and so is every room of the package that the notebook does
+    not use.
     """
     return _identities(plan, _made)
 
@@ -125,8 +125,13 @@ def works(plan: Plan) -> dict[str, str]:
 
 
 def _made(kernel: Kernel, matter: Mapping[str, Any]) -> dict[str, Any]:
-    code = provenance.code_digest() if kernel.step == CHAIN else sources.closure(kernel.code)
-    return {"notebook": notebook_text(kernel.notebook, matter), "code": code}
+    return {"notebook": notebook_text(kernel.notebook, matter), "code": kernel.code, "runs": _runs(kernel)}
+
+
+def _runs(kernel: Kernel) -> dict[str, str]:
+    """The code of the notebooks that the whole chain as one kernel runs."""
+    found = kernel.notebook.parents[1].glob("*/*.ipynb") if kernel.step == CHAIN else ()
+    return {path.stem: code_identity.cells_digest(map(notebooks.source, notebooks.code_cells(path))) for path in sorted(found)}
 
 
 def _identities(plan: Plan, made: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import files, shapes
+from cellsignal import code_identity, files, shapes
 from cellsignal.errors import InputError
-from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, sources, steps
+from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, steps
 from cellsignal.run.handover import Facts
 from cellsignal.run.steps import Step
 
@@ -154,7 +154,7 @@ def _sources(root: Path, pattern: str) -> Iterator[Path]:
 
 def _requirements(made: Mapping[str, Any], found: _Contents) -> bytes:
     code = [path.read_text(encoding="utf-8") for name, (path, _) in found.paths.items() if name.endswith(".py")]
-    imported = {name for text in code for name in sources.imported(text)}
+    imported = {name for text in code for name in code_identity.imported(text)}
     names = requirements.closure(requirements.used(imported))
     head = f"# Python {made.get('python', '')}. Exact versions of all libraries that made the run, and of what they need."
     return "\n".join([head, *requirements.exact(names, recorded=made.get("libraries", {})), ""]).encode()

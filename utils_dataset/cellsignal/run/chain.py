@@ -108,7 +108,9 @@ class Chain:
         step = steps.simulate(data=str(place), preset=preset)
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
         if preset and not data and steps.outdated(self.folder, step, same=same):
+            self._say_other_code(step, same)
             inputs.discard(root)
+            steps.forget(self.folder, step)
         how = {"by": self.engine.side_by_side} if self.engine.side_by_side else {}
         task = TASKS[self.values["task"]]
         return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=task, **how))
@@ -188,6 +190,14 @@ class Chain:
         except Unfinished as late:
             raise _spent(late) from None
 
+    def _say_other_code(self, step: Step, same: Mapping[str, Any]) -> bool:
+        """Whether other code made what lies there of a step, from the same; then a line says so."""
+        if other := steps.other_code(self.folder, step, same=same):
+            made = next((stage for stage in ("weights", "scores") if stage in step.makes), "")
+            keep = f"; {made} that this code makes are made again, unless you stop now and start --from {made}" if made else ""
+            self.display.note(step, f"other code ({', '.join(other)}) made it, and it runs again{keep}")
+        return bool(other)
+
     def _last_start(self) -> float:
         """Seconds that must be left for a step that cannot stop by itself; a session that has only begun gives it all it has."""
         return min(LAST_START, SHARE * self.time) if self.worked.is_set() else 0.0
@@ -202,7 +212,10 @@ class Chain:
         if not kept and least is not None and not self.budget.fits(least):
             raise Unfinished(f"before {step.name}")
         if not kept:
-            steps.forget(self.folder, step)
+            # The word of other code stands until the step is whole again: nobody takes it for this code's, and who stops
+            # the chain now can go on --from weights or --from scores.
+            if not self._say_other_code(step, same):
+                steps.forget(self.folder, step)
             self.display.started(step)
             began = time.monotonic()
             _named(step, work)

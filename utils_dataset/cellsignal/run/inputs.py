@@ -86,11 +86,12 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> 
     from cellsignal.data import simulate
 
     try:
-        simulate.simulate(root, preset=preset, seed=seed, **how)
-    except InputError:
+        simulate.simulate(root, preset=preset, seed=seed, keep=not ours, **how)
+    except InputError as other:
         marks = (root / simulated.RECEIPT, root / WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
+        print(f"{str(other).partition(';')[0]}: drawn anew")
         discard(root)
         simulate.simulate(root, preset=preset, seed=seed, **how)
 

@@ -15,8 +15,8 @@ import yaml
 from cellsignal import files
 from cellsignal.data.problems import Faults
 from cellsignal.data.simulated import shown, titled
+from cellsignal.code_identity import parsed
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import sources
 
 _LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
 INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps no more of an error than its name and text
@@ -47,7 +47,7 @@ def parameter_names(path: Path) -> list[str]:
     tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise InputError(f"{len(tagged)} cells are tagged `parameters`", where=path, cure="tag exactly one")
-    return [target.id for node in sources.parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for node in parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
 
 
 def execute(

@@ -59,6 +59,10 @@ class Display:
         self.bars.remove_task(self.running.pop(step.name)[1])
         self.console.print(f"{step.name} paused: {note}")
 
+    def note(self, step: Step, text: str) -> None:
+        """A line on a step."""
+        self.console.print(f"{step.name}: {text}")
+
     def refresh(self) -> None:
         """Bring the epochs of running trainings up to date."""
         for step, task in list(self.running.values()):

@@ -37,8 +37,10 @@ def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> d
 
 def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Run the code cells in order, `values` after the cell tagged `parameters`; gives the variables at the end."""
-    variables: dict[str, Any] = {"__name__": "__main__"}
+    cells: list[str] = []
+    variables: dict[str, Any] = {"__name__": "__main__", "In": cells}  # as IPython keeps them
     for number, cell in enumerate(notebooks.code_cells(notebook), 1):
+        cells.append(notebooks.source(cell))
         exec(compile(notebooks.source(cell), f"{notebook.name}, code cell {number}", "exec"), variables)
         if "parameters" in cell["metadata"].get("tags", []):
             variables.update(values)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
 from cellsignal.run import manifest, mounts, paths, provenance, steps
@@ -42,6 +42,7 @@ def begin(namespace: Mapping[str, Any]) -> Path:
 
     Raises InputError when an attached run was made with other parameters, is damaged, or does not fit the disk.
     """
+    code_identity.notebook.begin(namespace.get("In", ()))
     paths.settle()
     for name in manifest.SPECIFIC:
         if namespace.get(name, "") != "" and not (isinstance(namespace[name], str) and files.is_plain(namespace[name])):

@@ -1,17 +1,16 @@
 """The steps of a run, what each needs and leaves, and the markers that say a step is whole."""
 
 import glob
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files, shapes
+from cellsignal import code_identity, files, shapes
 from cellsignal.data.folders import entries
 from cellsignal.errors import InputError
-from cellsignal.run import notebooks, sources
+from cellsignal.run import notebooks
 from cellsignal.run.notebooks import StepFailed
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
@@ -53,11 +52,11 @@ class Step:
         return tuple(each for each in STAGES if each in map(stage, (*self.outputs, *self.extras)))
 
     @property
-    def code(self) -> str:
-        """The text of the notebook's code cells, or the import of the function."""
-        if self.notebook is None:
-            return self.entry
-        return "\n\n".join(notebooks.source(cell) for cell in notebooks.code_cells(self.notebook))
+    def code(self) -> dict[str, str]:
+        """The identity of all code that the step may use: its cells, or the import of its function, and the package's rooms."""
+        cells = [self.entry] if self.notebook is None else [notebooks.source(cell) for cell in notebooks.code_cells(self.notebook)]
+        rooms = set().union(*map(code_identity.rooms_of, cells))
+        return {"notebook": code_identity.cells_digest(cells), **(code_identity.package_code(*rooms) if rooms else {})}
 
 
 def stage(name: str) -> str:
@@ -96,7 +95,7 @@ def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a step makes: parameters, hashes of what it needs, and every line of code it uses.
+    """All that decides what a step makes: parameters, hashes of what it needs, and the code that it may use.
 
     `done` holds the markers of the steps before it. Places are left out, so that a run folder can be moved.
     """
@@ -104,7 +103,7 @@ def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, An
         "step": step.name,
         "parameters": {key: value for key, value in parameters.items() if key not in PATHS_AND_SPEED},
         "inputs": {need: sorted(done[need]["outputs"].values()) for need in step.needs},
-        "code": {"": hashlib.sha256(step.code.encode()).hexdigest(), **sources.closure(step.code)},
+        "code": step.code,
     }
 
 
@@ -121,6 +120,14 @@ def outdated(run: Path, step: Step, *, same: Mapping[str, Any]) -> bool:
     """Whether the step was whole once, from other parameters, inputs or code."""
     marker = read_any(run, step)
     return marker is not None and marker["identity"] != same
+
+
+def other_code(run: Path, step: Step, *, same: Mapping[str, Any]) -> list[str]:
+    """What of the code changed since the step was whole, from these parameters and inputs; nothing where these changed too."""
+    old = (read_any(run, step) or {}).get("identity")
+    if not isinstance(old, dict) or {**old, "code": None} != {**same, "code": None}:
+        return []
+    return code_identity.changed(old.get("code"), same["code"])
 
 
 def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds: float) -> dict[str, Any]:

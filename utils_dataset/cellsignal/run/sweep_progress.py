@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cellsignal import files, shapes
+from cellsignal.run import provenance
+from cellsignal.run.sweep_results import SHORT
 from cellsignal.run.sweep_trials import Trial
 
 
@@ -23,6 +25,7 @@ class Display:
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.overall = self.bars.add_task("all trials", total=None, note="")
         self.tasks: dict[str, TaskID] = {}
+        self.code = provenance.code_digest()[:SHORT]
 
     def __enter__(self) -> "Display":
         self.bars.start()
@@ -41,7 +44,9 @@ class Display:
         """A trial has ended, now or in an earlier sweep."""
         if trial.name in self.tasks:
             self.bars.remove_task(self.tasks.pop(trial.name))
-        self.console.print(f"{trial.name} {'kept' if kept else record['status']}{_told(record)}")
+        other = kept and record.get("code", self.code) != self.code
+        state = "kept, although other code ran it" if other else "kept" if kept else record["status"]
+        self.console.print(f"{trial.name} {state}{_told(record)}")
 
     def refresh(self, running: Iterable[Trial], *, ended: int, expected: int) -> None:
         """Bring the counts, and the epochs of what runs, up to date."""

@@ -19,6 +19,7 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}  # in words
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")  # how cells begin that spreadsheets calculate
 BEFORE, AFTER = ["variant", "seed"], ["seconds", "weights", "code", "error"]  # in a row, what was searched and what was measured
 NETWORK = re.compile(r"model(-\d+)?")  # the names of what predicts; a further phase of it has as many weights
+SHORT = 12  # characters of a digest of code
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def outcome(run: Path) -> dict[str, Any]:
         code = files.read_json(run / "recipe.json", shapes.Description)["code"]
     except KeyError as error:
         raise InputError(f"not a finished run ({type(error).__name__}: {error})", where=run, cure="delete it and run it again") from None
-    return {**measured, "seconds": round(spent, 1), "weights": weights(run), "code": code[:12]}
+    return {**measured, "seconds": round(spent, 1), "weights": weights(run), "code": code[:SHORT]}
 
 
 def _of_ladder(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,138 @@
+"""Code by what it says: comments change nothing, whole rooms count, and callables are the same in every process."""
+
+import gc
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellsignal import code_identity
+from cellsignal.code_identity import Notebook, changed, described, package_code, text_digest
+
+FACTOR = 2
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = "import a.b\nfrom c import d as e\ndef f():\n    from g.h import i\n"
+    assert code_identity.imported(code) == {"a.b", "c", "c.d", "g.h", "g.h.i"}
+
+
+@pytest.mark.parametrize(("other", "same"), [
+    ("def f(x):  # doubles\n    return 2 * x", True), ("def f(x):\n    \'\'\'Doubles.\'\'\'\n    return (2\n            * x)\n", True),
+    ("def f(x):\n    return 3 * x", False), ("def f(x):\n    return x * 2", False), ("def g(x):\n    return 2 * x", False),
+    ("def f(x):\n    return 2.0 * x", False),
+])  # fmt: skip
+def test_what_code_says_counts_and_not_how_it_looks(other: str, same: bool) -> None:
+    assert (text_digest(other) == text_digest("def f(x):\n    return 2 * x")) == same
+
+
+def test_a_digest_is_the_same_in_every_version_of_python() -> None:
+    """3.12 gave functions and classes a list of type parameters; the figure is what 3.11 says."""
+    code = "class A:\n    def f(self, *, x: int = 1) -> str:\n        return f'{x!r:>{8}} {self}'\n"
+    assert text_digest(code) == "6bc3b358eb586315619d25aed0f57621c50edc936438869cd8578f8a40c58f96"
+
+
+def test_what_is_no_python_counts_as_it_is_written() -> None:
+    assert text_digest("%matplotlib inline") != text_digest("%matplotlib  inline")
+
+
+@pytest.mark.parametrize(("file", "old", "new", "rooms"), [
+    ("learn/losses.py", ".mean() / 2", ".mean() / 3", ["learn"]),
+    ("learn/losses.py", "# Brodt trains", "# He trains", []),
+    ("learn/losses.py", "halved; mean over sites", "halved", []),
+    ("data/http.py", "import ", "import os as _\nimport ", ["data"]),  # which no training imports: whole rooms count
+    ("errors.py", "class StepFailed", "class Late(ValueError): ...\n\n\nclass StepFailed", ["cellsignal"]),
+    ("decide/assign.py", "import ", "import os as _\nimport ", []),
+    ("cli.py", "import ", "import os as _\nimport ", []),
+])  # fmt: skip
+def test_whole_rooms_count_and_those_below_them(tmp_path: Path, file: str, old: str, new: str, rooms: list[str]) -> None:
+    package = shutil.copytree(code_identity.PACKAGE, tmp_path / "cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (package / file).read_text()
+    assert old in text
+    (package / file).write_text(text.replace(old, new, 1))
+    assert changed(package_code("learn", package=package), package_code("learn")) == rooms
+    assert list(package_code("learn")) == ["", "data", "learn"]
+
+
+def test_a_new_file_of_a_room_counts(tmp_path: Path) -> None:
+    package = shutil.copytree(code_identity.PACKAGE, tmp_path / "cellsignal")
+    (package / "learn/more").mkdir()
+    (package / "learn/more/new.py").write_text("ANSWER = 42\n")
+    assert changed(package_code("learn", package=package), package_code("learn")) == ["learn"]
+
+
+def test_cells_count_from_the_beginning_on_and_once() -> None:
+    cells = ["seed = 3", "from cellsignal.run import session; folder = session.begin(globals())"]
+    notebook = Notebook()
+    notebook.begin(cells)
+    assert notebook.code() == ""
+    cells.append("train = 1  # sites")
+    first = notebook.code()
+    cells += ["train = 1", "train=1 # again"]
+    assert notebook.code() == first != ""
+    cells.append("train = 2")
+    assert notebook.code() != first
+    other = Notebook()
+    other.begin(["seed = 5", "a cell more", "session.begin(globals())"])
+    other.cells = [*other.cells, "train = 1"]
+    assert other.code() == first, "parameters and what finds the package are no code of a training"
+
+
+class Noise:
+    """A user's own transform, with a cache that is nobody's business."""
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma, self._cache, self.folder = sigma, object(), Path("/somewhere")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return image + self.sigma * FACTOR
+
+
+def test_callables_are_told_by_code_constants_and_closures() -> None:
+    def scaled(by: float) -> object:
+        return lambda height, width: [height * by]
+
+    assert described(scaled(2.0)) == described(scaled(2.0)) != described(scaled(3.0))
+    assert described(Noise(0.1)) == described(Noise(0.1)) != described(Noise(0.2))
+    assert described(partial(max, 1)) != described(partial(max, 2)) != described(partial(min, 2))
+    assert described(np.add) != described(np.multiply) and described(np.arange(3)) != described(np.arange(4))
+    assert described({"a": {3, 1}, "b": (1, [None, 1.5])}) == [["a", [1, 3]], ["b", [1, [None, "1.5"]]]]
+    assert "0x" not in str(described(Noise(0.1)))
+
+
+def test_globals_that_a_callable_reads_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = described(Noise(0.1))
+    monkeypatch.setitem(globals(), "FACTOR", 3)
+    assert described(Noise(0.1)) != before
+
+
+def test_a_callable_is_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import numpy as np\nNAMES = {'a', 'b', 'c'}\nclass T:\n    def __call__(self, x):\n        return x in {'p', 'q', 'r'}\n"
+                                      "def f(h, w):\n    return [T(), np.add, NAMES]\n")
+    program = "import json, mine; from cellsignal.code_identity import described; print(json.dumps(described([mine.f, mine.T()])))"
+    told = {subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths)},
+                           capture_output=True, text=True, check=True).stdout
+            for seed, paths in (("1", code_identity.PACKAGE.parent), ("2", code_identity.PACKAGE.parent))}
+    assert len(told) == 1 and "T" in told.pop()
+
+
+def test_many_threads_read_code_at_once() -> None:
+    """CPython 3.11 raises SystemError where another thread builds a tree while the garbage of this one is collected."""
+    code = (code_identity.PACKAGE / "learn/train.py").read_text()
+
+    def yield_to_others(*_: object) -> None:
+        time.sleep(0)
+
+    gc.callbacks.append(yield_to_others)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(code_identity.imported, [code] * 8))
+    finally:
+        gc.callbacks.remove(yield_to_others)
+    assert all(names == found[0] for names in found)
