@@ -58,6 +58,7 @@ def plan(
     it beside them. Raises InputError for a recipe that cannot run on Kaggle.
     """
     values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
+    plans.check(recipe, kernels=kernels)
     _check_data(recipe, datasets)
     _check_time(recipe.time_budget_minutes)
     if whole:

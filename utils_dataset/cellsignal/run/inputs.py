@@ -94,6 +94,17 @@ def check(data: str, *, run: str | Path, preset: str = "", task: Task = RXRX1) -
     return root
 
 
+def check_cell_types(names: Collection[str], *, preset: str) -> None:
+    """Refuse cell types that the plates of a preset will not have, before they are drawn."""
+    if not names or not preset:
+        return
+    from cellsignal.data.simulate import PRESETS
+
+    drawn = getattr(PRESETS.get(preset), "cell_types", names)
+    if unknown := [name for name in names if name not in drawn]:
+        raise InputError(f"no cell_type {unknown[0]!r} in the preset {preset}", cure=f"choose from {', '.join(sorted(drawn))}")
+
+
 def _found(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
     if paths.where() == "kaggle" or mounts.data_sets(task):

@@ -17,6 +17,20 @@ def parsed(code: str) -> ast.Module:
         return ast.parse(code)
 
 
+def assigned(code: str) -> dict[str, ast.expr]:
+    """The names that `code` assigns outside of blocks, annotated or not, and what is assigned last."""
+    found: dict[str, ast.expr] = {}
+    for node in parsed(code).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) and node.value else []
+        found.update((target.id, node.value) for target in targets if isinstance(target, ast.Name))
+    return found
+
+
+def loaded(code: str) -> set[str]:
+    """The names that `code` reads anywhere."""
+    return {node.id for node in ast.walk(parsed(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
 def imported(code: str) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
