@@ -58,13 +58,13 @@ def plan(
     it beside them. Raises InputError for a recipe that cannot run on Kaggle.
     """
     values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
-    plans.check(recipe, kernels=kernels)
     _check_data(recipe, datasets)
     _check_time(recipe.time_budget_minutes)
     if whole:
         planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
         planned = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
+    plans.check(recipe, kernels=kernels)
     made = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned]
     return Plan(
         name=name,

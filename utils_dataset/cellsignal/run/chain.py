@@ -39,7 +39,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
     rebuild.check(folder, way)
     plans.check(recipe, kernels=kernels)
-    inputs.check_cell_types(recipe.cell_types, preset=recipe.preset)
+    inputs.check_cell_types(recipe.cell_types, preset=recipe.preset, where=recipe.place("cell_types"))
     root = inputs.check(recipe.data, run=folder, preset=recipe.preset, task=TASKS[recipe.task])
     ours = not recipe.data and root == paths.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root)}

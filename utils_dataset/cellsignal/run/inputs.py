@@ -94,15 +94,16 @@ def check(data: str, *, run: str | Path, preset: str = "", task: Task = RXRX1) -
     return root
 
 
-def check_cell_types(names: Collection[str], *, preset: str) -> None:
+def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None:
     """Refuse cell types that the plates of a preset will not have, before they are drawn."""
     if not names or not preset:
         return
     from cellsignal.data.simulate import PRESETS
 
-    drawn = getattr(PRESETS.get(preset), "cell_types", names)
-    if unknown := [name for name in names if name not in drawn]:
-        raise InputError(f"no cell_type {unknown[0]!r} in the preset {preset}", cure=f"choose from {', '.join(sorted(drawn))}")
+    drawn = PRESETS[preset].cell_types if preset in PRESETS else ()
+    unknown = next((name for name in names if drawn and name not in drawn), None)
+    if unknown is not None:
+        raise InputError(f"no cell_type {unknown!r} in the preset {preset}", where=where, cure=f"choose from {', '.join(drawn)}")
 
 
 def _found(task: Task) -> Path | None:

@@ -52,7 +52,7 @@ def check(namespace: Mapping[str, Any]) -> None:
     values = {name: namespace[name] for name in NotebookParameters.model_fields if name in set_here and name in namespace}
     recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
     named = [*values.get("cell_types", []), values.get("cell_type", ALL)]
-    inputs.check_cell_types([name for name in named if name not in ("", ALL)], preset=values.get("preset", ""))
+    inputs.check_cell_types([name for name in named if name not in ("", ALL)], preset=values.get("preset", ""), where=WHERE)
 
 
 def _assigned(cell: str) -> list[str]:

@@ -42,7 +42,7 @@ def check(recipe: Recipe, *, kernels: Path) -> None:
     """
     steps = plan(Shape.of(recipe), [ALL], kernels=kernels)
     read = READ_BY_CHAIN.union(*(notebooks.parameters_read(path) for path in {step.notebook for step in steps if step.notebook}))
-    for name, field in Recipe.model_fields.items():
+    for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         if name not in read and value != field.default and (value or value is False):
             what = f"{name} is {value!r}, and no step of the task {recipe.task} reads it"
