@@ -6,16 +6,22 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
+from papermill import inspect_notebook
+from pydantic import Field
 from sizes import functions, length
 
 import cellsignal
-from cellsignal.code_identity import imported
+from cellsignal.code_identity import assigned, imported
 from cellsignal.publish import account
 from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
+from cellsignal.errors import InputError
+from cellsignal.run import notebooks, plans, recipe as recipes
+from cellsignal.run.choices import BACKBONES, COVARIATES, LOSSES
+from cellsignal.run.parameters import NotebookParameters
 from cellsignal.run.recipe import Recipe
 from cellsignal.tasks import TASKS
 
@@ -60,6 +66,7 @@ OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
     "compare": {"run", "runs"},
     "benchmark": {"run", "sites", "image_size", "network_size", "backbone", "batch_size", "rounds", "seconds"},
 }
+LABEL_LOSSES = ("bce", "focal", "lovasz")  # those that take several labels
 PLACE = 'REPOSITORY, REF = "", "v0.1.0"'
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -88,10 +95,10 @@ def parameters_cell(path: Path) -> dict[str, Any]:
 
 
 def literals(path: Path) -> dict[str, Any]:
-    """Names and values of the parameters cell, which may hold nothing but literals."""
-    nodes = ast.parse(text(parameters_cell(path))).body
-    assert all(isinstance(node, ast.Assign) and len(node.targets) == 1 for node in nodes)
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
+    """Names and values of the parameters cell, which may hold nothing but annotated literals."""
+    code = text(parameters_cell(path))
+    assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(code).body)
+    return {name: ast.literal_eval(value) for name, value in assigned(code).items()}
 
 
 @each_notebook
@@ -168,6 +175,71 @@ def test_every_recipe_names_all_that_the_demo_sets(path: Path) -> None:
 
 def test_the_chain_notebook_names_every_parameter() -> None:
     assert set(literals(ROOT / "kernels/0-chain/0-chain.ipynb")) == set(Recipe.model_fields)
+
+
+@each_notebook
+def test_papermill_tells_type_comment_and_choices_of_every_parameter(path: Path) -> None:
+    told = inspect_notebook(path)
+    assert {name: told[name]["inferred_type_name"] for name in told} == {name: kind_of(name) for name in literals(path)}
+    for name, parameter in told.items():
+        assert ast.literal_eval(parameter["default"]) == literals(path)[name]
+        shown = re.search(r"[^\[]+(?: \[([\w|-]+)\])?$", parameter["help"])
+        assert shown and (shown[1] or "").split("|") == (list(choices_of(name, path.stem)) or [""]), name
+        assert name != "loss" or parameter["help"].endswith(", ".join(LOSSES if path.stem != "protein-atlas" else LABEL_LOSSES))
+
+
+def kind_of(name: str) -> str:
+    """The type of a parameter as the notebooks spell it."""
+    kind = NotebookParameters.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0]).__name__
+    return str(kind) if get_origin(kind) else kind.__name__
+
+
+def choices_of(name: str, stem: str) -> tuple[str, ...]:
+    """What a parameter may be, as text; () for what cannot be listed."""
+    of_tasks = [TASKS[stem]] if stem in TASKS else list(TASKS.values()) if stem == "0-chain" else [TASKS["rxrx1"]]
+    listed = {
+        "backbone": BACKBONES, "covariates": COVARIATES, "preset": tuple(preset for task in of_tasks for preset in task.presets),
+        **({"task": ("protein-atlas",), "standardise": ("none", "image")} if stem == "protein-atlas" else {}),  # its sites lie on no plates
+    }  # fmt: skip
+    kind = NotebookParameters.model_fields[name].annotation
+    literal = get_args(kind) if get_origin(kind) is Literal else ()
+    return listed.get(name, tuple(str(choice) for choice in literal if choice != ""))
+
+
+@each_notebook
+def test_a_cell_reads_every_parameter(path: Path) -> None:
+    every = set(literals(path))
+    assert path.stem == "0-chain" or notebooks.parameters_read(path) == every  # the chain hands all of them on
+
+
+def test_a_notebook_or_the_chain_reads_every_field_of_the_recipe() -> None:
+    assert set(Recipe.model_fields) == read_somewhere()
+
+
+def read_somewhere() -> set[str]:
+    """The parameters that the notebooks of a plan read, and those that the chain does."""
+    planned = {step.notebook for task in TASKS for step in plans.plan(plans.Shape(task), ["U2OS"], kernels=ROOT / "kernels")}
+    chain = {node.attr for node in ast.walk(ast.parse((ROOT / "utils_dataset/cellsignal/run/chain.py").read_text()))
+             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "recipe"}  # fmt: skip
+    assert plans.READ_BY_CHAIN <= chain | {"seed"}
+    return (set().union(*map(notebooks.parameters_read, planned)) | plans.READ_BY_CHAIN) & set(Recipe.model_fields)
+
+
+def test_a_field_that_nothing_reads_is_found_and_refused(tmp_path: Path) -> None:
+    """The test above would fail, and a run that sets it ends in one line."""
+
+    class More(Recipe):
+        unread: int = Field(0, description="what no notebook knows")
+
+    assert set(More.model_fields) - read_somewhere() == {"unread"}
+    path = tmp_path / "more.yaml"
+    path.write_text("seed: 1\nunread: 3\n")
+    values, places = recipes.read(path)
+    with pytest.raises(InputError) as refused:
+        plans.check(recipes.check(values, places=places, model=More), kernels=ROOT / "kernels")
+    assert str(refused.value) == f"{path}:2: unread is 3, and no step of the task rxrx1 reads it; leave it out"
 
 
 # What Kaggle reads

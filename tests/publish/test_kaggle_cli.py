@@ -10,9 +10,10 @@ import pytest
 import sessions
 from server import COMPETITION, FakeKaggle, Outcome, Pushed
 
+from cellsignal import code_identity
 from cellsignal import files
 from cellsignal.cli import main
-from cellsignal.run import provenance, sources
+from cellsignal.run import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -35,7 +36,7 @@ Cellsignal = Callable[..., Ended]
 def same_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the package's files hold is no matter here; the person stands in an empty folder."""
     monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
-    monkeypatch.setattr(sources, "closure", lambda code: {})
+    monkeypatch.setattr(code_identity, "package_code", lambda *rooms: {})
     monkeypatch.chdir(tmp_path)
 
 

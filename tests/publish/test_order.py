@@ -65,6 +65,8 @@ def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
     assert [(kernel.step, kernel.gpu) for kernel in atlas.kernels] == [("protein-atlas", True)]
     assert atlas.competitions == ("human-protein-atlas-image-classification",)
     assert atlas.kernels[0].parameters["task"] == "protein-atlas" and "weights/fold-1/model.safetensors" in atlas.kernels[0].outputs
+    with pytest.raises(InputError, match="^-p groups=false: groups is False, and no step of the task protein-atlas reads it; leave it out$"):
+        plan("protein-atlas", "groups=false")
     with pytest.raises(InputError, match="unknown preset 'demo'; use one of: atlas-demo, atlas-tiny"):
         plan("protein-atlas", "preset=demo")
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.run import notebooks
+from cellsignal.run import notebooks, sources
 
 BOOTSTRAP = """from cellsignal import files
 from cellsignal.run import session
@@ -21,16 +21,18 @@ TRAINING = """run = ""
 seed = 0
 cell_type = ""
 network = "model"
+workers = 0
+virtual_batch = 0
 epochs = 0"""
 TOYS = {
-    "1-eda": ('run = ""', "print('plates')"),
+    "1-eda": ('run = ""\ncell_types = []\nexperiments = []', "print('plates')"),
     "2-pretrain-controls": (
         'run = ""\nseed = 0\ncell_type = ""\npretrain_epochs = 0',
         WEIGHTS.format(name="pretrain", epochs="pretrain_epochs"),
     ),
     "3-train-cell-type": (TRAINING, WEIGHTS.format(name="{network}", epochs="epochs")),
     "4-predict-assign": (
-        'run = ""\nassignment = ""\nstored = ""',
+        'run = ""\nassignment = ""\nstored = ""\ncompare_batches = False',
         """if stored != "scores":
     learnt = sorted((folder / "weights").glob("*/model.safetensors"))
     files.write_text(folder / "scores/model/toy.parquet", "".join(path.read_text() for path in learnt))
@@ -48,7 +50,8 @@ def write_toy() -> Callable[..., Path]:
     def write(folder: Path, name: str, *, body: str | None = None, parameters: str | None = None) -> Path:
         known, usual = TOYS[name]
         end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
-        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, body or usual, end)]
+        reading = f"print({', '.join(sources.assigned(parameters or known))})"  # as real ones read all that they name
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, reading, body or usual, end)]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = folder / name / f"{name}.ipynb"

@@ -46,10 +46,15 @@ BAD_FILES = {
     "tab": ("\tseed: 0\n", ":1: not YAML"),
     "foreign tag": ("seed: !!python/object:os.system 1\n", ":1: not YAML"),
     "unknown preset": ("preset: gigantic\n", "unknown preset 'gigantic'; use one of: demo"),
+    "a key of the other task": ("task: protein-atlas\npreset: atlas-tiny\npretrain_epochs: 0\ngroups: false\n",
+                                ":4: groups is False, and no step of the task protein-atlas reads it; leave it out"),
+    "a key of the Protein Atlas": ("preset: tiny\nfolds: 3\n", ":2: folds is 3, and no step of the task rxrx1 reads it; leave it out"),
+    "cell types that are not drawn": ("preset: tiny\ncell_types: [RPE, HUVAC]\n", ":2: no cell_type 'HUVAC' in the preset tiny; choose from HUVEC, RPE"),
     "data not there": ("data: nowhere\n", "no such data folder"),
 }
 BAD_OVERRIDES = {
     "seed": "write for example -p seed=1",
+    "thresholds=half": "thresholds is 'half', and no step of the task rxrx1 reads it; leave it out",
     "lr=0.1": "unknown key 'lr'",
     "seed=one": "write a number without quotes",
     "learning_rate=1e-4": "write 1.0e-4",

@@ -47,7 +47,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., list[str]]:
     """run(folder, storage=..., **parameters) gives the names of the steps that were not kept."""
-    write_toy(kernels, "4-predict-assign", parameters='run = ""\ndata = ""\nassignment = ""\nstored = ""\nscored = []', body=PREDICTION)
+    write_toy(kernels, "4-predict-assign", parameters='run = ""\ndata = ""\nassignment = ""\nstored = ""\nscored = []\nprototypes = 0.0', body=PREDICTION)
     names = ("seed", "cell_type", "pretrain_epochs", "workers", "processes", "run")
     write_toy(kernels, "2-pretrain-controls", parameters="\n".join(f"{name} = 0" for name in names))
 

@@ -88,7 +88,7 @@ def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[.
 
 
 def test_small_numbers_stay_numbers(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
-    run(write_toy(tmp_path, "1-eda", body="assert isinstance(rate, float), rate"), tmp_path, rate=1e-5)
+    run(write_toy(tmp_path, "1-eda", body="assert isinstance(learning_rate, float), learning_rate"), tmp_path, learning_rate=1e-5)
 
 
 def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None:

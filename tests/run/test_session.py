@@ -11,7 +11,7 @@ from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, paths, session
 
-TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "tiny", "cell_type": "U2OS", "workers": 0, "device": "auto"}
+TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "demo", "cell_type": "U2OS", "workers": 0, "device": "auto"}
 PRETRAIN = "2-pretrain-controls@U2OS"
 Past = Callable[..., Path]
 
@@ -92,7 +92,7 @@ def test_of_two_sessions_of_a_run_the_later_one_counts(past: Past) -> None:
 
 @pytest.mark.parametrize(
     "theirs, key, values",
-    [({"seed": 1}, "seed", "0 here, and was 1"), ({"preset": ""}, "preset", "'tiny' here, and was ''")],
+    [({"seed": 1}, "seed", "0 here, and was 1"), ({"preset": ""}, "preset", "'demo' here, and was ''")],
 )
 def test_a_run_of_other_parameters_is_refused(past: Past, theirs: dict[str, Any], key: str, values: str) -> None:
     folder = past("notebooks/alice/other", "2-pretrain-controls", WEIGHTS, **theirs)

@@ -91,6 +91,20 @@ def _rooms(tree: ast.Module) -> set[str]:
     return {part[1] for part in parts if part[0] == PACKAGE.name and len(part) > 1 and (PACKAGE / part[1]).is_dir()}
 
 
+def assigned(code: str) -> dict[str, ast.expr]:
+    """The names that `code` assigns outside of blocks, annotated or not, and what is assigned last."""
+    found: dict[str, ast.expr] = {}
+    for node in parsed(code).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) and node.value else []
+        found.update((target.id, node.value) for target in targets if isinstance(target, ast.Name))
+    return found
+
+
+def loaded(code: str) -> set[str]:
+    """The names that `code` reads anywhere."""
+    return {node.id for node in ast.walk(parsed(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
 def imported(code: str) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     return _imported(parsed(code))

@@ -7,8 +7,9 @@ import pytest
 from holdings import Dataset
 from server import FakeKaggle
 
+from cellsignal import code_identity
 from cellsignal.publish import order, push, state
-from cellsignal.run import paths, provenance, recipe, sources
+from cellsignal.run import paths, provenance, recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 Connect = Callable[..., dict[str, str]]
@@ -19,7 +20,7 @@ Call = Callable[..., dict[str, str]]
 def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the package's files hold is no matter here."""
     monkeypatch.setattr(provenance, "code_digest", lambda *package: "code")
-    monkeypatch.setattr(sources, "closure", lambda code: {})
+    monkeypatch.setattr(code_identity, "package_code", lambda *rooms: {})
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import sessions
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
+from cellsignal import code_identity
 from cellsignal.errors import StepFailed
 from cellsignal.publish import utilities
 from cellsignal.publish.refusals import QuotaSpent
-from cellsignal.run import provenance, sources
+from cellsignal.run import provenance
 
 Call = Callable[..., dict[str, str]]
 
@@ -20,7 +21,7 @@ Call = Callable[..., dict[str, str]]
 def mend(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package is not what it was: a comment of a file that each notebook uses."""
     monkeypatch.setattr(provenance, "code_digest", lambda *package: "mended")
-    monkeypatch.setattr(sources, "closure", lambda code: {"learn/train.py": "mended"})
+    monkeypatch.setattr(code_identity, "package_code", lambda *rooms: {"learn": "mended"})
 
 
 @pytest.mark.parametrize("complete", [False, True])

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import pandas as pd
 
 from cellsignal.data.splits import TEST, TRAIN
+from cellsignal.errors import InputError
 
 ALL = "all"  # the cell type of a network that serves all of them
 ROWS, COLUMNS = ("A", "P"), ("01", "24")  # the outermost of a plate of 384 wells
@@ -28,9 +29,15 @@ def inner_wells(sites: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def of_cell_type(sites: pd.DataFrame, cell_type: str, *, cell_types: Collection[str] = ()) -> pd.DataFrame:
-    """The sites of one cell type; "all" stands for all of `cell_types`, which are every one when empty."""
-    wanted = (cell_types or sites["cell_type"].unique()) if cell_type == ALL else [cell_type]
-    return sites[sites["cell_type"].isin(list(wanted))]
+    """The sites of one cell type; "all" stands for all of `cell_types`, which are every one when empty.
+
+    Raises InputError for one that no site has.
+    """
+    there = sorted(sites["cell_type"].unique())
+    wanted = list(cell_types or there) if cell_type == ALL else [cell_type]
+    if unknown := [name for name in wanted if name not in there]:
+        raise InputError(f"no cell_type {unknown[0]!r}", cure=f"choose from {', '.join(there)}, or {ALL} for one network of all")
+    return sites[sites["cell_type"].isin(wanted)]
 
 
 def to_learn_from(sites: pd.DataFrame, *, classes: str = "treatments") -> pd.DataFrame:

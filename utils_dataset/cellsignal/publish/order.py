@@ -66,6 +66,7 @@ def plan(
         planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
         planned = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
+    plans.check(recipe, kernels=kernels)
     made = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned]
     return Plan(
         name=name,

@@ -39,7 +39,9 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     kernels = kernels or paths.kernels()
     folder = paths.default_run(str(run) or recipe.run or "runs/run")
     rebuild.check(folder, way)
+    plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
+    inputs.check_cell_types(recipe.cell_types, preset=preset, where=recipe.place("cell_types"))
     ours = not recipe.data and root == paths.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root), "preset": preset}
     engine, budget = engine or Here(), session.budget(recipe.time_budget_minutes)

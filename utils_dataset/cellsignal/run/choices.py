@@ -9,6 +9,7 @@ BACKBONES = (
 )  # fmt: skip
 EXAMPLES = {
     "cell_types": "[HUVEC, U2OS]", "experiments": "[U2OS-01, U2OS-02]", "ensemble": "[densenet121]", "covariates": "[plate, site]",
+    "scored": "[U2OS-03]", "runs": "[runs/demo, runs/second]",
 }  # fmt: skip
 COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
 LOSSES = ("bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface")

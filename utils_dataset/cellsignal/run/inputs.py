@@ -148,6 +148,18 @@ def _drawn(root: Path, preset: str, seed: int) -> bool:
     return (told.get("preset"), told.get("seed")) == (preset, seed)
 
 
+def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None:
+    """Refuse cell types that the plates of a preset will not have, before they are drawn."""
+    if not names or not preset:
+        return
+    from cellsignal.data.simulate import PRESETS
+
+    drawn = PRESETS[preset].cell_types if preset in PRESETS else ()
+    unknown = next((name for name in names if drawn and name not in drawn), None)
+    if unknown is not None:
+        raise InputError(f"no cell_type {unknown!r} in the preset {preset}", where=where, cure=f"choose from {', '.join(drawn)}")
+
+
 def _found(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
     if paths.where() == "kaggle" or mounts.data_sets(task):

@@ -1,6 +1,5 @@
 """One notebook as a step: what it names, how it runs, why it failed, and its page."""
 
-import ast
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import yaml
 from cellsignal import files
 from cellsignal.data.problems import Faults
 from cellsignal.data.simulated import shown, titled
-from cellsignal.code_identity import parsed
+from cellsignal.code_identity import assigned, loaded
 from cellsignal.errors import InputError, StepFailed
 
 _LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
@@ -44,10 +43,25 @@ def source(cell: Mapping[str, Any]) -> str:
 
 def parameter_names(path: Path) -> list[str]:
     """The names that the notebook's `parameters` cell assigns."""
-    tagged = [cell for cell in code_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    return list(assigned(source(_parameters_cell(path))))
+
+
+def parameters_read(path: Path) -> set[str]:
+    """The parameters that a cell of the notebook reads, and `run`, which `session.begin` reads in every notebook."""
+    cells = code_cells(path)
+    read = {name for cell in cells if not _has_parameters(cell) for name in loaded(source(cell))}
+    return {"run", *read} & set(parameter_names(path))
+
+
+def _parameters_cell(path: Path) -> dict[str, Any]:
+    tagged = [cell for cell in code_cells(path) if _has_parameters(cell)]
     if len(tagged) != 1:
         raise InputError(f"{len(tagged)} cells are tagged `parameters`", where=path, cure="tag exactly one")
-    return [target.id for node in parsed(source(tagged[0])).body if isinstance(node, ast.Assign) for target in node.targets]
+    return tagged[0]
+
+
+def _has_parameters(cell: Mapping[str, Any]) -> bool:
+    return "parameters" in cell["metadata"].get("tags", [])
 
 
 def execute(

@@ -5,12 +5,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cellsignal.errors import InputError
+from cellsignal.run import notebooks
 from cellsignal.run.members import last_name, members, prefix, pretrained_name
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.steps import Step
 from cellsignal.tasks import TASKS
 
 ALL = "all"  # the cell type of a network that serves all of them
+READ_BY_CHAIN = {"task", "data", "preset", "run", "seed", "parallel", "pages", "time_budget_minutes"}  # whatever the notebooks read
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,20 @@ class Shape:
     def of(cls, recipe: Recipe) -> "Shape":
         """That of a recipe."""
         return cls(**{field.name: getattr(recipe, field.name) for field in fields(cls)})
+
+
+def check(recipe: Recipe, *, kernels: Path) -> None:
+    """Refuse a parameter that is set and that no step of the recipe's plan reads, such as one of another task.
+
+    The default is accepted, because a file may name every parameter, and so is what asks for nothing (0, no text, no names).
+    """
+    steps = plan(Shape.of(recipe), [ALL], kernels=kernels)
+    read = READ_BY_CHAIN.union(*(notebooks.parameters_read(path) for path in {step.notebook for step in steps if step.notebook}))
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if name not in read and value != field.default and (value or value is False):
+            what = f"{name} is {value!r}, and no step of the task {recipe.task} reads it"
+            raise InputError(what, where=recipe.place(name), cure="leave it out")
 
 
 def plan(shape: Shape, cell_types: Sequence[str], *, kernels: Path) -> list[Step]:

@@ -1,12 +1,12 @@
 """The parameters of a run: one flat YAML file, every key known, every value of its type."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
@@ -116,6 +116,12 @@ class Recipe(BaseModel):
     time_budget_minutes: float = Field(
         0.0, ge=0, description="work stops cleanly in time and goes on at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"
     )
+
+    _places: dict[str, str] = PrivateAttr({})
+
+    def place(self, key: str) -> str:
+        """Where a parameter was set, such as `demo.yaml:3`, for a check that comes later."""
+        return self._places.get(key, "parameters")
 
     @field_validator("data", "run")
     @classmethod
@@ -246,30 +252,43 @@ def read(path: Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], dic
     return values, places
 
 
-def check(values: Mapping[str, Any], *, places: Mapping[str, str] = {}, where: str = "parameters") -> Recipe:
-    """Make a Recipe of `values`; the first fault becomes an InputError that says where and how to mend it."""
-    unknown = next((key for key in values if key not in Recipe.model_fields), None)
+def check(
+    values: Mapping[str, Any],
+    *,
+    places: Mapping[str, str] = {},
+    where: str = "parameters",
+    model: type[Recipe] = Recipe,
+    example: Callable[[str, Any], str] = lambda key, value: "",
+) -> Recipe:
+    """Make a Recipe (a `model`) of `values`; the first fault becomes an InputError that says where and how to mend it.
+
+    `example` adds to the cure how the value of a key is passed.
+    """
+    unknown = next((key for key in values if key not in model.model_fields), None)
     if unknown is not None:
-        raise InputError(f"unknown key {unknown!r}", where=places.get(unknown, where), cure=_nearest(unknown))
+        raise InputError(f"unknown key {unknown!r}", where=places.get(unknown, where), cure=nearest(unknown, model.model_fields))
     try:
-        return Recipe.model_validate(dict(values))
+        checked = model.model_validate(dict(values))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = str(fault["loc"][0])
         reason = fault["msg"].removeprefix("Value error, ")
         what = f"{key} is {values[key]!r}: {reason[0].lower()}{reason[1:]}"
-        raise InputError(what, where=places.get(key, where), cure=_cure(key, values[key])) from None
+        cure = _cure(model, key, values[key]) + example(key, values[key])
+        raise InputError(what, where=places.get(key, where), cure=cure) from None
+    checked._places.update(places)
+    return checked
 
 
-def _nearest(key: str) -> str:
-    known = list(Recipe.model_fields)
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The cure for a key that is not among the known ones."""
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
 
 
-def _cure(key: str, value: Any) -> str:
+def _cure(model: type[Recipe], key: str, value: Any) -> str:
     """How to write `value` so that it fits `key`."""
-    field = Recipe.model_fields[key]
+    field = model.model_fields[key]
     kind = field.annotation
     if value is None:
         return f"give it a value, or leave the line out for {field.default!r}"
@@ -281,13 +300,16 @@ def _cure(key: str, value: Any) -> str:
         return f"write for example {key}: {field.default or 'imagenet'}"
     if kind is str:
         return f'write it in quotes: {key}: "{value}"'
-    if kind == Names:
-        return f"write a list of different names, such as {key}: {EXAMPLES[key]}"
-    if kind == list[int]:
-        return f"write a list of rising numbers, such as {key}: [15, 25]"
+    if kind in (Names, list[int]):
+        return f"write a list of {'different names' if kind == Names else 'rising numbers'}, such as {key}: {list_example(key)}"
     if kind is bool:
         return f"write {key}: true or {key}: false"
-    return f"write for example {key}: {field.default}"
+    return f"write for example {key}: {field.default!r}" if field.default == "" else f"write for example {key}: {field.default}"
+
+
+def list_example(key: str) -> str:
+    """A list as YAML that fits a key."""
+    return EXAMPLES.get(key, "[15, 25]")
 
 
 def _number(text: str, kind: type) -> str:

@@ -18,7 +18,7 @@ import typer
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn import world
 from cellsignal.learn.budget import Budget
-from cellsignal.run import notebooks, recipe
+from cellsignal.run import notebooks, recipe, yamls
 
 
 def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> d
     """
     names = notebooks.parameter_names(notebook)
     own = [name for name in names if name not in recipe.Recipe.model_fields]
-    told = [text.partition("=") for text in overrides]
-    mine = {key.strip(): value for key, equals, value in told if equals and key.strip() in own}
-    rest = ["".join(text) for text in told if text[0].strip() not in mine]
+    given = [(text, *yamls.read_override(text)) for text in overrides]
+    mine = {key: value for _, key, value in given if key in own}
+    rest = [text for text, key, _ in given if key not in own]
     values = recipe.load(params, rest).model_dump()
     return {**{name: values[name] for name in names if name in values}, **mine}
 

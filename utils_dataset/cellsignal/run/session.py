@@ -11,7 +11,7 @@ from typing import Any
 from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.learn.budget import Budget
-from cellsignal.run import manifest, mounts, paths, provenance, steps
+from cellsignal.run import manifest, mounts, parameters, paths, provenance, steps
 
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
@@ -40,8 +40,10 @@ _sessions: dict[Path, _Session] = {}
 def begin(namespace: Mapping[str, Any]) -> Path:
     """Claim the run folder that a notebook's variables name, and take up what attached runs hold; gives its absolute path.
 
-    Raises InputError when an attached run was made with other parameters, is damaged, or does not fit the disk.
+    Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
+    other parameters, is damaged, or does not fit the disk.
     """
+    parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     paths.settle()
     for name in manifest.SPECIFIC:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cellsignal.errors import InputError
-from cellsignal.run import recipe
+from cellsignal.run import paths, plans, recipe
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.sweep_space import SHARED, Space
 
@@ -50,7 +50,8 @@ def ranges(space: Space, *, base: Mapping[str, Any]) -> list[Range]:
     found = [_range(key, given, where=lines.get(f"search.{key}", str(space.path))) for key, given in (space.ranges or {}).items()]
     for each in found:
         for value in each.ends:
-            recipe.check({**base, each.key: value}, places={each.key: lines[f"search.{each.key}"]}, where=str(space.path))
+            checked = recipe.check({**base, each.key: value}, places={each.key: lines[f"search.{each.key}"]}, where=str(space.path))
+            plans.check(checked, kernels=paths.kernels())
     return found
 
 

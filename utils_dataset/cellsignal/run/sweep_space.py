@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cellsignal.errors import InputError
-from cellsignal.run import recipe, yamls
+from cellsignal.run import paths, plans, recipe, yamls
 
 KINDS = ("variants", "grid", "search")
 SHARED = ("task", "data", "preset", "run", "seed")  # what the trials have in common, or the sweep decides
@@ -79,6 +79,7 @@ def values(variant: Variant, *, seed: int, overrides: Iterable[str] = (), where:
             cure = "set it in the recipe, or use --seeds" if key == "seed" else "set it in the recipe that the sweep starts from"
             raise InputError(f"{key} is the same for all trials", where=places[key], cure=cure)
     checked = recipe.check({**given, **variant.changes, "seed": seed}, places=places, where=str(variant.params))
+    plans.check(checked, kernels=paths.kernels())
     return checked.model_dump()
 
 

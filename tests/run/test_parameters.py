@@ -1,0 +1,122 @@
+"""A notebook's parameters as papermill sets them: what the recipe refuses, the notebook's set-up refuses, in the same words."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from papermill.cli import _resolve_type
+from papermill.translators import PythonTranslator
+
+from cellsignal.data.selection import of_cell_type
+from cellsignal.errors import InputError
+from cellsignal.run import notebooks, parameters, paths, recipe, session
+
+KERNELS = paths.kernels()
+NOTEBOOKS = sorted(path.stem for path in KERNELS.glob("*/*.ipynb"))
+TRAIN, PREDICT = "3-train-cell-type", "4-predict-assign"
+ON_COMMAND_LINE = {  # notebook, name and value after -p, what the set-up says
+    "text for a truth": (PREDICT, "known_layouts", "false", "known_layouts is 'false': input should be a valid boolean; write known_layouts: true or "
+                         "known_layouts: false (papermill: -p known_layouts False, or -y 'known_layouts: false')"),
+    "text for another truth": ("2-pretrain-controls", "compile", "no", "compile is 'no': input should be a valid boolean; write compile: true or "
+                               "compile: false (papermill: -p compile False, or -y 'compile: false')"),
+    "below its least": (TRAIN, "mixup", "-1", "mixup is -1: input should be greater than or equal to 0; write for example mixup: 0.0"),
+    "word for a number": ("1-eda", "seed", "abc", "seed is 'abc': input should be a valid integer; write a number without quotes"),
+    "batches of nothing": (TRAIN, "batch_size", "0", "batch_size is 0: input should be greater than or equal to 2; write for example batch_size: 16"),
+    "half an epoch": (TRAIN, "epochs", "1.5", "epochs is 1.5: input should be a valid integer; write for example epochs: 375"),
+    "no value": ("0-chain", "groups", "None", "groups is None: input should be a valid boolean; give it a value, or leave the line out for True"),
+    "text for a list": ("compare", "runs", "runs/demo", "runs is 'runs/demo': input should be a valid list; write a list of different names, such as "
+                        "runs: [runs/demo, runs/second] (papermill: -y 'runs: [runs/demo, runs/second]')"),
+    "text for numbers": ("protein-atlas", "sizes", "64", "sizes is 64: input should be a valid list; write a list of rising numbers, such as sizes: [15, 25]"),
+    "a cell type that is not drawn": (TRAIN, "cell_type", "HUVAC", "no cell_type 'HUVAC' in the preset demo; choose from HEPG2, HUVEC, RPE, U2OS"),
+    "a name that is none": (TRAIN, "network", "7", "network is 7: input should be a valid string; write it in quotes: network: \"7\""),
+    "an odd number of sites": ("benchmark", "sites", "3", "sites is 3: input should be a multiple of 2; write for example sites: 64"),
+    "no such stage": (PREDICT, "stored", "score", "stored is 'score': input should be '', 'weights' or 'scores'; write for example stored: ''"),
+    "a misspelt name": (TRAIN, "mixpu", "0.2", "unknown parameter 'mixpu'; did you mean 'mixup'?"),
+    "a name of another notebook": ("1-eda", "network", "x", "unknown parameter 'network'; known keys: run, data, preset, seed, cell_types, experiments"),
+    "that rules fit together": (TRAIN, "virtual_batch", "8", "virtual_batch is 8: a virtual batch holds whole batches, here of 16; 0 means none; "
+                                "write for example virtual_batch: 0"),
+}  # fmt: skip
+
+
+def variables(notebook: str, injected: dict[str, Any] = {}) -> dict[str, Any]:
+    """A notebook's variables at its set-up, after papermill has injected some."""
+    first = notebooks.source(notebooks.code_cells(KERNELS / notebook / f"{notebook}.ipynb")[0])
+    cells = ["", first, *[PythonTranslator.codify(injected)] * bool(injected), "from cellsignal.run import session"]
+    namespace: dict[str, Any] = {"In": cells}
+    for cell in cells:
+        exec(cell, namespace)
+    return namespace
+
+
+def refusal(notebook: str, injected: dict[str, Any]) -> str:
+    """What the set-up says of the injected parameters, in which it makes no folder."""
+    with pytest.raises(InputError) as refused:
+        session.begin(variables(notebook, injected))
+    return str(refused.value).removeprefix("parameters: ")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("notebook, name, value, said", ON_COMMAND_LINE.values(), ids=ON_COMMAND_LINE)
+def test_what_the_command_line_sets_wrongly(notebook: str, name: str, value: str, said: str, tmp_path: Path) -> None:
+    assert refusal(notebook, {name: _resolve_type(value)}) == said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_notebook_accepts_its_own_parameters_and_any_recipe(notebook: str) -> None:
+    parameters.check(variables(notebook))
+    for path in paths.repository().glob("papermill_params/*.yaml"):
+        parameters.check(variables(notebook, yaml.safe_load(path.read_text())))
+    parameters.check(variables(notebook, {"PAPERMILL_INPUT_PATH": "in.ipynb"}))  # as its --inject-paths does
+    assert refusal(notebook, {"epoch": 3}).startswith("unknown parameter 'epoch'; ")
+
+
+@pytest.mark.parametrize("text", ["learning_rate: 1e-3", "groups: 'false'", "epochs: 1.5", "seed: abc", "cell_types: U2OS", "loss: zebra"])
+def test_a_file_is_refused_as_the_command_refuses_it(text: str, tmp_path: Path) -> None:
+    """YAML reads 1e-3 as text, in a recipe and in a file for papermill alike."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        recipe.load(path)
+    said, _, hint = refusal(TRAIN, yaml.safe_load(text)).partition(" (papermill: ")
+    assert f"{path}:1: {said}" == str(refused.value)
+    assert bool(hint) == (text in ("groups: 'false'", "cell_types: U2OS"))
+
+
+def test_the_notebook_that_predicts_may_compare_batches_without_knowing_the_virtual_batch() -> None:
+    parameters.check(variables(PREDICT, {"compare_batches": True}))
+
+
+def test_variables_that_are_no_parameters_of_a_notebook_are_its_own_business() -> None:
+    namespace = variables("compare")
+    namespace["split"] = "test"  # a cell below sets it, and the set-up runs once more
+    namespace["In"] += ["split = 'test'", "%matplotlib inline\nthis is no Python"]
+    parameters.check(namespace)
+    forked = variables("1-eda", {"own": 3})
+    forked["In"][1] += "\nown: int = 1"
+    parameters.check(forked)
+
+
+def test_a_cell_type_that_the_tables_do_not_have() -> None:
+    pandas = pytest.importorskip("pandas")
+    sites = pandas.DataFrame({"cell_type": ["RPE", "U2OS"]})
+    for wanted, also in (("HUVAC", []), ("all", ["RPE", "HUVAC"])):
+        with pytest.raises(InputError, match="^no cell_type 'HUVAC'; choose from RPE, U2OS, or all for one network of all$"):
+            of_cell_type(sites, wanted, cell_types=also)
+    assert of_cell_type(sites, "all", cell_types=["RPE"])["cell_type"].tolist() == ["RPE"]
+
+
+def test_papermill_itself_ends_with_the_line(tmp_path: Path) -> None:
+    """A misspelt key in a file, which IPython's `In` tells the set-up."""
+    (tmp_path / "params.yaml").write_text("run: here\nmixpu: 0.2\n")
+    command = [sys.executable, "-m", "papermill", KERNELS / f"{TRAIN}/{TRAIN}.ipynb", "out.ipynb", "-k", "python3", "-f", "params.yaml"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stderr.strip().splitlines()[-1] == "InputError: parameters: unknown parameter 'mixpu'; did you mean 'mixup'?"
+    assert not (tmp_path / "here").exists()
