@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.run import notebooks, sources
+from cellsignal.code_identity import assigned
+from cellsignal.run import notebooks
 
 BOOTSTRAP = """from cellsignal import files
 from cellsignal.run import session
@@ -50,7 +51,7 @@ def write_toy() -> Callable[..., Path]:
     def write(folder: Path, name: str, *, body: str | None = None, parameters: str | None = None) -> Path:
         known, usual = TOYS[name]
         end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
-        reading = f"print({', '.join(sources.assigned(parameters or known))})"  # as real ones read all that they name
+        reading = f"print({', '.join(assigned(parameters or known))})"  # as real ones read all that they name
         cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, reading, body or usual, end)]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
