@@ -14,10 +14,10 @@ from server import FakeKaggle, Pushed
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {  # parameters as somebody in a hurry edits them in the notebooks
-    'preset = "demo"': 'preset = "tiny"', 'cell_type = "U2OS"': 'cell_type = "RPE"', "epochs = 22 ": "epochs = 2 ",
-    "pretrain_epochs = 12": "pretrain_epochs = 1",
+    'preset: str = "demo"': 'preset: str = "tiny"', 'cell_type: str = "U2OS"': 'cell_type: str = "RPE"', "epochs: int = 22 ": "epochs: int = 2 ",
+    "pretrain_epochs: int = 12": "pretrain_epochs: int = 1",
 }  # fmt: skip
-UNLIMITED, BRIEF = "time_budget_minutes = 0.0 ", "time_budget_minutes = 0.001 "
+UNLIMITED, BRIEF = "time_budget_minutes: float = 0.0 ", "time_budget_minutes: float = 0.001 "
 TWO, THREE, FOUR = (f"alice/cellsignal-{name}" for name in ("2-pretrain-controls", "3-train-cell-type", "4-predict-assign"))
 
 

@@ -71,9 +71,11 @@ def test_what_the_command_line_sets_wrongly(notebook: str, name: str, value: str
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_notebook_accepts_its_own_parameters_and_any_recipe(notebook: str) -> None:
-    parameters.check(variables(notebook))
+    default = variables(notebook)
+    parameters.check(default)
+    network = {"cell_type": "all"} if "cell_type" in default else {}  # no recipe names it
     for path in paths.repository().glob("papermill_params/*.yaml"):
-        parameters.check(variables(notebook, yaml.safe_load(path.read_text())))
+        parameters.check(variables(notebook, {**yaml.safe_load(path.read_text()), **network}))
     parameters.check(variables(notebook, {"PAPERMILL_INPUT_PATH": "in.ipynb"}))  # as its --inject-paths does
     assert refusal(notebook, {"epoch": 3}).startswith("unknown parameter 'epoch'; ")
 

@@ -75,7 +75,7 @@ def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple
     values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "pretrain_epochs=4"])
     assert (values["cell_type"], values["seed"], values["epochs"]) == ("HUVEC-x=1", 7, 3)
     assert not {"pretrain_epochs", "head_epochs", "network"} & set(values), "the notebook does not know them"
-    assert script.parameters(*made, ["cell_type=007"])["cell_type"] == 7, "YAML like all others, for the set-up to refuse"
+    assert script.parameters(*made, ["cell_type=7"])["cell_type"] == 7, "YAML like all others, and the set-up refuses it"
     with pytest.raises(InputError, match="unknown key 'cel_type'"):
         script.parameters(*made, ["cel_type=HUVEC"])
     with pytest.raises(InputError, match="not key=value"):
