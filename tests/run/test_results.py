@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from finished import wells, write_run
 
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import paths
@@ -51,7 +52,7 @@ def test_a_kernel_alone_tells_its_parameters_and_times_by_its_manifest(tmp_path:
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
     manifest = {"step": "4-predict-assign", "complete": True, "parameters": {"seed": 4, "run": "x"}, "code": "", "outputs": {},
                 "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
-    write_json(tmp_path / "a/manifests/4-predict-assign.json", manifest)
+    receipts.write(tmp_path / "a/manifests/4-predict-assign.json", manifest)
     for name in ("recipe.json", "seconds.json"):
         (tmp_path / "a" / name).unlink()
     result = read_results(runs, here=tmp_path / "x")[0][0]

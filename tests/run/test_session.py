@@ -1,13 +1,12 @@
 """A session's first and last act: what it takes up of attached runs, what it refuses, what it says it made."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, paths, session
 
@@ -122,7 +121,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) 
 def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = manifest.place(folder, PRETRAIN)
-    place.write_text(json.dumps({**files.read_json(place), "outputs": {name: "0" * 64}}))
+    receipts.write(place, {**receipts.read(place), "outputs": {name: "0" * 64}})
     assert manifest.read(folder, PRETRAIN) is None
     begin()
     assert sorted(path.name for path in (kaggle / "working").rglob("*") if path.is_file()) == [".kernels.lock", "run.json"]

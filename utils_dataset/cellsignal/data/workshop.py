@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import cv2
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 
 WORKSHOP = ".simulation"  # inside `out` until it is whole: the plan and what is finished of it
 RECEIPT = "simulate.json"
+OUTPUTS = "outputs"  # in a receipt: SHA-256 of the tables, by name; images carry checksums of their own
 Part, Made = TypeVar("Part"), TypeVar("Made")
 SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 
@@ -25,8 +26,8 @@ SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws th
 def workshop(out: Path, receipt: dict[str, Any]) -> Iterator[bool]:
     """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
 
-    On leaving without error `out` is whole, and says so by its receipt. Raises InputError when it holds anything
-    but this simulation.
+    On leaving without error `out` is whole, and says so by its receipt, which vouches for its tables. Raises InputError
+    when it holds anything but this simulation, and when a table is not as it was left.
     """
     receipt = json.loads(json.dumps(receipt))
     with _alone(out):
@@ -34,7 +35,8 @@ def workshop(out: Path, receipt: dict[str, Any]) -> Iterator[bool]:
         yield todo
         if todo:
             files.sweep(out, ())
-            files.write_json(out / RECEIPT, receipt)
+            tables = sorted(path.name for path in out.glob("*.csv"))
+            receipts.write(out / RECEIPT, {**receipt, OUTPUTS: {name: files.sha256(out / name) for name in tables}})
         shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
 
@@ -51,25 +53,25 @@ def _alone(out: Path) -> Iterator[None]:
 def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
-    if found and _read_receipt(found[0], out=out) != receipt:
-        raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
     if found:
+        told = _read_receipt(found[0], out=out)
+        outputs = told.pop(OUTPUTS, {})
+        if told != receipt:
+            raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
+        receipts.check(out, outputs, made_by="the simulation", cure=f"delete the whole folder {out} and simulate again")
         return found[0] != out / RECEIPT
     if any(path.name != WORKSHOP for path in out.iterdir()):
         cure = "choose another folder"
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKSHOP / RECEIPT, receipt)
+    receipts.write(out / WORKSHOP / RECEIPT, receipt)
     return True
 
 
-def _read_receipt(path: Path, *, out: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except InputError:  # without its receipt the rest cannot be told from foreign files
-        cure = f"delete the whole folder {out} and simulate again"
-        raise InputError("not readable as JSON", where=path, cure=cure) from None
+def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
+    # Without its receipt the rest cannot be told from foreign files.
+    return receipts.read(path, cure=f"delete the whole folder {out} and simulate again")
 
 
 def desk(out: Path) -> Path:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellsignal import receipts
 from cellsignal.data.images import trace
 from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, sha256
+from cellsignal.files import sha256
 
 MAKERS = (
     "data/codecs", "data/images", "data/store", "decide/experiment", "decide/passes", "decide/predict", "learn/backbones", "learn/batches",
@@ -118,12 +119,11 @@ def code(makers: tuple[str, ...] = MAKERS) -> str:
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """The notes on record in a folder of scores, by experiment, in whatever state they are."""
+    """The notes on record in a folder of scores, by experiment, in whatever state they are; none of a damaged record."""
     try:
-        found = read_json(folder / METADATA)
-    except (InputError, OSError, RecursionError):
+        notes = receipts.read(folder / METADATA).get("experiments")
+    except (InputError, OSError):
         return {}
-    notes = found.get("experiments") if isinstance(found, dict) else None
     return notes if isinstance(notes, dict) else {}
 
 

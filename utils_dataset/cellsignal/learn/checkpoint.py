@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from cellsignal.files import sha256, write_bytes, write_json
+from cellsignal import receipts
+from cellsignal.files import sha256, write_bytes
 
 KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
 
@@ -31,7 +32,7 @@ class Checkpoint:
         tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
         write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
         facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
-        write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint})
+        receipts.write(self.path, {**facts, **state, "fingerprint": self.fingerprint})
         self._sweep(keep=tensors_path.name)
 
     def adopt(self, folders: Sequence[Path]) -> None:
@@ -51,17 +52,17 @@ class Checkpoint:
                 return
             if (content := self._tensors(path, facts)) is not None:
                 write_bytes(self.path.with_name(facts["tensors"]), content)
-                write_json(self.path, facts)
+                receipts.write(self.path, facts)
                 self._sweep(keep=facts["tensors"])
                 return
 
     def _facts(self, path: Path) -> dict[str, Any]:
         """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = receipts.read(path)
             whole = facts["fingerprint"] == self.fingerprint and all(type(facts[key]) is kind for key, kind in KINDS.items())
             return facts if whole else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     @staticmethod

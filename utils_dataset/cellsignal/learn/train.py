@@ -11,8 +11,9 @@ import numpy as np
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
+from cellsignal import receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.files import read_json, write_json
+from cellsignal.files import read_json
 from cellsignal.learn.batches import SiteImages, digest, epoch_batches, gathered, virtual_batches
 from cellsignal.learn.budget import Budget, Pace
 from cellsignal.learn.checkpoint import Checkpoint
@@ -266,7 +267,7 @@ def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = (), w
     may have ended with the very weights that this one began with.
     """
     try:
-        facts = read_json(weights.with_suffix(".json"))
+        facts = receipts.read(weights.with_suffix(".json"))
         check_sha256(weights, facts["sha256"])
         if facts["fingerprint"] != Checkpoint(weights, fingerprint=fingerprint).fingerprint:
             return None
@@ -274,13 +275,13 @@ def finished(weights: Path, fingerprint: dict, *, before: Sequence[dict] = (), w
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
     if write and told != facts["history"]:
-        write_json(weights.with_suffix(".json"), {**facts, "history": told})
+        receipts.write(weights.with_suffix(".json"), {**facts, "history": told})
     return told
 
 
 def history_of(weights: Path) -> History:
     """The history in the JSON beside `weights`, for the phase that follows; InputError when there is none."""
-    facts = read_json(weights.with_suffix(".json"))
-    if not isinstance(facts, dict) or not isinstance(facts.get("history"), list):
+    facts = receipts.read(weights.with_suffix(".json"))
+    if not isinstance(facts.get("history"), list):
         raise InputError("has no history", where=weights.with_suffix(".json"), cure="run the step that writes it again")
     return facts["history"]

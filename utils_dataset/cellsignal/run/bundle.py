@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, sources, steps
 from cellsignal.run.handover import Facts
@@ -24,6 +24,8 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 NOT_TAKEN = ("seconds.json", "run.json", "recipe.json", rebuild.NOTE)  # of a run folder's top: told otherwise, or of no use
+AGAIN = "run the command that made it again"
+TO_THE_END = "run it to the end, with the command that began it"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the only time in an archive: the same files are the same bytes
 _CHUNK = 1 << 20
 
@@ -66,10 +68,11 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
-    made = files.read_json(path)
-    if not isinstance(made, dict) or not isinstance(made.get("parameters"), dict):
-        raise InputError("not the record of a run", where=path, cure="run the same command again, which writes it")
-    return made
+    marker = steps.read_any(run, steps.record())
+    if marker is None:
+        raise InputError("the run is not whole", where=run, cure=TO_THE_END)
+    receipts.check(run, marker["outputs"], made_by="the run", cure=AGAIN)
+    return files.read_json(path)
 
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:
@@ -86,6 +89,8 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     """All that goes into the archive."""
     found = _Contents()
     parameters, places = _without_paths(made["parameters"]), dict(archive.PLACES)
+    told = _json({**made, "parameters": parameters})
+    marker = {**(steps.read_any(run, steps.record()) or {}), "outputs": {"recipe.json": hashlib.sha256(told).hexdigest()}}
     for step in plan:
         _add_step(found, run, step)
     if str(parameters.get("pretrained", "")).endswith(".safetensors"):
@@ -94,7 +99,8 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     found.texts |= {
         archive.PARAMS: _params(run.name, parameters),
         archive.SETTINGS: _json(places),
-        "run/recipe.json": _json({**made, "parameters": parameters}),
+        "run/recipe.json": told,
+        f"run/done/{steps.record().name}.json": receipts.text(marker).encode(),
         "requirements.txt": _requirements(made, found),
         "entry_points.md": handover.entry_points().encode(),
         **{f"{name}.py": _script(name, what) for name, what in SCRIPTS.items()},
@@ -115,15 +121,13 @@ def _add_step(found: _Contents, run: Path, step: Step) -> None:
     """What a step made, after a look at each file, and its own word on it."""
     marker = rebuild.vouched(run, step)
     if marker is None or not set(step.outputs) <= set(marker["outputs"]):
-        raise InputError(f"{step.name} is not whole", where=run, cure="run it to the end, with the command that began it")
+        raise InputError(f"{step.name} is not whole", where=run, cure=TO_THE_END)
+    receipts.check(run, marker["outputs"], made_by=step.name, cure=AGAIN)
     for name, digest in marker["outputs"].items():
-        if not (run / name).is_file() or files.sha256(run / name) != digest:
-            what = f"not as {step.name} left it" if (run / name).exists() else "is missing"
-            raise InputError(what, where=run / name, cure="run the command that made it again")
         if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN:
             found.paths[f"run/{name}"] = run / name, digest
     kept = {name: digest for name, digest in marker["outputs"].items() if f"run/{name}" in found.paths}
-    found.texts[f"run/done/{step.name}.json"] = _json({**marker, "outputs": kept, "pages": {}})
+    found.texts[f"run/done/{step.name}.json"] = receipts.text({**marker, "outputs": kept, "pages": {}}).encode()
 
 
 def _add_pretrained(found: _Contents, path: Path) -> str:
@@ -181,10 +185,18 @@ def _facts(
     run: Path, plan: Iterable[Step], made: Mapping[str, Any], parameters: Mapping[str, Any], found: _Contents, names: list[str]
 ) -> Facts:
     stages = {stage: _seconds(run, [step for step in plan if _first(step, stage)]) for stage in ("weights", "scores")}
-    trained = [manifest.read(run, step.name) or {} for step in plan if "weights" in step.makes]
+    trained = [_manifest(run, step) for step in plan if "weights" in step.makes]
     hardware = next((each["hardware"] for each in trained if each.get("hardware")), made.get("hardware", {}))
     _, submission = found.paths["run/submission.csv"]
     return Facts(run.name, parameters, made, hardware, stages, submission, names)
+
+
+def _manifest(run: Path, step: Step) -> manifest.Manifest:
+    """The manifest of a step, empty where it left none; InputError for a damaged one."""
+    found, path = manifest.read(run, step.name), manifest.place(run, step.name)
+    if found is None and path.is_file():
+        raise InputError("not as it was written", where=path, cure="delete it; then the hardware of recipe.json is told")
+    return found or {}
 
 
 def _first(step: Step, stage: str) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import errands, mirror, parts, paths, provenance
+from cellsignal.run import errands, mirror, parts, paths, provenance, steps
 from cellsignal.run.engine import Errand, Here, Marker
 from cellsignal.run.manifest import Manifest
 from cellsignal.run.notebooks import Stopped
@@ -182,14 +182,14 @@ class Cluster(Here):
         """Fetch what the storage holds of steps that are whole there and were never here, and their checkpoints."""
         for name in self.storage.names("done"):
             marker, ours = self.storage.read_json(name), self.run / name
-            if marker is None or (ours.exists() and files.read_json(ours) != marker):
+            if marker is None or (ours.exists() and steps.read_any(self.run, Step(ours.stem)) != marker):
                 continue
             made = {**marker["outputs"], **marker["pages"]}
             try:
                 self.storage.get_all(self.run, made)
             except StepFailed:
                 continue  # it is not whole: the step runs again
-            files.write_json(ours, marker)
+            receipts.write(ours, marker)
             self.stored |= made
         mirror.bring(self.storage, self.run, [name for name in self.storage.names("weights") if name.endswith(".checkpoint.json")])
 

@@ -54,15 +54,16 @@ def prepare(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
 
 
 def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
-    """Finish the simulation in `root`; another one gives way only inside the run's own folder."""
+    """Finish the simulation in `root`; another or a damaged one gives way only inside the run's own folder, with a word."""
     from cellsignal.data import simulate
 
     try:
         simulate.simulate(root, preset=preset, seed=seed, **how)
-    except InputError:
+    except InputError as error:
         marks = (root / simulate.RECEIPT, root / simulate.WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
+        print(f"{str(error).partition('; ')[0]}; the plates are drawn again", flush=True)
         discard(root)
         simulate.simulate(root, preset=preset, seed=seed, **how)
 

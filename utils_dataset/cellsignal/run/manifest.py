@@ -6,7 +6,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import provenance
 from cellsignal.run.recipe import Recipe
@@ -60,14 +60,14 @@ def write(
         "seconds": round(seconds, 2),
         "written": round(time.time(), 2),
     }
-    files.write_json(place(run, name), manifest)
+    receipts.write(place(run, name), manifest)
     return manifest
 
 
 def read(run: Path, step: str) -> Manifest | None:
     """The manifest of a step, by its full name; None when it is absent or damaged."""
     try:
-        found = files.read_json(place(run, step))
+        found = receipts.read(place(run, step))
     except InputError:
         return None
     return found if _well_formed(found, step=step) else None
@@ -79,11 +79,11 @@ def read_all(run: Path) -> list[Manifest]:
     return sorted(filter(None, found), key=lambda manifest: manifest["written"])
 
 
-def _well_formed(found: Any, *, step: str) -> bool:
-    """Whether a file read as JSON is what `write` writes: it may come from anybody."""
+def _well_formed(found: Manifest, *, step: str) -> bool:
+    """Whether a record says what `write` writes: it may come from anybody."""
     kinds = {"step": str, "complete": bool, "parameters": dict, "code": str, "outputs": dict, "taken_up": dict, "progress": str,
              "written": float | int}  # fmt: skip
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+    if not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
         return False
     listed = {**found["outputs"], **found["taken_up"]}
     return found["step"] == step and all(_stays_inside(name) and isinstance(digest, str) for name, digest in listed.items())

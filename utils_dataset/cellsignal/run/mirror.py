@@ -1,13 +1,12 @@
 """The checkpoints of a training in the storage, so that another machine goes on where a lost one was."""
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from cellsignal import files
+from cellsignal import receipts
 from cellsignal.errors import StepFailed
 from cellsignal.run.storage import Storage
 
@@ -38,7 +37,7 @@ def bring(storage: Storage, folder: Path, names: Iterable[str]) -> None:
             storage.get(_beside(name, theirs), folder / _beside(name, theirs), digest=theirs.get("sha256", ""))
         except StepFailed:
             continue  # damaged, or the next one has come: whoever trains begins with what there is
-        files.write_json(folder / name, theirs)
+        receipts.write(folder / name, theirs)
 
 
 def forget(storage: Storage, names: Iterable[str]) -> None:
@@ -86,7 +85,7 @@ def _sweep(storage: Storage, name: str, *, keep: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What a checkpoint says; nothing when it is absent or damaged."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = receipts.read(path)
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) and isinstance(facts.get("tensors"), str) else {}
+    return facts if isinstance(facts.get("tensors"), str) else {}

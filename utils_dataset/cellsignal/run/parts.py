@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.data.splits import TRAIN, split_sites
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, notebooks
@@ -62,14 +62,14 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
 def merge(run: Path, came: Path, experiment: str) -> None:
     """Take the scores of an experiment from the run folder `came` of its part: the file of each kind, then the note that vouches for it."""
     for path in sorted(came.glob(f"scores/*/*/{experiment}.parquet")):
-        theirs = files.read_json(path.parent / METADATA)
+        theirs = receipts.read(path.parent / METADATA)
         target = run / path.relative_to(came)
         ours = _notes(target.parent / METADATA)
         if ours.get(experiment) == theirs["experiments"][experiment] and target.is_file() and files.sha256(target) == files.sha256(path):
             continue  # a prediction of an earlier run, kept
         with files.replacing(target) as temporary:
             shutil.copyfile(path, temporary)
-        files.write_json(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
+        receipts.write(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
 
 
 def lend(run: Path, place: Path, experiment: str) -> None:
@@ -85,8 +85,7 @@ def lend(run: Path, place: Path, experiment: str) -> None:
 def _notes(path: Path) -> dict[str, Any]:
     """The notes in a folder of scores; none where its metadata are missing or damaged."""
     try:
-        found = files.read_json(path)
+        notes = receipts.read(path).get("experiments")
     except InputError:
         return {}
-    notes = found.get("experiments") if isinstance(found, dict) else None
     return notes if isinstance(notes, dict) else {}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from cellsignal import files
 from cellsignal.decide.answers import FILE, read_known
 from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
-from cellsignal.run import manifest, mounts, paths, steps
+from cellsignal.run import manifest, mounts, paths, rebuild, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.tasks import TASKS
 
 FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, and not learnt by steps
+SCORED = "scores/*/*/metadata.json"  # what tells the device of a prediction
 TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 
 
@@ -79,14 +80,26 @@ def _read(place: Path, name: str) -> Found:
         raise InputError("no such run folder", where=place, cure="name one that `cellsignal run` wrote")
     if not (place / FILE).exists() and TASKS[parameters(place)["task"]].metric != "accuracy":
         raise InputError("a site has several labels there", where=place, cure="name runs that give each well one siRNA")
+    _check(place, [place / FILE, place / "metrics.json", *(place / name for name in steps.record().outputs), *place.glob(SCORED)])
     answers = read_known(place / FILE)
     metrics = files.read_json(place / "metrics.json")
     if not isinstance(metrics, dict) or not isinstance(metrics.get("data"), str):
         raise InputError("it does not say on which data", where=place / "metrics.json", cure="run 4-predict-assign of that run again")
     values = parameters(place)
+    _check(place, _networks(place, values))
     seed = values.get("seed", 0)
     result = Result(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
     return Found(result, values, metrics["data"])
+
+
+def _check(run: Path, found: Iterable[Path]) -> None:
+    """InputError for the first file that is there and is not as a step of the run, or the run as a whole, left it."""
+    vouched = rebuild.all_vouched(run)
+    for path in filter(Path.is_file, found):
+        digests = vouched.get(path.relative_to(run).as_posix(), ())
+        if files.sha256(path) not in digests:
+            what = "not as the run left it" if digests else "no finished step of the run left it"
+            raise InputError(what, where=path, cure="run the command or the kernel that writes it again")
 
 
 def parameters(run: Path) -> dict[str, Any]:
@@ -148,7 +161,7 @@ def _seconds(run: Path) -> dict[str, float]:
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path).get("device") for path in sorted(run.glob("scores/*/*/metadata.json"))]
+    told = [files.read_json(path).get("device") for path in sorted(run.glob(SCORED))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 

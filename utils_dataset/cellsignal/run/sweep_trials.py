@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import paths, steps
 from cellsignal.run.recipe import Recipe
@@ -54,10 +54,10 @@ class Trial:
     def record(self) -> dict[str, Any] | None:
         """How it ended, if it did and with these very values; None else."""
         try:
-            found = files.read_json(self._beside(".json"))
+            found = receipts.read(self._beside(".json"))
         except InputError:
             return None
-        return found if isinstance(found, dict) and unchanged(found.get("values", {}), self._decisive()) else None
+        return found if unchanged(found.get("values", {}), self._decisive()) else None
 
     def start(self, *, threads: int) -> None:
         """Begin it, or go on with it."""
@@ -106,7 +106,7 @@ class Trial:
     def _write(self, status: str, told: Mapping[str, Any]) -> dict[str, Any]:
         about = {"variant": self.variant, "seed": self.seed, "changes": dict(self.changes)}
         written = {**about, "status": status, "error": "", **told, "values": self._decisive()}
-        files.write_json(self._beside(".json"), written)
+        receipts.write(self._beside(".json"), written)
         return written
 
     def _decisive(self) -> dict[str, Any]:
