@@ -87,6 +87,20 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         read_results([first], here=tmp_path / "x")
 
 
+@pytest.mark.parametrize("name", ["answers.csv", "metrics.json", "recipe.json", "seconds.json", "scores/model/adapted/metadata.json",
+                                  "weights/RPE/model.safetensors"])
+def test_what_a_comparison_reads_is_what_the_run_left(tmp_path: Path, name: str) -> None:
+    runs = [make(tmp_path, "one"), make(tmp_path, "two", epochs=2)]
+    path = tmp_path / "two" / name
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(InputError, match=f"two/{name}: not as the run left it; run the command or the kernel that writes it again$"):
+        read_results(runs, here=tmp_path / "x")
+    for marker in ("4-predict-assign", "record"):
+        (tmp_path / f"two/done/{marker}.json").unlink()
+    with pytest.raises(InputError, match="two/answers.csv: no finished step of the run left it; run"):
+        read_results(runs, here=tmp_path / "x")
+
+
 def test_runs_of_a_task_with_several_labels_are_refused_as_such(tmp_path: Path) -> None:
     write_json(tmp_path / "atlas/recipe.json", {"parameters": {"task": "protein-atlas"}})
     with pytest.raises(InputError, match="atlas: a site has several labels there; name runs that give each well one siRNA"):

@@ -128,10 +128,13 @@ def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kagg
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": "2-pretrain-controls@U2OS"}', "null"])
-def test_a_damaged_manifest_offers_nothing(past: Past, text: str) -> None:
+def test_a_damaged_manifest_offers_nothing(past: Past, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     manifest.place(folder, PRETRAIN).write_text(text)
+    capsys.readouterr()
     assert not (begin() / "weights").exists()
+    note = f"note: {manifest.place(folder, PRETRAIN)} is damaged, or of an earlier version; nothing is taken up by its word"
+    assert capsys.readouterr().out.splitlines() == [note]
 
 
 def test_a_link_out_of_the_attached_run_is_not_followed(past: Past, tmp_path: Path) -> None:

@@ -119,6 +119,9 @@ def _without_paths(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_step(found: _Contents, run: Path, step: Step) -> None:
     """What a step made, after a look at each file, and its own word on it."""
+    for path in (run / "done" / f"{step.name}.json", manifest.place(run, step.name)):
+        if path.is_file():  # one of them is enough, but not a damaged one
+            receipts.read(path, cure="delete it, and run the command that made it again")
     marker = rebuild.vouched(run, step)
     if marker is None or not set(step.outputs) <= set(marker["outputs"]):
         raise InputError(f"{step.name} is not whole", where=run, cure=TO_THE_END)
@@ -185,18 +188,10 @@ def _facts(
     run: Path, plan: Iterable[Step], made: Mapping[str, Any], parameters: Mapping[str, Any], found: _Contents, names: list[str]
 ) -> Facts:
     stages = {stage: _seconds(run, [step for step in plan if _first(step, stage)]) for stage in ("weights", "scores")}
-    trained = [_manifest(run, step) for step in plan if "weights" in step.makes]
+    trained = [manifest.read(run, step.name) or {} for step in plan if "weights" in step.makes]
     hardware = next((each["hardware"] for each in trained if each.get("hardware")), made.get("hardware", {}))
     _, submission = found.paths["run/submission.csv"]
     return Facts(run.name, parameters, made, hardware, stages, submission, names)
-
-
-def _manifest(run: Path, step: Step) -> manifest.Manifest:
-    """The manifest of a step, empty where it left none; InputError for a damaged one."""
-    found, path = manifest.read(run, step.name), manifest.place(run, step.name)
-    if found is None and path.is_file():
-        raise InputError("not as it was written", where=path, cure="delete it; then the hardware of recipe.json is told")
-    return found or {}
 
 
 def _first(step: Step, stage: str) -> bool:
