@@ -11,7 +11,7 @@ from cellsignal.run.paths import PACKAGE
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {"data": 1, "learn": 2, "decide": 3, "show": 3, "bench": 4, "run": 5, "publish": 6, "": 7}  # who stands higher may import who stands lower
-GROUND = {"code_identity.py", "errors.py", "files.py", "progress_bars.py", "shapes.py", "tasks.py", "__init__.py"}
+GROUND = {"code_identity.py", "errors.py", "files.py", "progress_bars.py", "receipts.py", "shapes.py", "tasks.py", "__init__.py"}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 

@@ -213,6 +213,8 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
     assert any(place.endswith("B02_s2") for place in mine["file"]) and str(path) in set(mine["file"])
     with pytest.raises(InputError, match="B02_s2: .*;"):
         store_check.verify(made.root, progress=False)
+    with pytest.raises(InputError, match=rf"8{made.codec.suffix}: the pixels of .* are damaged; delete its folder in the store"):
+        [store.Store(made.root).read(f"{name}/{site}") for site in ("B02_s1", "B02_s2")]
     path.write_bytes(content[:-40])
     with pytest.raises(InputError, match=rf"8{made.codec.suffix}: is cut short; delete its folder in the store, then pack"):
         read_site(made.root, stem)
@@ -226,6 +228,26 @@ def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, t
     lines = check_dataset(made.root, progress=False)
     assert len(lines) == len(plates.sites) - len(drawn(plates)) + 2  # whoever drew no image, and the two that lost some
     assert set(lines["problem"]) == {"was not packed", "lacked channels 5, 6 when it was packed"}
+
+
+def test_pixels_are_looked_at_once(plates: Tables, tmp_path: Path) -> None:
+    """A training reads a site in every epoch, and plain pixels faster than it can look at them."""
+    made = packed(plates, tmp_path / "store", codec="raw")
+    stem, (part, row) = "test/RPE-03/Plate4/B02_s2", made.place("test/RPE-03/Plate4/B02_s2")
+    first = made.read(stem)
+    made.part(part).crc32[8][row] ^= 1
+    assert np.array_equal(made.read(stem), first)
+    with pytest.raises(InputError, match="the pixels of test/RPE-03/Plate4/B02_s1 are damaged"):
+        made.part(part).crc32[8][1 - row] ^= 1
+        made.read("test/RPE-03/Plate4/B02_s1")
+
+
+def test_names_that_are_exchanged_in_an_index_are_found(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "store")
+    path = made.root / "test/RPE-03/Plate4" / store.INDEX
+    path.write_text(path.read_text().replace("B02_s1", "B02_s3"))
+    with pytest.raises(InputError, match="sites.json: is no index of a store; delete its folder in the store, then pack"):
+        store.Store(made.root).read("test/RPE-03/Plate4/B02_s2")
 
 
 @pytest.mark.parametrize("change", [{"places": {"8": [0]}}, {"places": {"8": [9, 1, 5]}}, {"crc32": {}}, {"sites": None}, {"places": 3}, {"places": {"8": [-5, 1, 5]}}])

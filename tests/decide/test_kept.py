@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cellsignal import receipts
 from cellsignal.data.images import whole_sites
 from cellsignal.data.simulate import simulate
 from cellsignal.data.wells import read_tables
 from cellsignal.decide import kept, passes, predict
 from cellsignal.decide.commands import assign_files
 from cellsignal.decide.predict import score_experiments
-from cellsignal.files import read_json, sha256, write_json
+from cellsignal.files import read_json, sha256
 from cellsignal.learn.budget import Budget
 from cellsignal.learn.models import Card, Classifier, save_weights
 
@@ -239,9 +240,9 @@ def noted(**changes: Any) -> Callable[[Path], None]:
     """The note of RPE-02, changed."""
 
     def damage(out: Path) -> None:
-        told = read_json(out / "adapted/metadata.json")
+        told = receipts.read(out / "adapted/metadata.json")
         told["experiments"]["RPE-02"] |= changes
-        write_json(out / "adapted/metadata.json", told)
+        receipts.write(out / "adapted/metadata.json", told)
 
     return damage
 

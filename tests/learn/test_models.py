@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256, write_json
 from cellsignal.learn.models import Card, Classifier, load_body, load_weights, save_weights
+from cellsignal.learn.models import read_card
 
 PLATES = {"plate": ["1", "2", "3", "4"]}
 RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "heads": "both", "cosine": "beside", "dropout": 0.5,
@@ -31,12 +33,11 @@ def test_weights_come_back_with_all_the_card_says(tmp_path: Path, options: dict)
     assert model.origin == "seed 3" and loaded.origin == read_json(tmp_path / "model.json")["sha256"]
 
 
-@pytest.mark.parametrize("plates", [0, 4])
-def test_a_card_of_an_older_version_still_says_enough(tmp_path: Path, plates: int) -> None:
-    model = saved(tmp_path / "model.safetensors", covariates=PLATES if plates else {})
-    new = read_json(tmp_path / "model.json")
+def test_a_card_of_an_older_version_still_says_enough(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model.safetensors")
+    new = receipts.read(tmp_path / "model.json")
     old = {name: new[name] for name in ("backbone", "channels", "class_numbers", "well_types", "scope", "sha256")}
-    write_json(tmp_path / "model.json", old | {"plates": plates})
+    receipts.write(tmp_path / "model.json", old)
     loaded, card = load_weights(tmp_path / "model.safetensors")
     assert loaded.options == model.options and card.cosine == "none"
 
@@ -44,17 +45,33 @@ def test_a_card_of_an_older_version_still_says_enough(tmp_path: Path, plates: in
 @pytest.mark.parametrize("absent", ["scope", "sha256", "backbone"])
 def test_a_card_that_lacks_a_fact_is_refused_in_one_line(tmp_path: Path, absent: str) -> None:
     saved(tmp_path / "model.safetensors")
-    card = read_json(tmp_path / "model.json")
-    write_json(tmp_path / "model.json", {name: value for name, value in card.items() if name != absent})
+    card = receipts.read(tmp_path / "model.json")
+    receipts.write(tmp_path / "model.json", {name: value for name, value in card.items() if name != absent})
     with pytest.raises(InputError, match=f"model.json: does not say {absent}; train again"):
         load_weights(tmp_path / "model.safetensors")
 
 
 def test_a_card_that_is_no_card_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
-    write_json(tmp_path / "model.json", [])
-    with pytest.raises(InputError, match="does not describe weights"):
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(InputError, match="model.json: not as it was written; train again"):
         load_weights(tmp_path / "model.safetensors")
+
+
+def test_every_bit_of_a_card_counts(tmp_path: Path) -> None:
+    saved(tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.json").read_bytes()
+    accepted = []
+    for place in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        (tmp_path / "model.json").write_bytes(content)
+        try:
+            read_card(tmp_path / "model.safetensors")
+            accepted.append(place)
+        except InputError as error:
+            assert "\n" not in str(error)
+    assert accepted == []
 
 
 @pytest.mark.parametrize("options", [{}, RICH], ids=["image", "rich"])

@@ -11,8 +11,9 @@ import pytest
 import trainings
 from trainings import Epochs, small
 
+from cellsignal import receipts
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, sha256, write_json
+from cellsignal.files import read_json, sha256
 from cellsignal.learn.budget import Budget, Pace
 from cellsignal.learn.checkpoint import Checkpoint
 
@@ -183,16 +184,17 @@ def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path:
     assert all(len(list(folder.iterdir())) == 2 for folder in folders), "what is elsewhere stays as it is"
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "stranger", "epoch", "digest", "deep"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "edited", "stranger", "epoch", "digest", "deep"])
 def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp_path: Path, damage: str) -> None:
     good, bad = left_off(patches, tmp_path / "good", 2), left_off(patches, tmp_path / "bad", 3)
     tensors, facts = next(bad.glob("*.safetensors")), bad / "model.checkpoint.json"
     content = bytearray(tensors.read_bytes())
     content[-100] ^= 4
-    told = read_json(facts)
+    told = receipts.read(facts)
     {"flip": lambda: tensors.write_bytes(content), "truncate": lambda: tensors.write_bytes(content[:200]), "delete": tensors.unlink,
-     "json": lambda: facts.write_text("{"), "stranger": lambda: write_json(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
-     "epoch": lambda: write_json(facts, told | {"epoch": "three"}), "digest": lambda: write_json(facts, told | {"sha256": [told["sha256"]]}),
+     "json": lambda: facts.write_text("{"), "edited": lambda: facts.write_text(facts.read_text().replace('"loss": ', '"loss": 1')),
+     "stranger": lambda: receipts.write(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
+     "epoch": lambda: receipts.write(facts, told | {"epoch": "three"}), "digest": lambda: receipts.write(facts, told | {"sha256": [told["sha256"]]}),
      "deep": lambda: facts.write_text("[" * 100_000)}[damage]()
     seen = []
     small(patches, tmp_path / "here/model.safetensors",
@@ -216,7 +218,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "attached"
     folder.mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    write_json(folder / "m.checkpoint.json", {"fingerprint": {}, "tensors": "../secret", "sha256": empty, "epoch": 1})
+    receipts.write(folder / "m.checkpoint.json", {"fingerprint": {}, "tensors": "../secret", "sha256": empty, "epoch": 1})
     Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).adopt([folder])
     assert not (tmp_path / "here").exists()
 
@@ -231,5 +233,5 @@ def test_a_checkpoint_whose_tensors_cannot_be_read_gives_way(tmp_path: Path) -> 
     for content in (b"", (10**18).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"):
         (tmp_path / "m.checkpoint-1.safetensors").write_bytes(content)
         digest = sha256(tmp_path / "m.checkpoint-1.safetensors")
-        write_json(tmp_path / "m.checkpoint.json", {"fingerprint": {}, "tensors": "m.checkpoint-1.safetensors", "sha256": digest, "epoch": 1})
+        receipts.write(tmp_path / "m.checkpoint.json", {"fingerprint": {}, "tensors": "m.checkpoint-1.safetensors", "sha256": digest, "epoch": 1})
         assert Checkpoint(tmp_path / "m.safetensors", fingerprint={}).load() is None

@@ -1,5 +1,6 @@
 """Training learns, remembers, resumes bit for bit, and trusts no damaged file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,14 +249,15 @@ def test_a_damaged_checkpoint_is_not_trusted(patches: tuple, tmp_path: Path, dam
     assert sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
 
 
-@pytest.mark.parametrize("damage", ["[]", "{", '{"sha256": 3}'])
+@pytest.mark.parametrize("damage", ["[]", "{", '{"sha256": 3}', "a class number"])
 def test_a_damaged_card_means_training_again(patches: tuple, tmp_path: Path, damage: str) -> None:
-    weights = tmp_path / "model.safetensors"
+    weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     train(patches, weights, epochs=1)
-    before = sha256(weights)
-    weights.with_suffix(".json").write_text(damage)
+    before, told = sha256(weights), card.read_text()
+    card.write_text(told.replace('"class_numbers": [\n  0,', '"class_numbers": [\n  1,', 1) if damage == "a class number" else damage)
+    assert card.read_text() != told
     train(patches, weights, epochs=1)
-    assert sha256(weights) == before and load_weights(weights)
+    assert sha256(weights) == before and load_weights(weights)[1].class_numbers == json.loads(told)["class_numbers"]
 
 
 def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from server import FakeKaggle
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import order, pull, render
 from cellsignal.publish.state import Pushed, State, Status
@@ -60,7 +60,7 @@ def test_all_that_a_run_made_arrives(
     there = {path.relative_to(tmp_path / "tiny").as_posix() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}
     weights = {f"weights/{name}/{network}{end}" for name in ("HUVEC", "RPE") for network in ("pretrain", "model") for end in (".json", ".safetensors")}
     manifests = {f"manifests/{step}.json" for step in state.steps}
-    ours = {"recipe.json", "seconds.json", "report.html", "pulled.json"}
+    ours = {"recipe.json", "seconds.json", "report.html", "pulled.json", "done/record.json"}
     assert there - {".chain.lock"} == weights | manifests | ours | {"submission.csv", "submission.confidence.csv", "metrics.json", "eda/wells.png", "run.json"}
     assert pulled.files == len(weights) + len(manifests) + 5 and set(pulled.manifests) == set(state.steps)
     source = left(server)
@@ -126,9 +126,9 @@ def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., Sta
 def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
     state = pushed()
     path = left(server) / "manifests/4-predict-assign.json"
-    found = files.read_json(path)
+    found = receipts.read(path)
     found["outputs"]["../../escaped.csv"] = "0" * 64
-    files.write_json(path, found)
+    receipts.write(path, found)
     with pytest.raises(StepFailed, match="there is no manifest of 4-predict-assign"):
         pull.pull(state, tmp_path / "tiny")
 

@@ -15,6 +15,7 @@ from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import archive, bundle, chain, handover, paths, provenance, recipe, requirements
 from cellsignal.run.handover import Facts
+from cellsignal.run import steps
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROCESSING", "MODEL BUILD"]
@@ -28,6 +29,12 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
     for name in ("eda/wells.png", "notebooks/mine.ipynb", "weights/U2OS/model.checkpoint-3.safetensors", "notes.csv", "secret.txt"):
         files.write_text(folder / name, "not to be handed out")
     return folder
+
+
+def describe(run: Path, made: dict[str, Any]) -> None:
+    """Let a run say that it was made otherwise, as if it had been."""
+    files.write_json(run / "recipe.json", made)
+    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
 
 
 def unpacked(path: Path, place: Path) -> Path:
@@ -77,7 +84,7 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(run: Path, tmp_path:
 
 def test_requirements_are_exact_and_reach_down_to_what_libraries_need(run: Path, tmp_path: Path) -> None:
     made = files.read_json(run / "recipe.json")
-    files.write_json(run / "recipe.json", {**made, "libraries": {**made["libraries"], "numpy": "1.2.3", "torch": "9.9.9+cu999"}})
+    describe(run, {**made, "libraries": {**made["libraries"], "numpy": "1.2.3", "torch": "9.9.9+cu999"}})
     lines = (unpacked(bundle.bundle(run), tmp_path / "unpacked") / "requirements.txt").read_text().splitlines()
     assert lines[0].startswith("# Python 3.") and all(re.fullmatch(r"[a-z0-9-]+==[\w.!]+(  # \S+)?", line) for line in lines[1:])
     assert {"numpy==1.2.3", "torch==9.9.9  # 9.9.9+cu999"} <= set(lines)
@@ -101,7 +108,7 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     (run / "manifests/4-predict-assign.json").unlink()
     with pytest.raises(InputError, match="4-predict-assign is not whole; run it to the end"):
         bundle.bundle(run)
-    files.write_json(run / "recipe.json", {**made, "parameters": {**made["parameters"], "lens": 1}})
+    describe(run, {**made, "parameters": {**made["parameters"], "lens": 1}})
     with pytest.raises(InputError, match="this package knows no lens, which the run was given"):
         bundle.bundle(run)
     with files.locked(paths.locks(run) / paths.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
@@ -112,7 +119,7 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     made = files.read_json(run / "recipe.json")
-    files.write_json(run / "recipe.json", {**made, "parameters": {**made["parameters"], "pretrained": str(begun)}})
+    describe(run, {**made, "parameters": {**made["parameters"], "pretrained": str(begun)}})
     with pytest.raises(InputError, match="begun.safetensors: no such file, and training from scratch begins with it"):
         bundle.bundle(run)
     begun.write_text("weights")

@@ -14,16 +14,17 @@ from cellsignal.data.problems import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import chain, cluster, errands, provenance, recipe
 
-PREDICTION = """if stored != "scores":
+PREDICTION = """from cellsignal import receipts
+if stored != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
     place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(data).iterdir())
-    notes = files.read_json(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
+    notes = receipts.read(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
     for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
         made = f"{name} {learnt} {len(tables)}"
         if not (place / f"{name}.parquet").exists():
             files.write_text(place / f"{name}.parquet", made)
         notes[name] = {"sha256": files.sha256(place / f"{name}.parquet")}
-    files.write_json(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
+    receipts.write(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
 if not scored:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from finished import wells, write_run
 
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import paths
@@ -52,7 +53,7 @@ def test_a_kernel_alone_tells_its_parameters_and_times_by_its_manifest(tmp_path:
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
     manifest = {"step": "4-predict-assign", "complete": True, "parameters": {"seed": 4, "run": "x"}, "code": "", "outputs": {},
                 "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
-    write_json(tmp_path / "a/manifests/4-predict-assign.json", manifest)
+    receipts.write(tmp_path / "a/manifests/4-predict-assign.json", manifest)
     for name in ("recipe.json", "seconds.json"):
         (tmp_path / "a" / name).unlink()
     result = read_results(runs, here=tmp_path / "x")[0][0]
@@ -85,6 +86,20 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match="1 run with answers, and it takes two to compare"):
         read_results([first], here=tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "metrics.json", "recipe.json", "seconds.json", "scores/model/adapted/metadata.json",
+                                  "weights/RPE/model.safetensors"])
+def test_what_a_comparison_reads_is_what_the_run_left(tmp_path: Path, name: str) -> None:
+    runs = [make(tmp_path, "one"), make(tmp_path, "two", epochs=2)]
+    path = tmp_path / "two" / name
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(InputError, match=f"two/{name}: not as the run left it; run the command or the kernel that writes it again$"):
+        read_results(runs, here=tmp_path / "x")
+    for marker in ("4-predict-assign", "record"):
+        (tmp_path / f"two/done/{marker}.json").unlink()
+    with pytest.raises(InputError, match="two/answers.csv: no finished step of the run left it; run"):
+        read_results(runs, here=tmp_path / "x")
 
 
 def test_runs_of_a_task_with_several_labels_are_refused_as_such(tmp_path: Path) -> None:

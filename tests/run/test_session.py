@@ -1,13 +1,12 @@
 """A session's first and last act: what it takes up of attached runs, what it refuses, what it says it made."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import manifest, paths, session
 
@@ -122,17 +121,20 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) 
 def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = manifest.place(folder, PRETRAIN)
-    place.write_text(json.dumps({**files.read_json(place), "outputs": {name: "0" * 64}}))
+    receipts.write(place, {**receipts.read(place), "outputs": {name: "0" * 64}})
     assert manifest.read(folder, PRETRAIN) is None
     begin()
     assert sorted(path.name for path in (kaggle / "working").rglob("*") if path.is_file()) == [".kernels.lock", "run.json"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": "2-pretrain-controls@U2OS"}', "null"])
-def test_a_damaged_manifest_offers_nothing(past: Past, text: str) -> None:
+def test_a_damaged_manifest_offers_nothing(past: Past, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     manifest.place(folder, PRETRAIN).write_text(text)
+    capsys.readouterr()
     assert not (begin() / "weights").exists()
+    note = f"note: {manifest.place(folder, PRETRAIN)} is damaged, or of an earlier version; nothing is taken up by its word"
+    assert capsys.readouterr().out.splitlines() == [note]
 
 
 def test_a_link_out_of_the_attached_run_is_not_followed(past: Past, tmp_path: Path) -> None:
@@ -222,6 +224,6 @@ def test_nothing_is_taken_up_through_a_link(past: Past, kaggle: Path, tmp_path: 
 def test_a_manifest_of_another_shape_is_no_manifest(past: Past, change: dict[str, Any]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = manifest.place(folder, PRETRAIN)
-    place.write_text(json.dumps({**files.read_json(place), **change}))
+    receipts.write(place, {**receipts.read(place), **change})
     assert manifest.read(folder, PRETRAIN) is None
     assert not (begin() / "weights").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import mirror, storage
 from cellsignal.run.storage import Storage
@@ -29,7 +29,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         tensors = tmp_path / run / f"weights/U2OS/model.checkpoint-{epoch}.safetensors"
         files.write_text(tensors, f"{of} {epoch}")
         facts = {"epoch": epoch, "tensors": tensors.name, "sha256": files.sha256(tensors), "fingerprint": of}
-        files.write_json(tmp_path / run / NAME, facts)
+        receipts.write(tmp_path / run / NAME, facts)
         return tmp_path / run
 
     return checkpoint
@@ -97,7 +97,7 @@ def test_who_came_as_far_keeps_what_it_has(shared: Storage, write: Callable[...,
 def test_damaged_checkpoints_are_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PAUSE", 0)
     mirror.keep(shared, write("first", 3), [NAME])
-    shared.put_json("weights/U2OS/model.checkpoint-3.safetensors", "other")
+    shared.put_json("weights/U2OS/model.checkpoint-3.safetensors", {"other": "tensors"})
     mirror.bring(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other" / NAME).exists()
     (tmp_path / "first/weights/U2OS/model.checkpoint-3.safetensors").unlink()

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import sweeping
 import yaml
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import (
     recipe,
@@ -89,9 +89,9 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
     assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
-    record = files.read_json(folder / "trials/whole-seed0.json")
+    record = receipts.read(folder / "trials/whole-seed0.json")
     del record["values"]["ema"]  # as if that key had been invented since
-    files.write_json(folder / "trials/whole-seed0.json", {**record, "code": "older"})
+    receipts.write(folder / "trials/whole-seed0.json", {**record, "code": "older"})
     bench({"variants": {"whole": {}, "other": {"epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 

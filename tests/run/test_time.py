@@ -53,7 +53,7 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
     assert not manifest.read(folder, TRAINING)["complete"]
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
-    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report"}
+    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
     assert manifest.read(folder, TRAINING)["complete"]
 
 

@@ -9,7 +9,7 @@ import sessions
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
-from cellsignal import code_identity
+from cellsignal import code_identity, receipts
 from cellsignal.errors import StepFailed
 from cellsignal.publish import utilities
 from cellsignal.publish.refusals import QuotaSpent
@@ -53,7 +53,7 @@ def test_code_that_another_push_brought_to_kaggle_is_known(
 def mended(pushed: Pushed, server: FakeKaggle) -> Outcome:
     outcome = sessions.work(pushed, server)
     path = outcome.folder / f"runs/tiny/manifests/{PRETRAIN}.json"
-    path.write_text(path.read_text().replace('"code": "code"', '"code": "mended"'))
+    receipts.write(path, {**receipts.read(path), "code": "mended"})
     return outcome
 
 

@@ -11,7 +11,7 @@ from holdings import Dataset
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client as kaggle
 from cellsignal.publish import push, state, watch
@@ -126,7 +126,7 @@ def test_a_failure_that_nobody_saw_is_told_before_it_is_repeated(server: FakeKag
 def other_code(pushed: Pushed, server: FakeKaggle) -> Outcome:
     outcome = sessions.work(pushed, server)
     path = outcome.folder / "runs/tiny/manifests/1-eda.json"
-    path.write_text(path.read_text().replace('"code": "code"', '"code": "older"'))
+    receipts.write(path, {**receipts.read(path), "code": "older"})
     return outcome
 
 
@@ -283,8 +283,8 @@ def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, cal
     def without(pushed: Pushed) -> Outcome:
         left = sessions.work(pushed, server)
         path = next(left.folder.rglob(f"manifests/{PREDICT}.json"))
-        found = files.read_json(path)
-        files.write_json(path, {**found, "outputs": {name: digest for name, digest in found["outputs"].items() if name != "submission.csv"}})
+        found = receipts.read(path)
+        receipts.write(path, {**found, "outputs": {name: digest for name, digest in found["outputs"].items() if name != "submission.csv"}})
         return left
 
     server.runner = lambda pushed: without(pushed) if PREDICT in pushed.slug else sessions.work(pushed, server)

@@ -51,7 +51,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     except Faults as faults:
         return _table(faults.problems)
     if store.is_store(root):
-        return _table(_of_store(store.open_store(root), stems, wanted, twins=task.reader in TWINS, progress=progress))
+        return _table(_of_store(store.Store(Path(root)), stems, wanted, twins=task.reader in TWINS, progress=progress))
     named, found = _image_files(root, stems, task), _found_files(root, stems)
     expected = _image_files(root, wanted, task)
     there = [file for file in expected if file in found]

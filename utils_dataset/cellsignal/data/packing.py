@@ -1,7 +1,5 @@
 """From a data set to its store: folder by folder, without loss, going on where an earlier call stopped."""
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -210,7 +208,7 @@ def _found(out: Path, plan: Plan) -> Iterator[tuple[str, dict[str, object]]]:
         if found is not None and found["folder"] in folders and name not in planned:
             continue  # of a folder that is cut in other parts now
         if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
-            digest = hashlib.sha256(json.dumps([found["sites"], found["crc32"]]).encode()).hexdigest()
+            digest = store.index_digest(found)
             yield name, {"folder": found["folder"], "sites": len(found["sites"]), "digest": digest, "files": found["files"]}
 
 

@@ -4,9 +4,12 @@ A store is a folder with the data set's own tables, `store.json`, and for each f
 size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images` reads them from here and sees no difference.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -41,10 +44,10 @@ class Part:
     """One folder's images, or some of them: `sites`, names in order of rows; `crc32` of each row's pixels, by size.
 
     `places`: where each row begins in the part's file, and the last ends; or else `chunks`, the file of each row.
-    `missing`: sites that lacked channels when they were packed, and the numbers of those.
+    `missing`: sites that lacked channels when they were packed, and the numbers of those. `digest`: what store.json says of it.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, *, digest: str) -> None:
         self.path = root / name / INDEX
         index = files.read_json(self.path, shapes.StoreIndex, what=_NO_INDEX, cure=_ANEW)
         self.sites: list[str] = index["sites"]
@@ -56,9 +59,15 @@ class Part:
         fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
         fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) and 0 <= rows[0] <= rows[-1] < 2**63 for rows in self.places.values())
         fits &= (self.chunks or self.places).keys() == self.crc32.keys()
+        fits &= index_digest(index) == digest
         fits &= all(files.stays_inside(name) for rows in self.chunks.values() for name in rows)
         if not fits:
             raise InputError(_NO_INDEX, where=self.path, cure=_ANEW)
+
+
+def index_digest(index: Mapping[str, Any]) -> str:
+    """SHA-256 over the sites of an index and the CRC-32 of their pixels; store.json holds it."""
+    return hashlib.sha256(json.dumps([index["sites"], index["crc32"]]).encode()).hexdigest()
 
 
 class Store:
@@ -86,6 +95,7 @@ class Store:
         self._read: dict[str, Part] = {}
         self._known: dict[str, dict[str, Place]] = {}
         self._open: dict[tuple[str, int], _Reader] = {}
+        self._checked: dict[tuple[str, int], bytearray] = {}  # 1 for each row whose pixels were looked at
 
     def _check(self) -> None:
         """Refuse images of impossible sizes, and parts or files that lie elsewhere."""
@@ -106,7 +116,8 @@ class Store:
     def read(self, stem: str, out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
         """All channels of a site, uint8[C, H, W], written into `out` where it is given, without a copy in between.
 
-        InputError for a site or a size that the store has not, and for a damaged file.
+        InputError for a site or a size that the store has not, and for damaged pixels: they are looked at when a site is read
+        for the first time, because their CRC-32 takes twice as long as plain pixels do.
         """
         size = self._size(size)
         out = self._buffer(out, self.shapes[size])
@@ -114,17 +125,21 @@ class Store:
         if place is None:
             raise InputError("the store has no such site", where=self.root / stem, cure="pack it if its images are whole, or leave out the site")
         reader, start, stop = self._span(place, size)
+        whole = True
         if self.codec.plain:
             reader.fill(out, start)
-            return out
-        try:
-            if stop - start > 2 * out.nbytes + _HEADER:
-                raise ValueError("more bytes than any codec makes of these pixels")
-            self.codec.decode(reader.content(start, stop), out)
-        except InputError:
-            raise
-        except (ValueError, RuntimeError):
-            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_ANEW) from None
+        else:
+            whole = stop - start <= 2 * out.nbytes + _HEADER  # more bytes than any codec makes of these pixels
+            content = reader.content(start, stop) if whole else b""
+            try:
+                self.codec.decode(content, out)
+            except (ValueError, RuntimeError):
+                whole = False
+        part = self.part(place.part)
+        checked = self._checked.setdefault((place.part, size), bytearray(len(part.sites)))
+        if not whole or not (checked[place.row] or crc32(out) == part.crc32[size][place.row]):
+            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_ANEW)
+        checked[place.row] = 1
         return out
 
     def read_many(self, stems: Sequence[str], out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
@@ -134,13 +149,6 @@ class Store:
         for row, stem in enumerate(stems):
             self.read(stem, out[row], size=size)
         return out
-
-    def whole(self, stem: str, *, size: int | None = None) -> bool:
-        """Whether the pixels of a site are those that were packed, by their CRC-32; raises as `read` does."""
-        size = self._size(size)
-        image = self.read(stem, size=size)
-        part, row = self.place(stem)
-        return crc32(image) == self.part(part).crc32[size][row]
 
     def place(self, stem: str) -> Place | None:
         """Where a site lies; None when it was not packed, or not whole."""
@@ -162,7 +170,7 @@ class Store:
     def part(self, name: str) -> Part:
         """What is known of a part."""
         if name not in self._read:
-            found = Part(self.root, name)  # twice by two threads at worst, and then the same
+            found = Part(self.root, name, digest=self.parts[name]["digest"])  # twice by two threads at worst, and then the same
             if not self.shapes.keys() <= found.crc32.keys():
                 raise InputError(f"lacks sizes that {FILE} names", where=found.path, cure=_ANEW)
             self._read[name] = found

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import cv2
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.code_identity import changed, package_code
 from cellsignal.data.simulated import RECEIPT, WORKSHOP
 from cellsignal.errors import InputError
 
 CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
+OUTPUTS = "outputs"  # in a receipt: SHA-256 of the tables, by name; images carry checksums of their own
 Part, Made = TypeVar("Part"), TypeVar("Made")
 SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 
@@ -26,9 +27,9 @@ SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws th
 def workshop(out: Path, receipt: dict[str, Any], *, keep: bool = True) -> Iterator[bool]:
     """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
 
-    On leaving without error `out` is whole, and says so by its receipt. Raises InputError when it holds anything
-    but this simulation, or what other code of this package drew, unless that is whole: then it is kept if `keep`,
-    and a line says so.
+    On leaving without error `out` is whole, and says so by its receipt, which vouches for its tables. Raises InputError
+    when it holds anything but this simulation, when a table is not as it was left, and for what other code of this
+    package drew, unless that is whole: then it is kept if `keep`, and a line says so.
     """
     receipt = json.loads(json.dumps(receipt))
     with _alone(out):
@@ -38,7 +39,8 @@ def workshop(out: Path, receipt: dict[str, Any], *, keep: bool = True) -> Iterat
         if todo:
             files.sweep(out, ())
             files.write_json(out / CODE, package_code("data"))
-            files.write_json(out / RECEIPT, receipt)
+            tables = sorted(path.name for path in out.glob("*.csv"))
+            receipts.write(out / RECEIPT, {**receipt, OUTPUTS: {name: files.sha256(out / name) for name in tables}})
         shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
 
@@ -55,9 +57,12 @@ def _alone(out: Path) -> Iterator[None]:
 def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
-    if found and _read_receipt(found[0], out=out) != receipt:
-        raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
     if found:
+        told = _read_receipt(found[0], out=out)
+        outputs = told.pop(OUTPUTS, {})
+        if told != receipt:
+            raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
+        receipts.check(out, outputs, made_by="the simulation", cure=f"delete the whole folder {out} and simulate again")
         return found[0] != out / RECEIPT
     if any(path.name != WORKSHOP for path in out.iterdir()):
         cure = "choose another folder"
@@ -65,7 +70,7 @@ def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
     files.write_json(out / WORKSHOP / CODE, package_code("data"))
-    files.write_json(out / WORKSHOP / RECEIPT, receipt)
+    receipts.write(out / WORKSHOP / RECEIPT, receipt)
     return True
 
 
@@ -82,12 +87,9 @@ def _of_this_code(out: Path, *, keep: bool, whole: bool) -> None:
     print(f"{out}: kept, although other code of cellsignal ({', '.join(other)}) drew these plates; delete the folder to draw them anew")
 
 
-def _read_receipt(path: Path, *, out: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except InputError:  # without its receipt the rest cannot be told from foreign files
-        cure = f"delete the whole folder {out} and simulate again"
-        raise InputError("not readable as JSON", where=path, cure=cure) from None
+def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
+    # Without its receipt the rest cannot be told from foreign files.
+    return receipts.read(path, cure=f"delete the whole folder {out} and simulate again")
 
 
 def desk(out: Path) -> Path:

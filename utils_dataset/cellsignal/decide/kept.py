@@ -14,8 +14,9 @@ from cellsignal.code_identity import package_code
 from cellsignal.data.images import trace
 from cellsignal.decide.scores import METADATA, read_scores, write_metadata, write_scores
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, sha256
+from cellsignal.files import sha256
 from cellsignal.shapes import ScoreNotes
+from cellsignal import receipts
 
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
@@ -120,9 +121,9 @@ def code() -> str:
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """The notes on record in a folder of scores, by experiment, in whatever state they are."""
+    """The notes on record in a folder of scores, by experiment, in whatever state they are; none of a damaged record."""
     try:
-        return read_json(folder / METADATA, ScoreNotes)["experiments"]
+        return receipts.read(folder / METADATA, ScoreNotes)["experiments"]
     except (InputError, OSError):
         return {}
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal import receipts
 from cellsignal.decide.formats import Columns, is_submission, read_columns, suffix_of
 from cellsignal.errors import InputError
-from cellsignal.files import replacing, write_json
+from cellsignal.files import replacing
 
 ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
 HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
@@ -45,7 +46,7 @@ def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path
 def write_metadata(folder: Path, **facts: object) -> Path:
     """Write `<folder>/metadata.json`: how the scores beside it were made."""
     path = Path(folder) / METADATA
-    write_json(path, {"values": "natural-log probabilities", **facts})
+    receipts.write(path, {"values": "natural-log probabilities", **facts})
     return path
 
 

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cellsignal.code_identity import changed
-from cellsignal.files import sha256, write_bytes, write_json
+from cellsignal.files import sha256, write_bytes
+from cellsignal import receipts
 
 CODE = "code"  # in a fingerprint: which code trains, by part (`code_identity`)
 KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
@@ -41,7 +42,7 @@ class Checkpoint:
         tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
         write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
         facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
-        write_json(self.path, {**facts, **state, "fingerprint": self.fingerprint, "begun_by": self.begun_by})
+        receipts.write(self.path, {**facts, **state, "fingerprint": self.fingerprint, "begun_by": self.begun_by})
         self._sweep(keep=tensors_path.name)
 
     def adopt(self, folders: Sequence[Path]) -> None:
@@ -67,7 +68,7 @@ class Checkpoint:
                     print(f"{self.weights.name}: goes on at epoch {facts['epoch']} of {path.parent}, whose code was other ({', '.join(differs)})")
                     begun_by = [*facts.get("begun_by", []), facts["fingerprint"].get(CODE)]
                     facts = {**facts, "fingerprint": self.fingerprint, "begun_by": begun_by}
-                write_json(self.path, facts)
+                receipts.write(self.path, facts)
                 self._sweep(keep=facts["tensors"])
                 return
 
@@ -78,11 +79,11 @@ class Checkpoint:
     def _facts(self, path: Path, *, any_code: bool = False) -> dict[str, Any]:
         """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = receipts.read(path)
             ours = facts["fingerprint"] == self.fingerprint or (any_code and bool(self.other_code(facts["fingerprint"])))
             whole = ours and all(type(facts[key]) is kind for key, kind in KINDS.items())
             return facts if whole else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     @staticmethod

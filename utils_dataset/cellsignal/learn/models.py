@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from cellsignal import receipts
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, sha256, write_bytes, write_json
+from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.backbones import backbone as named
 from cellsignal.learn.heads import COSINES, HEADS, Head
 from cellsignal.learn.standardise import STANDARDISE
@@ -163,6 +164,7 @@ class Card:
         return Classifier(self.backbone, channels=self.channels, classes=len(self.class_numbers), **options)
 
 
+AGAIN = "train again; older versions wrote other weights"
 NEEDED = {each.name for each in fields(Card) if each.default is MISSING and each.default_factory is MISSING} | {"scope", "sha256"}
 
 
@@ -170,15 +172,16 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], card: Card, **facts
     """Write weights as safetensors and, last, their JSON with card, facts and SHA-256, which is returned."""
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
     digest = sha256(path)
-    write_json(path.with_suffix(".json"), {**vars(card), **facts, "sha256": digest})
+    receipts.write(path.with_suffix(".json"), {**vars(card), **facts, "sha256": digest})
     return digest
 
 
 def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier, Card]:
     """Rebuild a network from its weights and JSON.
 
-    Raises InputError when a file is missing, the JSON lacks a fact, the network takes another number of channels than
-    `channels`, where that is given, or the weights' SHA-256 differs from the one on record: safetensors itself carries no checksum, and a flipped bit would load in silence.
+    Raises InputError when a file is missing, the JSON is damaged or lacks a fact, the network takes another number of channels
+    than `channels`, where that is given, or the weights' SHA-256 differs from the one on record: safetensors itself carries no
+    checksum, and a flipped bit would load in silence.
     """
     facts = _facts(path)
     check_sha256(path, facts["sha256"])
@@ -204,17 +207,16 @@ def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Te
 
 
 def read_card(path: Path) -> Card:
-    """What the JSON beside the weights `path` says of them; InputError when it is missing or lacks a fact."""
+    """What the JSON beside the weights `path` says of them; InputError when it is missing, damaged or lacks a fact."""
     return _card(_facts(path))
 
 
 def _facts(path: Path) -> dict:
     if not path.with_suffix(".json").exists():
         raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
-    facts = read_json(path.with_suffix(".json"))
-    if not isinstance(facts, dict) or (absent := sorted(NEEDED - facts.keys())):
-        what = f"does not say {', '.join(absent)}" if isinstance(facts, dict) else "does not describe weights"
-        raise InputError(what, where=path.with_suffix(".json"), cure="train again; older versions wrote other weights")
+    facts = receipts.read(path.with_suffix(".json"), cure=AGAIN)
+    if absent := sorted(NEEDED - facts.keys()):
+        raise InputError(f"does not say {', '.join(absent)}", where=path.with_suffix(".json"), cure=AGAIN)
     return facts
 
 
@@ -226,10 +228,8 @@ def _kernel(path: Path) -> str:
 
 
 def _card(facts: dict) -> Card:
-    """Older cards say less: what they do not say did not exist, and their `plates` were the only covariate."""
-    plates = [str(plate + 1) for plate in range(facts.get("plates", 0))]
-    told = {"covariates": {"plate": plates} if plates else {}}
-    return Card(**{each.name: facts[each.name] for each in fields(Card) if each.name in facts} | (told if "covariates" not in facts else {}))
+    """Older cards say less: what they do not say did not exist."""
+    return Card(**{each.name: facts[each.name] for each in fields(Card) if each.name in facts})
 
 
 def load_body(model: Classifier, path: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cellsignal import code_identity
+from cellsignal import code_identity, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.files import read_json, sha256, write_json
+from cellsignal.files import read_json, sha256
 from cellsignal.learn.augment import Augment
 from cellsignal.learn.batches import SiteImages, digest, epoch_batches, gathered, virtual_batches
 from cellsignal.learn.budget import Budget, Pace
@@ -288,7 +288,7 @@ def finished(checkpoint: Checkpoint, *, before: Sequence[dict] = (), write: bool
     """
     weights = checkpoint.weights
     try:
-        facts = read_json(weights.with_suffix(".json"))
+        facts = receipts.read(weights.with_suffix(".json"))
         check_sha256(weights, facts["sha256"])
         if facts["fingerprint"] != checkpoint.fingerprint and not _taken_up(checkpoint, facts, elsewhere, say=write):
             return None
@@ -296,7 +296,7 @@ def finished(checkpoint: Checkpoint, *, before: Sequence[dict] = (), write: bool
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
     if write and told != facts["history"]:
-        write_json(weights.with_suffix(".json"), {**facts, "history": told})
+        receipts.write(weights.with_suffix(".json"), {**facts, "history": told})
     return told
 
 
@@ -318,7 +318,7 @@ def _taken_up(checkpoint: Checkpoint, facts: dict, elsewhere: Sequence[Path], *,
 
 def history_of(weights: Path) -> History:
     """The history in the JSON beside `weights`, for the phase that follows; InputError when there is none."""
-    facts = read_json(weights.with_suffix(".json"))
-    if not isinstance(facts, dict) or not isinstance(facts.get("history"), list):
+    facts = receipts.read(weights.with_suffix(".json"))
+    if not isinstance(facts.get("history"), list):
         raise InputError("has no history", where=weights.with_suffix(".json"), cure="run the step that writes it again")
     return facts["history"]

@@ -13,7 +13,7 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.publish import client, outcomes
 from cellsignal.publish.order import CHAIN
 from cellsignal.publish.state import Pushed, State, Status
-from cellsignal.run import manifest, mounts, paths
+from cellsignal.run import manifest, mounts, paths, steps
 from cellsignal.run.manifest import Manifest
 
 LAST, PLATES = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
@@ -120,4 +120,5 @@ def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
         values["preset"] = ""  # attached plates won over it
     files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
     files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
+    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

@@ -12,6 +12,7 @@ import yaml
 
 import cellsignal
 from cellsignal import code_identity, files, shapes
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, steps
 from cellsignal.run.handover import Facts
@@ -24,6 +25,8 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 NOT_TAKEN = ("seconds.json", "run.json", "recipe.json", rebuild.NOTE)  # of a run folder's top: told otherwise, or of no use
+AGAIN = "run the command that made it again"
+TO_THE_END = "run it to the end, with the command that began it"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the only time in an archive: the same files are the same bytes
 _CHUNK = 1 << 20
 
@@ -66,6 +69,10 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
+    marker = steps.read_any(run, steps.record())
+    if marker is None:
+        raise InputError("the run is not whole", where=run, cure=TO_THE_END)
+    receipts.check(run, marker["outputs"], made_by="the run", cure=AGAIN)
     return files.read_json(path, shapes.Description, what="not the record of a run", cure="run the same command again, which writes it")
 
 
@@ -83,6 +90,8 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     """All that goes into the archive."""
     found = _Contents()
     parameters, places = _without_paths(made["parameters"]), dict(archive.PLACES)
+    told = _json({**made, "parameters": parameters})
+    marker = {**(steps.read_any(run, steps.record()) or {}), "outputs": {"recipe.json": hashlib.sha256(told).hexdigest()}}
     for step in plan:
         _add_step(found, run, step)
     if str(parameters.get("pretrained", "")).endswith(".safetensors"):
@@ -91,7 +100,8 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     found.texts |= {
         archive.PARAMS: _params(run.name, parameters),
         archive.SETTINGS: _json(places),
-        "run/recipe.json": _json({**made, "parameters": parameters}),
+        "run/recipe.json": told,
+        f"run/done/{steps.record().name}.json": receipts.text(marker).encode(),
         "requirements.txt": _requirements(made, found),
         "entry_points.md": handover.entry_points().encode(),
         **{f"{name}.py": _script(name, what) for name, what in SCRIPTS.items()},
@@ -110,17 +120,18 @@ def _without_paths(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_step(found: _Contents, run: Path, step: Step) -> None:
     """What a step made, after a look at each file, and its own word on it."""
+    for path in (run / "done" / f"{step.name}.json", manifest.place(run, step.name)):
+        if path.is_file():  # one of them is enough, but not a damaged one
+            receipts.read(path, cure="delete it, and run the command that made it again")
     marker = rebuild.vouched(run, step)
     if marker is None or not set(step.outputs) <= set(marker["outputs"]):
-        raise InputError(f"{step.name} is not whole", where=run, cure="run it to the end, with the command that began it")
+        raise InputError(f"{step.name} is not whole", where=run, cure=TO_THE_END)
+    receipts.check(run, marker["outputs"], made_by=step.name, cure=AGAIN)
     for name, digest in marker["outputs"].items():
-        if not (run / name).is_file() or files.sha256(run / name) != digest:
-            what = f"not as {step.name} left it" if (run / name).exists() else "is missing"
-            raise InputError(what, where=run / name, cure="run the command that made it again")
         if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN:
             found.paths[f"run/{name}"] = run / name, digest
     kept = {name: digest for name, digest in marker["outputs"].items() if f"run/{name}" in found.paths}
-    found.texts[f"run/done/{step.name}.json"] = _json({**marker, "outputs": kept, "pages": {}})
+    found.texts[f"run/done/{step.name}.json"] = receipts.text({**marker, "outputs": kept, "pages": {}}).encode()
 
 
 def _add_pretrained(found: _Contents, path: Path) -> str:

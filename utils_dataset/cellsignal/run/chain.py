@@ -62,6 +62,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         plan, taken = rebuild.begin(folder, plan, way, values=values)
         chain.drive(parts.joined(plan, divided), done | taken, slots=engine.slots(recipe.parallel))
         rebuild.ended(folder)
+        steps.write_marker(folder, steps.record(), identity={}, seconds=0.0)
     return folder
 
 
@@ -103,19 +104,23 @@ class Chain:
     stop: Event = field(default_factory=Event)
 
     def simulate(self) -> Marker:
-        """Have the plates in place; those of older code are made again, if they are the run's own."""
+        """Have the plates in place; those of older code, and damaged ones, are made again, if they are the run's own."""
         data, preset, seed = (self.values[key] for key in ("data", "preset", "seed"))
         root = inputs.data_folder(data, run=self.folder)
         place = root.relative_to(self.folder) if root.is_relative_to(self.folder) else root
         step = steps.simulate(data=str(place), preset=preset)
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
-        if preset and not data and steps.outdated(self.folder, step, same=same):
-            self._say_other_code(step, same)
-            inputs.discard(root)
-            steps.forget(self.folder, step)
+        earlier = steps.read_any(self.folder, step)
         how = {"by": self.engine.side_by_side} if self.engine.side_by_side else {}
         task = TASKS[self.values["task"]]
-        return self._once(step, same, lambda: inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=task, **how))
+
+        def draw() -> None:
+            if preset and not data and earlier is not None:  # they were whole, and are of older code or damaged
+                inputs.discard(root)
+                steps.forget(self.folder, step)  # else a second call would begin once more
+            inputs.prepare(data, run=self.folder, preset=preset, seed=seed, task=task, **how)
+
+        return self._once(step, same, draw)
 
     def drive(self, plan: list[Step], done: Markers, *, slots: int) -> None:
         """Run the notebooks of `plan` on `slots` slots, then write the report; `done` gains every marker."""

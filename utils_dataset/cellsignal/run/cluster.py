@@ -15,6 +15,7 @@ from cellsignal import files, shapes
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.progress_bars import progress_bar
 from cellsignal.run import errands, mirror, parts, paths, provenance
+from cellsignal import receipts
 from cellsignal.run.engine import Errand, Here, Marker
 from cellsignal.run.manifest import Manifest
 from cellsignal.run.notebooks import Stopped
@@ -183,7 +184,7 @@ class Cluster(Here):
             ours = files.inside(self.run, name, source=self.storage.url)
             try:
                 marker = files.shaped(self.storage.read_json(name), shapes.Marker, where=self.storage.url)
-                if ours.exists() and files.read_json(ours) != marker:
+                if ours.exists() and receipts.read(ours) != marker:
                     continue
             except InputError:
                 continue  # one of the two is damaged: the step runs again
@@ -192,7 +193,7 @@ class Cluster(Here):
                 self.storage.get_all(self.run, made)
             except StepFailed:
                 continue  # it is not whole: the step runs again
-            files.write_json(ours, marker)
+            receipts.write(ours, marker)
             self.stored |= made
         mirror.bring(self.storage, self.run, [name for name in self.storage.names("weights") if name.endswith(".checkpoint.json")])
 

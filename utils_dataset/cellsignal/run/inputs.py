@@ -82,7 +82,7 @@ def _say(line: str) -> None:
 
 
 def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
-    """Finish the simulation in `root`; another one gives way only inside the run's own folder."""
+    """Finish the simulation in `root`; another or a damaged one gives way only inside the run's own folder, with a word."""
     from cellsignal.data import simulate
 
     try:
@@ -91,7 +91,7 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> 
         marks = (root / simulated.RECEIPT, root / WORKSHOP)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
-        print(f"{str(other).partition(';')[0]}: drawn anew")
+        print(f"{str(other).partition('; ')[0]}; the plates are drawn again", flush=True)
         discard(root)
         simulate.simulate(root, preset=preset, seed=seed, **how)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal import files, shapes
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import provenance
 from cellsignal.run.recipe import Recipe
@@ -60,14 +61,14 @@ def write(
         "seconds": round(seconds, 2),
         "written": round(time.time(), 2),
     }
-    files.write_json(place(run, name), manifest)
+    receipts.write(place(run, name), manifest)
     return manifest
 
 
 def read(run: Path, step: str) -> Manifest | None:
     """The manifest of a step, by its full name; None when it is absent or damaged."""
     try:
-        found = files.read_json(place(run, step), shapes.Manifest)
+        found = receipts.read(place(run, step), shapes.Manifest)
     except InputError:
         return None
     inside = all(map(files.stays_inside, (*found["outputs"], *found["taken_up"])))

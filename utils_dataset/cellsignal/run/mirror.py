@@ -8,6 +8,7 @@ from typing import Any
 
 from cellsignal import files, shapes
 from cellsignal.errors import InputError, StepFailed
+from cellsignal import receipts
 from cellsignal.run.storage import Storage
 
 PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, and an epoch
@@ -39,7 +40,7 @@ def bring(storage: Storage, folder: Path, names: Iterable[str]) -> None:
             storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=theirs["sha256"])
         except StepFailed:
             continue  # damaged, or the next one has come: whoever trains begins with what there is
-        files.write_json(place, theirs)
+        receipts.write(place, theirs)
 
 
 def forget(storage: Storage, names: Iterable[str]) -> None:
@@ -87,7 +88,7 @@ def _sweep(storage: Storage, name: str, *, keep: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What a checkpoint says; nothing when it is absent or damaged."""
     try:
-        return _checked(files.read_json(path))
+        return _checked(receipts.read(path))
     except (OSError, InputError):
         return {}
 

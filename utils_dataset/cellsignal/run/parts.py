@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal import files, shapes
+from cellsignal import receipts
 from cellsignal.data.splits import TRAIN, split_sites
 from cellsignal.decide.kept import read_notes
 from cellsignal.errors import InputError
@@ -63,7 +64,7 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
 def merge(run: Path, came: Path, experiment: str) -> None:
     """Take the scores of an experiment from the run folder `came` of its part: the file of each kind, then the note that vouches for it."""
     for path in sorted(came.glob(f"scores/*/*/{experiment}.parquet")):
-        theirs = files.read_json(path.parent / METADATA, shapes.ScoreNotes)
+        theirs = receipts.read(path.parent / METADATA, shapes.ScoreNotes)
         target = run / path.relative_to(came)
         ours = read_notes(target.parent)
         if experiment not in theirs["experiments"]:
@@ -72,7 +73,7 @@ def merge(run: Path, came: Path, experiment: str) -> None:
             continue  # a prediction of an earlier run, kept
         with files.replacing(target) as temporary:
             shutil.copyfile(path, temporary)
-        files.write_json(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
+        receipts.write(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
 
 
 def lend(run: Path, place: Path, experiment: str) -> None:

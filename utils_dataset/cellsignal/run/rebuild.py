@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cellsignal import files, shapes
+from cellsignal import shapes
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, manifest, steps
 from cellsignal.run.steps import STAGES, Step
@@ -53,9 +54,9 @@ def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any
             inputs.check_discard(run / room)
         _say(run, way, driven)
         note = {"same": same, "taken": taken, "cleared": False}
-        files.write_json(run / NOTE, note)
+        receipts.write(run / NOTE, note)
         _clear(run, way, driven)
-        files.write_json(run / NOTE, {**note, "cleared": True})
+        receipts.write(run / NOTE, {**note, "cleared": True})
     names = {step.name for step in driven}
     return driven, {name: marker for name, marker in taken.items() if name not in names}
 
@@ -73,6 +74,16 @@ def vouched(run: Path, step: Step) -> Marker | None:
     if written is None or not written["complete"]:
         return None
     return {"identity": {}, "outputs": written["outputs"], "pages": {}, "seconds": written.get("seconds", 0.0)}
+
+
+def all_vouched(run: Path) -> dict[str, set[str]]:
+    """SHA-256 of a run's files by name, as its markers and manifests say that they were left."""
+    told = [each[what] for each in manifest.read_all(run) for what in ("taken_up", "outputs")]
+    told += [marker["outputs"] for path in (run / "done").glob("*.json") if (marker := steps.read_any(run, Step(path.stem)))]
+    found: dict[str, set[str]] = {}
+    for name, digest in (item for each in told for item in each.items()):
+        found.setdefault(name, set()).add(digest)
+    return found
 
 
 def _before(way: str) -> tuple[str, ...]:
@@ -94,7 +105,7 @@ def _digest(way: str, values: Mapping[str, Any]) -> str:
 def _read_note(run: Path, same: str) -> dict[str, Any]:
     """The note of this very rebuild when it is under way, else nothing."""
     try:
-        note = files.read_json(run / NOTE, shapes.Rebuild)
+        note = receipts.read(run / NOTE, shapes.Rebuild)
     except InputError:
         return {}
     return note if note["same"] == same else {}
@@ -117,11 +128,7 @@ def _whole(run: Path, step: Step, marker: Marker | None, *, way: str) -> Marker:
     wanted = [name for name in step.outputs if steps.stage(name) == way]
     if not left or not set(wanted) <= set(left):
         raise InputError(f"no whole {way} of {step.name}", where=run / way, cure=INSTEAD[way])
-    for name, digest in left.items():
-        if not (run / name).is_file():
-            raise InputError("is missing", where=run / name, cure=INSTEAD[way])
-        if files.sha256(run / name) != digest:
-            raise InputError(f"not as {step.name} left it", where=run / name, cure=INSTEAD[way])
+    receipts.check(run, left, made_by=step.name, cure=INSTEAD[way])
     return marker
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from cellsignal.data import simulated
 from cellsignal.decide.answers import FILE, read_known
 from cellsignal.decide.compare import Result
 from cellsignal.errors import InputError
-from cellsignal.run import manifest, mounts, paths, steps
+from cellsignal.run import manifest, mounts, paths, rebuild, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.weight_files import count_weights
 from cellsignal.tasks import TASKS
 
 FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
+SCORED = "scores/*/*/metadata.json"  # what tells the device of a prediction
 TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 
 
@@ -85,13 +86,25 @@ def _read(place: Path, name: str) -> Found:
         raise InputError(f"no task {values['task']!r}", where=place, cure=f"compare runs of {' or '.join(TASKS)}")
     if not (place / FILE).exists() and TASKS[values["task"]].metric != "accuracy":
         raise InputError("a site has several labels there", where=place, cure="name runs that give each well one siRNA")
+    _check(place, [place / FILE, place / "metrics.json", *(place / name for name in steps.record().outputs), *place.glob(SCORED)])
     answers = read_known(place / FILE)
     metrics = files.read_json(place / "metrics.json", shapes.Metrics)
     if "data" not in metrics:
         raise InputError("it does not say on which data", where=place / "metrics.json", cure="run 4-predict-assign of that run again")
+    _check(place, _networks(place, values))
     seed = values.get("seed", 0)
     result = Result(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
     return Found(result, values, metrics["data"], metrics.get("simulated", simulated.is_simulated(place / "data")))
+
+
+def _check(run: Path, found: Iterable[Path]) -> None:
+    """InputError for the first file that is there and is not as a step of the run, or the run as a whole, left it."""
+    vouched = rebuild.all_vouched(run)
+    for path in filter(Path.is_file, found):
+        digests = vouched.get(path.relative_to(run).as_posix(), ())
+        if files.sha256(path) not in digests:
+            what = "not as the run left it" if digests else "no finished step of the run left it"
+            raise InputError(what, where=path, cure="run the command or the kernel that writes it again")
 
 
 def parameters(run: Path) -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _seconds(run: Path) -> dict[str, float]:
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob("scores/*/*/metadata.json"))]
+    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob(SCORED))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 

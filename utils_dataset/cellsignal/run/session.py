@@ -135,6 +135,9 @@ def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[
 def _offers(attached: Path) -> Iterator[tuple[str, str]]:
     """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
     found = manifest.read_all(attached)
+    for path in sorted((attached / manifest.FOLDER).glob("*.json")):
+        if manifest.read(attached, path.stem) is None:
+            print(f"note: {path} is damaged, or of an earlier version; nothing is taken up by its word")
     for each in found:
         yield from each["outputs"].items()
     for each in found:

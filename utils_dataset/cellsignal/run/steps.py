@@ -9,6 +9,7 @@ from typing import Any
 
 from cellsignal import code_identity, files, shapes
 from cellsignal.data.folders import entries
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import notebooks
 from cellsignal.run.notebooks import StepFailed
@@ -86,6 +87,11 @@ def report(others: Iterable[Step]) -> Step:
     return Step("report", needs=needs, outputs=("report.html",), entry="from cellsignal.show import report")
 
 
+def record() -> Step:
+    """What a run leaves as a whole, when all its steps are: what it was made with, and what its steps took."""
+    return Step("record", outputs=("recipe.json", "seconds.json"))
+
+
 def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's parameters the step's notebook takes: the names in its own parameters cell."""
     if step.notebook is None:
@@ -141,7 +147,7 @@ def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds:
         "pages": _hashes(run, step.pages),
         "seconds": round(seconds, 2),
     }
-    files.write_json(_place(run, step), marker)
+    receipts.write(_place(run, step), marker)
     return marker
 
 
@@ -168,7 +174,7 @@ def _place(run: Path, step: Step) -> Path:
 def read_any(run: Path, step: Step) -> dict[str, Any] | None:
     """A marker as it was written, whatever became of the files; None when absent or damaged."""
     try:
-        marker = files.read_json(_place(run, step), shapes.Marker)
+        marker = receipts.read(_place(run, step), shapes.Marker)
     except InputError:
         return None
     outside = step.plates or all(map(files.stays_inside, (*marker["outputs"], *marker["pages"])))  # plates may lie anywhere

@@ -1,6 +1,5 @@
 """Files that many machines share: a folder, or whatever place fsspec knows by its URL. Nothing counts but what a SHA-256 vouches for."""
 
-import json
 import os
 import shutil
 import time
@@ -9,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 
 STREAMS = 8  # files on their way at once: most are small, and what takes long is the answer
@@ -47,12 +46,12 @@ class Storage:
         else:
             self.filesystem.put_file(str(path), self._place(name))
 
-    def put_json(self, name: str, value: Any) -> None:
-        """Store a value as JSON."""
+    def put_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Store a record."""
         if self.local:
-            files.write_json(self._path(name), value)
+            receipts.write(self._path(name), value)
         else:
-            self.filesystem.pipe_file(self._place(name), json.dumps(value).encode())
+            self.filesystem.pipe_file(self._place(name), receipts.text(value).encode())
 
     def get(self, name: str, path: Path, *, digest: str = "") -> None:
         """Fetch a file, whole or not at all; StepFailed when it is not there, or not the one with this SHA-256."""
@@ -75,9 +74,9 @@ class Storage:
         side_by_side(lambda name: self.get(under + name, places[name], digest=digests[name]), wanted)
 
     def read_json(self, name: str) -> Any:
-        """A stored JSON file; None when it is not there or not whole."""
+        """What a stored record says; None when it is not there or not whole."""
         try:
-            return files.parse_json(self.filesystem.cat_file(self._place(name)))
+            return receipts.parse(self.filesystem.cat_file(self._place(name)))
         except (OSError, ValueError):
             return None
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from cellsignal import files, shapes
+from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import paths, steps
 from cellsignal.run.recipe import Recipe
@@ -54,7 +55,7 @@ class Trial:
     def record(self) -> dict[str, Any] | None:
         """How it ended, if it did and with these very values; None else."""
         try:
-            found = files.read_json(self._beside(".json"), shapes.Trial)
+            found = receipts.read(self._beside(".json"), shapes.Trial)
         except InputError:
             return None
         return found if unchanged(found["values"], self._decisive()) else None
@@ -106,7 +107,7 @@ class Trial:
     def _write(self, status: str, told: Mapping[str, Any]) -> dict[str, Any]:
         about = {"variant": self.variant, "seed": self.seed, "changes": dict(self.changes)}
         written = {**about, "status": status, "error": "", **told, "values": self._decisive()}
-        files.write_json(self._beside(".json"), written)
+        receipts.write(self._beside(".json"), written)
         return written
 
     def _decisive(self) -> dict[str, Any]:
