@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal import tasks
+from cellsignal import receipts, tasks
 from cellsignal.data.atlas import read_site_tables
 from cellsignal.data.folds import split_of, stratified_folds
 from cellsignal.data.labels import multi_hot
@@ -16,7 +16,6 @@ from cellsignal.decide.label_scores import Asked, LabelScores, score_folds, stor
 from cellsignal.decide.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.thresholds import METHODS
 from cellsignal.errors import InputError
-from cellsignal.files import write_json
 from cellsignal.learn.augment import augmentation
 from cellsignal.learn.batches import sides
 from cellsignal.learn.budget import Budget
@@ -147,7 +146,7 @@ def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Pat
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
 def test_stored_scores_of_another_name_are_refused(asked: Asked, tmp_path: Path, name: str) -> None:
-    write_json(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    receipts.write(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
     with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
         stored_label_scores(tmp_path, asked.labelled, asked.test)
 

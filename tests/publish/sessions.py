@@ -10,7 +10,8 @@ from typing import Any
 from server import FakeKaggle, Outcome, Pushed
 
 from cellsignal import files
-from cellsignal.run import manifest, sources
+from cellsignal.code_identity import assigned
+from cellsignal.run import manifest
 
 PRETRAIN, TRAIN, PREDICT, EDA = "2-pretrain-controls@RPE", "3-train-cell-type@RPE", "4-predict-assign", "1-eda"
 LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no experiment HUVEC-99; choose others\nOther words\n'
@@ -28,7 +29,7 @@ def given(pushed: Pushed) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for cell in pushed.notebook["cells"]:
         if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
-            values |= {name: ast.literal_eval(value) for name, value in sources.assigned("".join(cell["source"])).items()}
+            values |= {name: ast.literal_eval(value) for name, value in assigned("".join(cell["source"])).items()}
     return values
 
 

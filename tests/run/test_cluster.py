@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from machines import Machines
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.data import packing, simulate
 from cellsignal.data.problems import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
@@ -193,7 +193,7 @@ def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..
     storage = f"file://{tmp_path}/store"
     files.write_text(tmp_path / "store/evil", "evil")
     marker = {"identity": {}, "outputs": {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, "pages": {}, "seconds": 1.0}
-    files.write_json(tmp_path / "store/done/1-eda.json", marker)
+    receipts.write(tmp_path / "store/done/1-eda.json", marker)
     with pytest.raises(InputError) as refused:
         run("deep/er/run", storage=storage, pages=False)
     assert str(refused.value) == (
@@ -204,7 +204,7 @@ def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": None}, {"seconds": "1"}])
 def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
     marker = {"identity": {}, "outputs": {}, "pages": {}, "seconds": 1.0, **change}
-    files.write_json(tmp_path / f"store/done/{TRAININGS[1]}.json", marker)
+    receipts.write(tmp_path / f"store/done/{TRAININGS[1]}.json", marker)
     assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", pages=False)
 
 

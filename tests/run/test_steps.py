@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal import files
+from cellsignal import receipts
 from cellsignal.run import paths, plans, rebuild, steps
 
 DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
@@ -98,6 +98,6 @@ def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None
     (tmp_path / "a").write_text("a")
     marker = steps.write_marker(tmp_path, step, identity={}, seconds=1.0)
     assert steps.read_any(tmp_path, step) == marker
-    files.write_json(tmp_path / "done/1-eda.json", {**marker, **change})
+    receipts.write(tmp_path / "done/1-eda.json", {**marker, **change})
     assert steps.read_any(tmp_path, step) is None and not steps.outdated(tmp_path, step, same={"other": 1})
     assert rebuild.vouched(tmp_path, step) is None

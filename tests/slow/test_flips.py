@@ -19,11 +19,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
-from cellsignal import files
+from cellsignal import code_identity, files
 from cellsignal.data import simulate
 from cellsignal.decide.compare import compare
 from cellsignal.errors import InputError
-from cellsignal.run import bundle, chain, manifest, paths, provenance, rebuild, recipe, script, sources
+from cellsignal.run import bundle, chain, manifest, paths, provenance, rebuild, recipe, script
 from cellsignal.run.engine import Errand, Here
 from cellsignal.run.results import read_results
 from cellsignal.show import report
@@ -70,7 +70,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         matplotlib.use("Agg")
         patch.setitem(simulate.PRESETS, "flips", PLATES)
-        patch.setattr(sources, "closure", cache(sources.closure))
+        patch.setattr(code_identity, "package_code", cache(code_identity.package_code))
         patch.setattr(provenance, "code_digest", cache(provenance.code_digest))
         patch.setattr(bundle, "_add_code", lambda found: None)
         patch.setattr(report, "write_report", lambda run: files.write_text(run / "report.html", "<p>A page with 1 number</p>\n"))
