@@ -61,7 +61,7 @@ def test_everything_once_then_only_what_depends_on_a_change(
             "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
     assert files.read_json(folder / "done/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
     write_toy(kernels, "3-train-cell-type")
-    assert run(assignment="raw") == []
+    assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
 
     (folder / "done/report.json").write_text("{")
     (folder / ".partial-1-orphan.csv").write_text("half")
