@@ -204,7 +204,8 @@ def test_scores_made_otherwise_are_not_mixed_in(
 
 
 def test_other_weights_images_or_code_make_other_scores(
-    plates: Path, scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plates: Path, scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     again = tmp_path / "out"
     for weights, how_many in ((networks(tmp_path / "same", seed=1), 0), (networks(tmp_path / "other", seed=2), 6),
@@ -220,8 +221,10 @@ def test_other_weights_images_or_code_make_other_scores(
     shutil.copyfile(plates / f"{first}_w2.png", tmp_path / f"plates/{first}_w1.png")
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
     assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics=("running",)) == ["RPE-02"]
+    capsys.readouterr()
     monkeypatch.setattr(kept, "code", lambda: "of tomorrow")
     assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics=("running",))) == 6
+    assert "running: other code made the scores of " in capsys.readouterr().out
 
 
 def test_batch_sizes_concern_batch_scores_alone(scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixtu
 
 
 def test_everything_once_then_only_what_depends_on_a_change(
-    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path]
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     assert run() == ALL
@@ -51,6 +51,17 @@ def test_everything_once_then_only_what_depends_on_a_change(
 
     write_toy(kernels, "1-eda", body="print('other code')")
     assert run(assignment="raw") == ["1-eda", "report"]
+
+    capsys.readouterr()
+    marker = files.read_json(folder / "done/3-train-cell-type@U2OS.json")
+    write_toy(kernels, "3-train-cell-type", body="raise KeyError('stopped')")
+    with pytest.raises(StepFailed, match="stopped"):
+        run(assignment="raw")
+    assert ("3-train-cell-type@U2OS: other code (notebook) made it, and it runs again; weights that this code makes are made again, "
+            "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
+    assert files.read_json(folder / "done/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
+    write_toy(kernels, "3-train-cell-type")
+    assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
 
     (folder / "done/report.json").write_text("{")
     (folder / ".partial-1-orphan.csv").write_text("half")

@@ -1,11 +1,13 @@
 """The plates of a run: found, simulated once, and never thrown away when they are the user's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cellsignal import files
 from cellsignal.data import download, simulate, simulated
+from cellsignal.data import download, simulate, workshop
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, paths
 
@@ -15,7 +17,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What was simulated, by a stand-in that keeps the real one's manners."""
     calls: list[tuple[str, int]] = []
 
-    def stand_in(out: Path, *, preset: str, seed: int) -> None:
+    def stand_in(out: Path, *, preset: str, seed: int, keep: bool = True) -> None:
         mark, plan = out / simulate.RECEIPT, f"{preset} {seed}"
         if out.exists() and (not mark.exists() or mark.read_text() != plan):
             raise InputError("holds a different simulation", where=out)
@@ -32,6 +34,39 @@ def test_simulated_once_and_again_when_the_seed_changes(tmp_path: Path, made: li
     for seed in (0, 0, 1):
         assert inputs.prepare("", run=tmp_path, preset="tiny", seed=seed) == tmp_path / "data"
     assert made == [("tiny", 0), ("tiny", 1)]
+
+
+def test_plates_of_other_code_are_drawn_anew_in_the_run_folder_and_kept_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    tiny = simulate.PRESETS["tiny"]
+    monkeypatch.setitem(simulate.PRESETS, "tiny", replace(tiny, cell_types=("RPE",), train=1, image_size=16, repeats=()))
+    for data in ("", str(tmp_path / "mine")):
+        inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
+    before = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
+    monkeypatch.setattr(workshop, "package_code", lambda room: {"": "", room: "of tomorrow"})
+    capsys.readouterr()
+    for data in ("", str(tmp_path / "mine")):
+        inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'data'}: drawn by other code of cellsignal (cellsignal, data): drawn anew",
+        f"{tmp_path / 'mine'}: kept, although other code of cellsignal (cellsignal, data) drew these plates; delete the folder to draw them anew"]
+    after = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
+    assert after["data"] != before["data"] and after["mine"] == before["mine"]
+    inputs.prepare("", run=tmp_path, preset="tiny", processes=1)
+    assert capsys.readouterr().out == "", "now it is of this code"
+
+
+def test_what_other_code_left_half_drawn_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(simulate, "_write_tables", broken)
+        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
+    monkeypatch.setattr(workshop, "package_code", lambda room: {room: "of tomorrow"})
+    with pytest.raises(InputError, match=r"drawn by other code of cellsignal \(cellsignal, data\); delete this folder, or choose another"):
+        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
 
 
 def test_a_named_folder_is_never_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:

@@ -4,15 +4,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 import yaml
 from trainings import write_patches
 
+from cellsignal import code_identity
 from cellsignal.errors import InputError
-from cellsignal.files import read_json
+from cellsignal.files import read_json, sha256
 from cellsignal.learn.train import history_of
 from cellsignal.run import notebooks, paths, script
 
@@ -45,7 +48,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     sites.to_csv(root / "sites.csv", index=False)
     cells = [nbformat.v4.new_code_cell(text) for text in CELLS]
     cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "train.ipynb")
+    kernelspec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), folder / "train.ipynb")
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "epochs": 3, "head_epochs": 1}))
     return folder / "train.ipynb", folder / "recipe.yaml"
 
@@ -69,6 +73,18 @@ def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], 
     # Sums of at most 8 sites x 32 x 32 pixels in each of 6 steps; rounding errors of both signs add up as the root of their count.
     rounding = float(np.finfo(np.float32).eps) * (6 * 8 * 32 * 32) ** 0.5
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=rounding)
+
+
+def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: tuple[Path, Path], tmp_path: Path) -> None:
+    assert call(made, tmp_path / "script", "-p", "cell_type=RPE").returncode == 0
+    (tmp_path / "kernel").mkdir()
+    values = {**script.parameters(*made, ["cell_type=RPE"]), "run": str(tmp_path / "kernel")}
+    environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
+    one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
+    facts = [read_json(path.with_suffix(".json"))["fingerprint"] for path in (one, two)]
+    assert facts[0] == facts[1] and facts[0]["code"]["notebook"] == code_identity.cells_digest(CELLS[2:]), "what finds the package is no part of it"
+    assert sha256(one) == sha256(two)
 
 
 def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple[Path, Path]) -> None:

@@ -1,7 +1,4 @@
-"""Where the weights are that a network begins with.
-
-Apart from `inputs`, because what a step imports belongs to the step: a change of the networks is no change of a table.
-"""
+"""Where the weights are that a network begins with."""
 
 from pathlib import Path
 

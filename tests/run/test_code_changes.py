@@ -1,0 +1,42 @@
+"""The training kernel after its code changed, in the same run folder: comments keep the weights, everything else trains them again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cellsignal.code_identity import PACKAGE
+from cellsignal.files import sha256
+from cellsignal.run import paths
+
+RECIPE = Path(__file__).resolve().parents[2] / "papermill_params/tiny.yaml"
+AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
+
+
+def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) -> None:
+    package = shutil.copytree(PACKAGE, tmp_path / "package/cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
+    notebook = shutil.copy(paths.kernels() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)
+    losses, weights = package / "learn/losses.py", tmp_path / "run/weights/RPE/model.safetensors"
+    overrides = [f"run={tmp_path / 'run'}", "cell_type=RPE", "pretrain_epochs=0", "epochs=1", "backbone=plain-cnn", "processes=1", "device=cpu"]
+    command = [sys.executable, "-m", "cellsignal.run.script", notebook, RECIPE, *(word for each in overrides for word in ("-p", each))]
+
+    def run(file: Path | None = None, old: str = "", new: str = "") -> tuple[str, str]:
+        """SHA-256 of the weights, and what was said of other code, after a change in a file."""
+        if file is not None:
+            assert file.read_text().count(old) == 1
+            file.write_text(file.read_text().replace(old, new))
+        ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(package.parent)}, capture_output=True, text=True, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        said = [line for line in ended.stdout.splitlines() if "other code" in line]
+        assert len(said) <= 1
+        return sha256(weights), said[0].partition(" (`cellsignal")[0] if said else ""
+
+    first, said = run()
+    assert said == "" and run(losses, "# Brodt trains with BCE", "# He trains with BCE") == (first, "")
+    assert run(Path(notebook), "# of weights and batches; each", "# of batches and weights; each") == (first, "")
+    second, said = run(losses, '"bce": functional.binary_cross_entropy_with_logits', '"bce": lambda logits, targets: 3 * focal(logits, targets)')
+    assert second != first and said == AGAIN.format("given, learn")
+    third, said = run(Path(notebook), "change = augmentation(augment, ", "change = augmentation('none', ")
+    assert third not in (first, second) and said == AGAIN.format("given, notebook")
+    assert run() == (third, "")
