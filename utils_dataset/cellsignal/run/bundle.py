@@ -69,10 +69,10 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
-    marker = steps.read_any(run, steps.record())
-    if marker is None:
+    marker = run / "done" / f"{steps.record().name}.json"
+    if not marker.is_file():
         raise InputError("the run is not whole", where=run, cure=TO_THE_END)
-    receipts.check(run, marker["outputs"], made_by="the run", cure=AGAIN)
+    receipts.check(run, receipts.read(marker, shapes.Marker, cure=AGAIN)["outputs"], made_by="the run", cure=AGAIN)
     return files.read_json(path, shapes.Description, what="not the record of a run", cure="run the same command again, which writes it")
 
 
