@@ -8,7 +8,9 @@ from pydantic import Field, field_validator
 from cellsignal.data.selection import ALL
 from cellsignal.code_identity import assigned
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, recipe
+from cellsignal.run import recipe
+from cellsignal.run import recipe
+from cellsignal.run.plans import ALL
 from cellsignal.run.recipe import Names, Recipe
 
 INJECTED = "# Parameters"  # how the cell begins that papermill puts after the notebook's own
@@ -52,8 +54,11 @@ def check(namespace: Mapping[str, Any]) -> None:
     set_here = {*own, *injected} or set(namespace)
     values = {name: namespace[name] for name in NotebookParameters.model_fields if name in set_here and name in namespace}
     recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
-    named = [*values.get("cell_types", []), values.get("cell_type", ALL)]
-    inputs.check_cell_types([name for name in named if name not in ("", ALL)], preset=values.get("preset", ""), where=WHERE)
+    named = [name for name in (*values.get("cell_types", []), values.get("cell_type", ALL)) if name not in ("", ALL)]
+    if named:
+        from cellsignal.run import inputs  # pulls in pandas
+
+        inputs.check_cell_types(named, preset=values.get("preset", ""), where=WHERE)
 
 
 def _assigned(cell: str) -> list[str]:
