@@ -250,9 +250,10 @@ def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) 
     with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert failed.value.filename == str(tmp_path / "out.csv")
-    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv") as temporary:
-        (temporary / "below").read_text() if temporary.write_text("") else temporary.rename(tmp_path / "no/folder")
-    assert failed.value.filename == str(tmp_path / "out.csv")
+    for fail in (lambda temporary: temporary.open(), lambda temporary: temporary.rename(tmp_path / "no/folder")):
+        with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv") as temporary:
+            fail(temporary)
+        assert failed.value.filename == str(tmp_path / "out.csv")
     with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
         (tmp_path / "other").read_text()
     assert failed.value.filename == str(tmp_path / "other")

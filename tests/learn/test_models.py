@@ -51,6 +51,24 @@ def test_a_card_that_lacks_a_fact_is_refused_in_one_line(tmp_path: Path, absent:
         load_weights(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [("U2OS/pretrain", "2-pretrain-controls"), ("U2OS/pretrain-2", "2-pretrain-controls"), ("U2OS/model", "3-train-cell-type"),
+     ("all/plain", "3-train-cell-type"), ("fold-0/model", "protein-atlas")],
+)  # fmt: skip
+def test_weights_that_no_step_has_written_name_the_step(tmp_path: Path, name: str, kernel: str) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    expected = f"{path}: no such weights; run {kernel}, which writes them"
+    with pytest.raises(InputError) as refused:
+        load_weights(path)
+    assert str(refused.value) == expected
+    saved(path)
+    path.unlink()
+    with pytest.raises(InputError) as refused:
+        load_weights(path)
+    assert str(refused.value) == expected
+
+
 def test_a_card_that_is_no_card_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     (tmp_path / "model.json").write_text("[]")

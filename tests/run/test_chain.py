@@ -1,5 +1,6 @@
 """The chain on toy notebooks: what runs, what is kept, what is refused."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import chain, paths, recipe
+from cellsignal.run import chain, notebooks, paths, recipe
 from cellsignal.run.notebooks import StepFailed
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
@@ -100,6 +101,23 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
     write_toy(kernels, "1-eda")
     write_toy(kernels, "2-pretrain-controls")
     assert run() == ALL[:-1]
+
+
+def test_what_the_system_refuses_in_a_step_names_step_and_path(
+    run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notebooks").write_text("in the way")
+    with pytest.raises(InputError, match=rf"^(1-eda|2-pretrain-controls@U2OS): {tmp_path}/run/notebooks: File exists; choose another path$"):
+        run()
+    (tmp_path / "run/notebooks").unlink()
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(notebooks.subprocess, "Popen", refuse)
+    with pytest.raises(InputError, match=r"^(1-eda|2-pretrain-controls@U2OS): too many open files \(a process may have [\d,]+\); raise the limit"):
+        run()
 
 
 def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
         yield
     except OSError as error:
         nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
-        if nameless or error.filename == str(temporary):
+        if nameless or str(error.filename) == str(temporary):
             error.filename, error.filename2 = str(path), None
         raise
 

@@ -239,7 +239,7 @@ def _header_problems(path: Path, content: bytes, columns: list[str], *, exact: b
         return [Problem(where, "columns are not separated by commas", "save it as CSV with commas")]
     names = header.names
     if missing := [name for name in columns if name not in names]:
-        there = ", ".join(names)
+        there = ", ".join(name if name == name.strip() else repr(name) for name in names)
         what = f"no column {', '.join(missing)} (there are: {there if len(there) <= 100 else there[:96] + ' ...'})"
         return [Problem(where, what, f"name the columns {','.join(columns)}")]
     twice = [name for name in columns if names.count(name) > 1]

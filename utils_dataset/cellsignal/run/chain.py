@@ -243,5 +243,5 @@ def _named(step: Step, work: Callable[[], object]) -> None:
     except StepFailed as error:
         raise StepFailed(f"{step.name}: {error}") from None
     except OSError as error:
-        fault = system_error(error, doing="a file")
-        raise InputError(fault.what, where=f"{step.name}: {fault.where}", cure=fault.cure) from None
+        fault = system_error(error)
+        raise InputError(fault.what, where=": ".join(filter(None, (step.name, str(fault.where)))), cure=fault.cure) from None

@@ -56,7 +56,7 @@ def carry_out(told: Told) -> dict[str, Any]:
     except (InputError, StepFailed) as error:
         return {"error": "InputError" if isinstance(error, InputError) else "StepFailed", "text": str(error), "notebook": getattr(error, "notebook", "")}
     except OSError as error:
-        return {"error": "StepFailed", "text": f"on {socket.gethostname()}: {system_error(error, doing='a file')}", "notebook": ""}
+        return {"error": "StepFailed", "text": f"on {socket.gethostname()}: {system_error(error)}", "notebook": ""}
 
 
 def draw(function: Callable[[Any], Any], part: Any, *, send: bool) -> tuple[Any, dict[str, bytes]]:
