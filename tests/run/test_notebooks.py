@@ -1,5 +1,7 @@
 """One notebook as a step: every way to end that is not success is told apart."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
@@ -78,7 +80,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
     ways, tried = notebooks._said, []
 
     def papermill(command: list[str], **options: object) -> tuple[int, str]:
-        notebook, target = map(Path, command[3:5])
+        notebook, target = map(Path, command[command.index("papermill") + 1 :][:2])
         tried.append(target)
         if len(tried) > failures:
             return ways(command, **options)
@@ -92,3 +94,35 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
         with pytest.raises(StepFailed, match="Kernel didn't respond in 60 seconds; see "):
             run(write_toy(tmp_path, "1-eda"), tmp_path)
     assert len(tried) == tries
+
+
+@pytest.fixture
+def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder holds files with names of modules, and a module of the user's."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (folder / "ours.py").write_text("answer = 42")
+    monkeypatch.chdir(folder)
+
+
+def test_files_in_the_current_folder_take_no_modules_place(
+    tmp_path: Path, write_toy: Callable[..., Path], shadows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":.")  # whose empty part is the current folder too
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it for its own processes
+    body = """import os, random, yaml, ours
+assert ours.answer == 42 and "here" not in random.__file__ + yaml.__file__
+print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
+    target = run(write_toy(tmp_path, "1-eda", body=body), tmp_path / "run")
+    assert f"{paths.PACKAGE.parent} None\\n" in str(files.read_json(target)["cells"])
+
+
+def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
+    code = """import multiprocessing
+from cellsignal import cli
+cli.app = lambda **options: print(multiprocessing.get_context("spawn").Pool(1).map(abs, [-7]))
+cli.main()"""
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "[7]\n", ended.stderr

@@ -16,6 +16,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
 
 from cellsignal import cli_benchmark, cli_kaggle, cli_pack, cli_rebuild, cli_sweep
 from cellsignal.errors import InputError
+from cellsignal.run import paths
 from cellsignal.run.notebooks import StepFailed, Unfinished
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
@@ -203,7 +204,6 @@ def init_colab(
     Writes the badges that open them on Colab into README and notebooks, and what their first cell installs there.
     """
     from cellsignal.publish import colab
-    from cellsignal.run import paths
 
     repository, ref, changed = colab.init(repository=repository, ref=ref)
     place = f"lead to {repository} at {ref}"
@@ -222,8 +222,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 3 when its time is spent, 130 when interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup we outlive our terminal
+            signal.signal(number, _end)
+    paths.shield_children()
     try:
         code = app(prog_name="cellsignal", standalone_mode=False)
     except UsageError as error:

@@ -14,9 +14,9 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import sources
+from cellsignal.run import leash, sources
 
-_LEASH = [sys.executable, "-m", "cellsignal.run.leash"]
+GRACE = 10.0  # seconds for a notebook that shall end; a chain that shall end has 20
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
@@ -48,9 +48,9 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def execute(
-    notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event, leash: bool = False
+    notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event
 ) -> None:
-    """Run `notebook` with papermill in a process of its own, on a `leash` that ends it with ours; `target` appears when it has ended.
+    """Run `notebook` with papermill in a process of its own, which ends with ours; `target` appears when it has ended.
 
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
@@ -58,7 +58,7 @@ def execute(
     partial = files.partial(target)
     for old in (partial, target, target.with_suffix(".html")):
         old.unlink(missing_ok=True)  # what is there afterwards is of this run
-    command = [*_LEASH * leash, *_command(notebook, partial, parameters)]
+    command = _command(notebook, partial, parameters)
     try:
         code, last_words = _said(command, environment=environment, stop=stop)
         if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
@@ -84,34 +84,26 @@ def _command(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> lis
     # YAML and not JSON: JSON's 1e-05 would come back as text, for want of a dot.
     values = yaml.safe_dump(dict(parameters), allow_unicode=True)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]
-    return [sys.executable, "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
+    # -P: files where the user stands, such as pandas.py, are no modules of papermill's.
+    return [sys.executable, "-P", "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
 
 
 def _said(command: list[str], *, environment: dict[str, str], stop: Event) -> tuple[int, str]:
     """Exit code and last line of a papermill process."""
     with tempfile.TemporaryFile() as log:
-        # A pipe that nobody writes to: on a leash its end is the sign to end, without one it is never read.
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        # Nobody writes into this pipe: when it ends, because we close it or die, so does the notebook.
+        process = subprocess.Popen(
+            leash.command(command, grace=GRACE), env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
         with process.stdin:
-            _wait(process, stop)
+            while process.poll() is None and not stop.wait(0.05):
+                pass
+        process.wait()
+        if stop.is_set():
+            raise Stopped
         log.seek(0)
         lines = log.read().decode(errors="replace").split("\n")
     return process.returncode, next((line for line in reversed(lines) if line.strip()), "")
-
-
-def _wait(process: subprocess.Popen[bytes], stop: Event) -> None:
-    while process.poll() is None and not stop.wait(0.05):
-        pass
-    if process.poll() is None:
-        process.stdin.close()  # which a leash heeds, and no signal
-        process.terminate()  # papermill takes its kernel with it
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    if stop.is_set():
-        raise Stopped
 
 
 def _check(path: Path, *, code: int, last_words: str) -> None:
