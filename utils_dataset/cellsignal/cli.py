@@ -3,7 +3,9 @@
 import json
 import signal
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -210,6 +212,26 @@ def init_colab(
     print(f"{len(changed)} files now {place}; commit and push them" if changed else f"all files {place} already")
     if not colab.commit_of(paths.repository(), ref):  # so that it cannot be on GitHub either
         print(f"note: Git knows no tag, branch or commit {ref} here; Colab needs it on GitHub")
+
+
+def _expand_paths(group: typer.Typer) -> None:
+    """Let every command read `~` in its paths: a shell leaves it in --out=~/run and in what a program calls us with."""
+    for command in group.registered_commands:
+        command.callback = _with_expanded_paths(command.callback)
+    for inner in group.registered_groups:
+        _expand_paths(inner.typer_instance)
+
+
+def _with_expanded_paths(command: Callable[..., None]) -> Callable[..., None]:
+    def expanded(value: object) -> object:
+        if isinstance(value, list):
+            return [expanded(each) for each in value]
+        return Path(paths.expanded(value)) if isinstance(value, Path) else value
+
+    return wraps(command)(lambda **given: command(**{name: expanded(value) for name, value in given.items()}))
+
+
+_expand_paths(app)
 
 
 class _Ended(BaseException):

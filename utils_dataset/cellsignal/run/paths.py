@@ -54,14 +54,31 @@ def base() -> Path:
     return Path.cwd()
 
 
+def expanded(name: str | Path) -> str:
+    """A path with `~` and `~user` as the home folders that they mean in a shell; else no shell may have seen it.
+
+    Raises InputError for a user that nobody knows, and for a variable such as $HOME, unless a file is called so.
+    """
+    path = os.path.expanduser(name)
+    user = path.partition("/")[0]
+    if user.startswith("~") and not os.path.lexists(user):
+        raise InputError(f"{user} is no user's home folder", where=name, cure=f"write the whole path, or ./{user} for a folder of this name")
+    for found in re.finditer(r"\$(\{?)([A-Za-z_]\w*)[^/]*", path):
+        variable = found[1] or found[2].isupper() or found[2] in os.environ  # and not the price in a folder's name
+        if variable and not os.path.lexists(path[: found.end()]):
+            what = f"${found[1]}{found[2]}{'}' * len(found[1])} is a variable, which only a shell replaces"
+            raise InputError(what, where=name, cure="write the path itself; one may begin with ~ for the home folder")
+    return path
+
+
 def default_run(name: str) -> Path:
-    """The absolute run folder for a name or path."""
-    return Path(os.path.abspath(base() / name))
+    """The absolute run folder for a name or path; InputError as `expanded` raises it."""
+    return Path(os.path.abspath(base() / expanded(name)))
 
 
 def default_data(name: str) -> Path:
-    """The absolute folder of a data set; on Colab never on Google Drive, where each small file takes long."""
-    return Path(os.path.abspath((COLAB if where() == "colab" else base()) / name))
+    """The absolute folder of a data set; on Colab never on Google Drive, where each small file takes long. InputError as `expanded`."""
+    return Path(os.path.abspath((COLAB if where() == "colab" else base()) / expanded(name)))
 
 
 def scratch(run: Path) -> Path:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cellsignal.errors import InputError
+from cellsignal.run import paths
 from cellsignal.run.choices import BACKBONES, COVARIATES, EXAMPLES, LOSSES, TERM
 from cellsignal.run.yamls import read_override, read_yaml
 
 Names = list[str]
+PATHS = ("data", "run", "pretrained")
 
 
 class Recipe(BaseModel):
@@ -116,12 +118,15 @@ class Recipe(BaseModel):
         0.0, ge=0, description="work stops cleanly in time and goes on at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"
     )
 
-    @field_validator("data", "run")
+    @field_validator(*PATHS)
     @classmethod
     def _path(cls, name: str) -> str:
         if "\0" in name:
             raise ValueError("no path has a NUL character")
-        return name
+        try:
+            return paths.expanded(name)
+        except InputError as fault:
+            raise ValueError(str(fault).removeprefix(f"{name}: ")) from None
 
     @field_validator("virtual_batch")
     @classmethod
@@ -271,8 +276,8 @@ def _cure(key: str, value: Any) -> str:
         return f"give it a value, or leave the line out for {field.default!r}"
     if kind in (float, int) and isinstance(value, str):
         return _number(value, kind)
-    if key in ("data", "run") and isinstance(value, str):
-        return "name another folder"
+    if key in PATHS and isinstance(value, str):
+        return "" if "\0" not in value else "name another folder"  # the reason tells it
     if kind is str and isinstance(value, str):
         return f"write for example {key}: {field.default or 'imagenet'}"
     if kind is str:
