@@ -1,11 +1,14 @@
 """One notebook as a step: what it names, how it runs, why it failed, and its page."""
 
 import ast
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -17,6 +20,8 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import leash, sources
 
 GRACE = 10.0  # seconds for a notebook that shall end; a chain that shall end has 20
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+MISSING = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # what some leave out of a cell, and of one of code
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
@@ -29,9 +34,59 @@ class Stopped(RuntimeError):
     """A step was ended because another one failed or the user wished so."""
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A notebook as it lies there. Raises InputError when it is none that Jupyter 4 or later wrote, or not one of Python."""
+    found = files.read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("nbformat"), int):
+        raise InputError("no notebook", where=path, cure="name an .ipynb file")
+    if found["nbformat"] != 4 or not isinstance(found.get("cells"), list):
+        raise InputError(f"a notebook of format {found['nbformat']}", where=path, cure="save it in format 4: jupyter nbconvert --to notebook --inplace")
+    metadata = found.get("metadata") or {}
+    language = (metadata.get("kernelspec") or {}).get("language") or (metadata.get("language_info") or {}).get("name") or "python"
+    if "python" not in language.lower():
+        raise InputError(f"a notebook in {language}", where=path, cure="name one in Python")
+    cells = [cell | {key: value for key, value in MISSING[cell.get("cell_type") == "code"].items() if key not in cell} for cell in found["cells"]]
+    return {**found, "metadata": metadata, "cells": cells}
+
+
+def normalise(notebook: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
+    """A notebook as papermill, nbconvert and Kaggle can use it, wherever it was saved: of format 4.5, and with the kernel `python3`.
+
+    Cells have ids; the state of widgets is left out where it is not in Jupyter's form, as Colab saves it. Raises InputError,
+    which names the file `where`, when it still is no valid notebook.
+    """
+    try:
+        import nbformat  # a quarter of a second, and only who handles notebooks needs it
+    except ModuleNotFoundError:
+        raise InputError("nbformat is not installed", where=where, cure='install it: python -m pip install "nbformat>=5.9"') from None
+    metadata = {**notebook["metadata"], "kernelspec": KERNEL}
+    if not all("state" in state for state in metadata.get("widgets", {}).values()):
+        del metadata["widgets"]
+    whole = {**notebook, "metadata": metadata, "nbformat_minor": max(notebook.get("nbformat_minor", 0), 5), "cells": _with_ids(notebook["cells"])}
+    try:
+        nbformat.validate(whole)
+    except nbformat.ValidationError as error:
+        place = ".".join(map(str, error.absolute_path))
+        raise InputError(f"not a valid notebook ({error.message[:200]}{', at ' * bool(place)}{place})", where=where, cure="open it in Jupyter and save it again") from None
+    return whole
+
+
+def _with_ids(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cells with an id each; the same cells get the same ids, which are part of what is pushed."""
+    named: list[dict[str, Any]] = []
+    taken = {cell.get("id") for cell in cells}
+    for number, cell in enumerate(cells):
+        name = cell.get("id")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII) or name in (each["id"] for each in named):
+            name = next(free for free in (f"cell-{number}{'-' * dashes}" for dashes in count()) if free not in taken)
+            taken.add(name)
+        named.append({**cell, "id": name})
+    return named
+
+
 def code_cells(path: Path) -> list[dict[str, Any]]:
     """The code cells of a notebook, in order."""
-    return [cell for cell in files.read_json(path)["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
 
 
 def source(cell: Mapping[str, Any]) -> str:
@@ -58,25 +113,30 @@ def execute(
     partial = files.partial(target)
     for old in (partial, target, target.with_suffix(".html")):
         old.unlink(missing_ok=True)  # what is there afterwards is of this run
-    command = _command(notebook, partial, parameters)
-    try:
-        code, last_words = _said(command, environment=environment, stop=stop)
-        if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
-            partial.unlink(missing_ok=True)
+    normalised = normalise(read(notebook), where=notebook)
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_json(Path(folder) / notebook.name, normalised)
+        command = _command(Path(folder) / notebook.name, partial, parameters)
+        try:
             code, last_words = _said(command, environment=environment, stop=stop)
-        if partial.exists():
-            os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)  # of a step that was stopped
+            if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
+                partial.unlink(missing_ok=True)
+                code, last_words = _said(command, environment=environment, stop=stop)
+            if partial.exists():
+                os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)  # of a step that was stopped
     _check(target if target.exists() else notebook, code=code, last_words=last_words)
 
 
 def write_page(notebook: Path) -> None:
     """Write an executed notebook as HTML beside it."""
+    import nbformat
     from nbconvert import HTMLExporter  # half a second, and only who runs notebooks needs it
 
+    executed = nbformat.reads(json.dumps(normalise(read(notebook), where=notebook)), as_version=4)
     with _one_page_at_a_time:
-        page = HTMLExporter().from_filename(str(notebook))[0]
+        page = HTMLExporter().from_notebook_node(executed, resources={"metadata": {"name": notebook.stem}})[0]
     files.write_text(notebook.with_suffix(".html"), page)
 
 
@@ -132,4 +192,4 @@ def _last_line(text: str) -> str:
 def _finished(path: Path) -> bool:
     """Whether every cell ran: papermill also ends well after `sys.exit(0)` in the middle."""
     states = [cell["metadata"].get("papermill", {}).get("status") for cell in code_cells(path)]
-    return set(states) <= {"completed"} and not files.read_json(path)["metadata"].get("papermill", {}).get("exception")
+    return set(states) <= {"completed"} and not read(path)["metadata"].get("papermill", {}).get("exception")
