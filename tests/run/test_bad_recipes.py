@@ -107,3 +107,8 @@ def test_not_a_recipe_at_all(tmp_path: Path, name: str, part: str) -> None:
     (tmp_path / "latin.yaml").write_bytes("data: Zürich\n".encode("latin-1"))
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00")
     assert part in refused(tmp_path, name)
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("preset: tiny\n")
+    assert "the value is not YAML; " in refused(tmp_path, "good.yaml", "-p", "run=\udcff")

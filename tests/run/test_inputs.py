@@ -7,7 +7,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.data import download, simulate, simulated
-from cellsignal.data import download, simulate, workshop
+from cellsignal.data import workshop
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, paths
 

@@ -1,9 +1,13 @@
 """One notebook as a step: every way to end that is not success is told apart."""
 
 import ast
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Timer
+from typing import Any
 
 import nbformat
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
+from cellsignal.publish import render
 from cellsignal.run import notebooks, paths
 from cellsignal.run.notebooks import StepFailed
 
@@ -106,7 +111,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
     ways, tried = notebooks._said, []
 
     def papermill(command: list[str], **options: object) -> tuple[int, str]:
-        notebook, target = map(Path, command[3:5])
+        notebook, target = map(Path, command[command.index("papermill") + 1 :][:2])
         tried.append(target)
         if len(tried) > failures:
             return ways(command, **options)
@@ -120,3 +125,108 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
         with pytest.raises(StepFailed, match="Kernel didn't respond in 60 seconds; see "):
             run(write_toy(tmp_path, "1-eda"), tmp_path)
     assert len(tried) == tries
+
+
+@pytest.fixture
+def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder holds files with names of modules, and a module of the user's."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (folder / "ours.py").write_text("answer = 42")
+    monkeypatch.chdir(folder)
+
+
+def test_files_in_the_current_folder_take_no_modules_place(
+    tmp_path: Path, write_toy: Callable[..., Path], shadows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":.")  # whose empty part is the current folder too
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it for its own processes
+    body = """import os, random, yaml, ours
+assert ours.answer == 42 and "here" not in random.__file__ + yaml.__file__
+print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
+    target = run(write_toy(tmp_path, "1-eda", body=body), tmp_path / "run")
+    assert f"{paths.PACKAGE.parent} None\\n" in str(files.read_json(target)["cells"])
+
+
+def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
+    code = """import multiprocessing
+cli.app = lambda **options: print(multiprocessing.get_context("spawn").Pool(1).map(abs, [-7]))
+cli.main()"""
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "[7]\n", ended.stderr
+
+
+COLAB = {"application/vnd.jupyter.widget-state+json": {"0a1b": {"model_module": "@jupyter-widgets/base", "model_name": "LayoutModel", "state": {}}}}
+
+
+def as_colab(notebook: dict[str, Any]) -> None:
+    """As Colab saves it: format 4.0, ids in the metadata, widgets without Jupyter's `state`."""
+    notebook |= {"nbformat_minor": 0, "metadata": {"colab": {"provenance": []}, "accelerator": "GPU", "widgets": COLAB,
+                                                   "kernelspec": {"name": "python3", "display_name": "Python 3"}}}  # fmt: skip
+    for cell in notebook["cells"]:
+        cell["metadata"]["id"] = cell.pop("id")
+
+
+def of_conda(notebook: dict[str, Any]) -> None:
+    notebook["metadata"] = {"kernelspec": {"display_name": "Python [conda env:cells]", "language": "python", "name": "conda-env-cells-py"}}
+
+
+def of_no_kernel(notebook: dict[str, Any]) -> None:
+    notebook["metadata"] = {}
+
+
+def with_one_id_twice(notebook: dict[str, Any]) -> None:
+    for cell in notebook["cells"]:
+        cell["id"] = "twice"
+
+
+def with_a_cell_that_lacks_all_but_its_text(notebook: dict[str, Any]) -> None:
+    notebook["cells"][-1] = {"cell_type": "code", "source": notebook["cells"][-1]["source"]}
+
+
+ELSEWHERE = [as_colab, of_conda, of_no_kernel, with_one_id_twice, with_a_cell_that_lacks_all_but_its_text]
+
+
+@pytest.mark.parametrize("saved", ELSEWHERE)
+def test_a_notebook_saved_elsewhere_is_executed_paged_and_pushed(tmp_path: Path, write_toy: Callable[..., Path], saved: Callable) -> None:
+    path = write_toy(tmp_path, "1-eda")
+    written = files.read_json(path)
+    saved(written)
+    files.write_json(path, written)
+    pushed = json.loads(render.notebook_text(path, {"run": "runs/one"}))
+    for notebook in (pushed, files.read_json(run(path, tmp_path / "run"))):
+        nbformat.validate(notebook)
+        assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
+        assert notebook["nbformat_minor"] == 5 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert "widgets" not in pushed["metadata"]
+    assert render.notebook_text(path, {"run": "runs/one"}) == json.dumps(pushed, indent=1, ensure_ascii=False) + "\n"  # ids are not drawn
+
+
+def test_the_page_of_a_notebook_that_was_executed_elsewhere(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    target = write_toy(tmp_path, "1-eda")
+    written = files.read_json(target)
+    as_colab(written)
+    files.write_json(target, written)
+    notebooks.write_page(target)
+    assert "<title>1-eda</title>" in target.with_suffix(".html").read_text()
+    kept = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}
+    assert notebooks.normalise(written | {"metadata": {"widgets": kept}}, where=target)["metadata"]["widgets"] == kept
+
+
+@pytest.mark.parametrize(
+    "notebook, fault",
+    [({"nbformat": 3, "worksheets": []}, "a notebook of format 3; save it in format 4: jupyter nbconvert --to notebook --inplace"),
+     ([], "no notebook; name an .ipynb file"),
+     ({"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"kernelspec": {"name": "ir", "language": "R"}}}, "a notebook in R; name one in Python"),
+     ({"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": 3}], "metadata": {}},
+      "not a valid notebook (3 is not valid under any of the given schemas, at cells.0.source); open it in Jupyter and save it again")],
+)  # fmt: skip
+def test_what_is_no_notebook_of_python_is_refused(tmp_path: Path, notebook: Any, fault: str) -> None:
+    path = tmp_path / "x.ipynb"
+    files.write_json(path, notebook)
+    with pytest.raises(InputError) as caught:
+        run(path, tmp_path / "run")
+    assert str(caught.value) == f"{path}: {fault}" and not list((tmp_path / "run").rglob("*.ipynb"))
+

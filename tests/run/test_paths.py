@@ -14,7 +14,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import paths
+from cellsignal.run import archive, paths, recipe
 
 
 @pytest.fixture
@@ -149,3 +149,67 @@ def test_a_notebook_on_its_own_has_the_libraries_of_a_chains(monkeypatch: pytest
     paths.settle()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == paths.kernel_environment(tmp_path)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "0"  # the user's own word
+
+
+HOMELESS = {
+    "$HOME/plates": "$HOME is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
+    "runs/${WHERE}": "${WHERE} is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
+    "runs/first-$lower": "$lower is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
+    "~nobody-here/plates": "~nobody-here is no user's home folder; write the whole path, or ./~nobody-here for a folder of this name",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder, apart from the current one."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("lower", "set")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
+def test_a_tilde_is_the_home_folder(home: Path) -> None:
+    assert paths.expanded("~/plates") == f"{home}/plates" and paths.expanded(Path("~")) == str(home)
+    assert paths.default_run("~/runs/one") == home / "runs/one" and paths.default_data("~/plates") == home / "plates"
+    for name in ("runs/~", "one~", "cost$usd", "5$", "$1", "/a/b c"):
+        assert paths.expanded(name) == name
+    for name in ("~nobody-here", "$RECYCLE.BIN"):  # folders that are there
+        Path(name).mkdir()
+        assert paths.expanded(f"{name}/one") == f"{name}/one"
+    assert paths.claim("~/runs/one") == home / "runs/one"
+    paths.release(home / "runs/one")
+    assert sorted(path.name for path in Path().iterdir()) == ["$RECYCLE.BIN", "~nobody-here"]
+
+
+@pytest.mark.parametrize("name", HOMELESS)
+def test_what_only_a_shell_knows_is_refused(home: Path, refused: Callable[..., str], name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        paths.claim(name)
+    assert str(caught.value) == f"{name}: {HOMELESS[name]}"
+    Path("recipe.yaml").write_text("preset: tiny\n")
+    for key in ("run", "data", "pretrained"):
+        said = f"{key} is {name!r}: {HOMELESS[name]}"
+        assert refused("run", "recipe.yaml", "-p", f"{key}='{name}'") == f"-p {key}='{name}': {said}"
+        Path("bad.yaml").write_text(f"seed: 1\n{key}: {name!r}\n")
+        assert refused("run", "bad.yaml") == f"bad.yaml:2: {said}"
+    Path("good.yaml").write_text("variants: {one: {}}\n")
+    Path("space.yaml").write_text(f"variants:\n  one: {{recipe: '{name}'}}\n")
+    for arguments in (["check", name], ["run", "recipe.yaml", "--out", name], ["sweep", "recipe.yaml", "good.yaml", f"--out={name}"],
+                      ["assign", "here", name, "--data", "plates", "--out", "out.csv"], ["kaggle", "push", "recipe.yaml", f"--build={name}"],
+                      ["sweep", "recipe.yaml", "space.yaml"]):
+        assert HOMELESS[name] in refused(*arguments)
+    assert sorted(path.name for path in Path().iterdir()) == ["bad.yaml", "good.yaml", "recipe.yaml", "space.yaml"] and not list(home.iterdir())
+
+
+def test_every_path_of_a_command_may_begin_with_a_tilde(home: Path, refused: Callable[..., str]) -> None:
+    assert refused("check", "~/plates") == f"{home}/plates: no such folder; name the folder that holds the tables"
+    (home / "bad.yaml").write_text("epoch: 3\n")
+    assert refused("kaggle", "pull", "~/bad.yaml").startswith(f"{home}/bad.yaml:1: unknown key 'epoch'")
+    (home / "recipe.yaml").write_text("data: ~/nowhere\nrun: ~/runs/one\npretrained: ~/weights.safetensors\n")
+    assert refused("run", "~/recipe.yaml").startswith(f"{home}/nowhere: no such data folder")
+    checked = recipe.load(home / "recipe.yaml")
+    assert [checked.data, checked.run, checked.pretrained] == [f"{home}/nowhere", f"{home}/runs/one", f"{home}/weights.safetensors"]
+    files.write_json(Path("SETTINGS.json"), {"RAW_DATA_DIR": "~/plates", "RUN_DIR": "run", "SUBMISSION_DIR": "~"})
+    assert archive.settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -18,6 +20,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
 
 from cellsignal import cli_benchmark, cli_kaggle, cli_pack, cli_rebuild, cli_sweep
 from cellsignal.errors import InputError, system_error
+from cellsignal.run import paths
 from cellsignal.run.notebooks import StepFailed, Unfinished
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
@@ -205,13 +208,32 @@ def init_colab(
     Writes the badges that open them on Colab into README and notebooks, and what their first cell installs there.
     """
     from cellsignal.publish import colab
-    from cellsignal.run import paths
 
     repository, ref, changed = colab.init(repository=repository, ref=ref)
     place = f"lead to {repository} at {ref}"
     print(f"{len(changed)} files now {place}; commit and push them" if changed else f"all files {place} already")
     if not colab.commit_of(paths.repository(), ref):  # so that it cannot be on GitHub either
         print(f"note: Git knows no tag, branch or commit {ref} here; Colab needs it on GitHub")
+
+
+def _expand_paths(group: typer.Typer) -> None:
+    """Let every command read `~` in its paths: a shell leaves it in --out=~/run and in what a program calls us with."""
+    for command in group.registered_commands:
+        command.callback = _with_expanded_paths(command.callback)
+    for inner in group.registered_groups:
+        _expand_paths(inner.typer_instance)
+
+
+def _with_expanded_paths(command: Callable[..., None]) -> Callable[..., None]:
+    def expanded(value: object) -> object:
+        if isinstance(value, list):
+            return [expanded(each) for each in value]
+        return Path(paths.expanded(value)) if isinstance(value, Path) else value
+
+    return wraps(command)(lambda **given: command(**{name: expanded(value) for name, value in given.items()}))
+
+
+_expand_paths(app)
 
 
 class _Ended(BaseException):
@@ -224,8 +246,10 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 3 when its time is spent, 130 when interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup we outlive our terminal
+            signal.signal(number, _end)
+    paths.shield_children()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal, or Unicode, has no letter for
     try:

@@ -71,7 +71,7 @@ def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "
 
     `expects`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
     """
-    notebook = files.read_json(path)
+    notebook = notebooks.read(path)
     cells = [_bare(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
     place = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if place is None:
@@ -81,7 +81,8 @@ def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "
         begins = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
         cells.insert(begins + 1, _code("expects-earlier", earlier.cell(expects)))
     kept = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
-    return json.dumps({**notebook, "cells": cells, "metadata": kept}, indent=1, ensure_ascii=False) + "\n"
+    rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept}, where=path)
+    return json.dumps(rendered, indent=1, ensure_ascii=False) + "\n"
 
 
 def _tags(cell: Mapping[str, Any]) -> list[str]:

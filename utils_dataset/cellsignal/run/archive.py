@@ -8,6 +8,7 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
+from cellsignal.run.paths import expanded
 from cellsignal.run.yamls import read_yaml
 
 SETTINGS, PARAMS = "SETTINGS.json", "params.yaml"
@@ -20,12 +21,12 @@ PRETRAINED = "PRETRAINED_FILE"  # there when the training began with a file of w
 
 
 def settings(root: Path) -> dict[str, Path]:
-    """The absolute places that SETTINGS.json names. Raises InputError when it does not name them all."""
+    """The absolute places that SETTINGS.json names. Raises InputError when it does not name them all, and as `paths.expanded`."""
     path = root / SETTINGS
     given = files.read_json(path)
     if not isinstance(given, dict) or not all(isinstance(given.get(key), str) and given[key] for key in PLACES):
         raise InputError(f"does not name {', '.join(PLACES)}", where=path, cure="give each a folder, in quotes")
-    return {key: (root / str(given[key])).resolve() for key in (*PLACES, PRETRAINED) if given.get(key)}
+    return {key: (root / expanded(str(given[key]))).resolve() for key in (*PLACES, PRETRAINED) if given.get(key)}
 
 
 def arguments(root: Path, script: str, given: Sequence[str] = ()) -> list[str]:

@@ -126,7 +126,7 @@ def _execute(told: Told, desk: Desk) -> dict[str, Any]:
         files.write_text(notebook, told["notebook"])
         environment = paths.kernel_environment(Path(place), deadline=told["deadline"])
         try:
-            notebooks.execute(notebook, target=target, parameters=parameters, environment=environment, stop=Event(), leash=True)
+            notebooks.execute(notebook, target=target, parameters=parameters, environment=environment, stop=Event())
         except (InputError, StepFailed) as error:
             raise _told_at_home(error, told, desk, target) from None
     if told["page"]:

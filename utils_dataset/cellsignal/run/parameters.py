@@ -5,13 +5,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from cellsignal.data.selection import ALL
 from cellsignal.code_identity import assigned
 from cellsignal.errors import InputError
 from cellsignal.run import recipe
-from cellsignal.run import recipe
 from cellsignal.run.plans import ALL
 from cellsignal.run.recipe import Names, Recipe
+from cellsignal.tasks import TASKS
 
 INJECTED = "# Parameters"  # how the cell begins that papermill puts after the notebook's own
 OF_PAPERMILL = "PAPERMILL_"  # how the names begin that its option --inject-paths adds
@@ -55,9 +54,11 @@ def check(namespace: Mapping[str, Any]) -> None:
     values = {name: namespace[name] for name in NotebookParameters.model_fields if name in set_here and name in namespace}
     recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
     named = [name for name in (*values.get("cell_types", []), values.get("cell_type", ALL)) if name not in ("", ALL)]
-    if named:
-        from cellsignal.run import inputs  # pulls in pandas
+    if named and not values.get("data"):
+        from cellsignal.run import inputs, mounts  # pulls in pandas
 
+        if mounts.data_sets(TASKS[values.get("task", "rxrx1")]):
+            return  # these win over the preset, and have cell types of their own
         inputs.check_cell_types(named, preset=values.get("preset", ""), where=WHERE)
 
 

@@ -22,6 +22,7 @@ LONGEST_MINUTES = 11.5 * 60.0  # that anybody may ask for there: what is begun i
 WORKING_BYTES = 20 * 10**9  # what /kaggle/working may hold
 _BEGAN = time.time()  # of this process, nearly: notebooks and commands import this first
 _CHAIN, _DEADLINE = "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"  # what a chain tells its notebooks
+_SAFE_PATH = "PYTHONSAFEPATH"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LIBRARIES = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS needs to repeat itself
@@ -53,14 +54,31 @@ def base() -> Path:
     return Path.cwd()
 
 
+def expanded(name: str | Path) -> str:
+    """A path with `~` and `~user` as the home folders that they mean in a shell; else no shell may have seen it.
+
+    Raises InputError for a user that nobody knows, and for a variable such as $HOME, unless a file is called so.
+    """
+    path = os.path.expanduser(name)
+    user = path.partition("/")[0]
+    if user.startswith("~") and not os.path.lexists(user):
+        raise InputError(f"{user} is no user's home folder", where=name, cure=f"write the whole path, or ./{user} for a folder of this name")
+    for found in re.finditer(r"\$(\{?)([A-Za-z_]\w*)[^/]*", path):
+        variable = found[1] or found[2].isupper() or found[2] in os.environ  # and not the price in a folder's name
+        if variable and not os.path.lexists(path[: found.end()]):
+            what = f"${found[1]}{found[2]}{'}' * len(found[1])} is a variable, which only a shell replaces"
+            raise InputError(what, where=name, cure="write the path itself; one may begin with ~ for the home folder")
+    return path
+
+
 def default_run(name: str) -> Path:
-    """The absolute run folder for a name or path; InputError for one that is no text, which notebooks could not keep."""
-    return _as_text(Path(os.path.abspath(base() / name)))
+    """The absolute run folder for a name or path; InputError as `expanded` raises it, and for one that is no text."""
+    return _as_text(Path(os.path.abspath(base() / expanded(name))))
 
 
 def default_data(name: str) -> Path:
     """The absolute folder of a data set, named as a run is; on Colab never on Google Drive, where each small file takes long."""
-    return _as_text(Path(os.path.abspath((COLAB if where() == "colab" else base()) / name)))
+    return _as_text(Path(os.path.abspath((COLAB if where() == "colab" else base()) / expanded(name))))
 
 
 def _as_text(folder: Path) -> Path:
@@ -131,6 +149,11 @@ def settle() -> None:
         os.environ.setdefault(name, value)
 
 
+def shield_children() -> None:
+    """Let Python processes that this one starts import nothing from the current folder: a random.py there is not Python's."""
+    os.environ.setdefault(_SAFE_PATH, "1")
+
+
 def under_chain() -> bool:
     """Whether a chain runs this notebook, which then has what it needs and keeps the chain's time."""
     return _CHAIN in os.environ
@@ -151,14 +174,14 @@ def deadline(minutes: float) -> float | None:
 
 def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = None) -> dict[str, str]:
     """The environment of a notebook's process: this interpreter and package, few threads, no secrets, the chain's deadline."""
-    package = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     jupyter = os.pathsep.join(filter(None, [str(_write_kernelspec(run)), os.environ.get("JUPYTER_PATH", "")]))
     return {
-        **{name: value for name, value in os.environ.items() if not _SECRET.search(name)},
+        # A cell may start a script of the user's, which needs what lies beside it; the kernel itself is started with -P.
+        **{name: value for name, value in os.environ.items() if not _SECRET.search(name) and name != _SAFE_PATH},
         **{name: str(threads) for name in _THREADS},
         _CHAIN: "1",
         _DEADLINE: "" if deadline is None else repr(deadline),
-        "PYTHONPATH": package,
+        "PYTHONPATH": _python_path(),
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "JUPYTER_PATH": jupyter,
@@ -169,16 +192,24 @@ def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = 
 
 def child_environment(*, threads: int) -> dict[str, str]:
     """The environment of a further command of ours: this package, so many threads, no secrets."""
-    package = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     kept = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
-    return {**kept, **{name: str(threads) for name in _THREADS}, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1"}
+    return {**kept, **{name: str(threads) for name in _THREADS}, "PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+
+
+def _python_path() -> str:
+    """Where Python looks for modules: this package, then what the user added, but not the current folder."""
+    return os.pathsep.join([str(PACKAGE.parent), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part not in ("", "."))])
 
 
 def _write_kernelspec(run: Path) -> Path:
     """A Jupyter data folder whose `python3` is this interpreter, whatever other environments installed."""
     folder = run / ".jupyter"
+    # -P: files where the user stands, such as random.py or pandas.py, are no modules of anybody else's. A cell can still
+    # import them, because the last place that is looked at is the current folder.
+    last = "import sys; sys.path[:] = [*filter(None, sys.path), '']; del sys"
     # No history: parallel kernels would quarrel about one SQLite file in the user's home.
-    launch = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--HistoryManager.enabled=False"]
+    launch = [sys.executable, "-P", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "--HistoryManager.enabled=False",
+              f"--IPKernelApp.exec_lines={last}"]
     spec = {"argv": [*launch, "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}
     files.write_json(folder / "kernels/python3/kernel.json", spec)
     return folder

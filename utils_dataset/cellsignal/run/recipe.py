@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
+from cellsignal.run import paths
 from cellsignal.run.choices import BACKBONES, COVARIATES, EXAMPLES, LOSSES, TERM
 from cellsignal.run.yamls import read_override, read_yaml
 
 Names = list[str]
+PATHS = ("data", "run", "pretrained")
 
 
 class Recipe(BaseModel):
@@ -123,12 +125,15 @@ class Recipe(BaseModel):
         """Where a parameter was set, such as `demo.yaml:3`, for a check that comes later."""
         return self._places.get(key, "parameters")
 
-    @field_validator("data", "run")
+    @field_validator(*PATHS)
     @classmethod
     def _path(cls, name: str) -> str:
         if "\0" in name:
             raise ValueError("no path has a NUL character")
-        return name
+        try:
+            return paths.expanded(name)
+        except InputError as fault:
+            raise ValueError(str(fault).removeprefix(f"{name}: ")) from None
 
     @field_validator("virtual_batch")
     @classmethod
@@ -294,8 +299,8 @@ def _cure(model: type[Recipe], key: str, value: Any) -> str:
         return f"give it a value, or leave the line out for {field.default!r}"
     if kind in (float, int) and isinstance(value, str):
         return _number(value, kind)
-    if key in ("data", "run") and isinstance(value, str):
-        return "name another folder"
+    if key in PATHS and isinstance(value, str):
+        return "" if "\0" not in value else "name another folder"  # the reason tells it
     if kind is str and isinstance(value, str):
         return f"write for example {key}: {field.default or 'imagenet'}"
     if kind is str:

@@ -19,6 +19,7 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn import world
 from cellsignal.learn.budget import Budget
 from cellsignal.run import notebooks, recipe, yamls
+from cellsignal.run import paths
 
 
 def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def main(
 
     Exits with 3 when its time budget is spent; under a launcher, which takes that for a failure, with 0.
     """
+    notebook, params = (Path(paths.expanded(path)) for path in (notebook, params))
     values = parameters(notebook, params, override)
     others = world.around(values.get("device", "auto"))
     silent = others is not None and not others.first  # one of them speaks for all

@@ -48,7 +48,7 @@ class Space:
 
     def lines(self) -> dict[str, str]:
         """`file:line` of each key in the file, by the names on the way to it, joined by dots."""
-        return dict(_places(yamls.compose(self.path), self.path))
+        return dict(_places(yamls.load_file(self.path)[0], self.path))
 
 
 def read(path: Path, *, params: Path) -> Space:
@@ -85,7 +85,7 @@ def values(variant: Variant, *, seed: int, overrides: Iterable[str] = (), where:
 
 def _top(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """What the file says and where it says it."""
-    tree = yamls.compose(path)
+    tree, content = yamls.load_file(path)
     if not isinstance(tree, yaml.MappingNode):
         raise InputError("not a list of `key: value` lines", where=path, cure=f"begin with one of: {', '.join(KINDS)}")
     places: dict[str, str] = {}
@@ -93,7 +93,7 @@ def _top(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if key in places:
             raise InputError(f"{key!r} stands there twice", where=place, cure=f"keep this or {places[key]}")
         places[key] = place
-    return yaml.safe_load(path.read_text(encoding="utf-8")), places
+    return content, places
 
 
 def _places(node: yaml.Node | None, path: Path, before: str = "") -> Iterable[tuple[str, str]]:
@@ -135,7 +135,7 @@ def _variants(content: Mapping[str, Any], params: Path, where: Mapping[str, str]
 
 def _recipe(name: Any, params: Path, folder: Path, *, where: str) -> Path:
     """The YAML file that a variant names: beside the file of the sweep, beside its recipe, or where we stand."""
-    places = [place / str(name) for place in (folder, params.parent, Path())]
+    places = [place / paths.expanded(str(name)) for place in (folder, params.parent, Path())]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise InputError(f"no recipe {name}", where=where, cure=f"put it into {folder}, or give its path")

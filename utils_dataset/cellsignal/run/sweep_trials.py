@@ -12,19 +12,20 @@ import yaml
 from cellsignal import files, shapes
 from cellsignal import receipts
 from cellsignal.errors import InputError
-from cellsignal.run import paths, steps
+from cellsignal.run import leash, paths, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.sweep_results import outcome
 
 DONE, FAILED, PRUNED, UNFINISHED = "done", "failed", "pruned", "unfinished"
 CODES = {0: DONE, 3: UNFINISHED}  # exit codes of `cellsignal run`; every other one is a failure
 ERROR = "cellsignal: error: "  # so begins the last line of a command that failed
-ENDS = 30.0  # seconds for a trial that was told to end, a little more than its leash gives it
+GRACE = 20.0  # seconds for a trial that shall end: its notebooks have ten
+ENDS = 30.0  # seconds until a trial that was told to end is given up
 
 
 def command(params: Path, run: Path) -> list[str]:
     """The command of one trial."""
-    return [sys.executable, "-m", "cellsignal.cli", "run", str(params), "--out", str(run)]
+    return [sys.executable, "-P", "-m", "cellsignal.cli", "run", str(params), "--out", str(run)]
 
 
 def unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -67,7 +68,7 @@ class Trial:
         files.write_text(self._beside(".yaml"), yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
         with open(self._beside(".log"), "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cellsignal.run.leash", *command(self._beside(".yaml"), self.folder)],
+                leash.command(command(self._beside(".yaml"), self.folder), grace=GRACE),
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=paths.child_environment(threads=threads),
             )  # fmt: skip
 
