@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished import wells, write_run
+from finished import vouch, wells, write_run
 
 from cellsignal import receipts
 from cellsignal.errors import InputError
@@ -115,6 +115,7 @@ def test_weights_with_a_broken_header_are_named(tmp_path: Path, content: bytes |
     path = tmp_path / "bc/weights/RPE/model.safetensors"
     path.unlink()
     os.mkfifo(path) if content is None else path.write_bytes(content)
+    vouch(tmp_path / "bc")
     words = "is no regular file; put" if content is None else r"is no safetensors file \(.*\); run the training that wrote it again"
     with pytest.raises(InputError, match=f"^{path}: {words}") as refused:
         read_results(runs, here=tmp_path / "x")
@@ -133,6 +134,7 @@ def test_weights_with_a_broken_header_are_named(tmp_path: Path, content: bytes |
 def test_what_is_of_another_shape_is_named(tmp_path: Path, name: str, content: object, fault: str) -> None:
     runs = [make(tmp_path, each, epochs=len(each)) for each in ("a", "bc")]
     write_json(tmp_path / "bc" / name, content)
+    vouch(tmp_path / "bc")
     with pytest.raises(InputError) as refused:
         read_results(runs, here=tmp_path / "x")
     assert str(refused.value) == f"{tmp_path / 'bc' / name}: is not as it was written ({fault}); delete it and run the step that writes it again"
