@@ -96,7 +96,7 @@ def parquets(out: Path) -> dict[str, str]:
 
 def facts(out: Path) -> dict[str, Any]:
     """The metadata, but for times."""
-    found = {kind: read_json(out / kind / "metadata.json") for kind in STATISTICS}
+    found = {kind: receipts.read(out / kind / "metadata.json") for kind in STATISTICS}
     for each in found.values():
         for table in (each, *each["experiments"].values()):
             del table["seconds"]
