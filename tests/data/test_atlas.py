@@ -112,7 +112,7 @@ def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: P
     monkeypatch.setattr("cellsignal.data.atlas_screen._photograph", lambda work: 1 / 0)  # nothing is drawn again
     simulate(second, preset="atlas-tiny", processes=1)
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(names) == 4 * 28 + 4
+    assert len(names) == 4 * 28 + 5
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
     assert check_dataset(first, progress=False).empty  # twins are no fault
     (first / f"{read_site_tables(first, PROTEIN_ATLAS).sites['stem'][0]}_red.png").unlink()

@@ -54,7 +54,7 @@ def differing(one: Path, other: Path) -> list[str]:
 def test_writes_exactly_the_competitions_files(tiny: Path) -> None:
     assert {path.name for path in tiny.iterdir()} == {
         "train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv",
-        "pixel_stats.csv", "solution.csv", "simulate.json", "train", "test",
+        "pixel_stats.csv", "solution.csv", "simulate.json", ".simulate-code.json", "train", "test",
     }
     headers = {path.name: path.read_text().split("\n", 1)[0] for path in tiny.glob("*.csv")}
     labelled = "id_code,experiment,plate,well,sirna"

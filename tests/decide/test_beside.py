@@ -116,8 +116,9 @@ def test_scores_are_made_again_when_the_statistics_of_plates_change(plates: Plat
     root, sites = plates
     model, card = network(standardise=standardise)
     save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
-    stated = pd.DataFrame([(plate, channel, mean, 9.0) for plate in (1, 2) for channel in range(1, 7) for mean in (20.0, 30.0)],
-                          columns=["plate", "channel", "mean", "std"]).assign(experiment="HUVEC-03")
+    stated = pd.DataFrame([(f"HUVEC-03_{plate}_B02", "HUVEC-03", plate, "B02", site, channel, 10.0 + 10 * site, 9.0)
+                           for plate in (1, 2) for site in (1, 2) for channel in range(1, 7)],
+                          columns=["id_code", "experiment", "plate", "well", "site", "channel", "mean", "std"])
     scores = []
     for add in (0.0, 15.0):
         stated.assign(mean=stated["mean"] + add).to_csv(root / "pixel_stats.csv", index=False)

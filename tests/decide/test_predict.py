@@ -217,7 +217,7 @@ def test_the_note_about_scopes_can_be_had_without_prediction(run: Path) -> None:
     assert scope_note(weights, ["RPE", "HUVEC"], "model", "plate") == scope_note(weights, [], "model", "experiment") == ""
     note = scope_note(weights, ["RPE"], "model", "experiment")
     assert note.startswith("statistics are gathered by experiment, but RPE learned from plate batches")
-    with pytest.raises(InputError, match="absent.json: no such file"):
+    with pytest.raises(InputError, match="absent.safetensors: no such weights; run 3-train-cell-type, which writes them"):
         scope_note(weights, ["RPE"], "absent", "plate")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cellsignal import receipts
 from cellsignal.errors import InputError
-from cellsignal.files import read_json, sha256, write_json
+from cellsignal.files import read_json, sha256
 from cellsignal.learn.models import Card, Classifier, load_body, load_weights, save_weights
 from cellsignal.learn.models import read_card
 
@@ -178,14 +178,14 @@ def test_weights_that_are_no_safetensors_or_of_another_network_are_refused(tmp_p
     """Their JSON vouches for them all the same: both may come from anybody."""
     path = tmp_path / "model.safetensors"
     saved(path)
-    card = read_json(tmp_path / "model.json")
+    card = receipts.read(tmp_path / "model.json")
     for content in (b"", (10**18).to_bytes(8, "little"), (1).to_bytes(8, "little") + b"{", path.read_bytes()[:-9]):
         path.write_bytes(content)
-        write_json(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+        receipts.write(tmp_path / "model.json", {**card, "sha256": sha256(path)})
         with pytest.raises(InputError, match=f"^{path}: is no safetensors file .*; train again$"):
             load_weights(path)
     saved(path, classes=5)
-    write_json(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+    receipts.write(tmp_path / "model.json", {**card, "sha256": sha256(path)})
     with pytest.raises(InputError, match=f"^{path}: does not fit the network that its JSON describes .size mismatch for head.*; train again$"):
         load_weights(path)
     path.unlink()

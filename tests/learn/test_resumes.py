@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -114,20 +115,20 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
     patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, images: int, ends: list[int]
 ) -> None:
     """Epochs of 60 seconds, from the second one on with 100 of labelling, for which twice 60 are kept, or more for many images."""
-    now, ended = [1000.0], []
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    clock, ended = SimpleNamespace(_now=1000.0), []  # private: what a clock shows is no part of the code
+    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: clock._now)
     def lasts(seconds: int, answer: object, told: list) -> object:
-        now[0] += seconds
-        told.append(now[0])
+        clock._now += seconds
+        told.append(clock._now)
         return answer
     slow = type("Slow", (), {"images": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
     monkeypatch.setattr("cellsignal.learn.train.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
-    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: clock._now)
     options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow}
     rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
     assert ended == ends
     assert [row.get("labelling_seconds") for row in rows] == [None, 100, 100][:len(ends)]
-    options["budget"] = Budget(now[0] + 180)
+    options["budget"] = Budget(clock._now + 180)
     rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
     assert len(rows) == min(3, len(ends) + 1), "a session that begins with labelling does not guess"
 

@@ -263,7 +263,7 @@ def test_a_damaged_card_means_training_again(patches: tuple, tmp_path: Path, dam
 def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     train(patches, weights, epochs=1)
-    with pytest.raises(InputError, match="no such file.*run the step"):
+    with pytest.raises(InputError, match="no such weights; run 3-train-cell-type, which writes them"):
         load_weights(tmp_path / "absent.safetensors")
     with pytest.raises(InputError, match="weights of a densenet-small do not fit the densenet121"):
         load_body(Classifier("densenet121", channels=6, classes=4), weights)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from finished import wells, write_run
+from finished import vouch, wells, write_run
 
 from cellsignal.files import read_json, write_json
 
@@ -18,6 +18,7 @@ def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
         write_run(tmp_path / name, raw=raw, assigned=raw + 0.1, tables=[wells()], seed=int(name[-1]), backbone=name[:4])
     metrics = tmp_path / "best-seed0/metrics.json"
     write_json(metrics, {**read_json(metrics), "simulated": True})
+    vouch(tmp_path / "best-seed0")
     command = [sys.executable, "-m", "papermill", ROOT / "kernels/compare/compare.ipynb", tmp_path / "out.ipynb", "-k", "python3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([*command, "-p", "run", tmp_path / "compare"], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -81,7 +81,7 @@ def test_a_preset_that_drew_nothing_is_not_on_record(
     state = pushed()
     source = left(server)
     files.write_json(source / "metrics.json", {"simulated": drawn})
-    written = files.read_json(source / "manifests/4-predict-assign.json")
+    written = receipts.read(source / "manifests/4-predict-assign.json")
     written["outputs"]["metrics.json"] = files.sha256(source / "metrics.json")
     receipts.write(source / "manifests/4-predict-assign.json", written)
     pull.pull(state, tmp_path / "tiny")

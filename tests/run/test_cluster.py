@@ -211,7 +211,7 @@ def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callab
 def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errands.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = errands.Storage(f"file://{tmp_path}/store")
-    for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), (["x.csv"], "input should be a valid dict")):
+    for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
         storage.put_json("data/abc.json", listed)
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):

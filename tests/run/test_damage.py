@@ -54,7 +54,7 @@ def test_an_edited_table_of_drawn_plates_is_drawn_again_with_a_word_or_refused(
 ) -> None:
     own, named = inputs.prepare("", run=tmp_path / "run", preset="tiny"), inputs.prepare(str(tmp_path / "mine"), run=tmp_path, preset="tiny")
     before = (own / name).read_bytes()
-    assert capsys.readouterr().out == ""
+    capsys.readouterr()
     for root in (own, named):
         flip(root / name)
     inputs.open_tables("", run=tmp_path / "run", preset="tiny")

@@ -152,6 +152,7 @@ print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
 
 def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
     code = """import multiprocessing
+from cellsignal import cli
 cli.app = lambda **options: print(multiprocessing.get_context("spawn").Pool(1).map(abs, [-7]))
 cli.main()"""
     ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)

@@ -203,8 +203,8 @@ def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, cap
 def test_a_network_and_a_cell_type_are_plain_names(kaggle: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError) as refused:
         begin(**{name: value})
-    cure = "use letters, digits and any of _.+-, a letter or digit first: it names a file"
-    assert str(refused.value) == f"parameters: {name} is {value!r}; {cure}"
+    why = "it names a file: use letters, digits and any of _.+-, a letter or digit first" if isinstance(value, str) else "input should be a valid string"
+    assert str(refused.value).startswith(f"parameters: {name} is {value!r}: {why}; write ")
     assert not list((kaggle / "working").iterdir())
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, receipts
 from cellsignal.data import atlas, simulated, wells
 from cellsignal.data.simulated import WORKSHOP
+from cellsignal.data.store import is_store
 from cellsignal.errors import InputError
 from cellsignal.run import mounts, paths
 from cellsignal.tasks import RXRX1, Task
@@ -56,8 +57,9 @@ def prepare(
     own folder gives way, or else is refused.
     """
     root, preset = resolve(data, run=run, preset=preset, seed=seed, task=task)
-    if preset and not (data and _there(root, task)):
-        _say(_warning(preset, seed))
+    if preset and not is_store(root):  # a store of drawn plates looks at its pixels itself
+        if not simulated.is_simulated(root):
+            _say(_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
     simulated.show(simulated.is_simulated(root))
@@ -144,7 +146,9 @@ def _there(root: Path, task: Task) -> bool:
 
 def _drawn(root: Path, preset: str, seed: int) -> bool:
     """Whether a folder holds what this preset draws."""
-    told = simulated.receipt(root)
+    if not simulated.is_simulated(root):
+        return False
+    told = receipts.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again")
     return (told.get("preset"), told.get("seed")) == (preset, seed)
 
 

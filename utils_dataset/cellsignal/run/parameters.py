@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from cellsignal.code_identity import assigned
 from cellsignal.errors import InputError
+from cellsignal.files import is_plain
 from cellsignal.run import recipe
 from cellsignal.run.plans import ALL
 from cellsignal.run.recipe import Names, Recipe
@@ -30,6 +31,13 @@ class NotebookParameters(Recipe):
     network_size: int = Field(0, ge=0, description="side of what the network sees, in px; 0 means as the device affords")
     rounds: int = Field(5, ge=1, description="measurements of each thing")
     seconds: float = Field(1.0, ge=0, description="that each measurement lasts at least")
+
+    @field_validator("cell_type", "network")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if name and not is_plain(name):
+            raise ValueError("it names a file: use letters, digits and any of _.+-, a letter or digit first")
+        return name
 
     @field_validator("compare_batches")
     @classmethod

@@ -46,10 +46,6 @@ def begin(namespace: Mapping[str, Any]) -> Path:
     parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     paths.settle()
-    for name in manifest.SPECIFIC:
-        if namespace.get(name, "") != "" and not (isinstance(namespace[name], str) and files.is_plain(namespace[name])):
-            cure = "use letters, digits and any of _.+-, a letter or digit first: it names a file"
-            raise InputError(f"{name} is {namespace[name]!r}", where="parameters", cure=cure)
     folder = paths.claim(namespace["run"])
     found = _sessions[folder] = _Session()
     mark(folder)
