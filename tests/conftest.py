@@ -54,3 +54,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return line.removeprefix("cellsignal: error: ")
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def no_backbone_of_a_test_stays() -> Iterator[None]:
+    """Take back the network that `trainings.steady` adds to the backbones."""
+    yield
+    if module := sys.modules.get("cellsignal.learn.backbones"):
+        module.BACKBONES.pop("one-norm", None)
