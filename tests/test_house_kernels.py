@@ -273,7 +273,7 @@ def test_tracked_metadata_names_nobody(path: Path) -> None:
 
 
 def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:
-    for folder in (ROOT / "kernels").iterdir():
+    for folder in filter(Path.is_dir, (ROOT / "kernels").iterdir()):
         assert {f"{folder.name}.ipynb", "kernel-metadata.json"} <= {path.name for path in folder.iterdir()}
 
 

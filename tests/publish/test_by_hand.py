@@ -23,7 +23,7 @@ TWO, THREE, FOUR = (f"alice/cellsignal-{name}" for name in ("2-pretrain-controls
 
 def in_readme() -> list[list[str]]:
     """The block of commands for the plain client."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "kernels/README.md").read_text()
     [block] = [block for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "cellsignal kaggle init" in block]
     return [shlex.split(line.replace("NAME", "alice"), comments=True) for line in block.splitlines()]
 

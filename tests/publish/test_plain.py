@@ -43,7 +43,7 @@ def test_after_init_the_plain_client_does_it_all(checkout: Path, client: Path, c
         environment = connect(server, client)
         ours = {**environment, "PYTHONPATH": f"{client}:{ROOT / 'utils_dataset'}"}
         done = subprocess.run([sys.executable, "-m", "cellsignal.cli", "kaggle", "init"], env=ours, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.startswith(f"alice is written into {len(list(ROOT.glob('kernels/*'))) + 2} metadata files"), done.stderr
+        assert done.returncode == 0 and done.stdout.startswith(f"alice is written into {len(list(ROOT.glob('kernels/*/'))) + 2} metadata files"), done.stderr
         assert server.requests == []
         done = kaggle("datasets", "create", "-p", "utils_dataset", "-r", "zip", environment=environment)
         assert "Your private Dataset is being created" in done.stdout and "Skipping" not in done.stdout
