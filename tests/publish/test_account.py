@@ -23,7 +23,7 @@ def contents(root: Path) -> dict[Path, bytes]:
 
 def test_init_fills_every_file_and_git_sees_no_change(checkout: Path) -> None:
     owner, written = account.init("alice")
-    assert owner == "alice" and len(written) == 2 + len(list((checkout / "kernels").iterdir()))
+    assert owner == "alice" and len(written) == 2 + len(list((checkout / "kernels").glob("*/")))
     for path in written:
         described = json.loads(path.read_text())
         assert described["id"].startswith("alice/cellsignal")
