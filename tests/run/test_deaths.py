@@ -1,5 +1,6 @@
 """A run whose process dies alone: nothing works on unseen, and the same command goes on."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -39,7 +40,9 @@ from cellsignal.run import chain, leash, recipe
 checked = recipe.check({{"data": {str(plates)!r}, "pages": False}})
 cli.app = lambda **options: chain.run_chain(checked, run={str(run)!r}, kernels=Path({str(kernels)!r})) and 0
 cli.main()"""
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # As from a terminal: tests that run under nohup would hand on that SIGHUP is ignored.
+    heeding = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heeding)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
