@@ -13,9 +13,8 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from functools import cache
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 

@@ -14,9 +14,8 @@ from zlib import crc32
 from cellsignal import files
 from cellsignal.data import zips
 from cellsignal.data.zips import Limits, Member
-from cellsignal.errors import InputError
+from cellsignal.errors import FULL, InputError, system_error
 from cellsignal.progress_bars import progress_bar
-from cellsignal.errors import FULL, system_error
 
 WORKSHOP = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
 _BLOCK = 4096  # bytes a file system spends at least on a file

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal.data import rows, store
+from cellsignal.data import headers, rows, store
 from cellsignal.data.folders import entries
-from cellsignal.data import headers
 from cellsignal.data.labels import read_labels
 from cellsignal.data.problems import Problem, refuse
 from cellsignal.errors import InputError

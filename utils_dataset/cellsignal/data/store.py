@@ -7,9 +7,8 @@ size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images`
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Mapping
 from math import prod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
-from collections.abc import Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 

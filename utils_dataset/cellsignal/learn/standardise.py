@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images import missing_channels, read_site, stems_in
-from cellsignal.data.pixel_stats import FILE as STATED
-from cellsignal.data.pixel_stats import read_pixel_stats
+from cellsignal.data.pixel_stats import FILE as STATED, read_pixel_stats
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.tasks import RXRX1

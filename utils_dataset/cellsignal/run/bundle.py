@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import code_identity, files, shapes
-from cellsignal import receipts
+from cellsignal import code_identity, files, receipts, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import archive, handover, manifest, paths, plans, provenance, rebuild, recipe, requirements, steps
 from cellsignal.run.handover import Facts

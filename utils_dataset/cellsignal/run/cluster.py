@@ -11,11 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cellsignal import files, shapes
+from cellsignal import files, receipts, shapes
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.progress_bars import progress_bar
 from cellsignal.run import errands, mirror, parts, paths, provenance
-from cellsignal import receipts
 from cellsignal.run.engine import Errand, Here, Marker
 from cellsignal.run.manifest import Manifest
 from cellsignal.run.notebooks import Stopped

@@ -12,8 +12,7 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.data import simulated
-from cellsignal.errors import InputError, StepFailed
-from cellsignal.errors import system_error
+from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.run import manifest, mirror, notebooks, parts, paths, provenance, steps
 from cellsignal.run.plans import ALL
 from cellsignal.run.steps import Step

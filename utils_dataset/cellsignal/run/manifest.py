@@ -6,8 +6,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files, shapes
-from cellsignal import receipts
+from cellsignal import files, receipts, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import provenance
 from cellsignal.run.recipe import Recipe

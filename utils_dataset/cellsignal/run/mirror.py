@@ -6,9 +6,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from cellsignal import files, shapes
+from cellsignal import files, receipts, shapes
 from cellsignal.errors import InputError, StepFailed
-from cellsignal import receipts
 from cellsignal.run.storage import Storage
 
 PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, and an epoch

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files, shapes
-from cellsignal import receipts
+from cellsignal import files, receipts, shapes
 from cellsignal.data.splits import TRAIN, split_sites
 from cellsignal.decide.kept import read_notes
 from cellsignal.errors import InputError

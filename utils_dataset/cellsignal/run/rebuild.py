@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cellsignal import shapes
-from cellsignal import receipts
+from cellsignal import receipts, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, manifest, steps
 from cellsignal.run.steps import STAGES, Step

@@ -18,8 +18,7 @@ import typer
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn import world
 from cellsignal.learn.budget import Budget
-from cellsignal.run import notebooks, recipe, yamls
-from cellsignal.run import paths
+from cellsignal.run import notebooks, paths, recipe, yamls
 
 
 def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import code_identity, files, shapes
+from cellsignal import code_identity, files, receipts, shapes
 from cellsignal.data.folders import entries
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.run import notebooks
 from cellsignal.run.notebooks import StepFailed
@@ -120,12 +119,6 @@ def read_marker(run: Path, step: Step, *, same: Mapping[str, Any]) -> dict[str, 
         return None
     made = {**marker["outputs"], **marker["pages"]}
     return marker if made == _hashes(run, [*made, *outputs(run, step), *step.pages]) else None
-
-
-def outdated(run: Path, step: Step, *, same: Mapping[str, Any]) -> bool:
-    """Whether the step was whole once, from other parameters, inputs or code."""
-    marker = read_any(run, step)
-    return marker is not None and marker["identity"] != same
 
 
 def other_code(run: Path, step: Step, *, same: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files, shapes
-from cellsignal import receipts
+from cellsignal import files, receipts, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import leash, paths, steps
 from cellsignal.run.recipe import Recipe
