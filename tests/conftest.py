@@ -39,7 +39,7 @@ def nothing_simulated_is_shown() -> Iterator[None]:
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Call the command with bad input: it must exit with 2 and one line on stderr, which is returned."""
-    from cellsignal.cli import main
+    from cellsignal.cli.main import main
 
     def call(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["cellsignal", *map(str, arguments)])
@@ -60,5 +60,5 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def no_backbone_of_a_test_stays() -> Iterator[None]:
     """Take back the network that `trainings.steady` adds to the backbones."""
     yield
-    if module := sys.modules.get("cellsignal.learn.backbones"):
+    if module := sys.modules.get("cellsignal.learn.networks.backbones"):
         module.BACKBONES.pop("one-norm", None)

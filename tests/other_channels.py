@@ -8,23 +8,23 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cellsignal.bench.sample import take
-from cellsignal.data import packing
+from cellsignal.bench.sample import take_sample
+from cellsignal.data.packing import pack
 from cellsignal.data.check import check_dataset
-from cellsignal.data.images import read_site, whole_sites
-from cellsignal.data.simulate import simulate
-from cellsignal.data.splits import split_sites
-from cellsignal.data.wells import read_tables
-from cellsignal.decide.assign import decide
-from cellsignal.decide.predict import score_experiments
-from cellsignal.decide.submit import write_answers
+from cellsignal.data.images.reader import read_site, whole_sites
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.splits import split_sites
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.decide.assign.assign import decide
+from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.submission import write_answers
 from cellsignal.errors import InputError
-from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import sides
-from cellsignal.learn.models import Classifier, read_card
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
-from cellsignal.show import plots
+from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.networks.classifier import Classifier, read_config
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
+from cellsignal.show.eda import plots
 from cellsignal.tasks import RXRX1
 
 WELLS = ["B03", "B04", "B05", "B06"]  # of siRNAs 0 to 3, one plate an experiment
@@ -57,8 +57,8 @@ def main(root: Path, out: Path) -> None:
     tables = read_tables(root)
     sites, _ = whole_sites(root, tables.sites)
     sites["split"] = split_sites(tables.wells, sites, how="experiment", held_out=1, seed=0)
-    packing.pack(packing.plan(root), out / "packed", progress=False)
-    train, watch = sides(root, sites[sites["split"] != "test"], augment=augmentation("none", seed=0))
+    pack.pack(pack.plan_pack(root), out / "packed", progress=False)
+    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=augmentation("none", seed=0))
     model = Classifier("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
     phase = Phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
     weights = out / "weights/HUVEC/model.safetensors"
@@ -76,8 +76,8 @@ def main(root: Path, out: Path) -> None:
         refusal = str(error)
     print(json.dumps({
         "problems": len(problems), "shape": read_site(root, sites["stem"][0]).shape, "packed": read_site(out / "packed", sites["stem"][0]).shape,
-        "card": read_card(weights).channels, "there": plots.channels_there(root, sites).unique().tolist(),
-        "measured": stats["channel"].unique().tolist(), "sample": len(take(out, data=root, count=2, image_size=32).paths(sites["stem"][0])),
+        "card": read_config(weights).channels, "there": plots.channels_there(root, sites).unique().tolist(),
+        "measured": stats["channel"].unique().tolist(), "sample": len(take_sample(out, data=root, count=2, image_size=32).paths(sites["stem"][0])),
         "right": int((decision.predictions == tables.solution.reindex(tables.sample)).sum()), "wells": len(tables.sample),
         "simulated": refusal, "left": (out / "drawn").exists()}))
 

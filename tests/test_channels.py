@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.run import paths
+from cellsignal.run import environment as paths
 from cellsignal.tasks import RXRX1
 
 

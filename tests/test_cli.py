@@ -17,7 +17,7 @@ COMMANDS = ["simulate", "download", "check", "layout", "pack", "run", "bundle", 
 
 
 def cellsignal(*arguments: object, folder: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cellsignal.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "cellsignal.cli.main", *map(str, arguments)]
     return subprocess.run(command, **{"capture_output": True, "text": True, "cwd": folder, **options})
 
 
@@ -52,14 +52,14 @@ def test_help_ends_with_an_example_and_comes_at_once(command: str) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, cellsignal.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, cellsignal.cli.main; print(sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert not [name for name in ("torch", "pandas", "numpy", "matplotlib", "papermill", "sklearn") if f"'{name}'" in loaded]
 
 
 def test_windows_is_told_in_one_line_where_to_go() -> None:
     """A module that is None in sys.modules cannot be imported: so fcntl is absent, as on Windows."""
-    code = "import sys; sys.modules['fcntl'] = None; from cellsignal.cli import main; main()"
+    code = "import sys; sys.modules['fcntl'] = None; from cellsignal.cli.main import main; main()"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL\n"
@@ -105,8 +105,8 @@ def test_layout_of_the_real_tables(shared: Path) -> None:
 
 
 def test_assign_offers_every_method() -> None:
-    from cellsignal.cli import Method
-    from cellsignal.decide.assign import METHODS
+    from cellsignal.cli.main import Method
+    from cellsignal.decide.assign.assign import METHODS
 
     assert tuple(method.value for method in Method) == METHODS
 

@@ -43,13 +43,13 @@ def test_what_is_no_python_counts_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(("file", "old", "new", "rooms"), [
-    ("learn/losses.py", ".mean() / 2", ".mean() / 3", ["learn"]),
-    ("learn/losses.py", "# Brodt trains", "# He trains", []),
-    ("learn/losses.py", "halved; mean over sites", "halved", []),
-    ("data/http.py", "import ", "import os as _\nimport ", ["data"]),  # which no training imports: whole rooms count
+    ("learn/training/losses.py", ".mean() / 2", ".mean() / 3", ["learn"]),
+    ("learn/training/losses.py", "# Brodt trains", "# He trains", []),
+    ("learn/training/losses.py", "halved; mean over sites", "halved", []),
+    ("data/download/http.py", "import ", "import os as _\nimport ", ["data"]),  # which no training imports: whole rooms count
     ("errors.py", "class StepFailed", "class Late(ValueError): ...\n\n\nclass StepFailed", ["cellsignal"]),
-    ("decide/assign.py", "import ", "import os as _\nimport ", []),
-    ("cli.py", "import ", "import os as _\nimport ", []),
+    ("decide/assign/assign.py", "import ", "import os as _\nimport ", []),
+    ("cli/main.py", "import ", "import os as _\nimport ", []),
 ])  # fmt: skip
 def test_whole_rooms_count_and_those_below_them(tmp_path: Path, file: str, old: str, new: str, rooms: list[str]) -> None:
     package = shutil.copytree(code_identity.PACKAGE, tmp_path / "cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
@@ -68,7 +68,7 @@ def test_a_new_file_of_a_room_counts(tmp_path: Path) -> None:
 
 
 def test_cells_count_from_the_beginning_on_and_once() -> None:
-    cells = ["seed = 3", "from cellsignal.run import session; folder = session.begin(globals())"]
+    cells = ["seed = 3", "from cellsignal.run.record import session; folder = session.begin(globals())"]
     notebook = Notebook()
     notebook.begin(cells)
     assert notebook.code() == ""
@@ -124,7 +124,7 @@ def test_a_callable_is_the_same_in_every_process(tmp_path: Path) -> None:
 
 def test_many_threads_read_code_at_once() -> None:
     """CPython 3.11 raises SystemError where another thread builds a tree while the garbage of this one is collected."""
-    code = (code_identity.PACKAGE / "learn/train.py").read_text()
+    code = (code_identity.PACKAGE / "learn/training/fit.py").read_text()
 
     def yield_to_others(*_: object) -> None:
         time.sleep(0)

@@ -31,7 +31,7 @@ def test_sweep_takes_our_own_orphans_in_our_own_rooms(tmp_path: Path) -> None:
     for name in ours + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
-    assert sorted(files.sweep(tmp_path, ("weights", "scores"))) == sorted(tmp_path / name for name in ours)
+    assert sorted(files.remove_temporary(tmp_path, ("weights", "scores"))) == sorted(tmp_path / name for name in ours)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(tmp_path / name for name in others)
 
 
@@ -71,13 +71,13 @@ def test_a_link_may_lie_on_the_way_if_it_stays_inside(tmp_path: Path) -> None:
 def test_processes_of_the_same_number_write_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in containers, where everybody is process 1."""
     monkeypatch.setattr("os.getpid", lambda: 1)
-    with files.replacing(tmp_path / "a.txt") as first, files.replacing(tmp_path / "a.txt") as second:
+    with files.atomic_path(tmp_path / "a.txt") as first, files.atomic_path(tmp_path / "a.txt") as second:
         first.write_text("first")
         second.write_text("second")
     assert (tmp_path / "a.txt").read_text() == "first"
-    assert files.sweep(tmp_path, ()) == [] and files.partial(tmp_path / "a.txt").name.startswith(".partial-1-")
-    files.partial(tmp_path / "a.txt").write_text("half")
-    assert len(files.sweep(tmp_path, ())) == 1
+    assert files.remove_temporary(tmp_path, ()) == [] and files.temporary_path(tmp_path / "a.txt").name.startswith(".partial-1-")
+    files.temporary_path(tmp_path / "a.txt").write_text("half")
+    assert len(files.remove_temporary(tmp_path, ())) == 1
 
 
 @pytest.mark.parametrize(("text", "why"), [
@@ -247,14 +247,14 @@ def test_who_else_holds_a_lock_is_not_taken_for_a_file_system_without(tmp_path: 
 
 
 def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
+    with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert failed.value.filename == str(tmp_path / "out.csv")
     for fail in (lambda temporary: temporary.open(), lambda temporary: temporary.rename(tmp_path / "no/folder")):
-        with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv") as temporary:
+        with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv") as temporary:
             fail(temporary)
         assert failed.value.filename == str(tmp_path / "out.csv")
-    with pytest.raises(OSError) as failed, files.replacing(tmp_path / "out.csv"):
+    with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
         (tmp_path / "other").read_text()
     assert failed.value.filename == str(tmp_path / "other")
 

@@ -16,11 +16,12 @@ from sizes import functions, length
 
 import cellsignal
 from cellsignal.code_identity import assigned, imported
-from cellsignal.publish import account
-from cellsignal.publish.metadata import FIRST, PLACEHOLDER, slugify
+from cellsignal.kaggle import account
+from cellsignal.kaggle.client import FIRST, PLACEHOLDER, slugify
 from cellsignal.errors import InputError
-from cellsignal.run import notebooks, plans, recipe as recipes
-from cellsignal.run.choices import BACKBONES, COVARIATES, LOSSES
+from cellsignal.run import recipe as recipes
+from cellsignal.run.chain import notebooks, plans
+from cellsignal.run.recipe import BACKBONES, COVARIATES, LOSSES
 from cellsignal.run.parameters import NotebookParameters
 from cellsignal.run.recipe import Recipe
 from cellsignal.tasks import TASKS
@@ -59,7 +60,7 @@ if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a
         raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub")
     sys.path.insert(0, str(roots[0]))
 
-from cellsignal.run import session
+from cellsignal.run.record import session
 
 folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
 OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
@@ -221,7 +222,7 @@ def test_a_notebook_or_the_chain_reads_every_field_of_the_recipe() -> None:
 def read_somewhere() -> set[str]:
     """The parameters that the notebooks of a plan read, and those that the chain does."""
     planned = {step.notebook for task in TASKS for step in plans.plan(plans.Shape(task), ["U2OS"], kernels=ROOT / "kernels")}
-    chain = {node.attr for node in ast.walk(ast.parse((ROOT / "utils_dataset/cellsignal/run/chain.py").read_text()))
+    chain = {node.attr for node in ast.walk(ast.parse((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text()))
              if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "recipe"}  # fmt: skip
     assert plans.READ_BY_CHAIN <= chain | {"seed"}
     return (set().union(*map(notebooks.parameters_read, planned)) | plans.READ_BY_CHAIN) & set(Recipe.model_fields)

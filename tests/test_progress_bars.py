@@ -8,7 +8,8 @@ import pytest
 from nbclient import NotebookClient
 
 from cellsignal.progress_bars import progress_bar
-from cellsignal.run import notebooks, paths
+from cellsignal.run import environment
+from cellsignal.run.chain import notebooks
 
 CELL = """
 from time import sleep
@@ -27,7 +28,7 @@ print("done")
 @pytest.fixture
 def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A notebook with bars, executed as the chain does it, and its page beside it."""
-    for name, value in paths.kernel_environment(tmp_path).items():
+    for name, value in environment.kernel_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     NotebookClient(notebook, kernel_name="python3", timeout=60).execute()

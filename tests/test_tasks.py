@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 
 from cellsignal import receipts, tasks
-from cellsignal.data.atlas import read_site_tables
-from cellsignal.data.folds import split_of, stratified_folds
-from cellsignal.data.labels import multi_hot
-from cellsignal.decide.label_ladder import as_label_table, climb_labels
-from cellsignal.decide.label_scores import Asked, LabelScores, score_folds, stored_label_scores, weights_of
-from cellsignal.decide.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
-from cellsignal.decide.thresholds import METHODS
+from cellsignal.data.tables.labelled_sites import read_site_tables
+from cellsignal.data.tables.folds import split_of, stratified_folds
+from cellsignal.data.tables.labelled_sites import multi_hot
+from cellsignal.decide.labels.ladder import as_label_table, evaluate_label_ladder
+from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_folds, stored_label_scores, fold_name
+from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
+from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
-from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import sides
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Classifier, read_card
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
-from cellsignal.run import inputs, paths, plans
+from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.budget import Budget
+from cellsignal.learn.networks.classifier import Classifier, read_config
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
+from cellsignal.run import inputs, environment
+from cellsignal.run.chain import plans
 
-FILES = sorted(paths.PACKAGE.rglob("*.py"))
+FILES = sorted(environment.PACKAGE.rglob("*.py"))
 TOY = tasks.Task(
     name="stripes",
     competition="stripes-and-dots",
@@ -43,7 +44,7 @@ TOY = tasks.Task(
 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(paths.PACKAGE).as_posix())
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(environment.PACKAGE).as_posix())
 def test_nothing_asks_which_task_it_is(path: Path) -> None:
     """No comparison with a task's name or its competition's: what differs is data, or a function that a task names."""
     words = {word for task in tasks.TASKS.values() for word in (task.name, task.competition)}
@@ -79,35 +80,35 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(toy: Path) -> Asked:
+def asked(toy: Path) -> LabelledSites:
     sites = read_site_tables(toy, TOY).sites
     labelled, test = (sites[sites["dataset"] == kind].reset_index(drop=True) for kind in ("train", "test"))
-    return Asked(toy, labelled, test, stratified_folds(labelled["labels"].tolist(), folds=2, classes=3), TOY.suffixes)
+    return LabelledSites(toy, labelled, test, stratified_folds(labelled["labels"].tolist(), folds=2, classes=3), TOY.suffixes)
 
 
 @pytest.fixture(scope="module")
-def weights(asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network for each of two folds."""
     folder = tmp_path_factory.mktemp("networks")
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
-        train, watch = sides(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        train, watch = make_train_validation(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
         phase = Phase("whole", 8, 8, 4e-3, scope="mixed", keep="last", schedule="cosine", loss="bce")
         model = Classifier("densenet-small", channels=2, classes=3, seed=fold)
-        history = fit(model, train, held_out=watch, phase=phase, weights=folder / weights_of(fold) / "model.safetensors", task=TOY.name)
+        history = fit(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
         assert history[-1]["held_out_macro_f1"] > history[0]["held_out_macro_f1"]
     return folder
 
 
 @pytest.fixture(scope="module")
-def scores(asked: Asked, weights: Path) -> LabelScores:
+def scores(asked: LabelledSites, weights: Path) -> LabelScores:
     found = score_folds(asked, weights=weights, out=weights / "scores")
     assert found is not None
     return found
 
 
 def test_a_third_task_goes_from_tables_to_a_submission(
-    toy: Path, asked: Asked, weights: Path, scores: LabelScores, tmp_path: Path
+    toy: Path, asked: LabelledSites, weights: Path, scores: LabelScores, tmp_path: Path
 ) -> None:
     tables = read_site_tables(toy, TOY)
     truth = multi_hot(asked.labelled["labels"].tolist(), 3).astype(bool)
@@ -117,19 +118,19 @@ def test_a_third_task_goes_from_tables_to_a_submission(
     assert path.read_text().startswith("picture,answer\ntest-0,")
     assert check_labelled_submission(path, sample=tables.sample, task=TOY) == 30
     assert score_labels(read_labelled_submission(path, TOY), tables.solution, TOY)["macro_f1"] > 0.9
-    assert read_card(weights / "fold-0/model.safetensors").task == "stripes"
+    assert read_config(weights / "fold-0/model.safetensors").task == "stripes"
 
 
-def test_the_rungs_stand_on_their_floors(toy: Path, asked: Asked, scores: LabelScores) -> None:
+def test_the_rungs_stand_on_their_floors(toy: Path, asked: LabelledSites, scores: LabelScores) -> None:
     labels, solution = asked.labelled["labels"].tolist(), read_site_tables(toy, TOY).solution
     test = multi_hot(solution.loc[asked.test["id_code"]].tolist(), 3).astype(bool)
-    rungs = climb_labels(scores, multi_hot(labels, 3).astype(bool), taught=labels, test=test)
+    rungs = evaluate_label_ladder(scores, multi_hot(labels, 3).astype(bool), taught=labels, test=test)
     best = {(row["split"], row["kind"]): row["macro_f1"] for row in sorted(rungs, key=lambda row: row["macro_f1"])}
     assert best["test", "network"] > best["test", "floor"] + 0.2 and best["held_out", "network"] > best["held_out", "floor"] + 0.2
     assert as_label_table(rungs).shape == (6, 2)
 
 
-def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Path, scores: LabelScores) -> None:
+def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weights: Path, scores: LabelScores) -> None:
     out = weights / "scores"
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert len(times) == 4
@@ -145,20 +146,20 @@ def test_scores_are_kept_until_what_made_them_changes(asked: Asked, weights: Pat
 
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
-def test_stored_scores_of_another_name_are_refused(asked: Asked, tmp_path: Path, name: str) -> None:
+def test_stored_scores_of_another_name_are_refused(asked: LabelledSites, tmp_path: Path, name: str) -> None:
     receipts.write(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
     with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
         stored_label_scores(tmp_path, asked.labelled, asked.test)
 
 
-def test_views_are_averaged_or_the_largest_counts(asked: Asked, weights: Path, tmp_path: Path) -> None:
+def test_views_are_averaged_or_the_largest_counts(asked: LabelledSites, weights: Path, tmp_path: Path) -> None:
     mean, largest = (score_folds(asked, weights=weights, out=tmp_path / how, views=4, combine=how) for how in ("mean", "max"))
     assert (largest.test >= mean.test - 1e-6).all() and (largest.test > mean.test).any()
 
 
 def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr(paths, "KAGGLE", tmp_path)
+    monkeypatch.setattr(environment, "KAGGLE", tmp_path)
     for name, header in (("other", "id_code,experiment,plate,well,sirna"), ("stripes", "picture,shows")):
         (tmp_path / "input" / name).mkdir(parents=True)
         (tmp_path / "input" / name / "train.csv").write_text(f"{header}\n")
@@ -168,6 +169,6 @@ def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypat
 
 
 def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:
-    [step] = plans.plan(plans.Shape(task="protein-atlas", folds=2), [], kernels=paths.kernels())
+    [step] = plans.plan(plans.Shape(task="protein-atlas", folds=2), [], kernels=environment.kernels())
     assert step.name == "protein-atlas" and "weights/fold-1/model.safetensors" in step.outputs
     assert step.makes == ("weights", "scores", "submission")

@@ -5,20 +5,20 @@ from typing import Any
 import pytest
 
 from cellsignal.bench.report import report
-from cellsignal.bench.suite import Bench
+from cellsignal.bench.suite import Benchmark
 from cellsignal.run.benchmark import BRODT
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     """Everything measured once, as shortly as can be."""
-    bench = Bench(tmp_path_factory.mktemp("bench"), sites=8, image_size=32, backbone="densenet-small", batch_size=4, rounds=1, seconds=0.0,
+    bench = Benchmark(tmp_path_factory.mktemp("bench"), sites=8, image_size=32, backbone="densenet-small", batch_size=4, rounds=1, seconds=0.0,
                   workers=2, device="cpu", floor_bytes=2**20)
     bench.everything()
     return bench
 
 
 @pytest.fixture(scope="session")
-def found(bench: Bench) -> dict[str, Any]:
+def found(bench: Benchmark) -> dict[str, Any]:
     """What benchmark.json would hold."""
     return report(bench, recipe=BRODT, recipe_name="brodt")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cellsignal.cli import main
+from cellsignal.cli.main import main
 
 
 def test_two_benchmarks_side_by_side(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from cellsignal.bench import floors, peers
-from cellsignal.bench.sample import Sample, reduced, take
-from cellsignal.data.images import read_site
+from cellsignal.bench import limits, baselines
+from cellsignal.bench.sample import Sample, reduced_sample, take_sample
+from cellsignal.data.images.reader import read_site
 from cellsignal.errors import InputError
-from cellsignal.learn.batchnorm import batch_statistics
+from cellsignal.learn.networks.batchnorm import batch_statistics
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    return take(tmp_path_factory.mktemp("sample"), data=None, count=18, image_size=32)
+    return take_sample(tmp_path_factory.mktemp("sample"), data=None, count=18, image_size=32)
 
 
 def test_the_sample_is_a_data_set_of_different_sites(sample: Sample, tmp_path: Path) -> None:
@@ -23,16 +23,16 @@ def test_the_sample_is_a_data_set_of_different_sites(sample: Sample, tmp_path: P
     assert pictures.shape == (18, 6, 32, 32) and (sample.own, sample.image_size) == (8, 32)
     assert len({picture.tobytes() for picture in pictures}) == 18
     assert np.array_equal(np.rot90(pictures[1], 1, axes=(1, 2)), pictures[9]), "grey values of a turned copy are the original's"
-    small = reduced(sample, tmp_path, 16)
+    small = reduced_sample(sample, tmp_path, 16)
     assert np.abs(small.pictures().mean((2, 3)) - pictures.mean((2, 3))).max() < 0.6, "areas keep their means"
-    assert take(tmp_path / "again", data=sample.root, count=4).own == 4
+    assert take_sample(tmp_path / "again", data=sample.root, count=4).own == 4
     with pytest.raises(InputError, match="only 18 whole sites"):
-        take(tmp_path / "more", data=sample.root, count=200)
+        take_sample(tmp_path / "more", data=sample.root, count=200)
 
 
-@pytest.mark.parametrize("read", [peers.official, peers.opencv])
+@pytest.mark.parametrize("read", [baselines.official, baselines.opencv])
 def test_others_read_the_same_picture(sample: Sample, read) -> None:
-    if read is peers.official:
+    if read is baselines.official:
         pytest.importorskip("skimage")
     stem = sample.stems[3]
     assert np.array_equal(read(sample.root, stem).transpose(2, 0, 1), read_site(sample.root, stem))
@@ -41,19 +41,19 @@ def test_others_read_the_same_picture(sample: Sample, read) -> None:
 def test_their_data_paths_turn_scale_and_repeat(sample: Sample) -> None:
     first = torch.from_numpy(read_site(sample.root, sample.stems[0])) / 255
     turns = [torch.rot90(each, k, (1, 2)) for each in (first, first.flip(2)) for k in range(4)]
-    seen = [peers.Brodt(sample.root, sample.stems, epochs=9)[18 * epoch][0] for epoch in range(8)]
+    seen = [baselines.Brodt(sample.root, sample.stems, epochs=9)[18 * epoch][0] for epoch in range(8)]
     assert all(any(torch.equal(picture, turn) for turn in turns) for picture in seen) and len({picture.numpy().tobytes() for picture in seen}) > 2
-    picture, row = peers.Sypetkowski(sample.root, sample.stems, epochs=2)[20]
+    picture, row = baselines.Sypetkowski(sample.root, sample.stems, epochs=2)[20]
     assert row == 2 and picture.shape == (6, 32, 32) and picture.dtype == torch.float32
     assert picture.mean((1, 2)).abs().max() < 0.5 and 0.6 < picture.std((1, 2)).min() < picture.std((1, 2)).max() < 1.4
-    [(images, rows)] = peers.loader(peers.Brodt(sample.root, sample.stems), batch_size=18, workers=0)
+    [(images, rows)] = baselines.loader(baselines.Brodt(sample.root, sample.stems), batch_size=18, workers=0)
     assert images.shape == (18, 6, 32, 32) and sorted(rows.tolist()) == list(range(18))
 
 
 def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sample) -> None:
-    network = peers.Eager("densenet-small", channels=6, classes=5, device=torch.device("cpu"))
+    network = baselines.Eager("densenet-small", channels=6, classes=5, device=torch.device("cpu"))
     assert network.model.body.features.conv0.weight.is_contiguous()
-    answer, seconds = peers.bagging(network, peers.Sites(sample.root, sample.stems), sizes=(9, 18), workers=0)
+    answer, seconds = baselines.bagging(network, baselines.Sites(sample.root, sample.stems), sizes=(9, 18), workers=0)
     images = torch.from_numpy(sample.pictures()) / 255
     with torch.no_grad(), batch_statistics(network.model):
         halves = torch.cat([network.logits(half).log_softmax(1) for half in images.split(9)])
@@ -65,6 +65,6 @@ def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sampl
 
 
 def test_floors_do_what_they_count(sample: Sample, tmp_path: Path) -> None:
-    assert floors.memory(size=2**20).work() == 2**20 / 1e9 and floors.matrix(side=32).work() == 2 * 32**3 / 1e9
-    assert floors.disk(tmp_path, size=2**21).work() == 2**21 / 1e9
-    assert floors.decoding([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == floors.site_copy(sample.pictures()[:4]).work()
+    assert limits.memory_bandwidth(size=2**20).work() == 2**20 / 1e9 and limits.matrix_rate(side=32).work() == 2 * 32**3 / 1e9
+    assert limits.disk_rate(tmp_path, size=2**21).work() == 2**21 / 1e9
+    assert limits.decoding_rate([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == limits.site_copy(sample.pictures()[:4]).work()

@@ -12,7 +12,7 @@ import yaml
 
 from cellsignal.bench import ours, report, timeline
 from cellsignal.bench.compare import compare, read_benchmark
-from cellsignal.bench.suite import Bench
+from cellsignal.bench.suite import Benchmark
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
@@ -47,7 +47,7 @@ def test_the_time_line_is_whole(found: dict[str, Any]) -> None:
 def test_the_notebook_s_figures_know_what_was_measured_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, receipt: bool, drawn: bool
 ) -> None:
-    monkeypatch.setattr(benchmark, "Bench", lambda folder, **settings: None)
+    monkeypatch.setattr(benchmark, "Benchmark", lambda folder, **settings: None)
     monkeypatch.chdir(tmp_path)
     if receipt:
         write_json(tmp_path / name / "simulate.json", {})
@@ -80,7 +80,7 @@ def test_pictures_show_every_way(found: dict[str, Any]) -> None:
         assert figure.png().startswith(b"\x89PNG")
 
 
-def test_our_ways_do_what_they_are_said_to_do(bench: Bench) -> None:
+def test_our_ways_do_what_they_are_said_to_do(bench: Benchmark) -> None:
     pictures = bench.sample.pictures()
     source = ours.open_store(bench.store)
     assert np.array_equal(source.read_many(bench.sample.stems), pictures) and ours.reading(bench.store, bench.sample.stems[:3])() == 3
@@ -95,10 +95,10 @@ def test_our_ways_do_what_they_are_said_to_do(bench: Bench) -> None:
 
 def test_numbers_that_measure_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="rounds is 0; use 1 or more"):
-        Bench(tmp_path, rounds=0)
+        Benchmark(tmp_path, rounds=0)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="7 sites; use an even number"):
-        Bench(tmp_path, sites=7).sample  # noqa: B018
+        Benchmark(tmp_path, sites=7).sample  # noqa: B018
 
 
 def test_what_is_told_fits_json(found: dict[str, Any]) -> None:

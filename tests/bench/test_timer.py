@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from cellsignal.bench.steady import steady
-from cellsignal.bench.timer import Way, measure, rate, ratio
+from cellsignal.bench.timer import throughput
+from cellsignal.bench.timer import Candidate, measure, rate, ratio
 
 
 def waits(seconds: float, calls: list[str], name: str):
@@ -19,7 +19,7 @@ def waits(seconds: float, calls: list[str], name: str):
 
 def test_rates_are_medians_of_shuffled_rounds() -> None:
     calls: list[str] = []
-    ways = [Way("slow", "peer", waits(0.02, calls, "slow")), Way("fast", "ours", waits(0.002, calls, "fast"))]
+    ways = [Candidate("slow", "peer", waits(0.02, calls, "slow")), Candidate("fast", "ours", waits(0.002, calls, "fast"))]
     rows = measure("sleep", ways, rounds=5, seconds=0.0, sites=3)
     assert [(row.name, row.kind, row.rounds, row.sites) for row in rows] == [("slow", "peer", 5, 3), ("fast", "ours", 5, 3)]
     assert all(row.min <= row.median <= row.max for row in rows)
@@ -48,7 +48,7 @@ def batches(count: int, closed: list[bool]):
 def test_a_data_path_is_counted_between_its_waves(count: int) -> None:
     closed: list[bool] = []
     seen: list[int] = []
-    work = steady(lambda: batches(count, closed), lambda images: seen.append(int(images[0, 0])), wave=2, seconds=0.02)
+    work = throughput(lambda: batches(count, closed), lambda images: seen.append(int(images[0, 0])), wave=2, seconds=0.02)
     sites, seconds = work()
     assert closed == [True] and seen == list(range(len(seen)))
     assert sites == 4 * (len(seen) - 2) and sites / seconds <= 800, "at most a batch in 5 ms"

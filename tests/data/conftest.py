@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from shelf import CONTENT, Shelf
 
-from cellsignal.data import http
+from cellsignal.data.download import http
 
 TRAIN = ["HUVEC-01", "HUVEC-02", "HUVEC-03", "RPE-01", "RPE-02"]
 TEST = ["HUVEC-04", "RPE-03"]

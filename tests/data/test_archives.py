@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hostile import IMAGE, OTHER, Entry, archives, craft, honest
 
-from cellsignal.data import archives as unpacking
-from cellsignal.data.archives import WORKSHOP, require_room, unpack
-from cellsignal.data.zips import Limits
+from cellsignal.data.download import archives as unpacking
+from cellsignal.data.download.archives import WORKSHOP, require_room, unpack
+from cellsignal.data.download.archives import Limits
 from cellsignal.errors import InputError
 
 HOSTILE = archives()
@@ -172,7 +172,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spent: list[in
 SMALL_DISK = """
 mount -t tmpfs -o size=1m none {folder}/plates && exec {python} - <<'END'
 from pathlib import Path
-from cellsignal.data import archives
+from cellsignal.data.download import archives
 from cellsignal.errors import InputError
 archives.require_room = lambda *arguments, **options: None  # as if somebody else filled the disk meanwhile
 root = Path({folder!r})
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_is_whole(tmp_path: Path
 KILLED = """
 import sys, time
 from pathlib import Path
-from cellsignal.data import archives
+from cellsignal.data.download import archives
 write = archives._write
 def slowly(*arguments):
     time.sleep(0.02)

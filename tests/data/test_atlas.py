@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data.atlas import read_site_tables
-from cellsignal.data.atlas_drawing import Subject, photograph
-from cellsignal.data.atlas_screen import PRESETS, drawn_labels
+from cellsignal.data.tables.labelled_sites import read_site_tables
+from cellsignal.data.microscope.protein_atlas import Subject, render_site
+from cellsignal.data.microscope.protein_atlas import PRESETS, drawn_labels
 from cellsignal.data.check import check_dataset
-from cellsignal.data.labels import multi_hot, parse, write_labels
-from cellsignal.data.labelsets import label_sets
-from cellsignal.data.simulate import simulate
+from cellsignal.data.tables.labelled_sites import multi_hot, parse_labels, write_labels
+from cellsignal.data.microscope.protein_atlas import label_sets
+from cellsignal.data.microscope.simulate import simulate
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1, TASKS
 
@@ -75,7 +75,7 @@ def test_the_real_tables_come_back_as_they_were(shared: Path) -> None:
 
 
 def test_one_label_a_row_where_a_task_says_so() -> None:
-    assert parse("3", RXRX1) == (3,) and parse("3 4", RXRX1) is None and parse("3 4", PROTEIN_ATLAS) == (3, 4)
+    assert parse_labels("3", RXRX1) == (3,) and parse_labels("3 4", RXRX1) is None and parse_labels("3 4", PROTEIN_ATLAS) == (3, 4)
 
 
 def test_tasks_agree_with_themselves() -> None:
@@ -99,17 +99,17 @@ def test_labels_that_share_a_site_are_those_that_do_in_reality() -> None:
 
 
 def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellsignal.data import simulate as module
+    from cellsignal.data.microscope import simulate as module
 
     monkeypatch.setitem(module.PRESETS, "atlas-tiny", SMALL)
     first, second = tmp_path / "first", tmp_path / "second"
     simulate(first, preset="atlas-tiny", processes=1)
-    monkeypatch.setattr("cellsignal.data.atlas_screen._write_tables", lambda *args: 1 / 0)
+    monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._write_tables", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         simulate(second, preset="atlas-tiny", processes=1)
     monkeypatch.undo()
     monkeypatch.setitem(module.PRESETS, "atlas-tiny", SMALL)
-    monkeypatch.setattr("cellsignal.data.atlas_screen._photograph", lambda work: 1 / 0)  # nothing is drawn again
+    monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._photograph", lambda work: 1 / 0)  # nothing is drawn again
     simulate(second, preset="atlas-tiny", processes=1)
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) == 4 * 28 + 5
@@ -126,7 +126,7 @@ def brightness_of_nuclei(label: int, count: int = 6) -> float:
     """Green light in the nuclei over that of the whole picture, a mean over pictures that show one label."""
     shares = []
     for k in range(count):
-        _, green, blue, _ = photograph(Subject(0, "train", f"{label} {k}", f"{label} {k}", (label,), 64, 1.6)).astype(float)
+        _, green, blue, _ = render_site(Subject(0, "train", f"{label} {k}", f"{label} {k}", (label,), 64, 1.6)).astype(float)
         shares.append(green[blue > np.percentile(blue, 85)].mean() / green.mean())
     return float(np.mean(shares))
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data.folds import same_pictures
-from cellsignal.data.images import read_site
-from cellsignal.data.wells import read_solution, read_tables
+from cellsignal.data.tables.folds import same_pictures
+from cellsignal.data.images.reader import read_site
+from cellsignal.data.tables.wells import read_solution, read_tables
 from cellsignal.errors import InputError
 
 Lines = list[str]
@@ -327,7 +327,7 @@ def test_an_image_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(path: Path, flags: int) -> int:
         raise PermissionError(EACCES, "Permission denied")
 
-    monkeypatch.setattr("cellsignal.data.images.os.open", refuse)  # file modes do not stop root
+    monkeypatch.setattr("cellsignal.data.images.reader.os.open", refuse)  # file modes do not stop root
     with pytest.raises(InputError) as error:
         read_site(tmp_path, "site")
     assert "site_w1.png: cannot be read (Permission denied); " in message_of(error)

@@ -8,14 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data import holdings, packing
-from cellsignal.data.atlas import read_site_tables
+from cellsignal.data.download import rxrx1
+from cellsignal.data.packing import pack
+from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.check import check_dataset
-from cellsignal.data.images import missing_channels, read_sites, stems_in
-from cellsignal.data.wells import read_tables
+from cellsignal.data.images.reader import missing_channels, read_sites, stems_in
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.standardise import _measured, moments
-from cellsignal.run.steps import _first_image
+from cellsignal.learn.networks.standardise import _measured, channel_stats
+from cellsignal.run.chain.steps import _first_image
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 SITE = "train/HUVEC-01/Plate1/B02_s1"
@@ -99,8 +100,8 @@ SYSTEM = [".DS_Store", "._HUVEC-01", "Thumbs.db", "desktop.ini", "B02_s1_w1.png:
 def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) -> None:
     (whole / "pixel_stats.csv").unlink(missing_ok=True)  # so that plates are measured
     stems, folder = read_tables(whole).sites["stem"], "train/HUVEC-01/Plate1"
-    parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), packing.plan(whole).parcels[0].source()
-    measured, first = moments(whole, read_tables(whole).sites[:4], "plate", 6), _first_image(whole, folder)
+    parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), pack.plan_pack(whole).parcels[0].source()
+    measured, first = channel_stats(whole, read_tables(whole).sites[:4], "plate", 6), _first_image(whole, folder)
     for place in ("train", "train/HUVEC-01", folder, "test/RPE-03/Plate2"):
         for name in SYSTEM:
             (whole / place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +111,12 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     assert found(whole) == {}
     assert stems_in(whole, folder) == sorted(stem for stem in stems if stem.startswith(f"{folder}/"))
     assert (missing_channels(whole, stems, channels=RXRX1.suffixes) == parts).all()
-    assert packing.plan(whole).parcels[0].source() == source
+    assert pack.plan_pack(whole).parcels[0].source() == source
     _measured.clear()
-    assert moments(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
+    assert channel_stats(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
     assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"
-    holdings.note(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})
-    assert holdings.lacking(read_tables(whole)) == []
+    rxrx1.record_images(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})
+    assert rxrx1.missing_images(read_tables(whole)) == []
 
 
 def test_an_unknown_file_is_named_and_never_the_folder_of_named_ones(whole: Path) -> None:
@@ -145,7 +146,7 @@ def test_images_beside_the_tables_are_told_from_what_systems_leave(tmp_path: Pat
 
 
 def test_a_store_names_the_site_that_no_row_names(whole: Path, tmp_path: Path) -> None:
-    packing.pack(packing.plan(whole), tmp_path / "store", progress=False)
+    pack.pack(pack.plan_pack(whole), tmp_path / "store", progress=False)
     tables = tmp_path / "store/train_controls.csv"
     tables.write_text("".join(line for line in tables.read_text().splitlines(keepends=True) if "HUVEC-01_1_B02" not in line))
     nobody = "no row of the tables names it"

@@ -12,9 +12,9 @@ import pytest
 from shelf import Shelf
 from typer.testing import CliRunner
 
-from cellsignal.cli import app
-from cellsignal.data import archives, download, http
-from cellsignal.data.download import Published, download_rxrx1, from_kagglehub
+from cellsignal.cli.main import app
+from cellsignal.data.download import archives, rxrx1, http
+from cellsignal.data.download.rxrx1 import Published, download_rxrx1, from_kagglehub
 from cellsignal.errors import InputError, StepFailed
 
 
@@ -26,9 +26,9 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     with Shelf(content) as server:
         for name, archive in {"TABLES": "rxrx1-metadata.zip", "IMAGES": "rxrx1-images.zip"}.items():
             published = Published(server.url(archive), len(content[archive]), hashlib.md5(content[archive]).hexdigest())
-            monkeypatch.setattr(download, name, published)
-        monkeypatch.setattr(download, "METADATA_SHA256", hashlib.sha256(bundles.metadata()).hexdigest())
-        monkeypatch.setattr(download, "BLOCK", 4096)
+            monkeypatch.setattr(rxrx1, name, published)
+        monkeypatch.setattr(rxrx1, "METADATA_SHA256", hashlib.sha256(bundles.metadata()).hexdigest())
+        monkeypatch.setattr(rxrx1, "BLOCK", 4096)
         yield server
 
 
@@ -105,7 +105,7 @@ def test_a_server_that_fails_amid_a_cell_type(shelf: Shelf, tmp_path: Path, monk
 def test_problems_of_the_data_are_told_and_no_failure(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download_rxrx1(tmp_path, look=False)
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()
-    download.look_through(tmp_path)
+    rxrx1.look_through(tmp_path)
     said = capsys.readouterr().out
     assert "B02_s1_w1.png" in said and "problems: 1; a well with one whole site is read from that one" in said
 
@@ -117,7 +117,7 @@ def test_unknown_cell_type(shelf: Shelf, tmp_path: Path) -> None:
 
 
 def test_tables_that_were_tampered_with_come_not_to_their_place(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "METADATA_SHA256", "0" * 64)
+    monkeypatch.setattr(rxrx1, "METADATA_SHA256", "0" * 64)
     with pytest.raises(InputError, match="another SHA-256 than the published one"):
         download_rxrx1(tmp_path, tables=True)
     assert not (tmp_path / "metadata.csv").exists()
@@ -132,7 +132,7 @@ def test_a_folder_with_other_tables_is_left_alone(shelf: Shelf, tmp_path: Path, 
 
 
 def test_no_room_for_the_archive_and_what_comes_out(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "IMAGES", download.IMAGES._replace(size=49_039_640_485))
+    monkeypatch.setattr(rxrx1, "IMAGES", rxrx1.IMAGES._replace(size=49_039_640_485))
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 60 * 10**9})())
     with pytest.raises(InputError, match=r"needs 98.1 GB, 60.0 GB are free; .* name cell types with --cell-type"):
         download_rxrx1(tmp_path)

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from shelf import CONTENT, Shelf
 
-from cellsignal.data import fetch as fetching
-from cellsignal.data import http
-from cellsignal.data.fetch import fetch
+from cellsignal.data.download import http as fetching
+from cellsignal.data.download import http
+from cellsignal.data.download.http import fetch
 from cellsignal.errors import InputError, StepFailed
 
 STEP = 1 << 16  # bytes that a cut connection may cost
@@ -215,7 +215,7 @@ def test_a_way_out_of_encryption_is_refused(shelf: Shelf, tmp_path: Path) -> Non
 
 
 def test_a_full_disk_is_said_before_the_first_byte(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellsignal.data import archives
+    from cellsignal.data.download import archives
 
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 33 << 20})())
     assert "the download needs 5.0 MB, 34.6 MB are free" in failing(shelf, tmp_path / "plates.zip", InputError)
@@ -225,7 +225,7 @@ def test_a_full_disk_is_said_before_the_first_byte(shelf: Shelf, tmp_path: Path,
 SMALL_DISK = """
 mount -t tmpfs -o size=1m none {folder} && exec {python} - <<'END'
 from pathlib import Path
-from cellsignal.data import fetch
+from cellsignal.data.download import http as fetch
 from cellsignal.errors import InputError
 fetch.require_room = lambda *arguments, **options: None  # as if somebody else filled the disk meanwhile
 try:
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_came(shelf: Shelf, tmp_
     assert 800_000 < int(size) <= 1 << 20
 
 
-KILLED = "import sys; from pathlib import Path; from cellsignal.data.fetch import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
+KILLED = "import sys; from pathlib import Path; from cellsignal.data.download.http import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
 
 
 def test_killed_and_called_again(shelf: Shelf, tmp_path: Path) -> None:

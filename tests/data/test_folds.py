@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellsignal.data.atlas import read_site_tables
-from cellsignal.data.atlas_screen import drawn_labels
-from cellsignal.data.folds import fold_shares, same_pictures, split_of, stratified_folds
-from cellsignal.data.labels import multi_hot
+from cellsignal.data.tables.labelled_sites import read_site_tables
+from cellsignal.data.microscope.protein_atlas import drawn_labels
+from cellsignal.data.tables.folds import fold_shares, same_pictures, split_of, stratified_folds
+from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.data import headers
-from cellsignal.data.atlas import read_site_tables, task_of
-from cellsignal.data.wells import read_solution, read_tables
+from cellsignal.data.tables import headers
+from cellsignal.data.tables.labelled_sites import read_site_tables, task_of
+from cellsignal.data.tables.wells import read_solution, read_tables
 from cellsignal.decide import commands
 from cellsignal.errors import InputError
 from cellsignal.run import mounts

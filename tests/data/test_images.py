@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.data.images import channel_path, read_channel, read_site, read_sites, whole_sites
-from cellsignal.data.wells import Tables, read_tables
+from cellsignal.data.images.reader import channel_path, read_channel, read_site, read_sites, whole_sites
+from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.errors import InputError
 
 REAL = ["HEPG2-01", "HUVEC-01", "RPE-01", "U2OS-01", "HEPG2-08"]

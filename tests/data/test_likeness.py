@@ -8,32 +8,32 @@ import pandas as pd
 import pytest
 import realism
 
-from cellsignal.data import optics, phenotypes, rendering
-from cellsignal.data.pixel_stats import read_pixel_stats
-from cellsignal.data.simulate import simulate
-from cellsignal.data.wells import read_tables
-from cellsignal.decide.floor import linear_floor
+from cellsignal.data.microscope import optics, cell_types, rendering
+from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.decide.evaluate.baseline import linear_baseline
 
 
 def test_untreated_cells_have_no_phenotype_and_cell_types_share_half_of_one() -> None:
-    assert not phenotypes.phenotype(0, phenotypes.UNTREATED, cell_type="RPE").any()
-    assert set(phenotypes.traits(np.zeros(len(phenotypes.TRAITS))).values()) == {1.0}
+    assert not cell_types.phenotype(0, cell_types.UNTREATED, cell_type="RPE").any()
+    assert set(cell_types.traits(np.zeros(len(cell_types.TRAITS))).values()) == {1.0}
     one, other = (
-        np.concatenate([phenotypes.phenotype(0, sirna, cell_type=kind) for sirna in range(300)])
+        np.concatenate([cell_types.phenotype(0, sirna, cell_type=kind) for sirna in range(300)])
         for kind in ("RPE", "U2OS")
     )
-    assert one.std() == pytest.approx(phenotypes.RESPONSE["RPE"], rel=0.05)
+    assert one.std() == pytest.approx(cell_types.RESPONSE["RPE"], rel=0.05)
     assert np.corrcoef(one, other)[0, 1] == pytest.approx(0.5, abs=0.05)
 
 
 def test_streams_depend_on_the_whole_key() -> None:
     keys = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a1"), (0, "a", "1")]
-    assert len({phenotypes.stream(*key).integers(1 << 62) for key in keys}) == len(keys)
+    assert len({cell_types.stream(*key).integers(1 << 62) for key in keys}) == len(keys)
 
 
 def test_brightness_of_experiments_covers_the_normal_distribution() -> None:
     drawn = [
-        np.array([optics.brightness(phenotypes.stream(seed, "x"), number) for number in range(1, 9)])
+        np.array([optics.brightness(cell_types.stream(seed, "x"), number) for number in range(1, 9)])
         for seed in range(100)
     ]
     assert np.mean([values.std(axis=0) for values in drawn]) == pytest.approx(0.95, abs=0.1)
@@ -42,10 +42,10 @@ def test_brightness_of_experiments_covers_the_normal_distribution() -> None:
 def untreated(folder: Path, experiment: str, *, size: int, seed: int = 0) -> np.ndarray:
     """One untreated well under the full batch effects: uint8[6, size, size]."""
     plate = rendering.Plate(
-        seed=seed, experiment=experiment, plate=1, wells=(("B02", phenotypes.UNTREATED),), image_size=size,
+        seed=seed, experiment=experiment, plate=1, wells=(("B02", cell_types.UNTREATED),), image_size=size,
         pixel_size=512 / size, phenotype=1.0, batch=1.0,
     )
-    rendering.photograph(plate, folder / experiment)
+    rendering.render_plate(plate, folder / experiment)
     paths = [folder / experiment / f"B02_s1_w{channel}.png" for channel in range(1, 7)]
     return np.stack([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths])
 
@@ -88,4 +88,4 @@ def test_brightness_does_not_tell_the_phenotypes(tmp_path: Path) -> None:
     simulate(tmp_path / "huvec", experiments=[f"HUVEC-{number:02d}" for number in range(1, 9)])
     tables = read_tables(tmp_path / "huvec")
     stats, train = read_pixel_stats(tables.root), tables.wells["dataset"] == "train"
-    assert linear_floor(stats, tables.wells, tables.solution, train=train)["accuracy"] < 0.30
+    assert linear_baseline(stats, tables.wells, tables.solution, train=train)["accuracy"] < 0.30

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellsignal.data import packing, store, store_check
-from cellsignal.data.images import read_site
+from cellsignal.data.images import packed_store
+from cellsignal.data.packing import pack as packing, verify
+from cellsignal.data.images.reader import read_site
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
@@ -22,9 +23,9 @@ def plates(data_set: Path, draw) -> Path:
     return data_set
 
 
-def pack(root: Path, out: Path, **asked) -> store.Store:
-    packing.pack(packing.plan(root, format="ome-zarr", **asked), out, progress=False)
-    return store.open_store(out)
+def pack(root: Path, out: Path, **asked) -> packed_store.Store:
+    packing.pack(packing.plan_pack(root, format="ome-zarr", **asked), out, progress=False)
+    return packed_store.open_store(out)
 
 
 @pytest.mark.parametrize("codec", ["raw", "lz4", "zstd"])
@@ -40,8 +41,8 @@ def test_a_plate_is_valid_and_read_back(plates: Path, tmp_path: Path, codec: str
     for size, level in ((8, "0"), (4, "1")):
         expected = read_site(plates, STEMS[1], size=size)
         assert np.array_equal(image[level][...], expected) and np.array_equal(made.read(STEMS[1], size=size), expected)
-    assert store_check.verify(made.root, progress=False) == 6
-    assert packing.pack(packing.plan(plates, format="ome-zarr", codec=codec, sizes=(8, 4)), made.root, progress=False) == []
+    assert verify.verify(made.root, progress=False) == 6
+    assert packing.pack(packing.plan_pack(plates, format="ome-zarr", codec=codec, sizes=(8, 4)), made.root, progress=False) == []
 
 
 def test_a_lost_chunk_is_named(plates: Path, tmp_path: Path) -> None:
@@ -54,22 +55,22 @@ def test_a_lost_chunk_is_named(plates: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"c/0/0/0: No such file.*; pack the data set again"):
         made.read(STEMS[2])
-    assert len(packing.pack(packing.plan(plates, format="ome-zarr", codec="raw"), made.root, progress=False)) == 1
-    assert np.array_equal(store.open_store(made.root).read(STEMS[2]), read_site(plates, STEMS[2]))
+    assert len(packing.pack(packing.plan_pack(plates, format="ome-zarr", codec="raw"), made.root, progress=False)) == 1
+    assert np.array_equal(packed_store.open_store(made.root).read(STEMS[2]), read_site(plates, STEMS[2]))
 
 
 def test_without_zarr_it_says_how_to_get_it(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(InputError, match="writing OME-Zarr needs zarr; pip install zarr"):
-        packing.plan(plates, format="ome-zarr")
+        packing.plan_pack(plates, format="ome-zarr")
 
 
 def test_a_codec_without_its_library_says_how_to_get_it(plates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellsignal.data.codecs import codec
+    from cellsignal.data.images.codecs import codec
 
     codec.cache_clear()
     monkeypatch.setitem(sys.modules, "blosc2", None)
     with pytest.raises(InputError, match="the codec lz4 needs blosc2; pip install blosc2, or pack with --codec raw"):
-        packing.plan(plates, codec="lz4")
+        packing.plan_pack(plates, codec="lz4")
     with pytest.raises(InputError, match="no codec 'jpeg'; choose one of raw, lz4, zstd"):
-        packing.plan(plates, codec="jpeg")
+        packing.plan_pack(plates, codec="jpeg")

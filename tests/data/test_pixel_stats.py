@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cellsignal.data.check import check_dataset
-from cellsignal.data.pixel_stats import read_pixel_stats
-from cellsignal.data.wells import read_tables
+from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.standardise import moments
+from cellsignal.learn.networks.standardise import channel_stats
 
 HEADER = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max"
 GOOD = [HEADER, *(f"RPE-01_1_B02,RPE-01,1,B02,{site},{channel},{channel}.5,{site}.25,3.0,0,255" for site in (1, 2) for channel in range(1, 7))]
@@ -58,7 +58,7 @@ def test_every_fault_is_named_by_every_reader(data_set: Path, kind: str) -> None
     path.write_bytes(content())
     expected = f"{path}{expected}, or remove the file to do without"
     sites = read_tables(data_set).sites[:1]
-    for read in (lambda: read_pixel_stats(data_set), lambda: moments(data_set, sites, "plate", 6)):
+    for read in (lambda: read_pixel_stats(data_set), lambda: channel_stats(data_set, sites, "plate", 6)):
         with pytest.raises(InputError) as refused:
             read()
         assert str(refused.value) == expected

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.data.plates import duplicate_layouts, layout, plate_groups, rotations
-from cellsignal.data.wells import read_tables
+from cellsignal.data.tables.plate_design import duplicate_layouts, layout, plate_groups, rotations
+from cellsignal.data.tables.wells import read_tables
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import io
 import pytest
 from shelf import CONTENT, Shelf
 
-from cellsignal.data.fetch import Remote
+from cellsignal.data.download.http import RemoteFile
 from cellsignal.errors import StepFailed
 
 
 def test_a_remote_file_reads_like_one_on_the_disk(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
+    with RemoteFile(shelf.url("plates.zip")) as remote:
         stream = io.BufferedReader(remote, 100_000)
         assert stream.seek(0, 2) == len(CONTENT)
         stream.seek(-22, 2)
@@ -21,7 +21,7 @@ def test_a_remote_file_reads_like_one_on_the_disk(shelf: Shelf) -> None:
 
 
 def test_a_remote_file_survives_cuts_and_busy_moments(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
+    with RemoteFile(shelf.url("plates.zip")) as remote:
         shelf.cuts, shelf.answers = [10, 20], [(503, {})]
         assert io.BufferedReader(remote, 100_000).read(1000) == CONTENT[:1000]
         shelf.answers = [(503, {})] * 9
@@ -30,12 +30,12 @@ def test_a_remote_file_survives_cuts_and_busy_moments(shelf: Shelf) -> None:
 
 
 def test_a_remote_file_that_changes_or_has_no_parts(shelf: Shelf) -> None:
-    with Remote(shelf.url("plates.zip")) as remote:
+    with RemoteFile(shelf.url("plates.zip")) as remote:
         shelf.etag = '"two"'
         with pytest.raises(StepFailed, match="changed while it was read"):
             remote.read(10)
     shelf.ranges = False
     with pytest.raises(StepFailed, match="cannot be had in parts"):
-        Remote(shelf.url("plates.zip"))
+        RemoteFile(shelf.url("plates.zip"))
     with pytest.raises(StepFailed, match="HTTP 404"):
-        Remote(shelf.url("elsewhere.zip"))
+        RemoteFile(shelf.url("elsewhere.zip"))

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.data import plates
+from cellsignal.data.tables import plate_design
 from cellsignal.data.check import check_dataset
-from cellsignal.data.simulate import PLATES, simulate
-from cellsignal.data.truths import completed
-from cellsignal.data.wells import read_tables
+from cellsignal.data.microscope.simulate import PLATES, simulate
+from cellsignal.data.microscope.layout import complete_labels
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
 
 PAIR = ("HUVEC-01", "HUVEC-03")  # the smallest part of `tiny` with a training and a test experiment
@@ -86,7 +86,7 @@ def test_lacks_two_channels_of_one_test_site_and_nothing_else(tiny: Path) -> Non
 
 def test_has_the_real_design(tiny: Path) -> None:
     tables = read_tables(tiny)
-    found = plates.layout(tables.wells)
+    found = plate_design.layout(tables.wells)
     assert [len(group) for group in found["groups"]] == [2, 2, 2, 2]
     assert {tuple(pair["experiments"]) for pair in found["duplicates"]} == {("RPE-01", "HUVEC-03")}
     controls = tables.wells[tables.wells["well_type"] != "treatment"].groupby(["experiment", "plate"])["sirna"]
@@ -97,13 +97,13 @@ def test_has_the_real_design(tiny: Path) -> None:
 
 def test_solution_holds_each_class_once_in_a_rotation_training_never_saw(tiny: Path) -> None:
     tables = read_tables(tiny)
-    groups = plates.plate_groups(tables.wells)
-    seen = set(map(tuple, plates.rotations(tables.wells, groups).values()))
+    groups = plate_design.plate_groups(tables.wells)
+    seen = set(map(tuple, plate_design.rotations(tables.wells, groups).values()))
     told = tables.wells.assign(sirna=tables.wells["sirna"].fillna(tables.wells["id_code"].map(tables.solution)))
     tested = told[(told["dataset"] == "test") & (told["well_type"] == "treatment")]
     assert not tested.duplicated(["experiment", "sirna"]).any()
     assert not tested["sirna"].isna().any()
-    turns = plates.rotations(told, groups)
+    turns = plate_design.rotations(told, groups)
     assert {tuple(turns[name]) for name in ("HUVEC-03", "RPE-03")}.isdisjoint(seen)
 
 
@@ -158,7 +158,7 @@ def test_a_second_call_does_nothing(pair: Path) -> None:
 def test_killed_and_called_again_it_ends_with_the_same_bytes(pair: Path, tmp_path: Path, delay: float) -> None:
     out = tmp_path / "killed"
     code = (
-        "from cellsignal.data.simulate import simulate\n"
+        "from cellsignal.data.microscope.simulate import simulate\n"
         f"if __name__ == '__main__': simulate({str(out)!r}, preset='tiny', experiments={PAIR!r}, processes=1)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
@@ -236,13 +236,13 @@ def test_like_draws_the_wells_of_given_tables(tiny: Path, tmp_path: Path) -> Non
 
 def test_real_tables_get_a_truth_by_the_rules(shared: Path) -> None:
     wells = read_tables(shared / "rxrx1").wells
-    told = completed(wells, seed=0)
-    groups = plates.plate_groups(wells)
+    told = complete_labels(wells, seed=0)
+    groups = plate_design.plate_groups(wells)
     treated = told[told["well_type"] == "treatment"]
     assert not treated.duplicated(["experiment", "sirna"]).any()
     group = treated["sirna"].map({sirna: index for index, part in enumerate(groups) for sirna in part})
     assert (group.groupby([treated["experiment"], treated["plate"]]).nunique() == 1).all()
-    turns = plates.rotations(told, groups)
+    turns = plate_design.rotations(told, groups)
     assert len({tuple(turn) for turn in turns.values()}) == 4
     layouts = told.set_index(["experiment", "plate", "well"])["sirna"]
     source, copy = layouts["RPE-03"].unstack(), layouts["HUVEC-18"].unstack()
@@ -252,7 +252,7 @@ def test_real_tables_get_a_truth_by_the_rules(shared: Path) -> None:
 
 def test_a_known_solution_is_kept(tiny: Path) -> None:
     tables = read_tables(tiny)
-    told = completed(tables.wells, seed=3, solution=tables.solution).set_index("id_code")["sirna"]
+    told = complete_labels(tables.wells, seed=3, solution=tables.solution).set_index("id_code")["sirna"]
     assert (told[tables.solution.index] == tables.solution).all()
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from cellsignal.data.plates import duplicate_layouts
-from cellsignal.data.splits import split_by_experiment, split_random, split_sites
-from cellsignal.data.wells import Tables, read_tables
+from cellsignal.data.tables.plate_design import duplicate_layouts
+from cellsignal.data.tables.splits import split_by_experiment, split_random, split_sites
+from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.errors import InputError
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from cellsignal import files
-from cellsignal.data import codecs, packing, parcels, simulated, store, store_check
+from cellsignal.data import simulated
+from cellsignal.data.images import codecs, packed_store
+from cellsignal.data.packing import pack, plate_file, verify
 from cellsignal.data.check import check_dataset
-from cellsignal.data.images import channel_path, missing_channels, read_site, read_sites, reduced, stems_in, trace, whole_sites
-from cellsignal.data.wells import Tables, read_tables
-from cellsignal.decide import kept
-from cellsignal.decide.answers import design_digest
+from cellsignal.data.images.reader import channel_path, missing_channels, read_site, read_sites, area_resized, stems_in, image_fingerprint, whole_sites
+from cellsignal.data.tables.wells import Tables, read_tables
+from cellsignal.decide.scores import cache
+from cellsignal.decide.evaluate.answers import design_digest
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
@@ -38,9 +40,9 @@ def drawn(tables: Tables):
     return tables.sites[tables.sites["well"] == "B02"].reset_index(drop=True)
 
 
-def packed(tables: Tables, out: Path, **asked) -> store.Store:
-    packing.pack(packing.plan(tables.root, **asked), out, progress=False)
-    return store.open_store(out)
+def packed(tables: Tables, out: Path, **asked) -> packed_store.Store:
+    pack.pack(pack.plan_pack(tables.root, **asked), out, progress=False)
+    return packed_store.open_store(out)
 
 
 @pytest.mark.parametrize("codec", codecs.CODECS)
@@ -77,7 +79,7 @@ def test_reduced_copies_are_means_over_areas(plates: Tables, tmp_path: Path) -> 
     means = image.reshape(6, 4, 2, 4, 2).mean((2, 4))
     for copy in (read_site(made.root, stem, size=4), read_site(plates.root, stem, size=4)):
         assert np.array_equal(copy, np.floor(means + 0.5))
-    assert reduced(np.zeros((1, 8, 6), np.uint8), 4).shape == (1, 4, 3)
+    assert area_resized(np.zeros((1, 8, 6), np.uint8), 4).shape == (1, 4, 3)
     with pytest.raises(InputError, match="no copies of 2 px; choose one of 8, 4, or pack"):
         made.read(stem, size=2)
     with pytest.raises(InputError, match="a copy of 9 px of an image of 8; choose"):
@@ -110,28 +112,28 @@ def test_a_store_outlives_forks_and_pickles_as_its_folder(plates: Tables, tmp_pa
 
 
 def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, plan = tmp_path / "store", packing.plan(plates.root, cell_types=("RPE",))
+    out, plan = tmp_path / "store", pack.plan_pack(plates.root, cell_types=("RPE",))
     written = []
 
-    def write(out: Path, parcel: parcels.Parcel, *rest, **more) -> None:
+    def write(out: Path, parcel: plate_file.PlateShard, *rest, **more) -> None:
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(parcel.name)
-        parcels.write(out, parcel, *rest, **more)
+        plate_file.write(out, parcel, *rest, **more)
 
-    monkeypatch.setitem(packing.FORMATS, "plates", write)
+    monkeypatch.setitem(pack.FORMATS, "plates", write)
     with pytest.raises(KeyboardInterrupt):
-        packing.pack(plan, out, progress=False)
+        pack.pack(plan, out, progress=False)
     with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):
         read_site(out, drawn(plates)["stem"].iloc[0])
     monkeypatch.undo()
     orphan = out / written[0] / f"{files.TEMPORARY}1-8.blosc2"
     orphan.touch()
-    assert set(packing.pack(plan, out, progress=False)) == {parcel.name for parcel in plan.parcels} - set(written)
-    assert packing.pack(plan, out, progress=False) == [] and not orphan.exists()
-    assert not any(name.startswith("train/HUVEC") for name in store.open_store(out).parts)
-    packing.pack(packing.plan(plates.root), out, progress=False)
-    assert store_check.verify(out, progress=False) == len(drawn(plates)) - 2
+    assert set(pack.pack(plan, out, progress=False)) == {parcel.name for parcel in plan.parcels} - set(written)
+    assert pack.pack(plan, out, progress=False) == [] and not orphan.exists()
+    assert not any(name.startswith("train/HUVEC") for name in packed_store.open_store(out).parts)
+    pack.pack(pack.plan_pack(plates.root), out, progress=False)
+    assert verify.verify(out, progress=False) == len(drawn(plates)) - 2
 
 
 def test_a_store_whose_images_are_replaced_is_not_whole_meanwhile(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,29 +144,29 @@ def test_a_store_whose_images_are_replaced_is_not_whole_meanwhile(plates: Tables
     def write(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(packing.FORMATS, "plates", write)
+    monkeypatch.setitem(pack.FORMATS, "plates", write)
     with pytest.raises(KeyboardInterrupt):
-        packing.pack(packing.plan(plates.root), made.root, progress=False)
+        pack.pack(pack.plan_pack(plates.root), made.root, progress=False)
     with pytest.raises(InputError, match="the store is not whole; the same `cellsignal pack` goes on"):
         read_site(made.root, stem)
     monkeypatch.undo()
-    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
+    assert pack.pack(pack.plan_pack(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
     assert np.array_equal(read_site(made.root, stem), read_site(plates.root, stem))
 
 
 def test_an_image_that_changes_while_it_is_packed_is_packed_again(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stem, encode = "train/RPE-02/Plate2/B02_s1", parcels.encode
+    stem, encode = "train/RPE-02/Plate2/B02_s1", plate_file.encode
 
-    def late(root: Path, form: parcels.Form, name: str) -> list[tuple[bytes, int]]:
+    def late(root: Path, form: plate_file.StoreSpec, name: str) -> list[tuple[bytes, int]]:
         found = encode(root, form, name)
         if name == stem:
             channel_path(root, stem, 1).write_bytes(channel_path(root, stem, 2).read_bytes())
         return found
 
-    monkeypatch.setattr(parcels, "encode", late)
+    monkeypatch.setattr(plate_file, "encode", late)
     made = packed(plates, tmp_path / "store")
     monkeypatch.undo()
-    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
+    assert pack.pack(pack.plan_pack(plates.root), made.root, progress=False) == [stem.rpartition("/")[0]]
     assert np.array_equal(read_site(made.root, stem), read_site(plates.root, stem))
 
 
@@ -173,10 +175,10 @@ def test_a_folder_that_is_cut_in_other_parts_is_read_from_these(plates: Tables, 
     stem = "train/RPE-02/Plate2/B02_s1"
     folder = stem.rpartition("/")[0]
     count = len(made.stems(folder))
-    monkeypatch.setattr(packing, "_MOST", 1)
+    monkeypatch.setattr(pack, "_MOST", 1)
     channel_path(plates.root, stem, 1).write_bytes(channel_path(plates.root, stem, 2).read_bytes())
-    packing.pack(packing.plan(plates.root), made.root, progress=False)
-    again = store.open_store(made.root)
+    pack.pack(pack.plan_pack(plates.root), made.root, progress=False)
+    again = packed_store.open_store(made.root)
     assert len(again.stems(folder)) == count > 1 and np.array_equal(again.read(stem), read_site(plates.root, stem))
     assert folder not in again.parts
 
@@ -184,20 +186,20 @@ def test_a_folder_that_is_cut_in_other_parts_is_read_from_these(plates: Tables, 
 def test_a_store_inside_a_store_is_refused(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
     with pytest.raises(InputError, match="inner: lies in the store .*; choose another folder"):
-        packing.pack(packing.plan(made.root), made.root / "inner", progress=False)
+        pack.pack(pack.plan_pack(made.root), made.root / "inner", progress=False)
 
 
 def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, draw: Callable[..., None]) -> None:
     made = packed(plates, tmp_path / "store")
     stem = "train/RPE-02/Plate2/B02_s1"
     before, wells = made.read(stem), drawn(plates)[lambda sites: sites["experiment"] == "RPE-02"]
-    identity = kept.identity(made.root, wells)
+    identity = cache.cache_key(made.root, wells)
     draw(plates.root, "other")
     channel_path(plates.root, "other", 1).replace(channel_path(plates.root, stem, 1))
-    assert packing.pack(packing.plan(plates.root), made.root, progress=False) == ["train/RPE-02/Plate2"]
+    assert pack.pack(pack.plan_pack(plates.root), made.root, progress=False) == ["train/RPE-02/Plate2"]
     assert not np.array_equal(read_site(made.root, stem), before)  # the open store is not the one of before
-    assert kept.identity(made.root, wells) != identity
-    assert trace(made.root, stem) == store.open_store(made.root).digest("train/RPE-02/Plate2") != ""
+    assert cache.cache_key(made.root, wells) != identity
+    assert image_fingerprint(made.root, stem) == packed_store.open_store(made.root).digest("train/RPE-02/Plate2") != ""
 
 
 @pytest.mark.parametrize("codec", codecs.CODECS)
@@ -212,15 +214,15 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
     mine = faults[faults["file"].str.contains(name)]
     assert any(place.endswith("B02_s2") for place in mine["file"]) and str(path) in set(mine["file"])
     with pytest.raises(InputError, match="B02_s2: .*;"):
-        store_check.verify(made.root, progress=False)
+        verify.verify(made.root, progress=False)
     with pytest.raises(InputError, match=rf"8{made.codec.suffix}: the pixels of .* are damaged; delete its folder in the store"):
-        [store.Store(made.root).read(f"{name}/{site}") for site in ("B02_s1", "B02_s2")]
+        [packed_store.Store(made.root).read(f"{name}/{site}") for site in ("B02_s1", "B02_s2")]
     path.write_bytes(content[:-40])
     with pytest.raises(InputError, match=rf"8{made.codec.suffix}: is cut short; delete its folder in the store, then pack"):
         read_site(made.root, stem)
     path.unlink()
     with pytest.raises(InputError, match=rf"{stem}|No such file"):
-        store.Store(made.root).read(stem)
+        packed_store.Store(made.root).read(stem)
 
 
 def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, tmp_path: Path) -> None:
@@ -244,39 +246,39 @@ def test_pixels_are_looked_at_once(plates: Tables, tmp_path: Path) -> None:
 
 def test_names_that_are_exchanged_in_an_index_are_found(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
-    path = made.root / "test/RPE-03/Plate4" / store.INDEX
+    path = made.root / "test/RPE-03/Plate4" / packed_store.INDEX
     path.write_text(path.read_text().replace("B02_s1", "B02_s3"))
     with pytest.raises(InputError, match="sites.json: is no index of a store; delete its folder in the store, then pack"):
-        store.Store(made.root).read("test/RPE-03/Plate4/B02_s2")
+        packed_store.Store(made.root).read("test/RPE-03/Plate4/B02_s2")
 
 
 @pytest.mark.parametrize("change", [{"places": {"8": [0]}}, {"places": {"8": [9, 1, 5]}}, {"crc32": {}}, {"sites": None}, {"places": 3}, {"places": {"8": [-5, 1, 5]}}])
 def test_an_index_that_does_not_fit_is_refused(plates: Tables, tmp_path: Path, change: dict) -> None:
     made = packed(plates, tmp_path / "store", cell_types=("RPE",))
-    path = made.root / "train/RPE-01/Plate1" / store.INDEX
+    path = made.root / "train/RPE-01/Plate1" / packed_store.INDEX
     files.write_json(path, {**files.read_json(path), **change})
     with pytest.raises(InputError, match=r"sites.json: is no index of a store( \(.*\))?; delete its folder in the store, then pack"):
-        store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+        packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
     for told, match in (({"store": 99}, "is no store that this version reads"), ({"parts": [1]}, "does not say what the store holds"),
                         ({"shapes": {"abc": [6, 8, 8]}}, "does not say"), ({"shapes": {}}, "does not say"),
                         ({"shapes": {"8": [6, 8, 8]}, "parts": {"a": {"folder": "a"}}}, "does not say"),
                         ({"parts": {}, "codec": "jpeg"}, "no codec 'jpeg'; choose one of")):
-        files.write_json(made.root / store.FILE, {**files.read_json(made.root / store.FILE), **told})
+        files.write_json(made.root / packed_store.FILE, {**files.read_json(made.root / packed_store.FILE), **told})
         with pytest.raises(InputError, match=match):
             read_site(made.root, "train/RPE-01/Plate1/B02_s1")
-        files.write_json(made.root / store.FILE, {"store": 1, "whole": True, "codec": "raw", "suffixes": [], "shapes": {}, "parts": {}})
+        files.write_json(made.root / packed_store.FILE, {"store": 1, "whole": True, "codec": "raw", "suffixes": [], "shapes": {}, "parts": {}})
 
 
 def test_a_store_of_something_else_is_refused(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
     with pytest.raises(InputError, match="holds a store of sizes 8×8, not 4×4; choose"):
-        packing.pack(packing.plan(plates.root, sizes=(4,)), made.root, progress=False)
+        pack.pack(pack.plan_pack(plates.root, sizes=(4,)), made.root, progress=False)
     with pytest.raises(InputError, match="holds files that no packing wrote; choose another folder$"):
-        packing.pack(packing.plan(plates.root), plates.root, progress=False)
+        pack.pack(pack.plan_pack(plates.root), plates.root, progress=False)
     (plates.root / "pixel_stats.csv").write_text("id_code\n")
     (made.root / "pixel_stats.csv").write_text("id_code,experiment\n")
     with pytest.raises(InputError, match="pixel_stats.csv: differs from .*; choose"):
-        packing.pack(packing.plan(plates.root), made.root, progress=False)
+        pack.pack(pack.plan_pack(plates.root), made.root, progress=False)
 
 
 def test_what_nobody_packed_is_named(plates: Tables, tmp_path: Path) -> None:
@@ -289,31 +291,31 @@ def test_what_nobody_packed_is_named(plates: Tables, tmp_path: Path) -> None:
 
 
 def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = packing.plan(plates.root, codec="raw", sizes=(8, 4))
-    lines = packing.size_lines(plan)
+    plan = pack.plan_pack(plates.root, codec="raw", sizes=(8, 4))
+    lines = pack.size_lines(plan)
     assert [line.split()[0] for line in lines] == ["HUVEC", "RPE", "together", "note:"]
     assert lines[3] == f"note: sites without all of their images are left out: {plan.left_out:,}"
     assert plan.left_out == len(plates.sites) - len(drawn(plates)) + 2
     assert plan.bytes == len(plan.sites) * 6 * (64 + 16)
-    monkeypatch.setattr(packing, "KAGGLE", 6 * 80 * 25)
-    assert "there fits: --cell-type RPE, or --sizes 4" in packing.size_lines(plan)[-1]
+    monkeypatch.setattr(pack, "KAGGLE", 6 * 80 * 25)
+    assert "there fits: --cell-type RPE, or --sizes 4" in pack.size_lines(plan)[-1]
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 100}))
     with pytest.raises(InputError, match="packing needs .* free; free some space, or pack less"):
-        packing.pack(plan, tmp_path / "store", progress=False)
+        pack.pack(plan, tmp_path / "store", progress=False)
 
 
 def test_a_damaged_image_is_named_and_leaves_no_part(plates: Tables, tmp_path: Path) -> None:
     path = channel_path(plates.root, "train/RPE-01/Plate3/B02_s1", 4)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"RPE-01/Plate3/B02_s1_w4\.png: is cut short or damaged"):
-        packing.pack(packing.plan(plates.root), tmp_path / "store", progress=False)
+        pack.pack(pack.plan_pack(plates.root), tmp_path / "store", progress=False)
     assert not list((tmp_path / "store/train/RPE-01").glob("Plate3/*"))
 
 
 def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path) -> None:
     """As OME-Zarr has them: a file for each site."""
     made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
-    path, stem = made.root / "train/RPE-01/Plate1" / store.INDEX, "train/RPE-01/Plate1/B02_s1"
+    path, stem = made.root / "train/RPE-01/Plate1" / packed_store.INDEX, "train/RPE-01/Plate1/B02_s1"
     index = files.read_json(path)
     chunk = path.parent / "chunk"
     chunk.write_bytes(made.read(stem).tobytes())
@@ -324,7 +326,7 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
     (path.parent / "zero").symlink_to("/dev/zero")
     for name, refusal in names.items():
         files.write_json(path, {**index, "places": {}, "chunks": {"8": [name] * len(index["sites"])}})
-        again = store.Store(made.root)
+        again = packed_store.Store(made.root)
         if refusal is None:
             assert np.array_equal(again.read(stem), made.read(stem))
         else:
@@ -346,21 +348,21 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
 ])  # fmt: skip
 def test_a_store_json_of_another_shape_is_refused(plates: Tables, tmp_path: Path, told: dict, match: str) -> None:
     made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
-    files.write_json(made.root / store.FILE, {**files.read_json(made.root / store.FILE), **told})
+    files.write_json(made.root / packed_store.FILE, {**files.read_json(made.root / packed_store.FILE), **told})
     with pytest.raises(InputError, match=match):
-        store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+        packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
 
 
 @pytest.mark.parametrize("codec", codecs.CODECS)
 @pytest.mark.parametrize("end", [10**6, 10**15, 10**30])
 def test_places_beyond_all_bounds_take_no_memory(plates: Tables, tmp_path: Path, codec: str, end: int) -> None:
     made = packed(plates, tmp_path / "store", codec=codec, cell_types=("RPE",))
-    path = made.root / "train/RPE-01/Plate1" / store.INDEX
+    path = made.root / "train/RPE-01/Plate1" / packed_store.INDEX
     index = files.read_json(path)
     files.write_json(path, {**index, "places": {"8": [end + row for row in index["places"]["8"]]}})
     with pytest.raises(InputError, match="is cut short|is no index of a store"):
-        store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+        packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
     files.write_json(path, {**index, "places": {"8": [index["places"]["8"][0], *[end] * len(index["sites"])]}})
     if codec != "raw":
         with pytest.raises(InputError, match="the pixels of train/RPE-01/Plate1/B02_s1 are damaged|is no index of a store"):
-            store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
+            packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cellsignal.data import rows
+from cellsignal.data.tables import schema
 from cellsignal.data.check import check_dataset
-from cellsignal.data.plates import layout
-from cellsignal.data.wells import COLUMNS, Tables, read_solution, read_tables, select
+from cellsignal.data.tables.plate_design import layout
+from cellsignal.data.tables.wells import COLUMNS, Tables, read_solution, read_tables, select
 from cellsignal.errors import InputError
 
 
@@ -186,11 +186,11 @@ def test_the_real_sites_and_sample(real: Tables, shared: Path) -> None:
 
 @pytest.mark.parametrize("line", ["", "\n", 'HUVEC-01_1_B09,HUVEC-01,1,"B09"\n', "HUVEC-01_1_B09,HUVEC-01,1,B09\r\n", "HUVEC-01_1_B09,HUVEC-01,1\n"])
 def test_the_fast_way_through_a_table_is_the_careful_one(data_set: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, row in ((data_set / "test.csv", rows.TestRow), (data_set / "train_controls.csv", rows.ControlRow)):
+    for path, row in ((data_set / "test.csv", schema.TestRow), (data_set / "train_controls.csv", schema.ControlRow)):
         path.write_bytes(path.read_bytes() + line.encode())
-        fast, problems = rows.read_rows(path, row)
+        fast, problems = schema.read_rows(path, row)
         with monkeypatch.context() as careful:
-            careful.setattr(rows, "_plain_cells", lambda *_: None)
-            slow, others = rows.read_rows(path, row)
+            careful.setattr(schema, "_plain_cells", lambda *_: None)
+            slow, others = schema.read_rows(path, row)
         pd.testing.assert_frame_equal(fast, slow)
         assert problems == others

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from cellsignal.decide.answers import write_known
-from cellsignal.decide.metrics import accuracy
+from cellsignal.decide.evaluate.answers import write_known
+from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.files import write_json
-from cellsignal.run import steps
+from cellsignal.run.chain import steps
 
 DESIGN = {"HUVEC": 3, "RPE": 2}  # test experiments
 

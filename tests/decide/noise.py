@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.data.plates import plate_groups, rotations
-from cellsignal.data.truths import completed
-from cellsignal.data.wells import read_tables
+from cellsignal.data.tables.plate_design import plate_groups, rotations
+from cellsignal.data.microscope.layout import complete_labels
+from cellsignal.data.tables.wells import read_tables
 
 CLASSES = 1108
 
@@ -21,7 +21,7 @@ CLASSES = 1108
 def real_layout(folder: Path) -> tuple[pd.DataFrame, pd.Series, list[list[int]], dict[str, list[int]]]:
     """The real tables' wells, a truth for the test wells that keeps the rules, the plate groups and the rotations."""
     tables = read_tables(folder)
-    drawn = completed(tables.wells, seed=0, solution=tables.solution).set_index("id_code")
+    drawn = complete_labels(tables.wells, seed=0, solution=tables.solution).set_index("id_code")
     truth = drawn.loc[(drawn["dataset"] == "test") & (drawn["well_type"] == "treatment"), "sirna"]
     groups = plate_groups(tables.wells)
     return tables.wells, truth.astype(int), groups, rotations(tables.wells, groups)

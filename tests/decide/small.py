@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.assign import METHODS
+from cellsignal.decide.assign.assign import METHODS
 
 GROUPS = [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
 ROTATIONS = {"HUVEC-90": [0, 1, 2, 3], "HUVEC-91": [1, 2, 3, 0], "HUVEC-92": [-1, 0, 1, 2]}

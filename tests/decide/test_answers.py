@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cellsignal.decide.answers import design_digest, figures, known_answers, read_known, write_known
+from cellsignal.decide.evaluate.answers import design_digest, without_answers, known_answers, read_known, write_known
 from cellsignal.errors import InputError
 
 IDS = ["HUVEC-01_1_B02", "HUVEC-01_1_B03", "RPE-01_1_B02"]
@@ -33,7 +33,7 @@ def test_without_known_answers_there_is_a_table_without_rows(tmp_path: Path) -> 
 
 
 def test_the_figures_are_the_ladder_without_wells() -> None:
-    assert figures(LADDER)[0] == {"rung": "adapted", "kind": "raw", "split": "test", "accuracy": 0.5}
+    assert without_answers(LADDER)[0] == {"rung": "adapted", "kind": "raw", "split": "test", "accuracy": 0.5}
 
 
 @pytest.mark.parametrize(("text", "words"), [

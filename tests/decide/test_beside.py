@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from cellsignal.data.images import read_sites
-from cellsignal.decide.passes import Controls, Passes, log_probabilities
-from cellsignal.decide.experiment import predict_experiment, well_scores
-from cellsignal.decide.predict import score_experiments
+from cellsignal.data.images.reader import read_sites
+from cellsignal.decide.predict.inference import Controls, PlateInference, log_probabilities
+from cellsignal.decide.predict.inference import predict_experiment, well_scores
+from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
-from cellsignal.learn.batchnorm import batch_statistics
-from cellsignal.learn.covariates import encode
-from cellsignal.learn.models import Card, Classifier, save_weights
-from cellsignal.learn.standardise import moments
+from cellsignal.learn.networks.batchnorm import batch_statistics
+from cellsignal.learn.networks.covariates import encode
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.standardise import channel_stats
 
 KINDS = ["treatment"] * 5 + ["positive_control"] * 3 + ["negative_control"]
 RICH = {"covariates": {"cell_type": ["HUVEC", "RPE"], "plate": ["1", "2"]}, "heads": "both", "standardise": "plate", "control_features": True}
@@ -39,9 +39,9 @@ def plates(tmp_path: Path) -> Plates:
     return tmp_path, pd.DataFrame(rows)
 
 
-def network(**options: object) -> tuple[Classifier, Card]:
+def network(**options: object) -> tuple[Classifier, ModelConfig]:
     model = Classifier("densenet-small", channels=6, classes=4, seed=1, **options)
-    return model, Card.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
+    return model, ModelConfig.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
 
 
 @torch.inference_mode()
@@ -51,7 +51,7 @@ def by_hand(model: Classifier, root: Path, sites: pd.DataFrame) -> pd.DataFrame:
     for _, plate in sites.groupby("plate"):
         asked, controls = plate[plate["well_type"] == "treatment"], plate[plate["well_type"] != "treatment"]
         def images(part: pd.DataFrame) -> torch.Tensor:
-            return model.prepare(torch.from_numpy(read_sites(root, part)), moments(root, part, "plate", 6))
+            return model.prepare(torch.from_numpy(read_sites(root, part)), channel_stats(root, part, "plate", 6))
         with batch_statistics(model):
             known, positive = model.embed(images(controls)), torch.tensor((controls["well_type"] == "positive_control").tolist())
             references = known[positive].mean(0), known[~positive].mean(0)
@@ -75,7 +75,7 @@ def test_a_network_is_told_all_that_it_was_built_for(plates: Plates, scope: str)
 def test_controls_are_seen_beside_the_plate_and_not_in_its_statistics(plates: Plates) -> None:
     root, sites = plates
     (model, card), (plain, simple) = network(control_features=True), network()
-    def scores(model: Classifier, card: Card) -> pd.DataFrame:
+    def scores(model: Classifier, card: ModelConfig) -> pd.DataFrame:
         return predict_experiment(model, card, root, sites, statistics=("adapted",))["adapted"][0]
     before, alone = scores(model, card), scores(plain, simple)
     for channel in range(1, 7):
@@ -101,7 +101,7 @@ def test_references_follow_the_statistics_that_normalise(plates: Plates) -> None
     mine = sites[sites["plate"] == 1]
     asked, known = (read_sites(root, mine[where]) for where in (mine["well_type"] == "treatment", mine["well_type"] != "treatment"))
     controls = Controls(known, None, torch.tensor([True] * 3 + [False]), torch.ones(4), torch.ones(5))
-    passes = Passes(model, asked, controls=controls)
+    passes = PlateInference(model, asked, controls=controls)
     answers = [log_probabilities(passes, kind)[0] for kind in ("running", "adapted", "running")]
     np.testing.assert_array_equal(answers[0], answers[2])
     with torch.inference_mode():

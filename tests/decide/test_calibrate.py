@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.calibrate import agreed_temperature, expected_calibration_error, fit_temperature, fit_temperatures
+from cellsignal.decide.assign.calibration import conflict_temperature, expected_calibration_error, fit_temperature, fit_temperatures
 from cellsignal.errors import InputError
 
 
@@ -42,14 +42,14 @@ def test_wells_whose_truth_is_impossible_do_not_count() -> None:
 @pytest.mark.parametrize("overconfidence", [0.3, 1.0, 4.0])
 def test_wells_that_quarrel_tell_the_temperature_without_labels(overconfidence: float) -> None:
     plates = [overconfidence * calibrated(wells=275, classes=277, signal=3.0, seed=seed) for seed in range(4)]
-    assert agreed_temperature(plates) == pytest.approx(overconfidence, rel=0.1)
+    assert conflict_temperature(plates) == pytest.approx(overconfidence, rel=0.1)
 
 
 def test_where_wells_know_nothing_the_prior_stays() -> None:
     noise = np.random.default_rng(0).normal(size=(3, 20)) * 1e-3
-    assert agreed_temperature([noise], centre=1.7) == pytest.approx(1.7, rel=0.01)
+    assert conflict_temperature([noise], centre=1.7) == pytest.approx(1.7, rel=0.01)
     strong = 4 * calibrated(wells=277, classes=277, signal=3.0, seed=1)
-    near, free = (agreed_temperature([strong], spread=spread) for spread in (0.01, 0.5))
+    near, free = (conflict_temperature([strong], spread=spread) for spread in (0.01, 0.5))
     assert near < 0.8 * free
 
 

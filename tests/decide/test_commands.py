@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from cellsignal.data.layouts import design
-from cellsignal.data.simulate import PRESETS
-from cellsignal.data.wells import read_tables
-from cellsignal.decide.assign import METHODS
+from cellsignal.data.microscope.layout import draw_design
+from cellsignal.data.microscope.simulate import PRESETS
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.decide.assign.assign import METHODS
 from cellsignal.decide.commands import assign_files, confidence_path, score_files
-from cellsignal.decide.metrics import accuracy
-from cellsignal.decide.routes import routes_table
-from cellsignal.decide.submit import read_submission
+from cellsignal.decide.evaluate.ladder import accuracy
+from cellsignal.decide.commands import routes_table
+from cellsignal.decide.submission import read_submission
 from cellsignal.errors import InputError
 
 
 def lay_out(folder: Path, **options: object) -> Path:
     """Tables of a simulated screen, without its pictures."""
-    wells = design(0, **options)
+    wells = draw_design(0, **options)
     columns = ["id_code", "experiment", "plate", "well", "sirna"]
     treated, asked = wells["well_type"] == "treatment", wells["dataset"] == "test"
     folder.mkdir(parents=True)

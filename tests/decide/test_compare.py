@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from cellsignal.decide.compare import Result, compare, last_rung
-from cellsignal.decide.confusion import confusions, in_groups, matrix
+from cellsignal.decide.evaluate.compare import Result, compare, last_rung
+from cellsignal.decide.evaluate.compare import confusions, in_groups, matrix
 
 WELLS = pd.DataFrame({
     "id_code": [f"{name}_1_B0{well}" for name in ("HUVEC-01", "HUVEC-02", "RPE-01") for well in range(2, 6)],

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from noise import real_layout, votes
 
-from cellsignal.decide.assign import decide
-from cellsignal.decide.groups import choose_groups, log_group_probabilities
+from cellsignal.decide.assign.assign import decide
+from cellsignal.decide.assign.groups import choose_groups, log_group_probabilities
 from cellsignal.errors import InputError
 
 TURNS = [(0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from cellsignal.decide.intervals import bootstrap, holm, mcnemar, wilson
+from cellsignal.decide.evaluate.statistics import bootstrap, holm, mcnemar, wilson
 
 
 @pytest.mark.parametrize(("right", "wells"), [(0, 7), (3, 7), (7, 7), (411, 1108)])

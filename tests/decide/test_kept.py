@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 
 from cellsignal import receipts
-from cellsignal.data.images import whole_sites
-from cellsignal.data.simulate import simulate
-from cellsignal.data.wells import read_tables
-from cellsignal.decide import kept, passes, predict
+from cellsignal.data.images.reader import whole_sites
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.decide.predict import inference, predict
+from cellsignal.decide.scores import cache
 from cellsignal.decide.commands import assign_files
-from cellsignal.decide.predict import score_experiments
+from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Card, Classifier, save_weights
+from cellsignal.budget import Budget
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
 Scores = dict[str, pd.DataFrame]
@@ -42,7 +43,7 @@ class Power(RuntimeError):
 
 def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
     for cell_type in ("HUVEC", "RPE"):
-        card = Card("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
+        card = ModelConfig("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
         save_weights(folder / cell_type / "model.safetensors", Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
     return folder
 
@@ -133,7 +134,7 @@ def test_killed_between_two_files_it_goes_on(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """The power goes off before the third, then the fifth and the last of these files, and each session goes on."""
-    really = getattr(kept, stage)
+    really = getattr(cache, stage)
     for after in (2, 5, 4):
         left = [after]
 
@@ -143,10 +144,10 @@ def test_killed_between_two_files_it_goes_on(
                 raise Power
             return really(*arguments, **options)
 
-        monkeypatch.setattr(kept, stage, off)
+        monkeypatch.setattr(cache, stage, off)
         with pytest.raises(Power):
             scored(tmp_path)
-    monkeypatch.setattr(kept, stage, really)
+    monkeypatch.setattr(cache, stage, really)
     assert 0 < len(scored(tmp_path)) < 6
     assert parquets(tmp_path) == parquets(undisturbed[0]) and facts(tmp_path) == facts(undisturbed[0])
 
@@ -162,15 +163,15 @@ def test_an_experiment_that_would_be_late_is_not_begun(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
-    monkeypatch.setattr("cellsignal.decide.predict.time.monotonic", lambda: now[0])
-    really = passes.log_probabilities
+    monkeypatch.setattr("cellsignal.budget.time.time", lambda: now[0])
+    monkeypatch.setattr("cellsignal.decide.predict.predict.time.monotonic", lambda: now[0])
+    really = inference.log_probabilities
 
     def slow(*arguments: Any, **options: Any) -> Any:
         now[0] += 1  # a plate: 4 seconds an experiment and kind
         return really(*arguments, **options)
 
-    monkeypatch.setattr(passes, "log_probabilities", slow)
+    monkeypatch.setattr(inference, "log_probabilities", slow)
     assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
     now[0] = 1000.0
     assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
@@ -222,7 +223,7 @@ def test_other_weights_images_or_code_make_other_scores(
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
     assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics=("running",)) == ["RPE-02"]
     capsys.readouterr()
-    monkeypatch.setattr(kept, "code", lambda: "of tomorrow")
+    monkeypatch.setattr(cache, "code", lambda: "of tomorrow")
     assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics=("running",))) == 6
     assert "running: other code made the scores of " in capsys.readouterr().out
 

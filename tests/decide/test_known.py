@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 from noise import real_layout, votes
 
-from cellsignal.data.layouts import design
-from cellsignal.data.plates import duplicate_layouts
-from cellsignal.decide.known import known_layouts
+from cellsignal.data.microscope.layout import draw_design
+from cellsignal.data.tables.plate_design import duplicate_layouts
+from cellsignal.decide.assign.known_layouts import known_layouts
 
 COPY = "HUVEC-03"  # the test experiment that repeats RPE-01
 
 
 def laid_out() -> pd.DataFrame:
     """All wells of a simulated screen; the controls differ by plate, which tells the shift of the copied layout."""
-    return design(3, ("HUVEC", "RPE"), classes=48, train=2, test=1, missing=4, repeats=((COPY, "RPE-01"),))
+    return draw_design(3, ("HUVEC", "RPE"), classes=48, train=2, test=1, missing=4, repeats=((COPY, "RPE-01"),))
 
 
 @pytest.fixture(scope="module")

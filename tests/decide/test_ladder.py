@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.floor import linear_floor, plate_standardised, well_features
-from cellsignal.decide.ladder import as_table, climb
-from cellsignal.decide.metrics import accuracy
+from cellsignal.decide.evaluate.baseline import linear_baseline, plate_standardised, well_features
+from cellsignal.decide.evaluate.ladder import as_table, evaluate_ladder
+from cellsignal.decide.evaluate.ladder import accuracy
 
 IDS = [f"{experiment}_{plate}_B0{well}" for experiment in ("HUVEC-01", "RPE-01") for plate in (1, 2) for well in (2, 3)]
 WELLS = pd.DataFrame({
@@ -32,7 +32,7 @@ def test_every_rung_adds_what_its_name_says() -> None:
     # Well 2 of plate 1 prefers siRNA 0, which is taken, then 3, which lies on the other plate.
     wanted = [[5, 1, 0, 0], [4, 1, 0, 3], [0, 0, 5, 1], [0, 0, 1, 5]]
     table = scores(wanted)
-    ladder = climb({"running": table * 0 + table[0].to_numpy()[:, None], "adapted": table}, WELLS, TRUTH,
+    ladder = evaluate_ladder({"running": table * 0 + table[0].to_numpy()[:, None], "adapted": table}, WELLS, TRUTH,
                    groups=[[0, 1], [2, 3]], statistics="adapted", split="test")
     by_rung = {row["rung"]: (row["kind"], row["accuracy"]) for row in ladder}
     assert by_rung == {
@@ -46,7 +46,7 @@ def test_every_rung_adds_what_its_name_says() -> None:
 
 def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() -> None:
     poor, good = scores(np.zeros((4, 4)).tolist()), scores(np.eye(4).tolist())
-    ladder = climb({"adapted": poor}, WELLS, TRUTH, groups=[[0, 1], [2, 3]], statistics="adapted", split="test",
+    ladder = evaluate_ladder({"adapted": poor}, WELLS, TRUTH, groups=[[0, 1], [2, 3]], statistics="adapted", split="test",
                    virtual=good, final=good)
     assert [(row["rung"], row["kind"], row["accuracy"]) for row in ladder] == [
         ("adapted", "raw", 0.25), ("virtual batch", "raw", 1.0), ("exact", "assigned", 1.0), ("groups", "assigned", 1.0),
@@ -60,13 +60,13 @@ def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() ->
 
 def test_the_rungs_above_rest_on_the_statistics_below_them() -> None:
     kinds = {"running": scores(np.zeros((4, 4)).tolist()), "batch": scores(np.eye(4).tolist()), "adapted": scores(np.zeros((4, 4)).tolist())}
-    ladder = climb(kinds, WELLS, TRUTH, groups=[], statistics="batch", split="test")
+    ladder = evaluate_ladder(kinds, WELLS, TRUTH, groups=[], statistics="batch", split="test")
     assert [(row["rung"], row["accuracy"]) for row in ladder] == [
         ("running", 0.25), ("adapted", 0.25), ("batch", 1.0), ("exact", 1.0)]
 
 
 def test_without_groups_their_rungs_are_left_out() -> None:
-    ladder = climb({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
+    ladder = evaluate_ladder({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "exact"]
 
 
@@ -74,14 +74,14 @@ def test_wells_of_another_split_give_nothing_away() -> None:
     table = scores([[0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]])  # the first well of each experiment is unsure
     held = WELLS["id_code"].isin([IDS[0], IDS[4]])
     wells = WELLS.assign(split=np.where(held, "held_out", "train"))
-    [exact] = [row for row in climb({"adapted": table + np.eye(8, 4, 1)}, wells, TRUTH[held.to_numpy()], groups=[],
+    [exact] = [row for row in evaluate_ladder({"adapted": table + np.eye(8, 4, 1)}, wells, TRUTH[held.to_numpy()], groups=[],
                                     statistics="adapted", split="held_out") if row["rung"] == "exact"]
     assert (exact["accuracy"], exact["wells"]) == (0.5, 2), "by elimination both would be right"
 
 
 def test_replicates_leave_the_one_to_one_rungs_out() -> None:
     table = scores(np.eye(4).tolist())[[0, 1]]
-    ladder = climb({"adapted": table}, WELLS, TRUTH, groups=[[0], [1]], statistics="adapted", split="test")
+    ladder = evaluate_ladder({"adapted": table}, WELLS, TRUTH, groups=[[0], [1]], statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "groups"]
 
 
@@ -89,8 +89,8 @@ def test_a_floor_without_statistics_for_every_well_is_none() -> None:
     stats, wells = screen(informative=True)
     asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
     train = wells["experiment"] != "HUVEC-05"
-    assert linear_floor(stats[stats["id_code"] != asked.index[0]], wells, asked, train=train) is None
-    assert linear_floor(stats, wells, asked, train=wells["sirna"] == 0) is None
+    assert linear_baseline(stats[stats["id_code"] != asked.index[0]], wells, asked, train=train) is None
+    assert linear_baseline(stats, wells, asked, train=wells["sirna"] == 0) is None
 
 
 def screen(*, informative: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -112,7 +112,7 @@ def screen(*, informative: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_the_floor_is_what_brightness_tells(informative: bool) -> None:
     stats, wells = screen(informative=informative)
     asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
-    floor = linear_floor(stats, wells, asked, train=wells["experiment"] != "HUVEC-05")
+    floor = linear_baseline(stats, wells, asked, train=wells["experiment"] != "HUVEC-05")
     assert (floor["accuracy"] == 1) if informative else (floor["accuracy"] < 0.5)
 
 

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from cellsignal.decide.marginals import marginals, softmax
+from cellsignal.decide.assign.solvers import marginals, softmax
 
 
 def enumerated(scores: np.ndarray) -> np.ndarray:

@@ -9,22 +9,12 @@ import pytest
 import typer.testing
 from sklearn.metrics import f1_score
 
-from cellsignal.cli import app
-from cellsignal.data.atlas import read_site_tables
-from cellsignal.data.labels import multi_hot
+from cellsignal.cli.main import app
+from cellsignal.data.tables.labelled_sites import read_site_tables
+from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.decide.commands import score_files
-from cellsignal.decide.multilabel import (
-    check_labelled_submission,
-    decode,
-    f1_by_class,
-    floors,
-    labels_of,
-    macro_f1,
-    read_labelled_submission,
-    score_labels,
-    write_labelled_submission,
-)
-from cellsignal.decide.thresholds import match_shares
+from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, f1_by_class, baselines, labels_of, macro_f1, read_labelled_submission, score_labels, write_labelled_submission
+from cellsignal.decide.labels.thresholds import match_shares
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS
 
@@ -51,7 +41,7 @@ def test_no_answer_is_blank() -> None:
 
 def test_the_floors_of_the_real_table_are_those_on_record(shared: Path) -> None:
     labels = [labels for labels in read_site_tables(shared / "hpa", TASK).sites["labels"] if labels]
-    found = floors(multi_hot(labels, 28), labels)
+    found = baselines(multi_hot(labels, 28), labels)
     assert [round(found[name], 4) for name in ("all labels", "most frequent label", "two most frequent labels")] == [0.0996, 0.0209, 0.0359]
 
 

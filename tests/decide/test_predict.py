@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from cellsignal.data.images import read_sites, whole_sites
-from cellsignal.data.simulate import simulate
-from cellsignal.data.wells import read_tables
+from cellsignal.data.images.reader import read_sites, whole_sites
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.passes import Passes, log_probabilities, shuffled
-from cellsignal.decide.experiment import well_scores
-from cellsignal.decide.predict import Knobs, keep_only, scope_note, score_experiments
-from cellsignal.decide.scores import read_all_scores
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches
+from cellsignal.decide.predict.inference import well_scores
+from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope_note, score_experiments
+from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
-from cellsignal.learn.models import Card, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
 
 CLASSES = list(range(8))
 
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell_type in ("HUVEC", "RPE"):
         model = Classifier("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
-                     Card("densenet-small", 6, CLASSES, ["treatment"]))
+                     ModelConfig("densenet-small", 6, CLASSES, ["treatment"]))
     predict(run, run / "scores", batch_sizes=(2, 3, 40))
     return run
 
@@ -63,7 +63,7 @@ class Plate:
 
     def ask(self, statistics: str, rows: Sequence[int] | slice = slice(None), **knobs: Any) -> tuple[np.ndarray, str, int]:
         """Log-probabilities of some images, how they came about, and how many images were sent."""
-        passes = Passes(self.model, self.images[rows])
+        passes = PlateInference(self.model, self.images[rows])
         answer, how = log_probabilities(passes, statistics, **knobs)
         return answer, how, passes.sent
 
@@ -93,7 +93,7 @@ def test_batch_sizes_change_batch_scores_only(plate: Plate) -> None:
 @settings(deadline=None, max_examples=200)
 @given(count=st.integers(2, 400), size=st.integers(2, 130), key=st.integers(0, 96))
 def test_there_is_never_a_batch_of_one_image(count: int, size: int, key: int) -> None:
-    batches = shuffled(count, size, key=key)
+    batches = shuffled_batches(count, size, key=key)
     assert sorted(np.concatenate(batches)) == list(range(count))
     lengths = {len(batch) for batch in batches}
     assert min(lengths) >= 2 and max(lengths) <= max(size, 3) and max(lengths) - min(lengths) <= 1
@@ -116,7 +116,7 @@ def test_adapted_scores_are_one_pass_with_the_statistics_of_the_whole_plate(plat
 
 def test_a_plate_too_large_for_one_batch_comes_to_the_same_scores(plate: Plate, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = plate.ask("adapted")[0]
-    monkeypatch.setattr("cellsignal.decide.passes.exact_pixels", lambda device: 32 * 32 * 11)
+    monkeypatch.setattr("cellsignal.decide.predict.inference.exact_pixels", lambda device: 32 * 32 * 11)
     answer, how, sent = plate.ask("adapted")
     assert (how, sent) == ("accumulated, refined 5 times", 30 * 6)
     answer, how, _ = plate.ask("adapted", refinements=100)
@@ -152,7 +152,7 @@ def test_one_site_alone_gets_the_running_statistics_and_two_their_own(plate: Pla
 
 def test_what_needs_no_statistics_costs_one_pass() -> None:
     """Else a session with little time would stop before 97 passes of which it makes one."""
-    knobs = Knobs(batch_sizes=tuple(range(32, 129)), views=8)
+    knobs = PredictionConfig(batch_sizes=tuple(range(32, 129)), views=8)
     assert knobs.passes(["running", "batch", "adapted", "views"]) == 1 + 97 + 6 + 7 * 6
     assert knobs.passes(["running", "batch", "adapted", "views"], adapts=False) == 3 + 7
 
@@ -189,7 +189,7 @@ def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) ->
     with torch.no_grad():
         model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
     for cell_type in ("HUVEC", "RPE"):
-        card = Card("densenet-small", 6, CLASSES, ["treatment"], covariates=told)
+        card = ModelConfig("densenet-small", 6, CLASSES, ["treatment"], covariates=told)
         save_weights(tmp_path / cell_type / "told.safetensors", model.state_dict(), card)
     answers = predict(run, tmp_path / "out", weights=tmp_path, name="told")
     for scores in answers.values():
@@ -206,7 +206,7 @@ def test_mixed_batches_want_the_statistics_of_the_experiment(
     for cell_type in ("HUVEC", "RPE"):
         model = Classifier("densenet-small", channels=6, classes=8, seed=1)
         save_weights(tmp_path / cell_type / "model.safetensors", model.state_dict(),
-                     Card("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
+                     ModelConfig("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
     predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)
     told = [str(one.message) for one in recwarn if "batches" in str(one.message)]
     assert bool(told) == warned and all("predict with scope: experiment" in one for one in told)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from cellsignal.decide.prototypes import SCALE, blended, centred, cosines, fit_scale
-from cellsignal.decide.refine import averaged, refined
+from cellsignal.decide.refine import SCALE, blend_scores, plate_centred, cosines, fit_scale
+from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.errors import InputError
 
 
@@ -41,8 +41,8 @@ def even(wells: pd.DataFrame, *splits: str, classes: int = 12) -> pd.DataFrame:
 def test_centring_takes_what_a_plate_has_in_common() -> None:
     embeddings, wells = screen()
     far = embeddings + np.repeat(np.arange(6), 12)[:, None]  # whole experiments, and so their plates, moved
-    np.testing.assert_allclose(centred(far, wells), centred(embeddings, wells), atol=1e-4)
-    assert np.abs(centred(embeddings, wells).groupby(embeddings.index.str[:10]).mean()).to_numpy().max() < 1e-4
+    np.testing.assert_allclose(plate_centred(far, wells), plate_centred(embeddings, wells), atol=1e-4)
+    assert np.abs(plate_centred(embeddings, wells).groupby(embeddings.index.str[:10]).mean()).to_numpy().max() < 1e-4
 
 
 def test_prototypes_name_wells_that_their_plates_batch_effects_hide() -> None:
@@ -62,7 +62,7 @@ def test_a_class_that_a_cell_type_lacks_has_the_prototype_of_all_only_where_one_
     mine = embeddings.index[embeddings.index.str.startswith("RPE-03")]
     assert (cosines(embeddings, wells, known).loc[mine, 5] == 0).all()
     joint = cosines(embeddings, wells, known, joint=True)
-    features = centred(embeddings, wells)
+    features = plate_centred(embeddings, wells)
     theirs = features.loc[known.index[known == 5]].mean()
     mine_5 = features.loc[mine] @ theirs / np.linalg.norm(features.loc[mine], axis=1) / np.linalg.norm(theirs)
     np.testing.assert_allclose(joint.loc[mine, 5], mine_5, atol=1e-5)
@@ -79,13 +79,13 @@ def test_a_plate_of_one_well_says_nothing() -> None:
 def test_a_blend_is_the_weighted_mean_of_log_probabilities() -> None:
     scores = pd.DataFrame(log_softmax([[2.0, 0, 1], [0, 0, 0], [1, 2, -np.inf]], axis=1), index=list("abc"), columns=[3, 5, 7])
     near = pd.DataFrame([[0.5, -1.0], [1.0, 0.0]], index=["a", "c"], columns=[3, 7])
-    mixed = blended(scores, near, weight=0.25, scale=4)
+    mixed = blend_scores(scores, near, weight=0.25, scale=4)
     expected = 0.75 * scores.loc["a"] + 0.25 * log_softmax([2.0, 0, -4])
     np.testing.assert_allclose(mixed.loc["a"], log_softmax(expected), rtol=1e-5)
     np.testing.assert_allclose(mixed.loc["b"], scores.loc["b"], rtol=1e-6)  # no cosines: as it was
     assert mixed.loc["c", 7] == -np.inf and np.allclose(np.exp(mixed).sum(axis=1), 1)
-    np.testing.assert_allclose(blended(scores, near, weight=1, scale=4).loc["a"], log_softmax([2.0, 0, -4]), rtol=1e-5)
-    np.testing.assert_allclose(blended(scores, near, weight=0, scale=4), scores, rtol=1e-5)
+    np.testing.assert_allclose(blend_scores(scores, near, weight=1, scale=4).loc["a"], log_softmax([2.0, 0, -4]), rtol=1e-5)
+    np.testing.assert_allclose(blend_scores(scores, near, weight=0, scale=4), scores, rtol=1e-5)
 
 
 def test_the_scale_is_the_one_that_suits_the_held_out_wells() -> None:
@@ -101,11 +101,11 @@ def test_held_out_wells_are_compared_with_training_wells_alone() -> None:
     embeddings, wells = screen(noise=1.5)
     scores = even(wells, "held_out", "test")
     ways = {"statistics": "adapted", "weight": 0.5, "scale": 10.0}
-    first = refined({"adapted": scores, "embeddings": embeddings}, wells, **ways)
+    first = refine_scores({"adapted": scores, "embeddings": embeddings}, wells, **ways)
     assert list(first.rungs) == ["prototypes"] and first.scale == 10 and first.scores is first.rungs["prototypes"]
     held, test = truth_of(wells, "held_out"), truth_of(wells, "test")
     lied = wells.assign(sirna=wells["sirna"].where(wells["split"] != "held_out", 11 - wells["sirna"]))  # other labels
-    second = refined({"adapted": scores, "embeddings": embeddings}, lied, **ways)
+    second = refine_scores({"adapted": scores, "embeddings": embeddings}, lied, **ways)
     np.testing.assert_array_equal(first.scores.loc[held.index], second.scores.loc[held.index])
     assert not np.allclose(first.scores.loc[test.index], second.scores.loc[test.index])
     assert first.scores.idxmax(axis=1).loc[test.index].eq(test).mean() > second.scores.idxmax(axis=1).loc[test.index].eq(test).mean() > 1 / 12
@@ -115,21 +115,21 @@ def test_views_come_first_and_prototypes_on_top_with_a_fitted_scale() -> None:
     embeddings, wells = screen()
     scores = even(wells, "held_out", "test")
     views = scores + np.linspace(0, 0.1, 12, dtype=np.float32)
-    both = refined({"adapted": scores, "views": views, "embeddings": embeddings}, wells, statistics="adapted", weight=0.5)
+    both = refine_scores({"adapted": scores, "views": views, "embeddings": embeddings}, wells, statistics="adapted", weight=0.5)
     assert list(both.rungs) == ["views", "prototypes"] and both.rungs["views"] is views and both.scale > 5
-    plain = refined({"adapted": scores}, wells, statistics="adapted")
+    plain = refine_scores({"adapted": scores}, wells, statistics="adapted")
     assert plain.scores is scores and plain.rungs == {} and plain.scale == 0
     for bad in ({"weight": 1.5}, {"weight": -0.1}, {"scale": -1.0}):
         with pytest.raises(InputError, match="prototypes with weight"):
-            refined({"adapted": scores}, wells, statistics="adapted", **bad)
+            refine_scores({"adapted": scores}, wells, statistics="adapted", **bad)
 
 
 def test_networks_are_averaged_over_the_same_wells_and_classes() -> None:
     first = pd.DataFrame(log_softmax([[2.0, 0], [0, 1]], axis=1), index=["a", "b"], columns=[3, 5], dtype=np.float32)
     second = pd.DataFrame(log_softmax([[1.0, 3], [0, 0]], axis=1), index=["b", "a"], columns=[5, 3], dtype=np.float32)
-    both = averaged([first, second])
+    both = average_scores([first, second])
     expected = log_softmax((first.to_numpy() + second.loc[["a", "b"], [3, 5]].to_numpy()) / 2, axis=1)
     np.testing.assert_allclose(both, expected, rtol=1e-6)
-    assert both.columns.tolist() == [3, 5] and averaged([first]) is first
+    assert both.columns.tolist() == [3, 5] and average_scores([first]) is first
     with pytest.raises(InputError, match="2 wells of 2 classes beside 1 of 2"):
-        averaged([first, second.iloc[:1]])
+        average_scores([first, second.iloc[:1]])

@@ -9,14 +9,14 @@ import pytest
 import torch
 from small import GROUPS, ROTATIONS, experiment
 
-from cellsignal.decide.assign import decide
-from cellsignal.decide.pseudo import PseudoLabels
+from cellsignal.decide.assign.assign import decide
+from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.errors import InputError
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Card, Classifier
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier
 
 NUMBERS = [1138, *range(12)]  # class index is not class number
-CARD = Card("densenet-small", 6, NUMBERS, ["treatment"])
+CARD = ModelConfig("densenet-small", 6, NUMBERS, ["treatment"])
 DESIGN = {"groups": GROUPS, "rotations": ROTATIONS, "certainty": 0.5}
 
 
@@ -27,7 +27,7 @@ def teacher(tmp_path: Path, *, seed: int = 0, signal: float = 3.0, labelled: Any
     sites["stem"] = sites["id_code"] + "_s" + sites["site"].astype(str)
     data = SiteImages(tmp_path, sites, class_numbers=NUMBERS)
 
-    def predict(model: Any, card: Card, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
+    def predict(model: Any, card: ModelConfig, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
         return scores
 
     return PseudoLabels(data, wells.assign(well_type="treatment"), DESIGN, predict=predict, **knobs), scores, truth
@@ -78,7 +78,7 @@ def test_held_out_wells_measure_the_temperature(tmp_path: Path, scope: str, whol
     table = pd.DataFrame(4 * logits, index=ids, columns=range(12))
     watch = SiteImages(tmp_path, held, class_numbers=NUMBERS)
 
-    def predict(model: Any, card: Card, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
+    def predict(model: Any, card: ModelConfig, asked: SiteImages, controls: Any, **_: Any) -> pd.DataFrame:
         return table if asked is watch else scores
 
     others = [held.assign(id_code=held["id_code"] + f"_{copy}") for copy in range(0 if whole else 18)]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.scores import read_all_scores, read_scores, write_metadata, write_scores
-from cellsignal.decide.submit import read_submission, write_submission
+from cellsignal.decide.scores.files import read_all_scores, read_scores, write_metadata, write_scores
+from cellsignal.decide.submission import read_submission, write_submission
 from cellsignal.errors import InputError
 
 IDS = ["HUVEC-01_1_B02", "HUVEC-01_1_B03", "HUVEC-01_2_B02"]

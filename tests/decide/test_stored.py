@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.kept import Kept
-from cellsignal.decide.predict import score_experiments
-from cellsignal.decide.stored import stored_scores
+from cellsignal.decide.scores.cache import ScoreCache
+from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.scores.cache import read_stored_scores
 from cellsignal.errors import InputError
 
 EXPERIMENTS = ["RPE-02", "HUVEC-01"]
@@ -25,7 +25,7 @@ def sites() -> pd.DataFrame:
 @pytest.fixture
 def folder(tmp_path: Path, sites: pd.DataFrame) -> Path:
     """Scores of both, as a prediction leaves them."""
-    kept = Kept(tmp_path / "adapted", dict.fromkeys(EXPERIMENTS, "made by others"), statistics="adapted")
+    kept = ScoreCache(tmp_path / "adapted", dict.fromkeys(EXPERIMENTS, "made by others"), statistics="adapted")
     for number, name in enumerate(EXPERIMENTS):
         wells = sites.loc[(sites["experiment"] == name) & (sites["well_type"] == "treatment"), "id_code"].unique()
         values = np.log(np.full((2, 4), 0.25, np.float32)) - number
@@ -53,7 +53,7 @@ def test_only_the_answered_experiments_need_scores_of_many_batches(folder: Path,
 def test_what_nobody_vouches_for_is_refused(folder: Path, sites: pd.DataFrame) -> None:
     more = pd.concat([sites, sites.iloc[[1]].assign(id_code="RPE-02_1_C05")])
     with pytest.raises(InputError, match="RPE-02.parquet: no scores of 1 wells, such as RPE-02_1_C05"):
-        stored_scores(folder / "adapted", more)
+        read_stored_scores(folder / "adapted", more)
     (folder / "adapted/HUVEC-01.parquet").write_bytes((folder / "adapted/RPE-02.parquet").read_bytes())
     with pytest.raises(InputError, match="HUVEC-01.parquet: not the scores that metadata.json beside them names"):
-        stored_scores(folder / "adapted", sites)
+        read_stored_scores(folder / "adapted", sites)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from cellsignal.decide.pseudo import PseudoLabels
+from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.files import sha256
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.budget import Budget
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
 from trainings import Epochs
 
 NUMBERS = [*range(8), 1138]

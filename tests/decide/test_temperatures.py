@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.assign import FRACTION, decide
-from cellsignal.decide.calibrate import expected_calibration_error, fit_temperature
-from cellsignal.decide.temperatures import measured_temperatures
+from cellsignal.decide.assign.assign import FRACTION, decide
+from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
+from cellsignal.decide.assign.temperature import decided_temperatures
 
 GROUPS = np.arange(400).reshape(4, 100).tolist()
 
@@ -54,7 +54,7 @@ def labels(wells: pd.DataFrame, *experiments: str) -> pd.DataFrame:
 @pytest.mark.parametrize("heat", [0.4, 3.0])
 def test_wells_that_err_on_their_own_have_the_temperature_of_single_wells(heat: float) -> None:
     scores, wells = screen(["RPE-01", "RPE-02"], independent(heat=heat))
-    found = measured_temperatures(scores, labels(wells, "RPE-01", "RPE-02"), wells, groups=GROUPS)
+    found = decided_temperatures(scores, labels(wells, "RPE-01", "RPE-02"), wells, groups=GROUPS)
     assert found == {"RPE": pytest.approx(heat, rel=0.1)}
 
 
@@ -64,7 +64,7 @@ def test_wells_that_swap_their_sirnas_are_as_sure_as_they_should_be(correlation:
     scores, wells = screen(held_out + tests, pairs(correlation))
     known, asked = labels(wells, *held_out), labels(wells, *tests)
     assert fit_temperature(scores, known["sirna"]) == pytest.approx(1, rel=0.15)
-    found = measured_temperatures(scores, known, wells, groups=GROUPS)
+    found = decided_temperatures(scores, known, wells, groups=GROUPS)
     # What one pair's marginals make of odds at a fraction of the Bethe correction, and the correlation that these must be told.
     assert found["RPE"] == pytest.approx((1 + correlation) / (2 - 2 * FRACTION), rel=0.15)
     errors = []
@@ -77,7 +77,7 @@ def test_wells_that_swap_their_sirnas_are_as_sure_as_they_should_be(correlation:
 def test_raw_answers_have_the_temperature_of_single_wells() -> None:
     scores, wells = screen(["RPE-01"], pairs(0.9))
     held_out = labels(wells, "RPE-01")
-    found = measured_temperatures(scores, held_out, wells, method="raw")
+    found = decided_temperatures(scores, held_out, wells, method="raw")
     assert found["RPE"] == pytest.approx(fit_temperature(scores, held_out["sirna"]), rel=0.02)
 
 
@@ -86,10 +86,10 @@ def test_cell_types_are_measured_apart_and_those_without_errors_not_at_all() -> 
     scores[scores.index.str.startswith("U2OS")] *= 2
     scores[scores.index.str.startswith("HUVEC")] += 100 * np.eye(400)
     held_out = labels(wells, "RPE-01", "U2OS-01", "HUVEC-01")
-    found = measured_temperatures(scores, held_out, wells, groups=GROUPS)
+    found = decided_temperatures(scores, held_out, wells, groups=GROUPS)
     assert set(found) == {"RPE", "U2OS"} and found["U2OS"] == pytest.approx(2 * found["RPE"], rel=0.2)
-    assert measured_temperatures(scores, held_out.iloc[:0], wells, groups=GROUPS) == {}
-    assert measured_temperatures(scores.drop(held_out.index), held_out, wells, groups=GROUPS) == {}
+    assert decided_temperatures(scores, held_out.iloc[:0], wells, groups=GROUPS) == {}
+    assert decided_temperatures(scores.drop(held_out.index), held_out, wells, groups=GROUPS) == {}
 
 
 def test_decisions_without_an_error_are_not_taken_for_certain() -> None:
@@ -99,5 +99,5 @@ def test_decisions_without_an_error_are_not_taken_for_certain() -> None:
     clear.iloc[::8, 0] += 30  # one in eight wells has the same wrong favourite, which only one may have
     clear.iat[0, 0] += 60
     clear += 8 * np.eye(400)
-    found = measured_temperatures(clear, held_out, wells, groups=GROUPS)
+    found = decided_temperatures(clear, held_out, wells, groups=GROUPS)
     assert found["RPE"] > 0.5 * fit_temperature(clear, held_out["sirna"])

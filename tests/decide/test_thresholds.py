@@ -7,17 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cellsignal.decide.multilabel import decode, f1_by_class, macro_f1
-from cellsignal.decide.thresholds import (
-    METHODS,
-    Thresholds,
-    best_f1,
-    cross_fitted,
-    labels_digest,
-    match_shares,
-    read_thresholds,
-    write_thresholds,
-)
+from cellsignal.decide.labels.multilabel import decode, f1_by_class, macro_f1
+from cellsignal.decide.labels.thresholds import METHODS, Thresholds, best_f1, cross_fitted, labels_digest, match_shares, read_thresholds, write_thresholds
 from cellsignal.errors import InputError
 
 

@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 import torch
 
-from cellsignal.data.images import read_sites, whole_sites
-from cellsignal.data.simulate import simulate
-from cellsignal.data.wells import Tables, read_tables
-from cellsignal.decide.experiment import predict_experiment, score_images
-from cellsignal.decide.passes import Passes, answers, log_probabilities, turned
-from cellsignal.decide.predict import scope_note, score_experiments
+from cellsignal.data.images.reader import read_sites, whole_sites
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.wells import Tables, read_tables
+from cellsignal.decide.predict.inference import predict_experiment, score_images
+from cellsignal.decide.predict.inference import PlateInference, inference_answers, log_probabilities, apply_view
+from cellsignal.decide.predict.predict import scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Card, Classifier, save_weights
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
 
 NUMBERS = [*range(8), 1108, 1138]  # a network that knows controls, too
-CARD = Card("densenet-small", 6, NUMBERS, ["treatment"])
+CARD = ModelConfig("densenet-small", 6, NUMBERS, ["treatment"])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def plate(tables: Tables, sites: pd.DataFrame) -> np.ndarray:
 
 def seen(images: np.ndarray, kind: str, views: int, basis: str = "adapted", **knobs: Any) -> tuple[np.ndarray, int]:
     """The answer of one kind, and how many images were sent for it."""
-    passes = Passes(network(), images)
-    [(_, answer, _)] = answers(passes, [kind], basis=basis, views=views, classes=len(NUMBERS), **knobs)
+    passes = PlateInference(network(), images)
+    [(_, answer, _)] = inference_answers(passes, [kind], basis=basis, views=views, classes=len(NUMBERS), **knobs)
     return answer, passes.sent
 
 
@@ -62,18 +62,18 @@ def test_the_views_are_a_group(tables: Tables, sites: pd.DataFrame, views: int) 
     answer, sent = seen(images, "views", views)
     assert sent == views * len(images)
     for view in range(views):
-        other = turned(torch.from_numpy(images), view).contiguous().numpy()
+        other = apply_view(torch.from_numpy(images), view).contiguous().numpy()
         np.testing.assert_allclose(seen(other, "views", views)[0], answer, atol=1e-4)
-    single = [seen(turned(torch.from_numpy(images), view).contiguous().numpy(), "adapted", 1)[0] for view in (0, views - 1)]
+    single = [seen(apply_view(torch.from_numpy(images), view).contiguous().numpy(), "adapted", 1)[0] for view in (0, views - 1)]
     assert not np.allclose(*single, atol=1e-3)
 
 
 def test_all_kinds_together_cost_no_pass_twice_and_say_the_same(tables: Tables, sites: pd.DataFrame) -> None:
     images = plate(tables, sites)
-    passes = Passes(network(), images)
-    found = {kind: answer for kind, answer, _ in answers(passes, ["running", "adapted", "views", "embeddings"], views=2, classes=len(NUMBERS))}
+    passes = PlateInference(network(), images)
+    found = {kind: answer for kind, answer, _ in inference_answers(passes, ["running", "adapted", "views", "embeddings"], views=2, classes=len(NUMBERS))}
     assert passes.sent == (1 + 2) * len(images) and list(found) == ["running", "adapted", "embeddings", "views"]
-    np.testing.assert_array_equal(found["adapted"], log_probabilities(Passes(network(), images), "adapted")[0])
+    np.testing.assert_array_equal(found["adapted"], log_probabilities(PlateInference(network(), images), "adapted")[0])
     np.testing.assert_array_equal(found["views"], seen(images, "views", 2)[0])
     model = network()
     logits = model.head(torch.from_numpy(found["embeddings"]))
@@ -85,7 +85,7 @@ def test_embeddings_of_a_plate_in_parts_are_those_of_the_last_refinement(
 ) -> None:
     images = plate(tables, sites)
     exact = seen(images, "embeddings", 1)[0]
-    monkeypatch.setattr("cellsignal.decide.passes.exact_pixels", lambda device: 32 * 32 * 5)
+    monkeypatch.setattr("cellsignal.decide.predict.inference.exact_pixels", lambda device: 32 * 32 * 5)
     parts, sent = seen(images, "embeddings", 1, refinements=100)
     assert sent > 12 * len(images)
     np.testing.assert_allclose(parts, exact, atol=1e-3)
@@ -131,7 +131,7 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
         told.append(options["statistics"])
         return really(*arguments, **options)
 
-    monkeypatch.setattr("cellsignal.decide.predict.predict_experiment", counted)
+    monkeypatch.setattr("cellsignal.decide.predict.predict.predict_experiment", counted)
     first = score(tables, sites, tmp_path, views=2, taught=sites)
     assert told[0] == ["running", "adapted", "views", "embeddings"] and told[-1] == ["embeddings"]
     told.clear()
@@ -154,7 +154,7 @@ def test_other_numbers_of_views_are_refused(tables: Tables, sites: pd.DataFrame,
 
 def test_images_in_memory_get_the_same_scores_as_on_disk(tables: Tables, sites: pd.DataFrame) -> None:
     test = sites[sites["dataset"] == "test"]
-    card = Card("densenet-small", 6, NUMBERS, ["negative_control", "positive_control", "treatment"])
+    card = ModelConfig("densenet-small", 6, NUMBERS, ["negative_control", "positive_control", "treatment"])
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     kinds = [test[test["well_type"] == "treatment"], test[test["well_type"] != "treatment"]]

@@ -14,8 +14,8 @@ import torch
 from albumentations.augmentations.geometric import functional as theirs
 
 from cellsignal.errors import InputError
-from cellsignal.learn.augment import Augment, augmentation
-from cellsignal.learn.batches import SiteImages, serve
+from cellsignal.learn.batches.augment import Augment, augmentation
+from cellsignal.learn.batches.dataset import SiteImages, iter_batches
 
 RAMP = (np.arange(64)[:, None] * 3 + np.zeros((6, 1, 64))).astype(np.uint8)  # every row of an image is 3 brighter than the last
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 6, 24, 24), np.uint8)
@@ -129,7 +129,7 @@ def test_pipelines_that_make_no_bytes_are_refused_in_one_line(transform: albumen
         assert said.startswith(f"augmentation pipeline: {head}") and said.endswith(tail) and "\n" not in said
         assert tail or said == f"augmentation pipeline: {words}"
     with pytest.raises(InputError, match=r"^augmentation pipeline: "):  # and before a training begins
-        list(serve(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
+        list(iter_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
 
 
 def test_pictures_of_several_sizes_are_refused() -> None:
@@ -149,7 +149,7 @@ def test_the_library_and_its_licence_are_named_once(name: str, licence: str, tmp
     facts = tmp_path / f"{name.lower()}-9.9.dist-info/METADATA"
     facts.parent.mkdir()
     facts.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
-    script = ("import importlib.metadata as metadata, sys; from cellsignal.learn import augment; found = metadata.distributions;"
+    script = ("import importlib.metadata as metadata, sys; from cellsignal.learn.batches import augment; found = metadata.distributions;"
               "metadata.distributions = lambda **which: found(path=[sys.argv[1]], **which);"
               "augment.augmentation('d4', seed=0); [augment.Augment(lambda height, width: [], seed=0) for _ in range(2)]")
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)

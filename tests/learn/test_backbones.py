@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cellsignal.errors import InputError
-from cellsignal.learn.backbones import BACKBONES, backbone, stem_name
-from cellsignal.learn.models import Classifier
+from cellsignal.learn.networks.backbones import BACKBONES, backbone, stem_name
+from cellsignal.learn.networks.classifier import Classifier
 
 SMALL = [name for name in BACKBONES if name.endswith("-small")]
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cellsignal.learn.backbones import BACKBONES
-from cellsignal.learn.batches import parts_of
-from cellsignal.learn.batchnorm import EXACT_PIXELS, NO_LAYERS_NOTE, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, no_layers_note, norms
-from cellsignal.learn.models import Classifier
+from cellsignal.learn.networks.backbones import BACKBONES
+from cellsignal.learn.batches.dataset import num_batches
+from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, NO_LAYERS_NOTE, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, no_layers_note, batchnorm_layers
+from cellsignal.learn.networks.classifier import Classifier
 
 LAYERS = 37  # of a densenet-small
 
@@ -29,7 +29,7 @@ def plate() -> torch.Tensor:
 
 
 def sender(model: nn.Module, plate: torch.Tensor, size: int) -> Callable[[], torch.Tensor]:
-    parts = torch.tensor_split(plate, parts_of(len(plate), size))
+    parts = torch.tensor_split(plate, num_batches(len(plate), size))
     return lambda: torch.cat([model(part) for part in parts])
 
 
@@ -49,7 +49,7 @@ def distance(model: nn.Module, plate: torch.Tensor, *, size: int, refinements: i
 
 @torch.inference_mode()
 def test_all_refinements_give_one_batch_of_the_whole_plate(model: Classifier, plate: torch.Tensor) -> None:
-    assert len(norms(model)) == LAYERS
+    assert len(batchnorm_layers(model)) == LAYERS
     for size, refinements in ((3, LAYERS), (10, 1000), (20, 0)):
         answer, how = adapted_pass(model, sender(model, plate, size), refinements=refinements)
         torch.testing.assert_close(answer, whole(model, plate), rtol=1e-3, atol=1e-4)
@@ -69,11 +69,11 @@ def test_each_refinement_makes_one_more_layer_exact(model: Classifier, plate: to
 def outputs(model: Classifier, run: Callable[[], object]) -> list[torch.Tensor]:
     """What every norm gave out for the last batch of the plate, its last four sites."""
     last: dict[nn.Module, torch.Tensor] = {}
-    hooks = [norm.register_forward_hook(lambda norm, _, output: last.update({norm: output[-4:].clone()})) for norm in norms(model)]
+    hooks = [norm.register_forward_hook(lambda norm, _, output: last.update({norm: output[-4:].clone()})) for norm in batchnorm_layers(model)]
     run()
     for hook in hooks:
         hook.remove()
-    return [last[norm] for norm in norms(model)]
+    return [last[norm] for norm in batchnorm_layers(model)]
 
 
 def test_refinements_come_closer_however_different_the_batches(model: Classifier, plate: torch.Tensor) -> None:
@@ -120,7 +120,7 @@ def test_running_statistics_are_as_before_afterwards(model: Classifier, plate: t
     with pytest.raises(ZeroDivisionError):
         adapted_pass(model, lambda: 1 / 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(not norm._forward_pre_hooks for norm in norms(model))
+    assert all(not norm._forward_pre_hooks for norm in batchnorm_layers(model))
 
 
 @torch.inference_mode()

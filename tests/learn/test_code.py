@@ -10,12 +10,12 @@ from trainings import CLASSES, Epochs, small
 
 from cellsignal import code_identity, receipts
 from cellsignal.files import read_json, sha256
-from cellsignal.learn import train
-from cellsignal.learn.augment import Augment
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.losses import LOSSES
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
+from cellsignal.learn.training import fit
+from cellsignal.learn.batches.augment import Augment
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.training.losses import LOSSES
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
 
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"
 
@@ -25,7 +25,7 @@ def trained(patches: tuple, weights: Path, transforms: Callable | None = None, *
     root, sites = patches
     augment = Augment(transforms, seed=0) if transforms else None
     data = SiteImages(root, sites.iloc[:16], class_numbers=CLASSES, cache=True, augment=augment)
-    train.fit(Classifier("plain-cnn", channels=6, classes=4), data, phase=Phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
+    fit.fit(Classifier("plain-cnn", channels=6, classes=4), data, phase=Phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
     return sha256(weights)
 
 
@@ -88,7 +88,7 @@ def test_another_cell_trains_again_and_another_comment_does_not(
 
 
 def of_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "PACKAGE_CODE", {**train.PACKAGE_CODE, "learn": "of tomorrow"})
+    monkeypatch.setattr(fit, "PACKAGE_CODE", {**fit.PACKAGE_CODE, "learn": "of tomorrow"})
 
 
 def test_finished_weights_of_other_code_are_taken_up_from_an_attached_run_alone(

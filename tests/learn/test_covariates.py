@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cellsignal.data.plates import plate_groups, rotations
-from cellsignal.data.wells import read_tables
+from cellsignal.data.tables.plate_design import plate_groups, rotations
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.covariates import encode, hidden, levels, plate_warning, unseen_rotations
+from cellsignal.learn.networks.covariates import encode, mask_covariates, covariate_levels, plate_warning, unseen_rotations
 
 
 def test_the_shifts_that_nobody_has_are_named() -> None:
@@ -46,17 +46,17 @@ SITES = pd.DataFrame({"cell_type": ["RPE", "HUVEC", "RPE"], "experiment": ["RPE-
 
 
 def test_levels_are_those_of_the_sites_in_their_order() -> None:
-    assert levels(SITES, ["plate", "cell_type"]) == {"plate": ["1", "2", "10"], "cell_type": ["HUVEC", "RPE"]}
-    assert levels(SITES, []) == {}
+    assert covariate_levels(SITES, ["plate", "cell_type"]) == {"plate": ["1", "2", "10"], "cell_type": ["HUVEC", "RPE"]}
+    assert covariate_levels(SITES, []) == {}
     for name in ("siRNA", "sirna"):
         with pytest.raises(InputError, match=f"unknown covariate '{name}'; use some of: cell_type, experiment"):
-            levels(SITES.assign(sirna=3), [name])
+            covariate_levels(SITES.assign(sirna=3), [name])
     with pytest.raises(InputError, match="unknown covariate 'plate'; use some of: cell_type, experiment, well, site"):
-        levels(SITES.drop(columns="plate"), ["plate"])
+        covariate_levels(SITES.drop(columns="plate"), ["plate"])
 
 
 def test_an_unseen_level_is_all_zeros() -> None:
-    known = levels(SITES.iloc[:2], ["experiment", "site"])
+    known = covariate_levels(SITES.iloc[:2], ["experiment", "site"])
     told = encode(SITES, known)
     assert told.dtype == torch.float32 and told.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
     assert encode(SITES, {}).shape == (3, 0)
@@ -65,11 +65,11 @@ def test_an_unseen_level_is_all_zeros() -> None:
 def test_training_hides_experiments_and_wells_for_a_share_of_the_sites() -> None:
     known = {"site": ["1", "2"], "experiment": ["RPE-01", "HUVEC-01", "RPE-02"], "well": ["B03", "C04"]}
     told = encode(pd.concat([SITES] * 400), known)
-    seen = hidden(told, known, key=(0, 1, 2))
-    assert torch.equal(seen, hidden(told, known, key=(0, 1, 2))) and not torch.equal(seen, hidden(told, known, key=(0, 1, 3)))
+    seen = mask_covariates(told, known, key=(0, 1, 2))
+    assert torch.equal(seen, mask_covariates(told, known, key=(0, 1, 2))) and not torch.equal(seen, mask_covariates(told, known, key=(0, 1, 3)))
     assert torch.equal(seen[:, :2], told[:, :2]) and told[:, 2:].sum() == 2400
     for block in (slice(2, 5), slice(5, 7)):
         gone = seen[:, block].sum(1) == 0
         assert 0.16 < gone.float().mean() < 0.24 and torch.equal(seen[~gone][:, block], told[~gone][:, block])
     plain = encode(SITES, {"plate": ["1", "2"]})
-    assert hidden(plain, {"plate": ["1", "2"]}, key=(0,)) is plain
+    assert mask_covariates(plain, {"plate": ["1", "2"]}, key=(0,)) is plain

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from cellsignal.learn.backbones import BACKBONES, Backbone
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.batchnorm import batch_statistics
-from cellsignal.learn.covariates import encode
-from cellsignal.learn.epochs import held_out_score, train_epoch
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
+from cellsignal.learn.networks.backbones import BACKBONES, Backbone
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.batchnorm import batch_statistics
+from cellsignal.learn.networks.covariates import encode
+from cellsignal.learn.training.epoch import evaluate, train_epoch
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
 
 CLASSES = [0, 10, 20, 30]
 PLAIN = Phase("plain", 1, 8, 1.0)
@@ -134,11 +134,11 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
 
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])
 def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
-    monkeypatch.setattr("cellsignal.learn.epochs.EXACT_PIXELS", pixels)
+    monkeypatch.setattr("cellsignal.learn.training.epoch.EXACT_PIXELS", pixels)
     model, sizes = Classifier("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images: sizes.append(len(images)) or forward(images))
-    accuracy = held_out_score(model, data, phase=PLAIN)
+    accuracy = evaluate(model, data, phase=PLAIN)
     assert sizes == ([8] * 4 if pixels == 2**23 else [4] * 8)
     if pixels == 2**23:
         with torch.inference_mode(), batch_statistics(model):
@@ -161,7 +161,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
         said.update({image.numpy().tobytes(): row for image, row in zip(images, logits, strict=True)})
         return logits
     monkeypatch.setattr(model, "forward", noted)
-    accuracy, right = held_out_score(model, some, phase=replace(PLAIN, scope=scope)), 0
+    accuracy, right = evaluate(model, some, phase=replace(PLAIN, scope=scope)), 0
     scopes = {"plate": [row // 8 for row in rows], "mixed": [0] * len(rows)}[scope]
     for place in set(scopes):
         mine = [i for i, its in enumerate(scopes) if its == place]
@@ -175,5 +175,5 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
 def test_without_held_out_sites_nothing_is_measured(patches: tuple) -> None:
     root, sites = patches
     model = Classifier("densenet-small", channels=6, classes=4)
-    assert held_out_score(model, None, phase=PLAIN) is None
-    assert held_out_score(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None
+    assert evaluate(model, None, phase=PLAIN) is None
+    assert evaluate(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None

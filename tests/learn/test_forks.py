@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cellsignal.learn.launch import launch
+from cellsignal.learn.training.distributed import launch
 
 
 class Made:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cellsignal.learn.heads import SCALE, Head
+from cellsignal.learn.networks.heads import SCALE, Head
 
 FEATURES = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
 SHARES = torch.tensor([[1.0, 0, 0], [0, 0, 1.0], [0.3, 0.5, 0.2]])

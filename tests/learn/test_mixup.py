@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellsignal.learn.mixup import cutmix, mixture, mixup
+from cellsignal.learn.batches.mixup import cutmix, mixture, mixup
 
 IMAGES = torch.arange(6 * 2, dtype=torch.uint8).reshape(6, 2) * 20
 TARGETS = torch.eye(6)

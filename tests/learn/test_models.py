@@ -9,8 +9,8 @@ import torch
 from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.models import Card, Classifier, load_body, load_weights, save_weights
-from cellsignal.learn.models import read_card
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, load_body, load_weights, save_weights
+from cellsignal.learn.networks.classifier import read_config
 
 PLATES = {"plate": ["1", "2", "3", "4"]}
 RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "heads": "both", "cosine": "beside", "dropout": 0.5,
@@ -19,7 +19,7 @@ RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "head
 
 def saved(path: Path, *, classes: int = 4, **options: object) -> Classifier:
     model = Classifier("densenet-small", channels=6, classes=classes, seed=3, **options)
-    save_weights(path, model.state_dict(), Card.of(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
+    save_weights(path, model.state_dict(), ModelConfig.of(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
     return model
 
 
@@ -85,7 +85,7 @@ def test_every_bit_of_a_card_counts(tmp_path: Path) -> None:
         content[place // 8] ^= 1 << place % 8
         (tmp_path / "model.json").write_bytes(content)
         try:
-            read_card(tmp_path / "model.safetensors")
+            read_config(tmp_path / "model.safetensors")
             accepted.append(place)
         except InputError as error:
             assert "\n" not in str(error)

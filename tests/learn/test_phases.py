@@ -3,7 +3,7 @@
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.learn.phases import Phase, learning_rate_at
+from cellsignal.learn.training.phase import Phase, learning_rate_at
 
 
 def test_the_rate_falls_where_the_slides_say() -> None:

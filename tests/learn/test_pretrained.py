@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
-from cellsignal.learn import pretrained
-from cellsignal.learn.backbones import stem_name
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.pretrained import adapted_stem, load_pretrained
+from cellsignal.learn.networks import pretrained
+from cellsignal.learn.networks.backbones import stem_name
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.networks.pretrained import adapted_stem, load_pretrained
 
 
 def rgb(path: Path, *, backbone: str = "resnet-small", drop: str = "", **more: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,12 +18,12 @@ from trainings import STEADY, Epochs, small, steady
 
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.launch import launch
-from cellsignal.learn.losses import LOSSES
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.train import history_of
-from cellsignal.learn.world import wanted
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.training.distributed import launch
+from cellsignal.learn.training.losses import LOSSES
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.fit import history_of
+from cellsignal.learn.training.distributed import process_count
 
 TWO = {"processes": 2}
 KINDS = {
@@ -142,7 +142,7 @@ def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path
     """Steep losses, scaled beyond fp32, overflow until the scaler has come down; only some batches do so at its edge."""
     bce = LOSSES["bce"]
     monkeypatch.setitem(LOSSES, "bce", lambda logits, targets: 1e3 * bce(logits, targets))
-    monkeypatch.setattr("cellsignal.learn.state.gradient_scaler",
+    monkeypatch.setattr("cellsignal.learn.training.checkpoint.gradient_scaler",
                         lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
     states = []
     for processes in (1, 2):
@@ -208,7 +208,7 @@ def test_an_unforeseen_error_comes_with_its_name() -> None:
 
 
 def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
-    program = ("import os, sys\nfrom cellsignal.learn.launch import launch\n"
+    program = ("import os, sys\nfrom cellsignal.learn.training.distributed import launch\n"
                "def work(world, tell):\n"
                "    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n"
                "    while True: world.meet()\n"
@@ -244,13 +244,13 @@ def test_one_process_per_gpu_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, device: str, processes: int, gpus: int, expected: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert wanted(device, processes) == expected
+    assert process_count(device, processes) == expected
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(InputError, match="processes: 3 processes want a GPU each, and there are 2; use processes: 0"):
-        wanted("auto", 3)
+        process_count("auto", 3)
 
 
 def test_a_gpu_in_use_is_named_before_anything_forks(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

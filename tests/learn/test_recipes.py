@@ -10,10 +10,10 @@ from trainings import CLASSES, Epochs, pseudo, small
 
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier, load_weights
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit, history_of
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier, load_weights
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit, history_of
 
 
 def network(**options: Any) -> Classifier:

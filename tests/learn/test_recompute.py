@@ -11,9 +11,9 @@ from trainings import small
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.devices import compiled, tuned
-from cellsignal.learn.memory import _kept, training_memory
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.recompute import blocks, recompute
+from cellsignal.learn.networks.memory import _kept, training_memory
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.networks.checkpointing import checkpointed_blocks, checkpoint_blocks
 
 # Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
 KINDS = {"densenet-small": (16, 0.6), "resnet-small": (4, 0.8), "se-resnext-small": (4, 0.95), "xception-small": (8, 0.95),
@@ -25,7 +25,7 @@ def pair(backbone: str) -> tuple[Classifier, Classifier]:
     """A network, and its twin that recomputes."""
     model = Classifier(backbone, channels=6, classes=4).train()
     again = copy.deepcopy(model)
-    assert recompute(again.body) == KINDS[backbone][0] == recompute(again.body)
+    assert checkpoint_blocks(again.body) == KINDS[backbone][0] == checkpoint_blocks(again.body)
     return model, again
 
 
@@ -53,7 +53,7 @@ def test_a_copy_recomputes_itself() -> None:
     with torch.no_grad():
         for weight in other.body.parameters():
             weight.zero_()
-    assert model(IMAGES).std() > 0 and len({id(block) for each in (model, other) for block in blocks(each.body)}) == 32
+    assert model(IMAGES).std() > 0 and len({id(block) for each in (model, other) for block in checkpointed_blocks(each.body)}) == 32
     assert torch.equal(other(IMAGES)[0], other(IMAGES)[1]), "black bodies see nothing"
 
 

@@ -15,8 +15,8 @@ from trainings import Epochs, small
 from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.budget import Budget, Pace
-from cellsignal.learn.checkpoint import Checkpoint
+from cellsignal.budget import Budget, DeadlineMonitor
+from cellsignal.learn.training.checkpoint import Checkpoint
 
 NAMES = [f"{name}.safetensors" for name in trainings.PHASES]
 
@@ -95,14 +95,14 @@ def test_a_spent_budget_says_how_far_the_phase_came(patches: tuple, tmp_path: Pa
 
 def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began, now = [], [1000.0]
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
+    monkeypatch.setattr("cellsignal.budget.time.time", lambda: now[0])
     def slow(*arguments, **options) -> dict:
         began.append(now[0])
         now[0] += 60
         return {"loss": 1.0, "accuracy": 0.5}
     ticks = iter(range(10**6))
-    monkeypatch.setattr("cellsignal.learn.train.train_epoch", slow)
-    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: now[0] + 1e-6 * next(ticks))
+    monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", slow)
+    monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: now[0] + 1e-6 * next(ticks))
     budget = Budget(1000 + 200)
     small(patches, tmp_path / "model.safetensors", epochs=9, watch=False, options={"budget": budget})
     assert began == [1000, 1060, 1120], "20 seconds are left, and an epoch takes 60"
@@ -116,14 +116,14 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
 ) -> None:
     """Epochs of 60 seconds, from the second one on with 100 of labelling, for which twice 60 are kept, or more for many images."""
     clock, ended = SimpleNamespace(_now=1000.0), []  # private: what a clock shows is no part of the code
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: clock._now)
+    monkeypatch.setattr("cellsignal.budget.time.time", lambda: clock._now)
     def lasts(seconds: int, answer: object, told: list) -> object:
         clock._now += seconds
         told.append(clock._now)
         return answer
     slow = type("Slow", (), {"images": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
-    monkeypatch.setattr("cellsignal.learn.train.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
-    monkeypatch.setattr("cellsignal.learn.train.time.perf_counter", lambda: clock._now)
+    monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
+    monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: clock._now)
     options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow}
     rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
     assert ended == ends
@@ -136,7 +136,7 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
 def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(patches, tmp_path / "whole/model.safetensors", batch_size=3)
     weights, budget = tmp_path / "parts/model.safetensors", Budget(time.time() + 1e6)
-    monkeypatch.setattr(Pace, "late", lambda pace: setattr(pace, "done", pace.done + 1) or pace.done == 3)
+    monkeypatch.setattr(DeadlineMonitor, "late", lambda pace: setattr(pace, "done", pace.done + 1) or pace.done == 3)
     assert small(patches, weights, batch_size=3, options={"budget": budget}) == []
     assert (budget.spent, budget.note, list(tmp_path.glob("parts/*"))) == (True, "train, epoch 0 of 4", [])
     monkeypatch.undo()
@@ -146,10 +146,10 @@ def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: t
 
 def test_pace_foresees_the_end_from_a_tenth_of_the_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
-    monkeypatch.setattr("cellsignal.learn.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cellsignal.budget.time.time", lambda: now[0])
+    monkeypatch.setattr("cellsignal.budget.time.monotonic", lambda: now[0])
     def first_late(deadline: float) -> int | None:
-        now[0], pace = 0.0, Pace(Budget(deadline), 50)
+        now[0], pace = 0.0, DeadlineMonitor(Budget(deadline), 50)
         for part in range(1, 51):
             now[0] += 100.0 if part == 1 else 1.0  # kernels are compiled, files are read for the first time
             if pace.late():

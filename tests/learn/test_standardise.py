@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from cellsignal.data.images import read_sites
+from cellsignal.data.images.reader import read_sites
 from cellsignal.errors import InputError
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.standardise import moments
-from cellsignal.learn.told import Told
-from cellsignal.learn.train import fit
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.networks.standardise import channel_stats
+from cellsignal.learn.networks.covariates import SideInputs
+from cellsignal.learn.training.fit import fit
 
 Patches = tuple[Path, pd.DataFrame]
 
@@ -47,7 +47,7 @@ def test_statistics_and_images_give_the_moments_of_all_pixels(patches: Patches, 
     root, sites = patches
     keys = ["experiment", "plate"] if by == "plate" else ["experiment"]
     for place in (stated, root):
-        found = moments(place, sites, by, 6)
+        found = channel_stats(place, sites, by, 6)
         assert found.shape == (32, 6, 2) and found.dtype == torch.float32
         torch.testing.assert_close(found, measured(root, sites, keys), rtol=1e-4, atol=1e-3)
 
@@ -55,7 +55,7 @@ def test_statistics_and_images_give_the_moments_of_all_pixels(patches: Patches, 
 def test_all_sites_of_a_plate_count_whichever_are_asked_for(patches: Patches, stated: Path) -> None:
     root, sites = patches
     for place in (stated, root):
-        torch.testing.assert_close(moments(place, sites.iloc[[3, 20]], "plate", 6), moments(place, sites, "plate", 6)[[3, 20]])
+        torch.testing.assert_close(channel_stats(place, sites.iloc[[3, 20]], "plate", 6), channel_stats(place, sites, "plate", 6)[[3, 20]])
 
 
 def test_plates_that_the_file_does_not_know_are_measured(patches: Patches, stated: Path) -> None:
@@ -64,7 +64,7 @@ def test_plates_that_the_file_does_not_know_are_measured(patches: Patches, state
     table = table[(table["experiment"] == "HUVEC-01") & ~((table["plate"] == 2) & (table["channel"] == 6))]
     table.assign(mean=0.0, std=1.0).to_csv(stated / "pixel_stats.csv", index=False)
     shutil.copytree(root / "train", stated / "train")
-    found, expected = moments(stated, sites, "plate", 6), measured(root, sites, ["experiment", "plate"])
+    found, expected = channel_stats(stated, sites, "plate", 6), measured(root, sites, ["experiment", "plate"])
     torch.testing.assert_close(found[:8], torch.tensor([0.0, 1.0]).expand(8, 6, 2))
     torch.testing.assert_close(found[8:], expected[8:], rtol=1e-4, atol=1e-3)
 
@@ -73,26 +73,26 @@ def test_a_site_without_all_its_channels_is_not_measured(patches: Patches, tmp_p
     root, sites = patches
     shutil.copytree(root / "train", tmp_path / "train")
     (tmp_path / f"{sites['stem'].iloc[0]}_w4.png").unlink()
-    found, expected = moments(tmp_path, sites.iloc[1:8], "plate", 6), measured(root, sites.iloc[1:8], ["plate"])
+    found, expected = channel_stats(tmp_path, sites.iloc[1:8], "plate", 6), measured(root, sites.iloc[1:8], ["plate"])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_statistics_that_lack_a_column_are_refused(patches: Patches, stated: Path) -> None:
     pd.read_csv(stated / "pixel_stats.csv").drop(columns="std").to_csv(stated / "pixel_stats.csv", index=False)
     with pytest.raises(InputError, match="pixel_stats.csv:1: no column std"):
-        moments(stated, patches[1], "plate", 6)
+        channel_stats(stated, patches[1], "plate", 6)
     with pytest.raises(InputError, match="standardise: these sites lie on no plates; use standardise: image"):
-        moments(stated, patches[1].drop(columns="plate"), "plate", 6)
+        channel_stats(stated, patches[1].drop(columns="plate"), "plate", 6)
 
 
 def test_a_network_is_told_what_it_was_built_for(patches: Patches, stated: Path) -> None:
     sites, rows = patches[1], torch.tensor([9, 30])
     plain = Classifier("plain-cnn", channels=6, classes=4)
-    assert Told(plain, stated, sites)[rows] == {}
+    assert SideInputs(plain, stated, sites)[rows] == {}
     rich = Classifier("plain-cnn", channels=6, classes=4, covariates={"plate": ["1", "2"]}, standardise="experiment")
-    told = Told(rich, stated, sites)[rows.numpy()]
+    told = SideInputs(rich, stated, sites)[rows.numpy()]
     assert told["covariates"].tolist() == [[0, 1], [0, 1]]
-    torch.testing.assert_close(told["moments"], moments(stated, sites, "experiment", 6)[rows])
+    torch.testing.assert_close(told["moments"], channel_stats(stated, sites, "experiment", 6)[rows])
     images = torch.from_numpy(read_sites(patches[0], sites.iloc[rows]))
     assert rich(images, **told).shape == (2, 4)
 
@@ -115,7 +115,7 @@ def test_other_statistics_are_another_training(patches: Patches, stated: Path, t
 def test_standardised_plates_look_alike(patches: Patches, stated: Path) -> None:
     root, sites = patches
     model = Classifier("plain-cnn", channels=6, classes=4, standardise="plate")
-    seen = model.prepare(torch.from_numpy(read_sites(root, sites)), Told(model, stated, sites)[np.arange(32)]["moments"])
+    seen = model.prepare(torch.from_numpy(read_sites(root, sites)), SideInputs(model, stated, sites)[np.arange(32)]["moments"])
     for rows in np.split(np.arange(32), 4):
         torch.testing.assert_close(seen[rows].mean((0, 2, 3)), torch.zeros(6), rtol=0, atol=1e-4)
         torch.testing.assert_close(seen[rows].std((0, 2, 3), correction=0), torch.ones(6), rtol=1e-3, atol=0)

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import trainings
 
-from cellsignal.data import packing
+from cellsignal.data.packing import pack
 from cellsignal.files import sha256
-from cellsignal.learn.standardise import moments
+from cellsignal.learn.networks.standardise import channel_stats
 
 
 def write_tables(root: Path, sites: pd.DataFrame) -> None:
@@ -23,10 +23,10 @@ def write_tables(root: Path, sites: pd.DataFrame) -> None:
 def test_a_store_trains_the_same_network(tmp_path: Path, cache: bool) -> None:
     root, sites = trainings.write_patches(tmp_path / "plates")
     write_tables(root, sites)
-    packing.pack(packing.plan(root), tmp_path / "store", progress=False)
+    pack.pack(pack.plan_pack(root), tmp_path / "store", progress=False)
     ends = []
     for place in (root, tmp_path / "store"):
         weights = tmp_path / f"{place.name}.safetensors"
         trainings.small((place, sites), weights, cache=cache, augment="d4", epochs=2)
-        ends.append((sha256(weights), moments(place, sites, "plate", 6).tolist()))
+        ends.append((sha256(weights), channel_stats(place, sites, "plate", 6).tolist()))
     assert ends[0] == ends[1]

@@ -9,12 +9,13 @@ import torch
 
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier, load_body, load_weights
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit, history_of
-from cellsignal.run import paths, plans
-from cellsignal.run.progress import Display
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit, history_of
+from cellsignal.run import environment
+from cellsignal.run.chain import plans
+from cellsignal.run.chain.progress import Display
 
 CLASSES = [0, 10, 20, 30]
 
@@ -73,7 +74,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=paths.kernels())
+    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=environment.kernels())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
     display = Display(tmp_path)
     display.started(step)
@@ -105,7 +106,7 @@ def test_what_an_earlier_run_left_is_shown_when_its_phase_goes_on(
     with pytest.raises(Killed):
         train(patches, weights, name="final", on_epoch=killed_after(2))
     assert shown(begin=True) == (0, None, ""), "nothing of this step yet"
-    monkeypatch.setattr("cellsignal.learn.train.train_epoch", lambda *_, **__: seen.append(shown()) or killed_after(0)([]))
+    monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", lambda *_, **__: seen.append(shown()) or killed_after(0)([]))
     with pytest.raises(Killed):
         train(patches, weights, name="final", epochs=3)
     assert seen == [(0, None, "")], "another training, which begins at its beginning"
@@ -119,7 +120,7 @@ def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, m
     def scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
         made.append(torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3))
         return made[-1]
-    monkeypatch.setattr("cellsignal.learn.state.gradient_scaler", scaler)
+    monkeypatch.setattr("cellsignal.learn.training.checkpoint.gradient_scaler", scaler)
     train(patches, tmp_path / "whole/model.safetensors")
     with pytest.raises(Killed):
         train(patches, tmp_path / "parts/model.safetensors", on_epoch=killed_after(2))
@@ -131,7 +132,7 @@ def test_a_resumed_scaler_goes_on_where_it_was(patches: tuple, tmp_path: Path, m
 
 def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU without native bf16, here on the CPU, which computes fp16 slowly: `resolve` alone is replaced."""
-    monkeypatch.setattr("cellsignal.learn.devices.resolve", lambda device, precision="auto": "fp16")
+    monkeypatch.setattr("cellsignal.learn.devices.resolve_precision", lambda device, precision="auto": "fp16")
     whole = train(patches, tmp_path / "whole/model.safetensors", virtual_batch=16)
     with pytest.raises(Killed):
         train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16, on_epoch=killed_after(2))
@@ -181,7 +182,7 @@ def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
 def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
     accuracies = iter([0.2, 0.6, 0.1, 0.5])
-    monkeypatch.setattr("cellsignal.learn.train.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    monkeypatch.setattr("cellsignal.learn.training.fit.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
     model, seen = Classifier("densenet-small", channels=6, classes=4), []
     train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
           on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))

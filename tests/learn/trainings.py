@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cellsignal.learn.augment import augmentation
-from cellsignal.learn.backbones import BACKBONES, Backbone
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.batchnorm import batch_statistics
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Card, Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
+from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.networks.backbones import BACKBONES, Backbone
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.batchnorm import batch_statistics
+from cellsignal.budget import Budget
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
 
 CLASSES = [0, 10, 20, 30]
 
@@ -93,7 +93,7 @@ class Guess:
     def __init__(self, others: SiteImages, share: float = 0.5) -> None:
         self.others, self.share, self.asked = others, share, []
 
-    def __call__(self, model: Classifier, card: Card, epoch: int) -> np.ndarray:
+    def __call__(self, model: Classifier, card: ModelConfig, epoch: int) -> np.ndarray:
         assert not model.training and card.class_numbers == CLASSES
         images = torch.from_numpy(np.stack([self.others.image(row) for row in range(len(self.others))]))
         with torch.inference_mode(), batch_statistics(model):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cellsignal.run import notebooks
+from cellsignal.run.chain import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "somebody/cellsignal"
@@ -32,7 +32,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
         for name in marks:
             monkeypatch.setenv(name, "Batch")
         text = notebooks.source(notebooks.code_cells(ROOT / "kernels/1-eda/1-eda.ipynb")[1])
-        search = text.partition("from cellsignal.run import session")[0].replace('find_spec("cellsignal")', "None")
+        search = text.partition("from cellsignal.run.record import session")[0].replace('find_spec("cellsignal")', "None")
         for place in ("/kaggle/input", "/content/cellsignal"):
             search = search.replace(f'"{place}"', f'"{tmp_path}{place}"')
         assert search.count(str(tmp_path)) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cellsignal.data.simulate import simulate
+from cellsignal.data.microscope.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {

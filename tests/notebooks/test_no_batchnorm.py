@@ -6,11 +6,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from cellsignal.data.simulate import simulate
+from cellsignal.data.microscope.simulate import simulate
 from cellsignal.files import read_json
-from cellsignal.learn.batchnorm import NO_LAYERS, NO_LAYERS_NOTE
-from cellsignal.run import paths, script
-from cellsignal.run.summary import summary
+from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE
+from cellsignal.run import environment
+from cellsignal.run.chain import script
+from cellsignal.run.record.results import summary
 from cellsignal.show.report import write_report
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -24,7 +25,7 @@ def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture
               "backbone": "plain-cnn", "passes": 9, "compare_batches": False, "cell_type": "RPE"}  # fmt: skip
     for kernel in ("2-pretrain-controls", "3-train-cell-type", "4-predict-assign"):
         script.execute(KERNELS / f"{kernel}/{kernel}.ipynb", values)
-        paths.release(run)
+        environment.release(run)
         plt.close("all")
         assert (NO_LAYERS_NOTE in capsys.readouterr().out) == (kernel != "4-predict-assign"), kernel
     metrics = read_json(run / "metrics.json")

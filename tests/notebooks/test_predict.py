@@ -8,12 +8,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
-from cellsignal.data.simulate import simulate
-from cellsignal.decide import predict
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
-from cellsignal.learn.budget import Budget
-from cellsignal.learn.models import Card, Classifier, save_weights
-from cellsignal.run import manifest, paths, script, session
+from cellsignal.budget import Budget
+from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.run import environment
+from cellsignal.run.chain import script
+from cellsignal.run.record import manifest, session
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "kernels/4-predict-assign/4-predict-assign.ipynb"
 STEP = "4-predict-assign"
@@ -41,7 +43,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
             state = Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict()
-            save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, Card("densenet-small", 6, list(range(8)), ["treatment"]))
+            save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
     return root
 
 
@@ -52,14 +54,14 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("CELLSIGNAL_CHAIN", raising=False)
 
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
-        monkeypatch.setattr(paths, "KAGGLE", tmp_path / name)
+        monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
         monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
-        folder = paths.default_run(VALUES["run"])
+        folder = environment.default_run(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:
             shutil.copytree(earlier, tmp_path / name / "input/notebooks/alice/predict/runs/tiny", ignore=shutil.ignore_patterns("weights"))
         script.execute(NOTEBOOK, {**VALUES, "data": str(plates), **values})
-        paths.release(folder)
+        environment.release(folder)
         plt.close("all")
         return folder
 

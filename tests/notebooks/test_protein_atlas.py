@@ -7,17 +7,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
-from cellsignal.data.atlas import read_site_tables
-from cellsignal.data.simulate import simulate
+from cellsignal.data.tables.labelled_sites import read_site_tables
+from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.commands import check_file, score_files
-from cellsignal.decide.thresholds import read_thresholds
+from cellsignal.decide.labels.thresholds import read_thresholds
 from cellsignal.files import read_json, sha256
-from cellsignal.run import manifest, paths, script
-from cellsignal.show import plots
+from cellsignal.run import environment
+from cellsignal.run.chain import script
+from cellsignal.run.record import manifest
+from cellsignal.show.eda import plots
 from cellsignal.show.report import write_report
 from cellsignal.tasks import PROTEIN_ATLAS
 
-NOTEBOOK = paths.kernels() / "protein-atlas/protein-atlas.ipynb"
+NOTEBOOK = environment.kernels() / "protein-atlas/protein-atlas.ipynb"
 VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3}
 Session = Callable[..., dict[str, Any]]
 

@@ -15,9 +15,9 @@ import warm
 from server import FakeKaggle
 
 from cellsignal import files
-from cellsignal.publish import account
-from cellsignal.publish import client as ours
-from cellsignal.run import paths
+from cellsignal.kaggle import account
+from cellsignal.kaggle import client as ours
+from cellsignal.run import environment as paths
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("2.2.4", "2.2.5")

@@ -11,7 +11,7 @@ from server import FakeKaggle, Outcome, Pushed
 
 from cellsignal import files
 from cellsignal.code_identity import assigned
-from cellsignal.run import manifest
+from cellsignal.run.record import manifest
 
 PRETRAIN, TRAIN, PREDICT, EDA = "2-pretrain-controls@RPE", "3-train-cell-type@RPE", "4-predict-assign", "1-eda"
 LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no experiment HUVEC-99; choose others\nOther words\n'

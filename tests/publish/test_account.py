@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.publish import account, client
-from cellsignal.publish.metadata import FIRST, PLACEHOLDER
-from cellsignal.run import paths
+from cellsignal.kaggle import account, client
+from cellsignal.kaggle.client import FIRST, PLACEHOLDER
+from cellsignal.run import environment
 
 
 def git(*arguments: str, at: Path = Path()) -> str:
@@ -112,7 +112,7 @@ def test_no_name_is_written_where_git_would_see_it(checkout: Path) -> None:
 
 def test_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paths, "repository", lambda: None)
+    monkeypatch.setattr(environment, "repository", lambda: None)
     with pytest.raises(InputError, match="no checkout of the bundle here or above; run this inside one"):
         account.init("alice")
 

@@ -53,7 +53,7 @@ def call(
         edit(path, TINY)
     client = clients[max(clients)]
     environment = connect(there, client)
-    modules = {"kaggle": "kaggle", "cellsignal": "cellsignal.cli"}
+    modules = {"kaggle": "kaggle", "cellsignal": "cellsignal.cli.main"}
 
     def called(command: list[str]) -> str:
         ours = {**environment, "PYTHONPATH": f"{client}:{ROOT / 'utils_dataset'}"} if command[0] == "cellsignal" else environment

@@ -11,8 +11,8 @@ from folders import SLUG, dataset, kernel
 from server import COMPETITION, TOKEN, FakeKaggle, Outcome, Pushed
 
 from cellsignal.errors import InputError
-from cellsignal.publish import client as kaggle
-from cellsignal.publish import refusals
+from cellsignal.kaggle import client as kaggle
+from cellsignal.kaggle import errors
 
 Connect = Callable[..., dict[str, str]]
 
@@ -60,14 +60,14 @@ def test_nothing_is_sent_of_a_kernel_that_kaggle_would_take_amiss(server: FakeKa
 def test_a_refused_session_is_busy_and_the_next_push_goes_through(server: FakeKaggle, tmp_path: Path) -> None:
     server.busy = 1
     folder = kernel(tmp_path / "one", enable_gpu=True, machine_shape="NvidiaTeslaT4")
-    line = refused(refusals.Busy, lambda: kaggle.push(folder))
+    line = refused(errors.Busy, lambda: kaggle.push(folder))
     assert "Maximum batch GPU session count of 2 reached" in line
     assert kaggle.push(folder) == 1
 
 
 def test_sources_that_kaggle_drops_are_named_although_it_saved_the_version(server: FakeKaggle, tmp_path: Path) -> None:
     gone = {"dataset_sources": ["alice/cellsignal-utils"], "kernel_sources": ["alice/cellsignal-tiny-0"], "competition_sources": ["c/rxrx1", COMPETITION]}
-    with pytest.raises(refusals.InvalidSource) as caught:
+    with pytest.raises(errors.InvalidSource) as caught:
         kaggle.push(kernel(tmp_path / "one", **gone))
     assert caught.value.sources == ("alice/cellsignal-utils", "c/rxrx1", "alice/cellsignal-tiny-0")
     assert "dataset source alice/cellsignal-utils and the competition source c/rxrx1" in str(caught.value)
@@ -84,13 +84,13 @@ def test_the_week_s_hours(server: FakeKaggle) -> None:
 @pytest.mark.parametrize(
     "code, message, kind, says",
     [
-        (401, "Unauthorized", refusals.LoginFailed, "kaggle auth login"),
-        (403, "Permission 'kernels.update' was denied", refusals.Denied, "is it yours"),
-        (409, "Conflict", refusals.Conflict, "choose another name"),
-        (429, "Too Many Requests", refusals.RateLimited, "wait a few minutes"),
-        (500, "Internal Server Error", refusals.ServerError, "again later"),
-        (502, "", refusals.ServerError, "again later"),
-        (400, "The notebook\nis too large", refusals.Refused, "The notebook"),
+        (401, "Unauthorized", errors.LoginFailed, "kaggle auth login"),
+        (403, "Permission 'kernels.update' was denied", errors.Denied, "is it yours"),
+        (409, "Conflict", errors.Conflict, "choose another name"),
+        (429, "Too Many Requests", errors.RateLimited, "wait a few minutes"),
+        (500, "Internal Server Error", errors.ServerError, "again later"),
+        (502, "", errors.ServerError, "again later"),
+        (400, "The notebook\nis too large", errors.Refused, "The notebook"),
     ],
 )
 def test_refusals_of_a_push(server: FakeKaggle, tmp_path: Path, code: int, message: str, kind: type[Exception], says: str) -> None:
@@ -101,11 +101,11 @@ def test_refusals_of_a_push(server: FakeKaggle, tmp_path: Path, code: int, messa
 
 def test_no_or_a_wrong_login(server: FakeKaggle, client: Path, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(server, client, key="00000000000000000000000000000000")
-    line = refused(refusals.LoginFailed, lambda: kaggle.push(kernel(tmp_path / "one")))
+    line = refused(errors.LoginFailed, lambda: kaggle.push(kernel(tmp_path / "one")))
     assert "~/.kaggle/access_token" in line and "0000" not in line
     monkeypatch.delenv("KAGGLE_KEY")
-    refused(refusals.LoginFailed, lambda: kaggle.push(kernel(tmp_path / "one")))
-    refused(refusals.LoginFailed, kaggle.username)
+    refused(errors.LoginFailed, lambda: kaggle.push(kernel(tmp_path / "one")))
+    refused(errors.LoginFailed, kaggle.username)
 
 
 def test_the_name_behind_the_login(server: FakeKaggle, client: Path, connect: Connect) -> None:
@@ -115,27 +115,27 @@ def test_the_name_behind_the_login(server: FakeKaggle, client: Path, connect: Co
 
 
 def test_another_owners_slug(server: FakeKaggle, tmp_path: Path) -> None:
-    line = refused(refusals.Denied, lambda: kaggle.push(kernel(tmp_path / "one", id="bob/cellsignal-tiny-1-eda")))
+    line = refused(errors.Denied, lambda: kaggle.push(kernel(tmp_path / "one", id="bob/cellsignal-tiny-1-eda")))
     assert "bob/cellsignal-tiny-1-eda" in line
 
 
 def test_no_answer(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
-    line = refused(refusals.Unreachable, lambda: kaggle.push(kernel(tmp_path / "one")))
+    line = refused(errors.Unreachable, lambda: kaggle.push(kernel(tmp_path / "one")))
     assert "look at the network" in line and "secret" not in line
 
 
 def test_a_client_that_hangs_is_ended(server: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.lock:  # no call gets its answer
         monkeypatch.setattr(kaggle, "_SHORT", 1.0)
-        assert "no answer in 1 s" in refused(refusals.Unreachable, lambda: kaggle.kernel_status(SLUG))
+        assert "no answer in 1 s" in refused(errors.Unreachable, lambda: kaggle.kernel_status(SLUG))
 
 
 def test_a_kernel_that_is_not_there(server: FakeKaggle, tmp_path: Path) -> None:
-    refused(refusals.Missing, lambda: kaggle.kernel_status(SLUG))
-    refused(refusals.Missing, lambda: kaggle.output(SLUG, tmp_path / "out"))
+    refused(errors.Missing, lambda: kaggle.kernel_status(SLUG))
+    refused(errors.Missing, lambda: kaggle.output(SLUG, tmp_path / "out"))
     server.answer("GetKernelSessionStatus", 404, "Not found")
-    refused(refusals.Missing, lambda: kaggle.kernel_status(SLUG))
+    refused(errors.Missing, lambda: kaggle.kernel_status(SLUG))
 
 
 @pytest.mark.parametrize("status", ["ERROR", "CANCEL_ACKNOWLEDGED"])
@@ -188,7 +188,7 @@ def test_a_refused_download_is_no_output_but_for_the_older_client(server: FakeKa
         [written] = kaggle.output(SLUG, tmp_path / "out")
         assert written.read_text() == "the address has expired"
     else:
-        refused(refusals.Denied, lambda: kaggle.output(SLUG, tmp_path / "out"))
+        refused(errors.Denied, lambda: kaggle.output(SLUG, tmp_path / "out"))
 
 
 def test_a_dataset_is_made_versioned_and_waited_for(server: FakeKaggle, tmp_path: Path) -> None:
@@ -214,13 +214,13 @@ def test_a_dataset_is_made_versioned_and_waited_for(server: FakeKaggle, tmp_path
 def test_a_dataset_that_is_there_already_is_not_made_again(server: FakeKaggle, tmp_path: Path) -> None:
     folder = dataset(tmp_path / "utils")
     kaggle.create_dataset(folder)
-    assert "already in use" in refused(refusals.Conflict, lambda: kaggle.create_dataset(folder))
+    assert "already in use" in refused(errors.Conflict, lambda: kaggle.create_dataset(folder))
 
 
 def test_an_upload_that_breaks_off_goes_on_or_fails_whole(server: FakeKaggle, tmp_path: Path) -> None:
     folder = dataset(tmp_path / "utils")
     server.answer("PUT", 400, "bad", times=2)
-    assert "Upload unsuccessful" in refused(refusals.UploadBroken, lambda: kaggle.create_dataset(folder))
+    assert "Upload unsuccessful" in refused(errors.UploadBroken, lambda: kaggle.create_dataset(folder))
     server.datasets.clear()  # 2.2.4 makes a data set of what arrived
     server._answers.clear()
     server.upload_breaks = 1
@@ -230,13 +230,13 @@ def test_an_upload_that_breaks_off_goes_on_or_fails_whole(server: FakeKaggle, tm
 
 def test_refusals_of_a_dataset(server: FakeKaggle, tmp_path: Path) -> None:
     folder = dataset(tmp_path / "utils")
-    refused(refusals.Denied, lambda: kaggle.version_dataset(folder, "before the first"))
+    refused(errors.Denied, lambda: kaggle.version_dataset(folder, "before the first"))
     server.answer("CreateDataset", 429, "Too Many Requests", retry_after=0)
     kaggle.create_dataset(folder)  # the client itself waits as long as it is told
     server.answer("CreateDatasetVersion", 500, "Internal Server Error")
-    refused(refusals.ServerError, lambda: kaggle.version_dataset(folder, "again"))
+    refused(errors.ServerError, lambda: kaggle.version_dataset(folder, "again"))
     server.answer("GetDatasetStatus", 500, "Internal Server Error")
-    refused(refusals.ServerError, lambda: kaggle.dataset_status("alice/cellsignal-utils"))
+    refused(errors.ServerError, lambda: kaggle.dataset_status("alice/cellsignal-utils"))
 
 
 def test_a_submission_arrives_as_it_is(server: FakeKaggle, tmp_path: Path) -> None:
@@ -244,16 +244,16 @@ def test_a_submission_arrives_as_it_is(server: FakeKaggle, tmp_path: Path) -> No
     file.write_text("id_code,sirna\nHUVEC-01_1_B03,3\n")
     assert kaggle.submit(COMPETITION, file, "tiny") == f"Successfully submitted to {COMPETITION}"
     assert server.submissions[0]["bytes"] == file.read_bytes() and server.submissions[0]["submissionDescription"] == "tiny"
-    refused(refusals.Missing, lambda: kaggle.submit("no-such-competition", file, "tiny"))
+    refused(errors.Missing, lambda: kaggle.submit("no-such-competition", file, "tiny"))
     server.answer("PUT", 400, "bad")
-    refused(refusals.UploadBroken, lambda: kaggle.submit(COMPETITION, file, "tiny"))
+    refused(errors.UploadBroken, lambda: kaggle.submit(COMPETITION, file, "tiny"))
     server.answer("CreateSubmission", 403, "You must accept this competition's rules before you can submit")
-    assert f"competitions/{COMPETITION}/rules" in refused(refusals.Denied, lambda: kaggle.submit(COMPETITION, file, "tiny"))
+    assert f"competitions/{COMPETITION}/rules" in refused(errors.Denied, lambda: kaggle.submit(COMPETITION, file, "tiny"))
     assert len(server.submissions) == 1
 
 
 def test_competition_files_whole_and_one_by_one(server: FakeKaggle, tmp_path: Path) -> None:
-    assert "/rules" in refused(refusals.Denied, lambda: kaggle.download(COMPETITION, tmp_path / "data"))
+    assert "/rules" in refused(errors.Denied, lambda: kaggle.download(COMPETITION, tmp_path / "data"))
     held = tmp_path / "held"
     (held / "train").mkdir(parents=True)
     (held / "train.csv").write_text("id_code\n")
@@ -268,7 +268,7 @@ def test_competition_files_whole_and_one_by_one(server: FakeKaggle, tmp_path: Pa
     assert kaggle.download(COMPETITION, tmp_path / "data", "train.csv").read_text() == "id_code\n"
     assert kaggle.download(COMPETITION, tmp_path / "data", "test.csv").name == "test.csv.zip"
     assert kaggle.download(COMPETITION, tmp_path / "data", "train/one.png").read_bytes() == b"png"
-    refused(refusals.Missing, lambda: kaggle.download(COMPETITION, tmp_path / "data", "none.csv"))
+    refused(errors.Missing, lambda: kaggle.download(COMPETITION, tmp_path / "data", "none.csv"))
 
 
 def test_sessions_are_counted(server: FakeKaggle, tmp_path: Path) -> None:
@@ -281,6 +281,6 @@ def test_sessions_are_counted(server: FakeKaggle, tmp_path: Path) -> None:
     server.runner = run
     for number in (1, 2):
         kaggle.push(kernel(tmp_path / "one", id=f"alice/kernel-{number}", title=f"kernel {number}", enable_gpu=True))
-    refused(refusals.Busy, lambda: kaggle.push(kernel(tmp_path / "one", id="alice/kernel-3", title="kernel 3", enable_gpu=True)))
+    refused(errors.Busy, lambda: kaggle.push(kernel(tmp_path / "one", id="alice/kernel-3", title="kernel 3", enable_gpu=True)))
     assert server.most_running[True] == 2
     done.set()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cellsignal.cli import app
+from cellsignal.cli.main import app
 from cellsignal.errors import InputError
-from cellsignal.publish import colab
-from cellsignal.publish.colab import origin, write_links
-from cellsignal.run import paths
+from cellsignal.kaggle import colab
+from cellsignal.kaggle.colab import origin, write_links
+from cellsignal.run import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("kernels/*/*.ipynb"))
@@ -27,7 +27,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "checkout"
     shutil.copytree(ROOT / "kernels", root / "kernels", symlinks=True)
     shutil.copy(ROOT / "README.md", root / "README.md")
-    monkeypatch.setattr(paths, "repository", lambda: root)
+    monkeypatch.setattr(environment, "repository", lambda: root)
     monkeypatch.chdir(root)
     return root
 
@@ -174,5 +174,5 @@ def test_a_notebook_that_lost_its_first_cell_stops_everything(checkout: Path) ->
 
 
 def test_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
-    monkeypatch.setattr(paths, "repository", lambda: None)
+    monkeypatch.setattr(environment, "repository", lambda: None)
     assert "no checkout of the bundle" in refused("colab", "init", "--repository", "a/b")

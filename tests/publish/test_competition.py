@@ -9,11 +9,11 @@ import pytest
 from server import COMPETITION, FakeKaggle
 from typer.testing import CliRunner
 
-from cellsignal.cli import app
-from cellsignal.data import archives
+from cellsignal.cli.main import app
+from cellsignal.data.download import archives
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import competition
-from cellsignal.publish.competition import FILES, download_competition
+from cellsignal.kaggle import competition
+from cellsignal.kaggle.competition import FILES, download_competition
 
 
 newest = pytest.mark.parametrize("client", ["2.2.5"], indirect=True)  # where the client's version makes no difference

@@ -6,8 +6,9 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.publish import earlier
-from cellsignal.run import manifest, paths
+from cellsignal.kaggle import kernel_folders
+from cellsignal.run import environment
+from cellsignal.run.record import manifest
 
 STEP = "2-pretrain-controls@RPE"
 
@@ -15,7 +16,7 @@ STEP = "2-pretrain-controls@RPE"
 @pytest.fixture
 def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a mounted kernel's outputs, with a run of another step."""
-    monkeypatch.setattr(paths, "KAGGLE", tmp_path)
+    monkeypatch.setattr(environment, "KAGGLE", tmp_path)
     run = tmp_path / "input/notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe/runs/tiny"
     files.write_json(run / manifest.RUN, {"run": "runs/tiny"})
     manifest.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, taken_up={})
@@ -24,9 +25,9 @@ def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_mounted_is_gone_on_with(attached: Path) -> None:
     manifest.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, taken_up={})
-    exec(earlier.cell(STEP), {})
+    exec(kernel_folders.expect_cell(STEP), {})
 
 
 def test_without_it_nothing_begins(attached: Path) -> None:
-    with pytest.raises(InputError, match=f"^{STEP}: {earlier.MISSING}; attached are notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe$"):
-        exec(earlier.cell(STEP), {})
+    with pytest.raises(InputError, match=f"^{STEP}: {kernel_folders.MISSING}; attached are notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe$"):
+        exec(kernel_folders.expect_cell(STEP), {})

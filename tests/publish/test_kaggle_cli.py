@@ -12,8 +12,8 @@ from server import COMPETITION, FakeKaggle, Outcome, Pushed
 
 from cellsignal import code_identity
 from cellsignal import files
-from cellsignal.cli import main
-from cellsignal.run import provenance
+from cellsignal.cli.main import main
+from cellsignal.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -129,10 +129,10 @@ def test_two_recipes_of_one_name_do_not_share_their_kernels(server: FakeKaggle, 
 
 
 def test_the_outputs_are_fetched_while_a_push_goes_on(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
-    from cellsignal.publish import state
+    from cellsignal.kaggle import push_state
 
     assert cellsignal("push", TINY, *ONE, *QUICK).code == 0
-    with state.opened(tmp_path / "build/tiny"):
+    with push_state.open_state(tmp_path / "build/tiny"):
         assert cellsignal("pull", TINY).code == 0
         busy = cellsignal("push", TINY, *ONE, *QUICK)
     assert busy.code == 2 and "another push works on this recipe" in busy.err
@@ -161,7 +161,7 @@ def test_a_spent_time_budget_is_exit_code_3(server: FakeKaggle, cellsignal: Cell
 
 
 def test_the_competition_s_tables(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
-    from cellsignal.data.simulate import simulate
+    from cellsignal.data.microscope.simulate import simulate
 
     simulate(tmp_path / "plates", preset="tiny")
     server.competitions[COMPETITION] = tmp_path / "plates"

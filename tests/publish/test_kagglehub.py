@@ -10,12 +10,12 @@ import pytest
 from server import COMPETITION, FakeKaggle
 
 from cellsignal import files
-from cellsignal.run.paths import PACKAGE
+from cellsignal.run.environment import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
 from cellsignal import errors
-from cellsignal.data import download
+from cellsignal.data.download import rxrx1 as download
 download.HUB_ROOM[{competition!r}] = {size}
 try:
     print(download.from_kagglehub({competition!r}))

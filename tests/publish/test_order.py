@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.publish import order
-from cellsignal.publish.order import Plan
-from cellsignal.run import paths, recipe
+from cellsignal.kaggle import kernel_folders
+from cellsignal.kaggle.kernel_folders import PushPlan
+from cellsignal.run import environment, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-Make = Callable[..., Plan]
+Make = Callable[..., PushPlan]
 
 
 @pytest.fixture
 def plan() -> Make:
     """plan("tiny", "-p", …, datasets=…): the plan of one of the bundle's recipes, called by its own name or another."""
 
-    def made(name: str, *overrides: str, called: str = "", **options: object) -> Plan:
+    def made(name: str, *overrides: str, called: str = "", **options: object) -> PushPlan:
         checked = recipe.load(ROOT / f"papermill_params/{name}.yaml", overrides)
-        return order.plan(checked, name=called or name, owner="alice", kernels=paths.kernels(), **options)
+        return kernel_folders.plan_kernels(checked, name=called or name, owner="alice", kernels=environment.kernels(), **options)
 
     return made
 
@@ -110,13 +110,13 @@ def test_the_whole_chain_is_one_kernel(plan: Make) -> None:
     ],
 )
 def test_part_of_a_plan(plan: Make, only: str, cell_type: str, steps: list[str]) -> None:
-    assert [kernel.step for kernel in order.choose(plan("tiny"), only=only, cell_type=cell_type)] == steps
+    assert [kernel.step for kernel in kernel_folders.choose_kernels(plan("tiny"), only=only, cell_type=cell_type)] == steps
 
 
 @pytest.mark.parametrize("only, cell_type", [("5", ""), ("3-train", ""), ("4", "RPE"), ("", "U2OS")])
 def test_no_such_step(plan: Make, only: str, cell_type: str) -> None:
     with pytest.raises(InputError, match="no such step; choose from 2-pretrain-controls@HUVEC, "):
-        order.choose(plan("tiny"), only=only, cell_type=cell_type)
+        kernel_folders.choose_kernels(plan("tiny"), only=only, cell_type=cell_type)
 
 
 def test_experiments_choose_cell_types(plan: Make) -> None:
@@ -156,7 +156,7 @@ NAMES = ["tiny", "Brodt, full size (2nd try)", "a-very-long-recipe-name-that-nob
 def test_slugs_are_what_kaggle_takes_and_leave_room_for_a_second_place(plan: Make, called: str) -> None:
     kernels = plan("brodt", "compare_batches=true", called=called).kernels
     slugs = [kernel.slug for kernel in kernels]
-    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + order.SECOND) <= 50 for slug in slugs)
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + kernel_folders.SECOND) <= 50 for slug in slugs)
     assert len({slug for slug in slugs}) == len(kernels)
     for kernel in kernels:  # the step is never cut
         assert kernel.slug.endswith("-" + re.sub("[^a-z0-9]+", "-", kernel.step.lower()))
@@ -164,10 +164,10 @@ def test_slugs_are_what_kaggle_takes_and_leave_room_for_a_second_place(plan: Mak
 
 def test_recipes_whose_names_are_cut_stay_apart() -> None:
     step = "3-train-cell-type@HUVEC+plain"
-    assert order.slug("brodt-small-1", step) != order.slug("brodt-small-2", step)
-    assert order.slug("tiny", "1-eda") == "cellsignal-tiny-1-eda"
+    assert kernel_folders.slug("brodt-small-1", step) != kernel_folders.slug("brodt-small-2", step)
+    assert kernel_folders.slug("tiny", "1-eda") == "cellsignal-tiny-1-eda"
 
 
 def test_a_cell_type_with_too_long_a_name() -> None:
     with pytest.raises(InputError, match="too long for Kaggle; shorten the name of the cell type"):
-        order.slug("tiny", f"3-train-cell-type@{'X' * 30}")
+        kernel_folders.slug("tiny", f"3-train-cell-type@{'X' * 30}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from server import FakeKaggle
 
-from cellsignal.publish.metadata import FIRST
+from cellsignal.kaggle.client import FIRST
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("1-eda", "2-pretrain-controls", "3-train-cell-type", "4-predict-assign")
@@ -42,7 +42,7 @@ def test_after_init_the_plain_client_does_it_all(checkout: Path, client: Path, c
     with FakeKaggle(tmp_path / "kaggle") as server:
         environment = connect(server, client)
         ours = {**environment, "PYTHONPATH": f"{client}:{ROOT / 'utils_dataset'}"}
-        done = subprocess.run([sys.executable, "-m", "cellsignal.cli", "kaggle", "init"], env=ours, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "cellsignal.cli.main", "kaggle", "init"], env=ours, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith(f"alice is written into {len(list(ROOT.glob('kernels/*/'))) + 2} metadata files"), done.stderr
         assert server.requests == []
         done = kaggle("datasets", "create", "-p", "utils_dataset", "-r", "zip", environment=environment)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cellsignal.publish.progress import advanced, furthest
+from cellsignal.kaggle.push_state import advanced, furthest
 
 
 @pytest.mark.parametrize(

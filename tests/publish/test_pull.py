@@ -9,9 +9,10 @@ from server import FakeKaggle
 
 from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import order, pull, render
-from cellsignal.publish.state import Pushed, State, Status
-from cellsignal.run import paths, provenance, recipe
+from cellsignal.kaggle import kernel_folders, pull
+from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.run import environment, recipe
+from cellsignal.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = "alice/cellsignal-tiny-4-predict-assign"
@@ -24,20 +25,20 @@ def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., State]:
+def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., PushState]:
     """pushed("0-chain"): the state after all kernels of the tiny recipe, or its chain, have ended on Kaggle."""
 
-    def made(only: str = "") -> State:
+    def made(only: str = "") -> PushState:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml")
-        plan = order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), whole=only == "0-chain")
-        state = State(tmp_path / "build/state.json")
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), whole=only == "0-chain")
+        state = PushState(tmp_path / "build/state.json")
         for number, kernel in enumerate(plan.kernels):
-            described = render.metadata(plan, kernel, slug=kernel.slug, mounts=render.first_slugs(plan, kernel))
-            text = render.notebook_text(kernel.notebook, kernel.parameters)
+            described = kernel_folders.metadata(plan, kernel, slug=kernel.slug, mounts=kernel_folders.first_slugs(plan, kernel))
+            text = kernel_folders.notebook_text(kernel.notebook, kernel.parameters)
             body = {"slug": described["id"], "newTitle": described["title"], "text": text, "kernelDataSources": described["kernel_sources"]}
             version = server.save_kernel(body)["versionNumber"]
             server.wait()
-            state.steps[kernel.step] = Pushed(
+            state.steps[kernel.step] = PushedKernel(
                 identity="i", slug=described["id"], gpu=False, run=plan.run, parameters=kernel.parameters, code="code",
                 status=Status.complete, version=version, pushed=float(number),
             )  # fmt: skip
@@ -52,7 +53,7 @@ def left(server: FakeKaggle, slug: str = LAST) -> Path:
 
 
 def test_all_that_a_run_made_arrives(
-    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, client: Path, connect: Callable[..., dict[str, str]]
+    server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, client: Path, connect: Callable[..., dict[str, str]]
 ) -> None:
     connect(server, client)
     state = pushed()
@@ -75,7 +76,7 @@ def test_all_that_a_run_made_arrives(
 
 @pytest.mark.parametrize("drawn, preset", [(True, "tiny"), (False, "")])
 def test_a_preset_that_drew_nothing_is_not_on_record(
-    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, drawn: bool, preset: str
+    server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, drawn: bool, preset: str
 ) -> None:
     """Attached plates won over it, and an archive of the run must not say that it was drawn."""
     state = pushed()
@@ -88,7 +89,7 @@ def test_a_preset_that_drew_nothing_is_not_on_record(
     assert files.read_json(tmp_path / "tiny/recipe.json")["parameters"]["preset"] == preset
 
 
-def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     pull.pull(pushed("0-chain"), tmp_path / "tiny")
     assert (tmp_path / "tiny/submission.csv").read_bytes() == (left(server, "alice/cellsignal-tiny-0-chain") / "submission.csv").read_bytes()
 
@@ -96,7 +97,7 @@ def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., State
 @pytest.mark.parametrize("name", ["submission.csv", "weights/RPE/model.safetensors", "manifests/2-pretrain-controls@RPE.json"])
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_a_file_that_is_not_what_its_manifest_names(
-    server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path, name: str, fault: str
+    server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, name: str, fault: str
 ) -> None:
     state = pushed()
     path = left(server) / name
@@ -115,7 +116,7 @@ def test_a_file_that_is_not_what_its_manifest_names(
     assert fetched.count(Path(name).name) >= 1
 
 
-def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
     state.steps["4-predict-assign"].parameters["seed"] = 4
     with pytest.raises(StepFailed, match="^4-predict-assign: the output is of the wrong run: its seed is 0 and not 4; see https"):
@@ -123,7 +124,7 @@ def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., Sta
     assert not (tmp_path / "tiny/submission.csv").exists()
 
 
-def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
     path = left(server) / "manifests/4-predict-assign.json"
     found = receipts.read(path)
@@ -133,23 +134,23 @@ def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[...,
         pull.pull(state, tmp_path / "tiny")
 
 
-def test_what_lies_there_already_is_not_written_over(pushed: Callable[..., State], server: FakeKaggle, tmp_path: Path) -> None:
+def test_what_lies_there_already_is_not_written_over(pushed: Callable[..., PushState], server: FakeKaggle, tmp_path: Path) -> None:
     (tmp_path / "tiny/weights").mkdir(parents=True)
     with pytest.raises(InputError, match="another run's weights is there; add --out"):
         pull.pull(pushed(), tmp_path / "tiny")
     assert not server.sent("ListKernelSessionOutput")
 
 
-def test_nothing_to_fetch_yet(pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_nothing_to_fetch_yet(pushed: Callable[..., PushState], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^4-predict-assign is not complete \(nothing was pushed\)"):
-        pull.pull(State(tmp_path / "state.json"), tmp_path / "tiny")
+        pull.pull(PushState(tmp_path / "state.json"), tmp_path / "tiny")
     state = pushed()
     state.steps["4-predict-assign"].status = Status.running
     with pytest.raises(InputError, match="4-predict-assign running"):
         pull.pull(state, tmp_path / "tiny")
 
 
-def test_an_interrupted_pull_fetches_the_rest(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_an_interrupted_pull_fetches_the_rest(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
     hidden = left(server) / "weights"
     os.rename(hidden, tmp_path / "away")
@@ -160,7 +161,7 @@ def test_an_interrupted_pull_fetches_the_rest(server: FakeKaggle, pushed: Callab
     assert (tmp_path / "tiny/weights/RPE/model.json").is_file()
 
 
-def test_nothing_arrives_through_a_link(server: FakeKaggle, pushed: Callable[..., State], tmp_path: Path) -> None:
+def test_nothing_arrives_through_a_link(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "tiny").mkdir()

@@ -48,7 +48,7 @@ def run_here(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     def ran(*options: str) -> Path:
         folder = tmp_path_factory.mktemp("local") / "tiny"
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "utils_dataset"), "OMP_NUM_THREADS": "1"}
-        run(python, "-m", "cellsignal.cli", "run", TINY, *options, "--out", folder, env=environment, cwd=folder.parent)
+        run(python, "-m", "cellsignal.cli.main", "run", TINY, *options, "--out", folder, env=environment, cwd=folder.parent)
         return folder
 
     return ran
@@ -69,7 +69,7 @@ class Account:
     said: str = ""
 
     def cellsignal(self, *arguments: object) -> None:
-        done = run(sys.executable, "-m", "cellsignal.cli", *arguments, env=self.environment, cwd=self.folder)
+        done = run(sys.executable, "-m", "cellsignal.cli.main", *arguments, env=self.environment, cwd=self.folder)
         self.said += done.stdout + done.stderr
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellsignal.errors import InputError
-from cellsignal.publish import client, refusals
-from cellsignal.publish.refusals import LONGEST, quote, reason, refusal
+from cellsignal.kaggle import client, errors
+from cellsignal.kaggle.errors import LONGEST, redact, reason, refusal
 
 HEX = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
@@ -37,17 +37,17 @@ HEX = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 )
 def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
     for secret in (HEX, "canary", "Y2FuYXJ5", "eyJ", "AbCdEf"):
-        assert secret not in quote(text)
+        assert secret not in redact(text)
 
 
 @given(st.text("0123456789abcdef", min_size=32, max_size=64).filter(lambda text: re.search("[a-f]", text) and re.search("[0-9]", text)), st.text())
 def test_no_key_stands_in_a_quote(key: str, around: str) -> None:
-    assert key not in quote(f"{around} {key} {around}", longest=10**6)
+    assert key not in redact(f"{around} {key} {around}", longest=10**6)
 
 
 @given(st.text())
 def test_a_quote_is_one_short_line(text: str) -> None:
-    line = quote(text)
+    line = redact(text)
     assert len(line) <= LONGEST and len(line.splitlines()) <= 1
 
 
@@ -64,7 +64,7 @@ def test_a_quote_is_one_short_line(text: str) -> None:
     ],
 )
 def test_what_helps_is_kept(text: str) -> None:
-    assert quote(text) == text
+    assert redact(text) == text
 
 
 def test_the_reason_is_neither_progress_nor_advice() -> None:
@@ -76,14 +76,14 @@ def test_the_reason_is_neither_progress_nor_advice() -> None:
 
 
 def test_a_slugs_digits_are_no_status() -> None:
-    assert type(refusal("", "strange", doing="push of alice/plates-404", about="alice/plates-404")) is refusals.Refused
-    assert type(refusal("", "alice/plates-404: strange", doing="push", about="alice/plates-404")) is refusals.Refused
-    assert type(refusal("", "404 Client Error", doing="push")) is refusals.Missing
+    assert type(refusal("", "strange", doing="push of alice/plates-404", about="alice/plates-404")) is errors.Refused
+    assert type(refusal("", "alice/plates-404: strange", doing="push", about="alice/plates-404")) is errors.Refused
+    assert type(refusal("", "404 Client Error", doing="push")) is errors.Missing
 
 
 def test_the_weeks_hours() -> None:
     error = refusal("Kernel push error: Maximum weekly GPU quota of 30.00 hours reached.", "", doing="push of a/b")
-    assert type(error) is refusals.QuotaSpent and "kaggle quota" in str(error)
+    assert type(error) is errors.QuotaSpent and "kaggle quota" in str(error)
 
 
 def test_a_client_that_lacks_a_module() -> None:

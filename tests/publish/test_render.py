@@ -14,28 +14,28 @@ import yaml
 
 from cellsignal import code_identity, files
 from cellsignal.errors import InputError
-from cellsignal.publish import earlier, metadata, order, render
-from cellsignal.publish.colab import write_links
-from cellsignal.publish.order import Plan
-from cellsignal.run import paths, recipe
+from cellsignal.kaggle import kernel_folders, client
+from cellsignal.kaggle.colab import write_links
+from cellsignal.kaggle.kernel_folders import PushPlan
+from cellsignal.run import environment, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = set(json.loads((ROOT / "kernels/1-eda/kernel-metadata.json").read_text()))
-Make = Callable[..., Plan]
+Make = Callable[..., PushPlan]
 
 
 @pytest.fixture
 def plan() -> Make:
     """The plan of the tiny recipe with overrides."""
 
-    def made(*overrides: str, **options: object) -> Plan:
+    def made(*overrides: str, **options: object) -> PushPlan:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", overrides)
-        return order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), **options)
+        return kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), **options)
 
     return made
 
 
-def of(plan: Plan, step: str) -> order.Kernel:
+def of(plan: PushPlan, step: str) -> kernel_folders.Kernel:
     return next(kernel for kernel in plan.kernels if kernel.step == step)
 
 
@@ -48,9 +48,9 @@ def rendered(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_metadata_say_every_key(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
     for kernel in tiny.kernels:
-        described, _ = rendered(render.render(tmp_path / kernel.step, tiny, kernel))
+        described, _ = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel))
         assert set(described) == KEYS
-        assert metadata.check_kernel(tmp_path / kernel.step) == described  # title and slug, the notebook beside it
+        assert client.check_kernel(tmp_path / kernel.step) == described  # title and slug, the notebook beside it
         assert described["is_private"] is True and described["enable_internet"] is False
         assert (described["enable_gpu"], described["machine_shape"]) == ((True, "NvidiaTeslaT4") if kernel.gpu else (False, ""))
         assert described["kernel_sources"] == [f"alice/{of(tiny, need).slug}" for need in kernel.needs]
@@ -60,9 +60,9 @@ def test_metadata_say_every_key(plan: Make, tmp_path: Path) -> None:
 def test_another_place_and_other_mounts(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
     kernel = of(tiny, "3-train-cell-type@RPE")
-    described, _ = rendered(render.render(tmp_path, tiny, kernel, slug=kernel.slug + order.SECOND, mounts=["one-b", kernel.slug]))
+    described, _ = rendered(kernel_folders.render(tmp_path, tiny, kernel, slug=kernel.slug + kernel_folders.SECOND, mounts=["one-b", kernel.slug]))
     assert described["id"] == f"alice/{kernel.slug}-b" and described["kernel_sources"] == ["alice/one-b", f"alice/{kernel.slug}"]
-    assert metadata.check_kernel(tmp_path) == described
+    assert client.check_kernel(tmp_path) == described
 
 
 def test_a_pushed_kernel_has_no_badge_of_colab(plan: Make, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_pushed_kernel_has_no_badge_of_colab(plan: Make, tmp_path: Path) -> No
     notebook = tmp_path / "kernels/1-eda/1-eda.ipynb"
     write_links(tmp_path, "somebody/cellsignal", "v2")
     assert "colab-badge" in notebook.read_text()
-    first = json.loads(render.notebook_text(notebook, kernel.parameters))["cells"][0]["source"]
+    first = json.loads(kernel_folders.notebook_text(notebook, kernel.parameters))["cells"][0]["source"]
     assert "colab" not in first and first.startswith("# Look at the plates\n\nBefore any training")
 
 
@@ -81,7 +81,7 @@ def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) 
     tiny = plan('cell_types=[RPE]', "learning_rate=1.0e-05")
     kernel = of(tiny, "3-train-cell-type@RPE")
     values = {**kernel.parameters, "experiments": ["RPE-01", 'a "quoted" \\ name'], "preset": "ti\nny {brace} µ"}
-    text = render.notebook_text(kernel.notebook, values)
+    text = kernel_folders.notebook_text(kernel.notebook, values)
     given = yaml.safe_dump(values, allow_unicode=True)
     command = [sys.executable, "-m", "papermill", str(kernel.notebook), str(tmp_path / "theirs.ipynb"), "-y", given, "--prepare-only"]
     subprocess.run(command, check=True, capture_output=True)
@@ -98,10 +98,10 @@ def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) 
 def test_a_kernel_that_goes_on_asks_for_its_earlier_self_as_soon_as_it_can(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
     for kernel in (*tiny.kernels, *plan(whole=True).kernels):
-        described, notebook = rendered(render.render(tmp_path / kernel.step, tiny, kernel, goes_on=True))
+        described, notebook = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel, goes_on=True))
         sources = ["".join(cell["source"]) for cell in notebook["cells"]]
         place = next(number for number, source in enumerate(sources) if "session.begin(" in source)
-        assert sources[place + 1] == earlier.cell(kernel.step)
+        assert sources[place + 1] == kernel_folders.expect_cell(kernel.step)
         assert not [source for source in sources[:place] if source.startswith("from cellsignal")]
 
 
@@ -117,45 +117,45 @@ def test_nothing_of_an_execution_here_remains(plan: Make, tmp_path: Path) -> Non
     old = {"cell_type": "code", "source": "run = '/home/alice'", "metadata": {"tags": ["injected-parameters"]}, "outputs": [], "execution_count": 2}
     executed["cells"].insert(2, old)
     files.write_json(tmp_path / "x.ipynb", executed)
-    text = render.notebook_text(tmp_path / "x.ipynb", kernel.parameters)
-    assert text == render.notebook_text(kernel.notebook, kernel.parameters)
+    text = kernel_folders.notebook_text(tmp_path / "x.ipynb", kernel.parameters)
+    assert text == kernel_folders.notebook_text(kernel.notebook, kernel.parameters)
     assert "/home/alice" not in text and json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
 
 
 def test_a_notebook_without_a_parameters_cell(tmp_path: Path) -> None:
     files.write_json(tmp_path / "x.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     with pytest.raises(InputError, match="no cell is tagged `parameters`"):
-        render.notebook_text(tmp_path / "x.ipynb", {})
+        kernel_folders.notebook_text(tmp_path / "x.ipynb", {})
 
 
 def test_a_notebook_that_kaggle_would_refuse_for_its_size(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
     kernel = of(tiny, "1-eda")
     big = files.read_json(kernel.notebook)
-    big["cells"].append({"cell_type": "markdown", "id": "x", "metadata": {}, "source": "x" * render.LARGEST})
+    big["cells"].append({"cell_type": "markdown", "id": "x", "metadata": {}, "source": "x" * kernel_folders.LARGEST})
     files.write_json(tmp_path / "1-eda.ipynb", big)
     with pytest.raises(InputError, match="more than 700,000 bytes"):
-        render.render(tmp_path / "out", tiny, replace(kernel, notebook=tmp_path / "1-eda.ipynb"))
+        kernel_folders.render(tmp_path / "out", tiny, replace(kernel, notebook=tmp_path / "1-eda.ipynb"))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_identity_is_of_all_that_decides_the_result(plan: Make) -> None:
-    first = render.identities(plan())
-    assert render.identities(plan("workers=3", "parallel=1", "time_budget_minutes=5.0")) == first
-    seeded = render.identities(plan("seed=1"))
+    first = kernel_folders.identities(plan())
+    assert kernel_folders.identities(plan("workers=3", "parallel=1", "time_budget_minutes=5.0")) == first
+    seeded = kernel_folders.identities(plan("seed=1"))
     assert not [step for step in first if first[step] == seeded[step]]
-    assigned = render.identities(plan("assignment=exact"))
+    assigned = kernel_folders.identities(plan("assignment=exact"))
     assert {step for step in first if first[step] != assigned[step]} == {"4-predict-assign"}
-    pretrained = render.identities(plan("pretrain_epochs=3"))
+    pretrained = kernel_folders.identities(plan("pretrain_epochs=3"))
     assert {step for step in first if first[step] == pretrained[step]} == {"1-eda"}  # all others stand on it
-    assert render.identities(plan(datasets=["bob/plates"])) != first
+    assert kernel_folders.identities(plan(datasets=["bob/plates"])) != first
 
 
 def test_the_same_work_has_the_same_parameters_whatever_the_code(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, made = render.works(plan()), render.identities(plan())
+    first, made = kernel_folders.works(plan()), kernel_folders.identities(plan())
     mend(monkeypatch, "learn")
-    assert render.works(plan("workers=3")) == first and render.identities(plan()) != made
-    assert render.works(plan("seed=1")) != first and render.works(plan(datasets=["bob/plates"])) != first
+    assert kernel_folders.works(plan("workers=3")) == first and kernel_folders.identities(plan()) != made
+    assert kernel_folders.works(plan("seed=1")) != first and kernel_folders.works(plan(datasets=["bob/plates"])) != first
 
 
 def mend(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
@@ -165,22 +165,22 @@ def mend(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
 
 
 def test_rooms_that_a_notebook_does_not_use_change_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = render.identities(plan())
+    first = kernel_folders.identities(plan())
     for room, steps in (("publish", []), ("learn", list(first))):
         with monkeypatch.context() as patched:
             mend(patched, room)
-            found = render.identities(plan())
+            found = kernel_folders.identities(plan())
             assert [step for step in first if found[step] != first[step]] == steps
 
 
 def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make, tmp_path: Path) -> None:
-    shutil.copytree(paths.kernels(), tmp_path / "kernels")
+    shutil.copytree(environment.kernels(), tmp_path / "kernels")
     checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
-    made = [render.identities(order.plan(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True))]
+    made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True))]
     training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"
     for old, new in (("# of weights and batches", "# of batches and weights"), ("augmentation(augment, seed=draws", "augmentation('none', seed=draws")):
         text = training.read_text()
         assert old in text
         training.write_text(text.replace(old, new))
-        made.append(render.identities(order.plan(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True)))
+        made.append(kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True)))
     assert made[0] == made[1] != made[2], "a comment changes nothing"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from server import COMPETITION, FakeKaggle
 
-from cellsignal.decide.submit import check_submission
+from cellsignal.decide.submission import check_submission
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import submit as submitting
-from cellsignal.publish.refusals import Denied, Refused, UploadBroken
+from cellsignal.kaggle import competition as submitting
+from cellsignal.kaggle.errors import Denied, Refused, UploadBroken
 
 CURE = "write a class number: 0-1107 treatment, 1108-1137 positive control, 1138 untreated"
 SAMPLE = "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\nHUVEC-02_1_B04,0\n"

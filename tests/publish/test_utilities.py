@@ -12,12 +12,13 @@ import pytest
 from server import FakeKaggle
 
 from cellsignal.errors import StepFailed
-from cellsignal.publish import client as kaggle
-from cellsignal.publish import refusals, utilities
-from cellsignal.run import paths, provenance
+from cellsignal.kaggle import client as kaggle
+from cellsignal.kaggle import errors, utility_dataset
+from cellsignal.run import environment
+from cellsignal.run.record import provenance
 
 SLUG = "alice/cellsignal-utils"
-QUICK = utilities.Waiting(patience=60, interval=0.05)
+QUICK = utility_dataset.Waiting(patience=60, interval=0.05)
 Connect = Callable[..., dict[str, str]]
 
 
@@ -25,11 +26,11 @@ Connect = Callable[..., dict[str, str]]
 def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKaggle]:
     """A Kaggle, and a small package of which nobody changes a file while the test runs."""
     (tmp_path / "root/cellsignal/run").mkdir(parents=True)
-    for name in ("__init__.py", "cli.py", "run/paths.py"):
-        shutil.copy(paths.PACKAGE / name, tmp_path / "root/cellsignal" / name)
-    shutil.copytree(paths.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
-    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "root/cellsignal")
-    monkeypatch.setattr(paths, "kernels", lambda: tmp_path / "root/kernels")
+    for name in ("__init__.py", "cli/main.py", "run/environment.py"):
+        shutil.copy(environment.PACKAGE / name, tmp_path / "root/cellsignal" / name)
+    shutil.copytree(environment.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "root/cellsignal")
+    monkeypatch.setattr(environment, "kernels", lambda: tmp_path / "root/kernels")
     monkeypatch.setattr(provenance, "commit", lambda: "f" * 40)
     with FakeKaggle(tmp_path / "kaggle") as server:
         connect(server, clients["2.2.4"])
@@ -41,19 +42,19 @@ def listed(folder: Path) -> set[str]:
 
 
 def test_the_built_folder_holds_the_package_and_the_notebooks_and_nothing_python_left(tmp_path: Path) -> None:
-    digest = utilities.build(tmp_path / "built", "alice")
+    digest = utility_dataset.build_dataset(tmp_path / "built", "alice")
     held = listed(tmp_path / "built")
     assert {"cellsignal/__init__.py", "cellsignal/build.json", "kernels/1-eda/1-eda.ipynb", "papermill_params/tiny.yaml", "dataset-metadata.json"} <= held
     assert not [name for name in held if "__pycache__" in name or name.endswith((".pyc", ".html"))]
     built = json.loads((tmp_path / "built/cellsignal/build.json").read_text())
     assert built["code"] == provenance.code_digest() and built["commit"] == provenance.commit()
-    assert utilities.build(tmp_path / "other", "bob") == digest  # whose it is, is no content
+    assert utility_dataset.build_dataset(tmp_path / "other", "bob") == digest  # whose it is, is no content
     assert not list(tmp_path.glob(".partial*"))
 
 
 def test_the_uploaded_copy_runs_and_knows_its_commit(tmp_path: Path) -> None:
-    utilities.build(tmp_path / "built", "alice")
-    program = "import cellsignal.run.provenance as p; from cellsignal.run import paths; print(p.commit(), p.code_digest(), paths.kernels())"
+    utility_dataset.build_dataset(tmp_path / "built", "alice")
+    program = "import cellsignal.run.record.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels())"
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "built")}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [provenance.commit(), provenance.code_digest(), str(tmp_path / "built/kernels")]
@@ -61,13 +62,13 @@ def test_the_uploaded_copy_runs_and_knows_its_commit(tmp_path: Path) -> None:
 
 def test_publish_makes_then_keeps_then_versions(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     server.dataset_polls = 2
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert "waiting for version 1 (blobs_received)" in capsys.readouterr().err
-    assert {"cellsignal/cli.py", "kernels/0-chain/0-chain.ipynb"} <= listed(server.datasets[SLUG].versions[0])
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
+    assert {"cellsignal/cli/main.py", "kernels/0-chain/0-chain.ipynb"} <= listed(server.datasets[SLUG].versions[0])
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert not server.sent("CreateDatasetVersion")  # what is there is the same
     monkeypatch.setattr(provenance, "commit", lambda: "0" * 40)
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 2
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 2
     assert "waiting for version 2 (version 1 is there)" in capsys.readouterr().err
     [sent] = server.sent("CreateDatasetVersion")
     assert sent["body"]["versionNotes"] == "cellsignal 0.1.0 000000000000"
@@ -76,50 +77,50 @@ def test_publish_makes_then_keeps_then_versions(server: FakeKaggle, tmp_path: Pa
 def test_a_version_on_its_way_is_waited_for_and_a_foreign_or_a_lost_one_replaced(tmp_path: Path) -> None:
     content = {"owner": "alice", "content": "0" * 64}
     record = tmp_path / "built.json"
-    assert utilities._uploaded(record, content, 1) == 0
+    assert utility_dataset._uploaded(record, content, 1) == 0
     record.write_text(json.dumps({**content, "version": 2}))
-    assert [utilities._uploaded(record, content, before) for before in (0, 1, 2, 3)] == [0, 2, 2, 0]
-    assert utilities._uploaded(record, {**content, "content": "1" * 64}, 2) == 0
+    assert [utility_dataset._uploaded(record, content, before) for before in (0, 1, 2, 3)] == [0, 2, 2, 0]
+    assert utility_dataset._uploaded(record, {**content, "content": "1" * 64}, 2) == 0
     os.utime(record, (0, 0))
-    assert [utilities._uploaded(record, content, before) for before in (1, 2)] == [0, 2]
+    assert [utility_dataset._uploaded(record, content, before) for before in (1, 2)] == [0, 2]
 
 
 def test_the_codes_that_were_uploaded_are_known_in_their_order(server: FakeKaggle, tmp_path: Path) -> None:
     def publish(text: str) -> str:
-        (paths.PACKAGE / "cli.py").write_text(text)
-        utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
-        return provenance.code_digest(paths.PACKAGE)
+        (environment.PACKAGE / "cli/main.py").write_text(text)
+        utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK)
+        return provenance.code_digest(environment.PACKAGE)
 
     record = tmp_path / "built.json"
     one, two = publish("one = 1"), publish("two = 2")
-    assert (utilities.codes_after(one, record), utilities.codes_after(two, record)) == ([two], [])
-    assert utilities.codes_after("strange", record) == []
+    assert (utility_dataset.codes_after(one, record), utility_dataset.codes_after(two, record)) == ([two], [])
+    assert utility_dataset.codes_after("strange", record) == []
     assert publish("one = 1") == one  # taken back
-    assert (utilities.codes_after(two, record), utilities.codes_after(one, record)) == ([one], [])
+    assert (utility_dataset.codes_after(two, record), utility_dataset.codes_after(one, record)) == ([one], [])
 
 
 def test_a_dataset_that_does_not_get_ready_ends_in_one_line_and_the_next_call_goes_on(server: FakeKaggle, tmp_path: Path) -> None:
     server.dataset_polls = 10**6
     with pytest.raises(StepFailed, match="version 1 is not ready after 1 s .blobs_received.; run the same command again later"):
-        utilities.publish("alice", folder=tmp_path / "built", waiting=utilities.Waiting(patience=1, interval=0.1))
+        utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=utility_dataset.Waiting(patience=1, interval=0.1))
     server.datasets[SLUG].polls_left = 1
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert len(server.sent("CreateDataset")) == 1 and not server.sent("CreateDatasetVersion")
 
 
 def test_an_upload_that_failed_is_no_version_to_keep(server: FakeKaggle, tmp_path: Path) -> None:
     server.answer("PUT", 400, "bad", times=1)
-    with pytest.raises(refusals.UploadBroken):
-        utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
-    whole = utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
-    assert listed(server.datasets[SLUG].versions[whole - 1]) >= {"cellsignal/cli.py", "kernels/0-chain/0-chain.ipynb"}
+    with pytest.raises(errors.UploadBroken):
+        utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK)
+    whole = utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK)
+    assert listed(server.datasets[SLUG].versions[whole - 1]) >= {"cellsignal/cli/main.py", "kernels/0-chain/0-chain.ipynb"}
 
 
 def test_waiting_outlasts_faults_of_the_platform_and_says_so(server: FakeKaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.dataset_polls = 1
-    utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
+    utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK)
     server.answer("GetDatasetStatus", 500, "Internal Server Error")
-    assert utilities._wait(SLUG, 1, QUICK) == 1
+    assert utility_dataset._wait(SLUG, 1, QUICK) == 1
     assert "Internal Server Error" in capsys.readouterr().err
 
 
@@ -128,16 +129,16 @@ def test_a_failed_dataset_is_told(server: FakeKaggle, tmp_path: Path, monkeypatc
     with monkeypatch.context() as fails:
         fails.setattr(kaggle, "dataset_status", lambda slug: ("failed", 1) if slug in server.datasets else said(slug))
         with pytest.raises(StepFailed, match="Kaggle says failed; the same command uploads another version; see https"):
-            utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK)
+            utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK)
 
 
 def test_a_version_that_failed_is_followed_by_another(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is told to delete: kernels cannot mount a dataset that was made anew under its old slug."""
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 1
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     said, left = kaggle.dataset_status, [("failed", 1)] * 3  # also while the second is unpacked
     monkeypatch.setattr(kaggle, "dataset_status", lambda slug: left.pop() if left else said(slug))
-    assert utilities.publish("alice", folder=tmp_path / "built", waiting=QUICK) == 2  # though it holds the same
+    assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 2  # though it holds the same
     assert len(server.sent("CreateDatasetVersion")) == 1 and left == []
     monkeypatch.setattr(kaggle, "dataset_status", lambda slug: ("failed", 3))
     with pytest.raises(StepFailed, match="Kaggle says failed"):
-        utilities._wait(SLUG, 3, QUICK, failed=True)
+        utility_dataset._wait(SLUG, 3, QUICK, failed=True)

@@ -10,10 +10,10 @@ import pytest
 
 from cellsignal import files
 from cellsignal.code_identity import assigned
-from cellsignal.run import notebooks
+from cellsignal.run.chain import notebooks
 
 BOOTSTRAP = """from cellsignal import files
-from cellsignal.run import session
+from cellsignal.run.record import session
 folder = session.begin(globals())
 budget = session.budget(0)"""
 WEIGHTS = """for suffix in ("safetensors", "json"):

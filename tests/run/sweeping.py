@@ -27,13 +27,13 @@ def command(params: Path, run: Path) -> list[str]:
 
 def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") -> Callable[..., Path]:
     """What sweeps such trials in `folder` over a space, or a part of one called `kind`; `base.yaml` names plates that nobody reads."""
-    from cellsignal.run import sweep, sweep_driver, sweep_trials
+    from cellsignal.run.sweep import sweep, driver, trials
     from cellsignal.show import sweeps
     from cellsignal.show.style import blank
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sweep_trials, "command", command)
-    monkeypatch.setattr(sweep_driver, "LOOK", 0.02)
+    monkeypatch.setattr(trials, "command", command)
+    monkeypatch.setattr(driver, "LOOK", 0.02)
     for drawing in ("draw_variants", "draw_search"):  # tests/show looks at pictures
         monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank("toys"))
     (folder / "plates").mkdir()
@@ -81,9 +81,9 @@ def trial(params: Path, run: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "DRIVE":
-        from cellsignal.run import sweep, sweep_trials  # what a trial need not wait for
+        from cellsignal.run.sweep import sweep, trials  # what a trial need not wait for
 
-        sweep_trials.command = command
+        trials.command = command
         sweep.run_sweep(Path("base.yaml"), Path("space.yaml"), out=sys.argv[2], jobs=2)
     else:
         trial(Path(sys.argv[1]), Path(sys.argv[2]))

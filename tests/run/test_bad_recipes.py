@@ -68,7 +68,7 @@ BAD_OVERRIDES = {
 def refused(folder: Path, *arguments: str) -> str:
     """The one line on stderr of a command that must be refused and write nothing."""
     before = sorted(folder.rglob("*"))
-    command = [sys.executable, "-m", "cellsignal.cli", "run", *arguments]
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run", *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert ended.returncode == 2, ended.stderr
     assert ended.stdout == ""

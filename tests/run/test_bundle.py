@@ -13,9 +13,12 @@ import yaml
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import archive, bundle, chain, handover, paths, provenance, recipe, requirements
-from cellsignal.run.handover import Facts
-from cellsignal.run import steps
+from cellsignal.run import environment, recipe
+from cellsignal.run.bundle import entry_points, bundle, archive_texts, requirements
+from cellsignal.run.chain import chain
+from cellsignal.run.record import provenance
+from cellsignal.run.bundle.archive_texts import Facts
+from cellsignal.run.chain import steps
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROCESSING", "MODEL BUILD"]
@@ -49,7 +52,7 @@ def test_it_holds_all_that_kaggle_asks_for_and_nothing_else(run: Path, tmp_path:
     root = unpacked(written, tmp_path / "unpacked")
     names = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert {"README.md", "SETTINGS.json", "requirements.txt", "entry_points.md", "directory_structure.txt", "SHA256SUMS", "params.yaml",
-            "prepare_data.py", "train.py", "predict.py", "LICENSE", "cellsignal/cli.py", "kernels/4-predict-assign/4-predict-assign.ipynb",
+            "prepare_data.py", "train.py", "predict.py", "LICENSE", "cellsignal/cli/main.py", "kernels/4-predict-assign/4-predict-assign.ipynb",
             "run/weights/U2OS/model.safetensors", "run/scores/model/toy.parquet", "run/submission.csv",
             "run/submission.confidence.csv", "run/metrics.json", "run/done/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
     assert not [name for name in names if re.search(r"\.(png|jpe?g|html|tiff?)$|\.checkpoint|__pycache__|secret|notes|/\.", name)]
@@ -68,9 +71,9 @@ def test_its_texts_tell_what_to_do_and_name_no_place_of_this_machine(run: Path, 
         assert overwritten in after.split("\n\n")[0]
     assert hashlib.sha256((run / "submission.csv").read_bytes()).hexdigest() in text
     assert "kaggle competitions download -c recursion-cellular-image-classification" in text
-    assert files.read_json(root / "SETTINGS.json") == archive.PLACES
+    assert files.read_json(root / "SETTINGS.json") == entry_points.PLACES
     ours = [path for path in root.rglob("*") if path.is_file() and "cellsignal" not in path.parts and "kernels" not in path.parts]
-    assert not [path for path in ours if str(tmp_path).encode() in path.read_bytes() or str(paths.PACKAGE).encode() in path.read_bytes()]
+    assert not [path for path in ours if str(tmp_path).encode() in path.read_bytes() or str(environment.PACKAGE).encode() in path.read_bytes()]
     values = yaml.safe_load((root / "params.yaml").read_text())
     assert values["seed"] == 7 and not {"run", "data"} & set(values) and recipe.load(root / "params.yaml").seed == 7
 
@@ -111,7 +114,7 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     describe(run, {**made, "parameters": {**made["parameters"], "lens": 1}})
     with pytest.raises(InputError, match="this package knows no lens, which the run was given"):
         bundle.bundle(run)
-    with files.locked(paths.locks(run) / paths.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
+    with files.locked(environment.locks(run) / environment.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
         bundle.bundle(run)
     assert not list(run.parent.glob("*.zip")) and not list(run.parent.glob(f"{files.TEMPORARY}*"))
 
@@ -124,8 +127,8 @@ def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) 
         bundle.bundle(run)
     begun.write_text("weights")
     root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
-    assert archive.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
-    assert f'pretrained="{root}/pretrained/begun.safetensors"' in archive.arguments(root, "train")
+    assert entry_points.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
+    assert f'pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
 
 
 @pytest.fixture
@@ -138,21 +141,21 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
     told = ["run", f"{root}/params.yaml", "-p", 'data="/plates: 1"', "--out", f"{root}/run", "--from"]
-    assert archive.arguments(root, "predict", ["--from", "scores"]) == [*told, "weights", "--from", "scores"]
-    assert archive.arguments(root, "train") == [*told, "scratch"]
+    assert entry_points.arguments(root, "predict", ["--from", "scores"]) == [*told, "weights", "--from", "scores"]
+    assert entry_points.arguments(root, "train") == [*told, "scratch"]
     assert recipe.load(root / "params.yaml", [told[3]]).data == "/plates: 1"
-    assert archive.arguments(root, "prepare_data") == ["simulate", "/plates: 1", "--preset", "tiny", "--seed", "3"]
+    assert entry_points.arguments(root, "prepare_data") == ["simulate", "/plates: 1", "--preset", "tiny", "--seed", "3"]
     files.write_text(root / "params.yaml", "seed: 3\n")
-    assert archive.arguments(root, "prepare_data") == ["check", "/plates: 1"]
+    assert entry_points.arguments(root, "prepare_data") == ["check", "/plates: 1"]
     files.write_text(root / "run/submission.csv", "id_code,sirna\n")
-    assert archive.hand_out(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
+    assert entry_points.hand_out(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
 
 
 @pytest.mark.parametrize("settings", [[], {"RAW_DATA_DIR": "data", "RUN_DIR": ""}, {"RAW_DATA_DIR": 1, "RUN_DIR": "a", "SUBMISSION_DIR": "b"}])
 def test_settings_that_name_no_places_are_refused(root: Path, settings: Any) -> None:
     files.write_json(root / "SETTINGS.json", settings)
     with pytest.raises(InputError, match="SETTINGS.json: does not name RAW_DATA_DIR, RUN_DIR, SUBMISSION_DIR; give each a folder"):
-        archive.arguments(root, "predict")
+        entry_points.arguments(root, "predict")
 
 
 def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
@@ -162,6 +165,6 @@ def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "looks every row and every image through")])
 def test_the_readme_says_what_preparing_the_data_does(preset: str, does: str) -> None:
-    text = handover.readme(Facts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
+    text = archive_texts.readme(Facts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
     section = text.partition("# DATA PROCESSING")[2].partition("# MODEL BUILD")[0]
     assert does in section and ("draws" in section) == bool(preset)

@@ -14,8 +14,9 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import chain, notebooks, paths, recipe
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.run import environment, recipe
+from cellsignal.run.chain import chain, notebooks
+from cellsignal.run.chain.notebooks import StepFailed
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
 ALL = ["1-eda", *TRAININGS, "4-predict-assign", "report", "simulate"]
@@ -121,7 +122,7 @@ def test_what_the_system_refuses_in_a_step_names_step_and_path(
 
 
 def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    with files.locked(tmp_path / "run" / paths.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
+    with files.locked(tmp_path / "run" / environment.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
         run()
 
 
@@ -129,7 +130,7 @@ def test_an_open_notebook_is_waited_for_and_then_named(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "PATIENCE", 0.3)
-    code = f"from cellsignal.run import paths; paths.claim({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    code = f"from cellsignal.run import environment as paths; paths.claim({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
@@ -166,7 +167,7 @@ def test_what_cannot_be_predicted_is_refused_before_training(
 def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates: Path, kernels: Path) -> None:
     code = f"""if __name__ == "__main__":
     from pathlib import Path
-    from cellsignal.run import chain, recipe
+    from cellsignal.run.chain import chain; from cellsignal.run import recipe
     chain.run_chain(recipe.check({{"data": {str(plates)!r}}}), run={str(tmp_path / "run")!r}, kernels=Path({str(kernels)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.DEVNULL)

@@ -9,10 +9,14 @@ import pytest
 from machines import Machines
 
 from cellsignal import files, receipts
-from cellsignal.data import packing, simulate
-from cellsignal.data.problems import Faults, Problem
+from cellsignal.data.microscope import simulate
+from cellsignal.data.packing import pack
+from cellsignal.errors import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import chain, cluster, errands, provenance, recipe
+from cellsignal.run import recipe
+from cellsignal.run.chain import chain
+from cellsignal.run.cluster import ray_cluster, worker
+from cellsignal.run.record import provenance
 
 PREDICTION = """from cellsignal import receipts
 if stored != "scores":
@@ -38,7 +42,7 @@ ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "report", "simulate"]
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
     ray = Machines()
-    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    monkeypatch.setattr(ray_cluster, "_ray", lambda: ray)
     return ray
 
 
@@ -55,7 +59,7 @@ def run(
     def steps(name: str, *, storage: str = "", alone: bool = False, way: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
         checked = recipe.check({"data": str(plates), "prototypes": 0.3, **parameters})
-        engine = None if alone else cluster.Cluster("local", storage)
+        engine = None if alone else ray_cluster.Cluster("local", storage)
         chain.run_chain(checked, run=tmp_path / name, kernels=kernels, engine=engine, way=way)
         return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
 
@@ -73,10 +77,10 @@ def test_a_shared_folder_gets_the_files_that_one_machine_makes(run: Callable[...
     assert run("two") == ALL
     assert made(tmp_path / "two") == made(tmp_path / "one")
     assert "scores/model/adapted/U2OS-03.parquet" in made(tmp_path / "two")
-    assert machines.asked == [{"max_retries": cluster.RETRIES, "num_cpus": 1, "num_gpus": 0}] * 5
+    assert machines.asked == [{"max_retries": ray_cluster.RETRIES, "num_cpus": 1, "num_gpus": 0}] * 5
     assert run("two") == [] and len(machines.asked) == 5
     assert run("two", alone=True) == ["report"]  # one machine has other steps to report of, and repeats none
-    assert not (tmp_path / "two" / errands.ROOM).exists()
+    assert not (tmp_path / "two" / worker.ROOM).exists()
 
 
 def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]],
 def test_over_a_storage_the_same_files_come_and_stay(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errands.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path))
     storage = f"file://{tmp_path}/store"
     run("one", alone=True)
     assert run("two", storage=storage) == ALL
@@ -129,17 +133,17 @@ def test_what_no_machine_can_do_is_refused(run: Callable[..., list[str]], machin
         run("run", workers=8)
     machines.alive[0]["Resources"]["GPU"] = 2.0
     run("run", processes=2, workers=1)
-    assert machines.asked[-5] == {"max_retries": cluster.RETRIES, "num_cpus": 3, "num_gpus": 2}
+    assert machines.asked[-5] == {"max_retries": ray_cluster.RETRIES, "num_cpus": 3, "num_gpus": 2}
 
 
 def test_a_machine_that_does_not_see_the_run_folder_says_so(run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errands, "tell", lambda *told, tell=errands.tell, **more: {**tell(*told, **more), "run": "/elsewhere"})
+    monkeypatch.setattr(worker, "describe_job", lambda *told, tell=worker.describe_job, **more: {**tell(*told, **more), "run": "/elsewhere"})
     with pytest.raises(InputError, match="^/elsewhere: .* does not see the run folder; share the folder .* --storage URL"):
         run("run")
 
 
 def test_other_code_is_refused(run: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errands, "tell", lambda *told, tell=errands.tell, **more: {**tell(*told, **more), "code": "other"})
+    monkeypatch.setattr(worker, "describe_job", lambda *told, tell=worker.describe_job, **more: {**tell(*told, **more), "code": "other"})
     with pytest.raises(InputError, match="another version of cellsignal"):
         run("run")
 
@@ -149,9 +153,9 @@ def test_no_cluster_and_no_ray_are_told_before_anything_runs(
 ) -> None:
     for address, why in (("nobody", "Could not find any running Ray instance"), ("localhost:1", "Connection refused")):
         with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers .{why}.*; start one with"):
-            cluster.Cluster(address).opened(tmp_path, deadline=None).__enter__()
+            ray_cluster.Cluster(address).opened(tmp_path, deadline=None).__enter__()
     with pytest.raises(InputError, match="file:///proc/none: no place to write .*; name a folder"):
-        cluster.Cluster("local", "file:///proc/none")
+        ray_cluster.Cluster("local", "file:///proc/none")
     monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     params = tmp_path / "run.yaml"
@@ -167,26 +171,26 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
     asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
     simulate.simulate(tmp_path / "one", processes=1, **asked)
     for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
-        simulate.simulate(tmp_path / name, by=cluster.Cluster("local", storage).side_by_side, **asked)
+        simulate.simulate(tmp_path / name, by=ray_cluster.Cluster("local", storage).side_by_side, **asked)
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")
-    plan = packing.plan(tmp_path / "one")
-    packing.pack(plan, tmp_path / "packed", progress=False)
-    with cluster.helpers("local") as by:
-        assert len(packing.pack(plan, tmp_path / "together", progress=False, by=by)) == 4
+    plan = pack.plan_pack(tmp_path / "one")
+    pack.pack(plan, tmp_path / "packed", progress=False)
+    with ray_cluster.helpers("local") as by:
+        assert len(pack.pack(plan, tmp_path / "together", progress=False, by=by)) == 4
     assert everything(tmp_path / "together") == everything(tmp_path / "packed")
     next((tmp_path / "one").rglob("*.png")).write_bytes(b"damaged")
-    with cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
-        packing.pack(plan, tmp_path / "third", progress=False, by=by)
+    with ray_cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
+        pack.pack(plan, tmp_path / "third", progress=False, by=by)
 
 
 def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(told: dict, desk: None) -> None:
         raise Faults([Problem("B02_s1_w1.png", "the file is empty", "copy the file again")])
 
-    monkeypatch.setattr(errands, "_beside", lambda told: nullcontext())
-    monkeypatch.setattr(errands, "_execute", damaged)
-    answer = errands.carry_out({"code": provenance.code_digest(), "storage": ""})
-    assert cluster.ERRORS[answer["error"]] is InputError and answer["text"] == "B02_s1_w1.png: the file is empty; copy the file again"
+    monkeypatch.setattr(worker, "_beside", lambda told: nullcontext())
+    monkeypatch.setattr(worker, "_execute", damaged)
+    answer = worker.run_job({"code": provenance.code_digest(), "storage": ""})
+    assert ray_cluster.ERRORS[answer["error"]] is InputError and answer["text"] == "B02_s1_w1.png: the file is empty; copy the file again"
 
 
 def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -209,11 +213,11 @@ def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callab
 
 
 def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errands.tempfile, "tempdir", str(tmp_path / "machine"))
-    storage = errands.Storage(f"file://{tmp_path}/store")
+    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
+    storage = worker.Storage(f"file://{tmp_path}/store")
     for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
         storage.put_json("data/abc.json", listed)
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
-            errands._plates(storage, "abc", "")
+            worker._plates(storage, "abc", "")
     assert not list((tmp_path / "machine").rglob("x.csv"))

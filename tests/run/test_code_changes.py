@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellsignal.code_identity import PACKAGE
 from cellsignal.files import sha256
-from cellsignal.run import paths
+from cellsignal.run import environment
 
 RECIPE = Path(__file__).resolve().parents[2] / "papermill_params/tiny.yaml"
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
@@ -16,10 +16,10 @@ AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
 
 def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package/cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
-    notebook = shutil.copy(paths.kernels() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)
-    losses, weights = package / "learn/losses.py", tmp_path / "run/weights/RPE/model.safetensors"
+    notebook = shutil.copy(environment.kernels() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)
+    losses, weights = package / "learn/training/losses.py", tmp_path / "run/weights/RPE/model.safetensors"
     overrides = [f"run={tmp_path / 'run'}", "cell_type=RPE", "pretrain_epochs=0", "epochs=1", "backbone=plain-cnn", "processes=1", "device=cpu"]
-    command = [sys.executable, "-m", "cellsignal.run.script", notebook, RECIPE, *(word for each in overrides for word in ("-p", each))]
+    command = [sys.executable, "-m", "cellsignal.run.chain.script", notebook, RECIPE, *(word for each in overrides for word in ("-p", each))]
 
     def run(file: Path | None = None, old: str = "", new: str = "") -> tuple[str, str]:
         """SHA-256 of the weights, and what was said of other code, after a change in a file."""

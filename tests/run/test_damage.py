@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from cellsignal import files
-from cellsignal.data import simulate
+from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError
-from cellsignal.run import bundle, chain, inputs, recipe
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.run import inputs, recipe
+from cellsignal.run.bundle import bundle
+from cellsignal.run.chain import chain
+from cellsignal.run.chain.notebooks import StepFailed
 
 Run = Callable[..., list[str]]
 

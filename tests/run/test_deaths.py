@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cellsignal.run import chain, leash, recipe
+from cellsignal.run import recipe
+from cellsignal.run.chain import chain, leash
 
 LATEST = 120.0  # seconds, which only a failure takes
 # Trains without end; what it starts writes where it works, as a training in several processes does.
@@ -35,8 +36,8 @@ def start(run: Path, plates: Path, kernels: Path) -> subprocess.Popen[bytes]:
     """A chain in a process of its own, as `cellsignal run` is."""
     code = f"""import sys
 from pathlib import Path
-from cellsignal import cli
-from cellsignal.run import chain, leash, recipe
+from cellsignal.cli import main as cli
+from cellsignal.run.chain import chain, leash; from cellsignal.run import recipe
 checked = recipe.check({{"data": {str(plates)!r}, "pages": False}})
 cli.app = lambda **options: chain.run_chain(checked, run={str(run)!r}, kernels=Path({str(kernels)!r})) and 0
 cli.main()"""

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from cellsignal import files, receipts
-from cellsignal.data import download, simulate, simulated
-from cellsignal.data import workshop
+from cellsignal.data import simulated
+from cellsignal.data.download import rxrx1
+from cellsignal.data.microscope import simulate
+from cellsignal.data.microscope import workdir
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, paths
+from cellsignal.run import inputs, environment
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_plates_of_other_code_are_drawn_anew_in_the_run_folder_and_kept_elsewher
     for data in ("", str(tmp_path / "mine")):
         inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
     before = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
-    monkeypatch.setattr(workshop, "package_code", lambda room: {"": "", room: "of tomorrow"})
+    monkeypatch.setattr(workdir, "package_code", lambda room: {"": "", room: "of tomorrow"})
     capsys.readouterr()
     for data in ("", str(tmp_path / "mine")):
         inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
@@ -64,7 +66,7 @@ def test_what_other_code_left_half_drawn_is_not_gone_on_with(tmp_path: Path, mon
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(simulate, "_write_tables", broken)
         simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
-    monkeypatch.setattr(workshop, "package_code", lambda room: {room: "of tomorrow"})
+    monkeypatch.setattr(workdir, "package_code", lambda room: {room: "of tomorrow"})
     with pytest.raises(InputError, match=r"drawn by other code of cellsignal \(cellsignal, data\); delete this folder, or choose another"):
         simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
 
@@ -132,8 +134,8 @@ def test_colab_fetches_the_competition_only_where_no_plates_are_named(
     tmp_path: Path, plates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(download, "from_kagglehub", lambda competition: asked.append(competition) or plates)
-    monkeypatch.setattr(paths, "COLAB", tmp_path / "content")
+    monkeypatch.setattr(rxrx1, "from_kagglehub", lambda competition: asked.append(competition) or plates)
+    monkeypatch.setattr(environment, "COLAB", tmp_path / "content")
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
     with pytest.raises(InputError, match="no such data folder"):
         inputs.resolve("", run=tmp_path / "run")

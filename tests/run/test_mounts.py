@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.data import simulate, simulated
+from cellsignal.data import simulated
+from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, mounts, paths
-from cellsignal.run.imagenet import pretrained_file
+from cellsignal.run import inputs, mounts, environment
+from cellsignal.run.pretrained import find_pretrained
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 Attach = Callable[..., Path]
@@ -18,7 +19,7 @@ Attach = Callable[..., Path]
 @pytest.fixture
 def attach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Attach:
     """attach(mount, *files) mounts an input with these empty files, on Kaggle."""
-    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setattr(environment, "KAGGLE", tmp_path / "kaggle")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
 
     def make(mount: str, *names: str) -> Path:
@@ -159,14 +160,14 @@ def test_pretrained_weights_are_found_wherever_they_are_attached(attach: Attach,
     attach("weights-of-others", "resnet34.safetensors")
     folder = attach(mount, "densenet121.safetensors", "timm-resnet18.safetensors")
     for name, file in (("densenet121", "densenet121.safetensors"), ("timm:resnet18", "timm-resnet18.safetensors")):
-        assert pretrained_file("imagenet", name) == folder / file
+        assert find_pretrained("imagenet", name) == folder / file
 
 
 def test_pretrained_weights_that_lie_here_or_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vgg-small.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    assert pretrained_file("imagenet", "vgg-small") == pretrained_file("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
+    assert find_pretrained("imagenet", "vgg-small") == find_pretrained("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
     with pytest.raises(InputError, match="absent.safetensors: no such weights"):
-        pretrained_file("absent.safetensors", "vgg-small")
+        find_pretrained("absent.safetensors", "vgg-small")
     with pytest.raises(InputError, match="nobody has trained the plain-cnn on ImageNet"):
-        pretrained_file("imagenet", "plain-cnn")
+        find_pretrained("imagenet", "plain-cnn")

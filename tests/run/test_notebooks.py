@@ -15,16 +15,17 @@ import pytest
 from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
-from cellsignal.publish import render
-from cellsignal.run import notebooks, paths
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.kaggle import kernel_folders
+from cellsignal.run import environment as paths
+from cellsignal.run.chain import notebooks
+from cellsignal.run.chain.notebooks import StepFailed
 
 FAILURES = {
     "from cellsignal.errors import InputError\nraise InputError('bad row', where='a.csv:3', cure='mend it')": (
         InputError,
         "^a.csv:3: bad row; mend it$",
     ),
-    "from cellsignal.data.images import read_site\nread_site('plates', 'B02_s1')": (
+    "from cellsignal.data.images.reader import read_site\nread_site('plates', 'B02_s1')": (
         InputError,
         "^plates/B02_s1_w1.png: no such file; add the image, or leave out the site$",
     ),
@@ -108,7 +109,7 @@ def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None
 def test_a_kernel_that_does_not_start_is_started_once_more(
     tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, failures: int, tries: int
 ) -> None:
-    ways, tried = notebooks._said, []
+    ways, tried = notebooks._run_logged, []
 
     def papermill(command: list[str], **options: object) -> tuple[int, str]:
         notebook, target = map(Path, command[command.index("papermill") + 1 :][:2])
@@ -118,7 +119,7 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
         target.write_text(notebook.read_text())
         return 1, "RuntimeError: Kernel didn't respond in 60 seconds"
 
-    monkeypatch.setattr(notebooks, "_said", papermill)
+    monkeypatch.setattr(notebooks, "_run_logged", papermill)
     if failures == 1:
         assert run(write_toy(tmp_path, "1-eda"), tmp_path).is_file()
     else:
@@ -152,7 +153,7 @@ print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
 
 def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
     code = """import multiprocessing
-from cellsignal import cli
+from cellsignal.cli import main as cli
 cli.app = lambda **options: print(multiprocessing.get_context("spawn").Pool(1).map(abs, [-7]))
 cli.main()"""
     ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
@@ -196,13 +197,13 @@ def test_a_notebook_saved_elsewhere_is_executed_paged_and_pushed(tmp_path: Path,
     written = files.read_json(path)
     saved(written)
     files.write_json(path, written)
-    pushed = json.loads(render.notebook_text(path, {"run": "runs/one"}))
+    pushed = json.loads(kernel_folders.notebook_text(path, {"run": "runs/one"}))
     for notebook in (pushed, files.read_json(run(path, tmp_path / "run"))):
         nbformat.validate(notebook)
         assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
         assert notebook["nbformat_minor"] == 5 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     assert "widgets" not in pushed["metadata"]
-    assert render.notebook_text(path, {"run": "runs/one"}) == json.dumps(pushed, indent=1, ensure_ascii=False) + "\n"  # ids are not drawn
+    assert kernel_folders.notebook_text(path, {"run": "runs/one"}) == json.dumps(pushed, indent=1, ensure_ascii=False) + "\n"  # ids are not drawn
 
 
 def test_the_page_of_a_notebook_that_was_executed_elsewhere(tmp_path: Path, write_toy: Callable[..., Path]) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.run import chain, recipe
+from cellsignal.run import recipe
+from cellsignal.run.chain import chain
 
 
 def test_pages_are_left_out_and_written_later(tmp_path: Path, kernels: Path, plates: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,13 @@ import yaml
 from papermill.cli import _resolve_type
 from papermill.translators import PythonTranslator
 
-from cellsignal.data.selection import of_cell_type
+from cellsignal.data.tables.splits import of_cell_type
 from cellsignal.errors import InputError
-from cellsignal.run import notebooks, parameters, paths, recipe, session
+from cellsignal.run import parameters, environment, recipe
+from cellsignal.run.chain import notebooks
+from cellsignal.run.record import session
 
-KERNELS = paths.kernels()
+KERNELS = environment.kernels()
 NOTEBOOKS = sorted(path.stem for path in KERNELS.glob("*/*.ipynb"))
 TRAIN, PREDICT = "3-train-cell-type", "4-predict-assign"
 ON_COMMAND_LINE = {  # notebook, name and value after -p, what the set-up says
@@ -44,7 +46,7 @@ ON_COMMAND_LINE = {  # notebook, name and value after -p, what the set-up says
 def variables(notebook: str, injected: dict[str, Any] = {}) -> dict[str, Any]:
     """A notebook's variables at its set-up, after papermill has injected some."""
     first = notebooks.source(notebooks.code_cells(KERNELS / notebook / f"{notebook}.ipynb")[0])
-    cells = ["", first, *[PythonTranslator.codify(injected)] * bool(injected), "from cellsignal.run import session"]
+    cells = ["", first, *[PythonTranslator.codify(injected)] * bool(injected), "from cellsignal.run.record import session"]
     namespace: dict[str, Any] = {"In": cells}
     for cell in cells:
         exec(cell, namespace)
@@ -74,7 +76,7 @@ def test_every_notebook_accepts_its_own_parameters_and_any_recipe(notebook: str)
     default = variables(notebook)
     parameters.check(default)
     network = {"cell_type": "all"} if "cell_type" in default else {}  # no recipe names it
-    for path in paths.repository().glob("papermill_params/*.yaml"):
+    for path in environment.repository().glob("papermill_params/*.yaml"):
         parameters.check(variables(notebook, {**yaml.safe_load(path.read_text()), **network}))
     parameters.check(variables(notebook, {"PAPERMILL_INPUT_PATH": "in.ipynb"}))  # as its --inject-paths does
     assert refusal(notebook, {"epoch": 3}).startswith("unknown parameter 'epoch'; ")

@@ -14,7 +14,8 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import archive, paths, recipe
+from cellsignal.run import environment as paths, recipe
+from cellsignal.run.bundle import entry_points
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_the_checkout_holds_the_kernels() -> None:
 
 
 def test_a_claim_ends_with_its_process_however_that_dies(tmp_path: Path) -> None:
-    code = f"from cellsignal.run import paths; paths.claim({str(tmp_path)!r}); print('held', flush=True); input()"
+    code = f"from cellsignal.run import environment as paths; paths.claim({str(tmp_path)!r}); print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
@@ -146,7 +147,7 @@ def test_a_notebook_on_its_own_has_the_libraries_of_a_chains(monkeypatch: pytest
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "0")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back afterwards
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    paths.settle()
+    paths.configure_libraries()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == paths.kernel_environment(tmp_path)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "0"  # the user's own word
 
@@ -212,4 +213,4 @@ def test_every_path_of_a_command_may_begin_with_a_tilde(home: Path, refused: Cal
     checked = recipe.load(home / "recipe.yaml")
     assert [checked.data, checked.run, checked.pretrained] == [f"{home}/nowhere", f"{home}/runs/one", f"{home}/weights.safetensors"]
     files.write_json(Path("SETTINGS.json"), {"RAW_DATA_DIR": "~/plates", "RUN_DIR": "run", "SUBMISSION_DIR": "~"})
-    assert archive.settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}
+    assert entry_points.settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}

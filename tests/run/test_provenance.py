@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from cellsignal import files
-from cellsignal.run import paths, provenance
+from cellsignal.run import environment
+from cellsignal.run.record import provenance
 
 
 def test_a_copy_has_the_digest_of_the_package_and_other_code_another(tmp_path: Path) -> None:
     copy = tmp_path / "utils_dataset/cellsignal"
-    shutil.copytree(paths.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(environment.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     files.write_json(copy / provenance.BUILD, {"commit": "c" * 40})
     assert provenance.code_digest(copy) == provenance.code_digest()
-    (copy / "run/steps.py").rename(copy / "run/stages.py")
+    (copy / "run/chain/steps.py").rename(copy / "run/stages.py")
     renamed = provenance.code_digest(copy)
     with open(copy / "errors.py", "a", encoding="utf-8") as stream:
         stream.write("\n")

@@ -9,8 +9,9 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import chain, inputs, rebuild, recipe, steps
-from cellsignal.run.notebooks import StepFailed
+from cellsignal.run import inputs, recipe
+from cellsignal.run.chain import chain, rebuild, steps
+from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.show import report
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]

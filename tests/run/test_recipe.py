@@ -49,6 +49,6 @@ def test_the_cure_for_a_number_without_a_dot_is_the_same_number(tmp_path: Path, 
 
 
 def test_backbones_are_those_that_can_be_built() -> None:
-    from cellsignal.learn.backbones import BACKBONES
+    from cellsignal.learn.networks.backbones import BACKBONES
 
     assert tuple(BACKBONES) == recipe.BACKBONES

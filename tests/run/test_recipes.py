@@ -27,7 +27,7 @@ SOLUTIONS = {
 ])
 def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
     own, networks, rungs = SOLUTIONS[name]
-    command = [sys.executable, "-m", "cellsignal.cli", "run", str(ROOT / f"papermill_params/{name}.yaml"), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / f"papermill_params/{name}.yaml"), "--out", str(tmp_path / "run")]
     changes = [part for change in (*SHORT, *own) for part in ("-p", change)]
     ended = subprocess.run([*command, *changes], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -10,8 +10,8 @@ from finished import vouch, wells, write_run
 from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
-from cellsignal.run import paths
-from cellsignal.run.results import read_results
+from cellsignal.run import environment
+from cellsignal.run.record.results import read_results
 
 TEST = wells()
 
@@ -42,7 +42,7 @@ def test_runs_of_one_name_are_told_apart_and_found_beside_the_comparison(tmp_pat
 
 
 def test_what_is_attached_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setattr(environment, "KAGGLE", tmp_path / "kaggle")
     for number in (1, 2):
         make(tmp_path / f"kaggle/input/notebooks/alice/predict-{number}", "demo", epochs=number)
     results, _ = read_results(here=tmp_path / "runs/compare")

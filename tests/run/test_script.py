@@ -16,18 +16,19 @@ from trainings import write_patches
 from cellsignal import code_identity
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.train import history_of
-from cellsignal.run import notebooks, paths, script
+from cellsignal.learn.training.fit import history_of
+from cellsignal.run import environment as paths
+from cellsignal.run.chain import notebooks, script
 
 CELLS = ['run = ""\ndata = ""\nseed = 3\ncell_type = "U2OS"\nepochs = 2\ntime_budget_minutes = 0.0\nprocesses = 1', """
 import os
 from pathlib import Path
 import pandas as pd
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
-from cellsignal.run import session
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
+from cellsignal.run.record import session
 folder = session.begin(globals())
 budget = session.budget(time_budget_minutes)""", """
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
@@ -55,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def call(made: tuple[Path, Path], run: Path, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    arguments = ["-m", "cellsignal.run.script", *map(str, made), "-p", f"run={run}", *more]
+    arguments = ["-m", "cellsignal.run.chain.script", *map(str, made), "-p", f"run={run}", *more]
     return subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, timeout=300)
 
 

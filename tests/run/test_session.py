@@ -8,7 +8,8 @@ import pytest
 
 from cellsignal import files, receipts
 from cellsignal.errors import InputError
-from cellsignal.run import manifest, paths, session
+from cellsignal.run import environment
+from cellsignal.run.record import manifest, session
 
 TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "demo", "cell_type": "U2OS", "workers": 0, "device": "auto"}
 PRETRAIN = "2-pretrain-controls@U2OS"
@@ -18,7 +19,7 @@ Past = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Kaggle's folders, empty."""
-    monkeypatch.setattr(paths, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setattr(environment, "KAGGLE", tmp_path / "kaggle")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.delenv("CELLSIGNAL_CHAIN", raising=False)
     (tmp_path / "kaggle/working").mkdir(parents=True)
@@ -32,14 +33,14 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
     def make(mount: str, step: str, written: dict[str, str], *, complete: bool = True, **parameters: Any) -> Path:
         values = {**TRAINING, **parameters}
         room = kaggle / "input" / mount
-        monkeypatch.setattr(paths, "KAGGLE", kaggle / "nowhere")
+        monkeypatch.setattr(environment, "KAGGLE", kaggle / "nowhere")
         folder = session.begin({**values, "run": str(room / values["run"])})
-        paths.release(folder)
+        environment.release(folder)
         files.write_json(folder / "run.json", {"run": values["run"]})
         for name, text in written.items():
             files.write_text(folder / name, text)
         session.end(folder, step, values, complete=complete, progress="" if complete else "whole, epoch 1 of 2")
-        monkeypatch.setattr(paths, "KAGGLE", kaggle)
+        monkeypatch.setattr(environment, "KAGGLE", kaggle)
         return folder
 
     return make
@@ -47,7 +48,7 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 
 def begin(**parameters: Any) -> Path:
     folder = session.begin({**TRAINING, **parameters})
-    paths.release(folder)
+    environment.release(folder)
     return folder
 
 
@@ -79,8 +80,8 @@ def test_nothing_here_is_overwritten_and_the_own_run_comes_first(past: Past, kag
     folder = begin()
     assert here.read_text() == "mine"
     assert (folder / "weights/U2OS/pretrain.json").read_text() == "card"
-    assert session.earlier(folder, "weights", "U2OS")[0] == same / "weights/U2OS"
-    assert session.earlier(folder, "weights", "RPE") == []
+    assert session.resume_folders(folder, "weights", "U2OS")[0] == same / "weights/U2OS"
+    assert session.resume_folders(folder, "weights", "RPE") == []
 
 
 def test_of_two_sessions_of_a_run_the_later_one_counts(past: Past) -> None:
@@ -147,7 +148,7 @@ def test_a_link_out_of_the_attached_run_is_not_followed(past: Past, tmp_path: Pa
 
 def test_more_than_kaggle_keeps_is_not_taken_up(past: Past, kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     past("one", "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.safetensors": "x" * 2000})
-    monkeypatch.setattr(paths, "WORKING_BYTES", 2500)
+    monkeypatch.setattr(environment, "WORKING_BYTES", 2500)
     files.write_text(kaggle / "working/mine.bin", "x" * 1000)
     with pytest.raises(InputError, match="one/runs/tiny: its 0.0 GB do not fit beside 0.0 GB of 0 GB; detach it"):
         begin()
@@ -159,7 +160,7 @@ def test_under_a_chain_nothing_is_taken_up_but_checkpoints_are_found(past: Past,
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
     folder = begin()
     assert not (folder / "weights").exists()
-    assert session.earlier(folder, "weights", "U2OS") == [attached / "weights/U2OS"]
+    assert session.resume_folders(folder, "weights", "U2OS") == [attached / "weights/U2OS"]
 
 
 def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phases(past: Past) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cellsignal import receipts
-from cellsignal.run import paths, plans, rebuild, steps
+from cellsignal.run import environment
+from cellsignal.run.chain import plans, rebuild, steps
 
 DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
 
@@ -27,7 +28,7 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
 
 
 def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
-    plan = {step.name: step for step in plans.plan(plans.Shape(compare_batches=True, final_epochs=1), ["RPE"], kernels=paths.kernels())}
+    plan = {step.name: step for step in plans.plan(plans.Shape(compare_batches=True, final_epochs=1), ["RPE"], kernels=environment.kernels())}
     model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
     assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
     assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
@@ -100,4 +101,4 @@ def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None
     assert steps.read_any(tmp_path, step) == marker
     receipts.write(tmp_path / "done/1-eda.json", {**marker, **change})
     assert steps.read_any(tmp_path, step) is None
-    assert rebuild.vouched(tmp_path, step) is None
+    assert rebuild.recorded_outputs(tmp_path, step) is None

@@ -9,8 +9,8 @@ import pytest
 
 from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import mirror, storage
-from cellsignal.run.storage import Storage
+from cellsignal.run.cluster import shared_storage
+from cellsignal.run.cluster.shared_storage import Storage
 
 NAME = "weights/U2OS/model.checkpoint.json"
 
@@ -56,7 +56,7 @@ def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
 
 
 def test_what_was_not_stored_so_is_never_taken(shared: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PAUSE", 0)
+    monkeypatch.setattr(shared_storage, "PAUSE", 0)
     files.write_text(tmp_path / "here/a.txt", "whole")
     shared.put_all(tmp_path / "here", ["a.txt"])
     with pytest.raises(StepFailed, match="a.txt is not the file that was stored"):
@@ -73,49 +73,49 @@ def test_urls_that_lead_nowhere_are_refused(url: str, what: str, monkeypatch: py
 
 def test_a_checkpoint_goes_on_elsewhere(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
     first, other = write("first", 3), tmp_path / "other"
-    mirror.keep(shared, first, [NAME])
-    mirror.bring(shared, other, [NAME, "weights/U2OS/head.checkpoint.json"])
+    shared_storage.upload(shared, first, [NAME])
+    shared_storage.download(shared, other, [NAME, "weights/U2OS/head.checkpoint.json"])
     assert held(other) == held(first)
-    mirror.keep(shared, write("other", 5), [NAME])
-    mirror.bring(shared, first, [NAME])
+    shared_storage.upload(shared, write("other", 5), [NAME])
+    shared_storage.download(shared, first, [NAME])
     assert json.loads((first / NAME).read_text())["epoch"] == 5
     assert [name for name in shared.names("weights")] == ["weights/U2OS/model.checkpoint-5.safetensors", NAME]
-    mirror.forget(shared, [NAME])
+    shared_storage.delete(shared, [NAME])
     assert shared.names("weights") == []
 
 
 @pytest.mark.parametrize("theirs", [{"epoch": 2}, {"epoch": 9, "of": "another's"}])
 def test_who_came_as_far_keeps_what_it_has(shared: Storage, write: Callable[..., Path], theirs: dict[str, Any]) -> None:
-    mirror.keep(shared, write("theirs", **theirs), [NAME])
+    shared_storage.upload(shared, write("theirs", **theirs), [NAME])
     before = held(mine := write("mine", 3))
-    mirror.bring(shared, mine, [NAME])
+    shared_storage.download(shared, mine, [NAME])
     assert held(mine) == before
-    mirror.keep(shared, mine, [NAME])  # who trains now has the storage
+    shared_storage.upload(shared, mine, [NAME])  # who trains now has the storage
     assert shared.read_json(NAME)["epoch"] == 3
 
 
 def test_damaged_checkpoints_are_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PAUSE", 0)
-    mirror.keep(shared, write("first", 3), [NAME])
+    monkeypatch.setattr(shared_storage, "PAUSE", 0)
+    shared_storage.upload(shared, write("first", 3), [NAME])
     shared.put_json("weights/U2OS/model.checkpoint-3.safetensors", {"other": "tensors"})
-    mirror.bring(shared, tmp_path / "other", [NAME])
+    shared_storage.download(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other" / NAME).exists()
     (tmp_path / "first/weights/U2OS/model.checkpoint-3.safetensors").unlink()
     shared.remove(shared.names("weights"))
-    mirror.keep(shared, tmp_path / "first", [NAME])
+    shared_storage.upload(shared, tmp_path / "first", [NAME])
     assert shared.names("weights") == []
 
 
 def test_checkpoints_are_stored_while_a_training_works(
     shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "PAUSE", 0.01)
-    with mirror.kept(shared, tmp_path / "first", [NAME]):
+    monkeypatch.setattr(shared_storage, "MIRROR_PAUSE", 0.01)
+    with shared_storage.uploaded_checkpoint(shared, tmp_path / "first", [NAME]):
         write("first", 3)
         for _ in range(500):
             if shared.read_json(NAME):
                 break
-            mirror.Event().wait(0.01)
+            shared_storage.Event().wait(0.01)
     assert shared.read_json(NAME)["epoch"] == 3
 
 
@@ -141,15 +141,15 @@ def test_nothing_is_fetched_through_a_link(shared: Storage, tmp_path: Path) -> N
 @pytest.mark.parametrize("change", [{"tensors": "../../../x"}, {"tensors": ".."}, {"tensors": 5}, {"tensors": ["x"]}, {"epoch": "9"}, {"sha256": None}, {"epoch": True}])
 def test_a_stored_checkpoint_of_another_shape_is_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
     first = write("first", 3)
-    mirror.keep(shared, first, [NAME])
+    shared_storage.upload(shared, first, [NAME])
     shared.put_json(NAME, {**shared.read_json(NAME), **change})
-    mirror.bring(shared, tmp_path / "other", [NAME])
+    shared_storage.download(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other").exists()
-    mirror.keep(shared, first, [NAME])  # which is none, and gives way
+    shared_storage.upload(shared, first, [NAME])  # which is none, and gives way
     assert shared.read_json(NAME)["epoch"] == 3
 
 
 def test_a_checkpoint_that_is_named_outside_is_refused(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
-    mirror.keep(shared, write("first", 3), [NAME])
+    shared_storage.upload(shared, write("first", 3), [NAME])
     with pytest.raises(InputError, match=f"^{shared.url}: names a file 'weights/../../x.checkpoint.json', which would lie outside"):
-        mirror.bring(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])
+        shared_storage.download(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])

@@ -14,13 +14,9 @@ import sweeping
 import yaml
 from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import (
-    recipe,
-    sweep,
-    sweep_best,
-    sweep_results,
-)
-from cellsignal.run.notebooks import Unfinished
+from cellsignal.run import recipe
+from cellsignal.run.sweep import sweep, results as sweep_results
+from cellsignal.run.chain.notebooks import Unfinished
 
 Run = Callable[..., Path]
 
@@ -161,7 +157,7 @@ def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
     assert (row["held_out_half"], row["held_out_thresholds"], row["test_thresholds"]) == pytest.approx((0.2, 0.3, 0.4))
     variants = sweep_results.variants_table(trials, order=["base"])
     assert "| held out, half | − first | held out, thresholds |" in sweep_results.as_markdown(variants)
-    assert sweep_best.best(variants, measure="thresholds", seeds=1)["variant"] == "base"
+    assert sweep_results.best(variants, measure="thresholds", seeds=1)["variant"] == "base"
 
 
 def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cellsignal.run import sweep_ranges, sweep_space
+from cellsignal.run.sweep import search_space
 from cellsignal.run.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +71,8 @@ def test_a_variant_with_its_own_recipe_takes_that_files_values(tmp_path: Path) -
     (tmp_path / "base.yaml").write_text("epochs: 5\nbatch_size: 8\n")
     (tmp_path / "other.yaml").write_text("batch_size: 32\n")
     (tmp_path / "space.yaml").write_text("variants:\n  own: {recipe: other.yaml, epochs: 3}\n  1: {}\n")
-    space = sweep_space.read(tmp_path / "space.yaml", params=tmp_path / "base.yaml")
-    own, base = (sweep_space.values(variant, seed=7, overrides=["workers=1", "epochs=4"]) for variant in space.variants)
+    space = search_space.read(tmp_path / "space.yaml", params=tmp_path / "base.yaml")
+    own, base = (search_space.values(variant, seed=7, overrides=["workers=1", "epochs=4"]) for variant in space.variants)
     assert (own["batch_size"], own["epochs"], own["workers"], own["seed"]) == (32, 3, 1, 7)
     assert (base["batch_size"], base["epochs"]) == (8, 4)
 
@@ -80,8 +80,8 @@ def test_a_variant_with_its_own_recipe_takes_that_files_values(tmp_path: Path) -
 def test_ranges_are_whole_numbers_where_the_recipe_wants_such(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"search": {
         "epochs": {"low": 4, "high": 12, "step": 4}, "dropout": {"low": 0, "high": 0.9}, "sizes": {"choices": [[], [32, 64]]}}}, sort_keys=False))
-    space = sweep_space.read(tmp_path / "space.yaml", params=tmp_path / "base.yaml")
-    epochs, dropout, sizes = sweep_ranges.ranges(space, base=Recipe().model_dump())
+    space = search_space.read(tmp_path / "space.yaml", params=tmp_path / "base.yaml")
+    epochs, dropout, sizes = search_space.ranges(space, base=Recipe().model_dump())
     optuna = pytest.importorskip("optuna")
     trials = [optuna.trial.FixedTrial({"epochs": 8, "dropout": 0.25, "sizes": "[32, 64]"})]
     assert [(epochs.suggest(trial), dropout.suggest(trial), sizes.suggest(trial)) for trial in trials] == [(8, 0.25, [32, 64])]
@@ -92,9 +92,9 @@ def test_ranges_are_whole_numbers_where_the_recipe_wants_such(tmp_path: Path) ->
 def test_every_sweep_that_comes_with_the_recipes_is_sound(path: Path) -> None:
     """Its first lines say the command."""
     command = next(line for line in path.read_text().splitlines() if "cellsignal sweep" in line).lstrip("# ").split()
-    space = sweep_space.read(path, params=ROOT / command[2])
+    space = search_space.read(path, params=ROOT / command[2])
     assert ROOT / command[3] == path
     if space.kind == "search":
-        assert sweep_ranges.ranges(space, base=Recipe().model_dump())
+        assert search_space.ranges(space, base=Recipe().model_dump())
     for variant in space.variants:
-        assert sweep_space.values(variant, seed=0, where=space.lines())["preset"]
+        assert search_space.values(variant, seed=0, where=space.lines())["preset"]

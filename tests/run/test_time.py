@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from cellsignal import cli, files
-from cellsignal.run import chain, manifest, paths, recipe
-from cellsignal.run.notebooks import Unfinished
+from cellsignal import files
+from cellsignal.cli import main
+from cellsignal.run import environment, recipe
+from cellsignal.run.chain import chain
+from cellsignal.run.record import manifest
+from cellsignal.run.chain.notebooks import Unfinished
 
 TRAINING = "3-train-cell-type@U2OS"
 IN_TWO_SESSIONS = """before = folder / f"weights/{cell_type}/model.checkpoint.json"
@@ -72,8 +75,8 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
     run: Run, tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, taken, folder = [time.time()], {"4-predict-assign": 646}, tmp_path / "run"  # of 660 minutes
-    monkeypatch.setattr("cellsignal.learn.budget.time.time", lambda: now[0])
-    monkeypatch.setattr(paths, "deadline", lambda minutes: now[0] + 60 * minutes)
+    monkeypatch.setattr("cellsignal.budget.time.time", lambda: now[0])
+    monkeypatch.setattr(environment, "deadline", lambda minutes: now[0] + 60 * minutes)
     with_budgets(kernels, "2-pretrain-controls", "3-train-cell-type", "4-predict-assign")
     really = chain.notebooks.execute
 
@@ -111,19 +114,19 @@ def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_t
     folder = run(time_budget_minutes=minutes)
     deadline, given = files.read_json(folder / "eda/deadline.json")
     assert given == minutes
-    assert deadline == paths.deadline(minutes) and (deadline is None) == (minutes == 0)
+    assert deadline == environment.deadline(minutes) and (deadline is None) == (minutes == 0)
     assert deadline is None or 0 < deadline - time.time() < 6000
 
 
 def test_the_command_says_one_line_and_exits_with_3(
     plates: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(paths, "kernels", lambda: kernels)
+    monkeypatch.setattr(environment, "kernels", lambda: kernels)
     (tmp_path / "one.yaml").write_text(f"data: {plates}\ntime_budget_minutes: 1.0e-6\n")
     monkeypatch.setattr(sys, "argv", ["cellsignal", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "run")])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     for number, handler in handlers.items():
         signal.signal(number, handler)
     printed = capsys.readouterr()

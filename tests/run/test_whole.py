@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.run import bundle, manifest, notebooks, paths
+from cellsignal.run import environment as paths
+from cellsignal.run.bundle import bundle
+from cellsignal.run.chain import notebooks
+from cellsignal.run.record import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -19,7 +22,7 @@ TINY = ROOT / "papermill_params/tiny.yaml"
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run of tiny.yaml and what the command printed."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    command = [sys.executable, "-m", "cellsignal.cli", "run", str(TINY), "--out", str(run)]
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(TINY), "--out", str(run)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return run, ended.stdout

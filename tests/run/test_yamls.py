@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cellsignal.run import yamls
+from cellsignal.run import recipe
 
 Refused = Callable[..., str]
 NUMBER = "write a number without leading zeros, `_` and `:`, or a text in quotes"
@@ -59,4 +59,4 @@ def test_a_file_without_end_is_no_recipe(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("text", ["0", "-0", "7", "-12", "0x1f", "1.5", "0.25", "00.5", "1.0e-3", ".5", ".inf", "4294967295", "'010'", "'1:30'", "2024", "0o17"])
 def test_numbers_that_all_read_alike_pass(tmp_path: Path, text: str) -> None:
     (tmp_path / "good.yaml").write_text(f"seed: {text}\n")
-    assert yamls.read_yaml(tmp_path / "good.yaml")[0] == {"seed": yaml.safe_load(text)} == dict([yamls.read_override(f"seed={text}")])
+    assert recipe.read_yaml(tmp_path / "good.yaml")[0] == {"seed": yaml.safe_load(text)} == dict([recipe.read_override(f"seed={text}")])

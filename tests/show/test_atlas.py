@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cellsignal.show import atlas, plots
-from cellsignal.show.rungs import rungs_picture
+from cellsignal.show import multilabel
+from cellsignal.show.eda import plots
+from cellsignal.show.report import rungs_picture
 from cellsignal.tasks import PROTEIN_ATLAS
 
 LABELS = [(0,), (0, 25), (25,), (0, 21), (27,)]
@@ -19,13 +20,13 @@ def test_sites_are_shown_in_their_own_colours() -> None:
 
 
 def test_examples_show_the_frequent_classes_as_alone_as_they_can_be() -> None:
-    assert atlas.examples(LABELS, PROTEIN_ATLAS, count=2) == [0, 2]
-    assert atlas.examples([], PROTEIN_ATLAS) == []
+    assert multilabel.examples(LABELS, PROTEIN_ATLAS, count=2) == [0, 2]
+    assert multilabel.examples([], PROTEIN_ATLAS) == []
 
 
 @pytest.mark.parametrize("labels", [LABELS, [(3,)]])
 def test_any_labels_can_be_drawn(labels: list[tuple[int, ...]]) -> None:
-    assert atlas.class_frequencies(labels, PROTEIN_ATLAS).axes and atlas.label_companions(labels, PROTEIN_ATLAS).axes
+    assert multilabel.class_frequencies(labels, PROTEIN_ATLAS).axes and multilabel.label_companions(labels, PROTEIN_ATLAS).axes
 
 
 def test_rungs_of_any_metric_become_a_picture() -> None:
@@ -33,6 +34,6 @@ def test_rungs_of_any_metric_become_a_picture() -> None:
     floor = {"rung": "all labels", "kind": "floor", "split": "test", "macro_f1": 0.1}
     texts = [text.get_text() for text in rungs_picture({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
     assert texts == ["0.100", "0.300"]
-    assert len(atlas.class_scores([floor, row], [3] * 28, PROTEIN_ATLAS).axes[0].lines) == 1
+    assert len(multilabel.class_scores([floor, row], [3] * 28, PROTEIN_ATLAS).axes[0].lines) == 1
     for metrics in ({}, {"metric": "macro_f1", "rungs": []}):
         assert rungs_picture(metrics).texts[0].get_text() == "No rung yet."

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from finished import wells, write_run
 
-from cellsignal.decide.compare import compare
+from cellsignal.decide.evaluate.compare import compare
 from cellsignal.files import read_json
-from cellsignal.run.results import read_results
+from cellsignal.run.record.results import read_results
 from cellsignal.show import compare as draw
-from cellsignal.show.comparison import write_comparison
+from cellsignal.show.compare import write_comparison
 
 
 @pytest.fixture(scope="module")

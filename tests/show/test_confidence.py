@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cellsignal.show.confidence import reliability
+from cellsignal.show.ladder import reliability
 
 
 def test_points_are_shares_of_right_answers_at_their_stated_probability():

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.show.batches import PARTS, variance_shares
-from cellsignal.show.findings import label_findings, plate_findings
+from cellsignal.show.eda.batch_effect import PARTS, variance_shares
+from cellsignal.show.eda.findings import label_findings, plate_findings
 
 
 def plate(experiment: str, dataset: str, sirnas: list[int], *, number: int = 1) -> pd.DataFrame:

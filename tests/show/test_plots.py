@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cellsignal.show import plots
+from cellsignal.show.eda import plots
 
 EXPERIMENTS = ["HUVEC-01", "HUVEC-02", "RPE-01"]
 KINDS = {1: "treatment", 1108: "positive_control", 1138: "negative_control"}

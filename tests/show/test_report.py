@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cellsignal.files import write_json
-from cellsignal.show.page import table
+from cellsignal.show.html import table
 from cellsignal.show.report import write_report
 
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from cellsignal.data import simulated
 from cellsignal.files import write_json
-from cellsignal.run.paths import PACKAGE
-from cellsignal.show import benchmark, ladder, page, plots, style, sweeps
+from cellsignal.run.environment import PACKAGE
+from cellsignal.show import benchmark, ladder, html, style, sweeps
+from cellsignal.show.eda import plots
 from cellsignal.show.report import write_report
 
 WELLS = pd.DataFrame({"experiment": "HUVEC-01", "plate": 1, "well": ["B02", "B03"], "well_type": ["treatment", "missing"]})
@@ -51,9 +52,9 @@ def test_a_message_in_place_of_a_figure_is_of_no_data() -> None:
 
 
 def test_a_page_of_simulated_data_has_a_title_and_a_banner() -> None:
-    assert "imulated" not in page.page("cellsignal: demo", ["<h1>x</h1>"])
+    assert "imulated" not in html.page("cellsignal: demo", ["<h1>x</h1>"])
     with simulated.showing(True):
-        text = page.page("cellsignal: demo", ["<h1>x</h1>"])
+        text = html.page("cellsignal: demo", ["<h1>x</h1>"])
     assert "<title>cellsignal: demo (simulated data)</title>" in text
     assert re.search(r'<body>\n<div role="note"[^>]*><b>Simulated data\.</b> [^<]*</div>\n<h1>x</h1>', text)
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cellsignal.show.statistics import channels_there, pixel_stats
+from cellsignal.show.eda.batch_effect import channels_there, pixel_stats
 
 
 def sites(root) -> pd.DataFrame:

@@ -7,11 +7,11 @@ import pytest
 from finished import wells, write_run
 from matplotlib.text import Text
 
-from cellsignal.decide.compare import compare
-from cellsignal.run import sweep_results
-from cellsignal.run.results import read_results
+from cellsignal.decide.evaluate.compare import compare
+from cellsignal.run.sweep import results as sweep_results
+from cellsignal.run.record.results import read_results
 from cellsignal.show import compare as draw
-from cellsignal.show.atlas import class_frequencies
+from cellsignal.show.multilabel import class_frequencies
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import experiment_dots, ladder
 from cellsignal.show.style import STYLE

@@ -35,7 +35,7 @@ def recipe(request: pytest.FixtureRequest) -> str:
 def archive(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked archive of a run of that recipe; the run is gone."""
     place = tmp_path_factory.mktemp("archive")
-    run, command = place / "run", [sys.executable, "-m", "cellsignal.cli"]
+    run, command = place / "run", [sys.executable, "-m", "cellsignal.cli.main"]
     params = str(ROOT / "papermill_params" / recipe)
     for told in (["run", params, *RECIPES[recipe], "--out", str(run)], ["bundle", str(run)]):
         ended = subprocess.run([*command, *told], capture_output=True, text=True)

@@ -11,10 +11,10 @@ from noise import families, gaussian, group_on_plate, real_layout, votes
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from cellsignal.decide.assign import METHODS, assign, decide
-from cellsignal.decide.calibrate import expected_calibration_error, fit_temperature
-from cellsignal.decide.known import known_layouts
-from cellsignal.decide.temperatures import measured_temperatures
+from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
+from cellsignal.decide.assign.known_layouts import known_layouts
+from cellsignal.decide.assign.temperature import decided_temperatures
 
 SEEDS = (0, 1, 2)
 PUBLISHED = {0.30: 0.464, 0.50: 0.720, 0.70: 0.921}  # the best public code at these raw accuracies, one draw of noise
@@ -91,7 +91,7 @@ def test_the_temperature_is_found_with_and_without_labels(shared: Path, overconf
     scores = gaussian(truth, accuracy=0.5, seed=0, overconfidence=overconfidence)
     assert fit_temperature(scores.iloc[:1100], truth) == pytest.approx(overconfidence, rel=0.05)
     first = wells.set_index("id_code").loc[scores.index[:1100], ["cell_type"]].assign(sirna=truth.iloc[:1100])
-    (held_out,) = measured_temperatures(scores.iloc[:1100], first, wells, groups=groups, rotations=rotations).values()
+    (held_out,) = decided_temperatures(scores.iloc[:1100], first, wells, groups=groups, rotations=rotations).values()
     for heat in (None, dict.fromkeys(("HEPG2", "HUVEC", "RPE", "U2OS"), held_out)):
         decision = decide(scores, wells, groups=groups, rotations=rotations, temperatures=heat)
         error = expected_calibration_error(decision.confidence, decision.predictions == truth)

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from cellsignal.bench import cost, report
-from cellsignal.bench.suite import Bench
-from cellsignal.data.splits import split_sites
-from cellsignal.data.wells import read_tables
+from cellsignal.bench.suite import Benchmark
+from cellsignal.data.tables.splits import split_sites
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.files import read_json
 from cellsignal.run import recipe
 from cellsignal.run.benchmark import COSTS
-from cellsignal.run.chain import run_chain
+from cellsignal.run.chain.chain import run_chain
 
 pytestmark = pytest.mark.slow
 LEAST = {"read": {"official": 10, "OpenCV": 7}, "data path": {"Brodt": 3, "Sypetkowski": 3}, "experiment": {"97": 30}}  # a third or less given away
 
 
 def test_the_promised_ratios(shared: Path, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, data=shared / "rxrx1", sites=32, backbone="densenet-small", rounds=5, seconds=0.5, device="cpu")
+    bench = Benchmark(tmp_path, data=shared / "rxrx1", sites=32, backbone="densenet-small", rounds=5, seconds=0.5, device="cpu")
     for stage in (bench.reading, bench.data_path, bench.experiment):
         stage()
     found = {(row["stage"], row["peer"].split(":")[0].split(",")[0].split(" ")[0]): row["ratio"] for row in report.ratios(bench.rows)}
@@ -40,13 +40,13 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     told = [read_json(path) for path in run.glob("scores/model/*/metadata.json")]
     seconds += sum(each["seconds"] for facts in told for each in facts["experiments"].values())
 
-    bench = Bench(tmp_path / "bench", sites=64, image_size=64, backbone="densenet-small", batch_size=16, rounds=5, seconds=2.0, device="cpu")
+    bench = Benchmark(tmp_path / "bench", sites=64, image_size=64, backbone="densenet-small", batch_size=16, rounds=5, seconds=2.0, device="cpu")
     for stage in (bench.machine, bench.reading, bench.training, bench.predicting):
         stage()
     tables = read_tables(run / "data")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, how="experiment", held_out=1, seed=0))
     chosen = {name: value for name, value in recipe.check({**values, "run": "x"}).model_dump().items() if name in COSTS}
-    lots = cost.course(cost.screen_of(sites), **chosen, tests_answered=True)
+    lots = cost.training_workloads(cost.screen_size(sites), **chosen, tests_answered=True)
     predicted = cost.estimate(lots, report.here(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)
     print(f"predicted {predicted.seconds:.1f} s, measured {seconds:.1f} s")
     assert predicted.seconds == pytest.approx(seconds, rel=0.2)

@@ -23,7 +23,7 @@ PATTERNS = ("weights/**/*.safetensors", "scores/**/*.parquet", "submission*.csv"
 
 def command(out: Path, *more: str) -> list[str]:
     given = [part for parameter in PARAMETERS for part in ("-p", parameter)]
-    return [sys.executable, "-m", "cellsignal.cli", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(out), *given, *more]
+    return [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(out), *given, *more]
 
 
 def made(folder: Path) -> dict[str, str]:

@@ -20,12 +20,15 @@ import matplotlib.pyplot as plt
 import pytest
 
 from cellsignal import code_identity, files
-from cellsignal.data import simulate
-from cellsignal.decide.compare import compare
+from cellsignal.data.microscope import simulate
+from cellsignal.decide.evaluate.compare import compare
 from cellsignal.errors import InputError
-from cellsignal.run import bundle, chain, manifest, paths, provenance, rebuild, recipe, script
-from cellsignal.run.engine import Errand, Here
-from cellsignal.run.results import read_results
+from cellsignal.run import environment, recipe
+from cellsignal.run.bundle import bundle
+from cellsignal.run.chain import chain, rebuild, script
+from cellsignal.run.record import manifest, provenance
+from cellsignal.run.chain.engine import Job, LocalExecutor
+from cellsignal.run.record.results import read_results
 from cellsignal.show import report
 
 pytestmark = pytest.mark.slow
@@ -37,7 +40,7 @@ OUTCOMES = ("made again", "refused", "no result hangs on it", "changed unseen")
 IMAGES = 5  # of thousands
 
 
-class InThisProcess(Here):
+class InThisProcess(LocalExecutor):
     """Executes notebooks cell by cell, and takes plates from their first drawing."""
 
     drawn: dict[Path, str] = {}  # the statistics of each plate
@@ -55,7 +58,7 @@ class InThisProcess(Here):
             folder.symlink_to(place)
             yield plate.plate, folder, self.drawn[place]
 
-    def execute(self, errand: Errand) -> Any:
+    def execute(self, errand: Job) -> Any:
         script.execute(errand.step.notebook, dict(errand.parameters))
         plt.close("all")
         target = self.run / f"notebooks/{errand.step.name}.ipynb"
@@ -84,11 +87,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def run(folder: Path, *, engine: Here, way: str = "") -> None:
+def run(folder: Path, *, engine: LocalExecutor, way: str = "") -> None:
     try:
         chain.run_chain(recipe.check(VALUES), run=folder, way=way, engine=engine)
     finally:
-        paths.release(folder)
+        environment.release(folder)
 
 
 def restore(finished: Path, folder: Path) -> None:
@@ -135,16 +138,16 @@ def results(folder: Path) -> dict[str, Any]:
     return told
 
 
-def made(way: str, folder: Path, *, engine: Here) -> Any:
+def made(way: str, folder: Path, *, engine: LocalExecutor) -> Any:
     run(folder, engine=engine, way=way)
     return results(folder)
 
 
-def bundled(folder: Path, *, engine: Here) -> Any:
+def bundled(folder: Path, *, engine: LocalExecutor) -> Any:
     return files.sha256(bundle.bundle(folder, folder.with_name("run.zip")))
 
 
-def compared(folder: Path, *, engine: Here) -> Any:
+def compared(folder: Path, *, engine: LocalExecutor) -> Any:
     found, differing = read_results([str(folder), str(folder.with_name("other"))], here=folder.with_name("here"))
     return json.dumps([compare(found, draws=20), differing.to_dict()])
 
@@ -155,7 +158,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def outcome(command: Callable[..., Any], folder: Path, name: str, flipped: str, expected: Any, *, engine: Here) -> str:
+def outcome(command: Callable[..., Any], folder: Path, name: str, flipped: str, expected: Any, *, engine: LocalExecutor) -> str:
     """What a command made of a run with a flipped bit in the file `name`, whose SHA-256 is `flipped` now."""
     try:
         found = command(folder, engine=engine)

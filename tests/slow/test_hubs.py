@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cellsignal.learn.backbones import BACKBONES
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.pretrained import load_pretrained
+from cellsignal.learn.networks.backbones import BACKBONES
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.networks.pretrained import load_pretrained
 
 pytestmark = pytest.mark.slow
 

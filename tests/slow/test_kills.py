@@ -23,7 +23,7 @@ KILLS = 20
 
 def command(out: Path) -> list[str]:
     recipe = ROOT / "papermill_params/tiny.yaml"
-    return [sys.executable, "-m", "cellsignal.cli", "run", str(recipe), "--out", str(out)]
+    return [sys.executable, "-m", "cellsignal.cli.main", "run", str(recipe), "--out", str(out)]
 
 
 def finish(out: Path) -> float:

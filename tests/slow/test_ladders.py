@@ -19,7 +19,7 @@ RUNGS = ["running (raw)", "batch (raw)", "adapted (raw)", "exact (assigned)", "g
 def run(recipe: str, out: Path, *, seed: int) -> dict:
     """Run a recipe; its test accuracies by rung and kind, the floor, minutes and the peak memory of all processes."""
     peak, started = [0], time.monotonic()
-    command = [sys.executable, "-m", "cellsignal.cli", "run", f"papermill_params/{recipe}.yaml", "-p", f"seed={seed}", "--out", out]
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run", f"papermill_params/{recipe}.yaml", "-p", f"seed={seed}", "--out", out]
     chain = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     watcher = threading.Thread(target=watch, args=(chain, peak), daemon=True)
     watcher.start()

@@ -11,7 +11,7 @@ import yaml
 from trainings import write_patches
 
 from cellsignal.files import sha256
-from cellsignal.learn.train import history_of
+from cellsignal.learn.training.fit import history_of
 
 pytestmark = pytest.mark.slow
 
@@ -19,11 +19,11 @@ CELLS = ['run = ""\ndata = ""\nepochs = 2\nenough = 0\nprocesses = 1\ntime_budge
 from pathlib import Path
 import pandas as pd
 import torch
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
-from cellsignal.run import session
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
+from cellsignal.run.record import session
 folder = session.begin(globals())
 budget = session.budget(time_budget_minutes)
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def node(made: tuple[Path, Path], run: Path, *, rank: int, port: str, more: tuple[str, ...] = ()) -> subprocess.Popen:
     """One of two machines of two processes each, as the README starts them."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "2", "--machine_rank", str(rank), "--num_processes", "4",
-                "--main_process_ip", "127.0.0.1", "--main_process_port", port, "-m", "cellsignal.run.script"]
+                "--main_process_ip", "127.0.0.1", "--main_process_port", port, "-m", "cellsignal.run.chain.script"]
     command = [sys.executable, *launcher, *map(str, made), "-p", f"run={run}", *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -71,7 +71,7 @@ def together(made: tuple[Path, Path], runs: tuple[Path, Path], *more: str) -> li
 
 
 def alone(made: tuple[Path, Path], run: Path, *more: str) -> int:
-    return subprocess.run([sys.executable, "-m", "cellsignal.run.script", *map(str, made), "-p", f"run={run}", *more], timeout=600).returncode
+    return subprocess.run([sys.executable, "-m", "cellsignal.run.chain.script", *map(str, made), "-p", f"run={run}", *more], timeout=600).returncode
 
 
 def test_two_machines_learn_what_one_process_learns_and_go_on_with_its_work(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from statistics import median
 import pytest
 import torch
 
-from cellsignal.data.simulate import simulate
-from cellsignal.data.wells import read_tables
-from cellsignal.learn.batches import SiteImages
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")]
 

@@ -10,8 +10,8 @@ import machine
 import pytest
 
 from cellsignal import files
-from cellsignal.publish import render
-from cellsignal.run import manifest
+from cellsignal.kaggle import kernel_folders
+from cellsignal.run.record import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def run(folder: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
     flags = [word for name, value in {**PARAMETERS, **parameters}.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "cellsignal.cli", "run", str(TINY), "--out", str(folder), *flags]
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(TINY), "--out", str(folder), *flags]
     return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
@@ -63,7 +63,7 @@ def test_one_kernel_that_mounts_its_earlier_version(undisturbed: dict[str, str],
     minutes, complete, sessions = 0.5, False, 0
     while not complete:
         values = {**PARAMETERS, "run": "runs/tiny", "preset": "tiny", "time_budget_minutes": minutes}
-        text = render.notebook_text(ROOT / "kernels/0-chain/0-chain.ipynb", values)
+        text = kernel_folders.notebook_text(ROOT / "kernels/0-chain/0-chain.ipynb", values)
         outcome = kaggle.run(text, inputs=inputs)
         assert outcome.status == "COMPLETE", outcome.log[-2000:]
         written = manifest.read(outcome.folder / "runs/tiny", "0-chain")

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from cellsignal.data.images import whole_sites
-from cellsignal.data.simulate import PRESETS, simulate
-from cellsignal.data.wells import Tables, read_tables
-from cellsignal.decide.metrics import accuracy
-from cellsignal.decide.predict import score_experiments
+from cellsignal.data.images.reader import whole_sites
+from cellsignal.data.microscope.simulate import PRESETS, simulate
+from cellsignal.data.tables.wells import Tables, read_tables
+from cellsignal.decide.evaluate.ladder import accuracy
+from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.files import read_json
-from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import sides
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.phases import Phase
-from cellsignal.learn.train import fit
+from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.phase import Phase
+from cellsignal.learn.training.fit import fit
 
 BRODT = range(32, 129)
 # 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
@@ -28,7 +28,7 @@ PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, t
 def train(tables: Tables, weights: Path, *, seed: int) -> None:
     """A small network for the treatments of the training experiments, good enough to tell methods apart."""
     sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
-    data, _ = sides(tables.root, sites.assign(split="train"), augment=augmentation("d4", seed=seed))
+    data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=augmentation("d4", seed=seed))
     model = Classifier("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
     fit(model, data, weights=weights, phase=Phase("whole", epochs=16, batch_size=16, learning_rate=3e-3,
                                                   schedule="cosine", seed=seed))

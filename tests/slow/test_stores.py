@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data import packing, store
-from cellsignal.data.images import channel_path, read_site
-from cellsignal.data.wells import read_tables
+from cellsignal.data.images import packed_store
+from cellsignal.data.packing import pack
+from cellsignal.data.images.reader import channel_path, read_site
+from cellsignal.data.tables.wells import read_tables
 from cellsignal.files import sha256
-from cellsignal.learn.batches import SiteImages
+from cellsignal.learn.batches.dataset import SiteImages
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cellsignal(*arguments: object) -> None:
-    ended = subprocess.run([sys.executable, "-m", "cellsignal.cli", *map(str, arguments)], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-m", "cellsignal.cli.main", *map(str, arguments)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -76,8 +77,8 @@ def turned(shared: Path, tmp_path: Path) -> tuple[Path, list[str]]:
 @pytest.mark.parametrize("codec", ["raw", "lz4"])
 def test_a_store_is_read_ten_times_faster_than_images(turned: tuple[Path, list[str]], tmp_path: Path, codec: str) -> None:
     root, stems = turned
-    packing.pack(packing.plan(root, codec=codec), tmp_path / "store", progress=False)
-    opened, out = store.open_store(tmp_path / "store"), np.empty((6, 512, 512), np.uint8)
+    pack.pack(pack.plan_pack(root, codec=codec), tmp_path / "store", progress=False)
+    opened, out = packed_store.open_store(tmp_path / "store"), np.empty((6, 512, 512), np.uint8)
     cv2.setNumThreads(1)
 
     def decode() -> None:

@@ -23,7 +23,7 @@ def command(folder: Path, space: dict, *options: str) -> list[str]:
     path = folder / "space.yaml"
     path.write_text(yaml.safe_dump(space, sort_keys=False))
     short = ["-p", "cell_types=[RPE]", "-p", "pretrain_epochs=0"]
-    return [sys.executable, "-m", "cellsignal.cli", "sweep", str(ROOT / "papermill_params/tiny.yaml"), str(path), *short, *options]
+    return [sys.executable, "-m", "cellsignal.cli.main", "sweep", str(ROOT / "papermill_params/tiny.yaml"), str(path), *short, *options]
 
 
 def table(out: Path) -> pd.DataFrame:

@@ -4,7 +4,9 @@ import errno
 import os
 import resource
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a file for which there is no room
 _SHARED_MEMORY = Path("/dev/shm")  # where processes that work side by side keep their locks
@@ -81,3 +83,30 @@ def _room(path: Path) -> float:
 
 def _there(path: Path) -> Path:
     return next((place for place in (path, *path.absolute().parents) if place.exists()), path)
+
+
+# What is wrong with the data, as a list: the first is told, all can be asked for.
+
+
+class Problem(NamedTuple):
+    """One fault: `where` is a file, or file:line:column."""
+
+    where: str
+    what: str
+    cure: str
+
+
+class Faults(InputError):
+    """The data has faults: the message tells the first, `problems` holds every one."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        first, more = problems[0], len(problems) - 1
+        what = f"{first.what} (and {more:,} more)" if more else first.what
+        super().__init__(what, where=first.where, cure=first.cure)
+        self.problems = list(problems)
+
+
+def raise_if_any(problems: Sequence[Problem]) -> None:
+    """Raise Faults if there are any."""
+    if problems:
+        raise Faults(problems)

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import re
-import stat
 import shutil
+import stat
 import sys
 import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def inside(folder: Path, name: str, *, source: object = "") -> Path:
     return path
 
 
-def partial(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A temporary name in the same folder; random, because processes of several containers have the same numbers."""
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name}")
 
@@ -83,7 +83,7 @@ def is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on leaving without error it becomes `path`.
 
     A link is replaced, not followed: see `output_file`. To a device or a FIFO the content is written.
@@ -121,7 +121,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because writers (Matplotlib, Parquet) choose a format by it.
-    temporary = partial(path)
+    temporary = temporary_path(path)
     try:
         with _naming(path, temporary):
             yield temporary
@@ -187,7 +187,7 @@ def sync_descriptor(descriptor: int) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` atomically."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -263,7 +263,7 @@ def sha256(path: Path, *, chunk: int = 1 << 20) -> str:
     return digest.hexdigest()
 
 
-def sweep(folder: Path, rooms: Iterable[str]) -> list[Path]:
+def remove_temporary(folder: Path, rooms: Iterable[str]) -> list[Path]:
     """Delete the temporary files that killed writers left in `folder` itself and anywhere in its `rooms`."""
     found = [*folder.glob(f"{TEMPORARY}*"), *(path for room in rooms for path in (folder / room).rglob(f"{TEMPORARY}*"))]
     orphans = [path for path in found if re.match(rf"{re.escape(TEMPORARY)}\d+-", path.name) and path.is_file()]

@@ -8,8 +8,9 @@ from holdings import Dataset
 from server import FakeKaggle
 
 from cellsignal import code_identity
-from cellsignal.publish import order, push, state
-from cellsignal.run import paths, provenance, recipe
+from cellsignal.kaggle import kernel_folders, push, push_state
+from cellsignal.run import environment, recipe
+from cellsignal.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[3]
 Connect = Callable[..., dict[str, str]]
@@ -32,9 +33,9 @@ def call(server: FakeKaggle, tmp_path: Path) -> Call:
 
     def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload, **waiting: object) -> dict[str, str]:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"cell_types={types}", *overrides])
-        plan = order.plan(checked, name="tiny", owner="alice", kernels=paths.kernels(), whole=only == "0-chain")
-        with state.opened(tmp_path / "build") as pushed:
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), whole=only == "0-chain")
+        with push_state.open_state(tmp_path / "build") as pushed:
             options = push.Waiting(**{"interval": 0.05, "patience": 60.0, **waiting})
-            return push.Press(plan, pushed, upload, options).drive(order.choose(plan, only=only, cell_type=cell_type))
+            return push.PushRunner(plan, pushed, upload, options).drive(kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type))
 
     return called

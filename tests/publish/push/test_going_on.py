@@ -9,7 +9,7 @@ from server import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
 from cellsignal.errors import StepFailed
-from cellsignal.publish import earlier, state
+from cellsignal.kaggle import kernel_folders, push_state
 
 Call = Callable[..., dict[str, str]]
 
@@ -67,7 +67,7 @@ def test_each_step_may_go_on_from_its_second_slug(server: FakeKaggle, call: Call
 
 
 def not_mounted(pushed: Pushed) -> Outcome:
-    return sessions.failing(said=f"InputError: {PRETRAIN}: {earlier.MISSING}; attached are datasets/alice/cellsignal-utils\n")
+    return sessions.failing(said=f"InputError: {PRETRAIN}: {kernel_folders.MISSING}; attached are datasets/alice/cellsignal-utils\n")
 
 
 def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeKaggle, call: Call) -> None:
@@ -80,7 +80,7 @@ def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeK
 
 def test_what_is_nowhere_to_be_mounted_begins_anew(server: FakeKaggle, call: Call) -> None:
     server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), not_mounted, not_mounted)
-    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{earlier.MISSING}.*; the same command begins it anew"):
+    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{kernel_folders.MISSING}.*; the same command begins it anew"):
         call(only="2", until_done=True)
     assert call(only="2", until_done=True) == {}
     last = server.kernels["alice/cellsignal-tiny-2-pretrain-controls-rpe"][-1]
@@ -111,4 +111,4 @@ def test_two_slugs_where_kaggle_says_so_in_other_words(server: FakeKaggle, call:
     server.runner = sessions.in_turn(server, *(out_of_time(server, f"pretrain, epoch {epoch} of 9") for epoch in (3, 6)))
     assert call(only="2", until_done=True) == {}
     assert pushes(server) == [f"2-pretrain-controls-rpe{end}" for end in ("", "", "-b", "")]
-    assert not [pushed for pushed in state.read(server.folder.parent / "build").steps.values() if pushed.stray]
+    assert not [pushed for pushed in push_state.read(server.folder.parent / "build").steps.values() if pushed.stray]

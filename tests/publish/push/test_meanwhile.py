@@ -11,9 +11,9 @@ from sessions import PRETRAIN, expected, out_of_time, pushes
 
 from cellsignal import code_identity, receipts
 from cellsignal.errors import StepFailed
-from cellsignal.publish import utilities
-from cellsignal.publish.refusals import QuotaSpent
-from cellsignal.run import provenance
+from cellsignal.kaggle import utility_dataset
+from cellsignal.kaggle.errors import QuotaSpent
+from cellsignal.run.record import provenance
 
 Call = Callable[..., dict[str, str]]
 
@@ -43,7 +43,7 @@ def test_code_that_another_push_brought_to_kaggle_is_known(
 ) -> None:
     """One recipe is at work for days; another, pushed after an edit, versions the package that both mount."""
     uploaded = ["code", "mended"]
-    monkeypatch.setattr(utilities, "codes_after", lambda code: uploaded[uploaded.index(code) + 1 :])
+    monkeypatch.setattr(utility_dataset, "codes_after", lambda code: uploaded[uploaded.index(code) + 1 :])
     server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), lambda pushed: mended(pushed, server))
     assert call(only="2", until_done=True) == {}
     assert f"{PRETRAIN} complete: made by newer code" in capsys.readouterr().out

@@ -13,10 +13,10 @@ from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
 from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.publish import client as kaggle
-from cellsignal.publish import push, state, watch
-from cellsignal.publish.refusals import LoginFailed, RateLimited, ServerError, Unreachable
-from cellsignal.run import provenance
+from cellsignal.kaggle import client as kaggle
+from cellsignal.kaggle import push, push_state, watch
+from cellsignal.kaggle.errors import LoginFailed, RateLimited, ServerError, Unreachable
+from cellsignal.run.record import provenance
 
 Connect = Callable[..., dict[str, str]]
 Call = Callable[..., dict[str, str]]
@@ -264,7 +264,7 @@ def test_the_whole_chain_as_one_kernel(server: FakeKaggle, call: Call) -> None:
 
 
 def test_another_call_on_the_same_recipe(server: FakeKaggle, call: Call, tmp_path: Path) -> None:
-    with state.opened(tmp_path / "build"), pytest.raises(InputError, match="another push works on this recipe"):
+    with push_state.open_state(tmp_path / "build"), pytest.raises(InputError, match="another push works on this recipe"):
         call(only="1")
     assert server.requests == []
 
@@ -297,9 +297,9 @@ def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, cal
 @pytest.mark.parametrize("change", [{"slug": 5}, {"outputs": "submission.csv"}, {"outputs": [1]}, {"version": "2"}, {"parameters": []}, {"best": {"whole": "1"}}, {"status": "lost"}, {"pushed": None}])
 def test_a_state_of_another_shape_is_named(tmp_path: Path, change: dict) -> None:
     step = {"identity": "i", "slug": "a/b", "gpu": False, "run": "runs/x", "parameters": {}, "code": "c", "status": "running", "of a later version": 1}
-    files.write_json(tmp_path / state.STATE, {"steps": {"1-eda": step}, "two_slugs": False})
-    assert state.read(tmp_path).steps["1-eda"].slug == "a/b"
-    files.write_json(tmp_path / state.STATE, {"steps": {"1-eda": {**step, **change}}, "two_slugs": False})
+    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": step}, "two_slugs": False})
+    assert push_state.read(tmp_path).steps["1-eda"].slug == "a/b"
+    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": {**step, **change}}, "two_slugs": False})
     with pytest.raises(InputError, match=r"state.json: not a state of pushes \(.*\); delete it: what is complete will be pushed again$") as refused:
-        state.read(tmp_path)
+        push_state.read(tmp_path)
     assert "\n" not in str(refused.value)

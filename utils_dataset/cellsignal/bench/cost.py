@@ -1,14 +1,101 @@
 """What a recipe will cost: sites through networks, counted, times what a site takes, measured here or worked out for other machines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 from typing import Any
 
 import pandas as pd
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-from cellsignal.bench.work import work
-from cellsignal.learn.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_BYTES, REFINEMENTS
+from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_BYTES, REFINEMENTS
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.tasks import RXRX1
+
+# How much work a network is: operations and memory traffic of a site, counted without doing them.
+
+
+BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one site: each operator's floating-point operations and the numbers that it reads and writes, as they come."""
+
+    operators: tuple[tuple[float, float], ...]
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations; a multiplication and an addition are two."""
+        return sum(flops for flops, _ in self.operators)
+
+    @property
+    def numbers(self) -> float:
+        """Numbers read and written, were each operator to begin and end in memory, as eager ones do."""
+        return sum(numbers for _, numbers in self.operators)
+
+    def seconds(self, flops: float, bandwidth: float, *, width: int) -> float:
+        """The least time on a machine of so many operations and bytes a second, in numbers of `width` bytes.
+
+        Every operator takes what its arithmetic or its traffic takes, whichever is more: the roofline (Williams et al. 2009).
+        """
+        return sum(max(each / flops, width * numbers / bandwidth) for each, numbers in self.operators)
+
+
+@cache
+def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> tuple[Work, Work]:
+    """What a site costs that is looked at, and what a site costs that is learnt from, forwards and backwards; without the optimiser."""
+    with torch.device("meta"):
+        model = Classifier(backbone, channels=channels, classes=classes)
+        images = torch.empty(BATCH, channels, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), _Count() as seen:
+        model.eval().classify(model.embed(images))
+    with _Count() as learnt:
+        model.train().classify(model.embed(images)).sum().backward()
+    return seen.work(), learnt.work()
+
+
+def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:
+    """How many weights a network has."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in Classifier(backbone, channels=channels, classes=classes).parameters())
+
+
+class _Count(TorchDispatchMode):
+    """Notes every operator that runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[float, float]] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        out = operator(*args, **kwargs)
+        if not _is_view(operator):
+            count: Callable | None = flop_registry.get(operator._overloadpacket)
+            flops = count(*args, **kwargs, out_val=out) if count else 0
+            self.found.append((flops / BATCH, (_numbers(args) + _numbers(kwargs.values()) + _numbers([out])) / BATCH))
+        return out
+
+    def count_work(self) -> Work:
+        """All that was noted."""
+        return Work(tuple(self.found))
+
+
+def _is_view(operator: Any) -> bool:
+    """Whether it only looks at its input in another way."""
+    returns = operator._schema.returns
+    return any(each.alias_info is not None and not each.alias_info.is_write for each in returns)
+
+
+def _numbers(values: Any) -> int:
+    """Numbers in all tensors among some values."""
+    leaves = torch.utils._pytree.tree_leaves(list(values))
+    return sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
 
 QUOTA_HOURS, SESSION_HOURS = 30.0, 11.0  # of GPU a week on Kaggle, and of one session there
 EFFICIENCY = 0.5  # of the roofline, where nobody measured: an assumption
@@ -17,7 +104,7 @@ SCALES = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class Screen:
+class ScreenSize:
     """How many sites of each kind there are: treatments to learn from, held out and to be tested, controls beside each."""
 
     taught: float
@@ -27,27 +114,27 @@ class Screen:
     controls_watched: float
     plate: float  # sites in one scope of statistics
 
-    def times(self, factor: float) -> "Screen":
+    def times(self, factor: float) -> "ScreenSize":
         """So many times as many plates."""
-        return Screen(*(factor * count for count in list(vars(self).values())[:-1]), self.plate)
+        return ScreenSize(*(factor * count for count in list(vars(self).values())[:-1]), self.plate)
 
 
 # Two sites a well: 36,515 treatment wells in train.csv, of which one experiment of each cell type is held out (4 x 1,107), 19,897 in
 # test.csv, 4,097 control wells in 33 training experiments; 277 treatments a plate.
-RXRX1 = Screen(taught=2 * 32_087, watched=2 * 4_428, tested=2 * 19_897, controls=2 * 3_600, controls_watched=2 * 497, plate=2 * 277)
+RXRX1_SCREEN = ScreenSize(taught=2 * 32_087, watched=2 * 4_428, tested=2 * 19_897, controls=2 * 3_600, controls_watched=2 * 497, plate=2 * 277)
 
 
-def screen_of(sites: pd.DataFrame) -> Screen:
+def screen_size(sites: pd.DataFrame) -> ScreenSize:
     """The counts of a table of sites with columns split and well_type."""
     treatment = sites["well_type"] == "treatment"
     of = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
     beside = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
     plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
-    return Screen(of["train"], of["held_out"], of["test"], beside["train"], beside["held_out"], plate)
+    return ScreenSize(of["train"], of["held_out"], of["test"], beside["train"], beside["held_out"], plate)
 
 
 @dataclass(frozen=True)
-class Lot:
+class Workload:
     """Sites on their way through networks in one part of a run: learnt from, only looked at, and read; px, None as stored."""
 
     part: str
@@ -57,9 +144,9 @@ class Lot:
     image_size: int | None = None
 
 
-def course(screen: Screen, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
+def training_workloads(screen: ScreenSize, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
            classes: str = "treatments", ensemble: Sequence[str] = (), compare_batches: bool = False, sizes: Sequence[int] = (),
-           pseudo_epochs: int = 0, pseudo_share: float = 0.0, pseudo_step: float = 0.0, **prediction: Any) -> list[Lot]:
+           pseudo_epochs: int = 0, pseudo_share: float = 0.0, pseudo_step: float = 0.0, **prediction: Any) -> list[Workload]:
     """All that a recipe sends through networks, in the names of its parameters; `prediction`: those of `predicted`.
 
     Held-out sites are scored after every epoch. Members of an ensemble are taken for as large as the first network.
@@ -67,24 +154,24 @@ def course(screen: Screen, *, pretrain_epochs: int = 0, head_epochs: int = 0, ep
     networks = 1 + len(ensemble)
     again = networks + compare_batches  # the network without a virtual batch is trained once more from the same pretraining
     taught = screen.taught + (screen.controls + screen.controls_watched) * (classes == "all")
-    lots = [Lot("controls", pretrain_epochs * screen.controls * networks, pretrain_epochs * screen.controls_watched * networks,
+    lots = [Workload("controls", pretrain_epochs * screen.controls * networks, pretrain_epochs * screen.controls_watched * networks,
                 pretrain_epochs * (screen.controls + screen.controls_watched) * networks)]
-    lots.append(Lot("head", 0, again * head_epochs * (taught + screen.watched), again * head_epochs * (taught + screen.watched)))
+    lots.append(Workload("head", 0, again * head_epochs * (taught + screen.watched), again * head_epochs * (taught + screen.watched)))
     for size in sizes or (None,):
         share = again * epochs / len(sizes or (None,))
-        lots.append(Lot("whole", share * taught, 0, share * taught, size))
-    lots.append(Lot("held out", 0, again * epochs * screen.watched, again * epochs * screen.watched))
+        lots.append(Workload("whole", share * taught, 0, share * taught, size))
+    lots.append(Workload("held out", 0, again * epochs * screen.watched, again * epochs * screen.watched))
     named = sum(min(1.0, pseudo_share + step * pseudo_step) for step in range(pseudo_epochs)) * screen.tested
     asked = pseudo_epochs * screen.tested
-    lots.append(Lot("pseudo-labels", again * named, again * asked, again * (named + asked)))
+    lots.append(Workload("pseudo-labels", again * named, again * asked, again * (named + asked)))
     everything = networks * final_epochs * (taught + screen.watched)
-    lots.append(Lot("final", everything, 0, everything))
-    lots.append(predicted(screen, networks=again + networks * (final_epochs > 0), **prediction))
+    lots.append(Workload("final", everything, 0, everything))
+    lots.append(prediction_workloads(screen, networks=again + networks * (final_epochs > 0), **prediction))
     return [lot for lot in lots if lot.learnt or lot.seen]
 
 
-def predicted(screen: Screen, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
-              tests_answered: bool = False) -> Lot:
+def prediction_workloads(screen: ScreenSize, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
+              tests_answered: bool = False) -> Workload:
     """The prediction: every kind of statistics by the first network, only the chosen one by the others; sites are decoded once a network.
 
     Only sites with known answers are worth the passes of `batch` where that is a mere rung: held-out ones, and the test's where
@@ -94,7 +181,7 @@ def predicted(screen: Screen, *, networks: int, statistics: str = "adapted", pas
     each = {"running": 1, "batch": passes, "adapted": adapted_passes}
     first = asked * (each["running"] + each["adapted"]) + passes * (asked if statistics == "batch" or tests_answered else screen.watched)
     rest = (networks - 1) * asked * each[statistics] + networks * (views - 1) * asked * each[statistics]
-    return Lot("prediction", 0, first + rest, networks * asked)
+    return Workload("prediction", 0, first + rest, networks * asked)
 
 
 @dataclass(frozen=True)
@@ -159,12 +246,12 @@ class Estimate:
         return max(vars(self), key=vars(self).__getitem__)
 
 
-def estimate(lots: Sequence[Lot], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
+def estimate(lots: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
     """What lots of sites take on a host, whose network sees images of `image_size` px."""
     compute = 0.0
     for lot in lots:
         seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width)
-                        for each in work(backbone, lot.image_size or image_size, classes=classes))
+                        for each in count_work(backbone, lot.image_size or image_size, classes=classes))
         compute += lot.seen * seen / host.looking + lot.learnt * learnt / host.efficiency
     reads = sum(lot.reads for lot in lots)
     scale = (image_size / source.image_size) ** 2
@@ -172,13 +259,13 @@ def estimate(lots: Sequence[Lot], host: Host, source: Source, *, backbone: str, 
     return Estimate(reads * source.site_bytes * scale / host.disk, reads * scale / source.per_core / host.cores, compute / cards)
 
 
-def adapted_passes(screen: Screen, host: Host, image_size: int) -> int:
+def adapted_passes(screen: ScreenSize, host: Host, image_size: int) -> int:
     """How often a site is looked at for adapted statistics: once where a plate is one batch, else with refinements."""
     return 1 if screen.plate * image_size**2 <= host.pixels else 1 + REFINEMENTS
 
 
 def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS,
-         screen: Screen = RXRX1, scales: Sequence[float] = SCALES) -> pd.DataFrame:
+         screen: ScreenSize = RXRX1_SCREEN, scales: Sequence[float] = SCALES) -> pd.DataFrame:
     """Hours and bottleneck of a recipe on every host, from every source, at every scale.
 
     `recipe`: the parameters that `course` knows. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
@@ -188,10 +275,10 @@ def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str,
 
 
 def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host],
-          screen: Screen, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
+          screen: ScreenSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
     for host in hosts:
         passes = adapted_passes(screen, host, image_size)
-        lots = course(screen, **recipe, adapted_passes=passes)
+        lots = training_workloads(screen, **recipe, adapted_passes=passes)
         for source in sources:
             once = estimate(lots, host, source, backbone=backbone, image_size=image_size)
             for scale in scales:
@@ -204,5 +291,5 @@ def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str
 
 def measured(host: Host, *, learnt_per_second: float, seen_per_second: float, backbone: str, image_size: int, classes: int = 1108) -> Host:
     """The host with the shares of its roofline that training and prediction had there."""
-    seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width) for each in work(backbone, image_size, classes=classes))
+    seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width) for each in count_work(backbone, image_size, classes=classes))
     return replace(host, efficiency=learnt * learnt_per_second, looking=seen * seen_per_second)

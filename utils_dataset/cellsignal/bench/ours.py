@@ -9,17 +9,17 @@ import torch
 
 from cellsignal.bench.sample import CHANNELS
 from cellsignal.bench.timer import Piece
-from cellsignal.data import images, packing
-from cellsignal.data.store import open_store
-from cellsignal.decide.passes import Passes, log_probabilities
-from cellsignal.learn.augment import augmentation
-from cellsignal.learn.batches import SiteImages, gathered, serve
+from cellsignal.data.images import reader
+from cellsignal.data.images.packed_store import open_store
+from cellsignal.data.packing import pack
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities
+from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
-from cellsignal.learn.epochs import train_epoch
-from cellsignal.learn.inputs import Room, training_inputs
-from cellsignal.learn.models import Classifier
-from cellsignal.learn.optimizers import optimizer
-from cellsignal.learn.phases import Phase
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.epoch import BufferPool, train_epoch, training_inputs
+from cellsignal.learn.training.optim import optimizer
+from cellsignal.learn.training.phase import Phase
 
 CLASSES = 1108
 RATE = 1e-3
@@ -27,7 +27,7 @@ RATE = 1e-3
 
 def packed(root: Path, out: Path) -> Path:
     """The store of a data set, its pixels as they are."""
-    packing.pack(packing.plan(root, codec="raw"), out, progress=False)
+    pack.pack(pack.plan_pack(root, codec="raw"), out, progress=False)
     return out
 
 
@@ -47,7 +47,7 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
     """Sites from PNGs, every checksum looked at."""
     def work() -> float:
         for stem in stems:
-            images.read_site(root, stem)
+            reader.read_site(root, stem)
         return len(stems)
     return work
 
@@ -76,11 +76,11 @@ class Learner:
         self.phase = Phase("benchmark", 1, batch_size, RATE, precision=precision)
         self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=RATE)
         self.scaler = gradient_scaler(device, precision)
-        self.device, self.workers, self.number, self.room = device, workers, 0, Room()
+        self.device, self.workers, self.number, self.room = device, workers, 0, BufferPool()
 
     def epoch(self, data: SiteImages, *, batches: int) -> Piece:
         """So many steps, one batch each, as a training takes them."""
-        steps = gathered(batches_of(len(data), self.phase.batch_size, least=batches), 1)
+        steps = group_batches(batches_of(len(data), self.phase.batch_size, least=batches), 1)
         sites = sum(len(rows) for [rows] in steps)
 
         def work() -> float:
@@ -103,7 +103,7 @@ class Learner:
 
     def adapted(self, pictures: np.ndarray) -> np.ndarray:
         """Log-probabilities float32[N, classes] of pictures uint8[N, C, H, W], normalised by all of them."""
-        return log_probabilities(Passes(self.model, pictures, precision=self.phase.precision), "adapted")[0]
+        return log_probabilities(PlateInference(self.model, pictures, precision=self.phase.precision), "adapted")[0]
 
 
 def augmenting(pictures: np.ndarray, learner: Learner, *, data: SiteImages) -> Piece:
@@ -113,7 +113,7 @@ def augmenting(pictures: np.ndarray, learner: Learner, *, data: SiteImages) -> P
     data.cached = list(pictures)
 
     def work() -> float:
-        for images_, _ in serve(data, batches, epoch=next(numbers), device=learner.device):
+        for images_, _ in iter_batches(data, batches, epoch=next(numbers), device=learner.device):
             learner.inputs(images_)
         return sum(map(len, batches))
     return work

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal.bench import cost, machine, timeline
+from cellsignal import machine
+from cellsignal.bench import cost, timeline
 from cellsignal.bench.compare import SCHEMA
+from cellsignal.bench.cost import count_work
 from cellsignal.bench.ours import CLASSES
 from cellsignal.bench.sample import CHANNELS
-from cellsignal.bench.suite import Bench
+from cellsignal.bench.suite import Benchmark
 from cellsignal.bench.timer import Row, ratio
-from cellsignal.bench.work import work
 
 # What is promised: stage, ours, a peer's, and how many times as fast ours is at least.
 RATIOS = (
@@ -31,7 +32,7 @@ FULL = 512  # px of the pictures for which reading promises anything
 ON_GPU = 1.7  # the promise for training and prediction there
 
 
-def report(bench: Bench, *, place: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
+def report(bench: Benchmark, *, place: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
     """Machine, method, rows, ratios, time line, what share of the ceilings was reached, and the cost of `recipe` on other machines.
 
     `recipe`: parameters that `cost.course` knows.
@@ -42,13 +43,13 @@ def report(bench: Bench, *, place: str = "local", recipe: Mapping[str, Any], rec
         "method": _method(bench),
         "rows": [row.told() for row in bench.rows],
         "ratios": ratios(bench.rows, gpu=bench.chosen.type == "cuda", image_size=bench.sample.image_size),
-        "timeline": timeline.told(bench.lanes),
+        "timeline": timeline.as_rows(bench.lanes),
         "shares": shares(bench),
         "cost": {"recipe": recipe_name, "parameters": dict(recipe), "assumed": _assumed(bench), "rows": records(pages(bench, recipe))},
     }
 
 
-def _method(bench: Bench) -> dict[str, Any]:
+def _method(bench: Benchmark) -> dict[str, Any]:
     sample = bench.sample
     return {
         "sites": bench.sites, "own_sites": sample.own, "origin": sample.origin, "channels": CHANNELS, "image_size": sample.image_size,
@@ -74,13 +75,13 @@ def _promised(stage: str, ours: str, peer: str, least: float | None, *, gpu: boo
     return ON_GPU if gpu and stage in ("train", "predict") else least
 
 
-def shares(bench: Bench) -> dict[str, float]:
+def shares(bench: Benchmark) -> dict[str, float]:
     """Of the matrix rate and of the memory's bandwidth that training and prediction reached; how long training waits for the store.
 
     Traffic is counted as if every operator began and ended in memory. The wait is measured, and 0 where it is lost in the noise.
     """
     rates, host = {(row.stage, row.name): row.median for row in bench.rows}, here(bench)
-    seen, learnt = work(bench.backbone, bench.small.image_size, classes=CLASSES)
+    seen, learnt = count_work(bench.backbone, bench.small.image_size, classes=CLASSES)
     found = {}
     for stage, name, each in (("train", "ours: from memory", learnt), ("predict", "ours: whole plate", seen)):
         if (stage, name) in rates:
@@ -91,7 +92,7 @@ def shares(bench: Bench) -> dict[str, float]:
     return {name: round(share, 4) for name, share in found.items()}
 
 
-def here(bench: Bench) -> cost.Host:
+def here(bench: Benchmark) -> cost.Host:
     """This machine, by what was measured: one card, or the CPU."""
     rates = {row.name: row.median for row in bench.rows}
     kind = bench.chosen.type
@@ -108,14 +109,14 @@ def here(bench: Bench) -> cost.Host:
                          image_size=bench.small.image_size, classes=CLASSES)
 
 
-def sources(bench: Bench) -> list[cost.Source]:
+def sources(bench: Benchmark) -> list[cost.Source]:
     """Where sites come from, by what reading them took here."""
     rates, size = {(row.stage, row.name): row.median for row in bench.rows}, bench.sample.image_size
     return [cost.Source("PNG", bench.sample.bytes_per_site, rates["read", "ours: PNG, checked"], size),
             cost.Source("store", CHANNELS * size**2, rates["read", "ours: store"], size)]
 
 
-def pages(bench: Bench, recipe: Mapping[str, Any], *, image_size: int = 512, backbone: str = "densenet121") -> pd.DataFrame:
+def pages(bench: Benchmark, recipe: Mapping[str, Any], *, image_size: int = 512, backbone: str = "densenet121") -> pd.DataFrame:
     """Hours and bottleneck of a recipe on RxRx1 here and on the machines of `cost.HOSTS`."""
     mine = here(bench)
     # The share of its ceiling that a GPU reached here is better than an assumption for others.
@@ -123,7 +124,7 @@ def pages(bench: Bench, recipe: Mapping[str, Any], *, image_size: int = 512, bac
     return cost.page(recipe, sources(bench), backbone=backbone, image_size=image_size, hosts=[mine, *hosts])
 
 
-def _assumed(bench: Bench) -> list[str]:
+def _assumed(bench: Benchmark) -> list[str]:
     mine, share = here(bench), f"{cost.EFFICIENCY} of the roofline, which nobody measured"
     if bench.chosen.type == "cuda":
         share = f"{mine.efficiency:.2f} of the roofline in learning and {mine.looking:.2f} in looking, as measured on this GPU"

@@ -13,10 +13,12 @@ import pandas as pd
 from PIL import Image
 
 from cellsignal import files
-from cellsignal.data import images, rendering, wells
-from cellsignal.data.simulate import PLATES, check_channels
-from cellsignal.data.store import is_store
-from cellsignal.data.tissue import FIELD
+from cellsignal.data.images import reader
+from cellsignal.data.images.packed_store import is_store
+from cellsignal.data.microscope import rendering
+from cellsignal.data.microscope.cells import FIELD
+from cellsignal.data.microscope.simulate import PLATES, check_channels
+from cellsignal.data.tables import wells
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
@@ -54,14 +56,14 @@ class Sample:
 
     def paths(self, stem: str) -> list[Path]:
         """The files of a site."""
-        return [images.channel_path(self.root, stem, channel) for channel in range(1, CHANNELS + 1)]
+        return [reader.channel_path(self.root, stem, channel) for channel in range(1, CHANNELS + 1)]
 
     def pictures(self) -> np.ndarray:
         """All of them, uint8[N, C, H, W]."""
-        return images.read_sites(self.root, self.sites)
+        return reader.read_sites(self.root, self.sites)
 
 
-def take(folder: Path, *, data: Path | None, count: int = MOST, image_size: int = 512, seed: int = 0) -> Sample:
+def take_sample(folder: Path, *, data: Path | None, count: int = MOST, image_size: int = 512, seed: int = 0) -> Sample:
     """Put `count` sites of `data`, or of the virtual microscope at `image_size` px, into `folder`, as a data set of one plate.
 
     Where there are fewer, mirrored and turned copies of them fill up: grey values as they are, other bytes in the files.
@@ -80,12 +82,12 @@ def take(folder: Path, *, data: Path | None, count: int = MOST, image_size: int 
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda place: _put(found, place, root / sites["stem"].iloc[place]), range(count)))
     shutil.rmtree(drawn, ignore_errors=True)
-    size = images.read_channel(images.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
+    size = reader.read_channel(reader.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
     origin = "drawn by the virtual microscope" if data is None else f"from {data}"
     return Sample(root, sites, size, own=min(len(found), count), origin=origin)
 
 
-def reduced(sample: Sample, folder: Path, image_size: int) -> Sample:
+def reduced_sample(sample: Sample, folder: Path, image_size: int) -> Sample:
     """The same sites at another size, means over areas; the sample itself where it has that size."""
     if image_size == sample.image_size:
         return sample
@@ -109,7 +111,7 @@ def _found(data: Path, count: int, *, seed: int) -> list[Path]:
 
 
 def _whole(stem: Path) -> bool:
-    return all(images.channel_path(stem.parent, stem.name, channel).is_file() for channel in range(1, CHANNELS + 1))
+    return all(reader.channel_path(stem.parent, stem.name, channel).is_file() for channel in range(1, CHANNELS + 1))
 
 
 def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
@@ -118,7 +120,7 @@ def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path
     drawn = tuple((well, place) for place, well in enumerate(PLACES[:-(-count // 2)]))
     plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=drawn, image_size=image_size,
                             pixel_size=min(kind.pixel_size, FIELD / image_size), phenotype=kind.phenotype, batch=1.0)
-    rendering.photograph(plate, folder)
+    rendering.render_plate(plate, folder)
     return [folder / f"{well}_s{site}" for well, _ in plate.wells for site in rendering.SITES]
 
 
@@ -138,9 +140,9 @@ def _put(found: Sequence[Path], place: int, stem: Path) -> None:
     if symmetry == 0:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for channel in range(1, CHANNELS + 1):
-            shutil.copyfile(*(images.channel_path(each.parent, each.name, channel) for each in (origin, stem)))
+            shutil.copyfile(*(reader.channel_path(each.parent, each.name, channel) for each in (origin, stem)))
         return
-    pictures = images.read_site(origin.parent, origin.name)
+    pictures = reader.read_site(origin.parent, origin.name)
     turned = np.rot90(pictures[..., ::-1] if symmetry >= 4 else pictures, symmetry % 4, axes=(1, 2))
     _write(stem, iter(turned))
 
@@ -149,4 +151,4 @@ def _write(stem: Path, planes: Iterator[np.ndarray]) -> None:
     """As the competition's files are: zlib at its usual level, which OpenCV's own writer does not use."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for channel, plane in enumerate(planes, 1):
-        Image.fromarray(np.ascontiguousarray(plane)).save(images.channel_path(stem.parent, stem.name, channel), compress_level=6)
+        Image.fromarray(np.ascontiguousarray(plane)).save(reader.channel_path(stem.parent, stem.name, channel), compress_level=6)

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from cellsignal.bench import floors, ours, peers, timeline
-from cellsignal.bench.machine import cores
-from cellsignal.bench.sample import CHANNELS, MOST, Sample, reduced, take
-from cellsignal.bench.steady import steady
-from cellsignal.bench.timer import CPU, Piece, Row, Way, measure
+from cellsignal.bench import baselines, limits, ours, timeline
+from cellsignal.bench.sample import CHANNELS, MOST, Sample, reduced_sample, take_sample
+from cellsignal.bench.timer import CPU, Candidate, Piece, Row, measure, throughput
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
-from cellsignal.learn.batches import serve
+from cellsignal.learn.batches.dataset import iter_batches
+from cellsignal.machine import cores
 
 SMALL = 64  # px that a CPU's network sees
 LEAST = 400  # batches that a data path holds out for
@@ -28,7 +27,7 @@ PLATES = 4  # how often the sample's sites stand in the experiment that is predi
 
 
 @dataclass
-class Bench:
+class Benchmark:
     """A machine with some sites and a network, to be measured; `rows` and `lanes` grow with each stage.
 
     `folder` is scratch and is filled. `data`: a data set, None for drawn sites of `image_size` px. `network_size`: px that the
@@ -49,7 +48,7 @@ class Bench:
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
-    floor_bytes: int = floors.MEMORY_BYTES
+    floor_bytes: int = limits.MEMORY_BYTES
     rows: list[Row] = field(default_factory=list)
     lanes: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -57,14 +56,14 @@ class Bench:
         for knob, least in (("rounds", 1), ("seconds", 0), ("workers", 0), ("batch_size", 2), ("network_size", 0), ("image_size", 16)):
             if getattr(self, knob) < least:
                 raise InputError(f"{knob} is {getattr(self, knob)}", where=knob, cure=f"use {least} or more")
-        self.chosen = devices.pick(self.device)
-        self.bits = devices.resolve(self.chosen, self.precision)
+        self.chosen = devices.pick_device(self.device)
+        self.bits = devices.resolve_precision(self.chosen, self.precision)
         self.workers = self.workers or cores()
 
     @cached_property
     def sample(self) -> Sample:
         """The sites as they are stored."""
-        return take(self.folder, data=self.data, count=self.sites, image_size=self.image_size, seed=self.seed)
+        return take_sample(self.folder, data=self.data, count=self.sites, image_size=self.image_size, seed=self.seed)
 
     @cached_property
     def store(self) -> Path:
@@ -75,7 +74,7 @@ class Bench:
     def small(self) -> Sample:
         """The sites as the network sees them."""
         full = self.sample.image_size
-        return reduced(self.sample, self.folder, self.network_size or (full if self.chosen.type == "cuda" else min(SMALL, full)))
+        return reduced_sample(self.sample, self.folder, self.network_size or (full if self.chosen.type == "cuda" else min(SMALL, full)))
 
     @cached_property
     def small_store(self) -> Path:
@@ -88,11 +87,11 @@ class Bench:
         return ours.Learner(self.backbone, batch_size=self.batch_size, device=self.chosen, precision=self.precision, workers=self.workers)
 
     @cached_property
-    def eager(self) -> peers.Eager:
+    def eager(self) -> baselines.Eager:
         """The peers' network, of the same kind."""
-        return peers.Eager(self.backbone, channels=CHANNELS, classes=ours.CLASSES, device=self.chosen)
+        return baselines.Eager(self.backbone, channels=CHANNELS, classes=ours.CLASSES, device=self.chosen)
 
-    def stage(self, name: str, ways: list[Way], *, device: torch.device = CPU) -> list[Row]:
+    def stage(self, name: str, ways: list[Candidate], *, device: torch.device = CPU) -> list[Row]:
         """Measure the ways of a stage and keep what was found."""
         found = measure(name, ways, rounds=self.rounds, seconds=self.seconds, sites=self.sites, seed=self.seed, device=device)
         self.rows += found
@@ -102,38 +101,38 @@ class Bench:
         """What the machine can do at best."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
-        side = 0 if self.floor_bytes == floors.MEMORY_BYTES else 64
+        side = 0 if self.floor_bytes == limits.MEMORY_BYTES else 64
         with one_thread():
-            self.stage("machine", [floors.memory(size=self.floor_bytes), floors.disk(self.folder, size=self.floor_bytes)])
-        ways = [floors.matrix(self.chosen, kinds[self.bits], side=side)]
+            self.stage("machine", [limits.memory_bandwidth(size=self.floor_bytes), limits.disk_rate(self.folder, size=self.floor_bytes)])
+        ways = [limits.matrix_rate(self.chosen, kinds[self.bits], side=side)]
         if self.chosen.type == "cuda":
-            ways += [floors.memory(self.chosen, size=self.floor_bytes), floors.sending(self.chosen, size=self.floor_bytes)]
+            ways += [limits.memory_bandwidth(self.chosen, size=self.floor_bytes), limits.transfer_rate(self.chosen, size=self.floor_bytes)]
         self.stage("machine", ways, device=self.chosen)
         return self.rows
 
     def reading(self) -> list[Row]:
         """From the disk, or its cache, to uint8[C, H, W]: one core."""
         root, stems = self.sample.root, self.sample.stems
-        ways = [Way("ours: store", "ours", ours.reading(self.store, stems)),
-                Way("ours: PNG, checked", "ours", ours.reading_pngs(root, stems)),
-                Way("OpenCV, six PNGs", "peer", _each(lambda stem: peers.opencv(root, stem), stems)),
-                floors.decoding([self.sample.paths(stem) for stem in stems]), floors.site_copy(self.sample.pictures())]
+        ways = [Candidate("ours: store", "ours", ours.reading(self.store, stems)),
+                Candidate("ours: PNG, checked", "ours", ours.reading_pngs(root, stems)),
+                Candidate("OpenCV, six PNGs", "peer", _each(lambda stem: baselines.opencv(root, stem), stems)),
+                limits.decoding_rate([self.sample.paths(stem) for stem in stems]), limits.site_copy(self.sample.pictures())]
         if find_spec("skimage"):
-            ways.append(Way("official: scikit-image, six PNGs", "peer", _each(lambda stem: peers.official(root, stem), stems)))
+            ways.append(Candidate("official: scikit-image, six PNGs", "peer", _each(lambda stem: baselines.official(root, stem), stems)))
         with one_thread():
             return self.stage("read", ways)
 
     def augmenting(self) -> list[Row]:
         """From pictures in memory to what the network is given: one core, or the GPU."""
         pictures, data = self.sample.pictures(), ours.dataset(self.store, self.sample.sites)
-        grey, turning = [picture.transpose(1, 2, 0) for picture in pictures], peers.Brodt(self.sample.root, self.sample.stems)
-        zooming = peers.Sypetkowski(self.sample.root, self.sample.stems)
+        grey, turning = [picture.transpose(1, 2, 0) for picture in pictures], baselines.Brodt(self.sample.root, self.sample.stems)
+        zooming = baselines.Sypetkowski(self.sample.root, self.sample.stems)
         kept = torch.from_numpy(pictures[:self.batch_size])
         floats = torch.empty(kept.shape)
-        ways = [Way("ours: bytes turned, floats on the device", "ours", ours.augmenting(pictures, self.learner, data=data)),
-                Way("Brodt: turned, floats, put together", "peer", _together(turning, grey, peers.BRODT)),
-                Way("Sypetkowski: turned, zoomed, standardised, put together", "peer", _together(zooming, grey, peers.SYPETKOWSKI)),
-                Way("bytes to floats alone", "floor", lambda: len(floats.copy_(kept)))]
+        ways = [Candidate("ours: bytes turned, floats on the device", "ours", ours.augmenting(pictures, self.learner, data=data)),
+                Candidate("Brodt: turned, floats, put together", "peer", _together(turning, grey, baselines.BRODT)),
+                Candidate("Sypetkowski: turned, zoomed, standardised, put together", "peer", _together(zooming, grey, baselines.SYPETKOWSKI)),
+                Candidate("bytes to floats alone", "floor", lambda: len(floats.copy_(kept)))]
         with one_thread():
             return self.stage("augment", ways, device=self.chosen)
 
@@ -141,14 +140,14 @@ class Bench:
         """From the disk to what the network is given, everybody as set up for two cores: their two processes, our threads."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, least=LEAST)
-        feeding = steady(lambda: serve(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
+        feeding = throughput(lambda: iter_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
                          wave=3, seconds=self.seconds)
-        ways = [Way("ours: store, threads", "ours", feeding)]
-        for kind, size in ((peers.Brodt, peers.BRODT), (peers.Sypetkowski, peers.SYPETKOWSKI)):
+        ways = [Candidate("ours: store, threads", "ours", feeding)]
+        for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):
             endless = kind(self.sample.root, self.sample.stems, epochs=1 + LEAST * size // self.sites)
             begin = _begin(endless, min(size, self.sites))
-            path = steady(begin, lambda images: images.to(sent, non_blocking=True), wave=peers.WORKERS, seconds=self.seconds)
-            ways.append(Way(f"{kind.__name__}: two processes, batches of {size}", "peer", path))
+            path = throughput(begin, lambda images: images.to(sent, non_blocking=True), wave=baselines.WORKERS, seconds=self.seconds)
+            ways.append(Candidate(f"{kind.__name__}: two processes, batches of {size}", "peer", path))
         return self.stage("data path", ways)
 
     def training(self) -> list[Row]:
@@ -158,36 +157,36 @@ class Bench:
         steps = max(1, self.sites // self.batch_size) * (8 if self.chosen.type == "cuda" else 1)
         ready = self._floats(self.batch_size)
         targets = torch.eye(ours.CLASSES)
-        ways = [Way("ours: from the store", "ours", self.learner.epoch(far, batches=steps)),
-                Way("ours: from memory", "ours", self.learner.epoch(near, batches=steps)),
-                Way("eager, channels first", "peer", lambda: sum(self.eager.learn(each, targets[:len(each)]) for each in ready))]
+        ways = [Candidate("ours: from the store", "ours", self.learner.epoch(far, batches=steps)),
+                Candidate("ours: from memory", "ours", self.learner.epoch(near, batches=steps)),
+                Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(each, targets[:len(each)]) for each in ready))]
         return self.stage("train", ways, device=self.chosen)
 
     def predicting(self) -> list[Row]:
         """One pass: ours over a whole plate that normalises itself, the peers' by batches of 32 that lie ready."""
         pictures, ready = self.small.pictures(), self._floats(32)
-        ways = [Way("ours: whole plate", "ours", lambda: len(self.learner.adapted(pictures))),
-                Way("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
+        ways = [Candidate("ours: whole plate", "ours", lambda: len(self.learner.adapted(pictures))),
+                Candidate("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
         return self.stage("predict", ways, device=self.chosen)
 
     def experiment(self) -> list[Row]:
         """From the disk to answers of an experiment: once with the plate's statistics, or in 97 passes that decode every time."""
         stems, source = self.small.stems * PLATES, ours.open_store(self.small_store)
-        sites = peers.Sites(self.small.root, stems)
+        sites = baselines.Sites(self.small.root, stems)
 
         def bagged() -> tuple[float, float]:
-            _, seconds = peers.bagging(self.eager, sites, sizes=BAGGED)
-            return len(stems), len(peers.BAGGING) * float(np.mean(seconds))
+            _, seconds = baselines.bagging(self.eager, sites, sizes=BAGGED)
+            return len(stems), len(baselines.BAGGING) * float(np.mean(seconds))
 
-        ways = [Way("ours: store, adapted", "ours", lambda: len(self.learner.adapted(source.read_many(stems)))),
-                Way("97 decoding passes", "peer", bagged, note=f"{len(BAGGED)} of the 97 passes measured, in the sizes {BAGGED}")]
+        ways = [Candidate("ours: store, adapted", "ours", lambda: len(self.learner.adapted(source.read_many(stems)))),
+                Candidate("97 decoding passes", "peer", bagged, note=f"{len(BAGGED)} of the 97 passes measured, in the sizes {BAGGED}")]
         return self.stage("experiment", ways, device=self.chosen)
 
     def timeline(self) -> dict[str, dict[str, float]]:
         """The parts of a training step, milliseconds a site."""
-        lanes = {"ours: store": timeline.ours(self.small_store, self.small.stems, self.learner),
-                 "Brodt: PNGs": timeline.theirs(self.small.root, self.small.stems, self.eager, batch_size=self.batch_size)}
-        self.lanes = {lane: timeline.cut(step, rounds=self.rounds, device=self.chosen) for lane, step in lanes.items()}
+        lanes = {"ours: store": timeline.our_step(self.small_store, self.small.stems, self.learner),
+                 "Brodt: PNGs": timeline.eager_step(self.small.root, self.small.stems, self.eager, batch_size=self.batch_size)}
+        self.lanes = {lane: timeline.measure_step(step, rounds=self.rounds, device=self.chosen) for lane, step in lanes.items()}
         return self.lanes
 
     def everything(self) -> None:
@@ -211,7 +210,7 @@ def _each(read: Callable[[str], object], stems: list[str]) -> Piece:
     return work
 
 
-def _together(sites: peers.Sites, grey: list[np.ndarray], size: int) -> Piece:
+def _together(sites: baselines.Sites, grey: list[np.ndarray], size: int) -> Piece:
     """Pictures made and put together in batches, as a loader does."""
     def work() -> float:
         for first in range(0, len(grey), size):
@@ -220,8 +219,8 @@ def _together(sites: peers.Sites, grey: list[np.ndarray], size: int) -> Piece:
     return work
 
 
-def _begin(sites: peers.Sites, size: int) -> Callable[[], DataLoader]:
-    return lambda: peers.loader(sites, batch_size=size)
+def _begin(sites: baselines.Sites, size: int) -> Callable[[], DataLoader]:
+    return lambda: baselines.loader(sites, batch_size=size)
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from cellsignal.bench import peers
+from cellsignal.bench import baselines
 from cellsignal.bench.ours import CLASSES, Learner
 from cellsignal.bench.timer import now
-from cellsignal.data.store import open_store
-from cellsignal.learn.geometry import Geometry
+from cellsignal.data.images.packed_store import open_store
+from cellsignal.learn.batches.augment import CropFlipRotate
 from cellsignal.tasks import RXRX1
 
 PARTS = ("read", "decode", "move", "augment", "forward", "backward", "step")
@@ -32,7 +32,7 @@ class Laps:
         self.last = moment
 
 
-def cut(step: Callable[[Lap], int], *, rounds: int, device: torch.device) -> dict[str, float]:
+def measure_step(step: Callable[[Lap], int], *, rounds: int, device: torch.device) -> dict[str, float]:
     """Milliseconds a site of every part of a step, medians over rounds; a first step does not count."""
     step(Laps(device))
     found = defaultdict(list)
@@ -44,9 +44,9 @@ def cut(step: Callable[[Lap], int], *, rounds: int, device: torch.device) -> dic
     return {part: median(found[part]) for part in PARTS}
 
 
-def ours(store: Path, stems: Sequence[str], learner: Learner) -> Callable[[Lap], int]:
+def our_step(store: Path, stems: Sequence[str], learner: Learner) -> Callable[[Lap], int]:
     """A step of ours: plain pixels are read into the batch, sent as bytes, and turned and scaled where they arrive."""
-    source, geometry, size = open_store(store), Geometry(seed=0), learner.phase.batch_size
+    source, geometry, size = open_store(store), CropFlipRotate(seed=0), learner.phase.batch_size
     buffer = torch.empty((size, *source.shapes[source.sizes[0]]), dtype=torch.uint8, pin_memory=learner.device.type == "cuda")
     places, _ = np.random.default_rng(0), learner.model.train()
 
@@ -71,7 +71,7 @@ def ours(store: Path, stems: Sequence[str], learner: Learner) -> Callable[[Lap],
     return step
 
 
-def _turned(geometry: Geometry, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+def _turned(geometry: CropFlipRotate, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """On a GPU all at once; on a CPU one after the other, as while they are read."""
     if images.device.type != "cpu":
         return geometry.on_device(images, rows, epoch=0)
@@ -81,9 +81,9 @@ def _turned(geometry: Geometry, images: torch.Tensor, rows: np.ndarray) -> torch
     return turned
 
 
-def theirs(root: Path, stems: Sequence[str], network: peers.Eager, *, batch_size: int) -> Callable[[Lap], int]:
+def eager_step(root: Path, stems: Sequence[str], network: baselines.Eager, *, batch_size: int) -> Callable[[Lap], int]:
     """A step as Brodt took it: PNGs, turned and made floats on the host, put together there, and sent."""
-    places, sites = np.random.default_rng(0), peers.Brodt(root, stems)
+    places, sites = np.random.default_rng(0), baselines.Brodt(root, stems)
 
     def step(lap: Lap) -> int:
         rows = places.integers(len(stems), size=batch_size)
@@ -100,7 +100,7 @@ def theirs(root: Path, stems: Sequence[str], network: peers.Eager, *, batch_size
     return step
 
 
-def told(lanes: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def as_rows(lanes: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """As JSON has it: for each lane the parts' milliseconds a site and their shares of the whole."""
     return [{"lane": lane, "part": part, "ms": float(f"{ms:.5g}"), "share": round(ms / (sum(parts.values()) or 1), 4)}
             for lane, parts in lanes.items() for part, ms in parts.items()]

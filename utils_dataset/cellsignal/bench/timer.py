@@ -1,7 +1,7 @@
 """How fast several ways to do one thing are: in rounds of shuffled order, as medians with their range."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ Piece = Callable[[], float | tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """One way to do a thing.
 
     `work` does a piece of it and returns how many units that were, or units and the seconds that count. `kind`: "ours", "peer"
@@ -51,7 +51,7 @@ class Row:
         return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
-def measure(stage: str, ways: Sequence[Way], *, rounds: int, seconds: float, sites: int = 0, seed: int = 0,
+def measure(stage: str, ways: Sequence[Candidate], *, rounds: int, seconds: float, sites: int = 0, seed: int = 0,
             device: torch.device = CPU) -> list[Row]:
     """Rates of all `ways`, each at work for `seconds` at least in every one of `rounds`, whose order is shuffled anew.
 
@@ -68,7 +68,7 @@ def measure(stage: str, ways: Sequence[Way], *, rounds: int, seconds: float, sit
     return [_row(stage, way, rates[way.name], sites) for way in ways]
 
 
-def _row(stage: str, way: Way, rates: list[float], sites: int) -> Row:
+def _row(stage: str, way: Candidate, rates: list[float], sites: int) -> Row:
     return Row(stage, way.name, way.kind, way.unit, median(rates), min(rates), max(rates), len(rates), sites, way.note)
 
 
@@ -94,3 +94,36 @@ def ratio(rows: Iterable[Row], stage: str, first: str, second: str) -> float | N
     """How many times as fast the first way is as the second, by medians; None when one was not measured."""
     found = {row.name: row.median for row in rows if row.stage == stage}
     return found[first] / found[second] if first in found and second in found else None
+
+
+# The rate of a data path on its way: counted between two waves of batches, so that nobody is helped by what was read ahead.
+
+
+Batches = Iterable[tuple[torch.Tensor, ...]]
+
+
+def throughput(begin: Callable[[], Batches], use: Callable[[torch.Tensor], None] = lambda images: None, *, wave: int, seconds: float) -> Piece:
+    """Work that starts a data path, lets its first `wave` of batches pass, and counts the sites of the waves that follow.
+
+    As many waves as begin in `seconds`, two at least where there are so many. `use` gets the images of each batch.
+    """
+    def work() -> tuple[float, float]:
+        batches = iter(begin())  # whatever threads or processes it has end with it
+        _pass(batches, use, wave)
+        sites, waves, begun = 0, 0, time.perf_counter()
+        while waves < 2 or time.perf_counter() - begun < seconds:
+            came = _pass(batches, use, wave)
+            sites, waves = sites + came, waves + 1
+            if not came:
+                break
+        return sites, time.perf_counter() - begun
+    return work
+
+
+def _pass(batches: Iterator[tuple[torch.Tensor, ...]], use: Callable[[torch.Tensor], None], count: int) -> int:
+    """Take so many batches; how many sites they had."""
+    sites = 0
+    for _, (images, *_) in zip(range(count), batches):
+        use(images)
+        sites += len(images)
+    return sites

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from cellsignal.data import store, store_check
-from cellsignal.data.atlas import read_site_tables, task_of
-from cellsignal.data.folders import entries, walk
-from cellsignal.data.images import read_channel
-from cellsignal.data.pixel_stats import read_pixel_stats
-from cellsignal.data.problems import Faults, Problem
-from cellsignal.data.wells import read_tables, select
-from cellsignal.errors import InputError
+from cellsignal.data.images import packed_store
+from cellsignal.data.images.folders import entries, walk
+from cellsignal.data.images.reader import read_channel
+from cellsignal.data.packing import verify
+from cellsignal.data.tables.labelled_sites import read_site_tables, task_of
+from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import read_tables, select
+from cellsignal.errors import Faults, InputError, Problem
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import Task
 
@@ -50,8 +50,8 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
         read_pixel_stats(root)
     except Faults as faults:
         return _table(faults.problems)
-    if store.is_store(root):
-        return _table(_of_store(store.Store(Path(root)), stems, wanted, twins=task.reader in TWINS, progress=progress))
+    if packed_store.is_store(root):
+        return _table(_of_store(packed_store.Store(Path(root)), stems, wanted, twins=task.reader in TWINS, progress=progress))
     named, found = _image_files(root, stems, task), _found_files(root, stems)
     expected = _image_files(root, wanted, task)
     there = [file for file in expected if file in found]
@@ -67,16 +67,16 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     )
 
 
-def _of_store(packed: store.Store, stems: list[str], wanted: list[str], *, twins: bool, progress: bool) -> Iterator[Problem]:
+def _of_store(packed: packed_store.Store, stems: list[str], wanted: list[str], *, twins: bool, progress: bool) -> Iterator[Problem]:
     there = [stem for stem in wanted if packed.place(stem) is not None]
-    looks = list(store_check.looks(packed, there, progress=progress))
-    yield from store_check.unpacked(packed, wanted)
+    looks = list(verify.check_sites(packed, there, progress=progress))
+    yield from verify.missing_sites(packed, wanted)
     yield from (problem for look in looks for problem in look.problems)
-    yield from store_check.altered(packed, {packed.place(stem).part for stem in there})
+    yield from verify.altered_files(packed, {packed.place(stem).part for stem in there})
     if not twins:
         planes = ((f"{packed.root / look.stem}{end}", digest) for look in looks for end, digest in zip(packed.suffixes, look.digests))
         yield from _repeated([_Look(place, digest=digest) for place, digest in planes])
-    strange = {stem for _, stem in store.walk(packed)}.difference(stems)
+    strange = {stem for _, stem in packed_store.store_files(packed)}.difference(stems)
     yield from _unmentioned({f"{packed.root}/{stem}" for stem in strange}, named=_folders_of(f"{packed.root}/{stem}" for stem in stems))
 
 

@@ -3,23 +3,22 @@
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cellsignal.data import headers
-from cellsignal.data.atlas import read_labelled_solution, read_sample
-from cellsignal.data.wells import Tables, read_solution, read_tables
-from cellsignal.decide.assign import Decision, decide
-from cellsignal.decide.calibrate import ENOUGH
-from cellsignal.decide.design import design_of
-from cellsignal.decide.formats import is_submission
-from cellsignal.decide.known import known_layouts as solve_known_layouts
-from cellsignal.decide.metrics import accuracy
-from cellsignal.decide.scores import files_of, name_of, read_all_scores
-from cellsignal.decide.multilabel import check_labelled_submission, read_labelled_submission, score_labels
-from cellsignal.decide.submit import check_ids, check_submission, confidence_path, read_submission, write_answers
-from cellsignal.decide.temperatures import measured_temperatures
+from cellsignal.data.tables import headers
+from cellsignal.data.tables.labelled_sites import read_labelled_solution, read_sample
+from cellsignal.data.tables.wells import Tables, read_solution, read_tables
+from cellsignal.decide.assign.assign import Decision, decide, plate_design
+from cellsignal.decide.assign.calibration import ENOUGH
+from cellsignal.decide.assign.known_layouts import known_layouts as solve_known_layouts
+from cellsignal.decide.assign.temperature import decided_temperatures
+from cellsignal.decide.evaluate.ladder import accuracy
+from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
+from cellsignal.decide.scores.files import files_of, is_submission, name_of, read_all_scores
+from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_answers
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
@@ -59,14 +58,14 @@ def assign_files(
     out, confidence = output_file(out), output_file(confidence or confidence_path(out))
     _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
-    design = design_of(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
+    design = plate_design(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
     if groups and not design["groups"]:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
     table = read_all_scores(scores, probabilities=probabilities)
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
     tests = _test_scores(table, tables, where=name_of(scores))
     labelled = _labelled(table, tables.wells)
-    temperatures = measured_temperatures(table, labelled, tables.wells, method=method, **design)
+    temperatures = decided_temperatures(table, labelled, tables.wells, method=method, **design)
     known = solve_known_layouts(tables.wells, tests) if known_layouts else None
     decision = decide(tests, tables.wells, method=method, temperatures=temperatures, known=known, **design)
     write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
@@ -191,3 +190,67 @@ def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Contai
               for name, count in counts.items() if name not in measured}  # fmt: skip
     notes = [", ".join(filter(None, pair)) for pair in zip(table["note"], map(unused.get, table["cell_type"]))]
     return table.assign(labelled=used, note=notes)
+
+
+# The accuracy route of each experiment as text: what was used to decide, and how sure that was.
+
+
+COLUMNS = ("experiment", "route", "groups", "certainty", "rotation", "surprise", "temperature", "labelled", "confidence")
+RIGHT = ("certainty", "surprise", "temperature", "labelled", "confidence")  # numbers
+WIDTH = 100
+
+
+def routes_table(assigned: Assigned) -> str:
+    """One line per experiment, then the notes.
+
+    COLUMNS: experiment; route; groups (the plate group on plates 1, 2, …); certainty (posterior
+    probability of this order of groups); rotation (whether training experiments show it); surprise
+    (bits by which the scores like another order better than any rotation); temperature; labelled (wells
+    that it was measured on before its own plates moved it, 0 where there were none); confidence (mean
+    over the wells). "-" where there is no such thing.
+    """
+    experiments = assigned.experiments
+    confidence = assigned.confidence.groupby(experiment_of(assigned.confidence.index)).mean()
+    rows = [_row(str(name), row, confidence.get(name)) for name, row in experiments.iterrows()]
+    return "\n".join([*_aligned(rows), *_notes(experiments["note"])])
+
+
+def _row(name: str, row: pd.Series, confidence: float | None) -> list[str]:
+    groups = row["group_on_plate"]
+    rotation = row["rotation"] if isinstance(groups, Sequence) else None
+    return [
+        name,
+        str(row["route"]),
+        " ".join(map(str, groups)) if isinstance(groups, Sequence) else "-",
+        _number(row["group_confidence"], ".4f"),
+        "-" if _absent(rotation) else "yes" if rotation else "no",
+        "-" if _absent(rotation) else _number(row["surprise_bits"], ".1f"),
+        _number(row["temperature"], ".3f"),
+        _number(row["labelled"], ",.0f"),
+        _number(confidence, ".3f"),
+    ]
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value  # NaN differs from itself
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if _absent(value) else format(float(value), form)
+
+
+def _notes(notes: pd.Series) -> list[str]:
+    """Each note once, with the experiments it is about."""
+    groups = notes[notes != ""].groupby(notes, sort=False).groups
+    return [fill(f"{', '.join(map(str, names))}: {note}", WIDTH, subsequent_indent="  ") for note, names in groups.items()]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """A header and the rows, text to the left and numbers to the right."""
+    table = [list(COLUMNS), *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = (
+        "  ".join(cell.rjust(width) if name in RIGHT else cell.ljust(width) for name, cell, width in zip(COLUMNS, line, widths))
+        for line in table
+    )
+    return [line.rstrip() for line in lines]

@@ -13,7 +13,7 @@ TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NATIVE_BF16 = (8, 0)  # least compute capability: Ampere multiplies bf16, a T4 (7.5) or P100 (6.0) only pretends to
 
 
-def pick(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
     """The device called "cpu", "cuda", or "auto": the GPU when there is one."""
     if device not in DEVICES:
         raise InputError(f"unknown device {device!r}", where="device", cure=f"use one of: {', '.join(DEVICES)}")
@@ -22,7 +22,7 @@ def pick(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def resolve(device: torch.device, precision: str = "auto") -> str:
+def resolve_precision(device: torch.device, precision: str = "auto") -> str:
     """The precision, "fp32", "fp16" or "bf16", that `precision` means on a device.
 
     "auto": bf16 on a GPU that has it natively, fp16 on any other GPU, fp32 on a CPU. Raises
@@ -44,13 +44,13 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
 
     Batch normalisation keeps its statistics in fp32 throughout. Micikevicius et al. 2018.
     """
-    name = resolve(device, precision)
+    name = resolve_precision(device, precision)
     return torch.autocast(device.type, dtype=TYPES.get(name), enabled=name in TYPES)
 
 
 def gradient_scaler(device: torch.device, precision: str = "auto") -> torch.amp.GradScaler:
     """Scales losses so that fp16 gradients do not vanish, and skips steps where they overflow; does nothing for others."""
-    return torch.amp.GradScaler(device.type, enabled=resolve(device, precision) == "fp16")
+    return torch.amp.GradScaler(device.type, enabled=resolve_precision(device, precision) == "fp16")
 
 
 @contextmanager

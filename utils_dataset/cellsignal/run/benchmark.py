@@ -7,9 +7,10 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.bench.report import report
-from cellsignal.bench.suite import Bench
+from cellsignal.bench.suite import Benchmark
 from cellsignal.data import simulated
-from cellsignal.run import mounts, paths, recipe as recipes
+from cellsignal.run import environment, mounts
+from cellsignal.run import recipe as recipes
 
 COSTS = (
     "pretrain_epochs", "head_epochs", "epochs", "final_epochs", "classes", "ensemble", "compare_batches", "sizes", "pseudo_epochs",
@@ -27,35 +28,35 @@ def run_benchmark(out: Path, *, recipe: Path | None = None, **settings: Any) -> 
     if disk:
         disk.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=disk) as folder:
-        bench = Bench(Path(folder), **settings)
+        bench = Benchmark(Path(folder), **settings)
         bench.everything()
-        found = report(bench, place=paths.where(), recipe=chosen, recipe_name=name)
+        found = report(bench, place=environment.where(), recipe=chosen, recipe_name=name)
     files.write_json(out, found)
     return in_words(found)
 
 
-def begin(run: Path, *, data: str = "", **settings: Any) -> Bench:
+def begin(run: Path, *, data: str = "", **settings: Any) -> Benchmark:
     """For the notebook: a bench in a scratch folder of the run, which `finish` removes.
 
     `data`: a folder; empty means the data set that is attached, and where there is none drawn sites.
     """
     attached = mounts.data_sets()[:1]
-    root = paths.default_data(data) if data else attached[0] if attached else None
+    root = environment.default_data(data) if data else attached[0] if attached else None
     shutil.rmtree(_scratch(run), ignore_errors=True)
     simulated.show(root is None or simulated.is_simulated(root))
-    return Bench(_scratch(run), data=root, **settings)
+    return Benchmark(_scratch(run), data=root, **settings)
 
 
-def finish(run: Path, bench: Bench) -> dict[str, Any]:
+def finish(run: Path, bench: Benchmark) -> dict[str, Any]:
     """Work out Brodt's cost, write benchmark.json, and give its content."""
-    found = report(bench, place=paths.where(), recipe=BRODT, recipe_name="brodt")
+    found = report(bench, place=environment.where(), recipe=BRODT, recipe_name="brodt")
     files.write_json(run / "benchmark.json", found)
     shutil.rmtree(_scratch(run), ignore_errors=True)
     return found
 
 
 def _scratch(run: Path) -> Path:
-    return paths.scratch(run) / "benchmark"
+    return environment.scratch(run) / "benchmark"
 
 
 def costs_of(recipe: Path | None) -> tuple[dict[str, Any], str]:

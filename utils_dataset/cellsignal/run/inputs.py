@@ -3,24 +3,28 @@
 import os
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellsignal import files, receipts
-from cellsignal.data import atlas, simulated, wells
+from cellsignal.data import simulated
+from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.simulated import WORKSHOP
-from cellsignal.data.store import is_store
+from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
-from cellsignal.run import mounts, paths
-from cellsignal.tasks import RXRX1, Task
+from cellsignal.run import environment, mounts
+from cellsignal.tasks import RXRX1, TASKS, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _said: set[str] = set()
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
     """The absolute folder of a run's data; `data` is empty for where the run's own plates are drawn."""
-    return paths.default_data(data) if data else paths.scratch(paths.default_run(str(run)))
+    return environment.default_data(data) if data else environment.scratch(environment.default_run(str(run)))
 
 
 def open_tables(
@@ -40,12 +44,12 @@ def open_tables(
     return wells.select(wells.read_tables(root), cell_types=cell_types, experiments=experiments)
 
 
-def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed: int = 0) -> atlas.SiteTables:
+def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed: int = 0) -> labelled_sites.SiteTables:
     """Tables of labelled sites, simulated first when `preset` is set and they are not there yet.
 
     Raises InputError when the folder is missing or holds another simulation, or a table has a fault.
     """
-    return atlas.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
+    return labelled_sites.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
 
 
 def prepare(
@@ -85,7 +89,7 @@ def _say(line: str) -> None:
 
 def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
     """Finish the simulation in `root`; another or a damaged one gives way only inside the run's own folder, with a word."""
-    from cellsignal.data import simulate
+    from cellsignal.data.microscope import simulate
 
     try:
         simulate.simulate(root, preset=preset, seed=seed, keep=not ours, **how)
@@ -127,7 +131,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         if not root.is_dir():
             raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
         return root, ""
-    from cellsignal.data.simulate import presets_of  # pulls in SciPy: only who simulates pays
+    from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy: only who simulates pays
 
     if preset not in (known := presets_of(task)):
         raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
@@ -156,7 +160,7 @@ def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None
     """Refuse cell types that the plates of a preset will not have, before they are drawn."""
     if not names or not preset:
         return
-    from cellsignal.data.simulate import PRESETS
+    from cellsignal.data.microscope.simulate import PRESETS
 
     drawn = PRESETS[preset].cell_types if preset in PRESETS else ()
     unknown = next((name for name in names if drawn and name not in drawn), None)
@@ -166,11 +170,11 @@ def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None
 
 def _found(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
-    if paths.where() == "kaggle" or mounts.data_sets(task):
+    if environment.where() == "kaggle" or mounts.data_sets(task):
         return mounts.data_set(task)
-    if paths.where() != "colab":
+    if environment.where() != "colab":
         return None
-    from cellsignal.data.download import from_kagglehub
+    from cellsignal.data.download.rxrx1 import from_kagglehub
 
     return from_kagglehub(task.competition)
 
@@ -180,3 +184,56 @@ def attach(package: str) -> None:
     for wheel in mounts.wheels(package)[:1]:
         if str(wheel) not in sys.path:
             sys.path.append(str(wheel))  # last: what is installed wins
+
+
+# The tables of a run, looked at before anything is trained: whether there is enough to train on, and for which cell types.
+
+
+def cell_types_to_train(
+    task: str, data: str, *, run: str | Path, preset: str = "", seed: int = 0, cell_types: Collection[str] = (),
+    experiments: Collection[str] = (), folds: int = 2,
+) -> list[str]:
+    """The cell types to train, those with most wells first; none where a task has none. InputError for tables that cannot be trained on."""
+    return READERS[TASKS[task].reader](
+        task, data, run=run, preset=preset, seed=seed, cell_types=cell_types, experiments=experiments, folds=folds
+    )
+
+
+def _wells(
+    task: str, data: str, *, run: str | Path, preset: str, seed: int, cell_types: Collection[str], experiments: Collection[str], folds: int
+) -> list[str]:
+    tables = open_tables(data, run=run, preset=preset, seed=seed, cell_types=cell_types, experiments=experiments)
+    wells = tables.wells
+    _check_test(wells, where=tables.root)
+    sizes = wells.loc[wells["dataset"] == "train", "cell_type"].value_counts()
+    return sorted(sizes.index, key=lambda name: (-sizes[name], name))
+
+
+def _check_test(wells: "pd.DataFrame", *, where: Path) -> None:
+    """Refuse now what only the prediction would notice, hours later."""
+    asked = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
+    if asked.empty:
+        what = "no test wells among these experiments"
+        raise InputError(what, where=where, cure="name a test experiment in `experiments` too, or leave it empty")
+    trained = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
+    if untrained := sorted(set(asked["cell_type"]) - set(trained["cell_type"])):
+        what = f"{', '.join(untrained)} has test wells and no training wells"
+        raise InputError(what, where=where, cure="leave it out with `cell_types` or `experiments`")
+
+
+def _sites(
+    task: str, data: str, *, run: str | Path, preset: str, seed: int, cell_types: Collection[str], experiments: Collection[str], folds: int
+) -> list[str]:
+    """Labelled sites have no cell types to be told apart by; what names some is refused."""
+    for name, given in (("cell_types", cell_types), ("experiments", experiments)):
+        if given:
+            raise InputError(f"the task {task} has no {name}", where=name, cure="leave it empty")
+    tables = open_sites(data, run=run, preset=preset, seed=seed, task=TASKS[task])
+    labelled = int((tables.sites["dataset"] == "train").sum())
+    if labelled < 2 * folds:
+        raise InputError(f"{labelled} labelled sites are too few for {folds} folds", where=tables.root, cure="choose fewer folds")
+    return []
+
+
+# By the reader that a task names.
+READERS: dict[str, Callable[..., list[str]]] = {"wells": _wells, "sites": _sites}

@@ -6,10 +6,10 @@ from fnmatch import fnmatch
 from itertools import chain, islice
 from pathlib import Path
 
-from cellsignal.data.headers import has_columns
+from cellsignal.data.tables.headers import has_columns
 from cellsignal.errors import InputError
-from cellsignal.run import paths
-from cellsignal.run.manifest import RUN
+from cellsignal.run import environment
+from cellsignal.run.record.manifest import RUN
 from cellsignal.tasks import RXRX1, Task
 
 KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
@@ -18,7 +18,7 @@ FEW = 256  # entries that are looked at in a folder: one of images holds half a 
 
 def mounts() -> list[Path]:
     """Every attached input but models: /kaggle/input/<slug>, or .../competitions/<slug>, .../{datasets,notebooks}/<owner>/<slug>."""
-    attached = paths.KAGGLE / "input"
+    attached = environment.KAGGLE / "input"
     new = [path for kind, depth in KINDS.items() if kind != "models" for path in _deep(attached / kind, depth)]
     return [*new, *(path for path in _folders(attached) if path.name not in KINDS)]
 
@@ -32,7 +32,7 @@ def wheels(package: str) -> list[Path]:
 
 def names() -> str:
     """The attached inputs in words, for messages."""
-    found = [path.relative_to(paths.KAGGLE / "input").as_posix() for path in mounts()]
+    found = [path.relative_to(environment.KAGGLE / "input").as_posix() for path in mounts()]
     return f"attached are {', '.join(found)}" if found else "nothing is attached"
 
 
@@ -56,7 +56,7 @@ def data_set(task: Task = RXRX1) -> Path:
         what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
     cure = f"attach the competition {task.competition} or a data set with {task.marks[0][0]}, or set `preset` to simulate plates"
-    raise InputError(f"no plates to be found; {names()}", where=paths.KAGGLE / "input", cure=cure)
+    raise InputError(f"no plates to be found; {names()}", where=environment.KAGGLE / "input", cure=cure)
 
 
 def is_certain(place: Path, task: Task) -> bool:
@@ -69,11 +69,11 @@ def runs() -> list[Path]:
     return [place for mount in mounts() for place in _run_places(mount) if (place / RUN).is_file()]
 
 
-def holding(name: str) -> Iterator[Path]:
+def holding_file(name: str) -> Iterator[Path]:
     """Files called `name`: where relative run folders start, then in attached inputs, models too, at most two folders deep."""
-    models = _deep(paths.KAGGLE / "input/models", KINDS["models"])
+    models = _deep(environment.KAGGLE / "input/models", KINDS["models"])
     inside = (place for mount in (*mounts(), *models) for depth in range(3) for place in _deep(mount, depth))
-    yield from (place / name for place in chain([paths.base()], inside) if (place / name).is_file())
+    yield from (place / name for place in chain([environment.base()], inside) if (place / name).is_file())
 
 
 def _tables(mount: Path, task: Task) -> Iterator[Path]:
@@ -83,7 +83,7 @@ def _tables(mount: Path, task: Task) -> Iterator[Path]:
 
 def _of_competition(place: Path, task: Task) -> bool:
     """Whether a folder is the competition's mount, or lies in it."""
-    first, second, *_ = (*place.relative_to(paths.KAGGLE / "input").parts, "")
+    first, second, *_ = (*place.relative_to(environment.KAGGLE / "input").parts, "")
     return task.competition in (first.lower(), second.lower() * (first == "competitions"))
 
 

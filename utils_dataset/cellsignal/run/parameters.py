@@ -9,7 +9,7 @@ from cellsignal.code_identity import assigned
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
 from cellsignal.run import recipe
-from cellsignal.run.plans import ALL
+from cellsignal.run.chain.plans import ALL
 from cellsignal.run.recipe import Names, Recipe
 from cellsignal.tasks import TASKS
 

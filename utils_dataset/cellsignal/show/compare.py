@@ -1,15 +1,20 @@
 """Runs beside one another: accuracy with its intervals, cost, differences, and which siRNAs are confused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from cellsignal import files
+from cellsignal.show import html
 from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, label_decades, pale, picture, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
@@ -19,7 +24,7 @@ UNITS = {"training_seconds": 60, "weights": 1e6}
 Row = Mapping[str, Any]
 
 
-def of(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+def by_recipe(rows: Sequence[Row], **wanted: Any) -> list[Row]:
     """The rows with these values."""
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
@@ -31,18 +36,18 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
     A dot is the mean over its runs and small dots are these; the broad bar is the interval for new experiments, the
     narrow one that for independent wells (Wilson's).
     """
-    rows = of(comparison["accuracies"], split=split, by="")
+    rows = by_recipe(comparison["accuracies"], split=split, by="")
     if not rows:
         return blank(f"no answers for {SPLITS[split]}")
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     costs = _costs(comparison["runs"], recipes)
     figure = picture(4.6 * len(kinds) + 2.3 * len(costs), 1.3 + 0.42 * max(2, len(recipes)))
     widths = [4.6] * len(kinds) + [2.3] * len(costs)
     panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
-        mine = of(rows, kind=kind)
-        _accuracies(axes, [next(iter(of(mine, recipe=name)), None) for name in recipes], colour=COLOURS[kind], ends=_ends(rows))
+        mine = by_recipe(rows, kind=kind)
+        _accuracies(axes, [next(iter(by_recipe(mine, recipe=name)), None) for name in recipes], colour=COLOURS[kind], ends=_ends(rows))
         axes.set_title(f"{kind.capitalize()} accuracy, {SPLITS[split]}")
     for axes, (name, values) in zip(panels[len(kinds):], costs.items()):
         _bars(axes, values, title=COSTS[name])
@@ -108,7 +113,7 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
     panels = figure.subplots(len(kinds), len(parts), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(panels, kinds):
         for axes, part in zip(line, parts):
-            for row in of(rows, kind=kind, part=part):
+            for row in by_recipe(rows, kind=kind, part=part):
                 _interval(axes, row, recipes.index(row["recipe"]), colour=cell_type_colour(part))
             axes.set_title(f"{part}, {kind}")
             axes.set_xlim(*_ends(rows))
@@ -120,9 +125,9 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
 
 def _found(comparison: Mapping[str, Any], *, split: str, by: str) -> tuple[list[Row], list[str], list[str], list[str]]:
     """The accuracies by some part, and of which recipes, parts and kinds there are any."""
-    rows = of(comparison["accuracies"], split=split, by=by)
+    rows = by_recipe(comparison["accuracies"], split=split, by=by)
     recipes, parts = (list(dict.fromkeys(row[name] for row in rows)) for name in ("recipe", "part"))
-    return rows, recipes, parts, [kind for kind in COLOURS if of(rows, kind=kind)]
+    return rows, recipes, parts, [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
 
 
 def _interval(axes: Axes, row: Row, y: float, *, colour: str) -> None:
@@ -139,7 +144,7 @@ def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
     figure = picture(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
-        found = {(row["part"], row["recipe"]): row["accuracy"] for row in of(rows, kind=kind)}
+        found = {(row["part"], row["recipe"]): row["accuracy"] for row in by_recipe(rows, kind=kind)}
         values = np.array([[found.get((part, recipe), np.nan) for recipe in recipes] for part in parts])
         _table(axes, values, colour=COLOURS[kind])
         axes.set_xticks(range(len(recipes)), recipes, rotation=30, ha="right", rotation_mode="anchor")
@@ -177,16 +182,16 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
     The broad bar is the interval for new experiments, the narrow one for new wells of these, small dots are seeds. The
     large one is filled where the interval for new experiments leaves out nothing at all.
     """
-    rows = of(comparison["differences"], split=split)
+    rows = by_recipe(comparison["differences"], split=split)
     if not rows:
         return blank(f"no two recipes with the same {SPLITS[split]} and seed")
-    kinds = [kind for kind in COLOURS if of(rows, kind=kind)]
+    kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     names = list(dict.fromkeys(row["recipe"] for row in rows))
     figure = picture(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
         axes.axvline(0, color="#999999", lw=1, ls="--")
-        for row in of(rows, kind=kind):
+        for row in by_recipe(rows, kind=kind):
             _difference(axes, row, names.index(row["recipe"]), colour=COLOURS[kind])
         axes.set_title(f"{kind.capitalize()}: better than {rows[0]['from']} by")
         axes.grid(False, axis="y")
@@ -252,3 +257,195 @@ def _pairs(axes: Axes, pairs: Sequence[Row], *, colour: str) -> None:
     axes.set(xlabel="wells in which one is taken for the other", title="Most confused siRNAs; dark: of one plate group")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(False, axis="y")
+
+
+# The page about several runs, self-contained, and the same in numbers.
+
+
+MOST = 60  # pairs of runs on the page; all are in compare.json
+TableRow = Mapping[str, Any]
+INTERVALS = (
+    "Intervals hold 95 %. The one for wells (Wilson's) takes each well for a witness of its own, which wells of one experiment are not, "
+    "least of all once they are assigned. The one for experiments draws experiments and then wells within them (bootstrap): what "
+    "to expect on plates that nobody has seen."
+)
+DIFFERENCES = (
+    "Each recipe less the first one, well by well, with the same seed. Where there are several seeds, their standard error tells how "
+    "much of a difference is the luck of a seed."
+)
+TESTS = (
+    "McNemar's exact test asks whether the wells that only one of two runs has right are split too unevenly for chance; corrected by Holm "
+    "among all pairs of a table. It takes wells for independent, so with assigned answers look at the interval for experiments first."
+)
+CONFUSED = (
+    "siRNAs in the order of their plate groups: what lies in the blocks on the diagonal is confused within a group, where groups "
+    "cannot help. All runs of a recipe together."
+)
+
+
+def write_comparison(folder: Path, comparison: Mapping[str, Any], parameters: pd.DataFrame) -> Path:
+    """Write `folder`/compare.html and `folder`/compare.json, each atomic.
+
+    `comparison`: what `decide.compare.compare` gives; `parameters`: one row for each that differs, one column a recipe.
+    """
+    told = {**comparison, "confusions": [{key: row[key] for key in row if key != "matrix"} for row in comparison["confusions"]]}
+    files.write_json(folder / "compare.json", told)
+    parts = [_head(comparison), _parameters(parameters)]
+    for split in _splits(comparison):
+        parts += [*_accuracy_table(comparison, split), *_differences(comparison, split), *_pair_rows(comparison, split)]
+    parts += [*_confusions(comparison), _cost(comparison["runs"])]
+    files.write_text(folder / "compare.html", html.page("cellsignal: runs compared", parts))
+    return folder / "compare.html"
+
+
+def _splits(comparison: Mapping[str, Any]) -> list[str]:
+    return [split for split in SPLITS if by_recipe(comparison["accuracies"], split=split)]
+
+
+def _head(comparison: Mapping[str, Any]) -> str:
+    """The title and the best recipe of each kind."""
+    recipes = {row["recipe"] for row in comparison["runs"]}
+    boxes = []
+    for split in _splits(comparison)[:1]:
+        for kind in COLOURS:
+            rows = by_recipe(comparison["accuracies"], split=split, kind=kind, by="")
+            for best in sorted(rows, key=lambda row: -row["accuracy"])[:1]:
+                boxes.append(html.number(f"{best['accuracy']:.3f}", f"best {kind} accuracy, {SPLITS[split]}: {best['recipe']}", kind=kind))
+    words = f"{len(comparison['runs'])} runs of {len(recipes)} recipes"
+    return "<h1>Runs compared</h1>\n" + html.paragraph(words, quiet=True) + (html.numbers(boxes) if boxes else "")
+
+
+def _accuracy_table(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
+    name = SPLITS[split]
+    yield html.section(
+        f"Accuracy and cost: {name}", html.paragraph(INTERVALS),
+        html.image(accuracy_and_cost(comparison, split=split).png(), f"accuracy and cost, {name}"),
+        *(_overall(comparison, split=split, kind=kind) for kind in COLOURS))
+    yield html.section(
+        f"By cell type: {name}", html.image(by_cell_type(comparison, split=split).png(), f"accuracy by cell type, {name}"),
+        *(_parts(comparison, split=split, kind=kind, by="cell_type") for kind in COLOURS))
+    yield html.section(
+        f"By experiment: {name}", html.image(by_experiment(comparison, split=split).png(), f"accuracy by experiment, {name}"),
+        *(_parts(comparison, split=split, kind=kind, by="experiment") for kind in COLOURS))
+    yield html.section(f"Rung by rung: {name}", *(_rungs(comparison, split=split, kind=kind) for kind in COLOURS))
+
+
+def _overall(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
+    """One row a recipe: accuracy, its spread and intervals, and beside them what a run cost."""
+    rows = by_recipe(comparison["accuracies"], split=split, kind=kind, by="")
+    cells = [
+        [row["recipe"], len(row["runs"]), row["rung"], row["accuracy"], row["std"], _interval_text(row["wilson"]), _interval_text(row["interval"]),
+         *_cost_table(by_recipe(comparison["runs"], recipe=row["recipe"]))] for row in rows
+    ]
+    names = ["recipe", "runs", "rung", "accuracy", "std", "wells, 95\u00a0%", "experiments, 95\u00a0%", "training, min", "weights, M"]
+    sizes = ", ".join(dict.fromkeys(f"{row['wells']:,} wells of {row['experiments']} experiments" for row in rows))
+    table = html.table(names, cells, kinds=["", "", "", kind])
+    return _titled(f"{kind.capitalize()} accuracy", html.paragraph(sizes, quiet=True), table) if rows else ""
+
+
+def _cost_table(runs: Sequence[TableRow]) -> list[str]:
+    """Mean training minutes and millions of weights, as far as they are known."""
+    told = [([row[name] / unit for row in runs if row[name]]) for name, unit in UNITS.items()]
+    return [f"{sum(values) / len(values):.3g}" if values else "" for values in told]
+
+
+def _parts(comparison: Mapping[str, Any], *, split: str, kind: str, by: str) -> str:
+    """One row a cell type or experiment, one column a recipe: accuracy and Wilson's interval."""
+    rows = by_recipe(comparison["accuracies"], split=split, kind=kind, by=by)
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    found = {(row["part"], row["recipe"]): f"{row['accuracy']:.3f} ({_interval_text(row['wilson'])})" for row in rows}
+    cells = [[part, *(found.get((part, recipe), "") for recipe in recipes)] for part in dict.fromkeys(row["part"] for row in rows)]
+    table = html.table([by.replace("_", " "), *recipes], cells, kinds=["", *[kind] * len(recipes)])
+    return _titled(f"{kind.capitalize()} accuracy (wells, 95 %)", table) if rows else ""
+
+
+def _rungs(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
+    rows = by_recipe(comparison["rungs"], split=split, kind=kind)
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    found = {(row["rung"], row["recipe"]): row["accuracy"] for row in rows}
+    cells = [[rung, *(found.get((rung, recipe)) for recipe in recipes)] for rung in dict.fromkeys(row["rung"] for row in rows)]
+    table = html.table(["rung", *recipes], cells, kinds=["", *[kind] * len(recipes)])
+    return _titled(f"{kind.capitalize()} accuracy", table) if rows else ""
+
+
+def _differences(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
+    rows = by_recipe(comparison["differences"], split=split)
+    if rows:
+        figure = differences(comparison, split=split)
+        yield html.section(f"Differences between recipes: {SPLITS[split]}", html.paragraph(DIFFERENCES),
+                           html.image(figure.png(), f"differences between recipes, {SPLITS[split]}"),
+                           *(_difference_table(by_recipe(rows, kind=kind), kind=kind) for kind in COLOURS))
+
+
+def _difference_table(rows: Sequence[TableRow], *, kind: str) -> str:
+    cells = [[row["recipe"], row["from"], row["seeds"], row["mean"], row["standard_error"], _interval_text(row["of_wells"]),
+              _interval_text(row["of_experiments"])] for row in rows]
+    names = ["recipe", "less", "seeds", "difference", "standard error over seeds", "wells, 95\u00a0%", "experiments, 95\u00a0%"]
+    return _titled(f"{kind.capitalize()} accuracy", html.table(names, cells, kinds=["", "", "", kind])) if rows else ""
+
+
+def _pair_rows(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
+    """The pairs of one seed, where there are several: they share the luck of what was held out."""
+    seeds = {row["name"]: row["seed"] for row in comparison["runs"]}
+    rows = by_recipe(comparison["pairs"], split=split)
+    alike = [row for row in rows if seeds[row["first"]] == seeds[row["second"]]] or rows
+    tables = [_pair_table(by_recipe(alike, kind=kind), kind=kind) for kind in COLOURS]
+    if any(tables):
+        left = len(rows) - sum(min(MOST, len(by_recipe(alike, kind=kind))) for kind in COLOURS)
+        more = [html.paragraph(f"{left} more in compare.json.", quiet=True)] * (left > 0)
+        yield html.section(f"Two runs at a time: {SPLITS[split]}", html.paragraph(TESTS), *tables, *more)
+
+
+def _pair_table(rows: Sequence[TableRow], *, kind: str) -> str:
+    cells = [[row["first"], row["second"], f"{row['only_first']:,}", f"{row['only_second']:,}", row["difference"],
+              _interval_text(row["of_experiments"]), _probability(row["p"]), _probability(row["p_holm"])] for row in rows[:MOST]]
+    names = ["first", "second", "first alone right", "second alone right", "difference", "experiments, 95\u00a0%", "p", "p, Holm"]
+    wells = ", ".join(dict.fromkeys(f"{row['wells']:,} wells" for row in rows))
+    return _titled(f"{kind.capitalize()} answers", html.paragraph(wells, quiet=True), html.table(names, cells)) if rows else ""
+
+
+def _probability(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-300 else "< 1e-300"
+
+
+def _confusions(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """What each recipe confuses, of the wells that count most."""
+    for split in _splits(comparison)[:1]:
+        rows = by_recipe(comparison["confusions"], split=split, kind="raw") + by_recipe(comparison["confusions"], split=split, kind="assigned")
+        parts = [part for row in rows for part in (
+            html.image(confusion(row).png(), f"confusion of siRNAs by {row['recipe']}, {row['kind']}"), _groups(row))]
+        yield html.section(f"Confusion between siRNAs: {SPLITS[split]}", html.paragraph(CONFUSED), *parts)
+
+
+def _groups(row: TableRow) -> str:
+    """How often a wrong answer is of another plate group, in words."""
+    total, same = sum(map(sum, row["between"])), sum(line[place] for place, line in enumerate(row["between"]))
+    if not total or row["over_chance"] is None:
+        return ""
+    return html.paragraph(f"{row['recipe']}, {row['kind']}: {same:,} of {total:,} wrong answers are of the right plate group, "
+                          f"{row['over_chance']:.1f} times as many as by chance.", quiet=True)
+
+
+def _cost(runs: Sequence[TableRow]) -> str:
+    """What each run took, and on what."""
+    minutes = ("training_seconds", "prediction_seconds", "seconds")
+    cells = [[row["name"], row["recipe"], row["seed"], *(f"{row[name] / 60:.1f}" if row[name] else "" for name in minutes),
+              f"{row['weights']:,}" if row["weights"] else "", row["processes"] or "one per GPU", row["device"] or ""] for row in runs]
+    names = ["run", "recipe", "seed", "training, min", "prediction, min", "all steps, min", "weights", "processes", "device"]
+    words = "Minutes of the steps one after the other, as the run noted them; steps that ran side by side count each."
+    return html.section("Cost", html.paragraph(words, quiet=True), html.table(names, cells))
+
+
+def _parameters(table: pd.DataFrame) -> str:
+    if table.empty:
+        return html.section("What differs", html.paragraph("Nothing but the seed.", quiet=True))
+    cells = [[name, *row] for name, row in zip(table.index, table.to_numpy().tolist())]
+    return html.section("What differs", html.table(["parameter", *table.columns], cells))
+
+
+def _interval_text(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3f}\u00a0to\u00a0{ends[1]:.3f}"
+
+
+def _titled(title: str, *parts: str) -> str:
+    return f"<h3>{escape(title)}</h3>\n" + "\n".join(parts)

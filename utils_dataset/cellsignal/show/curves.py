@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cellsignal.learn import history as rows
+from cellsignal.learn.training import checkpoint as rows
 from cellsignal.progress_bars import notebook_shell
 from cellsignal.show.style import ASSIGNED, RAW, label_decades, picture, styled
 

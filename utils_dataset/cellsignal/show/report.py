@@ -1,18 +1,21 @@
 """One page about a run: the ladder, the curves, the plates, and how it was made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from matplotlib.figure import Figure
+
 from cellsignal import files, shapes
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
-from cellsignal.show import page
+from cellsignal.show import html
 from cellsignal.show.curves import curves
-from cellsignal.show.label_report import label_parts
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
+from cellsignal.show.multilabel import label_ladder, label_parts
+from cellsignal.show.style import blank
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 THEIRS = {  # beside the column of Brodt's figures: whether ours are of simulated data
@@ -48,7 +51,7 @@ def write_report(run: Path) -> Path:
             _seconds(run),
             _recipe(run),
         ]
-        files.write_text(run / "report.html", page.page(f"cellsignal: {run.name}", filter(None, parts)))
+        files.write_text(run / "report.html", html.page(f"cellsignal: {run.name}", filter(None, parts)))
     return run / "report.html"
 
 
@@ -80,25 +83,25 @@ def _head(run: Path, rungs: list[dict]) -> str:
     for kind in ("raw", "assigned"):
         for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
             label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
-            boxes.append(page.number(f"{row['accuracy']:.3f}", label, kind=kind))
-    title = f"<h1>cellsignal</h1>\n{page.paragraph('Run ' + run.name, quiet=True)}"
-    return title + (page.numbers(boxes) if boxes else "")
+            boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
+    title = f"<h1>cellsignal</h1>\n{html.paragraph('Run ' + run.name, quiet=True)}"
+    return title + (html.numbers(boxes) if boxes else "")
 
 
 def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str, note: str) -> str:
     """One trick a rung: the figure for the wells that count most, a table for every split."""
     if not rungs:
-        return page.section("The ladder", page.paragraph(trouble or "No rungs yet.", quiet=True))
+        return html.section("The ladder", html.paragraph(trouble or "No rungs yet.", quiet=True))
     words = (
         "Each rung adds one idea. Raw accuracy is the network's own, well by well; assigned accuracy "
         "also uses the design of the plates, so the two are never compared in one column."
     )
     figure = ladder(rungs, floor=floor and floor["accuracy"])
-    return page.section(
+    return html.section(
         "The ladder",
-        page.paragraph(words),
-        *[page.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
-        page.image(figure.png(), "accuracy of each rung"),
+        html.paragraph(words),
+        *[html.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
+        html.image(figure.png(), "accuracy of each rung"),
         *(_rung_table(split, of_split(rungs, split), theirs=theirs) for split in _splits(rungs)),
         _floor(floor),
     )
@@ -117,16 +120,16 @@ def _rung_table(split: str, rows: list[dict], *, theirs: dict) -> str:
         his = " / ".join(f"{value:.2f}" for value in theirs.get(rung, ()))
         cells.append([rung, ours.get("raw"), ours.get("assigned"), *[his] * bool(theirs)])
     names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(theirs)]
-    table = page.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
-    caveat = page.paragraph(THEIRS[simulated.shown()], quiet=True) if theirs else ""
+    table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
+    caveat = html.paragraph(THEIRS[simulated.shown()], quiet=True) if theirs else ""
     return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}{caveat}"
 
 
 def _floor(floor: dict | None) -> str:
     if not floor:
-        return page.paragraph("No linear model to compare with: it needs pixel statistics of every well, and two siRNAs or more to learn.", quiet=True)
+        return html.paragraph("No linear model to compare with: it needs pixel statistics of every well, and two siRNAs or more to learn.", quiet=True)
     words = "Floor, raw: a logistic regression on channel means and standard deviations, standardised by plate, reaches"
-    return page.paragraph(f"{words} {floor['accuracy']:.3f}.")
+    return html.paragraph(f"{words} {floor['accuracy']:.3f}.")
 
 
 def _accuracies(rungs: list[dict]) -> Iterator[str]:
@@ -141,11 +144,11 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
         cells = [[name, *(row["by_cell_type"].get(name) for row in some)] for name in names]
         header, kinds = ["cell type", *(row["rung"] for row in some)], ["", *[kind] * len(some)]
         if some:
-            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", page.table(header, cells, kinds=kinds)]
-    yield page.section("By cell type", *tables)
+            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", html.table(header, cells, kinds=kinds)]
+    yield html.section("By cell type", *tables)
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
     figure = experiment_dots(sum(last, []))
-    yield page.section("By experiment", page.image(figure.png(), "accuracy of each experiment"))
+    yield html.section("By experiment", html.image(figure.png(), "accuracy of each experiment"))
 
 
 def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
@@ -164,7 +167,7 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
          row["surprise_bits"], row["note"]] for row in experiments
     ]
     names = ["experiment", "route", "groups on plates", "certainty", "surprise, bits", "note"]
-    yield page.section("How each experiment was decided", page.paragraph(words), page.table(names, cells))
+    yield html.section("How each experiment was decided", html.paragraph(words), html.table(names, cells))
 
 
 def _training(run: Path) -> str:
@@ -174,7 +177,7 @@ def _training(run: Path) -> str:
     wanted = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not wanted or folder.name in wanted]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
-    return page.section("Training", *(parts or [page.paragraph("No weights yet.", quiet=True)]))
+    return html.section("Training", *(parts or [html.paragraph("No weights yet.", quiet=True)]))
 
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:
@@ -183,51 +186,51 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
         card, trouble = _read(folder / f"{name}.json", shapes.Card)
         if trouble:
-            yield page.paragraph(f"{folder.name}: {trouble}", quiet=True)
+            yield html.paragraph(f"{folder.name}: {trouble}", quiet=True)
         if history := (card or {}).get("history"):
             title = folder.name if name != "plain" else f"{folder.name}, treatments without the virtual batch"
-            yield page.image(curves(history, title=title).png(), f"training of {title}")
+            yield html.image(curves(history, title=title).png(), f"training of {title}")
 
 
 def _plates(run: Path) -> str:
     """The main figures of the first notebook."""
     there = {name: run / "eda" / f"{name}.png" for name in PLATES}
     pictures = [
-        f"<h3>{PLATES[name]}</h3>\n{page.image(path.read_bytes(), PLATES[name])}"
+        f"<h3>{PLATES[name]}</h3>\n{html.image(path.read_bytes(), PLATES[name])}"
         for name, path in there.items()
         if path.is_file()
     ]
-    none = page.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
-    return page.section("The plates", *(pictures or [none]))
+    none = html.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
+    return html.section("The plates", *(pictures or [none]))
 
 
 def _notes(notes: list[str] | None, trouble: str) -> str:
     """What was not as it should be, such as missing sites; None where nobody looked."""
-    lines = [page.paragraph(note) for note in notes or []]
+    lines = [html.paragraph(note) for note in notes or []]
     nothing = trouble or ("Not noted." if notes is None else "Nothing was missing.")
-    return page.section("Notes", *(lines or [page.paragraph(nothing, quiet=True)]))
+    return html.section("Notes", *(lines or [html.paragraph(nothing, quiet=True)]))
 
 
 def _seconds(run: Path) -> str:
     seconds, trouble = _read(run / "seconds.json", shapes.Seconds)
     if trouble:
         return ""
-    return page.section("Time", page.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
+    return html.section("Time", html.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
 
 
 def _recipe(run: Path) -> str:
     """Every parameter and version that made the run."""
     recipe, trouble = _read(run / "recipe.json", shapes.Description)
     if trouble:
-        return page.section("Recipe", page.paragraph(trouble, quiet=True))
+        return html.section("Recipe", html.paragraph(trouble, quiet=True))
     plain = {key: value for key, value in recipe.items() if not isinstance(value, dict)}
     groups = {key: value for key, value in recipe.items() if isinstance(value, dict)} | {"made with": plain}
-    return page.section("Recipe", *(_group(name, values) for name, values in groups.items() if values))
+    return html.section("Recipe", *(_group(name, values) for name, values in groups.items() if values))
 
 
 def _group(name: str, values: dict) -> str:
     rows = [[key, _text(value)] for key, value in values.items()]
-    return f"<h3>{escape(name.capitalize())}</h3>\n{page.table(['name', 'value'], rows)}"
+    return f"<h3>{escape(name.capitalize())}</h3>\n{html.table(['name', 'value'], rows)}"
 
 
 def _text(value: object) -> str:
@@ -239,4 +242,17 @@ def _files(run: Path) -> str:
     there = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "metrics.json"]
     targets = [path.relative_to(run).as_posix() for path in there if path.is_file()]
     names = [(quote(target), target) for target in targets]
-    return page.section("Files", page.links(names) if names else page.paragraph("None yet.", quiet=True))
+    return html.section("Files", html.links(names) if names else html.paragraph("None yet.", quiet=True))
+
+
+# The rungs of a run as one picture, whatever they are measured by.
+
+
+# By the metric that a metrics.json names, without one accuracy: under which key it has its rungs, and who draws them.
+PICTURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {"accuracy": ("ladder", ladder), "macro_f1": ("rungs", label_ladder)}
+
+
+def rungs_picture(metrics: Mapping[str, Any]) -> Figure:
+    """A bar for each rung, from the content of a metrics.json; says so when there is none."""
+    key, draw = PICTURES[metrics.get("metric", "accuracy")]
+    return draw(metrics[key]) if metrics.get(key) else blank("No rung yet.")

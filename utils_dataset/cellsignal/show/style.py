@@ -10,11 +10,11 @@ from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogFormatter
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from cellsignal.data.simulated import shown, titled
-from cellsignal.files import replacing
+from cellsignal.files import atomic_path
 
 # Okabe and Ito's palette, told apart by colour-blind eyes (jfly.uni-koeln.de/color).
 CELL_TYPES = {"HEPG2": "#E69F00", "HUVEC": "#0072B2", "RPE": "#009E73", "U2OS": "#CC79A7"}
@@ -115,7 +115,7 @@ def blank(message: str) -> Picture:
 
 def save(figure: Picture, path: Path) -> Picture:
     """Write `figure` to `path` as a PNG, atomically, and give it back for the notebook to show."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(figure.png())
     return figure
 

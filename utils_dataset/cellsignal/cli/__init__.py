@@ -1,0 +1,1 @@
+"""The command `cellsignal`: one file for each family of commands."""

@@ -1,0 +1,188 @@
+"""The commands `cellsignal kaggle …`: the bundle on Kaggle, from the first name to the submission."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    from cellsignal.kaggle.kernel_folders import Kernel, PushPlan
+
+# Everything else is imported inside the commands: `--help` must not wait for pandas.
+
+app = typer.Typer(
+    help="The same on Kaggle: one kernel a step.",
+    epilog="Example: cellsignal kaggle push papermill_params/tiny.yaml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Params = Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file of the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")]
+Build = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the rendered kernels, instead of build/<name of PARAMS>.")]
+User = Annotated[str, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")]
+Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two looks at what runs.")]
+
+
+@app.command(epilog="Example: cellsignal kaggle init --user NAME")
+def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")] = None) -> None:
+    """Write your name where the plain client looks for it.
+
+    `kaggle kernels push` and `kaggle datasets create` then work in this checkout; Git goes on seeing a placeholder.
+    """
+    from cellsignal.kaggle import account
+
+    owner, written = account.init(user)
+    print(f"{owner} is written into {len(written)} metadata files; Git still sees a placeholder there")
+
+
+@app.command(epilog="Example: cellsignal kaggle push papermill_params/brodt.yaml --until-done")
+def push(
+    params: Params,
+    parameter: Overrides = None,
+    only: Annotated[str, typer.Option(metavar="STEP", help="3, 3-train-cell-type, 3-train-cell-type@U2OS, or 0-chain.")] = "",
+    cell_type: Annotated[str, typer.Option(metavar="X", help="Only the steps of this cell type.")] = "",
+    dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/SLUG", help="Data set to attach; repeatable.")] = None,
+    competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
+    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session at work.")] = 13.0,
+    queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session to come to work.")] = 24.0,
+    poll: Poll = 60.0,
+    user: User = "",
+    build: Build = None,
+) -> None:
+    """Run a recipe on Kaggle.
+
+    One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
+    The same call again goes on where an earlier one stopped, and pushes only what is not complete or has changed.
+    """
+    from cellsignal.kaggle import client, kernel_folders, push_state
+    from cellsignal.run import environment, recipe
+
+    checked = recipe.load(params, parameter or ())  # before anybody is asked
+    owner = client.check_owner(user or (_written_owner() if dry_run else _owner()))
+    place = {"kernels": environment.kernels(), "datasets": dataset or [], "whole": only in (kernel_folders.CHAIN, "0"), "competition": competition}
+    plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **place)
+    chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
+    folder = build or push_state.folder_of(plan.name)
+    if dry_run:
+        _rehearse(folder, plan, chosen)
+        return
+    from cellsignal.kaggle import utility_dataset
+    from cellsignal.kaggle.push import PushRunner, Waiting
+    from cellsignal.run.chain.notebooks import Unfinished
+
+    with push_state.open_state(folder, recipe=params) as pushed:
+        upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
+        spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
+    if spent:
+        told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
+        raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
+    print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
+
+
+def _owner() -> str:
+    from cellsignal.kaggle import client
+
+    return client.username()
+
+
+def _written_owner() -> str:
+    """The name that `init` wrote into the checkout: nobody else is asked without network."""
+    from cellsignal import files
+    from cellsignal.kaggle import client
+    from cellsignal.run import environment
+
+    path = environment.kernels().parent / client.KERNEL
+    owner = str(files.read_json(path).get("id", "")).partition("/")[0]
+    if owner == client.PLACEHOLDER:
+        raise InputError("your name on Kaggle is not known without network", cure="add --user NAME")
+    return owner
+
+
+def _rehearse(folder: Path, plan: "PushPlan", chosen: "tuple[Kernel, ...]") -> None:
+    """Write the kernels and say in which order they would be pushed."""
+    from cellsignal.kaggle import kernel_folders
+
+    for number, kernel in enumerate(chosen, 1):
+        kernel_folders.render(folder / kernel.step, plan, kernel)
+        session, mounts = "GPU" if kernel.gpu else "CPU", ", ".join(kernel.needs)
+        print(f"{number}. {kernel.step} as {plan.owner}/{kernel.slug}, {session}" + (f", after {mounts}" if mounts else ""))
+    print(f"wrote {folder}")
+
+
+@app.command(epilog="Example: cellsignal kaggle watch papermill_params/brodt.yaml")
+def watch(params: Params, poll: Poll = 60.0, build: Build = None) -> None:
+    """Look at what was pushed, until nothing runs any more."""
+    from cellsignal.kaggle import push_state
+    from cellsignal.kaggle import watch as watching
+
+    pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)
+    watching.refuse_failed(watching.watch(pushed, interval=poll))
+
+
+@app.command(epilog="Example: cellsignal kaggle pull papermill_params/brodt.yaml")
+def pull(
+    params: Params,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder to fill, instead of runs/<name of PARAMS>.")] = None,
+    build: Build = None,
+) -> None:
+    """Fetch what a pushed recipe made.
+
+    Every file is checked against its step's manifest before it moves into the run folder, and a report is written.
+    """
+    from cellsignal.kaggle import pull as pulling
+    from cellsignal.kaggle import push_state
+    from cellsignal.run import environment, recipe
+    from cellsignal.run.record.results import summary
+
+    run = out or environment.default_run(recipe.load(params).run)
+    pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
+    pulled = pulling.pull(pushed, Path(run))
+    commits = sorted({each["commit"] for each in pulled.manifests.values() if each.get("commit")})
+    print(summary(pulled.run))
+    print(f"fetched     {pulled.files} files of {len(pulled.manifests)} steps, each as its manifest says; commit {', '.join(commits) or 'unknown'}")
+
+
+@app.command(epilog="Example: cellsignal kaggle submit papermill_params/brodt.yaml -m 'the first one'")
+def submit(
+    what: Annotated[Path, typer.Argument(metavar="PARAMS|CSV", help="Recipe whose submission to send, or the file itself.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="What Kaggle shows beside the score.")] = "",
+    data: Annotated[Path | None, typer.Option(metavar="DATA", help="Folder of the competition's tables, else the sample is fetched.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
+) -> None:
+    """Check a submission against the competition's sample, then send it."""
+    from cellsignal.kaggle import competition as submitting
+    from cellsignal.run import environment, recipe
+
+    file = what
+    if what.suffix.lower() in (".yaml", ".yml"):
+        checked = recipe.load(what)
+        file = submitting.file_of(Path(out or environment.default_run(checked.run)))
+        if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
+            data = data or environment.default_data(checked.data)
+    print(submitting.submit(file, message=message or f"cellsignal {what.stem}", data=data))
+    print(f"sent {file}")
+
+
+@app.command(epilog="Example: cellsignal kaggle download --cell-type U2OS --out plates")
+def download(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/competition"),
+    tables: Annotated[bool, typer.Option("--tables", help="The tables alone.")] = False,
+    cell_type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")] = None,
+    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+) -> None:
+    """Download the competition's files, and check them.
+
+    Kaggle gives all images as one archive of some 49 GB: a cell type costs its download too, but not its room. You must
+    have accepted the competition's rules.
+    """
+    from cellsignal.kaggle.competition import download_competition
+
+    if tables and cell_type:
+        raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
+    download_competition(out, tables=tables, cell_types=cell_type or (), look=look)

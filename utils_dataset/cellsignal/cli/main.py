@@ -1,0 +1,306 @@
+"""The command `cellsignal`: reads arguments, calls the package, says what it wrote."""
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+if find_spec("fcntl") is None:  # all that follows keeps its files apart by these locks
+    sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
+
+from cellsignal.cli import benchmark, datasets, kaggle, run
+from cellsignal.errors import InputError, system_error
+from cellsignal.run import environment
+from cellsignal.run.chain.notebooks import StepFailed, Unfinished
+
+(UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
+
+# Everything else is imported inside the commands: `cellsignal --help` must not wait for PyTorch.
+
+app = typer.Typer(
+    help="Plates go in, a submission and a report come out.",
+    epilog="Example: cellsignal run papermill_params/demo.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(kaggle.app, name="kaggle")
+app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")(run.run)
+app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(run.bundle)
+app.command(epilog="Example: cellsignal pack plates packed --codec lz4")(datasets.pack)
+app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(run.sweep)
+app.command(epilog="Example: cellsignal benchmark --data plates --out here.json")(benchmark.benchmark)
+colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
+app.add_typer(colab, name="colab")
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
+CellTypes = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Method(StrEnum):
+    """How siRNAs are chosen from scores."""
+
+    raw = "raw"
+    greedy = "greedy"
+    exact = "exact"
+    expected = "expected"
+
+
+@app.command(epilog="Example: cellsignal simulate plates --preset tiny --seed 1")
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; a killed simulation goes on.")],
+    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, tiny; atlas-demo, atlas-tiny.")] = "demo",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    like: Annotated[Path | None, typer.Option(help="Folder of real tables whose layout to render.")] = None,
+    experiments: Annotated[str, typer.Option(help="Part of --like: names, separated by commas.")] = "",
+    image_size: Annotated[int | None, typer.Option(help="Pixels per side.")] = None,
+) -> None:
+    """Draw plates with a virtual microscope.
+
+    They come in the competition's format, with solution.csv beside them.
+    """
+    from cellsignal.data.microscope.simulate import simulate
+
+    names = tuple(name.strip() for name in experiments.split(",") if name.strip())
+    simulate(out, preset=preset, seed=seed, like=like, experiments=names, image_size=image_size)
+    print(f"wrote {out}")
+
+
+@app.command(epilog="Example: cellsignal check plates")
+def check(data: Data, cell_type: CellTypes = None) -> None:
+    """Look at every row and every image.
+
+    Prints one table of what is missing, duplicated or damaged, and then exits with 2.
+    """
+    from cellsignal.data.check import check_dataset
+
+    problems = check_dataset(data, cell_types=cell_type or ())
+    if len(problems):
+        print(problems.to_string(index=False, justify="left", max_colwidth=None))
+        raise InputError(f"problems: {len(problems)}", where=data, cure="mend what the table names")
+    print(f"{data}: every row and every image is whole")
+
+
+class Release(StrEnum):
+    """What can be downloaded without an account."""
+
+    rxrx1 = "rxrx1"
+
+
+@app.command(epilog="Example: cellsignal download rxrx1 --cell-type U2OS --out plates")
+def download(
+    release: Annotated[Release, typer.Argument(metavar="RELEASE", help="rxrx1.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/rxrx1"),
+    tables: Annotated[bool, typer.Option("--tables", help="The tables alone, 1.3 MB.")] = False,
+    cell_type: CellTypes = None,
+    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+) -> None:
+    """Download a public data set, and check it.
+
+    All of RxRx1 is one archive of 49 GB, and needs twice that on the disk until it is unpacked. Cell types are read out of
+    it on the server: U2OS is about a tenth of it, HUVEC half. A killed download goes on.
+    """
+    from cellsignal.data.download.rxrx1 import download_rxrx1
+
+    if tables and cell_type:
+        raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
+    download_rxrx1(out, tables=tables, cell_types=cell_type or (), look=look)
+
+
+@app.command(epilog="Example: cellsignal layout plates --json")
+def layout(data: Data, as_json: AsJson = False) -> None:
+    """Show what the plates' design tells.
+
+    That is the plate groups, the group on each plate of the training experiments, and the experiments
+    that share a layout. JSON counts groups from 0.
+    """
+    from cellsignal.data.tables import plate_design, wells
+
+    found = plate_design.layout(wells.read_tables(data).wells)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print("plate groups of", ", ".join(str(len(group)) for group in found["groups"]) or "none", "siRNAs")
+    for experiment, rotation in found["rotations"].items():
+        numbers = " ".join(str(index + 1) if index >= 0 else "-" for index in rotation)
+        print(f"{experiment:10} groups on plates 1 to {len(rotation)}: {numbers}")
+    for pair in found["duplicates"]:
+        shift = pair["plate_shift"]
+        said = "shift unknown" if shift is None else f"plates shifted by {shift}"
+        print(f"same layout: {' and '.join(pair['experiments'])}, {said}")
+
+
+@app.command(epilog="Example: cellsignal assign scores --data plates --out submission.csv")
+def assign(
+    scores: Annotated[list[Path], typer.Argument(metavar="SCORES...", help="Files of scores, or folders of them.")],
+    data: Annotated[Path, typer.Option(metavar="DATA", help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(metavar="CSV", help="Submission to write.")],
+    method: Annotated[Method, typer.Option(help="Best siRNA of each well (raw), or each siRNA once.")] = Method.expected,
+    groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="SCORES hold probabilities.")] = False,
+    rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="That groups lie as rotations.")] = 0.99,
+    certainty: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least, for groups to be used.")] = 0.95,
+    known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
+    confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
+) -> None:
+    """Make a submission of anybody's scores.
+
+    SCORES are Parquet, CSV (.csv, .csv.gz) or NPZ files: id_code and one column per class number, natural-log
+    probabilities. Scored training wells calibrate the temperature: score those that were held out, and no others.
+
+    Prints by what route each experiment was decided. There, certainty is the probability that the plate groups
+    lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
+    rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
+    """
+    from cellsignal.decide.commands import assign_files, routes_table
+    from cellsignal.decide.submission import confidence_path
+
+    assigned = assign_files(
+        scores, data=data, out=out, confidence=confidence, method=method.value, groups=groups, probabilities=probabilities,
+        rotation_prior=rotation_prior, certainty=certainty, known_layouts=known_layouts,
+    )  # fmt: skip
+    print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")
+
+
+@app.command(epilog="Example: cellsignal score runs/demo/submission.csv plates/solution.csv")
+def score(
+    submission: Annotated[Path, typer.Argument(metavar="SUBMISSION")],
+    solution: Annotated[Path, typer.Argument(metavar="SOLUTION")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell the accuracy of a submission, or for the Protein Atlas its macro F1.
+
+    Overall, by cell type and by experiment, or by class. The submission must answer each well of the solution once, and no
+    other.
+    """
+    from cellsignal.decide.commands import score_files
+
+    found = score_files(submission, solution)
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = {"all": next(iter(found.values())), **{name: value for key in found if key.startswith("by_") for name, value in found[key].items()}}
+    width = max(12, *map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:{width}} {value:.4f}")
+
+
+@colab.command("init", epilog="Example: cellsignal colab init --repository OWNER/NAME --ref v0.1.0")
+def init_colab(
+    repository: Annotated[str, typer.Option(metavar="OWNER/NAME", help="On GitHub; else Git's remote `origin`.")] = "",
+    ref: Annotated[str, typer.Option(metavar="REF", help="Tag, branch or commit; else this version's tag.")] = "",
+) -> None:
+    """Say where the notebooks are published.
+
+    Writes the badges that open them on Colab into README and notebooks, and what their first cell installs there.
+    """
+    from cellsignal.kaggle import colab
+
+    repository, ref, changed = colab.init(repository=repository, ref=ref)
+    place = f"lead to {repository} at {ref}"
+    print(f"{len(changed)} files now {place}; commit and push them" if changed else f"all files {place} already")
+    if not colab.commit_of(environment.repository(), ref):  # so that it cannot be on GitHub either
+        print(f"note: Git knows no tag, branch or commit {ref} here; Colab needs it on GitHub")
+
+
+def _expand_paths(group: typer.Typer) -> None:
+    """Let every command read `~` in its paths: a shell leaves it in --out=~/run and in what a program calls us with."""
+    for command in group.registered_commands:
+        command.callback = _with_expanded_paths(command.callback)
+    for inner in group.registered_groups:
+        _expand_paths(inner.typer_instance)
+
+
+def _with_expanded_paths(command: Callable[..., None]) -> Callable[..., None]:
+    def expanded(value: object) -> object:
+        if isinstance(value, list):
+            return [expanded(each) for each in value]
+        return Path(environment.expanded(value)) if isinstance(value, Path) else value
+
+    return wraps(command)(lambda **given: command(**{name: expanded(value) for name, value in given.items()}))
+
+
+_expand_paths(app)
+
+
+class _Ended(BaseException):
+    """A signal asked us to end; no handler for KeyboardInterrupt on the way shall take it for its own."""
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Ended(128 + number)
+
+
+def main() -> NoReturn:
+    """Entry point: exits 0 when done, 2 when the input is at fault, 1 when a step failed, 3 when its time is spent, 130 when interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup we outlive our terminal
+            signal.signal(number, _end)
+    environment.shield_children()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what the terminal, or Unicode, has no letter for
+    try:
+        code = app(prog_name="cellsignal", standalone_mode=False)
+        print(end="", flush=True)  # here, where it can still be said that nobody takes the output
+    except UsageError as error:
+        _exit(_usage(error), code=2)
+    except InputError as error:
+        _exit(error, code=2)
+    except StepFailed as error:
+        _exit(error, code=1)
+    except Unfinished as spent:  # no error: the same command goes on
+        print(spent)
+        sys.exit(3)
+    except OSError as error:  # no right to write, no space left
+        if (lost := _lost_output()) is None:
+            _exit(system_error(error, doing=" ".join(["cellsignal", *sys.argv[1:2]])), code=2)
+        if not isinstance(lost, BrokenPipeError):
+            _exit(InputError(f"cannot be written to ({lost.strerror})", where="standard output", cure="send it elsewhere"), code=2)
+        sys.exit(1)  # who read it has gone, as `head` does
+    except (_Ended, SystemError) as stopped:
+        ended = stopped if isinstance(stopped, _Ended) else stopped.__cause__  # which compiled code wraps, such as Ray's
+        if not isinstance(ended, _Ended):
+            raise
+        print("cellsignal: interrupted", file=sys.stderr)
+        sys.exit(ended.args[0])
+    sys.exit(code or 0)
+
+
+def _lost_output() -> OSError | None:
+    """Why standard output takes no more, if so; what was to go there is then forgotten."""
+    try:
+        print(end="", flush=True)
+        return None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+
+
+def _usage(error: Exception) -> InputError:
+    """A usage error in one line; without any argument it is the help and no error."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        sys.exit(0)
+    command = error.ctx.command_path if error.ctx else "cellsignal"
+    return InputError(error.format_message().rstrip("."), cure=f"see {command} --help")
+
+
+def _exit(error: Exception, *, code: int) -> NoReturn:
+    print(f"cellsignal: error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The images of a site, from PNGs or from a packed store."""

@@ -1,0 +1,100 @@
+"""Photographing plates: every well of a plate drawn, exposed and written as the competition's PNG files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cellsignal.data.images.reader import channel_path, write_channel
+from cellsignal.data.microscope import optics
+from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, phenotype, stream, traits
+from cellsignal.data.microscope.cells import draw
+
+SITES = (1, 2)
+DRIFT = 0.7  # how far an experiment moves every trait, in units of one siRNA's effect at strength 1
+PLATE_DRIFT = 0.15
+WELL_DRIFT = 0.2
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One plate to photograph; `lost` names a well whose second site is not written whole."""
+
+    seed: int
+    experiment: str
+    plate: int
+    wells: tuple[tuple[str, int], ...]  # (well, sirna)
+    image_size: int
+    pixel_size: float
+    phenotype: float
+    batch: float
+    lost: str = ""
+
+
+def render_plate(plate: Plate, folder: Path) -> list[str]:
+    """Write `folder`/{well}_s{site}_w{channel}.png for a plate; returns its rows of pixel_stats.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = _plate_optics(plate)
+    return [row for well, sirna in plate.wells for row in _well(plate, well, sirna=sirna, seen=seen, folder=folder)]
+
+
+def _plate_optics(plate: Plate) -> optics.Optics:
+    """The experiment's optics with the plate's own brightness."""
+    cell_type, _, number = plate.experiment.rpartition("-")
+    even = optics.brightness(stream(plate.seed, "brightness", cell_type), int(number))
+    spread = CELL_TYPES[cell_type].gain_spread
+    rng = stream(plate.seed, "optics", plate.experiment)
+    seen = optics.experiment_optics(rng, even, gain_spread=spread, strength=plate.batch)
+    rng = stream(plate.seed, "gain", plate.experiment, plate.plate)
+    return optics.scaled(seen, optics.plate_gain(rng, strength=plate.batch))
+
+
+def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:
+    """What the cells of a well express: the siRNA's effect, and what experiment, plate and well add to it."""
+    size, cell_type = len(TRAITS), plate.experiment.rsplit("-", 1)[0]
+    effect = phenotype(plate.seed, sirna, cell_type=cell_type) * plate.phenotype * np.exp(0.15 * rng.standard_normal())
+    drift = DRIFT * stream(plate.seed, "drift", plate.experiment).standard_normal(size)
+    drift += PLATE_DRIFT * stream(plate.seed, "drift", plate.experiment, plate.plate).standard_normal(size)
+    return effect + plate.batch * (drift + WELL_DRIFT * rng.standard_normal(size))
+
+
+def _well(plate: Plate, well: str, *, sirna: int, seen: optics.Optics, folder: Path) -> list[str]:
+    rng = stream(plate.seed, plate.experiment, plate.plate, well)
+    gain = optics.well_gain(rng, ord(well[0]) - ord("A"), column=int(well[1:]), strength=plate.batch)
+    factors = traits(_latent(plate, rng, sirna))
+    density = float(np.exp(0.12 * rng.standard_normal()))
+    rows = []
+    for site in SITES:
+        picture = _site(plate, well, site=site, factors=factors, density=density, seen=optics.scaled(seen, gain))
+        rows += _write(picture, folder, plate=plate, well=well, site=site)
+    return rows
+
+
+def _site(
+    plate: Plate, well: str, *, site: int, factors: dict[str, float], density: float, seen: optics.Optics
+) -> np.ndarray:
+    rng = stream(plate.seed, plate.experiment, plate.plate, well, site)
+    kind = CELL_TYPES[plate.experiment.rsplit("-", 1)[0]]
+    light = draw(rng, plate.image_size, pixel_size=plate.pixel_size, cell_type=kind, traits=factors, density=density)
+    return optics.expose(rng, light, optics=seen, floor=kind.floor, pixel_size=plate.pixel_size)
+
+
+def _write(picture: np.ndarray, folder: Path, *, plate: Plate, well: str, site: int) -> list[str]:
+    code = f"{plate.experiment}_{plate.plate}_{well},{plate.experiment},{plate.plate},{well},{site}"
+    rows = []
+    for channel, image in enumerate(picture, start=1):
+        if (well, site) != (plate.lost, 2) or channel <= 4:  # what a real damaged site has
+            write_channel(channel_path(folder, f"{well}_s{site}", channel), image)
+            rows.append(f"{code},{channel},{_statistics(image)}\n")
+    return rows
+
+
+def _statistics(image: np.ndarray) -> str:
+    """Mean, standard deviation, median, minimum and maximum, exact: taken from the histogram."""
+    counts = np.bincount(image.ravel(), minlength=256)
+    values, total = np.arange(256), image.size
+    mean = counts @ values / total
+    deviation = np.sqrt(max(counts @ values**2 / total - mean**2, 0.0))
+    middle = np.searchsorted(np.cumsum(counts), [(total + 1) // 2, total // 2 + 1])
+    present = np.flatnonzero(counts)
+    return f"{mean:.6f},{deviation:.6f},{middle.mean():.1f},{present[0]},{present[-1]}"

@@ -1,0 +1,229 @@
+"""The virtual microscope: writes a whole data set in the competition's format, truth included."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cellsignal import files
+from cellsignal.data.download.archives import on_a_full_disk
+from cellsignal.data.microscope import optics, protein_atlas
+from cellsignal.data.microscope.cell_types import CELL_TYPES, stream
+from cellsignal.data.microscope.cells import FIELD
+from cellsignal.data.microscope.layout import complete_labels, draw_design
+from cellsignal.data.microscope.rendering import Plate, render_plate
+from cellsignal.data.microscope.workdir import RECEIPT, WORKSHOP, SideBySide, side_by_side, worker_folder, working_folder
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.errors import InputError
+from cellsignal.progress_bars import progress_bar
+from cellsignal.tasks import TASKS, Task
+
+__all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "presets_of", "simulate"]
+STATISTICS = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size and the difficulty of a simulated screen."""
+
+    cell_types: tuple[str, ...]
+    classes: int
+    train: int  # experiments per cell type
+    test: int
+    image_size: int
+    pixel_size: float  # native pixels (512 across a real field) per image pixel
+    phenotype: float = 1.0  # strength of the siRNAs' effects
+    batch: float = 1.0  # strength of the batch effects; 1 has the real spread of brightness
+    missing: int = 6  # treatment wells lost
+    repeats: tuple[tuple[str, str], ...] = ()  # (experiment, the one whose layout it repeats)
+
+
+PLATES = {
+    "demo": Preset(
+        cell_types=("HEPG2", "HUVEC", "RPE", "U2OS"), classes=48, train=6, test=2, image_size=64, pixel_size=3.0,
+        phenotype=2.0, repeats=(("HUVEC-06", "RPE-03"), ("HUVEC-08", "RPE-03")),
+    ),
+    "small": Preset(
+        cell_types=("HUVEC",), classes=100, train=6, test=2, image_size=64, pixel_size=3.0, phenotype=2.0, missing=3,
+        repeats=(("HUVEC-08", "HUVEC-03"),),
+    ),
+    "tiny": Preset(
+        cell_types=("HUVEC", "RPE"), classes=8, train=2, test=1, image_size=32, pixel_size=3.0, missing=1,
+        repeats=(("HUVEC-03", "RPE-01"),),
+    ),
+}
+PRESETS: dict[str, Preset | protein_atlas.Preset] = {**PLATES, **protein_atlas.PRESETS}
+
+
+def presets_of(task: Task) -> list[str]:
+    """The presets that draw for a task: all but those that another one names."""
+    others = {name for other in TASKS.values() if other != task for name in other.presets}
+    return [name for name in PRESETS if name not in others]
+
+
+def simulate(
+    out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
+    image_size: int | None = None, processes: int | None = None, by: SideBySide = side_by_side, keep: bool = True,
+) -> None:
+    """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
+
+    `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
+    `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
+    the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
+    Whole plates that other code drew are kept if `keep`, and a line says so.
+    Raises InputError when `out` holds anything else, an argument names nothing, the task has other channels, or the disk is full.
+    """
+    if seed < 0:
+        raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
+    check_channels(preset)
+    chosen = _preset(preset, image_size=image_size)
+    screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
+    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
+    with working_folder(Path(out), receipt, keep=keep) as todo:
+        if todo:
+            with on_a_full_disk(Path(out)):
+                screen.write(Path(out), processes=processes, by=by)
+
+
+def check_channels(preset: str) -> None:
+    """Raise InputError where the microscope draws another number of channels than the preset's task has."""
+    task = next((task for task in TASKS.values() if preset in task.presets), None)
+    if task and (drawn := DRAWN_CHANNELS[type(PRESETS[preset])]) != len(task.channels):
+        what = f"the virtual microscope draws {drawn} channels, and the task {task.name} has {len(task.channels)}"
+        raise InputError(what, where=f"preset {preset}", cure="leave `preset` empty and name a folder with images in `data`")
+
+
+def _preset(name: str, *, image_size: int | None) -> Any:
+    if name not in PRESETS:
+        raise InputError(f"no preset '{name}'", where="simulate", cure=f"choose one of {', '.join(PRESETS)}")
+    if image_size is None:
+        return PRESETS[name]
+    if not 16 <= image_size <= 2048:
+        raise InputError(f"image size {image_size}", where="simulate", cure="choose 16 to 2048 pixels")
+    # A picture never shows more than a real field: from 256 pixels on it is drawn finer instead of wider.
+    pixel_size = min(PRESETS[name].pixel_size, FIELD / image_size)
+    return replace(PRESETS[name], image_size=image_size, pixel_size=pixel_size)
+
+
+@dataclass(frozen=True)
+class _Plates:
+    """Plates to draw: one row of `table` per well, columns as in `Tables.wells`, a class in every row."""
+
+    table: pd.DataFrame
+    preset: Preset
+    seed: int
+
+    def write(self, out: Path, *, processes: int | None, by: SideBySide = side_by_side) -> None:
+        """Photograph every plate, then write the tables."""
+        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes, by=by)
+        _write_tables(out, self.table)
+
+
+def _screen(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> _Plates:
+    if like is None:
+        wells = draw_design(
+            seed, preset.cell_types, classes=preset.classes, train=preset.train, test=preset.test,
+            repeats=preset.repeats, missing=preset.missing,
+        )
+    else:
+        tables = read_tables(like)
+        wells = complete_labels(tables.wells, seed=seed, solution=tables.solution)
+    return _Plates(_chosen(wells, experiments), preset, seed)
+
+
+# Who draws for a kind of preset. What is drawn has a `table` that tells it apart, and writes itself into a folder.
+SCREENS = {Preset: _screen, protein_atlas.Preset: protein_atlas.draw_atlas}
+DRAWN_CHANNELS = {Preset: optics.CHANNELS, protein_atlas.Preset: 4}
+
+
+def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
+    """The wells of these experiments (all when empty), checked to be something we can draw."""
+    names = wells["experiment"].unique()
+    if unknown := sorted(set(experiments) - set(names)):
+        cure = f"choose from {', '.join(names)}"
+        raise InputError(f"no experiment {', '.join(unknown)}", where="simulate", cure=cure)
+    wells = wells[wells["experiment"].isin(list(experiments) or names)].reset_index(drop=True)
+    if strange := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
+        cure = f"choose experiments of {', '.join(CELL_TYPES)}"
+        raise InputError(f"cannot draw {', '.join(strange)} cells", where="simulate", cure=cure)
+    if "train" not in set(wells["dataset"]):
+        raise InputError("no training experiment is chosen", where="simulate", cure="name one of them too")
+    return wells
+
+
+def _digest(wells: pd.DataFrame) -> str:
+    return hashlib.sha256(wells.to_csv(index=False).encode()).hexdigest()
+
+
+def _plates(wells: pd.DataFrame, *, seed: int, preset: Preset) -> dict[str, list[Plate]]:
+    """The plates to photograph, by the folder of their experiment."""
+    plates: dict[str, list[Plate]] = {}
+    lost = _lost_site(wells, seed=seed)
+    for (kind, experiment, number), part in wells.groupby(["dataset", "experiment", "plate"]):
+        plate = Plate(
+            seed=seed, experiment=experiment, plate=int(number),
+            wells=tuple(zip(part["well"], part["sirna"].tolist(), strict=True)),
+            image_size=preset.image_size, pixel_size=preset.pixel_size,
+            phenotype=preset.phenotype, batch=preset.batch,
+            lost=lost[2] if (experiment, number) == lost[:2] else "",
+        )
+        plates.setdefault(f"{kind}/{experiment}", []).append(plate)
+    return plates
+
+
+def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
+    """Experiment, plate and well of the one test treatment that loses a site, as real ones did."""
+    treated = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
+    if treated.empty:
+        return "", 0, ""
+    row = treated.iloc[int(stream(seed, "lost site").integers(len(treated)))]
+    return row["experiment"], row["plate"], row["well"]
+
+
+def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None, by: SideBySide) -> None:
+    """Photograph what is not there yet; each experiment appears in its place when it is whole."""
+    place_of = worker_folder(out)
+    todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
+    work = [(part, place_of / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
+    done: dict[str, dict[int, str]] = {place: {} for place in todo}
+    finished = by(_photograph, work, processes=processes)
+    for plate, folder, rows in progress_bar(finished, total=len(work), desc="simulate", unit="plate"):
+        place = str(folder.parent.relative_to(place_of))
+        done[place][plate] = rows
+        if len(done[place]) == len(todo[place]):
+            _put(out, place, made=place_of, rows=[done[place][number] for number in sorted(done[place])])
+
+
+def _put(out: Path, place: str, *, made: Path, rows: list[str]) -> None:
+    """Statistics first: an experiment that is in its place is one that needs nothing more."""
+    files.write_text(out / WORKSHOP / f"{Path(place).name}.csv", "".join(rows))
+    (out / place).parent.mkdir(exist_ok=True)
+    os.rename(made / place, out / place)
+
+
+def _photograph(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
+    plate, folder = work
+    return plate.plate, folder, "".join(render_plate(plate, folder))
+
+
+def _write_tables(out: Path, wells: pd.DataFrame) -> None:
+    """The competition's CSV files and the truth."""
+    columns = ["id_code", "experiment", "plate", "well", "sirna"]
+    for kind, known in (("train", columns), ("test", columns[:-1])):
+        part = wells[wells["dataset"] == kind]
+        treated = part["well_type"] == "treatment"
+        _write_csv(out / f"{kind}.csv", part.loc[treated, known])
+        _write_csv(out / f"{kind}_controls.csv", part.loc[~treated, [*columns, "well_type"]])
+    asked = wells.loc[(wells["dataset"] == "test") & (wells["well_type"] == "treatment"), ["id_code", "sirna"]]
+    _write_csv(out / "solution.csv", asked)
+    _write_csv(out / "sample_submission.csv", asked.assign(sirna=0))
+    pieces = [out / WORKSHOP / f"{name}.csv" for name in wells["experiment"].unique()]
+    files.write_text(out / "pixel_stats.csv", STATISTICS + "".join(piece.read_text() for piece in pieces))
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,1 @@
+"""Packed stores and OME-Zarr, written and verified."""

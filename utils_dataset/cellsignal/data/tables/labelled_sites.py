@@ -1,0 +1,162 @@
+"""Tables of sites that carry labels of their own, such as the Protein Atlas: one row per site, no wells, no plates."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from cellsignal.data.images import packed_store
+from cellsignal.data.images.folders import entries
+from cellsignal.data.tables import headers, schema
+from cellsignal.errors import InputError, Problem, raise_if_any
+from cellsignal.tasks import RXRX1, TASKS, Task
+
+# Labels as text and as numbers: `16 0` to (0, 16) and to a row of zeros and ones, and back.
+
+
+Labels = tuple[int, ...]
+MOST = {"one": 1, "many": None}  # labels of a row, by what a task says
+
+
+def read_labels(column: pd.Series, task: Task) -> tuple[pd.Series, list[Problem]]:
+    """Class numbers of each cell, ascending and each once, and one problem for each cell that holds anything else.
+
+    `column`: texts, indexed by (file, line), named as in the file. Order and repetitions in a cell mean nothing.
+    """
+    read = {text: parse_labels(text, task) for text in column.unique()}
+    labels = column.map(read)
+    cure = f"write class numbers from 0 to {task.classes - 1}" + (", separated by spaces" if MOST[task.labels] is None else ", one a row")
+    wrong = column[labels.isna()].items()
+    return labels, [Problem(f"{file}:{line}:{column.name}", f"{_short(text)} is no label of this task", cure) for (file, line), text in wrong]
+
+
+def parse_labels(text: str, task: Task) -> Labels | None:
+    """The class numbers in a text; None when a word is no class number, or there are none or too many."""
+    words = [word for word in text.split(" ") if word]
+    if not all(re.fullmatch("0|[1-9][0-9]{0,8}", word) for word in words):
+        return None
+    found = {int(word) for word in words}
+    if not found or max(found) >= task.classes or len(found) > (MOST[task.labels] or task.classes):
+        return None
+    return tuple(sorted(found))
+
+
+def write_labels(labels: Iterable[int]) -> str:
+    """Class numbers as a submission has them: ascending, separated by spaces."""
+    return " ".join(map(str, sorted(set(labels))))
+
+
+def multi_hot(labels: Sequence[Labels], classes: int) -> np.ndarray:
+    """Zeros and ones, uint8[N, classes]."""
+    table = np.zeros((len(labels), classes), np.uint8)
+    for row, mine in enumerate(labels):
+        table[row, list(mine)] = 1
+    return table
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 50 else f"{text[:46]}...")
+
+
+TRAIN, SAMPLE, SOLUTION = "train.csv", "sample_submission.csv", "solution.csv"
+_NAME = r"[\w+-][\w.+-]*"  # ids become the names of files
+_TREES = ("{dataset}/", "images/{dataset}/", "images/", "")  # where images may lie below the root
+
+
+@dataclass(frozen=True)
+class SiteTables:
+    """A data set of labelled sites without its pixels."""
+
+    root: Path  # folder of the data set
+    sites: pd.DataFrame  # id_code, labels (class numbers, ascending; () in the test set), dataset, stem: train first, else as in the files
+    sample: list[str]  # ids of the test sites, in the order a submission has
+    solution: pd.Series | None  # labels by id_code of test sites, where they are known
+
+
+def task_of(root: Path) -> Task:
+    """The task whose tables lie in a folder, told by a column that marks them; RxRx1 where none does."""
+    for task in TASKS.values():
+        if any(column and headers.has_columns(Path(root) / name, column) for name, column in task.marks):
+            return task
+    return RXRX1
+
+
+def read_site_tables(root: Path, task: Task) -> SiteTables:
+    """Read train.csv, sample_submission.csv and, where it is there, solution.csv, as `task` names their columns.
+
+    Labels in any order and labels that stand twice are read rightly. Raises InputError naming file, line and column
+    of the first fault: a class that does not exist, a row without labels, an id that stands twice or is no file name.
+    """
+    root = Path(root)
+    if not (root / TRAIN).exists():
+        what = f"{TRAIN} is not there" if root.is_dir() else "no such folder"
+        raise InputError(what, where=root, cure="name the folder that holds the tables")
+    train, test = _labelled(root / TRAIN, task, task.label_column), _ids(root / SAMPLE, task)
+    raise_if_any(_id_problems(pd.concat([train["id_code"], test["id_code"]]), task))
+    solution = read_labelled_solution(root / SOLUTION, task) if (root / SOLUTION).exists() else None
+    if solution is not None:
+        _refuse_strangers(root / SOLUTION, solution.index, set(test["id_code"]))
+    sites = pd.concat([train.assign(dataset="train"), test.assign(dataset="test", labels=[()] * len(test))], ignore_index=True)
+    return SiteTables(root, _with_stems(root, sites), test["id_code"].tolist(), solution)
+
+
+def read_labelled_solution(path: Path, task: Task, *, column: str = "", exact: bool = False) -> pd.Series:
+    """Labels by id_code, from a table with answers in `column`, the task's own when empty; raises InputError.
+
+    `exact`: as in `rows.read_rows`.
+    """
+    frame = _labelled(Path(path), task, column or task.label_column, exact=exact)
+    raise_if_any(_id_problems(frame["id_code"], task))
+    return frame.set_index("id_code")["labels"]
+
+
+def read_sample(path: Path, task: Task) -> list[str]:
+    """The ids of a sample submission, in its order; raises InputError."""
+    frame = _ids(Path(path), task)
+    raise_if_any(_id_problems(frame["id_code"], task))
+    return frame["id_code"].tolist()
+
+
+def _labelled(path: Path, task: Task, column: str, *, exact: bool = False) -> pd.DataFrame:
+    """id_code and labels of a table, indexed by (file, line)."""
+    frame = _read(path, (task.id_column, column), exact=exact)
+    labels, problems = read_labels(frame[column], task)
+    raise_if_any(problems)
+    return pd.DataFrame({"id_code": frame[task.id_column], "labels": labels})
+
+
+def _ids(path: Path, task: Task) -> pd.DataFrame:
+    frame = _read(path, (task.id_column,))
+    return pd.DataFrame({"id_code": frame[task.id_column]})
+
+
+def _read(path: Path, columns: Iterable[str], *, exact: bool = False) -> pd.DataFrame:
+    """The texts of some columns of a CSV file, which has a row at least."""
+    frame, problems = schema.read_rows(path, TypedDict("Row", {name: schema.Text for name in columns}), exact=exact)
+    raise_if_any(problems or ([] if len(frame) else [Problem(str(path), "no row below the header", "copy it again")]))
+    return frame
+
+
+def _id_problems(ids: pd.Series, task: Task) -> list[Problem]:
+    frame = ids.rename(task.id_column).to_frame()
+    odd, twice = ~ids.str.fullmatch(_NAME), ids.duplicated()
+    return schema.flag(frame, odd, task.id_column, "is no name of a file", "write letters, digits, hyphens") + schema.flag(
+        frame, twice, task.id_column, "stands in an earlier row or table too", "keep one of the rows"
+    )
+
+
+def _refuse_strangers(path: Path, ids: pd.Index, asked: set[str]) -> None:
+    if strange := [name for name in ids if name not in asked]:
+        what = f"{strange[0]} is not in {SAMPLE} ({len(strange)} such)"
+        raise InputError(what, where=path, cure="take the tables of one and the same data set")
+
+
+def _with_stems(root: Path, sites: pd.DataFrame) -> pd.DataFrame:
+    """Add the path of each site below the root, in the tree that is there, else the usual."""
+    there = [tree for tree in _TREES[:-1] if (root / tree.format(dataset="train")).is_dir()]
+    tree = next(iter(there), _TREES[-1] if any(entry.name.endswith(".png") for entry in entries(root)) or (root / packed_store.BESIDE).is_dir() else _TREES[0])
+    return sites.assign(stem=[tree.format(dataset=kind) + name for kind, name in zip(sites["dataset"], sites["id_code"])])

@@ -1,0 +1,239 @@
+"""Tables: one row per well, one row per site, whoever wrote the files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.data.tables import schema
+from cellsignal.errors import InputError, Problem, raise_if_any
+from cellsignal.tasks import RXRX1
+
+COLUMNS = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "dataset"]
+_PLACE = ["experiment", "plate", "well"]
+_TABLES = {
+    "train.csv": schema.TrainRow,
+    "train_controls.csv": schema.ControlRow,
+    "test.csv": schema.TestRow,
+    "test_controls.csv": schema.ControlRow,
+}
+_OPTIONAL = {"sample_submission.csv": schema.SampleRow, "solution.csv": schema.SolutionRow}
+# Where an experiment's images lie: Kaggle's tree, the same below images/, rxrx.ai's tree.
+_TREES = ("{dataset}/{experiment}", "images/{dataset}/{experiment}", "images/{experiment}")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A data set without its pixels."""
+
+    root: Path  # folder of the data set
+    source: str  # "kaggle" | "rxrx.ai"
+    wells: pd.DataFrame  # one row per well, columns COLUMNS; sirna is <NA> for test treatments
+    sites: pd.DataFrame  # one row per site: wells' columns, site, stem (path without "_w1.png")
+    sample: list[str]  # id_codes in the order a submission has
+    solution: pd.Series | None  # sirna by id_code of test treatments, where it is known
+
+
+def read_tables(root: Path) -> Tables:
+    """Read the competition's tables, or the public release's metadata.csv, from a folder.
+
+    Rows are sorted by data set (train first), experiment, plate and well.
+    Raises InputError naming file, line and column of the first fault.
+    """
+    root = Path(root)
+    if (root / "train.csv").exists():
+        return _read_kaggle(root)
+    if (root / "metadata.csv").exists():
+        return _read_release(root)
+    what = "neither train.csv nor metadata.csv is there" if root.is_dir() else "no such folder"
+    raise InputError(what, where=root, cure="name the folder that holds the tables")
+
+
+def read_solution(path: Path) -> pd.Series:
+    """The true class by id_code, from a solution.csv; raises InputError."""
+    frame, problems = schema.read_rows(Path(path), schema.SolutionRow)
+    raise_if_any(problems or _rowless(path, frame) + _twice(frame))
+    return frame.set_index("id_code")["sirna"].astype("int64")
+
+
+def select(
+    tables: Tables, *, cell_types: Sequence[str] = (), experiments: Sequence[str] = ()
+) -> Tables:
+    """The part of the tables that has these cell types and experiments; empty means all.
+
+    Raises InputError that names the valid ones when one is unknown or nothing is left.
+    """
+    wells = tables.wells
+    keep = _chosen(wells["cell_type"], cell_types) & _chosen(wells["experiment"], experiments)
+    if not keep.any():
+        what = f"no experiment of {', '.join(experiments)} is {' or '.join(cell_types)}"
+        raise InputError(what, where=tables.root, cure="choose others")
+    ids = set(wells.loc[keep, "id_code"])
+    solution = tables.solution
+    return replace(
+        tables,
+        wells=wells[keep].reset_index(drop=True),
+        sites=tables.sites[tables.sites["id_code"].isin(ids)].reset_index(drop=True),
+        sample=[name for name in tables.sample if name in ids],
+        solution=None if solution is None else _known(solution[solution.index.isin(ids)]),
+    )
+
+
+def _chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
+    valid = sorted(values.unique())
+    unknown = [name for name in names if name not in valid]
+    if unknown:
+        what = f"no {values.name} {', '.join(map(repr, unknown))}"
+        raise InputError(what, cure=f"choose from {', '.join(valid)}")
+    return values.isin(list(names) or valid)
+
+
+def _read_kaggle(root: Path) -> Tables:
+    frames = _read_files(root)
+    tables = pd.concat([_complete(name, frames[name]) for name in _TABLES if len(frames[name])])
+    raise_if_any(_id_problems(tables) + _twice(tables) + _row_problems(tables))
+    wells = _tidy(tables)
+    sample, solution = frames.get("sample_submission.csv"), frames.get("solution.csv")
+    ids = _unlabelled(wells)
+    raise_if_any(_answer_problems(ids, sample, complete=True) + _answer_problems(ids, solution))
+    pairs = wells.loc[wells.index.repeat(2)].reset_index(drop=True)
+    return Tables(
+        root=root,
+        source="kaggle",
+        wells=wells,
+        sites=_with_stems(root, pairs.assign(site=[1, 2] * len(wells)), tree=_TREES[0]),
+        sample=ids if sample is None else sample["id_code"].tolist(),
+        solution=None if solution is None else _known(solution.set_index("id_code")["sirna"]),
+    )
+
+
+def _complete(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one file with the columns that its name tells."""
+    kind = {} if "controls" in name else {"well_type": "treatment"}
+    return frame.assign(dataset="train" if name.startswith("train") else "test", **kind)
+
+
+def _known(solution: pd.Series) -> pd.Series | None:
+    """Nothing where a solution holds no answer."""
+    return solution if len(solution) else None
+
+
+def _rowless(path: Path, frame: pd.DataFrame) -> list[Problem]:
+    return [] if len(frame) else [Problem(str(path), "no row below the header", "copy it again")]
+
+
+def _read_files(root: Path) -> dict[str, pd.DataFrame]:
+    optional = {name: row for name, row in _OPTIONAL.items() if (root / name).exists()}
+    read = {
+        name: schema.read_rows(root / name, row) for name, row in {**_TABLES, **optional}.items()
+    }
+    raise_if_any([problem for _, problems in read.values() for problem in problems])
+    raise_if_any(_rowless(root / "train.csv", read["train.csv"][0]))
+    return {name: frame for name, (frame, _) in read.items()}
+
+
+def _read_release(root: Path) -> Tables:
+    frame, problems = schema.read_rows(root / "metadata.csv", schema.ReleaseRow)
+    raise_if_any(problems or _site_problems(frame))
+    frame = frame.rename(columns={"sirna_id": "sirna", "well_id": "id_code"})
+    raise_if_any(_row_problems(frame))
+    labelled = frame.drop_duplicates("id_code")
+    hidden = (labelled["dataset"] == "test") & (labelled["well_type"] == "treatment")
+    wells = _tidy(labelled.assign(sirna=labelled["sirna"].astype("Int64").mask(hidden)))
+    places = frame[["id_code", "site"]].sort_values("site")
+    sample = _unlabelled(wells)
+    return Tables(
+        root=root,
+        source="rxrx.ai",
+        wells=wells,
+        sites=_with_stems(root, wells.merge(places, on="id_code", how="left"), tree=_TREES[2]),
+        sample=sample,
+        solution=_known(labelled.set_index("id_code")["sirna"].loc[sample]),
+    )
+
+
+def _tidy(tables: pd.DataFrame) -> pd.DataFrame:
+    experiments = tables["experiment"]
+    cell_types = {name: name.rpartition("-")[0] for name in experiments.unique()}
+    wells = tables.assign(
+        cell_type=experiments.map(cell_types), sirna=tables["sirna"].astype("Int64")
+    )
+    return wells.sort_values(
+        ["dataset", *_PLACE], ascending=[False, True, True, True], ignore_index=True
+    )[COLUMNS]
+
+
+def _unlabelled(wells: pd.DataFrame) -> list[str]:
+    return wells.loc[wells["sirna"].isna(), "id_code"].tolist()
+
+
+def _with_stems(root: Path, sites: pd.DataFrame, *, tree: str) -> pd.DataFrame:
+    """Add the path of each site below the root, in the tree that is there, else the usual."""
+    folders = sites[["dataset", "experiment"]].drop_duplicates().to_dict("records")
+    for known in _TREES:
+        if any((root / known.format(**folder)).is_dir() for folder in folders):
+            tree = known
+            break
+    prefixes = {folder["experiment"]: tree.format(**folder) for folder in folders}
+    plates = sites["experiment"].map(prefixes) + "/Plate" + sites["plate"].astype(str)
+    return sites.assign(stem=plates + "/" + sites["well"] + "_s" + sites["site"].astype(str))
+
+
+def _id_problems(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
+    parts = frame["experiment"] + "_" + frame["plate"].astype(str) + "_" + frame["well"]
+    what, cure = "disagrees with experiment, plate and well", "write experiment_plate_well"
+    return schema.flag(frame, frame[column] != parts, column, what, cure)
+
+
+def _twice(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
+    what, cure = "stands in an earlier row or table too", "keep one of the rows"
+    return schema.flag(frame, frame[column].duplicated(), column, what, cure)
+
+
+def _row_problems(tables: pd.DataFrame) -> list[Problem]:
+    """Well types that the class denies, and experiments that are in both data sets."""
+    known = tables[tables["sirna"].notna()]
+    kinds = {sirna: _well_type(sirna) for sirna in known["sirna"].unique()}
+    said = known["well_type"] != known["sirna"].map(kinds)
+    first = tables.drop_duplicates(["experiment", "dataset"])
+    both = first["experiment"].duplicated()
+    cure = "1108-1137 are positive controls, 1138 is the negative one, lower ones are treatments"
+    return schema.flag(known, said, "well_type", "disagrees with the row's class number", cure) + (
+        schema.flag(first, both, "experiment", "is in train and in test", "keep it in one of them")
+    )
+
+
+def _well_type(sirna: int) -> str:
+    if sirna == RXRX1.negative_control:
+        return "negative_control"
+    return "positive_control" if sirna in RXRX1.positive_controls else "treatment"
+
+
+def _site_problems(frame: pd.DataFrame) -> list[Problem]:
+    """Faults of the public release's rows, whose wells have one row per site."""
+    problems = _id_problems(frame, "well_id") + _twice(frame, "site_id")
+    cell_type = frame["experiment"].str.rpartition("-")[0]
+    what, cure = "disagrees with the experiment's name", "write what stands before the last hyphen"
+    problems += schema.flag(frame, frame["cell_type"] != cell_type, "cell_type", what, cure)
+    classes = frame.groupby("well_id")["sirna_id"].transform("first")
+    what, cure = "differs from the well's other site", "give a well one class"
+    return problems + schema.flag(frame, frame["sirna_id"] != classes, "sirna_id", what, cure)
+
+
+def _answer_problems(
+    ids: list[str], frame: pd.DataFrame | None, *, complete: bool = False
+) -> list[Problem]:
+    """What is wrong in a table with one row per test well (or some of them)."""
+    if frame is None:
+        return []
+    given, asked = frame["id_code"].tolist(), set(ids)
+    known = pd.Series([name in asked for name in given], dtype=bool)
+    what, cure = "is not a well of test.csv", "take the tables of one and the same data set"
+    problems = schema.flag(frame, ~known, "id_code", what, cure) + _twice(frame)
+    missing = sorted(asked.difference(given)) if complete else []
+    if missing and not problems:
+        file = frame.index[0][0]
+        what = f"{len(missing):,} wells of test.csv are missing, the first is {missing[0]}"
+        problems.append(Problem(file, what, cure))
+    return problems

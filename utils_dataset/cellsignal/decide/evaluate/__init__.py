@@ -1,0 +1,1 @@
+"""Ladders, accuracies and comparisons."""

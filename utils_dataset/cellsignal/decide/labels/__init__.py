@@ -1,0 +1,1 @@
+"""Several labels per site: thresholds, macro F1 and their ladder."""

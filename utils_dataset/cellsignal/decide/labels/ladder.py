@@ -1,0 +1,50 @@
+"""What thresholds are worth: macro F1 of answers that look at no picture, and of a network's under each kind of thresholds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.data.tables.labelled_sites import Labels
+from cellsignal.decide.labels.multilabel import baselines, decode, f1_by_class, macro_f1
+from cellsignal.decide.labels.predict import LabelScores
+from cellsignal.decide.labels.thresholds import METHODS, cross_fitted
+
+SPLITS = {"test": "test", "held_out": "held out"}
+RUNGS = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
+
+
+def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+    """Macro F1 of the floors and of every kind of thresholds, on test sites (where their truth is known) and on held-out ones.
+
+    `truth` bool[N, K] of the labelled sites, `test` bool[M, K]; `taught`: labels by which frequency is judged. Held-out
+    sites are answered by thresholds that other folds' sites gave. Returns rows {"rung", "kind": "floor" | "network",
+    "split", "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
+    """
+    answers: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+    if test is not None:
+        values = {method: fit(scores.held_out, truth, scores.test) for method, fit in METHODS.items()}
+        answers["test"] = test, {method: decode(scores.test, mine) for method, mine in values.items()}
+    answers["held_out"] = truth, {method: cross_fitted(scores.held_out, truth, scores.folds, method=method) for method in METHODS}
+    rows = []
+    for split, (true, given) in answers.items():
+        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, taught).items()]
+        rows += [_row(method, split, true, given[method]) for method in RUNGS]
+    return rows
+
+
+def _row(method: str, split: str, true: np.ndarray, given: np.ndarray) -> dict[str, Any]:
+    by_class = f1_by_class(true, given)
+    facts = {"rung": RUNGS[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, given), "sites": len(true)}
+    return {**facts, "method": method, "by_class": by_class.tolist()}
+
+
+def as_label_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row a rung, a column a split; empty without rungs."""
+    table = pd.DataFrame([{"rung": row["rung"], "split": SPLITS[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
+    if table.empty:
+        return table
+    order = list(dict.fromkeys(table["rung"]))
+    wide = table.pivot(index="rung", columns="split", values="macro F1").reindex(order)
+    return wide[[name for name in SPLITS.values() if name in wide]].add_prefix("macro F1, ").rename_axis(columns=None)

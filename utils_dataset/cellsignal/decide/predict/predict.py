@@ -1,0 +1,219 @@
+"""Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from cellsignal.budget import Budget
+from cellsignal.decide.predict.inference import BESIDE, predict_experiment
+from cellsignal.decide.predict.weights import weights_path
+from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
+from cellsignal.decide.scores.files import read_scores
+from cellsignal.errors import InputError
+from cellsignal.learn import devices
+from cellsignal.learn.batches.dataset import SCOPES
+from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
+from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
+from cellsignal.learn.networks.covariates import CONTROLS
+from cellsignal.learn.networks.standardise import stats_source
+from cellsignal.progress_bars import progress_bar
+from cellsignal.tasks import RXRX1
+
+Networks = dict[str, tuple[nn.Module, ModelConfig]]
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """How the scores of an experiment are made from its images."""
+
+    scope: str = "plate"
+    batch_sizes: tuple[int, ...] = (32,)
+    refinements: int = REFINEMENTS
+    precision: str = "auto"
+    basis: str = "adapted"  # the kind of statistics that views and embeddings rest on
+    views: int = 1
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """Those that count for one kind alone."""
+        if kind in BESIDE:
+            return {"basis": self.basis, **self.of(self.basis)} | ({"views": self.views} if kind == "views" else {})
+        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
+
+    def passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
+        """How often an image is sent through the network for some kinds, at most; `adapts`: it has batch normalisation."""
+        each = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
+        needed = {self.basis if kind in BESIDE else kind for kind in kinds}
+        return sum(map(each.__getitem__, needed)) + (self.views - 1) * each[self.basis] * ("views" in kinds)
+
+
+def score_experiments(
+    root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
+    statistics: Sequence[str] = STATISTICS, views: int = 1, taught: pd.DataFrame | None = None, scope: str = "plate",
+    batch_sizes: Sequence[int] = (32,), batch_for: Collection[str] | None = None, refinements: int = REFINEMENTS,
+    precision: str = "auto", device: torch.device = torch.device("cpu"), budget: Budget | None = None, stored: bool = False,
+    joint: bool | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
+
+    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`trained.place`). `views`: above 1, scores
+    averaged over so many of `passes.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
+    `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on the last of `statistics`.
+    `scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
+    had is warned (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `batch_for`: the experiments that
+    are worth them, None for all; `refinements`: of "adapted" where a scope is too large for one batch
+    (`log_probabilities`). `stored`: read back what lies in `out`, whatever made it (`stored.stored_scores`).
+
+    Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment,
+    `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
+    images went through the network, how long that took, and what identifies the scores. Scores that lie
+    there whole, made by the same weights from the same sites in the same way, are kept; others give way.
+    Before an experiment that would end after the deadline of `budget` it stops, and `budget.spent` says
+    so: the same call goes on. Returns the stacked scores by kind, in the order of the
+    ladder; when it stopped, those of the experiments so far.
+    """
+    _check(statistics, scope, batch_sizes, refinements, views)
+    beside = _embedded_sites(sites, taught)
+    wanted = {kind: sites for kind in (*statistics, *["views"] * (views > 1))}
+    if batch_for is not None and "batch" in wanted:
+        wanted["batch"] = sites[sites["experiment"].isin(batch_for)]
+    wanted |= {} if taught is None else {"embeddings": pd.concat([sites, beside])}
+    if stored:
+        return {kind: read_stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
+    budget = budget or Budget()
+    knobs = PredictionConfig(scope, tuple(batch_sizes), refinements, devices.resolve_precision(device, precision), statistics[-1], views)
+    networks = _networks(weights, pd.concat([sites, beside])["cell_type"].unique(), name=name, device=device, joint=joint)
+    if note := scope_note(weights, list(networks), name, scope, joint=joint):
+        warnings.warn(note, stacklevel=2)
+    asked = _experiments(sites, networks) | _experiments(beside, networks)
+    kept = {kind: _score_cache(out / kind, kind, networks, root, {each: asked[each] for each in asked if each in set(mine["experiment"])},
+                        knobs, network=name, note=note, device=device) for kind, mine in wanted.items()}
+    for other in {*STATISTICS, *BESIDE} - set(kept):
+        ScoreCache(out / other, {})  # what an earlier prediction left there gives way too
+    _score(root, asked, networks, kept, knobs, budget=budget, name=name)
+    return {kind: kept[kind].stacked() for kind in kept}
+
+
+def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
+           budget: Budget, name: str) -> None:
+    """Add what is missing, experiment by experiment, while the budget lasts."""
+    for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
+        kinds = [kind for kind in kept if experiment in kept[kind].missing]
+        model, card = networks[mine["cell_type"].iloc[0]]
+        if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
+            done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
+            budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
+            break
+        if kinds:
+            began = time.monotonic()
+            found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
+            for kind, (table, facts) in found.items():
+                kept[kind].add(experiment, table, facts)
+            budget.took(sum(facts["images"] for _, facts in found.values()), time.monotonic() - began)
+
+
+def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
+    """The sites that count, by experiment."""
+    return {experiment: _counted_sites(mine, networks[cell_type][1])
+            for (cell_type, experiment), mine in sites.groupby(["cell_type", "experiment"], sort=True)}
+
+
+def _embedded_sites(sites: pd.DataFrame, taught: pd.DataFrame | None) -> pd.DataFrame:
+    """The sites of the experiments, of the cell types in `sites` if there are any, that are embedded and not scored."""
+    if taught is None or sites.empty:
+        return sites.iloc[:0] if taught is None else taught
+    return taught[taught["cell_type"].isin(sites["cell_type"]) & ~taught["experiment"].isin(sites["experiment"])]
+
+
+def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
+    return read_embeddings if kind == "embeddings" else read_scores
+
+
+def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
+    """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
+
+    Reads the JSON beside the weights (`trained.place`); InputError when one is missing.
+    """
+    trained = {cell_type: read_config(weights_path(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
+    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
+    wide = scope != "plate"
+    others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
+    if not others:
+        return ""
+    right = "experiment" if scope == "plate" else "plate"
+    return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
+            f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
+
+
+def statistics_note(folder: Path) -> str:
+    """What to know of kinds of statistics that are equal because the network has no batch normalisation; "" where it has.
+
+    Reads the notes of the scores in `<folder>/<statistics>/`.
+    """
+    notes = [note for kind in STATISTICS for note in read_notes(Path(folder) / kind).values()]
+    return NO_LAYERS_NOTE if any(NO_LAYERS in note.get("gathered", {}) for note in notes) else ""
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove the scores of every network but those called `names` from `folder`, which holds `<name>/<statistics>/`.
+
+    An earlier run may have asked for more networks, and whatever lies there counts as an output of this one.
+    """
+    for path in Path(folder).glob("*/"):
+        if path.name not in names:
+            shutil.rmtree(path)
+
+
+def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], refinements: int, views: int) -> None:
+    unknown = [("statistics", "kind", kind, STATISTICS) for kind in statistics if kind not in STATISTICS]
+    unknown += [("scope", "scope", scope, SCOPES)] if scope not in SCOPES else []
+    for where, what, value, known in unknown:
+        raise InputError(f"unknown {what} {value!r}", where=where, cure=f"use one of: {', '.join(known)}")
+    if not len(batch_sizes) or min(batch_sizes) < 2:
+        raise InputError(f"batches of {', '.join(map(str, batch_sizes)) or 'no size'}", where="batch_sizes",
+                         cure="name one size or more, each of 2 images at least")
+    if refinements < 0:
+        raise InputError(f"{refinements} refinements", where="refinements", cure="ask for none (0) or more")
+    if views not in (1, 2, 4, 8):
+        raise InputError(f"{views} views", where="views", cure="use 1, 2, 4 or 8 of the square's symmetries")
+    if not statistics:
+        raise InputError("no kind of statistics", where="statistics", cure=f"name one or more of: {', '.join(STATISTICS)}")
+
+
+def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
+    """Every network at once, so that a missing one is told before hours of prediction."""
+    paths = {cell_type: weights_path(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
+    found = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint one once
+    return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
+
+
+def _counted_sites(sites: pd.DataFrame, card: ModelConfig) -> pd.DataFrame:
+    """The sites that count, and those that are referred to."""
+    known = {*card.well_types, *(CONTROLS if card.control_features else ())}
+    return sites[sites["well_type"].isin(known)].reset_index(drop=True)
+
+
+def _score_cache(
+    folder: Path, kind: str, networks: Networks, root: Path, asked: Mapping[str, pd.DataFrame], knobs: PredictionConfig, *,
+    device: torch.device, **facts: Any,
+) -> ScoreCache:
+    """What `folder` holds of the scores of one kind that are asked for."""
+    way = {"statistics": kind, "scope": knobs.scope, "precision": knobs.precision, **knobs.of(kind)}
+    made_by = {cell_type: {"weights": model.origin, "card": vars(card), **stats_source(root, card.standardise)}
+               for cell_type, (model, card) in networks.items()}
+    identities = {
+        experiment: cache_key(root, mine, **way, device=device.type, **made_by[mine["cell_type"].iloc[0]])
+        for experiment, mine in asked.items()
+    }
+    facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
+    return ScoreCache(
+        folder, identities, read=_reader(kind), **facts, **way, device=str(device),
+        training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()},
+        averaged="log-probabilities, over passes and over the sites of a well")

@@ -1,0 +1,1 @@
+"""Scores of wells on disk."""

@@ -1,0 +1,471 @@
+"""Scores on disk: one row per well, one column per class number, natural-log probabilities.
+
+Three formats hold the same table. Parquet and CSV (`.csv`, `.csv.gz`): a column `id_code` and one
+column per class number. NPZ, without pickles: `id_code` (text [N]), `scores` (numbers [N, K]) and
+`class_numbers` (integers [K]; 0 to K - 1 when left out), or one array [N] per class number instead
+of the last two.
+
+A constant added to all scores of a well changes no decision, so softmax logits will do.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from cellsignal import receipts
+from cellsignal.data.tables.headers import open_table, read_header, refuse_stream
+from cellsignal.errors import InputError, system_fault
+from cellsignal.files import atomic_path
+from cellsignal.tasks import RXRX1
+
+# Parquet, CSV and NPZ files of scores, read into one shape; a damaged one is named in one line.
+
+
+MOST_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
+MOST_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
+_LONGEST_ID, _LONGEST_NUMBER = 256, 32  # bytes
+_BLOCK = 16 << 20  # bytes of CSV that are parsed at once, of which a row must not have more
+
+
+class Columns(NamedTuple):
+    """What a file of scores holds, before its ids and values are judged."""
+
+    ids: list[object]  # id_code of each row
+    classes: list[int]  # class number of each column
+    values: np.ndarray  # float[rows, columns], NaN where nothing is written
+
+
+def read_columns(path: Path) -> Columns:
+    """Read a file in the format that its name ends with; raises InputError."""
+    if not path.exists():
+        raise InputError("no such file", where=path, cure="run the kernel 4-predict-assign, or mend the path")
+    refuse_stream(path)
+    suffix = suffix_of(path)
+    if not suffix:
+        raise InputError("not a name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
+    return FORMATS[suffix](path)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in FORMATS that a file's name ends with, or nothing."""
+    return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), "")
+
+
+def is_submission(path: Path) -> bool:
+    """Whether a file is a CSV that holds the siRNAs themselves, as submissions, solutions and confidences do."""
+    return ".csv" in suffix_of(path) and "sirna" in _csv_header(path)
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        with open(path, "rb") as stream:
+            schema = pa.parquet.read_schema(stream)
+            names = [name for name in schema.names if not name.startswith("__index_level_")]  # of pandas, no column of ours
+            _class_names(names, path)
+            _refuse_types(pa.schema([field for field in schema if field.name in names]), path)
+            file = pa.parquet.ParquetFile(stream, read_dictionary=["id_code"])  # a long text that stands in every row is kept once
+            rows, groups = file.metadata.num_rows, range(file.metadata.num_row_groups)
+            declared = sum(file.metadata.row_group(number).total_byte_size for number in groups)
+            _refuse_size(path, rows=rows, columns=len(names), size=declared, most=_most_bytes(rows, len(names)))
+            table = file.read(columns=names)
+    except InputError:
+        raise
+    except Exception as error:  # Arrow raises its own family of errors for damaged files
+        raise _unreadable(path, "Parquet", error) from None
+    return _from_arrow(table, path, "Parquet")
+
+
+def _read_csv(path: Path) -> Columns:
+    header = _csv_header(path)
+    types = {str(name): pa.float64() for name in _class_names(header, path)}
+    options = {
+        "convert_options": pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()}),
+        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK),
+    }
+    _refuse_size(path, columns=len(header))
+    batches, rows = [], 0
+    try:
+        with _open_csv(path, columns=len(header)) as stream, pa.csv.open_csv(stream, **options) as reader:
+            for batch in reader:
+                batches.append(batch)
+                rows += len(batch)
+                _refuse_size(path, rows=rows)
+        table = pa.Table.from_batches(batches, schema=reader.schema)
+    except InputError:
+        raise
+    except Exception as error:  # Arrow's again; they name no row
+        raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
+    return _from_arrow(table, path, "CSV")
+
+
+def _read_npz(path: Path) -> Columns:
+    arrays = _arrays(path)
+    ids = _array(arrays, "id_code", path, kinds="US", axes=1)
+    if "scores" not in arrays:  # then one array per class number
+        names = list(arrays)
+        columns = [_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
+        classes = [_class_number(name, path) for name in names]
+        _same_length(path, id_code=ids, **dict(zip(names, columns)))
+        return Columns(_text(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
+    scores = _array(arrays, "scores", path, kinds="fiu", axes=2)
+    numbers = np.arange(scores.shape[1])
+    if "class_numbers" in arrays:
+        numbers = _array(arrays, "class_numbers", path, kinds="iu", axes=1)
+    _same_length(path, id_code=ids, scores=scores)
+    _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
+    return Columns(_text(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
+
+
+FORMATS: dict[str, Callable[[Path], Columns]] = {
+    ".parquet": _read_parquet, ".csv": _read_csv, ".csv.gz": _read_csv, ".npz": _read_npz,
+}  # fmt: skip
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        what, cure = system_fault(error)
+        return InputError(f"cannot be read ({what})", where=path, cure=cure)
+    return InputError(f"not readable as {kind}", where=path, cure="it is damaged or of another format: write it again")
+
+
+# Limits, which keep a small file from becoming more than the memory holds
+
+
+def _most_bytes(rows: int, columns: int) -> int:
+    """More than any table of so many rows and columns holds, as text or in a type of Arrow."""
+    return (rows + 1000) * (_LONGEST_ID + _LONGEST_NUMBER * columns)
+
+
+def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, most: int = 0) -> None:
+    """Raise InputError for a file that holds, or says that it holds, more than scores can."""
+    for found, limit, unit in ((rows, MOST_ROWS, "rows"), (columns, MOST_COLUMNS, "columns"), (size, most, "bytes")):
+        if found > limit:
+            raise InputError(f"holds {found:,} {unit}, and no scores have more than {limit:,}", where=path,
+                             cure="give one row per well and one column per siRNA, in several files if need be")
+
+
+class _Bounded(io.RawIOBase):
+    """What comes out of a stream, up to `most` bytes; then InputError."""
+
+    def __init__(self, stream: BinaryIO, path: Path, *, most: int) -> None:
+        self.stream, self.path, self.most, self.so_far = stream, path, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.so_far += count
+        _refuse_size(self.path, size=self.so_far, most=self.most)
+        return count
+
+
+@contextmanager
+def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
+    with open_table(path) as stream:
+        yield io.BufferedReader(_Bounded(stream, path, most=_most_bytes(MOST_ROWS, columns)), 1 << 20)
+
+
+# Parquet and CSV
+
+
+def _from_arrow(table: pa.Table, path: Path, kind: str) -> Columns:
+    classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
+    place = table.column_names.index("id_code")
+    _refuse_types(table.schema, path)
+    try:
+        values = table.remove_column(place).replace_schema_metadata(None).to_pandas().to_numpy()
+        return Columns(_ids(table.column(place), path), classes, _floats(values))
+    except InputError:
+        raise
+    except Exception as error:  # only now does Arrow look whether text is text
+        raise _unreadable(path, kind, error) from None
+
+
+def _refuse_types(schema: pa.Schema, path: Path) -> None:
+    """Raise InputError for a column of scores that holds no numbers."""
+    for field in schema:
+        if field.name != "id_code" and not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
+            held = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
+            raise InputError(f"column {field.name} holds {held}", where=path, cure="write scores as numbers")
+
+
+def _ids(column: pa.ChunkedArray, path: Path) -> list[object]:
+    """The values of id_code; texts without the spaces around them."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if kind not in (pa.string(), pa.large_string()):
+        return column.to_pylist()
+    for chunk in column.chunks:
+        longest = pa.compute.max(pa.compute.binary_length(getattr(chunk, "dictionary", chunk))).as_py() or 0
+        if longest > _LONGEST_ID:
+            raise InputError(f"an id_code of {longest:,} bytes", where=path, cure="write experiment_plate_well, such as HUVEC-01_1_B03")
+    return pa.compute.utf8_trim_whitespace(column.cast(kind)).to_pylist()
+
+
+def _class_names(names: Sequence[str], path: Path) -> list[str]:
+    """The names of all columns but id_code."""
+    if "id_code" not in names:
+        raise InputError("no column id_code", where=path, cure="name the column that holds the well ids id_code")
+    place = list(names).index("id_code")
+    return [*names[:place], *names[place + 1 :]]
+
+
+def _class_number(name: object, path: Path) -> int:
+    text = str(name)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) <= RXRX1.negative_control):
+        raise InputError(f"column {name!r} is no class number", where=path,
+                         cure="name every column but id_code after the siRNA it scores, such as 0 or 1107")
+    return int(text)
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """As float32 where that holds every value that the type can, else as float64."""
+    return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)
+
+
+def _csv_header(path: Path) -> list[str]:
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise _unreadable(path, "CSV", error) from None
+    if header.separator != ",":
+        raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
+    return header.names
+
+
+def _csv_fault(path: Path, header: list[str]) -> InputError | None:
+    """The first line that is no row of numbers, looked for once Arrow has refused the file."""
+    try:
+        with _open_csv(path, columns=len(header)) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            reader = csv.reader(iter(lambda: text.readline(_BLOCK), ""))
+            next(reader)
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    what = f"{len(cells)} cells where the header has {len(header)}"
+                    return InputError(what, where=f"{path}:{reader.line_num}", cure="give each column one cell")
+                bad = [(name, cell) for name, cell in zip(header, cells) if name != "id_code" and not _is_number(cell)]
+                if bad:
+                    return InputError(f"{bad[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{bad[0][0]}",
+                                      cure="write scores as numbers")
+    except InputError as error:
+        return error
+    except Exception as error:
+        return _unreadable(path, "CSV", error)
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+# NPZ
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive; those of Python objects, which would need a pickle, are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "scores" in archive.files and (unknown := set(archive.files) - {"id_code", "scores", "class_numbers"}):
+                raise InputError(f"array {min(unknown)!r} is unknown", where=path, cure="save id_code, scores and class_numbers, and no other")
+            size = sum(entry.file_size for entry in archive.zip.infolist())
+            _refuse_size(path, columns=len(archive.files), size=size, most=_most_bytes(MOST_ROWS, MOST_COLUMNS))
+            return {name: archive[name] for name in archive.files}
+    except InputError:
+        raise
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise InputError("an array holds Python objects", where=path, cure="save ids as text: ids.astype(str)") from None
+        raise _unreadable(path, "NPZ", error) from None
+    except Exception as error:  # zip, zlib, struct and NumPy each have their own
+        raise _unreadable(path, "NPZ", error) from None
+
+
+def _array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
+    """Take one array out, of these kinds of values and with so many axes."""
+    array = arrays.pop(name, None)
+    if array is None:
+        raise InputError(f"no array {name}", where=path, cure="save id_code, scores and class_numbers")
+    if array.dtype.kind not in kinds or array.ndim != axes:
+        kind = "text" if array.dtype.kind in "US" else f"{array.dtype}"
+        asked = f"{'text' if kinds == 'US' else 'numbers'} of shape {'[wells, classes]' if axes == 2 else '[n]'}"
+        raise InputError(f"array {name} holds {kind} of shape {list(array.shape)}", where=path, cure=f"save {asked}")
+    return array
+
+
+def _same_length(path: Path, **arrays: np.ndarray) -> None:
+    (first, length), *others = ((name, len(array)) for name, array in arrays.items())
+    for name, other in others:
+        if other != length:
+            raise InputError(f"{length} in {first}, {other} in {name}", where=path, cure="save arrays of the same wells")
+
+
+def _text(ids: np.ndarray, path: Path) -> list[str]:
+    try:
+        return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
+    except ValueError:  # bytes that are no UTF-8, or numbers that are no letters
+        raise InputError("array id_code holds damaged text", where=path, cure="save ids as text: ids.astype(str)") from None
+
+
+ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
+HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
+METADATA = "metadata.json"
+NEARLY_ALL = 0.9  # of the values, by which a table is taken for one of probabilities
+
+
+def without_masks(values: np.ndarray) -> np.ndarray:
+    """Scores below -HUGE as -inf."""
+    masks = (values < -HUGE) & (values > -np.inf) if values.min() < -HUGE else np.zeros(1, bool)
+    return np.where(masks, values.dtype.type(-np.inf), values) if masks.any() else values
+
+
+def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path:
+    """Write the scores of one experiment as `<folder>/<experiment>.parquet`.
+
+    `scores`: index id_code, one column per class number, float32 log-probabilities.
+    """
+    path = Path(folder) / f"{experiment}.parquet"
+    table = scores.rename(columns=str).rename_axis("id_code").reset_index()
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    return path
+
+
+def write_metadata(folder: Path, **facts: object) -> Path:
+    """Write `<folder>/metadata.json`: how the scores beside it were made."""
+    path = Path(folder) / METADATA
+    receipts.write(path, {"values": "natural-log probabilities", **facts})
+    return path
+
+
+def read_scores(path: Path, *, probabilities: bool = False) -> pd.DataFrame:
+    """Read scores: index id_code, integer class numbers as columns, float32 log-probabilities.
+
+    The suffix tells the format. With `probabilities` the file holds probabilities: the rows are
+    made to sum to one and their natural logarithm is returned, -inf for 0.
+
+    Raises InputError naming the file, and the well or column, when it is not such a table: damaged,
+    no id_code, a column that is no class number, an id twice, text, NaN or +inf among the values, a
+    well for which every class is impossible, or values that belong to the other of the two scales.
+    """
+    path = Path(path)
+    read = _checked(read_columns(path), path)
+    _refuse_missing(read, path)
+    values = _logarithms(read, path) if probabilities else _log_scale(read, path)
+    impossible = values.max(axis=1) == -np.inf
+    if impossible.any():
+        where = f"{path}: well {read.ids[int(impossible.argmax())]}"
+        raise InputError("every class has probability 0", where=where, cure="predict this well again")
+    return pd.DataFrame(values, index=pd.Index(read.ids, name="id_code"), columns=read.classes)
+
+
+def read_all_scores(paths: Sequence[Path], *, probabilities: bool = False) -> pd.DataFrame:
+    """Read and stack several score files, or folders of them; no well may come twice.
+
+    Of a folder every Parquet, CSV and NPZ file counts, but submissions. Columns ascend.
+    """
+    files = files_of(paths)
+    if not files:
+        raise InputError("no score files (.parquet, .csv, .csv.gz, .npz) there", where=name_of(paths),
+                         cure="name files or folders with scores")
+    scores = pd.concat([read_scores(file, probabilities=probabilities) for file in files])
+    if scores.isna().to_numpy().any():
+        # Cell types may have been trained on different classes; an absent class is impossible, not unknown.
+        scores = scores.fillna(-np.inf)
+    twice = scores.index[scores.index.duplicated()]
+    if len(twice):
+        raise InputError(f"well {twice[0]} is scored in two files", where=name_of(paths),
+                         cure="name each file once, or average the scores first")
+    return scores if scores.columns.is_monotonic_increasing else scores.sort_index(axis=1)
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The score files that these paths name, one by one or by their folders."""
+    return [file for path in paths for file in _in_folder(Path(path))]
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """Some paths in one line: the first, and how many more."""
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0] if paths else "SCORES")
+
+
+def _in_folder(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = (file for file in path.iterdir() if not file.name.startswith("."))  # half-written ones start so
+    return sorted(file for file in found if suffix_of(file) and not is_submission(file))
+
+
+def _checked(read: Columns, path: Path) -> Columns:
+    if not len(read.ids) or not read.classes:
+        raise InputError("no wells or no classes in it", where=path, cure="write the scores again")
+    odd = next((row for row, name in enumerate(read.ids, 1) if not (isinstance(name, str) and name)), 0)
+    if odd:
+        raise InputError(f"id_code {read.ids[odd - 1]!r} is no text", where=f"{path}: row {odd}",
+                         cure="write experiment_plate_well, such as HUVEC-01_1_B03")
+    for what, names, cure in (("id_code", read.ids, "well"), ("class", read.classes, "class number")):
+        twice = pd.Index(names)[pd.Index(names).duplicated()]
+        if len(twice):
+            raise InputError(f"{what} {twice[0]} stands twice", where=path,
+                             cure=f"keep one {'row' if what == 'id_code' else 'column'} per {cure}")
+    return read
+
+
+def _refuse_missing(read: Columns, path: Path) -> None:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = read.values.astype(np.float32, copy=False)
+    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > HUGE, "no logarithm, so large is it")):
+        if bad.any():
+            raise InputError(f"the score is {name}", where=_place(read, bad, path)[0],
+                             cure="predict this well again; -inf is allowed")
+
+
+def _log_scale(read: Columns, path: Path) -> np.ndarray:
+    """The values as float32, unless they look like probabilities."""
+    low, high = read.values.min(), read.values.max()
+    if low >= -ROUNDING and high > ROUNDING:
+        if high <= 1 + ROUNDING:
+            raise InputError("the values lie between 0 and 1, as probabilities do", where=path,
+                             cure="add --probabilities, or write natural logarithms")
+        raise InputError("no value is negative, so these are no log-probabilities", where=path,
+                         cure="write natural logarithms of probabilities, or probabilities and add --probabilities")
+    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (read.values >= -ROUNDING).mean() >= NEARLY_ALL:
+        where, value = _place(read, read.values < -ROUNDING, path)
+        raise InputError(f"{value:.6g} among values that lie between 0 and 1, as probabilities do", where=where,
+                         cure="mend it and add --probabilities, or write natural logarithms")
+    with np.errstate(over="ignore"):
+        return without_masks(read.values.astype(np.float32, copy=False))
+
+
+def _logarithms(read: Columns, path: Path) -> np.ndarray:
+    """Natural logarithms of probabilities, each row divided by its sum; float32."""
+    if read.values.max() <= 0 and read.values.min() < -ROUNDING:
+        raise InputError("no value is positive, as in log-probabilities", where=path, cure="drop --probabilities")
+    bad = (read.values < -ROUNDING) | (read.values > 1 + ROUNDING)
+    if bad.any():
+        where, value = _place(read, bad, path)
+        raise InputError(f"{value:.6g} is no probability", where=where, cure="write values from 0 to 1")
+    values = np.clip(read.values.astype(np.float64), 0, None)
+    with np.errstate(divide="ignore", invalid="ignore"):  # log 0; and 0 / 0, a row that is refused later
+        values /= values.sum(axis=1, keepdims=True)
+        return np.nan_to_num(np.log(values, out=values), nan=-np.inf, neginf=-np.inf, copy=False).astype(np.float32)
+
+
+def _place(read: Columns, bad: np.ndarray, path: Path) -> tuple[str, float]:
+    """Where the first bad value stands, and the value."""
+    row, column = np.argwhere(bad)[0]
+    return f"{path}: well {read.ids[row]}, class {read.classes[column]}", float(read.values[row, column])

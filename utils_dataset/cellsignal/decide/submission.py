@@ -1,0 +1,109 @@
+"""A submission that cannot be malformed."""
+
+from pathlib import Path
+
+import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from cellsignal.data.tables import headers, schema
+from cellsignal.data.tables.wells import read_solution
+from cellsignal.errors import InputError, Problem, raise_if_any
+from cellsignal.files import replacing_all, write_text
+from cellsignal.tasks import RXRX1
+
+
+class AnswerRow(TypedDict):
+    """A row of submission.csv."""
+
+    id_code: schema.Text
+    sirna: schema.Treatment
+
+
+def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
+    """Write `id_code,sirna` in the order of the sample submission.
+
+    `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no
+    prediction, a predicted well is not in the sample, or a siRNA is a control; then nothing is written.
+    """
+    write_text(path, _as_text(predictions, sample, where=path))
+    return path
+
+
+def _as_text(predictions: pd.Series, sample: list[str], *, where: Path) -> str:
+    check_ids(predictions.index, sample, where=where)
+    controls = predictions.index[predictions.isin(RXRX1.controls)]
+    if len(controls):
+        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=where,
+                         cure="score treatment siRNAs only")
+    ordered = predictions.reindex(sample).astype(int)
+    return ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n")
+
+
+def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series:
+    """Read a submission, siRNA by id_code, and check it against the sample's wells when given."""
+    submission = read_solution(path)
+    if sample is not None:
+        check_ids(submission.index, sample, where=path)
+    return submission
+
+
+def check_submission(path: Path, *, sample: Path) -> int:
+    """Refuse a submission that Kaggle would score wrongly or not at all; gives the number of its wells.
+
+    `path` must hold `id_code,sirna` and nothing else, one treatment siRNA (0 to 1107) for each well of `sample`, in any
+    order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
+    """
+    answers, problems = schema.read_rows(path, AnswerRow, exact=True)
+    raise_if_any(problems or _strange_columns(path))
+    asked, problems = schema.read_rows(sample, schema.SampleRow)
+    raise_if_any(problems)
+    ids = answers["id_code"]
+    twice = schema.flag(answers, ids.duplicated(), "id_code", "stands twice", "keep one row per well")
+    strange = schema.flag(answers, ~ids.isin(asked["id_code"]), "id_code", "is no test well", f"keep the wells of {sample.name}")
+    given = set(ids)
+    missing = [f"{name} is missing" for name in asked["id_code"] if name not in given]
+    raise_if_any(twice + strange + [Problem(str(path), what, f"answer every well of {sample.name}") for what in missing])
+    return len(answers)
+
+
+def _strange_columns(path: Path) -> list[Problem]:
+    extra = [name for name in headers.read_header(path, exact=True).names if name not in RXRX1.submission_columns]
+    where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
+    return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
+
+
+def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
+    """Raise InputError unless `ids` are exactly the wells of the sample, each once."""
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise InputError(f"well {twice[0]} stands twice", where=where, cure="keep one row per well")
+    for names, fault in ((pd.Index(sample).difference(ids), "is missing"), (ids.difference(sample), "is no test well")):
+        if len(names):
+            raise InputError(f"well {names[0]} {fault} ({len(names)} such)", where=where,
+                             cure="the submission must hold exactly the wells of sample_submission.csv")
+
+
+def confidence_path(submission: Path) -> Path:
+    """Where the confidences of a submission lie: submission.confidence.csv beside submission.csv."""
+    return submission.with_name(f"{submission.stem}.confidence.csv")
+
+
+def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
+                  beside: Path | None = None) -> Path:
+    """Write the submission and, `beside` it, `id_code,sirna,confidence`; both or neither.
+
+    `confidence`: the probability that a well's siRNA is right, by id_code. `beside` is
+    `confidence_path(path)` when None. Raises what `write_submission` raises.
+    """
+    table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).rename_axis("id_code")
+    texts = _as_text(predictions, sample, where=path), table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
+    with replacing_all(path, beside or confidence_path(path)) as temporaries:
+        for temporary, text in zip(temporaries, texts):
+            temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def remove_submission(path: Path) -> None:
+    """Remove the submission of an earlier run, and its confidences: others' answers are none of this one's."""
+    for place in (path, confidence_path(path)):
+        place.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""The notebooks on Colab: badges that open them, and the repository and ref that their first cell installs.
+
+Colab opens one notebook and none of its neighbours, so the notebook has to know where it was published. Until somebody
+says so there is no badge, because it would lead nowhere.
+"""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import cellsignal
+from cellsignal import files
+from cellsignal.errors import InputError
+from cellsignal.run import environment
+
+_IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
+_BADGE = re.compile(r" ?\[!\[Open in Colab\]\([^)\s]*\)\]\([^)\s]*\)")
+_ORIGIN = re.compile(r'^REPOSITORY, REF = "[^"\n]*", "[^"\n]*"', re.MULTILINE)
+_GITHUB = re.compile(r"(?:https?://(?:[^/@\s]*@)?github\.com/|(?:ssh://)?git@github\.com[:/])([^/\s]+/[^/\s]+?)(?:\.git)?/?")
+
+
+def init(*, repository: str = "", ref: str = "") -> tuple[str, str, list[Path]]:
+    """Write badges and origin of the notebooks for a GitHub repository at a ref; gives both and the files that changed.
+
+    `repository` is OWNER/NAME, empty for Git's remote `origin`; `ref` a tag, branch or commit, empty for this version's tag.
+    InputError, and nothing written, when a name cannot be one or there is no checkout.
+    """
+    root = environment.repository()
+    if root is None or not (root / "README.md").is_file():
+        raise InputError("no checkout of the bundle here or above", where=Path.cwd(), cure="run this inside one")
+    repository, ref = _repository(repository or origin(root)), _ref(ref or f"v{cellsignal.__version__}")
+    if (commit := commit_of(root, ref)).startswith(ref.lower()):
+        ref = commit  # GitHub gives out no commit by the beginning of its name
+    return repository, ref, write_links(root, repository, ref)
+
+
+def write_links(root: Path, repository: str, ref: str) -> list[Path]:
+    """Give README and notebooks of a checkout their badges, and the notebooks their origin; the files that changed."""
+    notebooks = sorted(root.glob("kernels/*/*.ipynb"))
+    texts = {path: _notebook(path, root=root, repository=repository, ref=ref) for path in notebooks}
+    texts[root / "README.md"] = _readme(root, notebooks, repository=repository, ref=ref)
+    changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
+    for path in changed:
+        files.write_text(path, texts[path])
+    return changed
+
+
+def badge(repository: str, ref: str, path: str) -> str:
+    """The Markdown of the button that opens the notebook at `path` of a repository."""
+    return f"[![Open in Colab]({_IMAGE})](https://colab.research.google.com/github/{repository}/blob/{ref}/{path})"
+
+
+def without_badge(text: str) -> str:
+    """A notebook's first cell as it is where nobody opens it on Colab, such as on Kaggle."""
+    return re.sub(rf"{_BADGE.pattern}\n*", "", text)
+
+
+def origin(root: Path) -> str:
+    """OWNER/NAME of the checkout's remote `origin` on GitHub; its address is not quoted, because it may hold a token."""
+    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    found = _GITHUB.fullmatch(told)
+    if found is None:
+        what = "its remote `origin` is not on GitHub" if told else "there is no remote `origin`"
+        raise InputError(what, where=root, cure="name the repository with --repository OWNER/NAME")
+    return found[1]
+
+
+def commit_of(root: Path, ref: str) -> str:
+    """The commit that a tag, a branch or the beginning of a commit's name stands for; "" where Git knows none here."""
+    command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _repository(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}", name) or name.endswith((".git", "/.", "/..")):
+        raise InputError(f"{name!r} is no repository on GitHub", where="--repository", cure="write OWNER/NAME")
+    return name
+
+
+def _ref(name: str) -> str:
+    # It goes into addresses, and into a command line: no leading hyphen, nothing that Git or a shell would take amiss.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}", name) or re.search(r"\.\.|//|\.lock$|[./]$", name):
+        raise InputError(f"{name!r} is no tag, branch or commit", where="--ref", cure="write one, such as v0.1.0")
+    return name
+
+
+def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
+    """A notebook's text with its badge below the title and its origin in the first cell that runs; all else as it was."""
+    notebook = files.read_json(path)
+    first = notebook["cells"][0]
+    _rewrite(first, _with_badge("".join(first["source"]), badge(repository, ref, path.relative_to(root).as_posix())))
+    homes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and _ORIGIN.search("".join(cell["source"]))]
+    if len(homes) != 1:
+        raise InputError(f"{len(homes)} cells name REPOSITORY and REF", where=path, cure=f"git checkout {path.name}")
+    _rewrite(homes[0], _ORIGIN.sub(f'REPOSITORY, REF = "{repository}", "{ref}"', "".join(homes[0]["source"])))
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _with_badge(text: str, button: str) -> str:
+    if _BADGE.search(text):
+        return _BADGE.sub(lambda found: button, text, count=1)
+    title, _, rest = text.partition("\n")
+    return f"{title}\n\n{button}\n{rest}"
+
+
+def _rewrite(cell: dict[str, object], text: str) -> None:
+    """Give a cell its text in the form in which it was stored."""
+    cell["source"] = text if isinstance(cell["source"], str) else text.splitlines(keepends=True)
+
+
+def _readme(root: Path, notebooks: list[Path], *, repository: str, ref: str) -> str:
+    """README with a badge behind the link of each notebook in the table of kernels."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for path in notebooks:
+        place = path.relative_to(root).as_posix()
+        row = re.compile(rf"(^\| \[[^\]]*\]\({re.escape(place)}\))(?:{_BADGE.pattern})?", re.MULTILINE)
+        button = badge(repository, ref, place)
+        text = row.sub(lambda found, button=button: f"{found[1]} {button}", text)
+    return text

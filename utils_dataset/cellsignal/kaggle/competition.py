@@ -1,0 +1,129 @@
+"""The competition's files through the Kaggle client: all of them, one cell type, or the tables alone."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellsignal.data.download import rxrx1
+from cellsignal.data.download.archives import require_room, unpack
+from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, TABLE_LIMITS, look_through
+from cellsignal.data.tables.wells import Tables, read_tables
+from cellsignal.decide.commands import check_file, task_of
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.kaggle import client
+from cellsignal.tasks import RXRX1, Task
+
+FILES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv")
+
+
+def download_competition(
+    folder: Path, *, competition: str = RXRX1.competition, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True
+) -> None:
+    """Bring the competition's files into `folder`: all of them, the tables alone, or the tables and some cell types.
+
+    Kaggle gives single files or one archive of everything, and 74,000 single images for the smallest cell type would take
+    days: so a cell type costs the download of the archive, and room for its own images only. The archive is removed after it
+    was unpacked. A second call keeps what is there. InputError for a login, rules that were not accepted, a disk that is too
+    small or an unknown cell type; StepFailed when Kaggle fails.
+    """
+    folder = Path(folder)
+    _fetch_tables(folder, competition)
+    if tables:
+        print(f"wrote {', '.join(FILES)} in {folder}")
+        return
+    known = read_tables(folder)
+    missing = rxrx1.missing_images(known, cell_types=cell_types)
+    if missing:
+        _fetch_images(known, missing, competition)
+    print(f"{folder}: {', '.join(cell_types) or 'all cell types'} {'unpacked' if missing else 'kept'}")
+    if look:
+        look_through(folder, cell_types=cell_types)
+
+
+def _fetch_tables(folder: Path, competition: str) -> None:
+    """The tables, all or none, if they are not there: a table that cannot be read is not taken for one."""
+    if all((folder / name).exists() for name in FILES):
+        return
+    if (folder / "metadata.csv").exists():
+        raise InputError("holds the public release", where=folder, cure="choose another folder with --out")
+    staged = folder / DOWNLOADS / "tables"
+    require_room(folder, 64 << 20, purpose="the tables")
+    for name in FILES:
+        fetched = client.download(competition, staged, name)
+        if fetched.suffix == ".zip":  # Kaggle keeps large files so
+            unpack(fetched, staged, where=f"{competition}: {fetched.name}", experiments=(), limits=TABLE_LIMITS)
+    try:
+        read_tables(staged)
+    except InputError as error:
+        shutil.rmtree(staged)
+        raise StepFailed(f"{competition}: what came are no tables ({error})") from None
+    for name in sorted(FILES, reverse=True):
+        (staged / name).replace(folder / name)
+    _remove(staged)
+
+
+def _fetch_images(tables: Tables, experiments: Sequence[str], competition: str) -> None:
+    folder, archive = tables.root, tables.root / DOWNLOADS / f"{competition}.zip"
+    share = tables.wells["experiment"].isin(experiments).mean()
+    there = archive.stat().st_size if archive.exists() else 0
+    # Kaggle's client tells the size of the archive only when it writes it; the public release holds the same images.
+    require_room(folder, round((1 + share) * IMAGES.size) - there, purpose="the archive and what comes out of it")
+    client.download(competition, archive.parent)
+    if not zipfile.is_zipfile(archive):
+        archive.unlink()
+        raise StepFailed(f"{competition}: what came is no archive; the same command downloads it again")
+    rxrx1.record_images(folder, unpack(archive, folder, where=archive, experiments=experiments))
+    _remove(archive)
+
+
+def _remove(path: Path) -> None:
+    """Remove what was downloaded on the way, and the folder of downloads if nothing else waits there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+# Sending a submission: checked against the competition's own sample first, because a wrong one uses up a try.
+
+
+SAMPLE = "sample_submission.csv"
+
+
+def submit(file: Path, *, message: str, data: Path | None = None) -> str:
+    """Check a submission and send it; gives what Kaggle answers.
+
+    `data`: folder of the competition's tables; without it the sample is fetched. Raises InputError for a file with
+    wrong rows, and what the client raises.
+    """
+    task = task_of(file)
+    if data is not None:
+        check_file(file, sample=data / SAMPLE)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            check_file(file, sample=_sample(Path(folder), task))
+    return client.submit(task.competition, file, message)
+
+
+def _sample(folder: Path, task: Task) -> Path:
+    """The competition's sample submission, as Kaggle has it."""
+    fetched = client.download(task.competition, folder, SAMPLE)
+    if fetched.suffix != ".zip":
+        return fetched
+    try:
+        with zipfile.ZipFile(fetched) as archive:
+            (folder / SAMPLE).write_bytes(archive.read(SAMPLE))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise StepFailed(f"Kaggle sent no {SAMPLE} ({error})") from None
+    return folder / SAMPLE
+
+
+def file_of(run: Path) -> Path:
+    """The submission of a run; InputError when there is none."""
+    if not (run / "submission.csv").is_file():
+        raise InputError("there is no submission.csv", where=run, cure="run `cellsignal kaggle pull` or `cellsignal run` first")
+    return run / "submission.csv"

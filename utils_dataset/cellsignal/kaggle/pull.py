@@ -1,0 +1,126 @@
+"""Fetching what a run on Kaggle made: every file against the hash in its step's manifest, then into the run folder."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellsignal import files
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.kaggle import client, watch
+from cellsignal.kaggle.kernel_folders import CHAIN
+from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.run import environment, mounts
+from cellsignal.run.chain import steps
+from cellsignal.run.record import manifest
+from cellsignal.run.record.manifest import Manifest
+
+LAST, PLATES = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
+MADE = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a manifest, what made the run
+RECEIPT = "pulled.json"  # in a run folder: what was fetched, so that it may be fetched again over itself
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was fetched."""
+
+    run: Path
+    files: int
+    manifests: dict[str, Manifest]  # by step
+
+
+def pull(state: PushState, run: Path) -> Pulled:
+    """Fetch the outputs of a pushed recipe's last kernel, and of its look at the plates, into the run folder `run`.
+
+    Nothing moves there before the SHA-256 of every file was checked. Raises InputError when nothing complete was
+    pushed or `run` holds another run, StepFailed for a file that is missing, damaged or of another run; the same
+    call again keeps what was fetched well.
+    """
+    chosen = _chosen(state)
+    _check_target(run)
+    workshop = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
+    with _alone(run):
+        fetched = [_fetch(step, pushed, workshop / f"{step} {pushed.version}") for step, pushed in chosen.items()]
+        found = {each["step"]: each for source, _ in fetched for each in manifest.read_all(source)}
+        moved = {name for source, wanted in fetched for name in _move(source, run, wanted)}
+        files.write_json(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()})
+        if CHAIN not in chosen:  # which leaves these itself
+            _describe(run, found)
+        shutil.rmtree(workshop)
+    return Pulled(run, len(moved), found)
+
+
+def _chosen(state: PushState) -> dict[str, PushedKernel]:
+    """The kernels to fetch from: of the whole chain or of its last step, whichever was pushed last."""
+    whole = {step: pushed for step, pushed in state.steps.items() if pushed.status is Status.complete}
+    last = max((step for step in (LAST, CHAIN) if step in whole), key=lambda step: whole[step].pushed, default=None)
+    if last is None:
+        there = ", ".join(f"{step} {pushed.status.value}" for step, pushed in state.steps.items()) or "nothing was pushed"
+        raise InputError(f"{LAST} is not complete ({there})", cure="run `cellsignal kaggle push` until it is")
+    return {step: whole[step] for step in ((last, PLATES) if last == LAST else (CHAIN,)) if step in whole}
+
+
+def _check_target(run: Path) -> None:
+    """Refuse a run folder with work that did not come from Kaggle."""
+    works = [name for name in ("done", "weights", "scores", "submission.csv") if (run / name).exists()]
+    if works and not (run / RECEIPT).is_file():
+        raise InputError(f"another run's {works[0]} is there", where=run, cure="add --out with a folder of its own")
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, refusal="a chain works in this folder"):
+        yield
+
+
+def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its manifest lists, checked."""
+    client.output(pushed.place, folder, f"^{re.escape(pushed.run)}/", resume=True)
+    run = folder / pushed.run
+    found = manifest.read(run, step)
+    fault = watch.output_differs(found, step, pushed)
+    if found is None or fault:
+        shutil.rmtree(folder)
+        raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
+    wanted = {**found["taken_up"], **found["outputs"]}
+    for name, digest in wanted.items():
+        _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
+    return run, wanted
+
+
+def _check_file(path: Path, digest: str, *, doing: str) -> None:
+    if not path.is_file():
+        raise StepFailed(f"{doing} is missing among the outputs; run the same command again")
+    if files.sha256(path) != digest:
+        path.unlink()
+        raise StepFailed(f"{doing} is not the file that its manifest names; run the same command again")
+
+
+def _move(source: Path, run: Path, wanted: Mapping[str, str]) -> Iterator[str]:
+    """Move what was checked, and the manifests; gives the names."""
+    told = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
+    for name in [*wanted, *told, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
+        if (source / name).is_file():  # a manifest can stand among what was taken up
+            target = files.inside(run, name, source=source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source / name, target)
+            yield name
+
+
+def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
+    """Write recipe.json and seconds.json as a chain would have left them, and the report."""
+    from cellsignal.show import report  # Matplotlib is slow to come
+
+    networks = [each for each in found.values() if each["parameters"].get("network", "model") == "model"]
+    values = {name: value for each in networks for name, value in each["parameters"].items() if name not in manifest.SPECIFIC}
+    trained = {each["parameters"]["cell_type"] for each in networks if "cell_type" in each["parameters"]}
+    made = {name: value for name, value in found[LAST].items() if name in MADE}
+    if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
+        values["preset"] = ""  # attached plates won over it
+    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
+    files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
+    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
+    report.write_report(run)

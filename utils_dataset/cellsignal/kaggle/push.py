@@ -1,0 +1,466 @@
+"""Pushing: each kernel when what it mounts is whole and a session is free, until all are done or their time is spent."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.kaggle import client, kernel_folders, push_state, watch
+from cellsignal.kaggle.errors import Busy, InvalidSource, Missing, QuotaSpent, RateLimited, Refused, ServerError, Unreachable
+from cellsignal.kaggle.kernel_folders import CPU_STEPS, SECOND, Kernel, PushPlan
+from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.kaggle.watch import ENDURED, FORGIVEN, Outcome, Patience, PollClock, StatusView, row
+from cellsignal.run import environment
+from cellsignal.run.record import provenance
+
+# Sending one kernel: rendered, pushed once though Kaggle may not answer, noted before and after.
+
+
+_SAVED = (Status.complete, Status.incomplete)
+
+
+@dataclass
+class Sender:
+    """Brings the package to Kaggle before the first kernel, and then kernels, each with its earlier self among its mounts."""
+
+    plan: PushPlan
+    state: PushState
+    upload: Callable[[], object]
+    patience: Patience
+    board: StatusView
+    code: str = field(default="", init=False)  # of the package that was uploaded
+
+    def __post_init__(self) -> None:
+        self.identities, self.works = kernel_folders.identities(self.plan), kernel_folders.works(self.plan)
+
+    def prepare(self) -> None:
+        """Upload the package, once: who edits it while we wait changes nothing on Kaggle."""
+        if not self.code:
+            code = provenance.code_digest()
+            self.patience.ask(self.upload)
+            self.code = code
+
+    def send(self, kernel: Kernel, *, minutes: float) -> PushedKernel | None:
+        """Push a kernel whose session may work so many `minutes`; the state says so before and after.
+
+        None when Kaggle does not take it as its own source: the same call again pushes it under its second slug.
+        Raises Busy, QuotaSpent and what else the client raises, with the state as it was before, but for an answer that
+        never came.
+        """
+        before = self.state.steps.get(kernel.step)
+        pushed = self._planned(kernel, before, minutes)
+        folder = self._render(kernel, pushed)
+        self.state.steps[kernel.step] = pushed
+        self.state.save()
+        try:
+            version = self.patience.ask(self._once(kernel.step, pushed, folder))
+        except InvalidSource as error:
+            self._refused_source(kernel, before, pushed, error)
+            return None
+        except (ServerError, Unreachable):
+            raise  # whether it arrived is not known: the next call asks
+        except (StepFailed, InputError) as error:
+            self._forget(kernel, before)
+            if not isinstance(error, Refused) or isinstance(error, Busy | QuotaSpent | RateLimited) or not _mounts_itself(pushed):
+                raise
+            self.use_two_slugs(kernel.step, why=str(error))
+            return None
+        self.state.note(pushed, Status.running, version=version)
+        self.board.say(f"{kernel.step} pushed: {pushed.url} " + (f"version {version}" if version else "(of which no answer came)"))
+        return pushed
+
+    def use_two_slugs(self, step: str, *, why: str) -> None:
+        """Let steps go on under their other slugs."""
+        self.state.two_slugs = True
+        self.state.save()
+        self.board.say(f"{step}: {why}; it goes on under a second slug")
+
+    def _once(self, step: str, pushed: PushedKernel, folder: Path) -> Callable[[], int]:
+        """A push that may be tried again: it gives the version, 0 for one that had arrived without an answer."""
+        tried = False
+
+        def push() -> int:
+            nonlocal tried
+            if tried and watch.look_at_kernel(step, pushed).status is not Status.failed:
+                return 0
+            tried = False
+            try:
+                return client.push(folder)
+            except (ServerError, Unreachable):
+                tried = True
+                raise
+
+        return push
+
+    def _planned(self, kernel: Kernel, before: PushedKernel | None, minutes: float) -> PushedKernel:
+        """A push to come; one of work that an earlier session began mounts what that one left."""
+        work, first = self.works[kernel.step], f"{self.plan.owner}/{kernel.slug}"
+        again = before if before is not None and before.work == work else None
+        saved = again is not None and again.status in _SAVED
+        earlier = (again.slug if saved else again.earlier) if again and kernel.step not in CPU_STEPS else ""
+        return PushedKernel(
+            identity=self.identities[kernel.step],
+            work=work,
+            slug=first + SECOND * (self.state.two_slugs and earlier == first),
+            gpu=kernel.gpu,
+            run=self.plan.run,
+            parameters=kernel.parameters,
+            outputs=list(kernel.outputs),
+            code=self.code,
+            progress=again.progress if again else "",
+            best=again.best if again else {},
+            pushed=round(time.time(), 1),
+            minutes=minutes,
+            seen=max(before.written, before.seen) if before else 0.0,
+            earlier=earlier,
+            stray=before.stray if before else "",
+        )
+
+    def _render(self, kernel: Kernel, pushed: PushedKernel) -> Path:
+        mounts = [self.state.steps[need].slug for need in kernel.needs] + [pushed.earlier] * bool(pushed.earlier)
+        if kernel.parameters.get("time_budget_minutes", 0.0) != pushed.minutes and "time_budget_minutes" in kernel.parameters:
+            kernel = replace(kernel, parameters={**kernel.parameters, "time_budget_minutes": pushed.minutes})
+        how = {"slug": _bare(pushed.slug), "mounts": list(map(_bare, mounts)), "goes_on": bool(pushed.earlier)}
+        return kernel_folders.render(self.state.path.parent / kernel.step, self.plan, kernel, **how)
+
+    def _refused_source(self, kernel: Kernel, before: PushedKernel | None, pushed: PushedKernel, error: InvalidSource) -> None:
+        """A kernel that may not mount its earlier self goes on under its other slug; any other source is missed."""
+        if before is None or set(error.sources) != {pushed.earlier}:
+            self.state.note(pushed, Status.failed, failure=str(error))
+            raise StepFailed(f"{kernel.step}: {error}") from None
+        before.stray = pushed.slug  # it was saved, and runs from the beginning
+        self._forget(kernel, before)
+        if not _mounts_itself(pushed):
+            self.lost(kernel.step, before, why=str(error))
+        self.use_two_slugs(kernel.step, why="Kaggle takes no kernel as its own source")
+
+    def lost(self, step: str, pushed: PushedKernel, *, why: str) -> None:
+        """What an earlier session left cannot be mounted under either slug: StepFailed, and the next call begins anew."""
+        self.state.note(pushed, Status.failed, failure=why, earlier="", best={}, progress="")
+        raise StepFailed(f"{step}: {why}; the same command begins it anew")
+
+    def _forget(self, kernel: Kernel, before: PushedKernel | None) -> None:
+        """Have the state as it was before a push that did not happen."""
+        if before is None:
+            del self.state.steps[kernel.step]
+        else:
+            self.state.steps[kernel.step] = before
+        self.state.save()
+
+
+def _mounts_itself(pushed: PushedKernel) -> bool:
+    """Whether a push has its own slug among its sources."""
+    return bool(pushed.earlier) and pushed.slug == pushed.earlier
+
+
+def _bare(slug: str) -> str:
+    """A slug without its owner."""
+    return slug.rpartition("/")[2]
+
+
+# The week's GPU hours: how many of them a session may have, so that it ends by itself and not with the quota.
+
+
+MARGIN = 20.0  # minutes of a session beside its work: it starts, reads, saves
+LEAST = 30.0  # minutes of work that are worth a session
+
+
+def hours_left() -> float | None:
+    """The GPU hours that are left this week; None when Kaggle does not tell, and then there is nothing to share."""
+    try:
+        return client.gpu_hours()
+    except (StepFailed, InputError):  # the push itself will say what is wrong
+        return None
+
+
+def session_minutes(hours: float, *, running: Collection[float], starting: int) -> float:
+    """Minutes of work for the next of `starting` sessions; `running`: minutes that others may still take.
+
+    Where not all could do something worth a session, it has what is left alone.
+    """
+    left = 60 * hours - sum(running)
+    together = left / starting - MARGIN
+    return together if together >= LEAST else left - MARGIN
+
+
+def wanted_minutes(asked: float) -> float:
+    """Minutes of work that a session has when the quota is no limit; `asked` is the recipe's time_budget_minutes."""
+    return asked or environment.SESSION_MINUTES
+
+
+SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
+HOURS = 13.0  # after which we no longer wait for a session, of which Kaggle gives 12
+QUEUE = 24.0  # hours that a session may wait for its machine
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long and how often."""
+
+    patience: float = HOURS * 3600  # seconds for one session at work, or for a free one
+    queue: float = QUEUE * 3600  # seconds in which a session has to come to work
+    interval: float = 60.0  # seconds between two looks
+    until_done: bool = False  # push again what ended for want of time
+
+
+@dataclass
+class PushRunner:
+    """One call of push: what waits, runs, is done, and has spent its time."""
+
+    plan: PushPlan
+    state: PushState
+    upload: Callable[[], object]  # brings the package to Kaggle; called once, before the first push
+    waiting_for: Waiting = field(default_factory=Waiting)
+    board: StatusView = field(default_factory=StatusView)
+    waiting: list[Kernel] = field(default_factory=list, init=False)
+    running: dict[str, PollClock] = field(default_factory=dict, init=False)
+    former: dict[str, PollClock] = field(default_factory=dict, init=False)  # steps whose last push is another's and still runs
+    done: set[str] = field(default_factory=set, init=False)
+    spent: dict[str, str] = field(default_factory=dict, init=False)  # step -> how far it came
+    starved: dict[bool, float] = field(default_factory=dict, init=False)  # kind of session -> since when there is none
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(self.waiting_for.interval, self.board.say, ENDURED if self.waiting_for.until_done else FORGIVEN)
+        self.sender = Sender(self.plan, self.state, self.upload, self.patience, self.board)
+
+    def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
+        """Push the chosen kernels and wait for them; gives, by step, how far those came whose time was spent.
+
+        Raises InputError for a kernel whose sources are not complete and not chosen either, StepFailed for the first
+        kernel that fails, and what the client raises. The same call again goes on.
+        """
+        names = {kernel.step for kernel in chosen}
+        with self.board:
+            for kernel in self.plan.kernels:
+                if kernel.step in names or any(kernel.step in other.needs for other in chosen):
+                    self._look_back(kernel, chosen=kernel.step in names)
+            while True:
+                self._look()
+                self._start()
+                self.board.show(row(kernel.step, self.state) for kernel in self.plan.kernels if kernel.step in names)
+                if not self.running and not self.former and not self._ready():
+                    return self.spent
+                time.sleep(self.waiting_for.interval)
+
+    # What earlier calls left
+
+    def _look_back(self, kernel: Kernel, *, chosen: bool) -> None:
+        """Find out whether a step is done, runs, or waits to be pushed."""
+        pushed = self.state.steps.get(kernel.step)
+        if pushed is None or pushed.status is Status.failed:
+            self._wait(kernel, chosen=chosen)
+            return
+        before, outcome = pushed.status, self._outcome(kernel.step)
+        if pushed.identity != self.sender.identities[kernel.step]:
+            self._wait(kernel, chosen=chosen)
+            self._look_back_at_former(kernel.step, outcome)
+        elif outcome.status is Status.failed and before is not Status.running:
+            self._wait(kernel, chosen=chosen)
+            self._settle(kernel.step, outcome)
+        elif outcome.status is Status.running:
+            self.running[kernel.step] = PollClock()
+            self.state.note(pushed, Status.running)
+            self.board.say(f"{kernel.step} runs already")
+        elif outcome.status is Status.incomplete:
+            self._wait(kernel, chosen=chosen)
+            self._note_spent(kernel.step, outcome)
+        else:
+            self._ended(kernel.step, outcome, said="kept" if before is Status.complete else "complete")
+
+    def _look_back_at_former(self, step: str, outcome: Outcome) -> None:
+        """A step was pushed with other parameters or code: a second session beside one that runs would have it unwatched."""
+        if outcome.status is not Status.running:
+            self._settle(step, outcome)
+            return
+        pushed, self.former[step] = self.state.steps[step], PollClock()
+        self.state.note(pushed, Status.running)
+        self.board.say(f"{step}: waiting for its last push, which runs with other parameters or code; to go on at once delete it: {pushed.url}")
+
+    def _settle(self, step: str, outcome: Outcome) -> None:
+        """Note what became of a push that is to be made again: what it left can be gone on with, or is not there."""
+        pushed = self.state.steps[step]
+        kept = {"progress": outcome.detail, "best": push_state.furthest(pushed.best, outcome.detail)} if outcome.status is Status.incomplete else {}
+        if outcome.status is Status.failed:  # one that never came to Kaggle took nobody's place
+            kept = {"failure": outcome.detail} | ({} if pushed.status in (Status.pushing, Status.running) else {"earlier": "", "best": {}})
+        self.state.note(pushed, outcome.status, written=outcome.written, **kept)
+
+    def _wait(self, kernel: Kernel, *, chosen: bool) -> None:
+        if not chosen:
+            what = "it is not complete on Kaggle, and others need it"
+            raise InputError(what, where=kernel.step, cure="push it first, or leave --only and --cell-type away")
+        self.waiting.append(kernel)
+
+    # What runs
+
+    def _outcome(self, step: str) -> Outcome:
+        return self.patience.ask(lambda: watch.look_at_kernel(step, self.state.steps[step], interval=self.waiting_for.interval))
+
+    def _look(self) -> None:
+        """Look at every session that runs."""
+        self._look_at_strays()
+        self._look_at_former()
+        for step, clock in list(self.running.items()):
+            outcome = self._outcome(step)
+            if outcome.status is Status.running:
+                self._check_clock(step, clock, outcome.detail)
+                continue
+            del self.running[step]
+            self._ended(step, outcome, said="complete")
+
+    def _ended(self, step: str, outcome: Outcome, *, said: str) -> None:
+        """Note how a session ended; StepFailed when it did so without its work."""
+        pushed = self.state.steps[step]
+        if outcome.status is Status.complete:
+            self.state.note(pushed, Status.complete, written=outcome.written)
+            self.done.add(step)
+            self.board.say(": ".join(filter(None, [f"{step} {said}", outcome.detail])))
+        elif outcome.status is Status.incomplete:
+            self._out_of_time(step, outcome)
+        elif kernel_folders.MISSING in outcome.detail and pushed.earlier:
+            self._not_mounted(step, outcome)
+        else:
+            self.state.note(pushed, Status.failed, failure=outcome.detail)
+            raise StepFailed(f"{step}: {outcome.detail}")
+
+    def _out_of_time(self, step: str, outcome: Outcome) -> None:
+        """A session ended because its time was spent: push it again, or leave it for the next call."""
+        pushed = self.state.steps[step]
+        excused = pushed.slug == pushed.earlier
+        advanced = self._note_spent(step, outcome)
+        if not self.waiting_for.until_done:
+            self.spent[step] = outcome.detail
+        elif not advanced and not excused:
+            minutes = f" of {pushed.minutes:g} minutes" if pushed.minutes else ""
+            raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise time_budget_minutes")
+        else:
+            self._again(step)
+
+    def _note_spent(self, step: str, outcome: Outcome) -> bool:
+        """Note what ended for want of time, and tell whether it came further than before.
+
+        When not, Kaggle may not have mounted its earlier self: the next goes to the second slug, from which it will.
+        """
+        pushed = self.state.steps[step]
+        fresh, itself = outcome.written > pushed.written, pushed.slug == pushed.earlier
+        advanced = not fresh or push_state.advanced(pushed.best, outcome.detail)
+        best = push_state.furthest(pushed.best, outcome.detail)
+        self.state.note(pushed, Status.incomplete, progress=outcome.detail, best=best, written=outcome.written, earlier=pushed.slug)
+        self.board.say(f"{step} incomplete: {outcome.detail}")
+        if not advanced and itself:
+            self.sender.use_two_slugs(step, why=f"no further than {outcome.detail} after a whole session")
+        return advanced
+
+    def _not_mounted(self, step: str, outcome: Outcome) -> None:
+        """A session said at once that what it was to go on with is not there."""
+        pushed = self.state.steps[step]
+        if pushed.slug != pushed.earlier:
+            self.sender.lost(step, pushed, why=outcome.detail)
+        self.state.note(pushed, Status.failed, failure=outcome.detail)
+        self.sender.use_two_slugs(step, why="Kaggle mounts no kernel in itself")
+        self._again(step)
+
+    def _again(self, step: str) -> None:
+        self.waiting += [kernel for kernel in self.plan.kernels if kernel.step == step]
+
+    def _look_at_former(self) -> None:
+        """See which sessions of other parameters or code have ended."""
+        for step, clock in list(self.former.items()):
+            outcome = self._outcome(step)
+            if outcome.status is Status.running:
+                self._check_clock(step, clock, outcome.detail)
+            else:
+                del self.former[step]
+                self._settle(step, outcome)
+
+    def _look_at_strays(self) -> None:
+        """See which sessions that we did not want have ended."""
+        for pushed in self.state.steps.values():
+            if pushed.stray and self._has_ended(pushed.stray):
+                self.state.note(pushed, pushed.status, stray="")
+
+    def _has_ended(self, slug: str) -> bool:
+        try:
+            return self.patience.ask(lambda: client.kernel_status(slug)) in client.ENDED
+        except Missing:
+            return True
+
+    # What starts
+
+    def _ready(self) -> list[Kernel]:
+        return [kernel for kernel in self.waiting if kernel.step not in self.former and set(kernel.needs) <= self.done]
+
+    def _start(self) -> None:
+        """Push what is ready, as far as sessions are free and the week's hours suffice."""
+        full, hours = set(), None
+        for kernel in self._ready():
+            if kernel.gpu in full or self._taken(gpu=kernel.gpu) >= SESSIONS[kernel.gpu]:
+                continue
+            self.sender.prepare()
+            hours = hours_left() if kernel.gpu and hours is None else hours
+            minutes = self._minutes(kernel, hours)
+            if minutes is None:
+                full.add(kernel.gpu)
+                self._starve(kernel.gpu, f"what runs may need the {hours:g} GPU hours that are left this week")
+                continue
+            try:
+                pushed = self.sender.send(kernel, minutes=minutes)
+                self.starved.pop(kernel.gpu, None)
+            except Busy as error:
+                full.add(kernel.gpu)
+                self._starve(kernel.gpu, str(error))
+                continue
+            if pushed is not None:
+                if minutes != kernel.parameters.get("time_budget_minutes", 0.0):
+                    self.board.say(f"{kernel.step} works {minutes:g} minutes, because {hours:g} GPU hours are left this week")
+                self.waiting.remove(kernel)
+                self.running[kernel.step] = PollClock()
+
+    def _minutes(self, kernel: Kernel, hours: float | None) -> float | None:
+        """Minutes of work for a kernel's session; None while those that run may need all that is left of the week.
+
+        0 is for Kaggle's own limit. Raises QuotaSpent when nothing runs and too little is left.
+        """
+        asked = kernel.parameters.get("time_budget_minutes", 0.0)
+        if hours is None or not kernel.gpu:
+            return asked
+        free = SESSIONS[True] - self._taken(gpu=True)
+        starting = min(free, sum(other.gpu for other in self._ready()))
+        left = session_minutes(hours, running=self._reserved(), starting=starting)
+        if left >= wanted_minutes(asked):
+            return asked
+        if left >= LEAST:
+            return float(round(left))
+        if self._taken(gpu=True):
+            return None
+        what = f"{kernel.step}: {hours:g} GPU hours are left this week, too little for a session"
+        raise QuotaSpent(f"{what}; `kaggle quota` says when they are refilled, then the same command goes on")
+
+    def _reserved(self) -> list[float]:
+        """Minutes that each GPU session we know of may still take."""
+        known = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
+        strays = [wanted_minutes(0.0) for pushed in self.state.steps.values() if pushed.stray and pushed.gpu]
+        return [max(0.0, wanted_minutes(pushed.minutes) + MARGIN - worked / 60) for pushed, worked in known if pushed.gpu] + strays
+
+    def _taken(self, *, gpu: bool) -> int:
+        """Sessions of this kind that we know to run."""
+        strays = sum(bool(pushed.stray) and pushed.gpu == gpu for pushed in self.state.steps.values())
+        return strays + sum(self.state.steps[step].gpu == gpu for step in (*self.running, *self.former))
+
+    def _starve(self, gpu: bool, why: str) -> None:
+        """Other work holds all sessions, or hours: wait for it to end."""
+        if gpu not in self.starved:
+            self.starved[gpu] = time.monotonic()
+            self.board.say(f"waiting: {why}")
+        self._check_patience(self.starved[gpu], self.waiting_for.patience, f"no free session: {why}", option="patience")
+
+    def _check_clock(self, step: str, clock: PollClock, said: str) -> None:
+        """Raise StepFailed for a session that waits for its machine, or works, for too long."""
+        clock.look(said)
+        option, limit = ("queue", self.waiting_for.queue) if clock.queued else ("patience", self.waiting_for.patience)
+        self._check_patience(clock.since, limit, f"{step}: still {said.lower()}", option=option, see=self.state.steps[step].url)
+
+    def _check_patience(self, since: float, limit: float, what: str, *, option: str, see: str = "") -> None:
+        if time.monotonic() - since > limit:
+            where = f"; see {see}" if see else ""
+            raise StepFailed(f"{what} after {limit / 3600:g} hours{where}; the same command waits on, --{option} says how long")

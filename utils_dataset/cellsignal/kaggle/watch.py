@@ -1,0 +1,258 @@
+"""What a person sees of kernels on Kaggle: a live table in a terminal, else a line per event."""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import parse_json
+from cellsignal.kaggle import client, utility_dataset
+from cellsignal.kaggle.errors import Missing, RateLimited, ServerError, Unreachable, redact
+from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.run.chain.steps import PATHS_AND_SPEED
+from cellsignal.run.record import manifest
+from cellsignal.run.record.manifest import Manifest
+
+# What became of a pushed step: its session's state and, once that ended well, whose work it left.
+
+
+LATE = 5  # further looks at the files of a session that ended
+NEWER = "made by newer code, because another push has brought the package to Kaggle since"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A look at a pushed step."""
+
+    status: Status  # running, complete, incomplete or failed
+    detail: str = ""  # QUEUED or RUNNING; how far it came; why it failed; of what is complete, what is to be known
+    written: float = 0.0  # when its manifest was, by the clock of its session
+
+
+def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) -> Outcome:
+    """Ask Kaggle what became of a step, and its manifest whether it is the work that was pushed.
+
+    `interval`: seconds between looks at the files of a session that ended, until they are its own. Raises what the
+    client raises when Kaggle does not answer.
+    """
+    try:
+        said = client.kernel_status(pushed.place)
+    except Missing:
+        return Outcome(Status.failed, f"{pushed.slug} is not on Kaggle (any more)")
+    if said not in client.ENDED:
+        return Outcome(Status.running, said)
+    if said != "COMPLETE":
+        return Outcome(Status.failed, f"it ended with {said}{_reason(pushed)}; see {pushed.url}")
+    found = _newest(step, pushed, interval)
+    fault = output_differs(found, step, pushed)
+    if found is None or fault:
+        return Outcome(Status.failed, f"the output is of the wrong run: {fault}; see {pushed.url}")
+    if found["complete"] and (absent := sorted(set(pushed.outputs) - {*found["outputs"], *found["taken_up"]})):
+        return Outcome(Status.failed, f"it ended without {', '.join(absent)}; see {pushed.url}")
+    if found["complete"]:
+        return Outcome(Status.complete, "" if found["code"] == pushed.code else NEWER, found["written"])
+    return Outcome(Status.incomplete, found["progress"], found["written"])
+
+
+def _newest(step: str, pushed: PushedKernel, interval: float) -> Manifest | None:
+    """The manifest of a session that ended well; for a while Kaggle lists none, or that of the session before."""
+    found = read_manifest(step, pushed)
+    for _ in range(LATE if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
+        if found is not None and found["written"] > pushed.seen:
+            break
+        time.sleep(interval)
+        found = read_manifest(step, pushed)
+    return found
+
+
+def read_manifest(step: str, pushed: PushedKernel) -> Manifest | None:
+    """The manifest of a session that ended well; None when it left none, or a damaged one."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = manifest.place(Path(pushed.run), step).as_posix()
+        client.output(pushed.place, Path(folder), f"^{re.escape(place)}$")
+        return manifest.read(Path(folder) / pushed.run, step)
+
+
+def output_differs(found: Manifest | None, step: str, pushed: PushedKernel) -> str:
+    """In what a manifest is not of the work that was pushed as `step`; "" when it is."""
+    if found is None:
+        return f"there is no manifest of {step} in {pushed.run}"
+    if found["written"] <= pushed.seen:
+        return "its manifest is that of the session before"
+    theirs = found["parameters"]
+    for name, value in pushed.parameters.items():
+        if name not in PATHS_AND_SPEED and theirs.get(name) != value:
+            return f"its {name} is {theirs.get(name)!r} and not {value!r}"
+    if found["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
+        return "it was made by other code, so the data set of the package was another"
+    return ""
+
+
+def _reason(pushed: PushedKernel) -> str:
+    """Why a session failed, as far as Kaggle or the session's log say."""
+    try:
+        said = client.kernel_failure(pushed.place)
+        last = _last_error(pushed)
+    except (StepFailed, InputError):  # that it failed is known, and must be told in any case
+        return ""
+    told = " and ".join(filter(None, [redact(said), redact(last)]))
+    return f" ({told})" if told else ""
+
+
+def _last_error(pushed: PushedKernel) -> str:
+    """The last line of a session's log that names an exception; "" without one."""
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = client.output(pushed.place, Path(folder), "^$")  # nothing but the log
+        logs = [path for path in fetched if path.suffix == ".log"]
+        text = logs[0].read_text(encoding="utf-8", errors="replace") if logs else ""
+    lines = _COLOURS.sub("", _plain(text)).splitlines()
+    named = [line.strip() for line in lines if re.match(r"\s*[\w.]*(Error|Exception|Failed|Interrupt)\b: ", line)]
+    return named[-1] if named else ""
+
+
+def _plain(log: str) -> str:
+    """The text of a log, which Kaggle gives as a JSON list of pieces."""
+    try:
+        return "".join(str(piece.get("data", "")) for piece in parse_json(log))
+    except (ValueError, AttributeError, TypeError):
+        return log
+
+
+FORGIVEN = 5  # unanswered questions in a row: who waits for hours does not give up for a minute's trouble
+ENDURED = 8  # the same where nobody sits and waits
+_LONGEST = 15  # intervals between two of them at most
+Answer = TypeVar("Answer")
+
+
+class StatusView:
+    """Events as lines, and inside a `with` block the state of every step as a live table, where there is a terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(force_jupyter=False, markup=False, highlight=False, soft_wrap=True)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "StatusView":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.live.stop()
+
+    def say(self, event: str) -> None:
+        """One line that stays."""
+        self.console.print(event)
+
+    def show(self, rows: Iterable[tuple[str, ...]]) -> None:
+        """Bring the live table up to date."""
+        if self.console.is_terminal:
+            self.live.update(table(rows), refresh=True)
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> Table:
+    """Step, state, time and place of every step."""
+    grid = Table("step", "state", "time", "kernel", box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def row(step: str, state: PushState, outcome: Outcome | None = None) -> tuple[str, str, str, str]:
+    """A step's line in the table, by the last look at it."""
+    pushed = state.steps.get(step)
+    if pushed is None:
+        return step, "waiting", "", ""
+    status = outcome.status if outcome else pushed.status
+    detail = outcome.detail if outcome else pushed.progress or pushed.failure
+    words = detail.lower() if status is Status.running and detail else " ".join(filter(None, [status.value, detail]))
+    minutes = f"{(time.time() - pushed.pushed) / 60:.0f} min" if status is Status.running else ""
+    return step, words, minutes, f"{pushed.slug} version {pushed.version}"
+
+
+@dataclass
+class Patience:
+    """Asks again what Kaggle did not answer for reasons of its own: after `interval` seconds, then twice as many, and so on."""
+
+    interval: float
+    say: Callable[[str], None]
+    forgiven: int = FORGIVEN
+    _unanswered: int = field(default=0, init=False)
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """The answer; the error itself when it comes `forgiven` times in a row."""
+        while True:
+            try:
+                answer = question()
+            except (RateLimited, ServerError, Unreachable) as error:
+                self._unanswered += 1
+                if self._unanswered >= self.forgiven:
+                    self._unanswered = 0
+                    raise
+                self.say(f"asking again: {error}")
+                time.sleep(self.interval * min(2 ** (self._unanswered - 1), _LONGEST))
+            else:
+                self._unanswered = 0
+                return answer
+
+
+@dataclass
+class PollClock:
+    """Since when this call sees a session wait for its machine, or work."""
+
+    since: float = field(default_factory=time.monotonic)
+    queued: bool = True
+
+    def look(self, said: str) -> None:
+        """Begin anew when the session has come to work."""
+        if self.queued and said != "QUEUED":
+            self.since, self.queued = time.monotonic(), False
+
+    @property
+    def worked(self) -> float:
+        """Seconds at work, as far as this call saw them."""
+        return 0.0 if self.queued else time.monotonic() - self.since
+
+
+def watch(state: PushState, *, interval: float, board: StatusView | None = None) -> dict[str, Outcome]:
+    """Show what was pushed until no session runs any more; the last look at every step.
+
+    Raises InputError when nothing was pushed, and what the client raises.
+    """
+    if not state.steps:
+        raise InputError("nothing was pushed yet", where=state.path.parent.name, cure="start with `cellsignal kaggle push`")
+    board = board or StatusView()
+    patience = Patience(interval, board.say)
+    seen: dict[str, Outcome] = {}
+    with board:
+        while True:
+            for step, pushed in state.steps.items():
+                if step not in seen or seen[step].status is Status.running:
+                    seen[step] = _told(board, step, seen.get(step), patience.ask(lambda: look_at_kernel(step, pushed, interval=interval)))
+            board.show(row(step, state, seen.get(step)) for step in state.steps)
+            if all(outcome.status is not Status.running for outcome in seen.values()):
+                return seen
+            time.sleep(interval)
+
+
+def _told(board: StatusView, step: str, before: Outcome | None, now: Outcome) -> Outcome:
+    """Say what is new of a step, and give it."""
+    if now != before:
+        board.say(": ".join(filter(None, [f"{step} {now.status.value}", now.detail])))
+    return now
+
+
+def refuse_failed(seen: dict[str, Outcome]) -> None:
+    """StepFailed for the first step that failed."""
+    for step, outcome in seen.items():
+        if outcome.status is Status.failed:
+            raise StepFailed(f"{step}: {outcome.detail}")

@@ -1,0 +1,1 @@
+"""Which sites share a batch, and what happens to their images."""

@@ -1,0 +1,1 @@
+"""Backbones, heads, the classifier, and whose statistics normalise."""

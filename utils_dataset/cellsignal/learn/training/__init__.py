@@ -1,0 +1,1 @@
+"""Phases of training: losses, optimizers, epochs, checkpoints, several processes."""

@@ -1,0 +1,263 @@
+"""The state of a training on disk: always whole, never pickled, and only resumed by the same training."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from cellsignal import receipts
+from cellsignal.code_identity import changed
+from cellsignal.files import read_json, sha256, write_bytes
+from cellsignal.learn.devices import compiled, gradient_scaler, resolve_precision
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
+from cellsignal.learn.training.distributed import ProcessGroup
+from cellsignal.learn.training.optim import WeightAverage, optimizer
+from cellsignal.learn.training.phase import Phase
+
+CODE = "code"  # in a fingerprint: which code trains, by part (`code_identity`)
+KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
+
+
+class Checkpoint:
+    """Tensors in `<stem>.checkpoint-<epoch>.safetensors`, everything else in `<stem>.checkpoint.json`.
+
+    The JSON is written last and names its tensors with their SHA-256: replacing it is the moment
+    at which a checkpoint comes to be. `fingerprint` holds whatever must not change between runs; only what is taken up
+    from another folder may be of other `CODE`, and `begun_by` then tells of which.
+    While a phase trains, a terminal shows `phase`, `epoch` and `epochs` of that JSON (run.progress).
+    """
+
+    def __init__(self, weights: Path, *, fingerprint: dict[str, Any]) -> None:
+        self.weights, self.path = weights, weights.with_suffix(".checkpoint.json")
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.begun_by: list[Any] = []
+
+    def other_code(self, found: Any) -> list[str]:
+        """What of the code differs from that of a fingerprint that is else the same; nothing for any other one."""
+        alike = isinstance(found, dict) and _but_code(found) == _but_code(self.fingerprint)
+        return changed(found.get(CODE), self.fingerprint.get(CODE, {})) if alike else []
+
+    def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
+        """Write a checkpoint after `epoch` of `epochs` epochs and forget the one before."""
+        tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
+        write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
+        facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
+        receipts.write(self.path, {**facts, **state, "fingerprint": self.fingerprint, "begun_by": self.begun_by})
+        self._sweep(keep=tensors_path.name)
+
+    def adopt(self, folders: Sequence[Path]) -> None:
+        """Copy the checkpoint of this very training that came furthest from `folders`, unless our own came as far.
+
+        The folders may be read-only; a damaged checkpoint gives way to the next. One that other code began is taken
+        where there is none of this code, and a line says so.
+        """
+        if not folders:
+            return
+        own = self._facts(self.path)
+        places = [folder / self.path.name for folder in folders if Path(folder) != self.path.parent]
+        others = [(path, facts) for path in places if (facts := self._facts(path, any_code=True))]
+        if own and self._tensors(self.path, own) is None:
+            own = {}
+        for path, facts in sorted(others, key=lambda found: (found[1]["fingerprint"] != self.fingerprint, -found[1]["epoch"])):
+            differs = self.other_code(facts["fingerprint"])
+            if facts["epoch"] <= own.get("epoch", -1) or (own and differs):
+                return
+            if (content := self._tensors(path, facts)) is not None:
+                write_bytes(self.path.with_name(facts["tensors"]), content)
+                if differs:
+                    print(f"{self.weights.name}: goes on at epoch {facts['epoch']} of {path.parent}, whose code was other ({', '.join(differs)})")
+                    begun_by = [*facts.get("begun_by", []), facts["fingerprint"].get(CODE)]
+                    facts = {**facts, "fingerprint": self.fingerprint, "begun_by": begun_by}
+                receipts.write(self.path, facts)
+                self._sweep(keep=facts["tensors"])
+                return
+
+    def left_by_other_code(self) -> list[str]:
+        """What of the code differs from that of the checkpoint that lies here, if it is else of this training."""
+        return self.other_code(self._facts(self.path, any_code=True).get("fingerprint"))
+
+    def _facts(self, path: Path, *, any_code: bool = False) -> dict[str, Any]:
+        """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
+        try:
+            facts = receipts.read(path)
+            ours = facts["fingerprint"] == self.fingerprint or (any_code and bool(self.other_code(facts["fingerprint"])))
+            whole = ours and all(type(facts[key]) is kind for key, kind in KINDS.items())
+            return facts if whole else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    @staticmethod
+    def _tensors(path: Path, facts: dict[str, Any]) -> bytes | None:
+        """The file of tensors that belongs to the checkpoint `path`; None when it is not the one on record."""
+        try:
+            content = path.with_name(facts["tensors"]).read_bytes()
+        except (OSError, ValueError, TypeError):
+            return None
+        return content if hashlib.sha256(content).hexdigest() == facts["sha256"] else None
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The newest checkpoint of this very training, or None: absent, damaged or another training's."""
+        facts = self._facts(self.path)
+        content = self._tensors(self.path, facts) if facts else None
+        if content is None:
+            return None
+        try:
+            tensors = load(content)
+        except SafetensorError:
+            return None
+        self.begun_by = facts.get("begun_by", [])
+        self.path.touch()  # in use again: whoever watches may show it
+        return tensors, facts
+
+    def clear(self) -> None:
+        """Remove every file of the checkpoint: the training is over."""
+        self.path.unlink(missing_ok=True)
+        self._sweep(keep="")
+
+    def _sweep(self, *, keep: str) -> None:
+        for path in self.path.parent.glob(f"{self.path.stem}-*.safetensors"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
+
+
+def _but_code(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fingerprint.items() if key != CODE}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's state as flat named tensors, for safetensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{key}": torch.as_tensor(value)
+            for i, slot in state.items() for key, value in slot.items() if value is not None}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Undo `optimizer_tensors`; entries of other names are ignored."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    whole = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, slot, key = name.split(".")
+            parameter = parameters[int(slot)]
+            if tensor.shape == parameter.shape:
+                # In the parameter's order of memory: fused steps read both side by side, whatever their
+                # strides, and files know no channels last.
+                tensor = torch.empty_like(parameter, device=tensor.device).copy_(tensor)
+            whole["state"].setdefault(int(slot), {})[key] = tensor
+    optimizer.load_state_dict(whole)
+
+
+def prefixed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The entries whose name starts with `prefix`, without it."""
+    return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+# What the rows of a training's history say, whatever its metric.
+
+
+HELD_OUT = "held_out_"
+
+
+def metric_of(row: dict) -> str:
+    """By what an epoch's row was measured, such as "accuracy" or "macro_f1" (`learn.metrics`)."""
+    return next((key.removeprefix(HELD_OUT) for key in row if key.startswith(HELD_OUT)), "accuracy")
+
+
+def held_out_value(row: dict) -> float | None:
+    """What an epoch's row says of the held-out sites; None where they were not measured."""
+    return row.get(HELD_OUT + metric_of(row))
+
+
+def best_epoch(rows: Sequence[dict]) -> dict | None:
+    """The row that did best on the held-out sites, the first of equals; None when none was measured."""
+    return max((row for row in rows if held_out_value(row) is not None), key=held_out_value, default=None)
+
+
+# Everything a phase of training changes, and how it comes back from disk.
+
+
+class TrainingState:
+    """Weights and their average, the weights to keep, the optimiser's moments, the scaler, and the rows of the phase's epochs.
+
+    `found` is the checkpoint to go on from. `together`: how many batches a step of the optimiser
+    takes without a virtual batch: one for each process that the phase began with. It stays when the
+    phase goes on in more processes or fewer. `embed`: the model's, compiled if so wanted.
+    """
+
+    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, world: ProcessGroup,
+                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None, compile: bool = False) -> None:
+        self.model, self.phase, self.checkpoint, self.world = model, phase, checkpoint, world
+        self.rows, self.together = [], world.size
+        self.embed = compiled(model.embed) if compile else model.embed
+        device = next(model.parameters()).device
+        self.precision = resolve_precision(device, phase.precision)
+        self.scaler = gradient_scaler(device, phase.precision)
+        self.optimizer = optimizer(phase.optimizer, trainable(model, phase.trainable), learning_rate=phase.learning_rate,
+                                   weight_decay=phase.weight_decay, momentum=phase.momentum)
+        self.average = WeightAverage(model, phase.ema) if phase.ema else None
+        self.kept = _copy(model)
+        if found is not None:
+            self._restore(*found)
+
+    @property
+    def network(self) -> Classifier:
+        """What is scored and kept: the average of the weights where there is one, else the weights."""
+        return self.model if self.average is None else self.average.network
+
+    def _restore(self, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+        self.rows, self.together = facts["rows"], facts.get("batches_per_step", 1)
+        self.model.load_state_dict(prefixed(tensors, "model."))
+        device = next(self.model.parameters()).device
+        self.kept = {name: tensor.to(device) for name, tensor in prefixed(tensors, "kept.").items()}
+        restore_optimizer(self.optimizer, tensors)
+        if self.average is not None:
+            self.average.steps = facts["average_steps"]
+            self.average.network.load_state_dict(prefixed(tensors, "average."))
+        if facts["scaler"]:  # empty where there was nothing to scale
+            self.scaler.load_state_dict(facts["scaler"])
+
+    def end_epoch(self, row: dict) -> None:
+        """Note an epoch's results, keep its weights when they are to be kept, and write all to disk."""
+        self.rows.append(row)
+        measured = [held_out_value(past) for past in self.rows]
+        if self.phase.keep == "last" or measured[-1] is None or measured[-1] >= max(measured):
+            self.kept = _copy(self.network)
+        if not self.world.first:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        tensors |= optimizer_tensors(self.optimizer)
+        steps = {}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
+            steps = {"average_steps": self.average.steps}
+        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.epochs, phase=self.phase.name,
+                             rows=self.rows, scaler=self.scaler.state_dict(), batches_per_step=self.together, **steps)
+
+    def finish(self, card: ModelConfig, *, before: list[dict]) -> None:
+        """Put the kept weights into the network and, with the history, into their file; forget the checkpoint."""
+        self.model.load_state_dict(self.kept)
+        self.model.requires_grad_(True)
+        weights = self.checkpoint.weights
+        if self.world.first:
+            save_weights(weights, self.kept, card, fingerprint=self.checkpoint.fingerprint, precision=self.precision,
+                         batches_per_step=self.together, begun_by=self.checkpoint.begun_by, history=before + self.rows)
+            self.checkpoint.clear()
+        self.world.meet()  # nobody reads them earlier
+        self.model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+
+
+def _copy(model: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def trainable(model: Classifier, part: str) -> list[torch.nn.Parameter]:
+    """Let only the parameters of a part, "whole" or "head", learn, and return them."""
+    model.requires_grad_(part == "whole")
+    model.head.requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,0 +1,1 @@
+"""A finished run as the archive that Kaggle asks of winners."""

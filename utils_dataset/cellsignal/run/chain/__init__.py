@@ -1,0 +1,1 @@
+"""The chain of notebooks: its steps, how they run, and how a run is made again."""

@@ -1,0 +1,1 @@
+"""What a run says of itself: sessions, manifests, provenance, results."""

@@ -1,0 +1,186 @@
+"""A notebook's first and last act: its run folder, what earlier sessions left, its time, its manifest."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cellsignal import code_identity, files
+from cellsignal.budget import Budget
+from cellsignal.errors import InputError
+from cellsignal.run import environment, mounts, parameters
+from cellsignal.run.chain import steps
+from cellsignal.run.record import manifest, provenance
+
+# A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
+PREDICTION = {
+    "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
+    "rotation_prior", "certainty", "known_layouts", "combine", "thresholds", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
+}  # fmt: skip
+OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
+# A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
+GO_ON = (
+    "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
+    "the output of this version in the editor and save another; `cellsignal kaggle push --until-done` does so by itself."
+)
+
+
+@dataclass
+class _Session:
+    """What `end` tells of a session's beginning."""
+
+    taken_up: dict[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+
+_sessions: dict[Path, _Session] = {}
+
+
+def begin(namespace: Mapping[str, Any]) -> Path:
+    """Claim the run folder that a notebook's variables name, and take up what attached runs hold; gives its absolute path.
+
+    Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
+    other parameters, is damaged, or does not fit the disk.
+    """
+    parameters.check(namespace)
+    code_identity.notebook.begin(namespace.get("In", ()))
+    environment.configure_libraries()
+    folder = environment.claim(namespace["run"])
+    found = _sessions[folder] = _Session()
+    mark(folder)
+    if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
+        for attached in _attached(folder):
+            _check(attached, manifest.parameters(namespace))
+            found.taken_up.update(_take_up(folder, attached, taken=found.taken_up))
+    return folder
+
+
+def mark(folder: Path) -> None:
+    """Mark a run folder, so that later sessions find it among their inputs."""
+    if not (folder / manifest.RUN).is_file():
+        files.write_json(folder / manifest.RUN, {"run": environment.short(folder)})
+
+
+def budget(minutes: float) -> Budget:
+    """The time this notebook may work; `minutes` count from the start of its process, 0 for what the place allows."""
+    return Budget(environment.deadline(minutes))
+
+
+def resume_folders(folder: Path, *parts: str) -> list[Path]:
+    """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
+    places = [attached.joinpath(*parts) for attached in _attached(folder)]
+    return [place for place in places if place.is_dir()]
+
+
+def end(folder: Path, step: str, namespace: Mapping[str, Any], *, complete: bool = True, progress: str = "") -> None:
+    """Write the notebook's manifest, its last act, and say how things stand."""
+    session = _sessions.get(folder) or _Session()
+    seconds = time.monotonic() - session.began
+    told = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": session.taken_up}
+    written = manifest.write(folder, step, manifest.parameters(namespace), **told)
+    state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
+    print(f"{written['step']}: {state}. {_sizes(folder)}")
+    if not complete and environment.where() == "kaggle" and not environment.under_chain():
+        print(GO_ON)
+
+
+def _attached(folder: Path) -> list[Path]:
+    """Attached run folders: those of the same name first, then the one that was written last."""
+    mine = environment.short(folder)
+
+    def rank(run: Path) -> tuple[bool, float]:
+        return _name(run) != mine, -max((each["written"] for each in manifest.read_all(run)), default=0.0)
+
+    return sorted((run for run in mounts.runs() if run != folder), key=rank)
+
+
+def _name(run: Path) -> str | None:
+    """The name by which a run marked its folder."""
+    marked = files.read_json(run / manifest.RUN)
+    return marked.get("run") if isinstance(marked, dict) else None
+
+
+def _check(attached: Path, ours: Mapping[str, Any]) -> None:
+    """Refuse a run that was trained with other parameters."""
+    for found in manifest.read_all(attached):
+        theirs = found["parameters"]
+        free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
+        if theirs.get("network", "model") != ours.get("network", "model"):
+            free = free | OF_OTHERS
+        key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
+        if key is not None:
+            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found['step']} of this attached run"
+            raise InputError(what, where=attached, cure="detach it, or set the parameter as it was")
+
+
+def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[str, str]:
+    """Copy what a run's manifests list and is not here; SHA-256 by name of all that is here as it was there."""
+    wanted = {name: digest for name, digest in _offers(attached) if name not in taken and _holds(attached, name)}
+    absent = [name for name in wanted if not (folder / name).exists()]
+    _check_room(attached, sum((attached / name).stat().st_size for name in absent))
+    for name in absent:
+        _copy(attached / name, files.inside(folder, name), digest=wanted[name])
+    if absent:
+        codes = {each["code"] for each in manifest.read_all(attached)}
+        note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
+        print(f"took up {len(absent)} files of {attached}{note}")
+    return {name: digest for name, digest in wanted.items() if name in absent or files.sha256(folder / name) == digest}
+
+
+def _offers(attached: Path) -> Iterator[tuple[str, str]]:
+    """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
+    found = manifest.read_all(attached)
+    for path in sorted((attached / manifest.FOLDER).glob("*.json")):
+        if manifest.read(attached, path.stem) is None:
+            print(f"note: {path} is damaged, or of an earlier version; nothing is taken up by its word")
+    for each in found:
+        yield from each["outputs"].items()
+    for each in found:
+        path = manifest.place(attached, each["step"])
+        yield path.relative_to(attached).as_posix(), files.sha256(path)
+
+
+def _holds(attached: Path, name: str) -> bool:
+    """Whether a run has a file of this name, and not a link to one elsewhere."""
+    try:
+        return files.inside(attached, name).is_file()
+    except InputError:
+        return False
+
+
+def _copy(source: Path, target: Path, *, digest: str) -> None:
+    with files.atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+        if files.sha256(temporary) != digest:
+            raise InputError("not the file that the run's manifest names", where=source, cure="attach the whole output again")
+
+
+def _check_room(attached: Path, more: int) -> None:
+    """Refuse before Kaggle ends the session for want of space."""
+    there = _working_bytes()
+    if there is not None and there + more > environment.WORKING_BYTES:
+        what = f"its {more / 1e9:.1f} GB do not fit beside {there / 1e9:.1f} GB of {environment.WORKING_BYTES / 1e9:.0f} GB"
+        raise InputError(what, where=attached, cure="detach it, or remove what you do not need from /kaggle/working")
+
+
+def _working_bytes() -> int | None:
+    """What Kaggle's working folder holds; None elsewhere."""
+    return _bytes(_files(environment.base())) if environment.where() == "kaggle" else None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+
+
+def _bytes(found: Iterable[Path]) -> int:
+    return sum(path.lstat().st_size for path in found if path.exists())
+
+
+def _sizes(folder: Path) -> str:
+    there = _working_bytes()
+    if there is None:
+        return f"Run folder: {folder}"
+    return f"/kaggle/working holds {there / 1e9:.2f} of {environment.WORKING_BYTES / 1e9:.0f} GB"

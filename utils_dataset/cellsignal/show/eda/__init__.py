@@ -1,0 +1,1 @@
+"""Plots of plates, wells and the batch effect."""
