@@ -90,7 +90,7 @@ def test_json_that_cannot_be_read_says_why_in_one_line(tmp_path: Path, text: str
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError) as refused:
         files.read_json(tmp_path / "a.json")
-    assert str(refused.value) == f"{tmp_path}/a.json: not readable as JSON ({why}); {files.AGAIN}"
+    assert str(refused.value) == f"{tmp_path}/a.json: not readable as JSON ({why}); {files.RUN_AGAIN}"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
@@ -116,7 +116,7 @@ def test_the_key_that_is_of_another_shape_is_named(tmp_path: Path, change: dict[
     files.write_json(tmp_path / "a.json", {**marker, **change})
     with pytest.raises(InputError) as refused:
         files.read_json(tmp_path / "a.json", shapes.Marker)
-    assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.AGAIN}"
+    assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.RUN_AGAIN}"
 
 
 # Where an output goes
@@ -182,7 +182,7 @@ def test_of_several_files_all_come_to_their_places_or_none(tmp_path: Path, befor
     if fault == "second folder":
         monkeypatch.setattr(files, "_sync", lambda path: failing(errno.EIO)() if path == second.parent else sync(path))
     names = (first, Path("/dev/full") if fault == "device" else second)
-    with pytest.raises((OSError, ZeroDivisionError)), files.replacing_all(*names) as temporaries:
+    with pytest.raises((OSError, ZeroDivisionError)), files.atomic_paths(*names) as temporaries:
         for temporary in temporaries:
             temporary.write_text("new")
         1 / (fault != "body")
@@ -197,7 +197,7 @@ def test_of_several_files_all_come_to_their_places_or_none(tmp_path: Path, befor
 def test_a_file_system_without_fsync_is_written_to_all_the_same(tmp_path: Path, code: int, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     only = (lambda descriptor: os.path.isdir(f"/proc/self/fd/{descriptor}")) if which == "folders" else (lambda descriptor: True)
     monkeypatch.setattr(os, "fsync", failing(code, only=only))
-    with files.replacing_all(tmp_path / "a", tmp_path / "b") as temporaries:
+    with files.atomic_paths(tmp_path / "a", tmp_path / "b") as temporaries:
         for temporary in temporaries:
             temporary.write_text(temporary.name[-1])
     assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == [("a", "a"), ("b", "b")]

@@ -81,6 +81,6 @@ def draw() -> Callable[..., None]:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     """A server of one file, which is not waited for."""
-    monkeypatch.setattr(http, "PAUSE", 0.0)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.0)
     with Shelf({"plates.zip": CONTENT}) as server:
         yield server

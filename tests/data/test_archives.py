@@ -14,7 +14,7 @@ import pytest
 from hostile import IMAGE, OTHER, Entry, archives, craft, honest
 
 from cellsignal.data.download import archives as unpacking
-from cellsignal.data.download.archives import WORKSHOP, require_room, unpack
+from cellsignal.data.download.archives import WORKING_FOLDER, require_room, unpack
 from cellsignal.data.download.archives import Limits
 from cellsignal.errors import InputError
 
@@ -72,7 +72,7 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, spent: list[int], atta
     message = str(error.value)
     assert message.isprintable() and len(message) < 400 + len(str(archive)) and ";" in message
     assert written(tmp_path) == before
-    assert not (tmp_path / "here/plates" / WORKSHOP).exists()
+    assert not (tmp_path / "here/plates" / WORKING_FOLDER).exists()
     assert sum(spent) <= len(HOSTILE[attack]) + 4000  # nothing grew on the way
 
 
@@ -129,7 +129,7 @@ def test_the_competitions_older_bundles_hold_an_archive_for_each_data_set(tmp_pa
     assert set(written(tmp_path / "plates")) == {"train.csv", "train/RPE-01/Plate1/B02_s1_w1.png", "test/RPE-08/Plate1/B02_s1_w1.png"}
 
 
-@pytest.mark.parametrize("place", ["images", "images/RPE-01/Plate1", WORKSHOP])
+@pytest.mark.parametrize("place", ["images", "images/RPE-01/Plate1", WORKING_FOLDER])
 def test_nothing_is_written_through_a_link_that_is_there_already(tmp_path: Path, place: str) -> None:
     (tmp_path / "outside").mkdir()
     link = tmp_path / "plates" / place
@@ -158,8 +158,8 @@ def test_what_is_refused_at_the_end_comes_not_to_its_place(tmp_path: Path) -> No
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spent: list[int]) -> None:
-    (tmp_path / "plates" / WORKSHOP).mkdir(parents=True)
-    kept = save(tmp_path / "plates" / WORKSHOP / "from an earlier call", b"x")
+    (tmp_path / "plates" / WORKING_FOLDER).mkdir(parents=True)
+    kept = save(tmp_path / "plates" / WORKING_FOLDER / "from an earlier call", b"x")
     monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 40 << 20})())
     with pytest.raises(InputError, match=r"unpacking needs .*, 41.9 MB are free; free some space"):
         unpack(save(tmp_path / "a.zip", craft(*(Entry(name=IMAGE.replace("B02", f"B{i:02d}"), content=os.urandom(3 << 20)) for i in range(4)))),
@@ -215,11 +215,11 @@ def test_a_killed_unpacking_goes_on(tmp_path: Path, spent: list[int]) -> None:
     images = [Entry(name=IMAGE.replace("B02", f"{row}{column:02d}"), content=os.urandom(999)) for row in "ABCDEFGH" for column in range(1, 25)]
     archive = save(tmp_path / "a.zip", craft(*images))
     process = subprocess.Popen([sys.executable, "-c", KILLED, archive, tmp_path / "plates"])
-    while process.poll() is None and len(list((tmp_path / "plates" / WORKSHOP).rglob("*.png"))) < 20:
+    while process.poll() is None and len(list((tmp_path / "plates" / WORKING_FOLDER).rglob("*.png"))) < 20:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert {path.name for path in (tmp_path / "plates").iterdir()} == {WORKSHOP}  # nothing looks like a data set yet
+    assert {path.name for path in (tmp_path / "plates").iterdir()} == {WORKING_FOLDER}  # nothing looks like a data set yet
     unpack(archive, tmp_path / "plates")
     assert written(tmp_path / "plates") == {str(entry.name): entry.content for entry in images}
     assert len(spent) <= len(images) - 20

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data.tables.folds import same_pictures
+from cellsignal.data.tables.folds import same_images
 from cellsignal.data.images.reader import read_site
 from cellsignal.data.tables.wells import read_solution, read_tables
 from cellsignal.errors import InputError
@@ -319,7 +319,7 @@ def test_what_never_ends_is_not_read(tmp_path: Path, draw: Callable[..., None], 
         read_site(tmp_path, "site")
     assert message_of(error) == line
     with pytest.raises(InputError) as error:
-        same_pictures(tmp_path, ["site", "twin"], suffixes=["_w6.png"])
+        same_images(tmp_path, ["site", "twin"], suffixes=["_w6.png"])
     assert message_of(error) == line
 
 

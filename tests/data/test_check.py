@@ -61,7 +61,7 @@ def test_every_fault_of_the_images_at_once(whole: Path) -> None:
         f"{SITE}_w2.png": "the file is empty",
         f"{SITE}_w3.png": "is 4x5 pixels, most images are 4x4",
         f"{SITE}_w4.png": "has 16 bits per pixel, not 8",
-        f"{SITE}_w6.png": f"is the same picture as {whole}/{SITE}_w5.png",
+        f"{SITE}_w6.png": f"is the same image as {whole}/{SITE}_w5.png",
         "train/HUVEC-01/Plate1/notes.txt": "no row of the tables names it",
         "train/HUVEC-01/Plate2": "no such folder, it holds 156 images",
         "test/RPE-03": "no such folder, it holds 624 images",
@@ -100,7 +100,7 @@ SYSTEM = [".DS_Store", "._HUVEC-01", "Thumbs.db", "desktop.ini", "B02_s1_w1.png:
 def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) -> None:
     (whole / "pixel_stats.csv").unlink(missing_ok=True)  # so that plates are measured
     stems, folder = read_tables(whole).sites["stem"], "train/HUVEC-01/Plate1"
-    parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), pack.plan_pack(whole).parcels[0].source()
+    parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), pack.plan_pack(whole).shards[0].source()
     measured, first = channel_stats(whole, read_tables(whole).sites[:4], "plate", 6), _first_image(whole, folder)
     for place in ("train", "train/HUVEC-01", folder, "test/RPE-03/Plate2"):
         for name in SYSTEM:
@@ -111,7 +111,7 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     assert found(whole) == {}
     assert stems_in(whole, folder) == sorted(stem for stem in stems if stem.startswith(f"{folder}/"))
     assert (missing_channels(whole, stems, channels=RXRX1.suffixes) == parts).all()
-    assert pack.plan_pack(whole).parcels[0].source() == source
+    assert pack.plan_pack(whole).shards[0].source() == source
     _measured.clear()
     assert channel_stats(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
     assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"

@@ -21,7 +21,7 @@ from cellsignal.errors import InputError, StepFailed
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     """The publisher's server."""
-    monkeypatch.setattr(http, "PAUSE", 0.0)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.0)
     content = {"rxrx1-metadata.zip": bundles.release_tables(), "rxrx1-images.zip": bundles.release_images()}
     with Shelf(content) as server:
         for name, archive in {"TABLES": "rxrx1-metadata.zip", "IMAGES": "rxrx1-images.zip"}.items():
@@ -105,7 +105,7 @@ def test_a_server_that_fails_amid_a_cell_type(shelf: Shelf, tmp_path: Path, monk
 def test_problems_of_the_data_are_told_and_no_failure(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download_rxrx1(tmp_path, look=False)
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()
-    rxrx1.look_through(tmp_path)
+    rxrx1.print_problems(tmp_path)
     said = capsys.readouterr().out
     assert "B02_s1_w1.png" in said and "problems: 1; a well with one whole site is read from that one" in said
 

@@ -122,11 +122,11 @@ def test_a_busy_server_is_asked_again(shelf: Shelf, tmp_path: Path, status: int)
 
 def test_pauses_are_those_that_the_server_asks_for_or_grow(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(http, "PAUSE", 1.0)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 1.0)
     monkeypatch.setattr(http, "time", SimpleNamespace(sleep=pauses.append))
     shelf.answers = [(429, {"Retry-After": "7"}), (429, {"Retry-After": "9999"}), (503, {}), (503, {})]
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
-    assert pauses == [7, http.SILENCE, 4, 8]
+    assert pauses == [7, http.READ_TIMEOUT, 4, 8]
 
 
 def test_progress_renews_patience(shelf: Shelf, tmp_path: Path) -> None:
@@ -181,14 +181,14 @@ def test_a_server_that_tells_no_length(shelf: Shelf, tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSE", 0.0)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.0)
     with Shelf({}) as gone:
         pass
     assert "no connection" in failing(gone, tmp_path / "plates.zip")
 
 
 def test_a_server_that_falls_silent(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SILENCE", 0.2)
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.2)
     shelf.cuts, shelf.silence = [100_000] * 6 + [0] * 6, 1.0
     assert "silent" in failing(shelf, tmp_path / "plates.zip")
 

@@ -8,7 +8,7 @@ import pytest
 
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.protein_atlas import drawn_labels
-from cellsignal.data.tables.folds import fold_shares, same_pictures, split_of, stratified_folds
+from cellsignal.data.tables.folds import fold_shares, same_images, split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS
@@ -48,7 +48,7 @@ def test_pictures_that_are_the_same_stay_together(tmp_path: Path) -> None:
     for name, content in pictures.items():
         for suffix in SUFFIXES:
             (tmp_path / f"{name}{suffix}").write_bytes(content)
-    groups = same_pictures(tmp_path, list(pictures), suffixes=SUFFIXES)
+    groups = same_images(tmp_path, list(pictures), suffixes=SUFFIXES)
     assert groups.tolist() == [0, 1, 0, 2, 1]
     labels = [(0,), (1,), (0,), (2,), (1,)] * 40
     many = np.concatenate([groups + 3 * k for k in range(40)])
@@ -56,7 +56,7 @@ def test_pictures_that_are_the_same_stay_together(tmp_path: Path) -> None:
     assert all(len(set(folds[many == group])) == 1 for group in range(120))
     assert multi_hot(labels, 3)[folds == 0].sum(axis=0).min() > 5
     with pytest.raises(InputError, match="no such file"):
-        same_pictures(tmp_path, ["f"], suffixes=SUFFIXES)
+        same_images(tmp_path, ["f"], suffixes=SUFFIXES)
 
 
 def test_without_the_library_the_error_says_what_to_attach(monkeypatch: pytest.MonkeyPatch) -> None:

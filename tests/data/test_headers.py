@@ -112,7 +112,7 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_a_gzip_bomb_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headers, "LARGEST", 1 << 20)
+    monkeypatch.setattr(headers, "MAX_TABLE_BYTES", 1 << 20)
     with gzip.open(tmp_path / "bomb.csv.gz", "wb") as stream:
         stream.write(b"id_code,sirna\n" + b"a,0\n" * (1 << 19))
     with pytest.raises(InputError, match="bomb.csv.gz: holds more than 1 MiB, as no table does"):

@@ -115,11 +115,11 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
     out, plan = tmp_path / "store", pack.plan_pack(plates.root, cell_types=("RPE",))
     written = []
 
-    def write(out: Path, parcel: plate_file.PlateShard, *rest, **more) -> None:
+    def write(out: Path, shard: plate_file.PlateShard, *rest, **more) -> None:
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(parcel.name)
-        plate_file.write(out, parcel, *rest, **more)
+        written.append(shard.name)
+        plate_file.write(out, shard, *rest, **more)
 
     monkeypatch.setitem(pack.FORMATS, "plates", write)
     with pytest.raises(KeyboardInterrupt):
@@ -129,7 +129,7 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     orphan = out / written[0] / f"{files.TEMPORARY}1-8.blosc2"
     orphan.touch()
-    assert set(pack.pack(plan, out, progress=False)) == {parcel.name for parcel in plan.parcels} - set(written)
+    assert set(pack.pack(plan, out, progress=False)) == {shard.name for shard in plan.shards} - set(written)
     assert pack.pack(plan, out, progress=False) == [] and not orphan.exists()
     assert not any(name.startswith("train/HUVEC") for name in packed_store.open_store(out).parts)
     pack.pack(pack.plan_pack(plates.root), out, progress=False)
@@ -157,8 +157,8 @@ def test_a_store_whose_images_are_replaced_is_not_whole_meanwhile(plates: Tables
 def test_an_image_that_changes_while_it_is_packed_is_packed_again(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stem, encode = "train/RPE-02/Plate2/B02_s1", plate_file.encode
 
-    def late(root: Path, form: plate_file.StoreSpec, name: str) -> list[tuple[bytes, int]]:
-        found = encode(root, form, name)
+    def late(root: Path, spec: plate_file.StoreSpec, name: str) -> list[tuple[bytes, int]]:
+        found = encode(root, spec, name)
         if name == stem:
             channel_path(root, stem, 1).write_bytes(channel_path(root, stem, 2).read_bytes())
         return found
@@ -175,7 +175,7 @@ def test_a_folder_that_is_cut_in_other_parts_is_read_from_these(plates: Tables, 
     stem = "train/RPE-02/Plate2/B02_s1"
     folder = stem.rpartition("/")[0]
     count = len(made.stems(folder))
-    monkeypatch.setattr(pack, "_MOST", 1)
+    monkeypatch.setattr(pack, "_MAX_SITES_PER_PART", 1)
     channel_path(plates.root, stem, 1).write_bytes(channel_path(plates.root, stem, 2).read_bytes())
     pack.pack(pack.plan_pack(plates.root), made.root, progress=False)
     again = packed_store.open_store(made.root)
@@ -235,7 +235,7 @@ def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, t
 def test_pixels_are_looked_at_once(plates: Tables, tmp_path: Path) -> None:
     """A training reads a site in every epoch, and plain pixels faster than it can look at them."""
     made = packed(plates, tmp_path / "store", codec="raw")
-    stem, (part, row) = "test/RPE-03/Plate4/B02_s2", made.place("test/RPE-03/Plate4/B02_s2")
+    stem, (part, row) = "test/RPE-03/Plate4/B02_s2", made.locate("test/RPE-03/Plate4/B02_s2")
     first = made.read(stem)
     made.part(part).crc32[8][row] ^= 1
     assert np.array_equal(made.read(stem), first)
@@ -297,7 +297,7 @@ def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Pa
     assert lines[3] == f"note: sites without all of their images are left out: {plan.left_out:,}"
     assert plan.left_out == len(plates.sites) - len(drawn(plates)) + 2
     assert plan.bytes == len(plan.sites) * 6 * (64 + 16)
-    monkeypatch.setattr(pack, "KAGGLE", 6 * 80 * 25)
+    monkeypatch.setattr(pack, "KAGGLE_BYTES", 6 * 80 * 25)
     assert "there fits: --cell-type RPE, or --sizes 4" in pack.size_lines(plan)[-1]
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 100}))
     with pytest.raises(InputError, match="packing needs .* free; free some space, or pack less"):

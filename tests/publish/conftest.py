@@ -32,7 +32,7 @@ def clients() -> dict[str, Path]:
 
 def _unpacked(version: str) -> Path:
     folder = ROOT / "build/clients" / version
-    with files.locked(ROOT / "build/clients.lock", patience=600):
+    with files.locked(ROOT / "build/clients.lock", timeout=600):
         if not list(folder.glob(f"kaggle-{version}.dist-info")):
             _install(version, folder)
     return folder

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
 from cellsignal import errors
 from cellsignal.data.download import rxrx1 as download
-download.HUB_ROOM[{competition!r}] = {size}
+download.KAGGLEHUB_BYTES[{competition!r}] = {size}
 try:
     print(download.from_kagglehub({competition!r}))
 except (errors.InputError, errors.StepFailed) as error:
@@ -28,7 +28,7 @@ except (errors.InputError, errors.StepFailed) as error:
 def hub(clients: dict[str, Path]) -> list[Path]:
     """Folders for PYTHONPATH: kagglehub, and the client's packages that it needs."""
     folder = ROOT / "build/clients/kagglehub"
-    with files.locked(ROOT / "build/clients.lock", patience=600):
+    with files.locked(ROOT / "build/clients.lock", timeout=600):
         if not (folder / "kagglehub").is_dir():
             command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--target", str(folder)]
             done = subprocess.run([*command, "kagglehub>=1.0,<2"], capture_output=True, text=True)

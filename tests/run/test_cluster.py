@@ -171,16 +171,16 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
     asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
     simulate.simulate(tmp_path / "one", processes=1, **asked)
     for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
-        simulate.simulate(tmp_path / name, by=ray_cluster.Cluster("local", storage).side_by_side, **asked)
+        simulate.simulate(tmp_path / name, parallel_map=ray_cluster.Cluster("local", storage).parallel_map, **asked)
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")
     plan = pack.plan_pack(tmp_path / "one")
     pack.pack(plan, tmp_path / "packed", progress=False)
     with ray_cluster.helpers("local") as by:
-        assert len(pack.pack(plan, tmp_path / "together", progress=False, by=by)) == 4
+        assert len(pack.pack(plan, tmp_path / "together", progress=False, parallel_map=by)) == 4
     assert everything(tmp_path / "together") == everything(tmp_path / "packed")
     next((tmp_path / "one").rglob("*.png")).write_bytes(b"damaged")
     with ray_cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
-        pack.pack(plan, tmp_path / "third", progress=False, by=by)
+        pack.pack(plan, tmp_path / "third", progress=False, parallel_map=by)
 
 
 def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

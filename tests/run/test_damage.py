@@ -30,7 +30,7 @@ def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def render(out: Path, plates: dict[str, Any], **_: Any) -> None:
         for place, parts in plates.items():
-            files.write_text(out / simulate.WORKSHOP / f"{Path(place).name}.csv", "")
+            files.write_text(out / simulate.WORKING_FOLDER / f"{Path(place).name}.csv", "")
             for plate in parts:
                 files.write_text(out / place / f"Plate{plate.plate}/B02_s1_w1.png", f"{place} {plate.plate}")
 

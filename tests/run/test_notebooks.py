@@ -88,7 +88,7 @@ def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[.
     Timer(2, stop.set).start()
     with pytest.raises(notebooks.Stopped):
         run(write_toy(tmp_path, "1-eda", body="import time\ntime.sleep(60)"), tmp_path, stop=stop)
-    with files.locked(tmp_path / paths.KERNELS_LOCK, patience=10):
+    with files.locked(tmp_path / paths.KERNELS_LOCK, timeout=10):
         pass  # its kernel has gone too
     assert not list((tmp_path / "notebooks").iterdir())
 

@@ -1,4 +1,4 @@
-"""What the user can mend, what failed all the same, and how both read."""
+"""Errors: InputError for what the user can fix, StepFailed for everything else, and one-line messages for both."""
 
 import errno
 import os
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a file for which there is no room
-_SHARED_MEMORY = Path("/dev/shm")  # where processes that work side by side keep their locks
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space is left for a file
+_SHARED_MEMORY = Path("/dev/shm")  # where parallel processes keep their locks
 _CURES = {
     errno.ENOENT: "mend the path, or make what is missing first",
     errno.EROFS: "choose a folder on a disk that can be written to",
@@ -23,7 +23,7 @@ _CURES = {
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line says `what`, `where` and how to mend it, the `cure`."""
+    """An input of the user is wrong; the message is one line: `where`, `what` is wrong, and the `cure`."""
 
     def __init__(self, what: str, *, where: object = "", cure: str = "") -> None:
         self.what, self.where, self.cure = what, where, cure
@@ -32,60 +32,60 @@ class InputError(ValueError):
 
 
 class StepFailed(RuntimeError):
-    """A step ended without its work done, and not because of what the user gave."""
+    """A step failed for a reason other than the user's input."""
 
 
 def system_fault(error: OSError) -> tuple[str, str]:
-    """What an error of the operating system says, whatever path it is about, and its cure."""
+    """Message and cure of an error of the operating system, without its path."""
     what = error.strerror or str(error) or type(error).__name__
     if error.errno == errno.EMFILE:
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"too many open files (a process may have {most:,})", "raise the limit, such as with ulimit -n 4096"
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files (a process may have {limit:,})", "raise the limit, such as with ulimit -n 4096"
     return what, _CURES.get(error.errno or 0, "choose another path")
 
 
 def system_error(error: OSError, *, doing: str = "", folder: Path | None = None, cure: str = "") -> InputError:
-    """An error of the operating system as one line, with the path that it is about, else what was being done.
+    """An error of the operating system as an InputError with its path, or with `doing` where it has none.
 
-    When there was no room: on the file system of that path. Where the error names none it may be that of `folder`, or one
-    of those that programs use without being told, and the fullest is named. `cure` is then the given one.
+    For a full disk `cure` is used. Where the error has no path, the fullest of the file systems of `folder`, the
+    temporary folder and shared memory is named.
     """
     where = error.filename2 or error.filename or doing
     where = os.fsdecode(where) if isinstance(where, bytes) else where
     device = bool(error.filename) and os.path.exists(where) and not os.path.isfile(where) and not os.path.isdir(where)
     if error.errno not in FULL or device:
-        what, usual = system_fault(error)
-        return InputError(what, where=where, cure=usual)
+        what, default_cure = system_fault(error)
+        return InputError(what, where=where, cure=default_cure)
     if not error.filename:
-        where = min((Path(folder or Path.cwd()), Path(tempfile.gettempdir()), *[_SHARED_MEMORY] * _SHARED_MEMORY.is_dir()), key=_room)
-    return InputError(_full(Path(where), error), where=where, cure=cure or "free some space there")
+        where = min((Path(folder or Path.cwd()), Path(tempfile.gettempdir()), *[_SHARED_MEMORY] * _SHARED_MEMORY.is_dir()), key=_free_bytes)
+    return InputError(_full_disk(Path(where), error), where=where, cure=cure or "free some space there")
 
 
-def _full(path: Path, error: OSError) -> str:
+def _full_disk(path: Path, error: OSError) -> str:
     if error.errno == errno.EDQUOT:
         return "your quota on this disk is used up"
     if error.errno == errno.EFBIG:
         return "the file is too large for this disk, or for the limit ulimit -f"
-    found = os.statvfs(_there(path))
-    if found.f_files and not found.f_favail:
-        return f"the disk holds as many files as it can ({found.f_files:,})"
-    return f"the disk is full ({_room(path) / 1e6:,.1f} MB are free)"
+    file_system = os.statvfs(_nearest_existing(path))
+    if file_system.f_files and not file_system.f_favail:
+        return f"the disk holds as many files as it can ({file_system.f_files:,})"
+    return f"the disk is full ({_free_bytes(path) / 1e6:,.1f} MB are free)"
 
 
-def _room(path: Path) -> float:
-    """Free bytes of the file system of a path, which need not be there yet; infinite where there is none."""
+def _free_bytes(path: Path) -> float:
+    """Free bytes of the file system of a path, which need not exist yet; infinite if it cannot be determined."""
     try:
-        found = os.statvfs(_there(path))
+        file_system = os.statvfs(_nearest_existing(path))
     except OSError:
         return float("inf")
-    return found.f_bavail * found.f_frsize
+    return file_system.f_bavail * file_system.f_frsize
 
 
-def _there(path: Path) -> Path:
-    return next((place for place in (path, *path.absolute().parents) if place.exists()), path)
+def _nearest_existing(path: Path) -> Path:
+    return next((ancestor for ancestor in (path, *path.absolute().parents) if ancestor.exists()), path)
 
 
-# What is wrong with the data, as a list: the first is told, all can be asked for.
+# Faults of the data, as a list: the message shows the first one.
 
 
 class Problem(NamedTuple):
@@ -97,11 +97,11 @@ class Problem(NamedTuple):
 
 
 class Faults(InputError):
-    """The data has faults: the message tells the first, `problems` holds every one."""
+    """The data has faults: the message shows the first one, `problems` holds all."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        first, more = problems[0], len(problems) - 1
-        what = f"{first.what} (and {more:,} more)" if more else first.what
+        first, others = problems[0], len(problems) - 1
+        what = f"{first.what} (and {others:,} more)" if others else first.what
         super().__init__(what, where=first.where, cure=first.cure)
         self.problems = list(problems)
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed into it."""
+"""Atomic files: written under a temporary name in the same folder, synced, then renamed. Also JSON, hashes and locks."""
 
 import errno
 import fcntl
@@ -21,33 +21,33 @@ from typing import Any
 from cellsignal.errors import FULL, InputError
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
-TEMPORARY = ".partial-"  # and a process id: sweep() removes what a killed process left under such names
-ODD = "is not as it was written"
-AGAIN = "delete it and run the step that writes it again"
-LONGEST = 64  # characters of a plain name: it stands in the names of files, whose 255 bytes hold more than it
-_MARKS = frozenset("_.+ -")  # of a plain name, beside letters and digits
+TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
+ALTERED = "is not as it was written"
+RUN_AGAIN = "delete it and run the step that writes it again"
+MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
+_NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
 
 @cache
 def is_plain(name: str) -> bool:
     """Whether a name can safely be that of a file: letters of any language, digits, `_.+-`, spaces inside; a letter or digit first."""
-    letters = (letter.isalnum() or letter in _MARKS or unicodedata.category(letter).startswith("M") for letter in name)
-    return 0 < len(name) <= LONGEST and name[0].isalnum() and name[-1] not in " .-" and all(letters)
+    allowed = (letter.isalnum() or letter in _NAME_MARKS or unicodedata.category(letter).startswith("M") for letter in name)
+    return 0 < len(name) <= MAX_NAME_LENGTH and name[0].isalnum() and name[-1] not in " .-" and all(allowed)
 
 
 def stays_inside(name: Any) -> bool:
-    """Whether a relative path with slashes stays below the folder it starts in, as far as its letters tell."""
+    """Whether a relative path with slashes stays below the folder it starts in; links are not resolved."""
     if not isinstance(name, str) or {"", ".", ".."} & set(name.split("/")) or {"\\", "\0"} & set(name):
         return False
     try:
         os.fsencode(name)
-    except UnicodeEncodeError:  # half a letter, which JSON can spell and no file system can
+    except UnicodeEncodeError:  # a lone surrogate: valid in JSON, invalid in a file name
         return False
     return True
 
 
 def inside(folder: Path, name: str, *, source: object = "") -> Path:
-    """`folder / name` for a name that `source` chose; InputError when it, or a link on the way, leads out of the folder."""
+    """`folder / name` for a name from an untrusted `source`; InputError if it or a link on the way leaves the folder."""
     if not stays_inside(name):
         raise InputError(f"names a file {name!r}, which would lie outside {folder}", where=source, cure="take nothing from it that you do not trust")
     path = Path(folder, name)
@@ -57,15 +57,12 @@ def inside(folder: Path, name: str, *, source: object = "") -> Path:
 
 
 def temporary_path(path: Path) -> Path:
-    """A temporary name in the same folder; random, because processes of several containers have the same numbers."""
+    """A temporary name in the same folder; random, because processes in several containers can have the same id."""
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name}")
 
 
 def output_file(path: Path) -> Path:
-    """Where an output that a user named is written: the file behind a link, else `path` itself.
-
-    InputError for a folder, and for links that lead in a circle.
-    """
+    """Where an output is written: the target of a link, else `path` itself; InputError for a folder or circular links."""
     path = Path(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, cure="name a file in it")
@@ -78,70 +75,70 @@ def output_file(path: Path) -> Path:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a device, a FIFO or a socket: bytes come and go there, and nothing is kept."""
+    """Whether a path is a device, a FIFO or a socket."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on leaving without error it becomes `path`.
+    """Yield a temporary path in the same folder, which is renamed to `path` unless the block raises.
 
-    A link is replaced, not followed: see `output_file`. To a device or a FIFO the content is written.
+    A link is replaced, not followed (see `output_file`). For a device or a FIFO the content is copied to it.
     """
-    with replacing_all(path) as (temporary,):
+    with atomic_paths(path) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def replacing_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Give a temporary path for each of `paths`; on leaving without error all of them come to their places, or none does.
+def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield a temporary path for each of `paths`; unless the block raises all of them are renamed, or none is.
 
-    As `replacing` otherwise. An OSError names the file that was to be written.
+    Otherwise as `atomic_path`. An OSError names the final path.
     """
     with ExitStack() as stack:
         temporaries = tuple(stack.enter_context(_temporary(Path(path))) for path in paths)
         yield temporaries
         pairs = list(zip(map(Path, paths), temporaries))
         for path, temporary in pairs:
-            with _naming(path, temporary):
+            with _name_target(path, temporary):
                 _sync(temporary)
         for path, temporary in pairs:
             if is_stream(path):
-                with _naming(path, temporary), open(temporary, "rb") as source, open(path, "wb") as sink:
-                    shutil.copyfileobj(source, sink)
-        _move_all([pair for pair in pairs if not is_stream(pair[0])])
+                with _name_target(path, temporary), open(temporary, "rb") as source, open(path, "wb") as target_stream:
+                    shutil.copyfileobj(source, target_stream)
+        _rename_all([pair for pair in pairs if not is_stream(pair[0])])
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A path to write to, which is removed again if it is still there; beside `path`, unless that is a stream."""
+    """A path to write to, removed afterwards if it still exists; in the folder of `path` unless that is a stream."""
     if is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / path.name
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, because writers (Matplotlib, Parquet) choose a format by it.
+    # The suffix is kept because writers (Matplotlib, Parquet) choose the format by it.
     temporary = temporary_path(path)
     try:
-        with _naming(path, temporary):
+        with _name_target(path, temporary):
             yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _move_all(pairs: list[tuple[Path, Path]]) -> None:
-    """Rename temporary files to their places; when one of several cannot be, put back what was there before."""
+def _rename_all(pairs: list[tuple[Path, Path]]) -> None:
+    """Rename temporary files to their final names; if one of several fails, restore the earlier files."""
     with ExitStack() as undo:
         for path, temporary in pairs:
             if len(pairs) > 1:
-                undo.callback(_put_back, path, path.read_bytes() if path.is_file() else None)
-            with _naming(path, temporary):
+                undo.callback(_restore, path, path.read_bytes() if path.is_file() else None)
+            with _name_target(path, temporary):
                 os.replace(temporary, path)
                 _sync(path.parent)
         undo.pop_all()
 
 
-def _put_back(path: Path, content: bytes | None) -> None:
+def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink(missing_ok=True)
     elif path.read_bytes() != content:
@@ -149,8 +146,8 @@ def _put_back(path: Path, content: bytes | None) -> None:
 
 
 @contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Let an OSError that names the temporary file, or none because a write failed, name the file that it stands for."""
+def _name_target(path: Path, temporary: Path) -> Iterator[None]:
+    """Make an OSError name the final path where it names the temporary file, or none because a write failed."""
     try:
         yield
     except OSError as error:
@@ -164,7 +161,7 @@ def _sync(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
-        if path.is_dir():  # that may be written to but not listed: its file has come to its place all the same
+        if path.is_dir():  # writable but not readable: the file has been renamed nevertheless
             return
         raise
     try:
@@ -174,10 +171,7 @@ def _sync(path: Path) -> None:
 
 
 def sync_descriptor(descriptor: int) -> None:
-    """Have the system write an open file or folder to the disk, where its file system can be asked to.
-
-    Some (FUSE, SMB, FAT) know no such call, above all for folders; they write when they will.
-    """
+    """fsync an open file or folder, where its file system supports that; some (FUSE, SMB, FAT) do not."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -201,7 +195,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: Any = None, *, what: str = ODD, cure: str = AGAIN) -> Any:
+def read_json(path: Path, shape: Any = None, *, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
     """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `shaped` takes."""
     try:
         with os.fdopen(open_regular(path), encoding="utf-8") as stream:
@@ -212,11 +206,11 @@ def read_json(path: Path, shape: Any = None, *, what: str = ODD, cure: str = AGA
         if isinstance(error, InputError):
             raise
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
-    return value if shape is None else shaped(value, shape, where=path, what=what, cure=cure)
+    return value if shape is None else shaped(value, shape, where=path, fault=fault, cure=cure)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError for whatever is none, the bombs included that make the library raise other errors."""
+    """The value of a JSON text; ValueError for any invalid text, also where the library raises RecursionError."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -225,16 +219,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
 
 
-def shaped(value: Any, shape: Any, *, where: object, what: str = ODD, cure: str = AGAIN) -> Any:
-    """A value from outside, unchanged, if it is of a type (such as a TypedDict; further keys are let pass); InputError says `what` it is else."""
-    from pydantic import ValidationError  # who reads no such file does not pay for it
+def shaped(value: Any, shape: Any, *, where: object, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
+    """Check a value against a type (such as a TypedDict; other keys are allowed) and return it; InputError says `fault`."""
+    from pydantic import ValidationError  # imported here because it is slow
 
     try:
         _checker(shape).validate_python(value, strict=True)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "the content"
-        raise InputError(f"{what} ({place}: {fault['msg'][0].lower()}{fault['msg'][1:]})", where=where, cure=cure) from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        location = ".".join(map(str, first["loc"])) or "the content"
+        raise InputError(f"{fault} ({location}: {first['msg'][0].lower()}{first['msg'][1:]})", where=where, cure=cure) from None
     return value
 
 
@@ -246,8 +240,8 @@ def _checker(shape: Any) -> Any:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read a file by; InputError for a pipe, a device or a folder, which might never end or answer."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening a pipe waits for somebody to write
+    """A descriptor for reading a regular file; InputError for a pipe, a device or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening a FIFO waits for a writer
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError("is no regular file", where=path, cure="put the file itself there")
@@ -263,29 +257,29 @@ def sha256(path: Path, *, chunk: int = 1 << 20) -> str:
     return digest.hexdigest()
 
 
-def remove_temporary(folder: Path, rooms: Iterable[str]) -> list[Path]:
-    """Delete the temporary files that killed writers left in `folder` itself and anywhere in its `rooms`."""
-    found = [*folder.glob(f"{TEMPORARY}*"), *(path for room in rooms for path in (folder / room).rglob(f"{TEMPORARY}*"))]
-    orphans = [path for path in found if re.match(rf"{re.escape(TEMPORARY)}\d+-", path.name) and path.is_file()]
+def remove_temporary(folder: Path, subfolders: Iterable[str]) -> list[Path]:
+    """Delete the temporary files of killed processes in `folder` itself and anywhere below its `subfolders`."""
+    candidates = [*folder.glob(f"{TEMPORARY}*"), *(path for room in subfolders for path in (folder / room).rglob(f"{TEMPORARY}*"))]
+    orphans = [path for path in candidates if re.match(rf"{re.escape(TEMPORARY)}\d+-", path.name) and path.is_file()]
     for path in orphans:
         path.unlink(missing_ok=True)
     return orphans
 
 
 @contextmanager
-def locked(path: Path, *, patience: float = 0.0, waiting: str = "", refusal: str = "in use") -> Iterator[None]:
-    """Hold `path`, a folder or a file made for it, as an exclusive flock, which ends with the process however that dies.
+def locked(path: Path, *, timeout: float = 0.0, waiting_message: str = "", busy_message: str = "in use") -> Iterator[None]:
+    """Hold an exclusive flock on `path`, a folder or a lock file; it is released even if the process is killed.
 
-    Waits up to `patience` seconds, saying `waiting` once, then raises InputError.
+    Waits up to `timeout` seconds, printing `waiting_message` once, then raises InputError with `busy_message`.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() > deadline:
             where = path if path.is_dir() else path.parent
-            raise InputError(refusal, where=where, cure="wait for it to end, or choose another folder")
-        if waiting:
-            print(waiting, file=sys.stderr, flush=True)
-            waiting = ""
+            raise InputError(busy_message, where=where, cure="wait for it to end, or choose another folder")
+        if waiting_message:
+            print(waiting_message, file=sys.stderr, flush=True)
+            waiting_message = ""
         time.sleep(0.1)
     try:
         yield
@@ -301,7 +295,7 @@ def _try_lock(path: Path) -> int | None:
 
 
 def open_lock(path: Path, kind: int) -> int:
-    """A descriptor of `path` that holds a flock of this kind until it is closed; InputError where there are no locks."""
+    """A descriptor of `path` that holds a flock of this kind until closed; InputError if the file system has no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT)
     try:

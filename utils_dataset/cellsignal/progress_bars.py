@@ -1,4 +1,4 @@
-"""Progress bars: one line each, in a terminal and in a notebook."""
+"""Progress bars that take one line, in a terminal and in a notebook."""
 
 import sys
 from collections.abc import Iterable
@@ -8,11 +8,10 @@ from tqdm import tqdm
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A bar over `iterable`, or of `total` steps; `options` are tqdm's.
+    """A tqdm bar over `iterable`, or of `total` steps; `options` are tqdm's.
 
-    In a notebook it is an output of its own that is redrawn in its place: what tqdm writes to a stream there becomes
-    another line of an executed notebook, a red one, each time that it is redrawn. Jupyter's widgets are not used,
-    because a page without their state shows none.
+    In a notebook the bar is a display that is updated: written to stderr, each update would be another red line of the
+    executed notebook. Jupyter widgets are not used because an exported page does not show them.
     """
     if notebook_shell() is None or options.get("disable"):
         return tqdm(iterable, **options)
@@ -27,15 +26,15 @@ def notebook_shell() -> Any:
 
 
 class _OneOutput:
-    """What tqdm writes to, as the text of one display."""
+    """A stream for tqdm that shows the last line written as one display."""
 
-    encoding = "utf-8"  # or tqdm draws with digits and signs
+    encoding = "utf-8"  # otherwise tqdm draws in ASCII
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def write(self, text: str) -> None:
-        """Take a state of the bar; the moves of the cursor between two of them mean nothing here."""
+        """Show a state of the bar; cursor movements are dropped."""
         if not (line := text.replace("\x1b[A", "").strip()):
             return
         from IPython.display import display
@@ -47,4 +46,4 @@ class _OneOutput:
             self._handle.update(shown, raw=True)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is buffered."""

@@ -1,4 +1,4 @@
-"""Receipts: JSON records that vouch for files by their SHA-256, and for themselves by a checksum."""
+"""Receipts: JSON records with the SHA-256 of files and a checksum of their own."""
 
 import hashlib
 import json
@@ -11,26 +11,26 @@ from cellsignal import files
 from cellsignal.errors import InputError
 
 CHECKSUM = "checksum"  # the last key: SHA-256 of the record without it
-AGAIN = "delete it and run the step that writes it again"
+RUN_AGAIN = "delete it and run the step that writes it again"
 
 
 def text(facts: Mapping[str, Any]) -> str:
-    """A record as its file holds it: indented JSON, the checksum last; ValueError for NaN."""
+    """A record as text: indented JSON, the checksum last; ValueError for NaN."""
     return _dumped({**facts, CHECKSUM: hashlib.sha256(_dumped(facts).encode()).hexdigest()})
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """What a record says, without its checksum; ValueError unless the bytes are those that `text` gave."""
+    """The content of a record without its checksum; ValueError unless the bytes are exactly those of `text`."""
     try:
-        found = files.parse_json(content)
+        record = files.parse_json(content)
     except ValueError as error:
         raise ValueError(f"not readable as JSON ({error})") from None
-    facts = {name: value for name, value in found.items() if name != CHECKSUM} if isinstance(found, dict) else {}
+    facts = {name: value for name, value in record.items() if name != CHECKSUM} if isinstance(record, dict) else {}
     try:
-        whole = text(facts).encode() == content  # to the byte: a digit too many may mean the same number
+        unaltered = text(facts).encode() == content  # bytes, not values: 1.0 and 1.00 are the same number
     except ValueError:  # NaN
-        whole = False
-    if not whole:
+        unaltered = False
+    if not unaltered:
         raise ValueError("not as it was written")
     return facts
 
@@ -40,8 +40,8 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
     files.write_text(path, text(facts))
 
 
-def read(path: Path, shape: Any = None, *, cure: str = AGAIN) -> dict[str, Any]:
-    """Read a record; InputError when it is missing, not to the byte as `write` left it, or not of a `shape` (`files.shaped`)."""
+def read(path: Path, shape: Any = None, *, cure: str = RUN_AGAIN) -> dict[str, Any]:
+    """Read a record; InputError if it is missing, altered since `write`, or not of a `shape` (`files.shaped`)."""
     try:
         with os.fdopen(files.open_regular(path), "rb") as stream:
             facts = parse(stream.read())
@@ -55,7 +55,7 @@ def read(path: Path, shape: Any = None, *, cure: str = AGAIN) -> dict[str, Any]:
 
 
 def check(folder: Path, outputs: Mapping[str, str], *, made_by: str, cure: str) -> None:
-    """InputError for the first file of `folder` that is missing, or has not the SHA-256 that `outputs` gives by name."""
+    """InputError for the first file of `folder` that is missing or differs from its SHA-256 in `outputs` (by name)."""
     for name, digest in outputs.items():
         if not (folder / name).is_file():
             raise InputError("is missing", where=folder / name, cure=cure)

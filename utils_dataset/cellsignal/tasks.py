@@ -1,4 +1,4 @@
-"""What a task is, as data, so that no code asks which task it is."""
+"""The tasks as data: no other code depends on which task it is."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,10 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Task:
-    """One competition: what its files hold, what its channels show, what is predicted and how it is scored.
+    """One competition: its files, channels, classes and metric.
 
-    Where a task differs from another in what is done, it names an entry of a registry, a dict of functions
-    by name: `reader`, `metric`, `plan`. What a task has not (cell types, controls, names of its classes) it
-    leaves out.
+    `reader`, `metric` and `plan` are keys of registries, dicts of functions by name. What a task does not have (cell
+    types, controls, class names) is left empty.
     """
 
     name: str
@@ -26,7 +25,7 @@ class Task:
     answer_column: str  # of a submission
     labels: str  # of a row of the tables: "one", or "many" separated by spaces
     classes: int
-    marks: tuple[tuple[str, str], ...]  # tables of which one marks a data set, and a column that it is sure by
+    identifying_tables: tuple[tuple[str, str], ...]  # (table, column): a folder with one of these holds this task's data
     reader: str  # of the tables: run.readers.READERS
     metric: str  # of a submission: decide.commands.METRICS
     plan: str  # which steps a run has: run.plans.PLANS
@@ -39,8 +38,8 @@ class Task:
     def __post_init__(self) -> None:
         counts = {name: len(getattr(self, name)) for name in ("channels", "suffixes", "colours")}
         if len(set(counts.values())) > 1:
-            what = " and ".join(f"{count} {name}" for name, count in counts.items())
-            raise InputError(f"has {what}", where=f"task {self.name}", cure="give each channel a name, a suffix and a colour in tasks.py")
+            counted = " and ".join(f"{count} {name}" for name, count in counts.items())
+            raise InputError(f"has {counted}", where=f"task {self.name}", cure="give each channel a name, a suffix and a colour in tasks.py")
 
     @property
     def controls(self) -> tuple[int, ...]:
@@ -78,7 +77,7 @@ RXRX1 = Task(
     answer_column="sirna",
     labels="one",
     classes=1108,
-    marks=(("train_controls.csv", ""), ("metadata.csv", "site_id")),
+    identifying_tables=(("train_controls.csv", ""), ("metadata.csv", "site_id")),
     reader="wells",
     metric="accuracy",
     plan="by cell type",
@@ -100,7 +99,7 @@ PROTEIN_ATLAS = Task(
     answer_column="Predicted",
     labels="many",
     classes=28,
-    marks=(("train.csv", "Target"),),
+    identifying_tables=(("train.csv", "Target"),),
     reader="sites",
     metric="macro_f1",
     plan="in folds",

@@ -25,11 +25,11 @@ Call = Callable[..., dict[str, str]]
 def test_a_recipe_goes_through_both_clients(server: FakeKaggle, client: Path, connect: Connect, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     connect(server, client)
 
-    side_by_side = threading.Barrier(2, timeout=60)
+    both_at_once = threading.Barrier(2, timeout=60)
 
     def work(pushed: Pushed) -> Outcome:
         if "pretrain" in pushed.slug:
-            side_by_side.wait()
+            both_at_once.wait()
         return sessions.work(pushed, server)
 
     server.runner = work

@@ -48,7 +48,7 @@ def pack(
     plan = pack.plan_pack(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or (), format=format.value)
     print("\n".join(pack.size_lines(plan)))
     with _helpers(ray) as by:
-        written = pack.pack(plan, out, jobs=jobs or None, by=by)
+        written = pack.pack(plan, out, jobs=jobs or None, parallel_map=by)
     if verify:
         from cellsignal.data.packing.verify import verify as compare
 

@@ -1,6 +1,6 @@
-"""Whether data are simulated: a simulation leaves its receipt in their folder, and every figure and page says so.
+"""Whether data are simulated: a simulation writes a receipt into the folder, and every figure and page carries a label.
 
-Who opens data tells it here, once; who draws figures and writes pages asks here.
+Code that opens data calls `show` once; code that draws figures or writes pages calls `shown` or `titled`.
 """
 
 from collections.abc import Iterator
@@ -12,49 +12,49 @@ from cellsignal import files
 from cellsignal.errors import InputError
 
 RECEIPT = "simulate.json"  # in the folder of a simulation, and of a store that was packed from it
-WORKSHOP = ".simulation"  # in a folder whose simulation has not come to its end
-WORDS = "simulated data"
+WORKING_FOLDER = ".simulation"  # in the folder of an unfinished simulation
+LABEL = "simulated data"
 _shown = False
 
 
 def is_simulated(root: Path | str) -> bool:
-    """Whether the pictures of a data set were drawn by the virtual microscope, for its own tables or for real ones."""
+    """Whether the images of a data set were drawn by the virtual microscope (its tables may be real)."""
     return (Path(root) / RECEIPT).is_file()
 
 
 def receipt(root: Path | str) -> dict[str, Any]:
-    """What a simulation said of itself, `preset` and `seed` among it; empty where there is none or it is damaged."""
+    """The receipt of a simulation with `preset` and `seed`; empty if there is none or it is damaged."""
     try:
-        found = files.read_json(Path(root) / RECEIPT)
+        content = files.read_json(Path(root) / RECEIPT)
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def show(simulated: bool) -> None:
-    """From here on, the figures and pages of this process are of simulated data, or of others."""
+    """Set whether the figures and pages of this process show simulated data."""
     global _shown
     _shown = simulated
 
 
 @contextmanager
 def showing(simulated: bool) -> Iterator[None]:
-    """Figures and pages in this block are of simulated data, or of others."""
-    before = shown()
+    """Within this block figures and pages show simulated data, or do not."""
+    previous = shown()
     show(simulated)
     try:
         yield
     finally:
-        show(before)
+        show(previous)
 
 
 def shown() -> bool:
-    """Whether figures and pages are of simulated data."""
+    """Whether figures and pages show simulated data."""
     return _shown
 
 
 def titled(title: str) -> str:
-    """The title of a figure or a page, which says so where the data are simulated."""
+    """The title of a figure or a page, with a label if the data are simulated."""
     if not shown():
         return title
-    return f"{title} ({WORDS})" if title else WORDS.capitalize()
+    return f"{title} ({LABEL})" if title else LABEL.capitalize()

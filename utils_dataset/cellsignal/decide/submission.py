@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from cellsignal.data.tables import headers, schema
 from cellsignal.data.tables.wells import read_solution
 from cellsignal.errors import InputError, Problem, raise_if_any
-from cellsignal.files import replacing_all, write_text
+from cellsignal.files import atomic_paths, write_text
 from cellsignal.tasks import RXRX1
 
 
@@ -97,7 +97,7 @@ def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, 
     """
     table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).rename_axis("id_code")
     texts = _as_text(predictions, sample, where=path), table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
-    with replacing_all(path, beside or confidence_path(path)) as temporaries:
+    with atomic_paths(path, beside or confidence_path(path)) as temporaries:
         for temporary, text in zip(temporaries, texts):
             temporary.write_text(text, encoding="utf-8")
     return path

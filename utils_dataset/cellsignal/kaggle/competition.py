@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellsignal.data.download import rxrx1
 from cellsignal.data.download.archives import require_room, unpack
-from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, TABLE_LIMITS, look_through
+from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, TABLE_LIMITS, print_problems
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.commands import check_file, task_of
 from cellsignal.errors import InputError, StepFailed
@@ -39,7 +39,7 @@ def download_competition(
         _fetch_images(known, missing, competition)
     print(f"{folder}: {', '.join(cell_types) or 'all cell types'} {'unpacked' if missing else 'kept'}")
     if look:
-        look_through(folder, cell_types=cell_types)
+        print_problems(folder, cell_types=cell_types)
 
 
 def _fetch_tables(folder: Path, competition: str) -> None:

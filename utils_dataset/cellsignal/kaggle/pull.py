@@ -72,7 +72,7 @@ def _check_target(run: Path) -> None:
 
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
-    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, refusal="a chain works in this folder"):
+    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         yield
 
 

@@ -113,7 +113,7 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
 
 def _read(path: Path) -> PushState:
     what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
-    found = files.read_json(path, _FILE, what=what, cure=cure)
+    found = files.read_json(path, _FILE, fault=what, cure=cure)
     try:
         steps = {name: _pushed(values) for name, values in found["steps"].items()}
     except (KeyError, TypeError, ValueError) as error:
@@ -130,7 +130,7 @@ def _pushed(values: dict[str, Any]) -> PushedKernel:
 @contextmanager
 def open_state(folder: Path, *, recipe: Path | None = None) -> Iterator[PushState]:
     """The state for one writer at a time; InputError when another call holds it, or it is another `recipe`'s."""
-    with files.locked(folder / ".push.lock", refusal="another push works on this recipe"):
+    with files.locked(folder / ".push.lock", busy_message="another push works on this recipe"):
         yield read(folder, recipe=recipe)
 
 

@@ -46,7 +46,7 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
     not get ready in time, or says that it failed; what client.py raises else.
     """
     folder = folder or folder_of("utils_dataset")
-    with files.locked(folder.parent / f".{folder.name}.lock", patience=waiting.patience, waiting="another push is uploading the package"):
+    with files.locked(folder.parent / f".{folder.name}.lock", timeout=waiting.patience, waiting_message="another push is uploading the package"):
         content = {"owner": owner, "content": build_dataset(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
         codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD)["code"]]

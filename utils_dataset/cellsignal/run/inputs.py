@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cellsignal import files, receipts
 from cellsignal.data import simulated
 from cellsignal.data.images.packed_store import is_store
-from cellsignal.data.simulated import WORKSHOP
+from cellsignal.data.simulated import WORKING_FOLDER
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
 from cellsignal.run import environment, mounts
@@ -64,7 +64,7 @@ def prepare(
     if preset and not is_store(root):  # a store of drawn plates looks at its pixels itself
         if not simulated.is_simulated(root):
             _say(_warning(preset, seed))
-        with files.locked(root.with_name(f".{root.name}.lock"), patience=3600, waiting=f"waiting for {root}"):
+        with files.locked(root.with_name(f".{root.name}.lock"), timeout=3600, waiting_message=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
     simulated.show(simulated.is_simulated(root))
     if simulated.shown():
@@ -94,7 +94,7 @@ def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> 
     try:
         simulate.simulate(root, preset=preset, seed=seed, keep=not ours, **how)
     except InputError as other:
-        marks = (root / simulated.RECEIPT, root / WORKSHOP)
+        marks = (root / simulated.RECEIPT, root / WORKING_FOLDER)
         if not ours or not any(mark.exists() for mark in marks):
             raise  # not a simulation that we may throw away
         print(f"{str(other).partition('; ')[0]}; the plates are drawn again", flush=True)
@@ -145,7 +145,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
 
 def _there(root: Path, task: Task) -> bool:
     """Whether a folder holds a data set, and not one that a simulation has begun."""
-    return mounts.is_certain(root, task) and not (root / WORKSHOP).is_dir()
+    return mounts.is_certain(root, task) and not (root / WORKING_FOLDER).is_dir()
 
 
 def _drawn(root: Path, preset: str, seed: int) -> bool:

@@ -55,13 +55,13 @@ def data_set(task: Task = RXRX1) -> Path:
     if found:
         what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
-    cure = f"attach the competition {task.competition} or a data set with {task.marks[0][0]}, or set `preset` to simulate plates"
+    cure = f"attach the competition {task.competition} or a data set with {task.identifying_tables[0][0]}, or set `preset` to simulate plates"
     raise InputError(f"no plates to be found; {names()}", where=environment.KAGGLE / "input", cure=cure)
 
 
 def is_certain(place: Path, task: Task) -> bool:
     """Whether tables are the task's by more than a name."""
-    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.marks)
+    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.identifying_tables)
 
 
 def runs() -> list[Path]:
@@ -78,7 +78,7 @@ def holding_file(name: str) -> Iterator[Path]:
 
 def _tables(mount: Path, task: Task) -> Iterator[Path]:
     for depth in range(3):
-        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name, _ in task.marks))
+        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name, _ in task.identifying_tables))
 
 
 def _of_competition(place: Path, task: Task) -> bool:

@@ -1,4 +1,4 @@
-"""From an archive to a data set: unpacked beside its place, checked, then moved into it."""
+"""Unpacking an archive into a data set: into a working folder first, checked, then moved into place."""
 
 import io
 import os
@@ -21,31 +21,31 @@ from cellsignal.errors import FULL, InputError, StepFailed, system_error
 from cellsignal.files import stays_inside
 from cellsignal.progress_bars import progress_bar
 
-# What may come out of a zip archive that a stranger made: every member judged before a byte is written.
+# Validating an untrusted zip archive: every member is checked before a byte is written.
 
 
-# Everything a data set is read from; whatever else an archive holds stays in it.
+# The files of a data set; other members of an archive are ignored.
 _IMAGE = re.compile(r"(?:train|test|images)/([A-Za-z0-9]{1,20}-\d{1,3})/Plate\d{1,2}/[A-P]\d\d_s\d_w\d\.png")
 _TABLE = re.compile(r"(?:train|test|train_controls|test_controls|sample_submission|metadata)\.csv")
 _INNER = re.compile(r"(?:train|test)\.zip")  # the competition's older bundles hold a zip for each of the two
 _ASCII = re.compile(r"[ -~]{1,250}")
-_FOREIGN = frozenset('\\:*?"<>|')  # separators, drives and wildcards of other systems
+_FORBIDDEN_CHARACTERS = frozenset('\\:*?"<>|')  # separators, drives and wildcards of other systems
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_AGAIN = "delete it and download it again from a source that you trust"
-# What the standard library raises on archives that lie.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError)
+_DOWNLOAD_AGAIN = "delete it and download it again from a source that you trust"
+# What the standard library raises on damaged or hostile archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large an archive may become; the defaults are a few times RxRx1: 753,063 files, images below 0.3 MB."""
+    """Size limits of an archive; the defaults are a few times RxRx1: 753,063 files, images below 0.3 MB."""
 
     members: int = 1_000_000
-    directory: int = 128 << 20  # bytes of the list of members: what reading it costs in memory is ten times that
+    directory: int = 128 << 20  # bytes of the central directory: reading it takes ten times that in memory
     image: int = 4 << 20  # bytes of one image
     table: int = 64 << 20  # bytes of one table; the largest is 10 MB
-    inner: int = 80 << 30  # bytes of an archive inside
-    ratio: int = 200  # bytes that come out of one; tables reach 10, and a bomb 1,000
+    inner: int = 80 << 30  # bytes of a nested archive
+    ratio: int = 200  # of compression; tables reach 10, and a zip bomb 1,000
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Member:
 
     info: zipfile.ZipInfo
     path: PurePosixPath  # below the folder of the data set
-    experiment: str  # "" for what is no image
+    experiment: str  # "" for tables and archives
 
     @property
     def is_archive(self) -> bool:
@@ -64,26 +64,26 @@ class Member:
 
 @contextmanager
 def readable(where: object) -> Iterator[None]:
-    """Turn what a lying archive makes the standard library raise into one line."""
+    """Turn the standard library's errors about damaged archives into InputError."""
     try:
         yield
     except (InputError, StepFailed):
         raise
-    except _DAMAGED as error:
-        raise InputError(f"is no whole zip archive ({shown(str(error))})", where=where, cure=_AGAIN) from None
+    except _ZIP_ERRORS as error:
+        raise InputError(f"is no whole zip archive ({shown(str(error))})", where=where, cure=_DOWNLOAD_AGAIN) from None
 
 
 def shown(text: str) -> str:
-    """Text of a stranger's on one short line, without control characters."""
+    """Untrusted text on one short line, without control characters."""
     safe = "".join(letter if letter.isprintable() else "?" for letter in text)
     return safe if len(safe) <= 80 else f"{safe[:77]}..."
 
 
-class _Frugal(io.RawIOBase):
-    """A stream that gives no more than `most` bytes at once: the list of members is read in one go, however long it is."""
+class _BoundedReader(io.RawIOBase):
+    """A stream that returns at most `limit` bytes at once, because zipfile reads the whole central directory at once."""
 
-    def __init__(self, stream: BinaryIO, most: int) -> None:
-        self.stream, self.most = stream, most
+    def __init__(self, stream: BinaryIO, limit: int) -> None:
+        self.stream, self.limit = stream, limit
 
     def seekable(self) -> bool:
         return True
@@ -95,38 +95,38 @@ class _Frugal(io.RawIOBase):
         return self.stream.tell()
 
     def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(min(size, self.most + 1) if size >= 0 else self.most + 1)
-        if len(content) > self.most:
-            raise zipfile.BadZipFile(f"its list of members is longer than {self.most:,} bytes")
+        content = self.stream.read(min(size, self.limit + 1) if size >= 0 else self.limit + 1)
+        if len(content) > self.limit:
+            raise zipfile.BadZipFile(f"its list of members is longer than {self.limit:,} bytes")
         return content
 
 
 def open_zip(stream: BinaryIO, *, where: object, limits: Limits) -> zipfile.ZipFile:
     """Open an archive whose list of members is no larger than the limits; InputError when it is not whole."""
     with readable(where):
-        return zipfile.ZipFile(_Frugal(stream, limits.directory))
+        return zipfile.ZipFile(_BoundedReader(stream, limits.directory))
 
 
 def members(archive: zipfile.ZipFile, *, prefix: str, where: object, limits: Limits) -> list[Member]:
-    """The members that a data set is read from, in the order they lie in the archive.
+    """The members that belong to a data set, in their order in the archive.
 
-    Every member is judged, the unwanted too: InputError on names that leave the folder, on links, devices, encryption, sizes
-    beyond the limits, members that share bytes or a place.
+    All members are checked: InputError for names that leave the folder, links, devices, encryption, sizes beyond the
+    limits, overlapping members and duplicate names.
     """
     if len(archive.infolist()) > limits.members:
         _refuse(where, f"lists {len(archive.infolist()):,} members, more than a data set has")
     for info in archive.infolist():
-        _judge(info, where=where)
+        _check_member(info, where=where)
     infos = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.header_offset)
-    _apart(infos, end=archive.start_dir, where=where)
-    found = [member for info in infos if (member := _place(info, prefix=prefix)) is not None]
-    _bounded(found, where=where, limits=limits)
-    _distinct(found, where=where)
-    return found
+    _check_overlaps(infos, end=archive.start_dir, where=where)
+    selected = [member for info in infos if (member := _as_member(info, prefix=prefix)) is not None]
+    _check_sizes(selected, where=where, limits=limits)
+    _check_duplicates(selected, where=where)
+    return selected
 
 
-def _place(info: zipfile.ZipInfo, *, prefix: str) -> Member | None:
-    """Where a member belongs in the data set's folder; nothing when it belongs nowhere."""
+def _as_member(info: zipfile.ZipInfo, *, prefix: str) -> Member | None:
+    """A member with its path in the data set; None if it does not belong to one."""
     name = f"{prefix}{info.filename}".removeprefix("rxrx1/")
     image = _IMAGE.fullmatch(name)
     if image or (not prefix and (_TABLE.fullmatch(name) or _INNER.fullmatch(name))):
@@ -135,16 +135,16 @@ def _place(info: zipfile.ZipInfo, *, prefix: str) -> Member | None:
 
 
 def _refuse(where: object, what: str) -> None:
-    raise InputError(what, where=where, cure=_AGAIN)
+    raise InputError(what, where=where, cure=_DOWNLOAD_AGAIN)
 
 
-def _judge(info: zipfile.ZipInfo, *, where: object) -> None:
-    """Refuse a member that is not plainly a file or a folder below this one."""
+def _check_member(info: zipfile.ZipInfo, *, where: object) -> None:
+    """Refuse a member that is not a regular file or a folder below this one."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     name = shown(info.orig_filename)
-    # The library cuts names at a zero byte and turns the separators of other systems: judge what was written.
+    # The library cuts names at a zero byte and converts separators of other systems: check the original name.
     inside = stays_inside(info.orig_filename.removesuffix("/"))  # which ends the name of a folder
-    if not inside or not _ASCII.fullmatch(info.orig_filename) or _FOREIGN & set(info.orig_filename):
+    if not inside or not _ASCII.fullmatch(info.orig_filename) or _FORBIDDEN_CHARACTERS & set(info.orig_filename):
         _refuse(where, f"member {name!r} would not stay in its folder or has a strange name")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > info.is_dir():
         _refuse(where, f"member {name!r} is a link, a device or the like")
@@ -154,37 +154,37 @@ def _judge(info: zipfile.ZipInfo, *, where: object) -> None:
         _refuse(where, f"member {name!r} is compressed by method {info.compress_type}, which no such data set uses")
 
 
-def _apart(infos: list[zipfile.ZipInfo], *, end: int, where: object) -> None:
-    """Refuse members that share bytes: the cheapest way to make gigabytes out of nothing."""
-    starts = [*(info.header_offset for info in infos), end]
-    for info, start in zip(infos, starts[1:]):
+def _check_overlaps(infos: list[zipfile.ZipInfo], *, end: int, where: object) -> None:
+    """Refuse overlapping members, which zip bombs use."""
+    next_starts = [*(info.header_offset for info in infos), end]
+    for info, next_start in zip(infos, next_starts[1:]):
         # 30 bytes stand before the name in front of the data.
-        if info.header_offset < 0 or info.header_offset + 30 + len(info.orig_filename) + info.compress_size > start:
+        if info.header_offset < 0 or info.header_offset + 30 + len(info.orig_filename) + info.compress_size > next_start:
             _refuse(where, f"member {shown(info.orig_filename)!r} shares its bytes with another or lies outside the archive")
 
 
-def _bounded(found: Iterable[Member], *, where: object, limits: Limits) -> None:
-    for member in found:
-        most = limits.image if member.experiment else limits.inner if member.is_archive else limits.table
-        size, packed = member.info.file_size, member.info.compress_size
-        if size > most:
-            _refuse(where, f"member {shown(str(member.path))!r} would become {size:,} bytes, no more than {most:,} are usual")
-        if size > limits.ratio * (packed + 64):
-            _refuse(where, f"member {shown(str(member.path))!r} would become {size / max(packed, 1):,.0f} times as large")
+def _check_sizes(selected: Iterable[Member], *, where: object, limits: Limits) -> None:
+    for member in selected:
+        limit = limits.image if member.experiment else limits.inner if member.is_archive else limits.table
+        size, compressed = member.info.file_size, member.info.compress_size
+        if size > limit:
+            _refuse(where, f"member {shown(str(member.path))!r} would become {size:,} bytes, no more than {limit:,} are usual")
+        if size > limits.ratio * (compressed + 64):
+            _refuse(where, f"member {shown(str(member.path))!r} would become {size / max(compressed, 1):,.0f} times as large")
 
 
-def _distinct(found: Iterable[Member], *, where: object) -> None:
+def _check_duplicates(selected: Iterable[Member], *, where: object) -> None:
     seen: set[str] = set()
-    for member in found:
-        place = str(member.path).casefold()  # some file systems know no case
-        if place in seen:
+    for member in selected:
+        name = str(member.path).casefold()  # some file systems know no case
+        if name in seen:
             _refuse(where, f"member {shown(str(member.path))!r} is there twice")
-        seen.add(place)
+        seen.add(name)
 
 
-WORKSHOP = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
+WORKING_FOLDER = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
 _BLOCK = 4096  # bytes a file system spends at least on a file
-_RESERVE = 32 << 20  # bytes that shall stay free
+_RESERVE = 32 << 20  # bytes that stay free
 _CHUNK = 1 << 20
 
 
@@ -199,41 +199,41 @@ def unpack(
 ) -> Counter[str]:
     """Unpack the tables and images of a zip archive into the folder `target`; the number of images by experiment.
 
-    `experiments` None means all of them. A killed call goes on where it stopped: what is there already and has the
-    archive's size and CRC-32 is kept. Nothing comes to its place before `accept` has seen the folder of all that is new.
-    InputError when the archive is damaged or hostile, which then leaves nothing, or when the disk is too small.
+    `experiments` None means all of them. A killed call resumes: existing files with the archive's size and CRC-32 are
+    kept. Nothing is moved into place before `accept` was called with the folder of new files. InputError if the archive
+    is damaged or hostile (nothing is left then), or the disk is too small.
     """
     where = where or source
     root = Path(os.path.realpath(target))
     root.mkdir(parents=True, exist_ok=True)
-    workshop = root / WORKSHOP
-    with files.locked(root, refusal="another process unpacks into this folder"), on_a_full_disk(root):
-        _straight(workshop, below=root)
-        with _removing_partial(workshop):
-            placed = _fill(source, root, prefix="", where=where, experiments=experiments, limits=limits)
-            accept(workshop)
-        _move(placed, workshop, root)
-        shutil.rmtree(workshop, ignore_errors=True)
-    return Counter(path.parts[1] for path in placed if path.suffix == ".png")
+    working_folder = root / WORKING_FOLDER
+    with files.locked(root, busy_message="another process unpacks into this folder"), on_a_full_disk(root):
+        _refuse_links(working_folder, below=root)
+        with _removing_partial(working_folder):
+            paths = _unpack_members(source, root, prefix="", where=where, experiments=experiments, limits=limits)
+            accept(working_folder)
+        _move(paths, working_folder, root)
+        shutil.rmtree(working_folder, ignore_errors=True)
+    return Counter(path.parts[1] for path in paths if path.suffix == ".png")
 
 
 def require_room(folder: Path, size: int, *, purpose: str, cure: str = "free some space, or choose another disk") -> None:
-    """InputError when the disk of `folder` has fewer than `size` bytes free; the folder need not be there yet."""
-    place = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    """InputError if the disk of `folder` has fewer than `size` bytes free; the folder need not exist yet."""
+    existing_folder = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing_folder).free
     if size + _RESERVE > free:
         raise InputError(f"{purpose} needs {gigabytes(size)}, {gigabytes(free)} are free", where=folder, cure=cure)
 
 
 def gigabytes(size: int) -> str:
-    """Bytes as people say them."""
+    """Bytes as "1.5 GB" or "300.0 MB"."""
     unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
     return f"{size / unit:,.1f} {name}"
 
 
 @contextmanager
 def on_a_full_disk(folder: Path) -> Iterator[None]:
-    """Say in one line which disk was full; what is whole stays for the next call."""
+    """Turn a full disk into InputError; complete files are kept for the next call."""
     try:
         yield
     except OSError as error:
@@ -243,58 +243,58 @@ def on_a_full_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _removing_partial(workshop: Path) -> Iterator[None]:
-    """Remove what came out of an archive that turned out to be bad, but not what a full disk or a signal cut short."""
+def _removing_partial(working_folder: Path) -> Iterator[None]:
+    """Remove the output of an invalid archive, but keep it after a full disk or a signal."""
     try:
         yield
-    except _NoRoom as error:
+    except _DiskTooSmall as error:
         raise InputError(str(error)) from None
     except InputError:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(working_folder, ignore_errors=True)
         raise
 
 
-class _NoRoom(Exception):
-    """The archive is well, and the disk too small for it."""
+class _DiskTooSmall(Exception):
+    """The archive is valid, but the disk is too small."""
 
 
-def _fill(
+def _unpack_members(
     source: Path | BinaryIO, root: Path, *, prefix: str, where: object, experiments: Collection[str] | None, limits: Limits
 ) -> list[PurePosixPath]:
-    """Bring all that is wanted into the workshop, unless it is in its place already; the paths of both below `root`."""
+    """Unpack the requested members into the working folder unless they exist; the paths of all of them below `root`."""
     with _stream(source) as stream, open_zip(stream, where=where, limits=limits) as archive:
-        found = members(archive, prefix=prefix, where=where, limits=limits)
-        wanted = [member for member in found if not member.experiment or experiments is None or member.experiment in experiments]
-        if not wanted:
-            what = "holds neither tables nor images of a data set" if not found else "holds no image of these experiments"
+        selected = members(archive, prefix=prefix, where=where, limits=limits)
+        requested = [member for member in selected if not member.experiment or experiments is None or member.experiment in experiments]
+        if not requested:
+            what = "holds neither tables nor images of a data set" if not selected else "holds no image of these experiments"
             raise InputError(what, where=where, cure="name the archive of the competition or of the public release")
-        missing = [member for member in wanted if not any(_whole(folder / member.path, member) for folder in (root, root / WORKSHOP))]
+        missing = [member for member in requested if not any(_is_complete(folder / member.path, member) for folder in (root, root / WORKING_FOLDER))]
         _check_room(root, missing)
         with progress_bar(total=sum(member.info.file_size for member in missing), desc="unpack", unit="B", unit_scale=True, disable=None) as bar:
             for member in missing:
                 with readable(f"{where}: {member.path}"):
-                    bar.update(_write(archive, member, root / WORKSHOP))
-    placed = [member.path for member in wanted if not member.is_archive]
-    for member in wanted:
+                    bar.update(_write(archive, member, root / WORKING_FOLDER))
+    paths = [member.path for member in requested if not member.is_archive]
+    for member in requested:
         if member.is_archive:
-            placed += _inner(member, root, where=where, experiments=experiments, limits=limits)
-    return placed
+            paths += _unpack_inner(member, root, where=where, experiments=experiments, limits=limits)
+    return paths
 
 
-def _inner(
+def _unpack_inner(
     member: Member, root: Path, *, where: object, experiments: Collection[str] | None, limits: Limits
 ) -> list[PurePosixPath]:
-    """Unpack train.zip or test.zip, which lies in the workshop, and remove it."""
-    path = root / WORKSHOP / member.path
+    """Unpack train.zip or test.zip from the working folder, and remove it."""
+    path = root / WORKING_FOLDER / member.path
     inside = f"{where}: {member.path}"
-    placed = _fill(path, root, prefix=f"{path.stem}/", where=inside, experiments=experiments, limits=limits)
+    paths = _unpack_members(path, root, prefix=f"{path.stem}/", where=inside, experiments=experiments, limits=limits)
     path.unlink()
-    return placed
+    return paths
 
 
 @contextmanager
 def _stream(source: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """An archive's bytes, whether it lies on the disk or elsewhere."""
+    """An archive as a stream, from a path or an open stream."""
     if not isinstance(source, Path):
         yield source
         return
@@ -311,11 +311,11 @@ def _check_room(root: Path, missing: Iterable[Member]) -> None:
     try:
         require_room(root, size, purpose="unpacking", cure="free some space; the same command then goes on")
     except InputError as error:
-        raise _NoRoom(str(error)) from None
+        raise _DiskTooSmall(str(error)) from None
 
 
-def _whole(path: Path, member: Member) -> bool:
-    """Whether a file has the size and the CRC-32 that the archive tells."""
+def _is_complete(path: Path, member: Member) -> bool:
+    """Whether a file has the size and the CRC-32 of its member."""
     try:
         if path.is_symlink() or path.stat().st_size != member.info.file_size:
             return False
@@ -328,12 +328,12 @@ def _whole(path: Path, member: Member) -> bool:
     return checksum == member.info.CRC
 
 
-def _write(archive: zipfile.ZipFile, member: Member, workshop: Path) -> int:
-    """Unpack one member, whole or not at all; its bytes.
+def _write(archive: zipfile.ZipFile, member: Member, working_folder: Path) -> int:
+    """Unpack one member atomically; its size in bytes.
 
-    There is no fsync, which would take hours for 753,060 images: after a power failure the CRC-32 finds what was lost.
+    There is no fsync, which would take hours for 753,060 images: after a power failure the CRC-32 detects damaged files.
     """
-    path = workshop / member.path
+    path = working_folder / member.path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = files.temporary_path(path)
     partial.unlink(missing_ok=True)
@@ -348,20 +348,20 @@ def _write(archive: zipfile.ZipFile, member: Member, workshop: Path) -> int:
     return member.info.file_size
 
 
-def _move(placed: Iterable[PurePosixPath], workshop: Path, root: Path) -> None:
-    """Bring what is new into its place, the tables last: they make a folder a data set."""
+def _move(paths: Iterable[PurePosixPath], working_folder: Path, root: Path) -> None:
+    """Move new files into place, the tables last: they make a folder a data set."""
     folders: set[PurePosixPath] = set()
-    for path in sorted(placed, key=lambda path: (len(path.parts) == 1, path)):
-        if not (workshop / path).exists():
+    for path in sorted(paths, key=lambda path: (len(path.parts) == 1, path)):
+        if not (working_folder / path).exists():
             continue  # it was there already
         if path.parent not in folders:
-            _straight(root / path.parent, below=root)
+            _refuse_links(root / path.parent, below=root)
             (root / path.parent).mkdir(parents=True, exist_ok=True)
             folders.add(path.parent)
-        os.replace(workshop / path, root / path)
+        os.replace(working_folder / path, root / path)
 
 
-def _straight(folder: Path, *, below: Path) -> None:
-    """Refuse a folder that a link leads elsewhere: what is unpacked stays below the data set's folder."""
+def _refuse_links(folder: Path, *, below: Path) -> None:
+    """Refuse a folder that is a link or lies behind one, so that all files stay below the data set's folder."""
     if os.path.realpath(folder) != str(folder) or not folder.is_relative_to(below):
         raise InputError("is a link, or lies behind one", where=folder, cure=f"remove the link, or choose another folder than {below}")

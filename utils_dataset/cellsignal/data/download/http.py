@@ -1,4 +1,4 @@
-"""Requests that are patient with servers: what may pass is tried again, what will not is one line."""
+"""HTTP downloads: retried on temporary failures, resumable, checked against published checksums."""
 
 import base64
 import hashlib
@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tqdm.auto import tqdm
-
 from cellsignal import files, shapes
 from cellsignal.data.download.archives import on_a_full_disk, require_room
 from cellsignal.errors import InputError, StepFailed
@@ -23,42 +21,42 @@ if TYPE_CHECKING:
     from requests import Response, Session
     from tqdm import tqdm
 
-PATIENCE = 5  # failures in a row, without a byte between them, before we give up
-PAUSE = 1.0  # seconds before the second try; twice as long before each further one
-SILENCE = 60.0  # seconds without a byte that count as a failure; no pause is longer either
-_BUSY = (408, 429, 500, 502, 503, 504)
+MAX_FAILURES = 5  # failures in a row, without a byte between them, before we give up
+FIRST_PAUSE = 1.0  # seconds before the second try; twice as long before each further one
+READ_TIMEOUT = 60.0  # seconds without a byte that count as a failure; no pause is longer either
+_TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
 _Result = TypeVar("_Result")
 
 
 class Interrupted(Exception):
-    """A failure that may pass; and how many seconds to wait, where the server says so."""
+    """A temporary failure; `wait` holds the seconds of a Retry-After header."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
         self.wait = wait
 
 
-class Facts(NamedTuple):
-    """What a response tells of the whole file."""
+class FileInfo(NamedTuple):
+    """Size, validator and hashes of the whole file, from the headers of a response."""
 
     size: int
-    validator: str  # strong ETag, else Last-Modified: stays the same as long as the file does; "" where there is none
+    validator: str  # strong ETag, else Last-Modified: changes with the file; "" if there is neither
     hashes: Mapping[str, str]  # "md5", "crc32c": hexadecimal
 
 
-def with_retries(url: str, attempt: Callable[[], _Result], *, reached: Callable[[], int]) -> _Result:
-    """Repeat what may fail for a while; StepFailed after PATIENCE failures without progress in between."""
-    failures, before = 0, reached()
+def with_retries(url: str, attempt: Callable[[], _Result], *, bytes_so_far: Callable[[], int]) -> _Result:
+    """Repeat `attempt` while it raises Interrupted; StepFailed after MAX_FAILURES failures without progress."""
+    failures, previous = 0, bytes_so_far()
     while True:
         try:
             return attempt()
         except Interrupted as error:
-            now = reached()
-            failures, before = (1 if now > before else failures + 1), now
-            if failures > PATIENCE:
-                raise StepFailed(f"{url}: {error}, {failures} times in a row, after {now:,} bytes; the same command goes on") from None
-            wait = PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
-            time.sleep(min(wait, SILENCE))
+            current = bytes_so_far()
+            failures, previous = (1 if current > previous else failures + 1), current
+            if failures > MAX_FAILURES:
+                raise StepFailed(f"{url}: {error}, {failures} times in a row, after {current:,} bytes; the same command goes on") from None
+            wait = FIRST_PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
+            time.sleep(min(wait, READ_TIMEOUT))
 
 
 def new_session() -> "Session":
@@ -70,11 +68,11 @@ def new_session() -> "Session":
 
 def get(session: "Session", url: str, headers: Mapping[str, str]) -> "Response":
     """A response of status 200, 206 or 416, its body unread."""
-    # Anything but identity would be decoded on the way, and its length and sums be those of something else.
+    # Any other encoding would be decoded on the way, and length and checksums would not match.
     headers = {"Accept-Encoding": "identity", **headers}
-    response = session.get(url, headers=headers, stream=True, timeout=(20, SILENCE))
+    response = session.get(url, headers=headers, stream=True, timeout=(20, READ_TIMEOUT))
     status = response.status_code
-    if status in _BUSY:
+    if status in _TEMPORARY_STATUSES:
         response.close()
         raise Interrupted(f"HTTP {status}", wait=_retry_after(response))
     insecure = url.startswith("https:") and not response.url.startswith("https:")
@@ -86,7 +84,7 @@ def get(session: "Session", url: str, headers: Mapping[str, str]) -> "Response":
 
 
 def if_range(validator: str) -> dict[str, str]:
-    """Ask for a part only of the file that we know."""
+    """A header that asks for a part only if the file is unchanged."""
     return {"If-Range": validator} if validator else {}
 
 
@@ -95,25 +93,25 @@ def _retry_after(response: "Response") -> float | None:
     return float(text) if text.isdecimal() else None
 
 
-def read_facts(url: str, response: "Response") -> Facts:
-    """Size, validator and sums of the whole file; StepFailed when the server tells no size."""
+def read_file_info(url: str, response: "Response") -> FileInfo:
+    """Size, validator and hashes of the whole file; StepFailed if the server sends no size."""
     headers = response.headers
     total = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
     if not total.isdecimal():
         raise StepFailed(f"{url}: the server tells no length; download it in another way")
     etag = headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-    return Facts(int(total), validator, _hashes(headers.get("x-goog-hash", "")))
+    return FileInfo(int(total), validator, _hashes(headers.get("x-goog-hash", "")))
 
 
 def start(response: "Response") -> int:
-    """The first byte of a part; -1 when the server does not tell."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/\d+", response.headers.get("Content-Range", ""))
-    return int(found[1]) if found else -1
+    """The first byte of a part; -1 if the server does not send it."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/\d+", response.headers.get("Content-Range", ""))
+    return int(match[1]) if match else -1
 
 
 def _hashes(header: str) -> dict[str, str]:
-    """What `x-goog-hash: crc32c=AAAAAA==,md5=...` tells, as hexadecimal digits."""
+    """The hashes of `x-goog-hash: crc32c=AAAAAA==,md5=...` as hexadecimal digits."""
     pairs = [part.strip().partition("=") for part in header.split(",") if part.strip()]
     try:
         return {name: base64.b64decode(value, validate=True).hex() for name, _, value in pairs}
@@ -123,7 +121,7 @@ def _hashes(header: str) -> dict[str, str]:
 
 @contextmanager
 def network(url: str) -> Iterator[None]:
-    """Tell failures that may pass from those that will not, without quoting addresses that may hold a signature."""
+    """Turn temporary failures into Interrupted and others into StepFailed, without quoting signed URLs."""
     from requests import exceptions
 
     try:
@@ -140,42 +138,42 @@ def network(url: str) -> Iterator[None]:
         raise StepFailed(f"{url} cannot be asked for ({type(error).__name__}); look at the address") from None
 
 
-# Files over HTTP: resumed where they broke off, checked against the sums that the server publishes.
+# Downloading a file: resumed after an interruption, checked against the server's hashes.
 
 
-BLOCK = 16 << 20  # bytes that one request for a part of a remote file asks for
-_CHUNK = 1 << 16  # what a connection that breaks off can cost
+BLOCK = 16 << 20  # bytes of one range request
+_CHUNK = 1 << 16  # bytes that can be lost when a connection breaks
 
 
 def fetch(url: str, target: Path, *, md5: str = "") -> Path:
-    """Download `url` to `target`, which is there afterwards only whole.
+    """Download `url` to `target` atomically.
 
-    A killed or broken download goes on at its last byte while the server has the same file. The MD5 or CRC-32C that the
-    server publishes (x-goog-hash) is checked, else `md5`, hexadecimal. StepFailed when the server fails for good or a sum
-    differs, InputError when the disk is too small.
+    An interrupted download resumes at its last byte if the file on the server is unchanged. The MD5 or CRC-32C of the
+    server (x-goog-hash) is checked, else `md5`, hexadecimal. StepFailed if the server fails permanently or a checksum
+    differs, InputError if the disk is too small.
     """
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
-    with files.locked(lock, refusal=f"another process downloads {target.name}"), on_a_full_disk(target.parent):
+    with files.locked(lock, busy_message=f"another process downloads {target.name}"), on_a_full_disk(target.parent):
         _check_sums(url, part, _download(url, part), md5=md5)
         os.replace(part, target)
-        _forget(part)
+        _remove_partial(part)
         lock.unlink()
     return target
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on a server, readable in parts: `size` bytes in all, `fetched` of them asked for so far.
+    """A seekable file on a server: `size` bytes in all, `fetched` of them read so far.
 
-    Raises StepFailed when the server gives no parts or the file changes meanwhile.
+    Raises StepFailed if the server does not support range requests or the file changes meanwhile.
     """
 
     def __init__(self, url: str) -> None:
-        self.url, self.place, self.fetched, self.facts = url, 0, 0, Facts(1, "", {})
+        self.url, self.position, self.fetched, self.info = url, 0, 0, FileInfo(1, "", {})
         self.session = new_session()
-        with_retries(url, lambda: self._part(1), reached=lambda: self.fetched)
-        self.size = self.facts.size
+        with_retries(url, lambda: self._part(1), bytes_so_far=lambda: self.fetched)
+        self.size = self.info.size
 
     def readable(self) -> bool:
         return True
@@ -184,17 +182,17 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.place = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence] + offset
-        return self.place
+        self.position = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence] + offset
+        return self.position
 
     def tell(self) -> int:
-        return self.place
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self.size - self.place, BLOCK))
-        content = with_retries(self.url, lambda: self._part(wanted), reached=lambda: self.fetched) if wanted else b""
+        length = max(0, min(len(buffer), self.size - self.position, BLOCK))
+        content = with_retries(self.url, lambda: self._part(length), bytes_so_far=lambda: self.fetched) if length else b""
         buffer[: len(content)] = content
-        self.place += len(content)
+        self.position += len(content)
         self.fetched += len(content)
         return len(content)
 
@@ -204,70 +202,70 @@ class RemoteFile(io.RawIOBase):
 
     def _part(self, length: int) -> bytes:
         """The next `length` bytes."""
-        headers = {"Range": f"bytes={self.place}-{self.place + length - 1}", **if_range(self.facts.validator)}
+        headers = {"Range": f"bytes={self.position}-{self.position + length - 1}", **if_range(self.info.validator)}
         with network(self.url), get(self.session, self.url, headers) as response:
-            if response.status_code != 206 or start(response) != self.place:
-                what = "changed while it was read" if self.facts.validator else "cannot be had in parts"
+            if response.status_code != 206 or start(response) != self.position:
+                what = "changed while it was read" if self.info.validator else "cannot be had in parts"
                 raise StepFailed(f"{self.url} {what}; the same command begins anew")
-            facts = read_facts(self.url, response)
+            info = read_file_info(self.url, response)
             content = b"".join(response.iter_content(_CHUNK))
         if len(content) != length:
             raise Interrupted(f"{len(content):,} bytes came instead of {length:,}")
-        self.facts = facts if not self.facts.validator else self.facts
+        self.info = info if not self.info.validator else self.info
         return content
 
 
-def _download(url: str, part: Path) -> Facts:
+def _download(url: str, part: Path) -> FileInfo:
     """Fill `part` to the last byte."""
     with new_session() as session, progress_bar(desc=part.stem, unit="B", unit_scale=True, disable=None) as bar:
-        return with_retries(url, lambda: _go_on(session, url, part, bar), reached=lambda: _size(part))
+        return with_retries(url, lambda: _resume(session, url, part, bar), bytes_so_far=lambda: _size(part))
 
 
-def _go_on(session: "Session", url: str, part: Path, bar: "tqdm") -> Facts:
-    """Append what is missing, or begin again where what we have is no beginning of what the server has."""
-    have, validator = _ours(url, part)
-    headers = {"Range": f"bytes={have}-", **if_range(validator)} if have else {}
+def _resume(session: "Session", url: str, part: Path, bar: "tqdm") -> FileInfo:
+    """Append the missing bytes, or start again if the file on the server has changed."""
+    local_size, validator = _resume_point(url, part)
+    headers = {"Range": f"bytes={local_size}-", **if_range(validator)} if local_size else {}
     with network(url), get(session, url, headers) as response:
-        facts = read_facts(url, response)
-        fits = have <= facts.size and validator == facts.validator
-        if response.status_code == 416 and have == facts.size and validator:  # nothing is missing but the check
-            return facts
-        if response.status_code == 416 or (response.status_code == 206 and not (fits and start(response) == have)):
-            _forget(part)
+        info = read_file_info(url, response)
+        same_file = local_size <= info.size and validator == info.validator
+        if response.status_code == 416 and local_size == info.size and validator:  # nothing is missing but the check
+            return info
+        if response.status_code == 416 or (response.status_code == 206 and not (same_file and start(response) == local_size)):
+            _remove_partial(part)
             raise Interrupted("the file changed", wait=0)
-        have = have if response.status_code == 206 else 0
-        require_room(part.parent, facts.size - have, purpose="the download")
-        files.write_json(_note(part), {"url": url, "validator": facts.validator})
-        bar.total, bar.n = facts.size, have
-        _append(response, part, facts, have=have, bar=bar)
-    return facts
+        local_size = local_size if response.status_code == 206 else 0
+        require_room(part.parent, info.size - local_size, purpose="the download")
+        files.write_json(_resume_file(part), {"url": url, "validator": info.validator})
+        bar.total, bar.n = info.size, local_size
+        _append(response, part, info, local_size=local_size, bar=bar)
+    return info
 
 
-def _append(response: "Response", part: Path, facts: Facts, *, have: int, bar: "tqdm") -> None:
-    with open(part, "r+b" if have else "wb") as sink:
-        sink.seek(have)
+def _append(response: "Response", part: Path, info: FileInfo, *, local_size: int, bar: "tqdm") -> None:
+    with open(part, "r+b" if local_size else "wb") as sink:
+        sink.seek(local_size)
         for block in response.iter_content(_CHUNK):
-            if sink.tell() + len(block) > facts.size:  # a server that lies about its length shall not fill the disk
-                raise Interrupted(f"more than the announced {facts.size:,} bytes came")
+            if sink.tell() + len(block) > info.size:  # a wrong Content-Length must not fill the disk
+                raise Interrupted(f"more than the announced {info.size:,} bytes came")
             sink.write(block)
             bar.update(len(block))
         sink.flush()
         files.sync_descriptor(sink.fileno())
-        if sink.tell() != facts.size:
+        if sink.tell() != info.size:
             raise Interrupted("the connection broke off")
 
 
-def _note(part: Path) -> Path:
-    """The file that tells of which file on the server `part` is the beginning."""
+def _resume_file(part: Path) -> Path:
+    """The file with URL and validator of a partial download."""
     return part.with_name(f"{part.name}.json")
 
 
-def _ours(url: str, part: Path) -> tuple[int, str]:
-    """How many bytes of the server's file we have, and the validator that it had; (0, "") when none can be used."""
+def _resume_point(url: str, part: Path) -> tuple[int, str]:
+    """Bytes of a partial download and its validator; (0, "") if it cannot be resumed."""
     try:
-        note = files.read_json(_note(part), shapes.PartNote)
-        if note["url"] == url and note["validator"] and (size := _size(part)):
-            return size, note["validator"]
+        saved = files.read_json(_resume_file(part), shapes.PartNote)
+        if saved["url"] == url and saved["validator"] and (size := _size(part)):
+            return size, saved["validator"]
     except InputError:
         pass
     return 0, ""
@@ -277,23 +275,23 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _forget(part: Path) -> None:
+def _remove_partial(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+    _resume_file(part).unlink(missing_ok=True)
 
 
-def _check_sums(url: str, part: Path, facts: Facts, *, md5: str) -> None:
-    """Refuse a file whose sum is not the published one."""
-    name, expected = "md5", facts.hashes.get("md5", "")
-    if not expected and "crc32c" in facts.hashes and _crc32c() is not None:
-        name, expected = "crc32c", facts.hashes["crc32c"]
+def _check_sums(url: str, part: Path, info: FileInfo, *, md5: str) -> None:
+    """Refuse a file whose checksum is not the published one."""
+    name, expected = "md5", info.hashes.get("md5", "")
+    if not expected and "crc32c" in info.hashes and _crc32c() is not None:
+        name, expected = "crc32c", info.hashes["crc32c"]
     expected = expected or md5
     if not expected:
-        return  # the archive's own CRC-32 of each member is all there is
-    found = _digest(part, hashlib.md5(usedforsecurity=False) if name == "md5" else _crc32c().Checksum())
-    if found != expected:
-        _forget(part)
-        raise StepFailed(f"{url}: the {name.upper()} is {found}, published is {expected}; the same command downloads it again")
+        return  # only the CRC-32 of each member in the archive remains to be checked
+    actual = _digest(part, hashlib.md5(usedforsecurity=False) if name == "md5" else _crc32c().Checksum())
+    if actual != expected:
+        _remove_partial(part)
+        raise StepFailed(f"{url}: the {name.upper()} is {actual}, published is {expected}; the same command downloads it again")
 
 
 def _crc32c() -> Any:

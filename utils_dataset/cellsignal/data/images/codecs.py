@@ -1,4 +1,4 @@
-"""How a store keeps the pixels of a site: plain, or as one chunk of Blosc2; each gives back every byte."""
+"""Lossless codecs for the pixels of a site in a store: raw bytes, or one chunk of Blosc2."""
 
 import importlib
 import struct
@@ -20,9 +20,9 @@ _SIZES = struct.Struct("<4xii")  # of a chunk's header: bytes of pixels, bytes i
 
 @dataclass(frozen=True)
 class Codec:
-    """A way to keep pixels: `encode` makes bytes of uint8[C, H, W], `decode` fills such an array from them.
+    """A codec: `encode` turns uint8[C, H, W] into bytes, `decode` fills such an array from them.
 
-    `decode` raises ValueError for bytes that `encode` did not make. `plain`: the bytes are the pixels themselves.
+    `decode` raises ValueError for bytes that `encode` did not produce. `plain`: the bytes are the pixels themselves.
     """
 
     name: str
@@ -53,16 +53,16 @@ def _copy(content: bytes, out: np.ndarray) -> None:
 def _blosc(name: str) -> Codec:
     """Chunks of Blosc2, without a filter."""
     blosc2, (kind, level) = _library(name), CHUNKS[name]
-    making = {
+    options = {
         "codec": blosc2.Codec[kind], "clevel": level, "typesize": 1, "nthreads": 1, "filters": [blosc2.Filter.NOFILTER],
         "filters_meta": [0], "splitmode": blosc2.SplitMode.NEVER_SPLIT,
     }  # fmt: skip
 
     def encode(image: np.ndarray) -> bytes:
-        return blosc2.compress2(np.ascontiguousarray(image), **making)
+        return blosc2.compress2(np.ascontiguousarray(image), **options)
 
     def decode(content: bytes, out: np.ndarray) -> None:
-        # The library trusts a chunk's own word on how much it fills.
+        # The library trusts the size in the chunk's header.
         if len(content) < 16 or _SIZES.unpack_from(content)[0] != out.nbytes:
             raise ValueError("is no chunk of this many pixels")
         blosc2.decompress2(content, dst=out, nthreads=1)
@@ -79,7 +79,7 @@ def _library(name: str) -> Any:
     return blosc2
 
 
-# By name; the library is looked for when a codec is asked for.
+# By name; the library is imported when a codec is used.
 CODECS: dict[str, Callable[[], Codec]] = {
     "raw": _raw,
     "lz4": lambda: _blosc("lz4"),

@@ -1,4 +1,4 @@
-"""What lies in folders of images, for reading and for checking alike: links count as what they lead to, systems' own files do not count."""
+"""Listing folders of images without the files of operating systems; links are followed."""
 
 import os
 from collections.abc import Container, Iterator
@@ -9,25 +9,25 @@ _SYSTEM = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX", "$RECYCLE.BIN"
 def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """Files and folders in a folder, without hidden and system ones (.DS_Store, AppleDouble's ._*, Thumbs.db, *:Zone.Identifier).
 
-    None for a folder that is not there or cannot be read.
+    An empty list for a folder that does not exist or cannot be read.
     """
     try:
-        with os.scandir(folder) as found:
-            return [entry for entry in found if not is_system(entry.name)]
+        with os.scandir(folder) as listing:
+            return [entry for entry in listing if not is_system(entry.name)]
     except OSError:
         return []
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or a folder of this name is hidden, or one that operating systems leave among others."""
+    """Whether a file or folder of this name is hidden or created by an operating system."""
     return name.startswith(".") or name in _SYSTEM or name.endswith(":Zone.Identifier")
 
 
-def walk(folder: str, *, named: Container[str]) -> Iterator[str]:
-    """The path of every file below a folder, and of folders called *.png; links to folders are followed only to those `named`."""
+def walk(folder: str, *, follow_links: Container[str]) -> Iterator[str]:
+    """The path of every file below a folder, and of folders named *.png; links to folders only if in `follow_links`."""
     for entry in entries(folder):
-        inner = entry.is_dir() and (entry.path in named or not entry.is_symlink())  # others may lead anywhere, even back here
-        if not inner or entry.name.endswith(".png"):
+        is_folder = entry.is_dir() and (entry.path in follow_links or not entry.is_symlink())  # others may lead anywhere, even back here
+        if not is_folder or entry.name.endswith(".png"):
             yield entry.path
-        if inner:
-            yield from walk(entry.path, named=named)
+        if is_folder:
+            yield from walk(entry.path, follow_links=follow_links)

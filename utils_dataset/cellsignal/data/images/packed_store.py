@@ -1,7 +1,7 @@
 """The packed store: a data set whose images lie in one file a plate, read many times faster than their PNGs.
 
-A store is a folder with the data set's own tables, `store.json`, and for each folder of images `sites.json` and one file a
-size, such as `512.npy`, or an OME-Zarr plate. Who reads images by `data.images` reads them from here and sees no difference.
+A store is a folder with the data set's own tables, `store.json`, and for each folder of images `sites.json` and one file per
+size, such as `512.npy`, or an OME-Zarr plate. `data.images.reader` reads PNG folders and stores alike.
 """
 
 import hashlib
@@ -21,47 +21,47 @@ from cellsignal.errors import InputError
 
 FILE, INDEX = "store.json", "sites.json"
 VERSION = 1
-BESIDE = "sites"  # the part of images that lie beside the tables, in no folder
-_ROWS = ("crc32", "places", "chunks")  # of an index: by size, one for each site
-_OPEN = 512  # files kept open by a process; what is beyond is opened and closed for each site
-_AGAIN = "pack the data set again"
-_NO_STORE, _NO_INDEX = "does not say what the store holds", "is no index of a store"
+ROOT_PART = "sites"  # the part with images in the root folder, next to the tables
+_INDEX_COLUMNS = ("crc32", "places", "chunks")  # of an index: by size, one for each site
+_MAX_OPEN_FILES = 512  # files kept open by a process; further ones are opened and closed for each site
+_PACK_AGAIN = "pack the data set again"
+_INVALID_STORE, _INVALID_INDEX = "does not say what the store holds", "is no index of a store"
 _REPACK = "delete it, then pack the data set again"
-_LARGEST = 1 << 30  # bytes of a site; those of RxRx1 have 1.6 million
-_HEADER = 1 << 16  # bytes that a codec adds at most to what it cannot make smaller, and more
-_ANEW = "delete its folder in the store, then pack the data set again"  # what packing cannot see by itself
+_MAX_SITE_BYTES = 1 << 30  # bytes of a site; those of RxRx1 have 1.6 million
+_CODEC_OVERHEAD = 1 << 16  # more bytes than a codec adds to incompressible pixels
+_REPACK_FOLDER = "delete its folder in the store, then pack the data set again"  # for damage that packing does not detect
 
 
 class SiteLocation(NamedTuple):
-    """Where a site lies: a part of the store, and its row there."""
+    """The location of a site: a part of the store and its row in that part."""
 
     part: str
     row: int
 
 
 class StoreFile:
-    """One folder's images, or some of them: `sites`, names in order of rows; `crc32` of each row's pixels, by size.
+    """The index of a part, one folder's images or some of them: `sites`, names by row; `crc32` of each row's pixels, by size.
 
-    `places`: where each row begins in the part's file, and the last ends; or else `chunks`, the file of each row.
-    `missing`: sites that lacked channels when they were packed, and the numbers of those. `digest`: what store.json says of it.
+    `places`: the offset of each row in the part's file, and the end of the last; or else `chunks`, the file of each row.
+    `missing`: sites with missing channels when packed, and the numbers of those. `digest`: the part's digest in store.json.
     """
 
     def __init__(self, root: Path, name: str, *, digest: str) -> None:
         self.path = root / name / INDEX
-        index = files.read_json(self.path, shapes.StoreIndex, what=_NO_INDEX, cure=_ANEW)
+        index = files.read_json(self.path, shapes.StoreIndex, fault=_INVALID_INDEX, cure=_REPACK_FOLDER)
         self.sites: list[str] = index["sites"]
         self.missing: dict[str, list[int]] = index["missing"]
         try:
-            self.crc32, self.places, self.chunks = ({int(size): rows for size, rows in index[name].items()} for name in _ROWS)
+            self.crc32, self.places, self.chunks = ({int(size): rows for size, rows in index[name].items()} for name in _INDEX_COLUMNS)
         except ValueError:
-            raise InputError(_NO_INDEX, where=self.path, cure=_ANEW) from None
+            raise InputError(_INVALID_INDEX, where=self.path, cure=_REPACK_FOLDER) from None
         fits = all(len(rows) == len(self.sites) for rows in (*self.crc32.values(), *self.chunks.values()))
         fits &= all(len(rows) == len(self.sites) + 1 and rows == sorted(rows) and 0 <= rows[0] <= rows[-1] < 2**63 for rows in self.places.values())
         fits &= (self.chunks or self.places).keys() == self.crc32.keys()
         fits &= index_digest(index) == digest
         fits &= all(files.stays_inside(name) for rows in self.chunks.values() for name in rows)
         if not fits:
-            raise InputError(_NO_INDEX, where=self.path, cure=_ANEW)
+            raise InputError(_INVALID_INDEX, where=self.path, cure=_REPACK_FOLDER)
 
 
 def index_digest(index: Mapping[str, Any]) -> str:
@@ -70,41 +70,41 @@ def index_digest(index: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """An open store. It may be used by any threads, and by processes forked from this one; pickled, it is opened again.
+    """An open store, usable from threads and forked processes; a pickled one is opened again.
 
-    `suffixes`: how its channels' PNGs ended. `sizes`: of the longer side in pixels, the largest first; what is read without
-    naming a size has the largest. Raises InputError for a store that is not whole, or that another version wrote.
+    `suffixes`: of its channels' PNGs. `sizes`: of the longer side in pixels, the largest first, which is the default for
+    reading. InputError for a store that is incomplete or of another version.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        told = _read_store_file(self.root)
-        self.codec: Codec = codec(told["codec"])
-        self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
-        self.parts: dict[str, dict[str, Any]] = told["parts"]
+        content = _read_store_file(self.root)
+        self.codec: Codec = codec(content["codec"])
+        self.suffixes: tuple[str, ...] = tuple(content["suffixes"])
+        self.parts: dict[str, dict[str, Any]] = content["parts"]
         self._folders: dict[str, list[str]] = {}
         for name, facts in self.parts.items():
             self._folders.setdefault(facts["folder"], []).append(name)
         try:
-            self.shapes = {int(size): tuple(shape) for size, shape in told["shapes"].items()}  # C, H, W
+            self.shapes = {int(size): tuple(shape) for size, shape in content["shapes"].items()}  # C, H, W
         except ValueError:
-            raise InputError(_NO_STORE, where=self.root / FILE, cure=_REPACK) from None
+            raise InputError(_INVALID_STORE, where=self.root / FILE, cure=_REPACK) from None
         self._check()
         self.sizes = sorted(self.shapes, reverse=True)
-        self._read: dict[str, StoreFile] = {}
-        self._known: dict[str, dict[str, SiteLocation]] = {}
-        self._open: dict[tuple[str, int], _Reader] = {}
-        self._checked: dict[tuple[str, int], bytearray] = {}  # 1 for each row whose pixels were looked at
+        self._loaded_parts: dict[str, StoreFile] = {}
+        self._locations_by_folder: dict[str, dict[str, SiteLocation]] = {}
+        self._readers: dict[tuple[str, int], _Reader] = {}
+        self._verified: dict[tuple[str, int], bytearray] = {}  # 1 for each row whose checksum was verified
 
     def _check(self) -> None:
-        """Refuse images of impossible sizes, and parts or files that lie elsewhere."""
-        odd = next((shape for shape in self.shapes.values() if len(shape) != 3 or min(shape) < 1 or prod(shape) > _LARGEST), None)
-        if odd is not None:
-            what = f"tells of images of {'x'.join(map(str, odd))}, not of channels, rows and columns, {_LARGEST:,} bytes in all at most"
+        """Refuse invalid image sizes, and parts or files outside the store."""
+        invalid_shape = next((shape for shape in self.shapes.values() if len(shape) != 3 or min(shape) < 1 or prod(shape) > _MAX_SITE_BYTES), None)
+        if invalid_shape is not None:
+            what = f"tells of images of {'x'.join(map(str, invalid_shape))}, not of channels, rows and columns, {_MAX_SITE_BYTES:,} bytes in all at most"
             raise InputError(what, where=self.root / FILE, cure=_REPACK)
         if not self.shapes:
-            raise InputError(_NO_STORE, where=self.root / FILE, cure=_REPACK)
-        names = (each for name, facts in self.parts.items() for each in (name, *facts["files"]))
+            raise InputError(_INVALID_STORE, where=self.root / FILE, cure=_REPACK)
+        names = (file for name, facts in self.parts.items() for file in (name, *facts["files"]))
         outside = next((name for name in names if not files.stays_inside(name)), None)
         if outside is not None:
             raise InputError(f"{outside!r} does not name a file inside the store", where=self.root / FILE, cure=_REPACK)
@@ -113,81 +113,81 @@ class Store:
         return open_store, (self.root,)
 
     def read(self, stem: str, out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
-        """All channels of a site, uint8[C, H, W], written into `out` where it is given, without a copy in between.
+        """All channels of a site, uint8[C, H, W], read directly into `out` if given.
 
-        InputError for a site or a size that the store has not, and for damaged pixels: they are looked at when a site is read
-        for the first time, because their CRC-32 takes twice as long as plain pixels do.
+        InputError for a site or a size that the store does not have, and for damaged pixels: the CRC-32 is verified on the
+        first read only, because it takes twice as long as reading plain pixels.
         """
         size = self._size(size)
         out = self._buffer(out, self.shapes[size])
-        place = self.place(stem)
-        if place is None:
+        location = self.locate(stem)
+        if location is None:
             raise InputError("the store has no such site", where=self.root / stem, cure="pack it if its images are whole, or leave out the site")
-        reader, start, stop = self._span(place, size)
-        whole = True
+        reader, start, stop = self._byte_range(location, size)
+        intact = True
         if self.codec.plain:
             reader.fill(out, start)
         else:
-            whole = stop - start <= 2 * out.nbytes + _HEADER  # more bytes than any codec makes of these pixels
-            content = reader.content(start, stop) if whole else b""
+            intact = stop - start <= 2 * out.nbytes + _CODEC_OVERHEAD  # more bytes than any codec makes of these pixels
+            content = reader.content(start, stop) if intact else b""
             try:
                 self.codec.decode(content, out)
             except (ValueError, RuntimeError):
-                whole = False
-        part = self.part(place.part)
-        checked = self._checked.setdefault((place.part, size), bytearray(len(part.sites)))
-        if not whole or not (checked[place.row] or crc32(out) == part.crc32[size][place.row]):
-            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_ANEW)
-        checked[place.row] = 1
+                intact = False
+        part = self.part(location.part)
+        checked = self._verified.setdefault((location.part, size), bytearray(len(part.sites)))
+        if not intact or not (checked[location.row] or crc32(out) == part.crc32[size][location.row]):
+            raise InputError(f"the pixels of {stem} are damaged", where=reader.path, cure=_REPACK_FOLDER)
+        checked[location.row] = 1
         return out
 
     def read_many(self, stems: Sequence[str], out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
-        """Several sites, uint8[N, C, H, W], written into `out` where it is given; raises as `read` does."""
+        """Several sites, uint8[N, C, H, W], read into `out` if given; raises as `read` does."""
         size = self._size(size)
         out = self._buffer(out, (len(stems), *self.shapes[size]))
         for row, stem in enumerate(stems):
             self.read(stem, out[row], size=size)
         return out
 
-    def place(self, stem: str) -> SiteLocation | None:
-        """Where a site lies; None when it was not packed, or not whole."""
+    def locate(self, stem: str) -> SiteLocation | None:
+        """The location of a site; None if it was not packed or was incomplete."""
         folder, _, name = stem.rpartition("/")
-        return self._places(folder).get(name)
+        return self._locations(folder).get(name)
 
-    def lacking(self, stem: str) -> tuple[int, ...]:
-        """The numbers of the channels that a site lacks; () when it is whole, all for one that nobody packed."""
-        if self.place(stem) is not None:
+    def missing_channels(self, stem: str) -> tuple[int, ...]:
+        """The numbers of a site's missing channels; () if it is complete, all if it was not packed."""
+        if self.locate(stem) is not None:
             return ()
         folder, _, name = stem.rpartition("/")
-        noted = [self.part(part).missing.get(name) for part in self._folders.get(folder, ())]
-        return next((tuple(numbers) for numbers in noted if numbers), tuple(range(1, len(self.suffixes) + 1)))
+        recorded = [self.part(part).missing.get(name) for part in self._folders.get(folder, ())]
+        return next((tuple(numbers) for numbers in recorded if numbers), tuple(range(1, len(self.suffixes) + 1)))
 
     def stems(self, folder: str) -> list[str]:
-        """The whole sites of a folder of images."""
-        return [f"{folder}/{name}" if folder else name for name in self._places(folder)]
+        """The complete sites of a folder of images."""
+        return [f"{folder}/{name}" if folder else name for name in self._locations(folder)]
 
     def part(self, name: str) -> StoreFile:
-        """What is known of a part."""
-        if name not in self._read:
-            found = StoreFile(self.root, name, digest=self.parts[name]["digest"])  # twice by two threads at worst, and then the same
-            if not self.shapes.keys() <= found.crc32.keys():
-                raise InputError(f"lacks sizes that {FILE} names", where=found.path, cure=_ANEW)
-            self._read[name] = found
-        return self._read[name]
+        """The index of a part."""
+        if name not in self._loaded_parts:
+            store_file = StoreFile(self.root, name, digest=self.parts[name]["digest"])  # twice by two threads at worst, and then the same
+            if not self.shapes.keys() <= store_file.crc32.keys():
+                raise InputError(f"lacks sizes that {FILE} names", where=store_file.path, cure=_REPACK_FOLDER)
+            self._loaded_parts[name] = store_file
+        return self._loaded_parts[name]
 
     def file(self, part: str, size: int) -> Path:
         """The file with a part's pixels at one size."""
         return self.root / part / f"{size}{self.codec.suffix}"
 
     def digest(self, folder: str) -> str:
-        """What tells the pixels of a folder from others, whatever the codec; "" for a folder that the store has not."""
+        """A digest of the pixels of a folder, independent of the codec; "" for a folder that is not in the store."""
         return " ".join(self.parts[name]["digest"] for name in self._folders.get(folder, ()))
 
-    def _places(self, folder: str) -> dict[str, SiteLocation]:
-        if folder not in self._known:
+    def _locations(self, folder: str) -> dict[str, SiteLocation]:
+        if folder not in self._locations_by_folder:
             parts = self._folders.get(folder, ())
-            self._known[folder] = {site: SiteLocation(part, row) for part in parts for row, site in enumerate(self.part(part).sites)}
-        return self._known[folder]
+            self._locations_by_folder[folder] = {site: SiteLocation(part, row) for part in parts for row, site in enumerate(self.part(part).sites)}
+        return self._locations_by_folder[folder]
 
     def _size(self, size: int | None) -> int:
         if size is None:
@@ -205,33 +205,33 @@ class Store:
             raise InputError(what, where=self.root, cure="give contiguous bytes of the shape of what is read")
         return out
 
-    def _span(self, place: SiteLocation, size: int) -> tuple["_Reader", int, int]:
-        """The file that holds a site, and from where to where."""
-        part = self.part(place.part)
+    def _byte_range(self, location: SiteLocation, size: int) -> tuple["_Reader", int, int]:
+        """The file that holds a site, with first and last offset."""
+        part = self.part(location.part)
         if part.chunks:
-            reader = _Reader(self.root / place.part / part.chunks[size][place.row])
+            reader = _Reader(self.root / location.part / part.chunks[size][location.row])
             return reader, 0, reader.length()
-        start, stop = part.places[size][place.row : place.row + 2]
-        return self._reader(place.part, size), start, stop
+        start, stop = part.places[size][location.row : location.row + 2]
+        return self._reader(location.part, size), start, stop
 
     def _reader(self, part: str, size: int) -> "_Reader":
-        reader = self._open.get((part, size))
+        reader = self._readers.get((part, size))
         if reader is None:
             reader = _Reader(self.file(part, size))
-            if len(self._open) < _OPEN:
-                reader = self._open.setdefault((part, size), reader)
+            if len(self._readers) < _MAX_OPEN_FILES:
+                reader = self._readers.setdefault((part, size), reader)
         return reader
 
 
 class _Reader:
-    """A file that is read at given places, so that threads and forked processes do not move it for each other."""
+    """A file read at given offsets (pread), so that threads and forked processes share no file position."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._descriptor = files.open_regular(path)
         except OSError as error:
-            raise InputError(error.strerror or "cannot be read", where=path, cure=_AGAIN) from None
+            raise InputError(error.strerror or "cannot be read", where=path, cure=_PACK_AGAIN) from None
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -242,16 +242,16 @@ class _Reader:
         return os.fstat(self._descriptor).st_size
 
     def fill(self, out: np.ndarray, start: int) -> None:
-        """Read so many bytes as `out` has; InputError where the file ends before."""
-        rest = memoryview(out).cast("B")
-        while rest:
-            count = os.preadv(self._descriptor, [rest], start)
+        """Fill `out`; InputError if the file is shorter."""
+        remaining = memoryview(out).cast("B")
+        while remaining:
+            count = os.preadv(self._descriptor, [remaining], start)
             if not count:
-                raise InputError("is cut short", where=self.path, cure=_ANEW)
-            rest, start = rest[count:], start + count
+                raise InputError("is cut short", where=self.path, cure=_REPACK_FOLDER)
+            remaining, start = remaining[count:], start + count
 
     def content(self, start: int, stop: int) -> bytearray:
-        """The bytes from one place to another."""
+        """The bytes from `start` to `stop`."""
         content = bytearray(stop - start)
         self.fill(np.frombuffer(content, np.uint8), start)
         return content
@@ -260,46 +260,46 @@ class _Reader:
 _stores: dict[str, tuple[tuple[int, ...], Store]] = {}  # of this process, by folder
 
 
-def store_path(root: Path | str) -> Store | None:
-    """The store in a folder, opened once for as long as it is the same; None where images lie as PNGs."""
+def find_store(root: Path | str) -> Store | None:
+    """The store in a folder, opened once while it is unchanged; None if there is none."""
     name = os.fspath(root)
     try:
-        facts = os.stat(f"{name}/{FILE}")
+        status = os.stat(f"{name}/{FILE}")
     except OSError:
         return None
-    version = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-    known = _stores.get(name)
-    if known is None or known[0] != version:
-        known = _stores[name] = (version, Store(Path(root)))
-    return known[1]
+    version = (status.st_ino, status.st_mtime_ns, status.st_size)
+    cached = _stores.get(name)
+    if cached is None or cached[0] != version:
+        cached = _stores[name] = (version, Store(Path(root)))
+    return cached[1]
 
 
 def is_store(root: Path | str) -> bool:
-    """Whether a folder holds a store, whole or not."""
+    """Whether a folder holds a store, complete or not."""
     return os.path.isfile(os.path.join(root, FILE))
 
 
 def open_store(root: Path | str) -> Store:
-    """The store in a folder; InputError when there is none, or it is not whole."""
-    found = store_path(root)
-    if found is None:
+    """The store in a folder; InputError if there is none or it is incomplete."""
+    store = find_store(root)
+    if store is None:
         raise InputError(f"no {FILE} is there", where=root, cure="name a folder that `cellsignal pack` wrote")
-    return found
+    return store
 
 
 def _read_store_file(root: Path) -> dict[str, Any]:
-    """What store.json says, once it says all that is needed."""
-    told = files.read_json(root / FILE)
-    if not isinstance(told, dict) or told.get("store") != VERSION:
-        raise InputError("is no store that this version reads", where=root / FILE, cure=_AGAIN)
-    if not told.get("whole"):
+    """The validated content of store.json."""
+    content = files.read_json(root / FILE)
+    if not isinstance(content, dict) or content.get("store") != VERSION:
+        raise InputError("is no store that this version reads", where=root / FILE, cure=_PACK_AGAIN)
+    if not content.get("whole"):
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    return files.shaped(told, shapes.Store, where=root / FILE, what=_NO_STORE, cure=_REPACK)
+    return files.shaped(content, shapes.Store, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
 
 
 def store_files(store: Store) -> Iterator[tuple[str, str]]:
-    """Every site of a store, as the name of its part and its stem."""
-    for name, facts in store.parts.items():
-        folder = facts["folder"]
+    """Every site of a store as (part, stem)."""
+    for name, part in store.parts.items():
+        folder = part["folder"]
         for site in store.part(name).sites:
             yield name, f"{folder}/{site}" if folder else site

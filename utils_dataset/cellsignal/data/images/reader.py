@@ -1,4 +1,4 @@
-"""A site to one array, from its grey PNGs, one a channel, or from a packed store; every fault names its file."""
+"""Reading a site as one array from its grey PNGs, one per channel, or from a packed store; every error names its file."""
 
 import os
 import stat
@@ -21,10 +21,10 @@ from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
-MOST_PIXELS = 2**26  # of one channel: 8,192 x 8,192
-MOST_BYTES = 2 * MOST_PIXELS  # of its file: PNG never makes pixels much larger
-_AGAIN = "copy the file again"
-_GREY = "save it as an 8-bit grey PNG"
+MAX_PIXELS = 2**26  # of one channel: 8,192 x 8,192
+MAX_FILE_BYTES = 2 * MAX_PIXELS  # of its file: PNG never makes pixels much larger
+_COPY_AGAIN = "copy the file again"
+_SAVE_AS_GREY = "save it as an 8-bit grey PNG"
 
 
 def channel_path(root: Path, stem: str, channel: int) -> Path:
@@ -35,20 +35,20 @@ def channel_path(root: Path, stem: str, channel: int) -> Path:
 def read_channel(path: Path) -> np.ndarray:
     """One 8-bit grey PNG as uint8[H, W], as OpenCV reads it; InputError names its fault."""
     content = image_content(path)
-    _refuse(path, _fault(content))
+    _refuse(path, _png_fault(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
     if image is None:
-        _refuse(path, ("its pixels are damaged", _AGAIN))
+        _refuse(path, ("its pixels are damaged", _COPY_AGAIN))
     if image.ndim != 2:
-        _refuse(path, ("has transparency", _GREY))
+        _refuse(path, ("has transparency", _SAVE_AS_GREY))
     return image
 
 
 def write_channel(path: Path, image: np.ndarray) -> None:
-    """Write uint8[H, W] as an 8-bit grey PNG; OSError where it has no place, which OpenCV's own writer keeps to itself."""
+    """Write uint8[H, W] as an 8-bit grey PNG; raises OSError, which OpenCV's own writer does not."""
     _, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     Path(path).write_bytes(content)
 
@@ -56,39 +56,39 @@ def write_channel(path: Path, image: np.ndarray) -> None:
 def read_site(
     root: Path, stem: str, *, channels: Sequence[str] = RXRX1.suffixes, size: int | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """All channels of a site as uint8[C, H, W]; `channels`: how their file names end.
+    """All channels of a site as uint8[C, H, W]; `channels`: suffixes of their file names.
 
-    `size`: of the longer side in pixels, where a reduced copy is wanted; `out` is filled and returned where it is given.
-    A folder with a store is read from the store, with the same pixels. InputError names the first file at fault.
+    `size`: the longer side in pixels of a reduced copy; `out` is filled and returned if given. A folder with a store is
+    read from the store, with the same pixels. InputError names the first faulty file.
     """
-    packed = packed_store.store_path(root)
+    packed = packed_store.find_store(root)
     if packed is not None:
-        return _unpacked(packed, stem, tuple(channels), size=size, out=out)
-    image = area_resized(_decoded(root, stem, channels), size)
-    return image if out is None else _into(out, image)
+        return _read_packed(packed, stem, tuple(channels), size=size, out=out)
+    image = area_resized(_read_pngs(root, stem, channels), size)
+    return image if out is None else _copy_into(out, image)
 
 
 def area_resized(image: np.ndarray, size: int | None) -> np.ndarray:
-    """uint8[C, H, W] with a longer side of `size` px: means over areas, as OpenCV rounds them; None leaves it as it is.
+    """uint8[C, H, W] resized to a longer side of `size` px by OpenCV's area interpolation; None leaves it unchanged.
 
-    InputError for a size that the image does not reach.
+    InputError for a size larger than the image.
     """
-    height, width = resized_sides(image.shape[-2:], size)
+    height, width = resized_shape(image.shape[-2:], size)
     if (height, width) == image.shape[-2:]:
         return image
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA) for plane in image])
 
 
-def resized_sides(sides: Sequence[int], size: int | None) -> tuple[int, int]:
-    """Height and width of a copy whose longer side has `size` px; InputError for more than there are."""
-    longer = max(sides)
-    if size is not None and not 0 < size <= longer:
-        raise InputError(f"a copy of {size} px of an image of {longer}", where="size", cure=f"choose 1 to {longer}")
-    height, width = (max(1, round(side * (size or longer) / longer)) for side in sides)
+def resized_shape(shape: Sequence[int], size: int | None) -> tuple[int, int]:
+    """Height and width of a copy whose longer side has `size` px; InputError for a size larger than the image."""
+    longer_side = max(shape)
+    if size is not None and not 0 < size <= longer_side:
+        raise InputError(f"a copy of {size} px of an image of {longer_side}", where="size", cure=f"choose 1 to {longer_side}")
+    height, width = (max(1, round(side * (size or longer_side) / longer_side)) for side in shape)
     return height, width
 
 
-def _decoded(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
+def _read_pngs(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
     paths = [Path(root) / f"{stem}{suffix}" for suffix in channels]
     images = [read_channel(path) for path in paths]
     for path, image in zip(paths, images):
@@ -96,28 +96,28 @@ def _decoded(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
     return np.stack(images)
 
 
-def _unpacked(
-    packed: packed_store.Store, stem: str, ends: tuple[str, ...], *, size: int | None, out: np.ndarray | None
+def _read_packed(
+    packed: packed_store.Store, stem: str, suffixes: tuple[str, ...], *, size: int | None, out: np.ndarray | None
 ) -> np.ndarray:
-    """A site of a store, all of its channels or those whose file names would end so."""
-    if ends == packed.suffixes and packed.place(stem) is not None:
+    """A site of a store, all of its channels or those with these suffixes."""
+    if suffixes == packed.suffixes and packed.locate(stem) is not None:
         return packed.read(stem, out, size=size)
-    if gaps := _gaps(packed, stem, ends):
-        path = Path(f"{packed.root / stem}{ends[gaps[0] - 1]}")
+    if missing := _missing_numbers(packed, stem, suffixes):
+        path = Path(f"{packed.root / stem}{suffixes[missing[0] - 1]}")
         _refuse(path, ("was not packed into this store", "pack it, or leave out the site"))
-    image = packed.read(stem, size=size)[[packed.suffixes.index(end) for end in ends]]
-    return image if out is None else _into(out, image)
+    image = packed.read(stem, size=size)[[packed.suffixes.index(end) for end in suffixes]]
+    return image if out is None else _copy_into(out, image)
 
 
-def _gaps(packed: packed_store.Store, stem: str, ends: Sequence[str]) -> list[int]:
-    """The numbers (from 1) of the channels, named by how their files end, that a store does not have of a site."""
-    lost = {packed.suffixes[number - 1] for number in packed.lacking(stem)}
-    gaps = [number for number, end in enumerate(ends, 1) if end in lost or end not in packed.suffixes]
-    # A site that lost a channel was not packed at all: nothing is there even of the others.
-    return gaps or (list(range(1, len(ends) + 1)) if lost else [])
+def _missing_numbers(packed: packed_store.Store, stem: str, suffixes: Sequence[str]) -> list[int]:
+    """The numbers (from 1) of the channels, given by suffix, that a store does not have of a site."""
+    lost_suffixes = {packed.suffixes[number - 1] for number in packed.missing_channels(stem)}
+    missing = [number for number, suffix in enumerate(suffixes, 1) if suffix in lost_suffixes or suffix not in packed.suffixes]
+    # A site with a missing channel was not packed at all, so its other channels are missing too.
+    return missing or (list(range(1, len(suffixes) + 1)) if lost_suffixes else [])
 
 
-def _into(out: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _copy_into(out: np.ndarray, image: np.ndarray) -> np.ndarray:
     if out.shape != image.shape or out.dtype != np.uint8:
         raise InputError(f"a buffer of {out.shape} for a site of {image.shape}", cure="give bytes of the shape of what is read")
     out[...] = image
@@ -129,28 +129,28 @@ def read_sites(
 ) -> np.ndarray:
     """All sites of a table, in its order, as uint8[N, C, H, W], read by several threads.
 
-    InputError names the first file at fault, or the first site of another size than the first.
+    InputError names the first faulty file, or the first site whose size differs.
     """
     stems = sites["stem"].tolist()
     if not stems:
         return np.empty((0, len(channels), 0, 0), np.uint8)
-    end, packed = channels[0], packed_store.is_store(root)
+    suffix, packed = channels[0], packed_store.is_store(root)
     first = read_site(root, stems[0], channels=channels)
     images = np.empty((len(stems), *first.shape), np.uint8)
 
-    def read(place: int) -> None:
-        if packed:  # of one size, and into its place without a copy
-            read_site(root, stems[place], channels=channels, out=images[place])
+    def read(row: int) -> None:
+        if packed:  # all sites have one size and are read in place
+            read_site(root, stems[row], channels=channels, out=images[row])
             return
-        image = read_site(root, stems[place], channels=channels)
-        path = Path(root) / f"{stems[place]}{end}"
-        _same_size(path, image.shape[1:], first.shape[1:], other=f"{stems[0]}{end}")
-        images[place] = image
+        image = read_site(root, stems[row], channels=channels)
+        path = Path(root) / f"{stems[row]}{suffix}"
+        _same_size(path, image.shape[1:], first.shape[1:], other=f"{stems[0]}{suffix}")
+        images[row] = image
 
     pool = ThreadPoolExecutor()
     try:
-        done = pool.map(read, range(len(stems)))
-        list(progress_bar(done, desc="read sites", total=len(stems), unit="site", disable=not progress))
+        results = pool.map(read, range(len(stems)))
+        list(progress_bar(results, desc="read sites", total=len(stems), unit="site", disable=not progress))
     finally:
         pool.shutdown(cancel_futures=True)
     return images
@@ -159,14 +159,14 @@ def read_sites(
 def whole_sites(
     root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXRX1.suffixes
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The sites that have all their files, and one line on each site left out for the well's other.
+    """The sites that have all their files, and a note on each incomplete site whose well has another one.
 
-    Looks at names only, one folder listing per plate. InputError when a well has no whole site.
+    Looks at names only, one folder listing per plate. InputError if a well has no complete site.
     """
     missing = missing_channels(Path(root), sites["stem"], channels=channels)
-    whole = missing == ""
-    rescued = sites["id_code"].isin(sites.loc[whole, "id_code"])
-    lost = sites["stem"][~rescued]
+    complete = missing == ""
+    has_complete_site = sites["id_code"].isin(sites.loc[complete, "id_code"])
+    incomplete_stems = sites["stem"][~has_complete_site]
     raise_if_any(
         [
             Problem(
@@ -174,46 +174,46 @@ def whole_sites(
                 "no such file, and the well has no other whole site",
                 "add the image or take the well out of the tables",
             )
-            for row, stem in lost.items()
+            for row, stem in incomplete_stems.items()
         ]
     )
     notes = [
         f"{stem}: no channel {missing[row]}; its well is read without this site"
-        for row, stem in sites["stem"][~whole].items()
+        for row, stem in sites["stem"][~complete].items()
     ]
-    return sites[whole], notes
+    return sites[complete], notes
 
 
 def missing_channels(root: Path, stems: pd.Series, *, channels: Sequence[str]) -> pd.Series:
-    """For each site, the numbers (from 1) of the channels without a file, such as "5, 6"."""
-    ends = tuple(channels)
-    if packed := packed_store.store_path(root):
-        all_of_them = ends == packed.suffixes  # then a site that was packed lacks nothing
-        missing = ["" if all_of_them and packed.place(stem) else ", ".join(map(str, _gaps(packed, stem, ends))) for stem in stems]
+    """For each site, the numbers (from 1) of the missing channels, such as "5, 6"."""
+    suffixes = tuple(channels)
+    if packed := packed_store.find_store(root):
+        all_channels = suffixes == packed.suffixes  # then a site that was packed lacks nothing
+        missing = ["" if all_channels and packed.locate(stem) else ", ".join(map(str, _missing_numbers(packed, stem, suffixes))) for stem in stems]
         return pd.Series(missing, index=stems.index, dtype=object)
-    places = [stem.rpartition("/") for stem in stems]
-    there = {folder: _names(root / folder) for folder in {folder for folder, _, _ in places}}
-    numbered = [(str(number), end) for number, end in enumerate(ends, 1)]
+    split_stems = [stem.rpartition("/") for stem in stems]
+    names_in_folder = {folder: _names(root / folder) for folder in {folder for folder, _, _ in split_stems}}
+    numbered_suffixes = [(str(number), suffix) for number, suffix in enumerate(suffixes, 1)]
     missing = [
-        ", ".join(number for number, end in numbered if f"{name}{end}" not in there[folder]) for folder, _, name in places
+        ", ".join(number for number, suffix in numbered_suffixes if f"{name}{suffix}" not in names_in_folder[folder]) for folder, _, name in split_stems
     ]
     return pd.Series(missing, index=stems.index, dtype=object)
 
 
 def stems_in(root: Path, folder: str) -> list[str]:
-    """The sites in a folder of images below `root`, whole or not, in the order of their names (RxRx1's files)."""
-    if packed := packed_store.store_path(root):
+    """The sites in a folder of images below `root`, complete or not, sorted by name (RxRx1's files)."""
+    if packed := packed_store.find_store(root):
         return sorted(packed.stems(folder))
-    end = RXRX1.suffixes[0]
-    return sorted(f"{folder}/{name.removesuffix(end)}" for name in _names(Path(root) / folder) if name.endswith(end))
+    suffix = RXRX1.suffixes[0]
+    return sorted(f"{folder}/{name.removesuffix(suffix)}" for name in _names(Path(root) / folder) if name.endswith(suffix))
 
 
 def image_fingerprint(root: Path, stem: str) -> str:
-    """What tells the images around a site from others: SHA-256 of its first channel's file, or of its plate in a store.
+    """A fingerprint of a site's images: SHA-256 of its first channel's file, or the digest of its plate in a store.
 
-    "" where there is no such file.
+    "" if there is no such file.
     """
-    if packed := packed_store.store_path(root):
+    if packed := packed_store.find_store(root):
         return packed.digest(stem.rpartition("/")[0])
     path = channel_path(root, stem, 1)
     return sha256(path) if path.is_file() else ""
@@ -224,14 +224,14 @@ def _names(folder: Path) -> set[str]:
 
 
 def image_content(path: Path) -> bytes:
-    """The bytes of an image file; InputError names what is no file, cannot be read or is too large for an image."""
+    """The bytes of an image file; InputError if it is no file, cannot be read or is too large for an image."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a FIFO would be waited for
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 _refuse(path, ("is a pipe or a device, not a file", "put the PNG there"))
-            if facts.st_size > MOST_BYTES:
-                _refuse(path, (f"has {facts.st_size:,} bytes, an image has {MOST_BYTES:,} at most", _GREY))
+            if status.st_size > MAX_FILE_BYTES:
+                _refuse(path, (f"has {status.st_size:,} bytes, an image has {MAX_FILE_BYTES:,} at most", _SAVE_AS_GREY))
             return file.read()
     except FileNotFoundError:
         _refuse(path, ("no such file", "add the image, or leave out the site"))
@@ -242,40 +242,40 @@ def image_content(path: Path) -> bytes:
     raise AssertionError("unreachable")
 
 
-def _fault(content: bytes) -> tuple[str, str] | None:
-    """What is wrong with a PNG before its pixels are decoded, and the cure."""
+def _png_fault(content: bytes) -> tuple[str, str] | None:
+    """Fault and cure of a PNG, without decoding its pixels; None if it is valid."""
     if not content:
-        return "the file is empty", _AGAIN
+        return "the file is empty", _COPY_AGAIN
     if not content.startswith(_SIGNATURE):
-        return "is not a PNG", _GREY
-    # Decoders let some damaged blocks pass; the checksum of each chunk does not.
+        return "is not a PNG", _SAVE_AS_GREY
+    # Decoders accept some damaged blocks; the checksum of each chunk detects them.
     kinds = list(_chunks(content))
     if kinds[0] != b"IHDR" or kinds[-1] != b"IEND":
-        return "is cut short or damaged", _AGAIN
+        return "is cut short or damaged", _COPY_AGAIN
     width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
     if colour != 0:
-        return f"is {_COLOURS.get(colour, 'an unknown colour type')}, not grey", _GREY
+        return f"is {_COLOURS.get(colour, 'an unknown colour type')}, not grey", _SAVE_AS_GREY
     if depth != 8:
-        return f"has {depth} bits per pixel, not 8", _GREY
+        return f"has {depth} bits per pixel, not 8", _SAVE_AS_GREY
     if b"acTL" in kinds:  # whose first frame decoders read as they like, or as black
-        return "is an animation (APNG)", _GREY
-    if width * height > MOST_PIXELS:  # a few bytes may claim gigabytes
-        return f"claims {width:,}x{height:,} pixels, more than {MOST_PIXELS:,}", "cut or shrink it, or copy it again"
+        return "is an animation (APNG)", _SAVE_AS_GREY
+    if width * height > MAX_PIXELS:  # a few bytes may claim gigabytes
+        return f"claims {width:,}x{height:,} pixels, more than {MAX_PIXELS:,}", "cut or shrink it, or copy it again"
     return None
 
 
 def _chunks(content: bytes) -> Iterator[bytes]:
     """The kind of each chunk of a PNG; the last is b"" where the file ends or a checksum fails."""
-    place = len(_SIGNATURE)
-    while place + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, place)
-        body = content[place + 4 : place + 8 + length]
-        if content[place + 8 + length : place + 12 + length] != struct.pack(">I", zlib.crc32(body)):
+    position = len(_SIGNATURE)
+    while position + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, position)
+        body = content[position + 4 : position + 8 + length]
+        if content[position + 8 + length : position + 12 + length] != struct.pack(">I", zlib.crc32(body)):
             break
         yield body[:4]
         if body[:4] == b"IEND":
             return
-        place += 12 + length
+        position += 12 + length
     yield b""
 
 

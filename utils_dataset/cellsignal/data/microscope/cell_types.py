@@ -1,4 +1,4 @@
-"""The four cell types as numbers: what untreated wells look like under the real microscope."""
+"""Parameters of the four cell types, fitted to untreated wells of the real images, and of the siRNAs' effects."""
 
 from dataclasses import dataclass
 
@@ -26,10 +26,10 @@ class CellType:
     relief_scale: float  # its finest wavelength
     jitter: float  # irregularity of the cells' positions, in units of their distance
     clumping: float  # how far cells gather, in the same units
-    variety: float  # spread of the log brightness of one cell to the next
+    brightness_spread: float  # spread of the log brightness of one cell to the next
     rounded: float  # share of dying cells
     stains: np.ndarray
-    floor: np.ndarray
+    background: np.ndarray
     gain_spread: np.ndarray  # standard deviation of log mean brightness between real experiments
 
 
@@ -42,7 +42,7 @@ CELL_TYPES = {
     "HEPG2": CellType(
         nuclei=480, nuclear_radius=8.5, elongation=1.25, er_reach=9.0, mitochondria_reach=8.0, fibre_spacing=6.5,
         fibre_disorder=1.0, gaps=0.02, long_fibres=-2.0, relief=0.45, relief_scale=7.0,
-        jitter=0.28, clumping=0.16, variety=0.35, rounded=0.015,
+        jitter=0.28, clumping=0.16, brightness_spread=0.35, rounded=0.015,
         stains=_rows(
             (41, 0, 2.2, 0.78, 0, 0, 0, 0, 2, 34),
             (13, 3.2, 15, 0.66, 0, 0, 1.1, 6.3, 2, 46),
@@ -51,13 +51,13 @@ CELL_TYPES = {
             (15, 4.5, 2.4, 21, 0, 2, 21, 2.7, 66, 40),
             (11, 6.3, 2.1, 5.5, 2.4, 3.1, 5.5, 4.5, 11, 34),
         ),
-        floor=_rows((0.078, 2.7, 0.089, 1.9, 0.12, 0.057))[0],
+        background=_rows((0.078, 2.7, 0.089, 1.9, 0.12, 0.057))[0],
         gain_spread=_rows((.95, .39, .66, .82, 1.15, .80))[0],
     ),
     "HUVEC": CellType(
         nuclei=128, nuclear_radius=10.2, elongation=1.40, er_reach=13.0, mitochondria_reach=11.0, fibre_spacing=5.5,
         fibre_disorder=0.35, gaps=0.02, long_fibres=0.3, relief=0.20, relief_scale=20.0,
-        jitter=0.30, clumping=0.12, variety=0.55, rounded=0.02,
+        jitter=0.30, clumping=0.12, brightness_spread=0.55, rounded=0.02,
         stains=_rows(
             (14, 0, 2.1, 0.33, 0, 0, 0, 0, 0, 47),
             (8.4, 11, 28, 2.1, 0, 0, 4.2, 0.96, 2.1, 39),
@@ -66,13 +66,13 @@ CELL_TYPES = {
             (0, 0, 1.9, 0.65, 0, 0, 3.3, 0, 1.8, 68),
             (15, 3.8, 1.2, 4.9, 1.6, 3.2, 0, 9.9, 2, 164),
         ),
-        floor=_rows((0.37, 3.2, 4.3, 1.4, 0.22, 3.7))[0],
+        background=_rows((0.37, 3.2, 4.3, 1.4, 0.22, 3.7))[0],
         gain_spread=_rows((.27, .28, .19, .25, .32, .36))[0],
     ),
     "RPE": CellType(
         nuclei=118, nuclear_radius=11.3, elongation=1.45, er_reach=18.0, mitochondria_reach=15.0, fibre_spacing=7.0,
         fibre_disorder=0.45, gaps=0.06, long_fibres=0.3, relief=0.35, relief_scale=20.0,
-        jitter=0.36, clumping=0.14, variety=0.55, rounded=0.03,
+        jitter=0.36, clumping=0.14, brightness_spread=0.55, rounded=0.03,
         stains=_rows(
             (14, 0, 1.1, 0.36, 0, 0, 0, 0, 0, 14),
             (7.4, 3.6, 10, 2, 0, 0, 6.3, 0.63, 1, 25),
@@ -81,13 +81,13 @@ CELL_TYPES = {
             (0, 0, 1.4, 2.5, 0, 0, 2.9, 0.9, 0.98, 76),
             (12, 2.4, 1.2, 1.3, 2.5, 5.2, 0.77, 9.5, 2, 49),
         ),
-        floor=_rows((2.5, 1.4, 6.1, 2, 0.73, 5))[0],
+        background=_rows((2.5, 1.4, 6.1, 2, 0.73, 5))[0],
         gain_spread=_rows((.18, .20, .17, .11, .42, .32))[0],
     ),
     "U2OS": CellType(
         nuclei=172, nuclear_radius=11.3, elongation=1.22, er_reach=14.0, mitochondria_reach=10.0, fibre_spacing=6.5,
         fibre_disorder=0.8, gaps=0.03, long_fibres=0.0, relief=0.25, relief_scale=20.0,
-        jitter=0.33, clumping=0.12, variety=0.35, rounded=0.02,
+        jitter=0.33, clumping=0.12, brightness_spread=0.35, rounded=0.02,
         stains=_rows(
             (23, 0, 2.1, 0.42, 0, 0, 0, 0, 1, 115),
             (9.5, 5.1, 14, 1.2, 0, 0, 9.5, 3.8, 3.5, 73),
@@ -96,13 +96,13 @@ CELL_TYPES = {
             (0, 0, 0.33, 0.99, 0, 0, 6, 0, 2.4, 51),
             (14, 4.3, 2.3, 4.9, 2.9, 1.9, 1.5, 13, 4.1, 101),
         ),
-        floor=_rows((1.1, 0.022, 0.046, 0.94, 0.021, 0.2))[0],
+        background=_rows((1.1, 0.022, 0.046, 0.94, 0.021, 0.2))[0],
         gain_spread=_rows((.36, .75, .38, .70, 1.0, .50))[0],
     ),
 }
 
 
-# What an siRNA does to a cell: from class number to the traits a cell is drawn with.
+# The effect of an siRNA: from class number to the traits with which cells are drawn.
 
 
 UNTREATED = 1138
@@ -144,8 +144,8 @@ def phenotype(seed: int, sirna: int, *, cell_type: str) -> np.ndarray:
     if sirna == UNTREATED:
         return np.zeros(len(TRAITS))
     common = stream(seed, "phenotype", sirna).standard_normal(len(TRAITS))
-    own = stream(seed, "phenotype", cell_type, sirna).standard_normal(len(TRAITS))
-    return RESPONSE[cell_type] * (np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own)
+    specific = stream(seed, "phenotype", cell_type, sirna).standard_normal(len(TRAITS))
+    return RESPONSE[cell_type] * (np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * specific)
 
 
 def traits(latent: np.ndarray) -> dict[str, float]:

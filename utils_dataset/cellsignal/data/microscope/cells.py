@@ -1,4 +1,4 @@
-"""Drawing cells: the organelles of one site, sampled at the camera's pixels, as light in six channels."""
+"""Drawing cells: the organelles of one site as light in six channels."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,17 +10,17 @@ from scipy.special import ndtri
 
 from cellsignal.data.microscope.cell_types import CellType
 
-# Noise to draw with: periodic tiles made once, looked up at any scale, and soft steps.
+# Noise textures: periodic tiles computed once and sampled at any scale, and smooth steps.
 
 
 TILE = 512  # pixels across a tile
 GRAIN = 8.0  # tile pixels per wavelength
-FAR = 4000.0  # native pixels; offsets up to here give unrelated pieces of a tile
+MAX_OFFSET = 4000.0  # native pixels; random offsets up to this give independent parts of a tile
 
 
 @cache
 def tile(kind: str) -> np.ndarray:
-    """A periodic picture float32[512, 512], zero mean and unit variance, 8 pixels a wavelength.
+    """A periodic image float32[512, 512], zero mean and unit variance, 8 pixels a wavelength.
 
     `grains` is isotropic, `fibres` is stretched along x, `clouds` holds all wavelengths from 8 up.
     """
@@ -33,12 +33,12 @@ def tile(kind: str) -> np.ndarray:
         "clouds": np.where(radius > 0, np.exp(-(radius**2)) / np.maximum(radius, 4 * GRAIN / TILE) ** 1.2, 0),
     }
     white = np.random.default_rng([len(kind), *kind.encode()]).standard_normal((TILE, TILE))
-    picture = np.fft.ifft2(np.fft.fft2(white) * filters[kind]).real
-    return ((picture - picture.mean()) / picture.std()).astype(np.float32)
+    pattern = np.fft.ifft2(np.fft.fft2(white) * filters[kind]).real
+    return ((pattern - pattern.mean()) / pattern.std()).astype(np.float32)
 
 
 @cache
-def _rimmed(kind: str) -> np.ndarray:
+def _padded_tile(kind: str) -> np.ndarray:
     """The tile with its first rows and columns again at the end, so that a lookup can cross the seam."""
     return np.pad(tile(kind), ((0, 2), (0, 2)), mode="wrap")
 
@@ -46,17 +46,17 @@ def _rimmed(kind: str) -> np.ndarray:
 def noise(kind: str, x: np.ndarray, *, y: np.ndarray, wavelength: float) -> np.ndarray:
     """The tile looked up at coordinates float32[H, W] in native pixels, scaled to `wavelength` of them."""
     scale = np.float32(GRAIN / wavelength)
-    return cv2.remap(_rimmed(kind), _wrapped(x * scale), _wrapped(y * scale), cv2.INTER_LINEAR)
+    return cv2.remap(_padded_tile(kind), _wrapped(x * scale), _wrapped(y * scale), cv2.INTER_LINEAR)
 
 
-def _wrapped(place: np.ndarray) -> np.ndarray:
+def _wrapped(coordinate: np.ndarray) -> np.ndarray:
     """Modulo the tile's side, many times faster than NumPy's for floats."""
-    return place - np.float32(TILE) * np.floor(place * np.float32(1 / TILE))
+    return coordinate - np.float32(TILE) * np.floor(coordinate * np.float32(1 / TILE))
 
 
 def shifted_grid(rng: np.random.Generator, x: np.ndarray, *, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinates moved to a random piece of the tiles."""
-    right, down = (rng.random(2) * FAR).astype(np.float32)
+    """The coordinates shifted by a random offset."""
+    right, down = (rng.random(2) * MAX_OFFSET).astype(np.float32)
     return x + right, y + down
 
 
@@ -65,11 +65,11 @@ def smooth_step(value: np.ndarray, width: float) -> np.ndarray:
     return np.float32(0.5) + np.float32(0.5) * np.tanh(value / np.float32(2 * width))
 
 
-# Where cells lie and which pixel belongs to which: positions, clumps, gaps, territories, nuclei.
+# Positions of cells and the assignment of pixels to them: clumps, gaps, territories, nuclei.
 
 
 FIELD = 512.0  # native pixels across a real field
-MARGIN = 32.0  # cells centred this far outside still reach into the picture
+MARGIN = 32.0  # cells centred this far outside still reach into the image
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Nuclei:
 
 @dataclass(frozen=True)
 class Territory:
-    """Each pixel's place in its cell: float32[H, W], lengths in native pixels."""
+    """Each pixel's position in its cell: float32[H, W], lengths in native pixels."""
 
     x: np.ndarray
     y: np.ndarray
@@ -95,17 +95,17 @@ class Territory:
     v: np.ndarray
     angle: np.ndarray  # of (u, v), radians
     radius: np.ndarray  # float32[cells], of the nucleus
-    course: np.ndarray  # float32[cells], direction in which the tissue runs there, radians
-    border: np.ndarray  # distance to the neighbour's territory
-    rim: np.ndarray  # distance outside the nuclear envelope, negative inside
-    ground: np.ndarray  # 1 where cells lie, 0 in gaps
-    rooted: np.ndarray  # 1 where the pixel's cell has its nucleus outside gaps
+    tissue_direction: np.ndarray  # float32[cells], direction in which the tissue runs there, radians
+    border_distance: np.ndarray  # distance to the neighbour's territory
+    nuclear_distance: np.ndarray  # distance outside the nuclear envelope, negative inside
+    coverage: np.ndarray  # 1 where cells lie, 0 in gaps
+    nucleus_covered: np.ndarray  # 1 where the pixel's cell has its nucleus outside gaps
 
 
 def positions(rng: np.random.Generator, extent: float, *, nuclei: float, jitter: float, clumping: float) -> np.ndarray:
     """Cell centres float32[N, 2] on a disturbed hexagonal lattice, drawn together into clumps.
 
-    `extent` is the side of the picture in native pixels, `nuclei` the number of cells in a 512-pixel field;
+    `extent` is the side of the image in native pixels, `nuclei` the number of cells in a 512-pixel field;
     `jitter` and `clumping` are in units of the lattice's spacing.
     """
     spacing = FIELD / np.sqrt(nuclei * np.sqrt(0.75))
@@ -126,20 +126,20 @@ def place_cells(
     rng: np.random.Generator, centres: np.ndarray, *, size: int, pixel_size: float, cell_type: CellType,
     traits: dict[str, float],
 ) -> Territory:
-    """Give every pixel to its nearest cell and measure where in the cell it lies."""
+    """Assign every pixel to its nearest cell and compute its position in the cell."""
     y, x = np.mgrid[:size, :size].astype(np.float32) * np.float32(pixel_size)
     cell, border = _territories(rng, centres, x, y=y)
     right, down = shifted_grid(rng, centres[:, :1], y=centres[:, 1:])
-    course = 0.8 * noise("clouds", right, y=down, wavelength=25)[:, 0] + np.float32(rng.random() * np.pi)
-    start = (rng.random(2) * FAR).astype(np.float32)
-    nuclei = _nuclei(rng, course, cell_type=cell_type, traits=traits)
+    tissue_direction = 0.8 * noise("clouds", right, y=down, wavelength=25)[:, 0] + np.float32(rng.random() * np.pi)
+    start = (rng.random(2) * MAX_OFFSET).astype(np.float32)
+    nuclei = _nuclei(rng, tissue_direction, cell_type=cell_type, traits=traits)
     u, v = rotated(x - centres[cell, 0], y - centres[cell, 1], nuclei.axis[cell])
     angle = np.arctan2(v, u)
-    rooted = _coverage(centres[:, :1], centres[:, 1:], start=start, gaps=cell_type.gaps)
+    nucleus_covered = _coverage(centres[:, :1], centres[:, 1:], start=start, gaps=cell_type.gaps)
     return Territory(
-        x=x, y=y, cell=cell, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius, course=course,
-        border=border, rim=_nuclear_distance(u, v, angle=angle, cell=cell, nuclei=nuclei),
-        ground=_coverage(x, y, start=start, gaps=cell_type.gaps), rooted=rooted[cell, 0],
+        x=x, y=y, cell=cell, cells=len(centres), u=u, v=v, angle=angle, radius=nuclei.radius, tissue_direction=tissue_direction,
+        border_distance=border, nuclear_distance=_nuclear_distance(u, v, angle=angle, cell=cell, nuclei=nuclei),
+        coverage=_coverage(x, y, start=start, gaps=cell_type.gaps), nucleus_covered=nucleus_covered[cell, 0],
     )
 
 
@@ -148,22 +148,22 @@ def _territories(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest cell of each pixel, and the distance to the next cell's territory; borders are wavy."""
     right, down = shifted_grid(rng, x, y=y)
-    warp = [np.float32(3) * noise("clouds", right + k, y=down, wavelength=6) for k in (0, FAR / 2)]
+    warp = [np.float32(3) * noise("clouds", right + k, y=down, wavelength=6) for k in (0, MAX_OFFSET / 2)]
     distance, nearest = cKDTree(centres).query(np.stack([x + warp[0], y + warp[1]], axis=-1), k=2)
-    apart = np.maximum(np.linalg.norm(centres[nearest[..., 0]] - centres[nearest[..., 1]], axis=-1), 1)
-    border = (distance[..., 1] ** 2 - distance[..., 0] ** 2) / (2 * apart)
+    centre_distance = np.maximum(np.linalg.norm(centres[nearest[..., 0]] - centres[nearest[..., 1]], axis=-1), 1)
+    border = (distance[..., 1] ** 2 - distance[..., 0] ** 2) / (2 * centre_distance)
     return nearest[..., 0], border.astype(np.float32)
 
 
-def _nuclei(rng: np.random.Generator, course: np.ndarray, *, cell_type: CellType, traits: dict[str, float]) -> Nuclei:
-    vary = rng.standard_normal((4, len(course))).astype(np.float32)
-    longer = np.float32((cell_type.elongation - 1) * traits["nuclear_elongation"])
+def _nuclei(rng: np.random.Generator, tissue_direction: np.ndarray, *, cell_type: CellType, traits: dict[str, float]) -> Nuclei:
+    variation = rng.standard_normal((4, len(tissue_direction))).astype(np.float32)
+    extra_length = np.float32((cell_type.elongation - 1) * traits["nuclear_elongation"])
     return Nuclei(
-        radius=np.float32(cell_type.nuclear_radius * traits["nuclear_size"]) * np.exp(np.float32(0.13) * vary[0]),
-        elongation=1 + longer * np.exp(np.float32(0.4) * vary[1]),
-        bumps=np.float32(0.05 * traits["nuclear_lobes"]) * np.exp(np.float32(0.3) * vary[2]),
-        phase=(rng.random(len(course)) * 2 * np.pi).astype(np.float32),
-        axis=course + np.float32(0.7) * vary[3],
+        radius=np.float32(cell_type.nuclear_radius * traits["nuclear_size"]) * np.exp(np.float32(0.13) * variation[0]),
+        elongation=1 + extra_length * np.exp(np.float32(0.4) * variation[1]),
+        bumps=np.float32(0.05 * traits["nuclear_lobes"]) * np.exp(np.float32(0.3) * variation[2]),
+        phase=(rng.random(len(tissue_direction)) * 2 * np.pi).astype(np.float32),
+        axis=tissue_direction + np.float32(0.7) * variation[3],
     )
 
 
@@ -208,16 +208,16 @@ def components(
     rng: np.random.Generator, size: int, *, pixel_size: float, cell_type: CellType, traits: dict[str, float],
     density: float = 1.0,
 ) -> np.ndarray:
-    """What a site is made of: float32[len(COMPONENTS), size, size], each about 1 where it is strong."""
-    place = draw_territory(rng, size, pixel_size=pixel_size, cell_type=cell_type, traits=traits, density=density)
-    return organelles(rng, place, cell_type=cell_type, traits=traits)
+    """The components of a site: float32[len(COMPONENTS), size, size], each about 1 where it is bright."""
+    territory = draw_territory(rng, size, pixel_size=pixel_size, cell_type=cell_type, traits=traits, density=density)
+    return organelles(rng, territory, cell_type=cell_type, traits=traits)
 
 
 def draw_territory(
     rng: np.random.Generator, size: int, *, pixel_size: float, cell_type: CellType, traits: dict[str, float],
     density: float = 1.0,
 ) -> Territory:
-    """Where the cells of a site lie, and which pixel belongs to which."""
+    """The cells of a site and the assignment of pixels to them."""
     centres = positions(
         rng, size * pixel_size, nuclei=cell_type.nuclei * density, jitter=cell_type.jitter,
         clumping=cell_type.clumping * traits["clumping"],
@@ -226,39 +226,39 @@ def draw_territory(
 
 
 def organelles(
-    rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
+    rng: np.random.Generator, territory: Territory, *, cell_type: CellType, traits: dict[str, float]
 ) -> np.ndarray:
-    """What settled cells are made of: float32[len(COMPONENTS), size, size]."""
-    parts = np.stack(_organelles(rng, place, cell_type=cell_type, traits=traits))
-    x, y = shifted_grid(rng, place.x, y=place.y)
+    """The components of cells that are placed: float32[len(COMPONENTS), size, size]."""
+    parts = np.stack(_organelles(rng, territory, cell_type=cell_type, traits=traits))
+    x, y = shifted_grid(rng, territory.x, y=territory.y)
     relief = noise("clouds", x, y=y, wavelength=cell_type.relief_scale)
-    parts[2:] *= place.ground * np.exp(np.float32(cell_type.relief) * relief)
+    parts[2:] *= territory.coverage * np.exp(np.float32(cell_type.relief) * relief)
     return parts
 
 
 def _organelles(
-    rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
+    rng: np.random.Generator, territory: Territory, *, cell_type: CellType, traits: dict[str, float]
 ) -> tuple[np.ndarray, ...]:
-    inside = smooth_step(-place.rim, 0.8) * place.rooted
-    outside = smooth_step(place.rim, 0.8)
-    away = np.maximum(place.rim, 0)
-    spread = np.float32(cell_type.variety) * np.array([[0.5], [1], [1]], dtype=np.float32)
-    vary = np.exp(spread * rng.standard_normal((3, place.cells), dtype=np.float32))[:, place.cell]
-    # Every cell sees its own piece of the noise tiles, and has one pole where its organelles gather.
-    x, y = (rng.random((2, place.cells)) * FAR).astype(np.float32)[:, place.cell] + np.stack([place.x, place.y])
-    pole = np.cos(place.angle - (rng.random(place.cells) * 2 * np.pi).astype(np.float32)[place.cell])
-    fibres, cortex = _actin(rng, place, cell_type=cell_type, traits=traits)
+    inside = smooth_step(-territory.nuclear_distance, 0.8) * territory.nucleus_covered
+    outside = smooth_step(territory.nuclear_distance, 0.8)
+    nuclear_distance = np.maximum(territory.nuclear_distance, 0)
+    spread = np.float32(cell_type.brightness_spread) * np.array([[0.5], [1], [1]], dtype=np.float32)
+    variation = np.exp(spread * rng.standard_normal((3, territory.cells), dtype=np.float32))[:, territory.cell]
+    # Every cell samples its own part of the noise tiles, and has one pole where its organelles gather.
+    x, y = (rng.random((2, territory.cells)) * MAX_OFFSET).astype(np.float32)[:, territory.cell] + np.stack([territory.x, territory.y])
+    pole = np.cos(territory.angle - (rng.random(territory.cells) * 2 * np.pi).astype(np.float32)[territory.cell])
+    fibres, cortex = _actin(rng, territory, cell_type=cell_type, traits=traits)
     return (
-        inside * vary[0] * _chromatin(x, y, traits=traits),
-        inside * _nucleoli(rng, place, traits=traits),
-        outside * vary[1] * _reticulum(away, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
-        vary[1] * _body(away, border=place.border, cell_type=cell_type),
+        inside * variation[0] * _chromatin(x, y, traits=traits),
+        inside * _nucleoli(rng, territory, traits=traits),
+        outside * variation[1] * _reticulum(nuclear_distance, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
+        variation[1] * _body(nuclear_distance, border_distance=territory.border_distance, cell_type=cell_type),
         fibres,
         cortex,
-        outside * vary[2] * _mitochondria(away, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
-        outside * _golgi(place.rim, x, y=y, pole=pole, traits=traits),
-        outside * _vesicles(x, y, away=away, traits=traits),
-        _rounded(rng, place, cell_type=cell_type),
+        outside * variation[2] * _mitochondria(nuclear_distance, x, y=y, pole=pole, cell_type=cell_type, traits=traits),
+        outside * _golgi(territory.nuclear_distance, x, y=y, pole=pole, traits=traits),
+        outside * _vesicles(x, y, nuclear_distance=nuclear_distance, traits=traits),
+        _rounded(rng, territory, cell_type=cell_type),
     )
 
 
@@ -277,65 +277,65 @@ def _chromatin(x: np.ndarray, y: np.ndarray, *, traits: dict[str, float]) -> np.
     return np.exp(np.float32(0.16 * traits["chromatin_contrast"]) * grain) / np.float32(traits["nuclear_size"])
 
 
-def _nucleoli(rng: np.random.Generator, place: Territory, *, traits: dict[str, float]) -> np.ndarray:
+def _nucleoli(rng: np.random.Generator, territory: Territory, *, traits: dict[str, float]) -> np.ndarray:
     """One to four bright bodies in every nucleus."""
-    total = np.zeros_like(place.rim)
+    total = np.zeros_like(territory.nuclear_distance)
     chance = 0.55 * traits["nucleolus_number"]
     narrow = np.float32(1 / (2 * (1.9 * traits["nucleolus_size"]) ** 2))
     for k in range(4):
-        there = (rng.random(place.cells) < (1.0 if k == 0 else chance)).astype(np.float32)
-        u, v = ((rng.random((2, place.cells)) - 0.5) * 1.1).astype(np.float32) * place.radius
-        away = (place.u - u[place.cell]) ** 2 + (place.v - v[place.cell]) ** 2
-        total = np.maximum(total, there[place.cell] * np.exp(-away * narrow))
+        present = (rng.random(territory.cells) < (1.0 if k == 0 else chance)).astype(np.float32)
+        u, v = ((rng.random((2, territory.cells)) - 0.5) * 1.1).astype(np.float32) * territory.radius
+        distance_squared = (territory.u - u[territory.cell]) ** 2 + (territory.v - v[territory.cell]) ** 2
+        total = np.maximum(total, present[territory.cell] * np.exp(-distance_squared * narrow))
     return total / np.float32(traits["nucleolus_size"])
 
 
-def _body(away: np.ndarray, *, border: np.ndarray, cell_type: CellType) -> np.ndarray:
+def _body(nuclear_distance: np.ndarray, *, border_distance: np.ndarray, cell_type: CellType) -> np.ndarray:
     """The cell's thickness: highest over the nucleus, with a furrow towards the neighbour."""
-    mound = np.exp(-away / np.float32(1.3 * cell_type.nuclear_radius))
-    return (np.float32(0.3) + np.float32(0.7) * mound) * (1 - np.float32(0.4) * np.exp(-np.maximum(border, 0) / 3))
+    mound = np.exp(-nuclear_distance / np.float32(1.3 * cell_type.nuclear_radius))
+    return (np.float32(0.3) + np.float32(0.7) * mound) * (1 - np.float32(0.4) * np.exp(-np.maximum(border_distance, 0) / 3))
 
 
 def _reticulum(
-    away: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, cell_type: CellType, traits: dict[str, float]
+    nuclear_distance: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, cell_type: CellType, traits: dict[str, float]
 ) -> np.ndarray:
     """A granular veil that fades from the nucleus outwards, thicker at the pole."""
     reach = np.float32(cell_type.er_reach * traits["er_reach"])
     grain = noise("grains", x + 1000, y=y, wavelength=8 * traits["er_grain"])
-    veil = np.exp(np.float32(0.35 * traits["er_contrast"]) * grain + np.float32(0.4) * pole - away / reach)
+    veil = np.exp(np.float32(0.35 * traits["er_contrast"]) * grain + np.float32(0.4) * pole - nuclear_distance / reach)
     return veil * _conserved(traits["er_reach"] ** 0.8, contrast=0.35, factor=traits["er_contrast"])
 
 
 def _mitochondria(
-    away: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, cell_type: CellType, traits: dict[str, float]
+    nuclear_distance: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, cell_type: CellType, traits: dict[str, float]
 ) -> np.ndarray:
     """Threads (ridges of a noise) around the nucleus, denser at the pole."""
     reach = np.float32(cell_type.mitochondria_reach * traits["mitochondria_reach"])
     ridge = noise("grains", x + 2000, y=y, wavelength=10 * traits["mitochondria_grain"])
     polarity = np.float32(0.5 * traits["mitochondria_polarity"])
-    near = 1 - np.float32(0.7) * np.exp(-away / 3)
-    threads = np.float32(1.8) * near * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - away / reach)
+    nuclear_gap = 1 - np.float32(0.7) * np.exp(-nuclear_distance / 3)
+    threads = np.float32(1.8) * nuclear_gap * np.exp(polarity * pole - np.float32(2.5) * ridge**2 - nuclear_distance / reach)
     area, factor = traits["mitochondria_reach"], traits["mitochondria_polarity"]
     return threads * _conserved(area, contrast=0.35, factor=factor)
 
 
 def _actin(
-    rng: np.random.Generator, place: Territory, *, cell_type: CellType, traits: dict[str, float]
+    rng: np.random.Generator, territory: Territory, *, cell_type: CellType, traits: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stress fibres, short ones of each cell and long ones across cells, and the cortex along the membrane."""
-    x, y = shifted_grid(rng, place.x, y=place.y)
+    x, y = shifted_grid(rng, territory.x, y=territory.y)
     bend = noise("clouds", x, y=y, wavelength=120)
     spacing = cell_type.fibre_spacing * traits["fibre_spacing"]
     spread = cell_type.fibre_disorder * traits["fibre_disorder"]
-    direction = (place.course + spread * rng.standard_normal(place.cells)).astype(np.float32)[place.cell]
+    direction = (territory.tissue_direction + spread * rng.standard_normal(territory.cells)).astype(np.float32)[territory.cell]
     along, across = rotated(x, y, direction)
     short = noise("fibres", along, y=across + np.float32(6) * bend, wavelength=spacing)
-    along, across = rotated(x + FAR, y, place.course.mean() + np.float32(0.5 * spread * rng.standard_normal()))
+    along, across = rotated(x + MAX_OFFSET, y, territory.tissue_direction.mean() + np.float32(0.5 * spread * rng.standard_normal()))
     long = noise("fibres", along, y=across + np.float32(25) * bend, wavelength=spacing)
     fibres = np.maximum(short, long + np.float32(cell_type.long_fibres))
-    patches = np.float32(0.35) * noise("clouds", x + FAR, y=y, wavelength=12)
+    patches = np.float32(0.35) * noise("clouds", x + MAX_OFFSET, y=y, wavelength=12)
     share = np.float32(traits["fibre_share"])
-    cortex = 2 * np.exp(-np.maximum(place.border, 0) / np.float32(1.8))
+    cortex = 2 * np.exp(-np.maximum(territory.border_distance, 0) / np.float32(1.8))
     return share * np.exp(np.float32(0.7) * fibres + patches), cortex / share
 
 
@@ -348,16 +348,16 @@ def _golgi(rim: np.ndarray, x: np.ndarray, *, y: np.ndarray, pole: np.ndarray, t
     return ribbon * _conserved(traits["golgi_spread"], contrast=0.5, factor=traits["golgi_fragments"])
 
 
-def _vesicles(x: np.ndarray, y: np.ndarray, *, away: np.ndarray, traits: dict[str, float]) -> np.ndarray:
+def _vesicles(x: np.ndarray, y: np.ndarray, *, nuclear_distance: np.ndarray, traits: dict[str, float]) -> np.ndarray:
     grain = noise("grains", x + 500, y=y + 2500, wavelength=8)
-    dots = smooth_step(grain - np.float32(2.0 / traits["vesicle_number"] ** 0.5), 0.15) * np.exp(-away / 30)
+    dots = smooth_step(grain - np.float32(2.0 / traits["vesicle_number"] ** 0.5), 0.15) * np.exp(-nuclear_distance / 30)
     return dots / np.float32(traits["vesicle_number"])
 
 
-def _rounded(rng: np.random.Generator, place: Territory, *, cell_type: CellType) -> np.ndarray:
+def _rounded(rng: np.random.Generator, territory: Territory, *, cell_type: CellType) -> np.ndarray:
     """Dying cells that round up: small and bright under every dye."""
-    there = (rng.random(place.cells) < cell_type.rounded).astype(np.float32)
-    size = (rng.uniform(0.35, 0.75, place.cells) * cell_type.nuclear_radius).astype(np.float32)
-    u, v = (rng.standard_normal((2, place.cells)) * 5).astype(np.float32)
-    away = (place.u - u[place.cell]) ** 2 + (place.v - v[place.cell]) ** 2
-    return there[place.cell] * np.exp(-away / (2 * size[place.cell] ** 2))
+    present = (rng.random(territory.cells) < cell_type.rounded).astype(np.float32)
+    size = (rng.uniform(0.35, 0.75, territory.cells) * cell_type.nuclear_radius).astype(np.float32)
+    u, v = (rng.standard_normal((2, territory.cells)) * 5).astype(np.float32)
+    distance_squared = (territory.u - u[territory.cell]) ** 2 + (territory.v - v[territory.cell]) ** 2
+    return present[territory.cell] * np.exp(-distance_squared / (2 * size[territory.cell] ** 2))

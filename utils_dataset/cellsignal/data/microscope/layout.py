@@ -1,4 +1,4 @@
-"""Experimental design: which siRNA lies in which well of which plate, as in the real screen."""
+"""Simulated experimental designs: which siRNA is in which well of which plate, as in RxRx1."""
 
 from collections.abc import Sequence
 
@@ -15,32 +15,32 @@ WELLS = [f"{row}{column:02d}" for row in ROWS for column in COLUMNS]
 CONTROL_WELLS = [f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22)]
 UNTREATED_WELL = "B02"
 PLATES = 4
-UNSEEN = 3  # the rotation that occurs in test experiments only
+UNSEEN_ROTATION = 3  # the rotation that occurs in test experiments only
 
 
 def draw_design(
     seed: int, cell_types: tuple[str, ...], *, classes: int, train: int, test: int,
     repeats: tuple[tuple[str, str], ...] = (), missing: int = 0,
 ) -> pd.DataFrame:
-    """Lay out a whole screen: one row per well, columns as in `Tables.wells`.
+    """Draw a complete design: one row per well, columns as in `Tables.wells`.
 
     `train` and `test` count experiments per cell type; `repeats` names (experiment, source) pairs that
     share a layout up to the order of their plates; `missing` treatment wells are lost at random.
     """
     order = stream(seed, "groups").permutation(classes)
     groups = np.array_split(order, PLATES)
-    rotations = {name: turn for kind in cell_types for name, turn in _rotations(kind, train=train, test=test)}
-    layouts = {name: experiment_layout(seed, name, groups=groups, rotation=turn) for name, turn in rotations.items()}
+    rotation_of = {name: rotation for cell_type in cell_types for name, rotation in _rotations(cell_type, train=train, test=test)}
+    layouts = {name: experiment_layout(seed, name, groups=groups, rotation=rotation) for name, rotation in rotation_of.items()}
     for name, source in repeats:
-        layouts[name] = repeat_layout(layouts[source], shift=(rotations[source] - rotations[name]) % PLATES)
-    wells = pd.concat([_named(layout, name, train=train) for name, layout in layouts.items()])
-    return _thinned(stream(seed, "missing"), wells, missing=missing)
+        layouts[name] = repeat_layout(layouts[source], shift=(rotation_of[source] - rotation_of[name]) % PLATES)
+    wells = pd.concat([_with_names(layout, name, train=train) for name, layout in layouts.items()])
+    return _drop_wells(stream(seed, "missing"), wells, missing=missing)
 
 
 def _rotations(cell_type: str, *, train: int, test: int) -> list[tuple[str, int]]:
     """Experiments of one cell type and how far their plate groups are rotated; the last test one is unseen."""
-    turns = [k % UNSEEN for k in range(train)] + [k % UNSEEN for k in range(test - 1)] + [UNSEEN] * (test > 0)
-    return [(f"{cell_type}-{k + 1:02d}", turn) for k, turn in enumerate(turns)]
+    rotations = [k % UNSEEN_ROTATION for k in range(train)] + [k % UNSEEN_ROTATION for k in range(test - 1)] + [UNSEEN_ROTATION] * (test > 0)
+    return [(f"{cell_type}-{k + 1:02d}", rotation) for k, rotation in enumerate(rotations)]
 
 
 def experiment_layout(seed: int, experiment: str, *, groups: list[np.ndarray], rotation: int) -> pd.DataFrame:
@@ -61,23 +61,23 @@ def repeat_layout(layout: pd.DataFrame, *, shift: int) -> pd.DataFrame:
     return layout.assign(plate=(layout.plate - 1 + shift) % PLATES + 1)
 
 
-def _named(layout: pd.DataFrame, experiment: str, *, train: int) -> pd.DataFrame:
-    kind, number = experiment.rsplit("-", 1)
-    kinds = np.select(
+def _with_names(layout: pd.DataFrame, experiment: str, *, train: int) -> pd.DataFrame:
+    cell_type, number = experiment.rsplit("-", 1)
+    well_types = np.select(
         [layout.sirna == UNTREATED, layout.sirna.isin(POSITIVE_CONTROLS)], ["negative_control", "positive_control"],
         "treatment",
     )
     return layout.assign(
         id_code=[f"{experiment}_{plate}_{well}" for plate, well in zip(layout.plate, layout.well, strict=True)],
         experiment=experiment,
-        cell_type=kind,
-        well_type=kinds,
+        cell_type=cell_type,
+        well_type=well_types,
         dataset="train" if int(number) <= train else "test",
     )
 
 
-def _thinned(rng: np.random.Generator, wells: pd.DataFrame, *, missing: int) -> pd.DataFrame:
-    """Sort as the competition does and lose some treatment wells."""
+def _drop_wells(rng: np.random.Generator, wells: pd.DataFrame, *, missing: int) -> pd.DataFrame:
+    """Sort as the competition does and drop some treatment wells."""
     keys = ["dataset", "experiment", "plate", "well"]
     wells = wells.sort_values(keys, ascending=[False, True, True, True], ignore_index=True)
     treated = np.flatnonzero(wells.well_type == "treatment")
@@ -86,11 +86,11 @@ def _thinned(rng: np.random.Generator, wells: pd.DataFrame, *, missing: int) -> 
     return wells.drop(index=lost).reset_index(drop=True)[columns]
 
 
-# Classes for real test wells, whose own are unknown: drawn by the rules of the experimental design.
+# Classes for real test wells, whose true ones are unknown: drawn by the rules of the experimental design.
 
 
 def complete_labels(wells: pd.DataFrame, *, seed: int, solution: pd.Series | None = None) -> pd.DataFrame:
-    """`wells` with a class in every row: the known one, else one drawn for it.
+    """`wells` with a class in every row: the known one, else a drawn one.
 
     Within a test experiment each class occurs at most once and each plate holds one plate group; groups
     are rotated over the plates, the last experiment of each cell type in a way that training never saw.
@@ -101,35 +101,35 @@ def complete_labels(wells: pd.DataFrame, *, seed: int, solution: pd.Series | Non
     if solution is not None:
         known = known.fillna(wells["id_code"].map(solution).astype("Int64"))
     wells = wells.assign(sirna=known)
-    wells = wells.assign(sirna=wells["sirna"].fillna(_repeated(wells, seed=seed)))
-    orders = _orders(wells)
+    wells = wells.assign(sirna=wells["sirna"].fillna(_repeat_classes(wells, seed=seed)))
+    orders = _group_orders(wells)
     drawn = [
-        _drawn(part, seed=seed, groups=_rotated(part, seed=seed, orders=orders, last=last))
-        for part, last in _unlabelled(wells)
+        _draw_classes(part, seed=seed, groups=_choose_order(part, seed=seed, orders=orders, last=last))
+        for part, last in _unlabelled_experiments(wells)
     ]
     return wells.assign(sirna=wells["sirna"].fillna(pd.concat([pd.Series(dtype="Int64"), *drawn])).astype(int))
 
 
-def _orders(wells: pd.DataFrame) -> list[list[list[int]]]:
+def _group_orders(wells: pd.DataFrame) -> list[list[list[int]]]:
     """All cyclic orders of the plate groups over the plates, those unseen in training last."""
     groups = plate_groups(wells)
     if not groups:
-        everything = sorted(wells.loc[wells["well_type"] == "treatment", "sirna"].dropna().unique().tolist())
-        return [[everything]]
-    seen = [tuple(turn) for turn in rotations(wells, groups).values() if -1 not in turn]
-    first = seen[0] if seen else tuple(range(len(groups)))
-    turns = [first[k:] + first[:k] for k in range(len(first))]
-    return [[groups[index] for index in turn] for turn in sorted(turns, key=lambda turn: turn not in seen)]
+        all_classes = sorted(wells.loc[wells["well_type"] == "treatment", "sirna"].dropna().unique().tolist())
+        return [[all_classes]]
+    seen = [tuple(rotation) for rotation in rotations(wells, groups).values() if -1 not in rotation]
+    first_order = seen[0] if seen else tuple(range(len(groups)))
+    orders = [first_order[k:] + first_order[:k] for k in range(len(first_order))]
+    return [[groups[index] for index in rotation] for rotation in sorted(orders, key=lambda rotation: rotation not in seen)]
 
 
-def _unlabelled(wells: pd.DataFrame) -> list[tuple[pd.DataFrame, bool]]:
+def _unlabelled_experiments(wells: pd.DataFrame) -> list[tuple[pd.DataFrame, bool]]:
     """Wells without a class by experiment, and whether it is the last such experiment of its cell type."""
     hidden = wells[wells["sirna"].isna()]
     last = set(hidden.groupby("cell_type")["experiment"].max())
     return [(part, name in last) for name, part in hidden.groupby("experiment")]
 
 
-def _rotated(
+def _choose_order(
     wells: pd.DataFrame, *, seed: int, orders: Sequence[list[list[int]]], last: bool
 ) -> list[list[int]]:
     experiment = wells["experiment"].iloc[0]
@@ -137,27 +137,27 @@ def _rotated(
     return orders[choice]
 
 
-def _drawn(wells: pd.DataFrame, *, seed: int, groups: list[list[int]]) -> pd.Series:
+def _draw_classes(wells: pd.DataFrame, *, seed: int, groups: list[list[int]]) -> pd.Series:
     """One experiment's classes, by the wells' index."""
     parts = [wells] if len(groups) == 1 else [part for _, part in wells.groupby("plate")]
     numbers = [0] if len(groups) == 1 else [plate - 1 for plate in sorted(wells["plate"].unique())]
     answers = [
-        _dealt(part, groups[number], rng=stream(seed, "truth", str(part["id_code"].iloc[0])))
+        _deal_classes(part, groups[number], rng=stream(seed, "truth", str(part["id_code"].iloc[0])))
         for number, part in zip(numbers, parts, strict=True)
     ]
     return pd.concat(answers)
 
 
-def _dealt(wells: pd.DataFrame, group: list[int], *, rng: np.random.Generator) -> pd.Series:
+def _deal_classes(wells: pd.DataFrame, group: list[int], *, rng: np.random.Generator) -> pd.Series:
     if len(wells) > len(group):
         what = f"{len(wells)} treatment wells for {len(group)} classes"
         raise InputError(what, where=wells["id_code"].iloc[0], cure="give each class one well of an experiment")
     return pd.Series(rng.permutation(group)[: len(wells)], index=wells.index, dtype="Int64")
 
 
-def _repeated(wells: pd.DataFrame, *, seed: int) -> pd.Series:
+def _repeat_classes(wells: pd.DataFrame, *, seed: int) -> pd.Series:
     """Classes of test wells whose experiment has a training experiment's layout, <NA> elsewhere."""
-    answers = pd.Series(pd.NA, index=wells.index, dtype="Int64")
+    drawn = pd.Series(pd.NA, index=wells.index, dtype="Int64")
     plates = int(wells["plate"].max())
     classes = wells.set_index(["experiment", "plate", "well"])["sirna"]
     for pair in duplicate_layouts(wells):
@@ -168,5 +168,5 @@ def _repeated(wells: pd.DataFrame, *, seed: int) -> pd.Series:
         source = pd.MultiIndex.from_arrays(
             [[reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"]]
         )
-        answers.loc[part.index] = classes.reindex(source).array
-    return answers
+        drawn.loc[part.index] = classes.reindex(source).array
+    return drawn

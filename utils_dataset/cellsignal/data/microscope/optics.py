@@ -1,4 +1,4 @@
-"""The technical world: what an experiment, a plate, a well and a camera do to the light of the cells."""
+"""Optics and batch effects: how experiment, plate, well and camera change the light of the cells."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ HAZE_REACH = 8.0  # native pixels
 
 @dataclass(frozen=True)
 class Optics:
-    """How one plate is seen; one value per channel unless said otherwise."""
+    """The optics of one plate; one value per channel unless stated otherwise."""
 
     gain: np.ndarray
     offset: np.ndarray  # 8-bit units
@@ -49,9 +49,9 @@ def brightness(rng: np.random.Generator, number: int) -> np.ndarray:
     distribution evenly (an additive recurrence), as few random draws would not. Channels correlate by
     0.6, as the real ones do.
     """
-    even = (rng.random(1 + CHANNELS) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17])) % 1
-    common, *own = ndtri(np.clip(even, 0.04, 0.96))
-    return np.sqrt(0.6) * common + np.sqrt(0.4) * np.array(own)
+    quantiles = (rng.random(1 + CHANNELS) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17])) % 1
+    common, *per_channel = ndtri(np.clip(quantiles, 0.04, 0.96))
+    return np.sqrt(0.6) * common + np.sqrt(0.4) * np.array(per_channel)
 
 
 def scaled(optics: Optics, gain: np.ndarray) -> Optics:
@@ -66,34 +66,34 @@ def plate_gain(rng: np.random.Generator, *, strength: float) -> np.ndarray:
 
 def well_gain(rng: np.random.Generator, row: int, *, column: int, strength: float) -> np.ndarray:
     """A well's own brightness: float[6], a factor; wells near the plate's edge are dimmer."""
-    common, own = rng.standard_normal(), rng.standard_normal(CHANNELS)
+    common, per_channel = rng.standard_normal(), rng.standard_normal(CHANNELS)
     edge = np.exp(-min(row - 1, 14 - row, column - 2, 23 - column) / 1.5)
-    return np.exp(strength * (0.15 * common + 0.15 * own - 0.15 * edge))
+    return np.exp(strength * (0.15 * common + 0.15 * per_channel - 0.15 * edge))
 
 
 def expose(
-    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, floor: np.ndarray, pixel_size: float
+    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, background: np.ndarray, pixel_size: float
 ) -> np.ndarray:
-    """Turn light float32[C, H, W] into the camera's picture uint8[C, H, W].
+    """Turn light float32[C, H, W] into the camera's image uint8[C, H, W].
 
     `floor` is the background in 8-bit units.
     """
-    seen = np.einsum("kc,chw->khw", optics.bleed, light)
+    signal = np.einsum("kc,chw->khw", optics.bleed, light)
     for channel in range(len(light)):
         sigma = optics.blur[channel] / pixel_size
-        seen[channel] = _blurred(seen[channel], sigma, haze=HAZE, far=HAZE_REACH / pixel_size)
-    shade = _shade(light.shape[-1], optics=optics)
-    seen *= shade * _per_channel(optics.gain)
-    seen += _per_channel(floor * np.sqrt(optics.gain) + optics.offset)
-    grain = rng.standard_normal(seen.shape, dtype=np.float32)
-    seen += grain * np.sqrt(0.1 + 0.02 * np.maximum(seen, 0))
-    return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+        signal[channel] = _blurred(signal[channel], sigma, haze=HAZE, halo_sigma=HAZE_REACH / pixel_size)
+    shading = _shading(light.shape[-1], optics=optics)
+    signal *= shading * _per_channel(optics.gain)
+    signal += _per_channel(background * np.sqrt(optics.gain) + optics.offset)
+    grain = rng.standard_normal(signal.shape, dtype=np.float32)
+    signal += grain * np.sqrt(0.1 + 0.02 * np.maximum(signal, 0))
+    return np.clip(np.rint(signal), 0, 255).astype(np.uint8)
 
 
-def _blurred(picture: np.ndarray, sigma: float, *, haze: float, far: float) -> np.ndarray:
+def _blurred(image: np.ndarray, sigma: float, *, haze: float, halo_sigma: float) -> np.ndarray:
     """Focus blur, and the wide halo that light from above and below the focal plane adds."""
-    sharp = cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT)
-    halo = cv2.GaussianBlur(picture, (0, 0), far, borderType=cv2.BORDER_REFLECT)
+    sharp = cv2.GaussianBlur(image, (0, 0), max(sigma, 0.1), borderType=cv2.BORDER_REFLECT)
+    halo = cv2.GaussianBlur(image, (0, 0), halo_sigma, borderType=cv2.BORDER_REFLECT)
     return (1 - haze) * sharp + haze * halo
 
 
@@ -101,7 +101,7 @@ def _per_channel(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=np.float32)[:, None, None]
 
 
-def _shade(size: int, *, optics: Optics) -> np.ndarray:
+def _shading(size: int, *, optics: Optics) -> np.ndarray:
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    away = (axis[:, None] - optics.centre[0]) ** 2 + (axis[None, :] - optics.centre[1]) ** 2
-    return 1 - _per_channel(optics.vignette) * np.float32(2) * away.astype(np.float32)
+    distance_squared = (axis[:, None] - optics.centre[0]) ** 2 + (axis[None, :] - optics.centre[1]) ** 2
+    return 1 - _per_channel(optics.vignette) * np.float32(2) * distance_squared.astype(np.float32)

@@ -1,4 +1,4 @@
-"""A simulated Protein Atlas: its class frequencies, which labels share a cell, four stains, and pictures to name them by."""
+"""A simulated Protein Atlas: real frequencies of label sets, four stains, and rendered images."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from cellsignal.data.images.reader import write_channel
 from cellsignal.data.microscope import optics
 from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, stream, traits
 from cellsignal.data.microscope.cells import Territory, draw_territory, organelles
-from cellsignal.data.microscope.proteins import chromosomes, dividing, microtubules, named, pattern, spindle
-from cellsignal.data.microscope.workdir import WORKSHOP, SideBySide, side_by_side, worker_folder
+from cellsignal.data.microscope.proteins import chromosomes, dividing, microtubules, by_component, pattern, spindle
+from cellsignal.data.microscope.workdir import WORKING_FOLDER, ParallelMap, run_in_processes, worker_folder
 from cellsignal.data.tables.labelled_sites import SAMPLE, SOLUTION, TRAIN, Labels, read_site_tables, write_labels
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
@@ -26,7 +26,7 @@ from cellsignal.tasks import PROTEIN_ATLAS
 # One site of the simulated Protein Atlas under its four stains: microtubules, protein, nucleus, endoplasmic reticulum.
 
 
-LINES = ("U2OS", "RPE", "HUVEC")  # cell lines; the atlas has 27
+CELL_LINES = ("U2OS", "RPE", "HUVEC")  # cell lines; the atlas has 27
 SPINDLE = 17  # the class that only cells in division show
 DIVIDING = 0.1  # share of the other sites that show such cells too
 VARIETY = 0.5  # how far the cells of a site differ from their line's, in units of one siRNA's effect
@@ -34,7 +34,7 @@ VARIETY = 0.5  # how far the cells of a site differ from their line's, in units 
 
 @dataclass(frozen=True)
 class Subject:
-    """One site to photograph; `twin_of` is the id that its picture follows from."""
+    """One site to render; `twin_of` is the id that its image follows from."""
 
     seed: int
     dataset: str
@@ -46,34 +46,34 @@ class Subject:
 
 
 def render_site(subject: Subject) -> np.ndarray:
-    """The camera's picture, uint8[4, H, W], of a site."""
+    """The image of a site, uint8[4, H, W]."""
     rng = stream(subject.seed, "atlas", subject.twin_of)
-    cell_type = CELL_TYPES[LINES[int(rng.integers(len(LINES)))]]
-    looks = traits(VARIETY * rng.standard_normal(len(TRAITS)))
+    cell_type = CELL_TYPES[CELL_LINES[int(rng.integers(len(CELL_LINES)))]]
+    factors = traits(VARIETY * rng.standard_normal(len(TRAITS)))
     density = float(np.exp(0.15 * rng.standard_normal()))
-    place = draw_territory(rng, subject.image_size, pixel_size=subject.pixel_size, cell_type=cell_type, traits=looks, density=density)
-    parts = named(organelles(rng, place, cell_type=cell_type, traits=looks))
+    territory = draw_territory(rng, subject.image_size, pixel_size=subject.pixel_size, cell_type=cell_type, traits=factors, density=density)
+    parts = by_component(organelles(rng, territory, cell_type=cell_type, traits=factors))
     divides = SPINDLE in subject.labels or rng.random() < DIVIDING
-    parts["dividing"] = dividing(rng, place) * np.float32(divides)
-    light = _stained(rng, place, parts, labels=subject.labels)
-    return optics.expose(rng, light, optics=_optics(rng), floor=np.full(4, 1.5), pixel_size=subject.pixel_size)
+    parts["dividing"] = dividing(rng, territory) * np.float32(divides)
+    light = _stains(rng, territory, parts, labels=subject.labels)
+    return optics.expose(rng, light, optics=_optics(rng), background=np.full(4, 1.5), pixel_size=subject.pixel_size)
 
 
-def _stained(rng: np.random.Generator, place: Territory, parts: dict[str, np.ndarray], *, labels: Labels) -> np.ndarray:
+def _stains(rng: np.random.Generator, territory: Territory, parts: dict[str, np.ndarray], *, labels: Labels) -> np.ndarray:
     """Light float32[4, H, W] before the microscope, in 8-bit units."""
     cells = parts["dividing"]
-    threads = microtubules(rng, place, parts) * place.ground
-    nucleus = parts["nucleus"] * (1 - cells) + np.float32(1.6) * chromosomes(place, cells)
-    red = np.float32(75) * (threads * (1 - np.float32(0.7) * cells) + spindle(place, cells)) + np.float32(14) * parts["body"]
+    threads = microtubules(rng, territory, parts) * territory.coverage
+    nucleus = parts["nucleus"] * (1 - cells) + np.float32(1.6) * chromosomes(territory, cells)
+    red = np.float32(75) * (threads * (1 - np.float32(0.7) * cells) + spindle(territory, cells)) + np.float32(14) * parts["body"]
     protein = np.float32(6) * parts["body"] + np.float32(2) * parts["nucleus"]  # what an antibody binds to besides
     for label in labels:
         strength = np.float32(150 * rng.uniform(0.45, 1.0))
-        protein = protein + strength * np.minimum(pattern(label, rng, place, parts=parts), np.float32(1.4))
+        protein = protein + strength * np.minimum(pattern(label, rng, territory, parts=parts), np.float32(1.4))
     return np.stack([red, protein, np.float32(130) * nucleus, np.float32(80) * parts["er"]]).astype(np.float32)
 
 
 def _optics(rng: np.random.Generator) -> optics.Optics:
-    """Confocal pictures are sharp and evenly lit; their brightness is set by hand, site by site."""
+    """Confocal images are sharp and evenly lit; their brightness is set by hand, site by site."""
     bleed = np.eye(4, dtype=np.float32) + np.float32(0.02) * (1 - np.eye(4, dtype=np.float32))
     return optics.Optics(
         gain=np.exp(0.3 * rng.standard_normal(4)),
@@ -238,7 +238,7 @@ def label_sets() -> dict[tuple[int, ...], int]:
     return counts
 
 
-PART = 64  # sites that are photographed together
+SITES_PER_PART = 64  # sites that are rendered together
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Preset:
     image_size: int
     pixel_size: float  # native pixels (512 across a real field) per image pixel
     least: int  # sites that show the rarest class in training; half as many in the test
-    twins: int = 0  # training sites whose picture is in the data a second time, under another id
+    twins: int = 0  # training sites whose image is in the data a second time, under another id
     cell_types: tuple[str, ...] = ()  # whose cells are no part of the task
 
 
@@ -262,27 +262,27 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class _Sites:
-    """Sites to draw: id_code, labels (as text), dataset, twin_of (the id whose picture it has, or its own)."""
+    """Sites to draw: id_code, labels (as text), dataset, twin_of (the id whose image it has, or its own)."""
 
     table: pd.DataFrame
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None, by: SideBySide = side_by_side) -> None:
-        """Photograph what is not there yet, then write the tables."""
-        _render(out, self.table, preset=self.preset, seed=self.seed, processes=processes, by=by)
+    def write(self, out: Path, *, processes: int | None, parallel_map: ParallelMap = run_in_processes) -> None:
+        """Render missing images, then write the tables."""
+        _render(out, self.table, preset=self.preset, seed=self.seed, processes=processes, parallel_map=parallel_map)
         _write_tables(out, self.table)
 
 
 def draw_atlas(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> _Sites:
-    """What is to be drawn: the preset's own sites, or those of the tables in the folder `like`."""
+    """The sites to draw: the preset's own, or those of the tables in the folder `like`."""
     if experiments:
         raise InputError("the Protein Atlas has no experiments", where="simulate", cure="leave them out")
-    sites = _designed(preset, seed=seed) if like is None else _of_tables(like, seed=seed)
+    sites = _draw_sites(preset, seed=seed) if like is None else _from_tables(like, seed=seed)
     return _Sites(sites, preset, seed)
 
 
-def _designed(preset: Preset, *, seed: int) -> pd.DataFrame:
+def _draw_sites(preset: Preset, *, seed: int) -> pd.DataFrame:
     parts = []
     for kind, count, least in (("train", preset.train - preset.twins, preset.least), ("test", preset.test, preset.least // 2)):
         labels = drawn_labels(stream(seed, "labels", kind), count, least=max(1, least))
@@ -293,8 +293,8 @@ def _designed(preset: Preset, *, seed: int) -> pd.DataFrame:
     return table.assign(labels=table["labels"].map(write_labels))
 
 
-def _of_tables(like: Path, *, seed: int) -> pd.DataFrame:
-    """The sites of real tables; test labels that they do not tell are drawn."""
+def _from_tables(like: Path, *, seed: int) -> pd.DataFrame:
+    """The sites of real tables; unknown test labels are drawn."""
     tables = read_site_tables(like, PROTEIN_ATLAS)
     drawn = pd.Series(drawn_labels(stream(seed, "labels", "test"), len(tables.sample), least=0), index=tables.sample)
     known = drawn if tables.solution is None else tables.solution.combine_first(drawn)
@@ -312,49 +312,50 @@ def drawn_labels(rng: np.random.Generator, count: int, *, least: int) -> list[La
     steps = (rng.random() + np.arange(count)) / max(count, 1)
     # Sorted by size the sets of a class lie scattered: a random order of the table gives each the same chance.
     order = rng.permutation(len(sets))
-    places = np.searchsorted(np.cumsum(weights[order] / weights.sum()), steps)
-    drawn = [sets[order[min(place, len(sets) - 1)]] for place in places]
-    _lift(rng, drawn, sets, weights, least=least)
+    rows = np.searchsorted(np.cumsum(weights[order] / weights.sum()), steps)
+    drawn = [sets[order[min(row, len(sets) - 1)]] for row in rows]
+    _raise_rare_classes(rng, drawn, sets, weights, least=least)
     return [drawn[i] for i in rng.permutation(count)]
 
 
-def _lift(rng: np.random.Generator, drawn: list[Labels], sets: list[Labels], weights: np.ndarray, *, least: int) -> None:
-    """Give every class `least` sites where there is room, in real company."""
-    for label in sorted(range(PROTEIN_ATLAS.classes), key=lambda label: sum(label in each for each in drawn)):
-        holding = [i for i, each in enumerate(sets) if label in each]
-        chances = weights[holding] / weights[holding].sum()
-        missing = least - sum(label in each for each in drawn)
-        free = [i for i, each in enumerate(drawn) if each == (0,)]
+def _raise_rare_classes(rng: np.random.Generator, drawn: list[Labels], sets: list[Labels], weights: np.ndarray, *, least: int) -> None:
+    """Give every class `least` sites where possible, with label sets that occur in the real data."""
+    for label in sorted(range(PROTEIN_ATLAS.classes), key=lambda label: sum(label in labels for labels in drawn)):
+        with_class = [i for i, labels in enumerate(sets) if label in labels]
+        chances = weights[with_class] / weights[with_class].sum()
+        missing = least - sum(label in labels for labels in drawn)
+        free = [i for i, labels in enumerate(drawn) if labels == (0,)]
         for i in rng.permutation(free)[: max(missing, 0)]:
-            drawn[i] = sets[holding[int(rng.choice(len(holding), p=chances))]]
+            drawn[i] = sets[with_class[int(rng.choice(len(with_class), p=chances))]]
 
 
 def _id(seed: int, kind: str, number: int) -> str:
-    """An id that looks as the real ones do."""
+    """An id in the format of the real ones."""
+
     return str(uuid.UUID(bytes=hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()[:16]))
 
 
-def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None, by: SideBySide) -> None:
-    """Photograph the sites part by part; a part is done when its marker is there."""
-    made = worker_folder(out)
+def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None, parallel_map: ParallelMap) -> None:
+    """Render the sites part by part; a part is done when its marker is there."""
+    work_folder = worker_folder(out)
     for kind in ("train", "test"):
         (out / kind).mkdir(exist_ok=True)
     parts = []
-    for number, start in enumerate(range(0, len(table), PART)):
-        rows = table.iloc[start : start + PART]
+    for number, start in enumerate(range(0, len(table), SITES_PER_PART)):
+        rows = table.iloc[start : start + SITES_PER_PART]
         subjects = tuple(
             Subject(seed, row.dataset, row.id_code, row.twin_of, tuple(map(int, row.labels.split())), preset.image_size, preset.pixel_size)
             for row in rows.itertuples()
         )
-        if not (out / WORKSHOP / f"part-{number}").exists():
-            parts.append((number, subjects, made / f"part-{number}"))
-    for number, folder in progress_bar(by(_photograph, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
-        for picture in sorted(folder.rglob("*.png")):
-            os.rename(picture, out / picture.relative_to(folder))
-        files.write_text(out / WORKSHOP / f"part-{number}", "")
+        if not (out / WORKING_FOLDER / f"part-{number}").exists():
+            parts.append((number, subjects, work_folder / f"part-{number}"))
+    for number, folder in progress_bar(parallel_map(_render_part, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
+        for path in sorted(folder.rglob("*.png")):
+            os.rename(path, out / path.relative_to(folder))
+        files.write_text(out / WORKING_FOLDER / f"part-{number}", "")
 
 
-def _photograph(work: tuple[int, tuple[Subject, ...], Path]) -> tuple[int, Path]:
+def _render_part(work: tuple[int, tuple[Subject, ...], Path]) -> tuple[int, Path]:
     number, subjects, folder = work
     for subject in subjects:
         (folder / subject.dataset).mkdir(parents=True, exist_ok=True)
@@ -365,12 +366,12 @@ def _photograph(work: tuple[int, tuple[Subject, ...], Path]) -> tuple[int, Path]
 
 def _write_tables(out: Path, table: pd.DataFrame) -> None:
     """The competition's CSV files and the truth."""
-    ids, answers, asked = PROTEIN_ATLAS.id_column, PROTEIN_ATLAS.label_column, PROTEIN_ATLAS.answer_column
+    id_column, label_column, prediction = PROTEIN_ATLAS.id_column, PROTEIN_ATLAS.label_column, PROTEIN_ATLAS.answer_column
     train, test = (table[table["dataset"] == kind] for kind in ("train", "test"))
-    named = {ids: "id_code", answers: "labels"}
+    sources = {id_column: "id_code", label_column: "labels"}
     for name, part in ((TRAIN, train), (SOLUTION, test)):
-        _write_csv(out / name, pd.DataFrame({column: part[source] for column, source in named.items()}))
-    _write_csv(out / SAMPLE, pd.DataFrame({ids: test["id_code"], asked: 0}))
+        _write_csv(out / name, pd.DataFrame({column: part[source] for column, source in sources.items()}))
+    _write_csv(out / SAMPLE, pd.DataFrame({id_column: test["id_code"], prediction: 0}))
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Photographing plates: every well of a plate drawn, exposed and written as the competition's PNG files."""
+"""Rendering plates: every well of a plate drawn, exposed and written as the competition's PNG files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ WELL_DRIFT = 0.2
 
 @dataclass(frozen=True)
 class Plate:
-    """One plate to photograph; `lost` names a well whose second site is not written whole."""
+    """One plate to render; `lost` names a well whose second site is not written whole."""
 
     seed: int
     experiment: str
@@ -34,23 +34,23 @@ class Plate:
 def render_plate(plate: Plate, folder: Path) -> list[str]:
     """Write `folder`/{well}_s{site}_w{channel}.png for a plate; returns its rows of pixel_stats.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    seen = _plate_optics(plate)
-    return [row for well, sirna in plate.wells for row in _well(plate, well, sirna=sirna, seen=seen, folder=folder)]
+    plate_optics = _plate_optics(plate)
+    return [row for well, sirna in plate.wells for row in _render_well(plate, well, sirna=sirna, plate_optics=plate_optics, folder=folder)]
 
 
 def _plate_optics(plate: Plate) -> optics.Optics:
     """The experiment's optics with the plate's own brightness."""
     cell_type, _, number = plate.experiment.rpartition("-")
-    even = optics.brightness(stream(plate.seed, "brightness", cell_type), int(number))
+    brightness = optics.brightness(stream(plate.seed, "brightness", cell_type), int(number))
     spread = CELL_TYPES[cell_type].gain_spread
     rng = stream(plate.seed, "optics", plate.experiment)
-    seen = optics.experiment_optics(rng, even, gain_spread=spread, strength=plate.batch)
+    experiment_optics = optics.experiment_optics(rng, brightness, gain_spread=spread, strength=plate.batch)
     rng = stream(plate.seed, "gain", plate.experiment, plate.plate)
-    return optics.scaled(seen, optics.plate_gain(rng, strength=plate.batch))
+    return optics.scaled(experiment_optics, optics.plate_gain(rng, strength=plate.batch))
 
 
 def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:
-    """What the cells of a well express: the siRNA's effect, and what experiment, plate and well add to it."""
+    """The phenotype of a well's cells: the siRNA's effect plus drifts of experiment, plate and well."""
     size, cell_type = len(TRAITS), plate.experiment.rsplit("-", 1)[0]
     effect = phenotype(plate.seed, sirna, cell_type=cell_type) * plate.phenotype * np.exp(0.15 * rng.standard_normal())
     drift = DRIFT * stream(plate.seed, "drift", plate.experiment).standard_normal(size)
@@ -58,31 +58,31 @@ def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:
     return effect + plate.batch * (drift + WELL_DRIFT * rng.standard_normal(size))
 
 
-def _well(plate: Plate, well: str, *, sirna: int, seen: optics.Optics, folder: Path) -> list[str]:
+def _render_well(plate: Plate, well: str, *, sirna: int, plate_optics: optics.Optics, folder: Path) -> list[str]:
     rng = stream(plate.seed, plate.experiment, plate.plate, well)
     gain = optics.well_gain(rng, ord(well[0]) - ord("A"), column=int(well[1:]), strength=plate.batch)
     factors = traits(_latent(plate, rng, sirna))
     density = float(np.exp(0.12 * rng.standard_normal()))
     rows = []
     for site in SITES:
-        picture = _site(plate, well, site=site, factors=factors, density=density, seen=optics.scaled(seen, gain))
-        rows += _write(picture, folder, plate=plate, well=well, site=site)
+        site_image = _render_site(plate, well, site=site, factors=factors, density=density, site_optics=optics.scaled(plate_optics, gain))
+        rows += _write(site_image, folder, plate=plate, well=well, site=site)
     return rows
 
 
-def _site(
-    plate: Plate, well: str, *, site: int, factors: dict[str, float], density: float, seen: optics.Optics
+def _render_site(
+    plate: Plate, well: str, *, site: int, factors: dict[str, float], density: float, site_optics: optics.Optics
 ) -> np.ndarray:
     rng = stream(plate.seed, plate.experiment, plate.plate, well, site)
-    kind = CELL_TYPES[plate.experiment.rsplit("-", 1)[0]]
-    light = draw(rng, plate.image_size, pixel_size=plate.pixel_size, cell_type=kind, traits=factors, density=density)
-    return optics.expose(rng, light, optics=seen, floor=kind.floor, pixel_size=plate.pixel_size)
+    cell_type = CELL_TYPES[plate.experiment.rsplit("-", 1)[0]]
+    light = draw(rng, plate.image_size, pixel_size=plate.pixel_size, cell_type=cell_type, traits=factors, density=density)
+    return optics.expose(rng, light, optics=site_optics, background=cell_type.background, pixel_size=plate.pixel_size)
 
 
-def _write(picture: np.ndarray, folder: Path, *, plate: Plate, well: str, site: int) -> list[str]:
+def _write(site_image: np.ndarray, folder: Path, *, plate: Plate, well: str, site: int) -> list[str]:
     code = f"{plate.experiment}_{plate.plate}_{well},{plate.experiment},{plate.plate},{well},{site}"
     rows = []
-    for channel, image in enumerate(picture, start=1):
+    for channel, image in enumerate(site_image, start=1):
         if (well, site) != (plate.lost, 2) or channel <= 4:  # what a real damaged site has
             write_channel(channel_path(folder, f"{well}_s{site}", channel), image)
             rows.append(f"{code},{channel},{_statistics(image)}\n")

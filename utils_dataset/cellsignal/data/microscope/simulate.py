@@ -1,4 +1,4 @@
-"""The virtual microscope: writes a whole data set in the competition's format, truth included."""
+"""The virtual microscope: writes a complete data set in the competition's format, with the true labels."""
 
 import hashlib
 import os
@@ -16,14 +16,14 @@ from cellsignal.data.microscope.cell_types import CELL_TYPES, stream
 from cellsignal.data.microscope.cells import FIELD
 from cellsignal.data.microscope.layout import complete_labels, draw_design
 from cellsignal.data.microscope.rendering import Plate, render_plate
-from cellsignal.data.microscope.workdir import RECEIPT, WORKSHOP, SideBySide, side_by_side, worker_folder, working_folder
+from cellsignal.data.microscope.workdir import RECEIPT, WORKING_FOLDER, ParallelMap, run_in_processes, worker_folder, working_folder
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import TASKS, Task
 
-__all__ = ["PRESETS", "RECEIPT", "WORKSHOP", "Preset", "presets_of", "simulate"]
-STATISTICS = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
+__all__ = ["PRESETS", "RECEIPT", "WORKING_FOLDER", "Preset", "presets_of", "simulate"]
+PIXEL_STATS_HEADER = "id_code,experiment,plate,well,site,channel,mean,std,median,min,max\n"
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,26 @@ def presets_of(task: Task) -> list[str]:
 
 def simulate(
     out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
-    image_size: int | None = None, processes: int | None = None, by: SideBySide = side_by_side, keep: bool = True,
+    image_size: int | None = None, processes: int | None = None, parallel_map: ParallelMap = run_in_processes, keep: bool = True,
 ) -> None:
     """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
 
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
-    `experiments` and `image_size` override the preset's. The same arguments give the same bytes whatever
-    the number of processes, and `by` whom its parts are drawn; a second call goes on where a killed one stopped, or does nothing.
-    Whole plates that other code drew are kept if `keep`, and a line says so.
-    Raises InputError when `out` holds anything else, an argument names nothing, the task has other channels, or the disk is full.
+    `experiments` and `image_size` override the preset's. The same arguments give the same bytes for any number of
+    processes and any `parallel_map`; a second call resumes a killed one, or does nothing. Complete plates drawn by another
+    version of the code are kept if `keep`, with a note. InputError if `out` holds anything else, an argument is
+    unknown, the task has other channels, or the disk is full.
     """
     if seed < 0:
         raise InputError(f"seed {seed}", where="simulate", cure="choose 0 or more")
     check_channels(preset)
-    chosen = _preset(preset, image_size=image_size)
-    screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
-    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
-    with working_folder(Path(out), receipt, keep=keep) as todo:
-        if todo:
+    preset_values = _preset(preset, image_size=image_size)
+    data_set = DESIGNERS[type(preset_values)](preset_values, seed=seed, like=like, experiments=experiments)
+    receipt = {"preset": preset, "seed": seed, "parameters": asdict(preset_values), "wells": _digest(data_set.table)}
+    with working_folder(Path(out), receipt, keep_other_code=keep) as unfinished:
+        if unfinished:
             with on_a_full_disk(Path(out)):
-                screen.write(Path(out), processes=processes, by=by)
+                data_set.write(Path(out), processes=processes, parallel_map=parallel_map)
 
 
 def check_channels(preset: str) -> None:
@@ -104,7 +104,7 @@ def _preset(name: str, *, image_size: int | None) -> Any:
         return PRESETS[name]
     if not 16 <= image_size <= 2048:
         raise InputError(f"image size {image_size}", where="simulate", cure="choose 16 to 2048 pixels")
-    # A picture never shows more than a real field: from 256 pixels on it is drawn finer instead of wider.
+    # An image never shows more than a real field: from 256 pixels on the resolution grows instead of the field.
     pixel_size = min(PRESETS[name].pixel_size, FIELD / image_size)
     return replace(PRESETS[name], image_size=image_size, pixel_size=pixel_size)
 
@@ -117,13 +117,13 @@ class _Plates:
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None, by: SideBySide = side_by_side) -> None:
-        """Photograph every plate, then write the tables."""
-        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes, by=by)
+    def write(self, out: Path, *, processes: int | None, parallel_map: ParallelMap = run_in_processes) -> None:
+        """Render every plate, then write the tables."""
+        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes, parallel_map=parallel_map)
         _write_tables(out, self.table)
 
 
-def _screen(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> _Plates:
+def _design_plates(preset: Preset, *, seed: int, like: Path | None, experiments: Sequence[str]) -> _Plates:
     if like is None:
         wells = draw_design(
             seed, preset.cell_types, classes=preset.classes, train=preset.train, test=preset.test,
@@ -132,24 +132,24 @@ def _screen(preset: Preset, *, seed: int, like: Path | None, experiments: Sequen
     else:
         tables = read_tables(like)
         wells = complete_labels(tables.wells, seed=seed, solution=tables.solution)
-    return _Plates(_chosen(wells, experiments), preset, seed)
+    return _Plates(_select_wells(wells, experiments), preset, seed)
 
 
-# Who draws for a kind of preset. What is drawn has a `table` that tells it apart, and writes itself into a folder.
-SCREENS = {Preset: _screen, protein_atlas.Preset: protein_atlas.draw_atlas}
+# By type of preset; the result has a `table` of wells or sites, and a method `write`.
+DESIGNERS = {Preset: _design_plates, protein_atlas.Preset: protein_atlas.draw_atlas}
 DRAWN_CHANNELS = {Preset: optics.CHANNELS, protein_atlas.Preset: 4}
 
 
-def _chosen(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
-    """The wells of these experiments (all when empty), checked to be something we can draw."""
+def _select_wells(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFrame:
+    """The wells of these experiments (all if empty); InputError for wells that cannot be drawn."""
     names = wells["experiment"].unique()
     if unknown := sorted(set(experiments) - set(names)):
         cure = f"choose from {', '.join(names)}"
         raise InputError(f"no experiment {', '.join(unknown)}", where="simulate", cure=cure)
     wells = wells[wells["experiment"].isin(list(experiments) or names)].reset_index(drop=True)
-    if strange := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
+    if undrawable := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
         cure = f"choose experiments of {', '.join(CELL_TYPES)}"
-        raise InputError(f"cannot draw {', '.join(strange)} cells", where="simulate", cure=cure)
+        raise InputError(f"cannot draw {', '.join(undrawable)} cells", where="simulate", cure=cure)
     if "train" not in set(wells["dataset"]):
         raise InputError("no training experiment is chosen", where="simulate", cure="name one of them too")
     return wells
@@ -160,18 +160,18 @@ def _digest(wells: pd.DataFrame) -> str:
 
 
 def _plates(wells: pd.DataFrame, *, seed: int, preset: Preset) -> dict[str, list[Plate]]:
-    """The plates to photograph, by the folder of their experiment."""
+    """The plates to render, by the folder of their experiment."""
     plates: dict[str, list[Plate]] = {}
-    lost = _lost_site(wells, seed=seed)
-    for (kind, experiment, number), part in wells.groupby(["dataset", "experiment", "plate"]):
+    lost_site = _lost_site(wells, seed=seed)
+    for (dataset, experiment, number), part in wells.groupby(["dataset", "experiment", "plate"]):
         plate = Plate(
             seed=seed, experiment=experiment, plate=int(number),
             wells=tuple(zip(part["well"], part["sirna"].tolist(), strict=True)),
             image_size=preset.image_size, pixel_size=preset.pixel_size,
             phenotype=preset.phenotype, batch=preset.batch,
-            lost=lost[2] if (experiment, number) == lost[:2] else "",
+            lost=lost_site[2] if (experiment, number) == lost_site[:2] else "",
         )
-        plates.setdefault(f"{kind}/{experiment}", []).append(plate)
+        plates.setdefault(f"{dataset}/{experiment}", []).append(plate)
     return plates
 
 
@@ -184,45 +184,45 @@ def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
     return row["experiment"], row["plate"], row["well"]
 
 
-def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None, by: SideBySide) -> None:
-    """Photograph what is not there yet; each experiment appears in its place when it is whole."""
-    place_of = worker_folder(out)
-    todo = {place: parts for place, parts in plates.items() if not (out / place).exists()}
-    work = [(part, place_of / place / f"Plate{part.plate}") for place, parts in todo.items() for part in parts]
-    done: dict[str, dict[int, str]] = {place: {} for place in todo}
-    finished = by(_photograph, work, processes=processes)
-    for plate, folder, rows in progress_bar(finished, total=len(work), desc="simulate", unit="plate"):
-        place = str(folder.parent.relative_to(place_of))
-        done[place][plate] = rows
-        if len(done[place]) == len(todo[place]):
-            _put(out, place, made=place_of, rows=[done[place][number] for number in sorted(done[place])])
+def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None, parallel_map: ParallelMap) -> None:
+    """Render missing experiments; each is moved into place when it is complete."""
+    work_folder = worker_folder(out)
+    todo = {experiment_folder: parts for experiment_folder, parts in plates.items() if not (out / experiment_folder).exists()}
+    work = [(part, work_folder / experiment_folder / f"Plate{part.plate}") for experiment_folder, parts in todo.items() for part in parts]
+    done: dict[str, dict[int, str]] = {experiment_folder: {} for experiment_folder in todo}
+    rendered = parallel_map(_render_work, work, processes=processes)
+    for plate, folder, rows in progress_bar(rendered, total=len(work), desc="simulate", unit="plate"):
+        experiment_folder = str(folder.parent.relative_to(work_folder))
+        done[experiment_folder][plate] = rows
+        if len(done[experiment_folder]) == len(todo[experiment_folder]):
+            _move_into_place(out, experiment_folder, work_folder=work_folder, rows=[done[experiment_folder][number] for number in sorted(done[experiment_folder])])
 
 
-def _put(out: Path, place: str, *, made: Path, rows: list[str]) -> None:
-    """Statistics first: an experiment that is in its place is one that needs nothing more."""
-    files.write_text(out / WORKSHOP / f"{Path(place).name}.csv", "".join(rows))
-    (out / place).parent.mkdir(exist_ok=True)
-    os.rename(made / place, out / place)
+def _move_into_place(out: Path, experiment_folder: str, *, work_folder: Path, rows: list[str]) -> None:
+    """Write the statistics first: an experiment in its final folder is complete."""
+    files.write_text(out / WORKING_FOLDER / f"{Path(experiment_folder).name}.csv", "".join(rows))
+    (out / experiment_folder).parent.mkdir(exist_ok=True)
+    os.rename(work_folder / experiment_folder, out / experiment_folder)
 
 
-def _photograph(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
+def _render_work(work: tuple[Plate, Path]) -> tuple[int, Path, str]:
     plate, folder = work
     return plate.plate, folder, "".join(render_plate(plate, folder))
 
 
 def _write_tables(out: Path, wells: pd.DataFrame) -> None:
-    """The competition's CSV files and the truth."""
+    """The competition's CSV files and the solution."""
     columns = ["id_code", "experiment", "plate", "well", "sirna"]
-    for kind, known in (("train", columns), ("test", columns[:-1])):
-        part = wells[wells["dataset"] == kind]
+    for dataset, table_columns in (("train", columns), ("test", columns[:-1])):
+        part = wells[wells["dataset"] == dataset]
         treated = part["well_type"] == "treatment"
-        _write_csv(out / f"{kind}.csv", part.loc[treated, known])
-        _write_csv(out / f"{kind}_controls.csv", part.loc[~treated, [*columns, "well_type"]])
-    asked = wells.loc[(wells["dataset"] == "test") & (wells["well_type"] == "treatment"), ["id_code", "sirna"]]
-    _write_csv(out / "solution.csv", asked)
-    _write_csv(out / "sample_submission.csv", asked.assign(sirna=0))
-    pieces = [out / WORKSHOP / f"{name}.csv" for name in wells["experiment"].unique()]
-    files.write_text(out / "pixel_stats.csv", STATISTICS + "".join(piece.read_text() for piece in pieces))
+        _write_csv(out / f"{dataset}.csv", part.loc[treated, table_columns])
+        _write_csv(out / f"{dataset}_controls.csv", part.loc[~treated, [*columns, "well_type"]])
+    test_wells = wells.loc[(wells["dataset"] == "test") & (wells["well_type"] == "treatment"), ["id_code", "sirna"]]
+    _write_csv(out / "solution.csv", test_wells)
+    _write_csv(out / "sample_submission.csv", test_wells.assign(sirna=0))
+    pieces = [out / WORKING_FOLDER / f"{name}.csv" for name in wells["experiment"].unique()]
+    files.write_text(out / "pixel_stats.csv", PIXEL_STATS_HEADER + "".join(piece.read_text() for piece in pieces))
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Where a simulation works: alone in its folder, with a receipt, going on where a killed one stopped, on all cores."""
+"""The working folder of a simulation: locked, with a receipt, resumable; and a parallel map over processes."""
 
 import json
 import multiprocessing
@@ -14,77 +14,77 @@ import cv2
 
 from cellsignal import files, receipts
 from cellsignal.code_identity import changed, package_code
-from cellsignal.data.simulated import RECEIPT, WORKSHOP
+from cellsignal.data.simulated import RECEIPT, WORKING_FOLDER
 from cellsignal.errors import InputError
 
 CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
 OUTPUTS = "outputs"  # in a receipt: SHA-256 of the tables, by name; images carry checksums of their own
-Part, Made = TypeVar("Part"), TypeVar("Made")
-SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
+Part, Output = TypeVar("Part"), TypeVar("Output")
+ParallelMap = Callable[..., Iterator[Any]]  # as `run_in_processes`: whoever draws the parts
 
 
 @contextmanager
-def working_folder(out: Path, receipt: dict[str, Any], *, keep: bool = True) -> Iterator[bool]:
-    """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
+def working_folder(out: Path, receipt: dict[str, Any], *, keep_other_code: bool = True) -> Iterator[bool]:
+    """Create and lock `out`; yields whether anything is left to do.
 
-    On leaving without error `out` is whole, and says so by its receipt, which vouches for its tables. Raises InputError
-    when it holds anything but this simulation, when a table is not as it was left, and for what other code of this
-    package drew, unless that is whole: then it is kept if `keep`, and a line says so.
+    Unless the block raises, `out` is then complete and has a receipt with the hashes of its tables. InputError if it
+    holds anything but this simulation, if a table was altered, and for plates drawn by another version of the code,
+    except complete ones if `keep_other_code`: these are kept with a note.
     """
     receipt = json.loads(json.dumps(receipt))
-    with _alone(out):
-        todo = _claim(out, receipt=receipt)
-        _of_this_code(out, keep=keep, whole=not todo)
-        yield todo
-        if todo:
+    with _exclusive(out):
+        unfinished = _prepare_folder(out, receipt=receipt)
+        _check_code(out, keep_other_code=keep_other_code, complete=not unfinished)
+        yield unfinished
+        if unfinished:
             files.remove_temporary(out, ())
             files.write_json(out / CODE, package_code("data"))
             tables = sorted(path.name for path in out.glob("*.csv"))
             receipts.write(out / RECEIPT, {**receipt, OUTPUTS: {name: files.sha256(out / name) for name in tables}})
-        shutil.rmtree(out / WORKSHOP, ignore_errors=True)
+        shutil.rmtree(out / WORKING_FOLDER, ignore_errors=True)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold `out`, made for it, against a second simulation; the folder is its own lock and nothing is left of it."""
+def _exclusive(out: Path) -> Iterator[None]:
+    """Create `out` and lock it against a second simulation; the folder itself is the lock."""
     if out.exists() and not out.is_dir():
         raise InputError("holds files that no simulation wrote", where=out, cure="choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with files.locked(out, refusal="another simulation works in this folder"):
+    with files.locked(out, busy_message="another simulation works in this folder"):
         yield
 
 
-def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
+def _prepare_folder(out: Path, *, receipt: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
-    found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
-    if found:
-        told = _read_receipt(found[0], out=out)
-        outputs = told.pop(OUTPUTS, {})
-        if told != receipt:
+    existing = [path for path in (out / RECEIPT, out / WORKING_FOLDER / RECEIPT) if path.exists()]
+    if existing:
+        saved = _read_receipt(existing[0], out=out)
+        outputs = saved.pop(OUTPUTS, {})
+        if saved != receipt:
             raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
         receipts.check(out, outputs, made_by="the simulation", cure=f"delete the whole folder {out} and simulate again")
-        return found[0] != out / RECEIPT
-    if any(path.name != WORKSHOP for path in out.iterdir()):
+        return existing[0] != out / RECEIPT
+    if any(path.name != WORKING_FOLDER for path in out.iterdir()):
         cure = "choose another folder"
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKSHOP / CODE, package_code("data"))
-    receipts.write(out / WORKSHOP / RECEIPT, receipt)
+    files.write_json(out / WORKING_FOLDER / CODE, package_code("data"))
+    receipts.write(out / WORKING_FOLDER / RECEIPT, receipt)
     return True
 
 
-def _of_this_code(out: Path, *, keep: bool, whole: bool) -> None:
-    """Refuse plates of other code, or say that they are kept."""
+def _check_code(out: Path, *, keep_other_code: bool, complete: bool) -> None:
+    """Refuse plates drawn by another version of the code, or print that they are kept."""
     try:
-        drawn = files.read_json(out / (CODE if whole else f"{WORKSHOP}/{CODE}"))
+        code = files.read_json(out / (CODE if complete else f"{WORKING_FOLDER}/{CODE}"))
     except InputError:  # of an earlier version, which did not note it
-        drawn = {}
-    if not (other := changed(drawn, package_code("data"))):
+        code = {}
+    if not (changed_rooms := changed(code, package_code("data"))):
         return
-    if not (whole and keep):
-        raise InputError(f"drawn by other code of cellsignal ({', '.join(other)})", where=out, cure="delete this folder, or choose another")
-    print(f"{out}: kept, although other code of cellsignal ({', '.join(other)}) drew these plates; delete the folder to draw them anew")
+    if not (complete and keep_other_code):
+        raise InputError(f"drawn by other code of cellsignal ({', '.join(changed_rooms)})", where=out, cure="delete this folder, or choose another")
+    print(f"{out}: kept, although other code of cellsignal ({', '.join(changed_rooms)}) drew these plates; delete the folder to draw them anew")
 
 
 def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
 
 
 def worker_folder(out: Path) -> Path:
-    """A folder of this process in the workshop; those that killed processes left are removed."""
-    for orphan in (out / WORKSHOP).glob("desk-*"):
+    """A folder of this process in the working folder; those of killed processes are removed."""
+    for orphan in (out / WORKING_FOLDER).glob("desk-*"):
         shutil.rmtree(orphan)
-    return out / WORKSHOP / f"desk-{os.getpid()}"
+    return out / WORKING_FOLDER / f"desk-{os.getpid()}"
 
 
-def side_by_side(function: Callable[[Part], Made], parts: Iterable[Part], *, processes: int | None) -> Iterator[Made]:
-    """`function` of each part, in whatever order they end, by so many processes; None: one a core."""
+def run_in_processes(function: Callable[[Part], Output], parts: Iterable[Part], *, processes: int | None) -> Iterator[Output]:
+    """`function` of each part, in order of completion, by `processes` processes (None: one per core)."""
     parts = list(parts)
     count = min(processes or os.cpu_count() or 1, len(parts))
     if count <= 1:
@@ -111,7 +111,7 @@ def side_by_side(function: Callable[[Part], Made], parts: Iterable[Part], *, pro
 
 
 def _start_worker() -> None:
-    """One thread each; and a worker whose parent was killed must not wait for work for ever."""
+    """Use one thread, and end when the parent process dies."""
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

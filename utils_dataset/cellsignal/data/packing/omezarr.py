@@ -1,7 +1,7 @@
-"""A store as OME-Zarr: each plate one that biologists' tools open (OME-NGFF 0.5, high-content screening).
+"""Writing a store as OME-Zarr plates (OME-NGFF 0.5, high-content screening), which other microscopy tools can open.
 
-Each copy of a site is one chunk in a file of its own, so that `data.store` reads it without the library that wrote it. All
-those files and folders are the price, in time and on the disk: this is a format to show and to share.
+Each copy of a site is one chunk in its own file, so that `packed_store` reads it without zarr. The many files make it slower
+and larger than the default format: use it for sharing.
 """
 
 import importlib
@@ -19,7 +19,7 @@ import numpy as np
 
 from cellsignal import files
 from cellsignal.data.images.codecs import CHUNKS
-from cellsignal.data.packing.plate_file import AHEAD, PlateShard, StoreSpec, note, prefetch_map, resized_copies, specification
+from cellsignal.data.packing.plate_file import SITES_PER_THREAD, PlateShard, StoreSpec, write_index, prefetch_map, resized_copies, specification
 from cellsignal.errors import InputError
 
 PLATE = "plate.ome.zarr"  # in the folder of its images
@@ -29,49 +29,49 @@ _SYNTAX = {"version": VERSION}
 
 
 def library() -> Any:
-    """The module zarr; InputError that says how to get it."""
+    """The module zarr; InputError if it is not installed."""
     try:
         return importlib.import_module("zarr")
     except ImportError:
         raise InputError("writing OME-Zarr needs zarr", cure="pip install zarr, or pack without --format ome-zarr") from None
 
 
-def write(out: Path, parcel: PlateShard, form: StoreSpec, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:
-    """Write a plate, whole or not at all, and then its index; as `parcels.write` does. InputError for sites of no wells."""
+def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, threads: int, on_site: Callable[[], Any]) -> None:
+    """Write a plate atomically, and then its index, like `plate_file.write`. InputError for sites that belong to no well."""
     zarr = library()
-    places = [_place(parcel, name) for name in parcel.names]
-    folder, source = out / parcel.name, specification(parcel, form)
+    positions = [_site_position(shard, name) for name in shard.names]
+    folder, source = out / shard.name, specification(shard, spec)
     for orphan in folder.glob(f"{files.TEMPORARY}*"):
         shutil.rmtree(orphan)
-    growing = files.temporary_path(folder / PLATE)
-    _write_groups(zarr, growing, parcel, places)
+    temporary = files.temporary_path(folder / PLATE)
+    _write_groups(zarr, temporary, shard, positions)
     checksums = []
-    for sums in prefetch_map(pool, partial(_write_site, zarr, growing, parcel, form), zip(parcel.stems, places), count=threads * AHEAD):
+    for sums in prefetch_map(pool, partial(_write_site, zarr, temporary, shard, spec), zip(shard.stems, positions), count=threads * SITES_PER_THREAD):
         checksums.append(sums)
-        tell()
+        on_site()
     shutil.rmtree(folder / PLATE, ignore_errors=True)
-    os.replace(growing, folder / PLATE)
-    chunks = {size: [f"{PLATE}/{'/'.join(place)}/{level}/c/0/0/0" for place in places] for level, size in enumerate(form.shapes)}
-    note(out, parcel, source, checksums=dict(zip(form.shapes, map(list, zip(*checksums)))), chunks=chunks)
+    os.replace(temporary, folder / PLATE)
+    chunks = {size: [f"{PLATE}/{'/'.join(place)}/{level}/c/0/0/0" for place in positions] for level, size in enumerate(spec.shapes)}
+    write_index(out, shard, source, checksums=dict(zip(spec.shapes, map(list, zip(*checksums)))), chunks=chunks)
 
 
-def _place(parcel: PlateShard, name: str) -> tuple[str, str, str]:
+def _site_position(shard: PlateShard, name: str) -> tuple[str, str, str]:
     """Row, column and number of a site, as OME-Zarr names groups."""
-    found = _SITE.fullmatch(name)
-    if found is None:
-        raise InputError("is no site of a well, and OME-Zarr plates consist of wells", where=parcel.root / parcel.folder / name,
+    match = _SITE.fullmatch(name)
+    if match is None:
+        raise InputError("is no site of a well, and OME-Zarr plates consist of wells", where=shard.root / shard.folder / name,
                          cure="pack without --format ome-zarr")
-    return found[1], found[2], found[3]
+    return match[1], match[2], match[3]
 
 
-def _write_groups(zarr: Any, path: Path, parcel: PlateShard, places: Sequence[tuple[str, str, str]]) -> None:
+def _write_groups(zarr: Any, path: Path, shard: PlateShard, positions: Sequence[tuple[str, str, str]]) -> None:
     """The groups of the plate and of its wells."""
-    rows, columns = (sorted({place[axis] for place in places}) for axis in (0, 1))
+    rows, columns = (sorted({position[axis] for position in positions}) for axis in (0, 1))
     wells: dict[tuple[str, str], list[str]] = {}
-    for row, column, site in places:
+    for row, column, site in positions:
         wells.setdefault((row, column), []).append(site)
     plate = {
-        "name": parcel.folder,
+        "name": shard.folder,
         "version": VERSION,
         "rows": [{"name": name} for name in rows],
         "columns": [{"name": name} for name in columns],
@@ -87,41 +87,41 @@ def _write_groups(zarr: Any, path: Path, parcel: PlateShard, places: Sequence[tu
         _group(zarr, path / row / column, well={"images": [{"path": site} for site in sites]})
 
 
-def _group(zarr: Any, path: Path, **told: Any) -> None:
-    zarr.create_group(path, attributes={"ome": {**_SYNTAX, **told}})
+def _group(zarr: Any, path: Path, **metadata: Any) -> None:
+    zarr.create_group(path, attributes={"ome": {**_SYNTAX, **metadata}})
 
 
-def _write_site(zarr: Any, plate: Path, parcel: PlateShard, form: StoreSpec, what: tuple[str, tuple[str, str, str]]) -> list[int]:
+def _write_site(zarr: Any, plate: Path, shard: PlateShard, spec: StoreSpec, stem_and_position: tuple[str, tuple[str, str, str]]) -> list[int]:
     """One image with its copies; the CRC-32 of the pixels of each."""
-    stem, place = what
-    path = plate.joinpath(*place)
-    made = resized_copies(parcel.root, form, stem)
-    _group(zarr, path, multiscales=[_multiscale(stem, made)], omero={"channels": [_channel(*label) for label in form.labels]})
-    for level, copy in enumerate(made):
+    stem, position = stem_and_position
+    path = plate.joinpath(*position)
+    copies = resized_copies(shard.root, spec, stem)
+    _group(zarr, path, multiscales=[_multiscale(stem, copies)], omero={"channels": [_channel(*label) for label in spec.labels]})
+    for level, copy in enumerate(copies):
         array = zarr.create_array(
             path / str(level), shape=copy.shape, chunks=copy.shape, dtype="uint8", fill_value=0, dimension_names=("c", "y", "x"),
-            compressors=_compressors(zarr, form), config={"write_empty_chunks": True},
+            compressors=_compressors(zarr, spec), config={"write_empty_chunks": True},
         )  # fmt: skip
         array[...] = copy
-    return [crc32(copy) for copy in made]
+    return [crc32(copy) for copy in copies]
 
 
-def _compressors(zarr: Any, form: StoreSpec) -> Any:
+def _compressors(zarr: Any, spec: StoreSpec) -> Any:
     """The codec as the library has it: its chunks are those that Blosc2 reads."""
-    if form.codec.plain:
+    if spec.codec.plain:
         return None
-    kind, level = CHUNKS[form.codec.name]
+    kind, level = CHUNKS[spec.codec.name]
     return zarr.codecs.BloscCodec(cname=kind.lower(), clevel=level, shuffle="noshuffle", typesize=1)
 
 
-def _multiscale(stem: str, made: Sequence[np.ndarray]) -> dict[str, Any]:
+def _multiscale(stem: str, copies: Sequence[np.ndarray]) -> dict[str, Any]:
     axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
-    scales = [[1.0, *(first / side for first, side in zip(made[0].shape[1:], copy.shape[1:]))] for copy in made]
+    scales = [[1.0, *(first / side for first, side in zip(copies[0].shape[1:], copy.shape[1:]))] for copy in copies]
     datasets = [
         {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]} for level, scale in enumerate(scales)
     ]
-    way = {"method": "cv2.resize", "kwargs": {"interpolation": "INTER_AREA"}}
-    return {"name": stem, "axes": axes, "datasets": datasets, "type": "mean", "metadata": way}
+    resize = {"method": "cv2.resize", "kwargs": {"interpolation": "INTER_AREA"}}
+    return {"name": stem, "axes": axes, "datasets": datasets, "type": "mean", "metadata": resize}
 
 
 def _channel(label: str, colour: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a data set to its store: folder by folder, without loss, going on where an earlier call stopped."""
+"""Packing a data set into a store: folder by folder, lossless, resumable."""
 
 import os
 import shutil
@@ -15,110 +15,110 @@ from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.data.download.archives import gigabytes, on_a_full_disk, require_room
 from cellsignal.data.images import codecs, packed_store
-from cellsignal.data.images.reader import missing_channels, read_site, resized_sides
-from cellsignal.data.microscope.workdir import SideBySide
+from cellsignal.data.images.reader import missing_channels, read_site, resized_shape
+from cellsignal.data.microscope.workdir import ParallelMap
 from cellsignal.data.packing import omezarr, plate_file
-from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, shard_facts, up_to_date
+from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, read_index, up_to_date
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import Task
 
 CODEC = "raw"
-KAGGLE = 20 * 10**9  # bytes of working space that a notebook has there
-_MOST = 1024  # sites in one part: RxRx1's plates have 616; a data set without plates is cut
-_SAMPLES = 8  # sites that are encoded to tell how much room all will take
-_SLACK = 1.1  # by which compressed images may turn out larger than the sample
-_CURE = "choose another folder, or delete this one"
+KAGGLE_BYTES = 20 * 10**9  # bytes of working space that a notebook has there
+_MAX_SITES_PER_PART = 1024  # sites in one part: RxRx1's plates have 616; a data set without plates is cut
+_SAMPLES = 8  # sites that are encoded to estimate the size of the store
+_SAMPLE_MARGIN = 1.1  # safety factor on the estimate for compressed images
+_OTHER_FOLDER = "choose another folder, or delete this one"
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """What is to be packed: `sites` (columns stem, cell_type) that are whole, in `parcels`, and in which `form`.
+    """What will be packed: the complete `sites` (columns stem, cell_type), divided into `shards`, in the format `spec`.
 
-    `left_out`: the number of sites without all of their channels. `site_bytes`: what a site takes on the disk,
-    exactly for plain pixels, else as measured on some.
+    `left_out`: the number of sites with missing channels. `site_bytes`: disk space of a site, exact for plain pixels,
+    else estimated from samples.
     """
 
     root: Path
-    form: StoreSpec
+    spec: StoreSpec
     sites: pd.DataFrame
-    parcels: list[PlateShard]
+    shards: list[PlateShard]
     left_out: int
     site_bytes: float
 
     @property
     def bytes(self) -> int:
-        """What the whole store takes on the disk, but for its tables."""
+        """Disk space of the store without its tables."""
         return round(len(self.sites) * self.site_bytes)
 
 
 def plan_pack(
     data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = (), format: str = "plates"
 ) -> PackPlan:
-    """What packing a data set will mean; reads its tables, lists its folders, and looks at some images.
+    """Plan the packing of a data set; reads its tables, lists its folders, and encodes some images.
 
-    `sizes`: of the copies' longer side in pixels; empty means the images' own. `cell_types`: empty means all. `format`: one
-    of FORMATS. Raises InputError for a fault of the tables, an unknown codec or cell type, a size beyond the images', and
-    where no image is.
+    `sizes`: of the copies' longer side in pixels; empty means the original size. `cell_types`: empty means all. `format`:
+    a key of FORMATS. InputError for invalid tables, an unknown codec or cell type, a size larger than the images, and a
+    data set without images.
     """
     root, kind = Path(data), codecs.codec(codec)
     if format == "ome-zarr":
         omezarr.library()
     task = labelled_sites.task_of(root)
-    sites = SITES[task.reader](root, task, cell_types)
+    sites = SITES_BY_READER[task.reader](root, task, cell_types)
     missing = missing_channels(root, sites["stem"], channels=task.suffixes)
-    whole = sites[missing == ""].reset_index(drop=True)
-    if whole.empty:
+    complete = sites[missing == ""].reset_index(drop=True)
+    if complete.empty:
         raise InputError("no site has all of its images there", where=root, cure="download the images first")
-    full = read_site(root, whole["stem"].iloc[0], channels=task.suffixes).shape
-    shapes = {size: (full[0], *resized_sides(full[1:], size)) for size in _sizes(sizes, max(full[1:]))}
+    full = read_site(root, complete["stem"].iloc[0], channels=task.suffixes).shape
+    shapes = {size: (full[0], *resized_shape(full[1:], size)) for size in _sizes(sizes, max(full[1:]))}
     labels = tuple((name, "{:02X}{:02X}{:02X}".format(*colour)) for name, colour in zip(task.channels, task.colours))
-    form = StoreSpec(kind, task.suffixes, full, shapes, format, labels)
-    chosen = whole["stem"].iloc[:: -(-len(whole) // _SAMPLES)]
-    lengths = [sum(len(content) for content, _ in encode(root, form, stem)) for stem in chosen]
-    return PackPlan(root, form, whole, _parcels(root, sites["stem"], missing), len(sites) - len(whole), sum(lengths) / len(lengths))
+    spec = StoreSpec(kind, task.suffixes, full, shapes, format, labels)
+    samples = complete["stem"].iloc[:: -(-len(complete) // _SAMPLES)]
+    lengths = [sum(len(content) for content, _ in encode(root, spec, stem)) for stem in samples]
+    return PackPlan(root, spec, complete, _shards(root, sites["stem"], missing), len(sites) - len(complete), sum(lengths) / len(lengths))
 
 
 def _sizes(sizes: Sequence[int], full: int) -> list[int]:
     return sorted(set(sizes) or {full}, reverse=True)
 
 
-def _of_wells(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+def _well_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
     return wells.select(wells.read_tables(root), cell_types=cell_types).sites[["stem", "cell_type"]]
 
 
-def _of_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+def _labelled_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
     if cell_types:
         raise InputError(f"the task {task.name} has no cell types", where=root, cure="leave out --cell-type")
     return labelled_sites.read_site_tables(root, task).sites[["stem"]].assign(cell_type="")
 
 
 # By the reader that a task names.
-SITES: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {"wells": _of_wells, "sites": _of_sites}
+SITES_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {"wells": _well_sites, "sites": _labelled_sites}
 
 
-def _parcels(root: Path, stems: pd.Series, missing: pd.Series) -> list[PlateShard]:
-    """Folder by folder, in the order of the tables; a folder without a whole site is none."""
-    places = stems.str.rpartition("/")
-    table = pd.DataFrame({"folder": places[0], "name": places[2], "missing": missing})
-    parcels = []
+def _shards(root: Path, stems: pd.Series, missing: pd.Series) -> list[PlateShard]:
+    """One shard per folder, in the order of the tables, without folders that have no complete site; large ones are split."""
+    split_stems = stems.str.rpartition("/")
+    table = pd.DataFrame({"folder": split_stems[0], "name": split_stems[2], "missing": missing})
+    shards = []
     for folder, part in table.groupby("folder", sort=False):
-        whole = part["name"][part["missing"] == ""].tolist()
-        lacking = {name: [int(number) for number in numbers.split(", ")] for name, numbers in zip(part["name"], part["missing"]) if numbers}
-        for start in range(0, len(whole), _MOST):
-            name = (folder or packed_store.BESIDE) + (f"/part{1 + start // _MOST}" if len(whole) > _MOST else "")
-            parcels.append(PlateShard(root, name, folder, tuple(whole[start : start + _MOST]), lacking if not start else {}))
-    return parcels
+        complete = part["name"][part["missing"] == ""].tolist()
+        missing_by_name = {name: [int(number) for number in numbers.split(", ")] for name, numbers in zip(part["name"], part["missing"]) if numbers}
+        for start in range(0, len(complete), _MAX_SITES_PER_PART):
+            name = (folder or packed_store.ROOT_PART) + (f"/part{1 + start // _MAX_SITES_PER_PART}" if len(complete) > _MAX_SITES_PER_PART else "")
+            shards.append(PlateShard(root, name, folder, tuple(complete[start : start + _MAX_SITES_PER_PART]), missing_by_name if not start else {}))
+    return shards
 
 
-def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool = True, by: SideBySide | None = None) -> list[str]:
-    """Write a store to the folder `out`; the names of the parts that were written now.
+def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool = True, parallel_map: ParallelMap | None = None) -> list[str]:
+    """Write a store to the folder `out`; the names of the parts that were written by this call.
 
-    A call after a killed one goes on; one after a whole one adds what is new, such as another cell type. `jobs`: sites read
-    side by side, by default one a core; `by`: who writes the parts with a core each, if not this process. Raises InputError
-    when `out` holds anything but a store of these tables in this form, when the disk is too small, and for a damaged image,
-    which is named.
+    A call after a killed one resumes; a call after a finished one adds new parts, such as another cell type. `jobs`: sites
+    read in parallel, by default one per core. `parallel_map`: runs the writing of parts elsewhere, such as on a cluster.
+    InputError if `out` holds anything but a store of these tables with this spec, if the disk is too small, or for a
+    damaged image.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -126,47 +126,47 @@ def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool =
     if packed_store.is_store(plan.root) and plan.root.resolve() in out.resolve().parents:
         raise InputError(f"lies in the store {plan.root}", where=out, cure="choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    with files.locked(out, refusal="another process packs into this folder"), on_a_full_disk(out):
-        whole = _claim(out, plan)
-        todo = [parcel for parcel in plan.parcels if not up_to_date(out, parcel, plan.form)]
+    with files.locked(out, busy_message="another process packs into this folder"), on_a_full_disk(out):
+        finished = _prepare_folder(out, plan)
+        todo = [shard for shard in plan.shards if not up_to_date(out, shard, plan.spec)]
         _check_room(out, plan, todo)
-        if whole and any((out / parcel.name / packed_store.INDEX).exists() for parcel in todo):  # what is replaced is not whole meanwhile
-            files.write_json(out / packed_store.FILE, _begun(plan))
-        _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, by=by)
-        if todo or not whole:
-            files.write_json(out / packed_store.FILE, {**plan.form.told(), "whole": True, "parts": dict(_found(out, plan))})
-    return [parcel.name for parcel in todo]
+        if finished and any((out / shard.name / packed_store.INDEX).exists() for shard in todo):  # what is replaced is not whole meanwhile
+            files.write_json(out / packed_store.FILE, _unfinished(plan))
+        _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, parallel_map=parallel_map)
+        if todo or not finished:
+            files.write_json(out / packed_store.FILE, {**plan.spec.as_json(), "whole": True, "parts": dict(_parts_in_folder(out, plan))})
+    return [shard.name for shard in todo]
 
 
-def _claim(out: Path, plan: PackPlan) -> bool:
-    """Make `out` a store to be, with the data set's tables; whether it is whole already, as far as it goes."""
+def _prepare_folder(out: Path, plan: PackPlan) -> bool:
+    """Prepare `out` with store.json and the data set's tables; whether it is a finished store already."""
     if not (out / packed_store.FILE).exists():
         if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
             raise InputError("holds files that no packing wrote", where=out, cure="choose another folder")
-        files.write_json(out / packed_store.FILE, _begun(plan))
-    told = files.read_json(out / packed_store.FILE)
-    if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
-        raise InputError(_refuse_other_store(told if isinstance(told, dict) else {}, plan.form.told()), where=out, cure=_CURE)
+        files.write_json(out / packed_store.FILE, _unfinished(plan))
+    content = files.read_json(out / packed_store.FILE)
+    if not isinstance(content, dict) or {key: content.get(key) for key in plan.spec.as_json()} != plan.spec.as_json():
+        raise InputError(_store_difference(content if isinstance(content, dict) else {}, plan.spec.as_json()), where=out, cure=_OTHER_FOLDER)
     files.remove_temporary(out, [path.name for path in out.iterdir() if path.is_dir()])
     for table in (*sorted(plan.root.glob("*.csv")), *filter(Path.is_file, [plan.root / simulated.RECEIPT])):
         _copy(table, out / table.name)
-    return bool(told.get("whole"))
+    return bool(content.get("whole"))
 
 
-def _refuse_other_store(told: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def _store_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     names = {"suffixes": "channels", "shapes": "sizes", "store": "version"}
-    points = [f"{names.get(key, key)} {_brief(told.get(key))}, not {_brief(asked[key])}" for key in asked if told.get(key) != asked[key]]
-    return f"holds a store of {'; '.join(points)}"
+    differences = [f"{names.get(key, key)} {_as_text(found.get(key))}, not {_as_text(expected[key])}" for key in expected if found.get(key) != expected[key]]
+    return f"holds a store of {'; '.join(differences)}"
 
 
-def _brief(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         value = ["×".join(map(str, shape[1:])) for shape in value.values()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _begun(plan: PackPlan) -> dict[str, object]:
-    return {**plan.form.told(), "whole": False, "parts": {}}
+def _unfinished(plan: PackPlan) -> dict[str, object]:
+    return {**plan.spec.as_json(), "whole": False, "parts": {}}
 
 
 def _copy(table: Path, target: Path) -> None:
@@ -174,63 +174,63 @@ def _copy(table: Path, target: Path) -> None:
         with files.atomic_path(target) as temporary:
             shutil.copyfile(table, temporary)
     elif files.sha256(table) != files.sha256(target):
-        raise InputError(f"differs from {table}: the store is of another data set", where=target, cure=_CURE)
+        raise InputError(f"differs from {table}: the store is of another data set", where=target, cure=_OTHER_FOLDER)
 
 
 def _check_room(out: Path, plan: PackPlan, todo: Iterable[PlateShard]) -> None:
-    needed = sum(len(parcel.names) for parcel in todo) * plan.site_bytes * (1 if plan.form.codec.plain else _SLACK)
+    needed = sum(len(shard.names) for shard in todo) * plan.site_bytes * (1 if plan.spec.codec.plain else _SAMPLE_MARGIN)
     require_room(out, round(needed), purpose="packing", cure="free some space, or pack less: --cell-type NAME, --sizes PX")
 
 
-def _write(out: Path, plan: PackPlan, todo: Sequence[PlateShard], *, jobs: int, progress: bool, by: SideBySide | None) -> None:
-    total, done = (sum(len(parcel.names) for parcel in parcels) for parcels in (plan.parcels, todo))
+def _write(out: Path, plan: PackPlan, todo: Sequence[PlateShard], *, jobs: int, progress: bool, parallel_map: ParallelMap | None) -> None:
+    total, done = (sum(len(shard.names) for shard in shards) for shards in (plan.shards, todo))
     with ThreadPoolExecutor(jobs) as pool, progress_bar(total=total, initial=total - done, desc="pack", unit="site", disable=not progress) as bar:
-        for parcel in todo if by is None else ():
-            FORMATS[plan.form.format](out, parcel, plan.form, pool=pool, threads=jobs, tell=bar.update)
-        for count in by(partial(_write_part, out, plan.form), todo) if by else ():
+        for shard in todo if parallel_map is None else ():
+            FORMATS[plan.spec.format](out, shard, plan.spec, pool=pool, threads=jobs, on_site=bar.update)
+        for count in parallel_map(partial(_write_part, out, plan.spec), todo) if parallel_map else ():
             bar.update(count)
 
 
-def _write_part(out: Path, form: StoreSpec, parcel: PlateShard) -> int:
+def _write_part(out: Path, spec: StoreSpec, shard: PlateShard) -> int:
     """Write a part with one core; the number of its sites."""
     with ThreadPoolExecutor(1) as pool:
-        FORMATS[form.format](out, parcel, form, pool=pool, threads=1, tell=int)
-    return len(parcel.names)
+        FORMATS[spec.format](out, shard, spec, pool=pool, threads=1, on_site=int)
+    return len(shard.names)
 
 
 # By the format of the files.
 FORMATS: dict[str, Callable[..., None]] = {"plates": plate_file.write, "ome-zarr": omezarr.write}
 
 
-def _found(out: Path, plan: PackPlan) -> Iterator[tuple[str, dict[str, object]]]:
-    """What store.json tells of each part of this form that lies in the folder."""
-    planned, folders = ({getattr(parcel, what) for parcel in plan.parcels} for what in ("name", "folder"))
+def _parts_in_folder(out: Path, plan: PackPlan) -> Iterator[tuple[str, dict[str, object]]]:
+    """The entries of store.json for all parts in the folder that match the spec."""
+    planned, folders = ({getattr(shard, attribute) for shard in plan.shards} for attribute in ("name", "folder"))
     for path in sorted(out.rglob(packed_store.INDEX)):
         name = path.parent.relative_to(out).as_posix()
-        found = shard_facts(out, name)
-        if found is not None and found["folder"] in folders and name not in planned:
+        index = read_index(out, name)
+        if index is not None and index["folder"] in folders and name not in planned:
             continue  # of a folder that is cut in other parts now
-        if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
-            digest = packed_store.index_digest(found)
-            yield name, {"folder": found["folder"], "sites": len(found["sites"]), "digest": digest, "files": found["files"]}
+        if index is not None and {key: index["made"].get(key) for key in plan.spec.as_json()} == plan.spec.as_json():
+            digest = packed_store.index_digest(index)
+            yield name, {"folder": index["folder"], "sites": len(index["sites"]), "digest": digest, "files": index["files"]}
 
 
 def size_lines(plan: PackPlan) -> list[str]:
-    """How large the store will be, one line a cell type, and a note when Kaggle cannot hold it, which names what fits there."""
+    """The size of the store, one line per cell type, and a note on what fits if it is too large for Kaggle."""
     counts = plan.sites["cell_type"].value_counts()
-    about = "" if plan.form.codec.plain else "about "
+    about = "" if plan.spec.codec.plain else "about "
     rows = [*((name, count) for name, count in counts.items() if name), ("together", len(plan.sites))]
     lines = [f"{name:8} {count:>8,} sites  {about}{gigabytes(round(count * plan.site_bytes))}" for name, count in rows]
     if plan.left_out:
         lines.append(f"note: sites without all of their images are left out: {plan.left_out:,}")
-    return lines + ([] if plan.bytes <= KAGGLE else [_kaggle_line(plan, counts)])
+    return lines + ([] if plan.bytes <= KAGGLE_BYTES else [_kaggle_note(plan, counts)])
 
 
-def _kaggle_line(plan: PackPlan, counts: pd.Series) -> str:
-    ways = [f"--cell-type {name}" for name, count in counts.items() if name and count * plan.site_bytes <= KAGGLE]
-    pixels = sum(height * width for _, height, width in plan.form.shapes.values())
-    size = max(plan.form.shapes)
-    while (smaller := size * size / pixels * plan.bytes) > KAGGLE:
+def _kaggle_note(plan: PackPlan, counts: pd.Series) -> str:
+    options = [f"--cell-type {name}" for name, count in counts.items() if name and count * plan.site_bytes <= KAGGLE_BYTES]
+    pixels = sum(height * width for _, height, width in plan.spec.shapes.values())
+    size = max(plan.spec.shapes)
+    while (smaller := size * size / pixels * plan.bytes) > KAGGLE_BYTES:
         size //= 2
-    ways.append(f"--sizes {size} ({gigabytes(round(smaller))})")
-    return f"note: Kaggle has {gigabytes(KAGGLE)} of working space; there fits: {', or '.join(ways)}"
+    options.append(f"--sizes {size} ({gigabytes(round(smaller))})")
+    return f"note: Kaggle has {gigabytes(KAGGLE_BYTES)} of working space; there fits: {', or '.join(options)}"

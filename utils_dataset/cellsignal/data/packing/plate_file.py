@@ -1,4 +1,4 @@
-"""One folder of a data set's images on its way into a store: read, reduced, encoded, written, noted."""
+"""Writing one part of a store: the images of a folder are read, resized, encoded and written, then the index."""
 
 import hashlib
 import io
@@ -22,15 +22,15 @@ from cellsignal.data.images.reader import area_resized, read_site
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path, read_json, write_json
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
-AHEAD = 4  # sites a thread may be ahead of the writer: what waits lies in memory
+Item, Output = TypeVar("Item"), TypeVar("Output")
+SITES_PER_THREAD = 4  # sites that a thread may read ahead of the writer; they are held in memory
 
 
 @dataclass(frozen=True)
 class PlateShard:
-    """What becomes one part of a store: the images of a folder below `root`, or some of them.
+    """The content of one part of a store: the images of a folder below `root`, or some of them.
 
-    `names`: its whole sites, in order. `missing`: the numbers of the channels that others lack.
+    `names`: its complete sites, in order. `missing`: the numbers of the missing channels of incomplete sites.
     """
 
     root: Path
@@ -41,22 +41,22 @@ class PlateShard:
 
     @property
     def stems(self) -> list[str]:
-        """The path of each whole site below the root."""
+        """The path of each complete site below the root."""
         return [f"{self.folder}/{name}" if self.folder else name for name in self.names]
 
     def source(self) -> str:
-        """What tells these images from others, without reading them: a digest of names, sizes and times of the files."""
-        if packed := packed_store.store_path(self.root):
-            facts = [packed.digest(self.folder)]
+        """A fingerprint of the images without reading them: a digest of names, sizes and times of the files."""
+        if packed := packed_store.find_store(self.root):
+            parts = [packed.digest(self.folder)]
         else:
-            found = [(entry.name, entry.stat()) for entry in entries(self.root / self.folder) if entry.name.endswith(".png")]
-            facts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
-        return hashlib.sha256("\n".join([*facts, *self.names, *self.missing]).encode()).hexdigest()
+            png_files = [(entry.name, entry.stat()) for entry in entries(self.root / self.folder) if entry.name.endswith(".png")]
+            parts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in png_files)
+        return hashlib.sha256("\n".join([*parts, *self.names, *self.missing]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """How pixels are kept: by which codec, of which channels, and the shape (C, H, W) of the copies of each size.
+    """How pixels are stored: the codec, the channels, and the shape (C, H, W) of the copies of each size.
 
     `full`: the shape of the images themselves. `format`: of the files, "plates" or "ome-zarr". `labels`: name and colour
     (hexadecimal) of each channel.
@@ -69,131 +69,132 @@ class StoreSpec:
     format: str = "plates"
     labels: tuple[tuple[str, str], ...] = ()
 
-    def told(self) -> dict[str, Any]:
-        """As store.json has it."""
+    def as_json(self) -> dict[str, Any]:
+        """The entries of store.json."""
         shapes = {str(size): list(shape) for size, shape in self.shapes.items()}
         return {"store": packed_store.VERSION, "format": self.format, "codec": self.codec.name, "suffixes": list(self.suffixes), "shapes": shapes}
 
 
-def up_to_date(out: Path, parcel: PlateShard, form: StoreSpec) -> bool:
-    """Whether a part is whole already, and of the same images in the same form."""
-    found = shard_facts(out, parcel.name)
-    if found is None or found["made"] != specification(parcel, form):
+def up_to_date(out: Path, shard: PlateShard, spec: StoreSpec) -> bool:
+    """Whether a part is complete and was made from the same images with the same spec."""
+    index = read_index(out, shard.name)
+    if index is None or index["made"] != specification(shard, spec):
         return False
-    place, sizes = out / parcel.name, {name: facts["bytes"] for name, facts in found["files"].items()}
-    chunks = (place / name for names in found.get("chunks", {}).values() for name in names)
+    folder, sizes = out / shard.name, {name: file["bytes"] for name, file in index["files"].items()}
+    chunks = (folder / name for names in index.get("chunks", {}).values() for name in names)
     return all(path.is_file() for path in chunks) and all(
-        path.is_file() and path.stat().st_size == sizes[path.name] for path in (place / name for name in sizes)
+        path.is_file() and path.stat().st_size == sizes[path.name] for path in (folder / name for name in sizes)
     )
 
 
-def shard_facts(out: Path, name: str) -> dict[str, Any] | None:
-    """What is noted of a part that was written whole; None where there is no such part."""
+def read_index(out: Path, name: str) -> dict[str, Any] | None:
+    """The index of a complete part; None if there is no such part."""
     try:
         return read_json(out / name / packed_store.INDEX, shapes.StoreIndex)
     except InputError:
         return None
 
 
-def write(out: Path, parcel: PlateShard, form: StoreSpec, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:
-    """Write a part of a store: its files, whole or not at all, and then its index; `tell` is called for each site.
+def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, threads: int, on_site: Callable[[], Any]) -> None:
+    """Write a part of a store: its files atomically, and then its index; `on_site` is called after each site.
 
     InputError for a damaged image, or one of another size than the data set's first.
     """
-    folder, source = out / parcel.name, specification(parcel, form)  # as it was before it is read: what changes meanwhile is packed again
-    encoded = prefetch_map(pool, partial(encode, parcel.root, form), parcel.stems, count=threads * AHEAD)
+    folder, source = out / shard.name, specification(shard, spec)  # before reading: if images change meanwhile, the part is packed again
+    encoded = prefetch_map(pool, partial(encode, shard.root, spec), shard.stems, count=threads * SITES_PER_THREAD)
     with ExitStack() as stack:
-        paths = {size: folder / f"{size}{form.codec.suffix}" for size in form.shapes}
-        sinks = {size: stack.enter_context(_sink(path, form, size, len(parcel.names))) for size, path in paths.items()}
+        paths = {size: folder / f"{size}{spec.codec.suffix}" for size in spec.shapes}
+        pixel_files = {size: stack.enter_context(_open_pixel_file(path, spec, size, len(shard.names))) for size, path in paths.items()}
         for copies in encoded:
-            for sink, (content, checksum) in zip(sinks.values(), copies):
-                sink.write(content)
-                sink.checksums.append(checksum)
-            tell()
-    written = {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()}
-    checksums, places = ({size: getattr(sink, kind) for size, sink in sinks.items()} for kind in ("checksums", "places"))
-    note(out, parcel, source, files=written, checksums=checksums, places=places)
+            for pixel_file, (content, checksum) in zip(pixel_files.values(), copies):
+                pixel_file.write(content)
+                pixel_file.checksums.append(checksum)
+            on_site()
+    written = {paths[size].name: {"bytes": pixel_file.offsets[-1], "sha256": pixel_file.digest.hexdigest()} for size, pixel_file in pixel_files.items()}
+    checksums, offsets = ({size: getattr(pixel_file, kind) for size, pixel_file in pixel_files.items()} for kind in ("checksums", "offsets"))
+    write_index(out, shard, source, files=written, checksums=checksums, offsets=offsets)
 
 
-def note(
-    out: Path, parcel: PlateShard, source: dict[str, Any], *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
-    places: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
+def write_index(
+    out: Path, shard: PlateShard, specification: dict[str, Any], *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
+    offsets: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
 ) -> None:
-    """Write the index of a part, which says that it is whole.
+    """Write the index of a part, which marks it as complete.
 
-    `source`: what `made` said before the images were read. By size and in the order of the sites: `checksums`, the CRC-32 of
-    their pixels; `places`, where each begins and the last ends in the part's file; or `chunks`, the file of each. `files`: bytes and SHA-256 of the part's files.
+    `source`: its `specification` before the images were read. By size and in the order of the sites: `checksums`, the
+    CRC-32 of their pixels; `places`, their offsets in the part's file and the end of the last; or `chunks`, the file of
+    each. `files`: bytes and SHA-256 of the part's files.
     """
     index = {
-        "folder": parcel.folder,
-        "made": source,
+        "folder": shard.folder,
+        "made": specification,
         "files": files or {},
-        "sites": parcel.names,
-        "missing": parcel.missing,
+        "sites": shard.names,
+        "missing": shard.missing,
         "crc32": checksums,
-        "places": places or {},
+        "places": offsets or {},
         "chunks": chunks or {},
     }
-    write_json(out / parcel.name / packed_store.INDEX, index)
+    write_json(out / shard.name / packed_store.INDEX, index)
 
 
-def encode(root: Path, form: StoreSpec, stem: str) -> list[tuple[bytes, int]]:
+def encode(root: Path, spec: StoreSpec, stem: str) -> list[tuple[bytes, int]]:
     """The bytes of a site's copies, one for each size, and the CRC-32 of their pixels."""
-    return [(form.codec.encode(copy), crc32(copy)) for copy in resized_copies(root, form, stem)]
+    return [(spec.codec.encode(copy), crc32(copy)) for copy in resized_copies(root, spec, stem)]
 
 
-def resized_copies(root: Path, form: StoreSpec, stem: str) -> list[np.ndarray]:
+def resized_copies(root: Path, spec: StoreSpec, stem: str) -> list[np.ndarray]:
     """A site at each size, uint8[C, H, W]; InputError for one of another size than the data set's first."""
-    image = read_site(root, stem, channels=form.suffixes)
-    if image.shape != form.full:
-        what = "is {}x{} pixels, the data set's first site {}x{}".format(*image.shape[1:], *form.full[1:])
+    image = read_site(root, stem, channels=spec.suffixes)
+    if image.shape != spec.full:
+        what = "is {}x{} pixels, the data set's first site {}x{}".format(*image.shape[1:], *spec.full[1:])
         raise InputError(what, where=root / stem, cure="give all images one size")
-    return [np.ascontiguousarray(area_resized(image, size)) for size in form.shapes]
+    return [np.ascontiguousarray(area_resized(image, size)) for size in spec.shapes]
 
 
-def specification(parcel: PlateShard, form: StoreSpec) -> dict[str, Any]:
-    """Of which images, as they are now, and in what form a part is made."""
-    return {"source": parcel.source(), **form.told()}
+def specification(shard: PlateShard, spec: StoreSpec) -> dict[str, Any]:
+    """Fingerprint of the images as they are now, and the spec."""
+    return {"source": shard.source(), **spec.as_json()}
 
 
 @dataclass
-class _Sink:
-    """A part's file of one size while it is written: where each site begins, and where the last ends."""
+class _PixelFile:
+    """A part's file of one size while it is written, with the offset of each site and the end of the last."""
 
     stream: BinaryIO
     digest: Any = field(default_factory=hashlib.sha256)
-    places: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
     checksums: list[int] = field(default_factory=list)
 
     def write(self, content: bytes) -> None:
         self.stream.write(content)
         self.digest.update(content)
-        self.places.append(self.stream.tell())
+        self.offsets.append(self.stream.tell())
 
 
 @contextmanager
-def _sink(path: Path, form: StoreSpec, size: int, count: int) -> Iterator[_Sink]:
+def _open_pixel_file(path: Path, spec: StoreSpec, size: int, count: int) -> Iterator[_PixelFile]:
     """Open a part's file of one size; with plain pixels it is one that NumPy opens, uint8[N, C, H, W]."""
     header = io.BytesIO()
-    if form.codec.plain:
-        shape = (count, *form.shapes[size])
+    if spec.codec.plain:
+        shape = (count, *spec.shapes[size])
         np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        sink = _Sink(stream)
-        sink.write(header.getvalue())
-        yield sink
+        pixel_file = _PixelFile(stream)
+        pixel_file.write(header.getvalue())
+        yield pixel_file
 
 
-def prefetch_map(pool: Executor, function: Callable[[Item], Made], items: Iterable[Item], *, count: int) -> Iterator[Made]:
-    """`function` of each item, in order, with so many of them under way."""
-    waiting: deque[Future[Made]] = deque()
+def prefetch_map(pool: Executor, function: Callable[[Item], Output], items: Iterable[Item], *, count: int) -> Iterator[Output]:
+    """`function` of each item, in order, with up to `count` of them submitted ahead."""
+    pending: deque[Future[Output]] = deque()
     try:
         for item in items:
-            if len(waiting) >= count:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(function, item))
-        while waiting:
-            yield waiting.popleft().result()
+            if len(pending) >= count:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, item))
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in waiting:
+        for future in pending:
             future.cancel()

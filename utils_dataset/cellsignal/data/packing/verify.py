@@ -1,4 +1,4 @@
-"""A store looked through: every site's pixels against the sums of the packing, every file against its digest."""
+"""Verifying a store: every site's pixels against their checksums, every file against its digest."""
 
 import hashlib
 from collections import Counter
@@ -13,11 +13,11 @@ from cellsignal.errors import InputError, Problem, raise_if_any
 from cellsignal.progress_bars import progress_bar
 
 _MISSING = "pack it, or take its wells out of the tables"
-_AGAIN = "pack it again: delete its folder in the store first"
+_REPACK = "pack it again: delete its folder in the store first"
 
 
 class SiteCheck(NamedTuple):
-    """What the pixels of a site showed: a digest of each channel, and what is wrong."""
+    """The result of checking a site: a digest of each channel, and problems."""
 
     stem: str
     digests: tuple[bytes, ...] = ()
@@ -25,10 +25,10 @@ class SiteCheck(NamedTuple):
 
 
 def verify(root: Path, *, progress: bool = True) -> int:
-    """Read back every copy of every site; their number. InputError names the first that differs from what was packed."""
-    packed = packed_store.Store(Path(root))  # a new one, which has looked at nothing yet
+    """Read back every copy of every site; their number. InputError names the first that is damaged."""
+    packed = packed_store.Store(Path(root))  # a new one, which has verified nothing yet
     stems = [stem for _, stem in packed_store.store_files(packed)]
-    raise_if_any([problem for look in check_sites(packed, stems, progress=progress) for problem in look.problems])
+    raise_if_any([problem for check in check_sites(packed, stems, progress=progress) for problem in check.problems])
     return len(stems) * len(packed.sizes)
 
 
@@ -36,13 +36,13 @@ def check_sites(packed: packed_store.Store, stems: Sequence[str], *, progress: b
     """Read sites in all their sizes, by several threads."""
     bar = progress_bar(total=len(stems), desc="check sites", unit="site", disable=not progress)
     with bar, ThreadPoolExecutor() as pool:
-        for look in pool.map(lambda stem: _look(packed, stem), stems):
+        for check in pool.map(lambda stem: _check_site(packed, stem), stems):
             bar.update()
-            yield look
+            yield check
 
 
-def _look(packed: packed_store.Store, stem: str) -> SiteCheck:
-    """The largest copy tells one picture from another."""
+def _check_site(packed: packed_store.Store, stem: str) -> SiteCheck:
+    """Read every copy; the digests are of the largest one."""
     digests, problems = (), []
     for size in packed.sizes:
         try:
@@ -57,25 +57,25 @@ def _look(packed: packed_store.Store, stem: str) -> SiteCheck:
 
 
 def missing_sites(packed: packed_store.Store, stems: Iterable[str]) -> Iterator[Problem]:
-    """One problem for each of these sites that the store has not, or for a folder of which it has none."""
+    """One problem for each of these sites that is not in the store, or for a folder without any."""
     folders = Counter(folder for stem in stems if not packed.stems(folder := stem.rpartition("/")[0]))
     for folder, count in folders.items():
         yield Problem(str(packed.root / folder), f"none of its {count:,} sites was packed", _MISSING)
     for stem in stems:
-        if stem.rpartition("/")[0] not in folders and (numbers := packed.lacking(stem)):
-            some = len(numbers) < len(packed.suffixes)
-            what = f"lacked channels {', '.join(map(str, numbers))} when it was packed" if some else "was not packed"
+        if stem.rpartition("/")[0] not in folders and (numbers := packed.missing_channels(stem)):
+            partly = len(numbers) < len(packed.suffixes)
+            what = f"lacked channels {', '.join(map(str, numbers))} when it was packed" if partly else "was not packed"
             yield Problem(str(packed.root / stem), what, _MISSING)
 
 
 def altered_files(packed: packed_store.Store, parts: Iterable[str]) -> Iterator[Problem]:
     """One problem for each file of these parts that is not as it was packed."""
     for name in parts:
-        for file, facts in packed.parts[name]["files"].items():
+        for file, expected in packed.parts[name]["files"].items():
             path = packed.root / name / file
             if not path.is_file():
-                yield Problem(str(path), "no such file", _AGAIN)
-            elif path.stat().st_size != facts["bytes"]:
-                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {facts['bytes']:,}", _AGAIN)
-            elif files.sha256(path) != facts["sha256"]:
-                yield Problem(str(path), "its bytes are not those that were packed", _AGAIN)
+                yield Problem(str(path), "no such file", _REPACK)
+            elif path.stat().st_size != expected["bytes"]:
+                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {expected['bytes']:,}", _REPACK)
+            elif files.sha256(path) != expected["sha256"]:
+                yield Problem(str(path), "its bytes are not those that were packed", _REPACK)

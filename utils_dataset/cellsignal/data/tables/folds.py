@@ -1,4 +1,4 @@
-"""Folds of sites with many labels each: every fold gets its share of every class, and pictures that are the same stay together."""
+"""Stratified folds of multi-label sites: classes are spread evenly, and identical images stay in one fold."""
 
 import hashlib
 import os
@@ -21,9 +21,9 @@ def stratified_folds(labels: Sequence[Labels], *, folds: int, classes: int, seed
     """The fold, from 0, of each site, int64[N]; sites of one of the `groups` (int64[N]) share theirs.
 
     Iterative stratification (Sechidis et al. 2011) spreads every class evenly, the rarest first; plain random folds
-    leave some without the rare ones. The second place of the competition reports that it beat plain folds. A group
-    counts once, with the labels of all its sites. Raises InputError for fewer groups than folds, and where the
-    package iterative-stratification is not installed.
+    leave some without the rare ones. The second place of the competition reports that it is better than plain folds.
+    A group counts once, with the labels of all its sites. InputError for fewer groups than folds, or if the package
+    iterative-stratification is not installed.
     """
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
     count = int(groups.max(initial=-1)) + 1
@@ -31,13 +31,13 @@ def stratified_folds(labels: Sequence[Labels], *, folds: int, classes: int, seed
         raise InputError(f"{folds} folds of {count} different labelled sites", where="folds", cure="choose 2 or more, and fewer than sites")
     table = np.zeros((count, classes), np.uint8)
     np.maximum.at(table, groups, multi_hot(labels, classes))
-    of_group = np.empty(count, np.int64)
-    for fold, (_, held_out) in enumerate(_stratifier()(folds, shuffle=True, random_state=seed).split(table, table)):
-        of_group[held_out] = fold
-    return of_group[groups]
+    fold_of_group = np.empty(count, np.int64)
+    for fold, (_, held_out) in enumerate(_stratifier_class()(folds, shuffle=True, random_state=seed).split(table, table)):
+        fold_of_group[held_out] = fold
+    return fold_of_group[groups]
 
 
-def _stratifier() -> type:
+def _stratifier_class() -> type:
     """The library's class; InputError where it is absent, as on Kaggle's image."""
     try:
         from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
@@ -52,16 +52,16 @@ def split_of(folds: np.ndarray, fold: int) -> np.ndarray:
     return np.where(folds == fold, HELD_OUT, TRAIN).astype(object)
 
 
-def same_pictures(root: Path, stems: Sequence[str], *, suffixes: Sequence[str]) -> np.ndarray:
-    """A number for each site, int64[N], that it shares with those whose files are the same, byte for byte.
+def same_images(root: Path, stems: Sequence[str], *, suffixes: Sequence[str]) -> np.ndarray:
+    """A number for each site, int64[N], equal for sites whose files are identical byte for byte.
 
-    Only sites whose files have equal sizes are read. Pictures saved anew or cropped otherwise are not found.
+    Only sites whose files have equal sizes are read. Re-encoded or cropped copies are not detected.
     """
     with ThreadPoolExecutor() as pool:
         sizes = pd.Series(list(pool.map(lambda stem: _sizes(root, stem, suffixes), stems)))
-        alike = sizes.duplicated(keep=False).to_numpy()
-        read = dict(zip(np.flatnonzero(alike), pool.map(lambda row: _digest(root, stems[row], suffixes), np.flatnonzero(alike))))
-    return pd.factorize(pd.Series([read.get(row, str(row)) for row in range(len(stems))]))[0].astype(np.int64)
+        same_size = sizes.duplicated(keep=False).to_numpy()
+        digests = dict(zip(np.flatnonzero(same_size), pool.map(lambda row: _digest(root, stems[row], suffixes), np.flatnonzero(same_size))))
+    return pd.factorize(pd.Series([digests.get(row, str(row)) for row in range(len(stems))]))[0].astype(np.int64)
 
 
 def _sizes(root: Path, stem: str, suffixes: Sequence[str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Tables as files: opened so that none can hang or swell, and their headers read in one way by all who ask."""
+"""Reading table files safely (no FIFOs, limited sizes, gzip) and parsing their headers."""
 
 import csv
 import gzip
@@ -12,8 +12,8 @@ from typing import BinaryIO, NamedTuple
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream
 
-LONGEST = 1 << 20  # bytes of a header: that of scores, with 1,139 classes, has 6,000
-LARGEST = 256 << 20  # bytes of a table when unpacked: the public release's metadata.csv, the largest, has 13 million
+MAX_HEADER_BYTES = 1 << 20  # bytes of a header: that of scores, with 1,139 classes, has 6,000
+MAX_TABLE_BYTES = 256 << 20  # bytes of a table when unpacked: the public release's metadata.csv, the largest, has 13 million
 
 
 class Header(NamedTuple):
@@ -24,7 +24,7 @@ class Header(NamedTuple):
 
 
 def refuse_stream(path: Path) -> None:
-    """InputError for a device or a FIFO, because reading it might never end."""
+    """InputError for a device or a FIFO: reading it might never end."""
     if is_stream(Path(path)):
         raise InputError("is a device or a FIFO, no file", where=path, cure="save the table as a file first")
 
@@ -44,17 +44,17 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_content(path: Path) -> bytes:
-    """All bytes of a table; raises InputError for more than LARGEST, and what `open_table` raises."""
+    """All bytes of a table; raises InputError for more than MAX_TABLE_BYTES, and what `open_table` raises."""
     with open_table(path) as stream:
-        content = stream.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise InputError(f"holds more than {LARGEST >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
+        content = stream.read(MAX_TABLE_BYTES + 1)
+    if len(content) > MAX_TABLE_BYTES:
+        raise InputError(f"holds more than {MAX_TABLE_BYTES >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
     return content
 
 
 def header_of(content: bytes, *, exact: bool = False) -> Header:
     """The header of a table that begins with these bytes: names without quotes, byte order mark and, unless `exact`, spaces around them."""
-    line = re.split(r"[\r\n]", content[:LONGEST].decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
+    line = re.split(r"[\r\n]", content[:MAX_HEADER_BYTES].decode("utf-8-sig", errors="replace"), maxsplit=1)[0]
     try:
         names = next(csv.reader([line]), [])
         separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), ",")
@@ -67,7 +67,7 @@ def header_of(content: bytes, *, exact: bool = False) -> Header:
 def read_header(path: Path, *, exact: bool = False) -> Header:
     """The header of a table, as `header_of` gives it; raises OSError, and what `open_table` raises."""
     with open_table(path) as stream:
-        return header_of(stream.readline(LONGEST), exact=exact)
+        return header_of(stream.readline(MAX_HEADER_BYTES), exact=exact)
 
 
 def has_columns(path: Path, *columns: str) -> bool:

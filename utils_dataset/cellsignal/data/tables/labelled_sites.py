@@ -19,7 +19,7 @@ from cellsignal.tasks import RXRX1, TASKS, Task
 
 
 Labels = tuple[int, ...]
-MOST = {"one": 1, "many": None}  # labels of a row, by what a task says
+MAX_LABELS = {"one": 1, "many": None}  # labels of a row, by what a task says
 
 
 def read_labels(column: pd.Series, task: Task) -> tuple[pd.Series, list[Problem]]:
@@ -27,11 +27,11 @@ def read_labels(column: pd.Series, task: Task) -> tuple[pd.Series, list[Problem]
 
     `column`: texts, indexed by (file, line), named as in the file. Order and repetitions in a cell mean nothing.
     """
-    read = {text: parse_labels(text, task) for text in column.unique()}
-    labels = column.map(read)
-    cure = f"write class numbers from 0 to {task.classes - 1}" + (", separated by spaces" if MOST[task.labels] is None else ", one a row")
-    wrong = column[labels.isna()].items()
-    return labels, [Problem(f"{file}:{line}:{column.name}", f"{_short(text)} is no label of this task", cure) for (file, line), text in wrong]
+    parsed = {text: parse_labels(text, task) for text in column.unique()}
+    labels = column.map(parsed)
+    cure = f"write class numbers from 0 to {task.classes - 1}" + (", separated by spaces" if MAX_LABELS[task.labels] is None else ", one a row")
+    invalid = column[labels.isna()].items()
+    return labels, [Problem(f"{file}:{line}:{column.name}", f"{_short(text)} is no label of this task", cure) for (file, line), text in invalid]
 
 
 def parse_labels(text: str, task: Task) -> Labels | None:
@@ -39,10 +39,10 @@ def parse_labels(text: str, task: Task) -> Labels | None:
     words = [word for word in text.split(" ") if word]
     if not all(re.fullmatch("0|[1-9][0-9]{0,8}", word) for word in words):
         return None
-    found = {int(word) for word in words}
-    if not found or max(found) >= task.classes or len(found) > (MOST[task.labels] or task.classes):
+    numbers = {int(word) for word in words}
+    if not numbers or max(numbers) >= task.classes or len(numbers) > (MAX_LABELS[task.labels] or task.classes):
         return None
-    return tuple(sorted(found))
+    return tuple(sorted(numbers))
 
 
 def write_labels(labels: Iterable[int]) -> str:
@@ -53,8 +53,8 @@ def write_labels(labels: Iterable[int]) -> str:
 def multi_hot(labels: Sequence[Labels], classes: int) -> np.ndarray:
     """Zeros and ones, uint8[N, classes]."""
     table = np.zeros((len(labels), classes), np.uint8)
-    for row, mine in enumerate(labels):
-        table[row, list(mine)] = 1
+    for row, row_labels in enumerate(labels):
+        table[row, list(row_labels)] = 1
     return table
 
 
@@ -80,7 +80,7 @@ class SiteTables:
 def task_of(root: Path) -> Task:
     """The task whose tables lie in a folder, told by a column that marks them; RxRx1 where none does."""
     for task in TASKS.values():
-        if any(column and headers.has_columns(Path(root) / name, column) for name, column in task.marks):
+        if any(column and headers.has_columns(Path(root) / name, column) for name, column in task.identifying_tables):
             return task
     return RXRX1
 
@@ -99,7 +99,7 @@ def read_site_tables(root: Path, task: Task) -> SiteTables:
     raise_if_any(_id_problems(pd.concat([train["id_code"], test["id_code"]]), task))
     solution = read_labelled_solution(root / SOLUTION, task) if (root / SOLUTION).exists() else None
     if solution is not None:
-        _refuse_strangers(root / SOLUTION, solution.index, set(test["id_code"]))
+        _refuse_unknown_ids(root / SOLUTION, solution.index, set(test["id_code"]))
     sites = pd.concat([train.assign(dataset="train"), test.assign(dataset="test", labels=[()] * len(test))], ignore_index=True)
     return SiteTables(root, _with_stems(root, sites), test["id_code"].tolist(), solution)
 
@@ -143,20 +143,20 @@ def _read(path: Path, columns: Iterable[str], *, exact: bool = False) -> pd.Data
 
 def _id_problems(ids: pd.Series, task: Task) -> list[Problem]:
     frame = ids.rename(task.id_column).to_frame()
-    odd, twice = ~ids.str.fullmatch(_NAME), ids.duplicated()
-    return schema.flag(frame, odd, task.id_column, "is no name of a file", "write letters, digits, hyphens") + schema.flag(
-        frame, twice, task.id_column, "stands in an earlier row or table too", "keep one of the rows"
+    invalid, duplicated = ~ids.str.fullmatch(_NAME), ids.duplicated()
+    return schema.flag(frame, invalid, task.id_column, "is no name of a file", "write letters, digits, hyphens") + schema.flag(
+        frame, duplicated, task.id_column, "stands in an earlier row or table too", "keep one of the rows"
     )
 
 
-def _refuse_strangers(path: Path, ids: pd.Index, asked: set[str]) -> None:
-    if strange := [name for name in ids if name not in asked]:
-        what = f"{strange[0]} is not in {SAMPLE} ({len(strange)} such)"
+def _refuse_unknown_ids(path: Path, ids: pd.Index, test_ids: set[str]) -> None:
+    if unknown := [name for name in ids if name not in test_ids]:
+        what = f"{unknown[0]} is not in {SAMPLE} ({len(unknown)} such)"
         raise InputError(what, where=path, cure="take the tables of one and the same data set")
 
 
 def _with_stems(root: Path, sites: pd.DataFrame) -> pd.DataFrame:
     """Add the path of each site below the root, in the tree that is there, else the usual."""
-    there = [tree for tree in _TREES[:-1] if (root / tree.format(dataset="train")).is_dir()]
-    tree = next(iter(there), _TREES[-1] if any(entry.name.endswith(".png") for entry in entries(root)) or (root / packed_store.BESIDE).is_dir() else _TREES[0])
+    existing = [tree for tree in _TREES[:-1] if (root / tree.format(dataset="train")).is_dir()]
+    tree = next(iter(existing), _TREES[-1] if any(entry.name.endswith(".png") for entry in entries(root)) or (root / packed_store.ROOT_PART).is_dir() else _TREES[0])
     return sites.assign(stem=[tree.format(dataset=kind) + name for kind, name in zip(sites["dataset"], sites["id_code"])])

@@ -1,4 +1,4 @@
-"""What the experimental design tells: plate groups, their rotation, experiments laid out alike."""
+"""The experimental design: plate groups, their rotations, and experiments with the same layout."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ UNKNOWN = -1  # a well without a known class, in layout arrays
 # Two experiments share a layout when more than this part of the known wells hold the same classes.
 # Measured on the 51 real ones, over all pairs and shifts: 0.98 or more for those that do
 # and at most 0.14 for all others, by control wells; 1.00 against 0.01, by treatments.
-ALIKE = 0.5
+SAME_LAYOUT_SHARE = 0.5
 
 
 def plate_groups(wells: pd.DataFrame) -> list[list[int]]:
@@ -48,9 +48,9 @@ def rotations(wells: pd.DataFrame, groups: list[list[int]]) -> dict[str, list[in
 
 
 def shifts(rotations: Mapping[str, Sequence[int]]) -> set[tuple[int, ...]]:
-    """All cyclic shifts of the layouts, as `rotations` gives them, that are known whole."""
-    seen = {tuple(order) for order in rotations.values() if UNKNOWN not in order}
-    return {order[k:] + order[:k] for order in seen for k in range(len(order))}
+    """All cyclic shifts of the completely known layouts of `rotations`."""
+    complete = {tuple(order) for order in rotations.values() if UNKNOWN not in order}
+    return {order[k:] + order[:k] for order in complete for k in range(len(order))}
 
 
 def duplicate_layouts(wells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -59,23 +59,23 @@ def duplicate_layouts(wells: pd.DataFrame) -> list[dict[str, Any]]:
     Each is {"experiments": [reference, other], "plate_shift": k}: plate p of the reference equals
     plate (p - 1 + k) % plates + 1 of the other. The reference is the training experiment with the
     most treatment wells. Training experiments are compared by their treatments, test experiments by
-    their control wells; where each plate has its controls in the same places, these do not tell the
-    shift, and k is None.
+    their control wells; if every plate has its controls in the same wells, the shift is not identified
+    and k is None.
     """
-    control = wells["well_type"] != "treatment"
-    trained = set(wells.loc[wells["dataset"] == "train", "experiment"])
-    by_treatments = _same_layout(wells.assign(sirna=wells["sirna"].mask(control)))
-    by_controls = _same_layout(wells.assign(sirna=wells["sirna"].where(control)))
-    tested = {pair: k for pair, k in by_controls.items() if not trained.issuperset(pair)}
+    is_control = wells["well_type"] != "treatment"
+    training_experiments = set(wells.loc[wells["dataset"] == "train", "experiment"])
+    by_treatments = _same_layout(wells.assign(sirna=wells["sirna"].mask(is_control)))
+    by_controls = _same_layout(wells.assign(sirna=wells["sirna"].where(is_control)))
+    of_test_experiments = {pair: k for pair, k in by_controls.items() if not training_experiments.issuperset(pair)}
     pairs = dict(by_treatments)
     # Controls identify a layout unless training experiments share them but not their treatments.
-    if by_controls.keys() - tested.keys() <= by_treatments.keys():
-        pairs |= tested
-    return _by_reference(pairs, rank=_wholeness(wells, trained))
+    if by_controls.keys() - of_test_experiments.keys() <= by_treatments.keys():
+        pairs |= of_test_experiments
+    return _by_reference(pairs, rank=_reference_rank(wells, training_experiments))
 
 
 def layout(wells: pd.DataFrame) -> dict[str, Any]:
-    """All the design tells, ready for JSON: groups, rotations and duplicates."""
+    """Groups, rotations and duplicate layouts, ready for JSON."""
     groups = plate_groups(wells)
     return {
         "groups": groups,
@@ -86,8 +86,8 @@ def layout(wells: pd.DataFrame) -> dict[str, Any]:
 
 def layout_families(wells: pd.DataFrame) -> dict[str, str]:
     """For each training experiment the one whose layout it repeats, itself when it is the first."""
-    trained = wells.loc[wells["dataset"] == "train", "experiment"].unique()
-    family = {str(name): str(name) for name in trained}
+    training_experiments = wells.loc[wells["dataset"] == "train", "experiment"].unique()
+    family = {str(name): str(name) for name in training_experiments}
     for pair in duplicate_layouts(wells[wells["dataset"] == "train"]):
         reference, other = pair["experiments"]
         family[other] = reference
@@ -95,10 +95,10 @@ def layout_families(wells: pd.DataFrame) -> dict[str, str]:
 
 
 def _different_layouts(wells: pd.DataFrame) -> bool:
-    """Whether some of the experiments are laid out otherwise than the first."""
+    """Whether any experiment has another layout than the first."""
     names = wells["experiment"].unique()
-    copies = {other for first, other in _same_layout(wells) if first == names[0]}
-    return len(copies) + 1 < len(names)
+    duplicates = {other for reference, other in _same_layout(wells) if reference == names[0]}
+    return len(duplicates) + 1 < len(names)
 
 
 def _labelled_treatments(wells: pd.DataFrame) -> pd.DataFrame:
@@ -122,43 +122,43 @@ def _components(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _layouts(wells: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Names of the experiments and their classes as int16[experiment, plate, well], or UNKNOWN."""
     experiments, names = pd.factorize(wells["experiment"], sort=True)
-    positions, places = pd.factorize(wells["well"])
-    shape = (len(names), int(wells["plate"].max()), len(places))
+    well_index, well_names = pd.factorize(wells["well"])
+    shape = (len(names), int(wells["plate"].max()), len(well_names))
     classes = np.full(shape, UNKNOWN, dtype=np.int16)
-    classes[experiments, wells["plate"] - 1, positions] = wells["sirna"].fillna(UNKNOWN)
+    classes[experiments, wells["plate"] - 1, well_index] = wells["sirna"].fillna(UNKNOWN)
     return [str(name) for name in names], classes
 
 
 def _same_layout(wells: pd.DataFrame) -> dict[tuple[str, str], int | None]:
     """Pairs that agree under some shift of plates, and the shift when only one fits."""
     names, classes = _layouts(wells)
-    fits: dict[tuple[str, str], list[int]] = {}
+    matching_shifts: dict[tuple[str, str], list[int]] = {}
     known = (classes != UNKNOWN).sum(axis=(1, 2))
     for shift in range(classes.shape[1]):
         shifted = np.roll(classes, -shift, axis=1)  # [:, p] is plate p + shift
-        for first, name in enumerate(names):
-            equal = ((shifted == classes[first]) & (shifted != UNKNOWN)).sum(axis=(1, 2))
-            for other in np.flatnonzero(equal > ALIKE * np.minimum(known, known[first])):
-                if other != first:
-                    fits.setdefault((name, names[other]), []).append(shift)
-    return {pair: shifts[0] if len(shifts) == 1 else None for pair, shifts in fits.items()}
+        for reference, name in enumerate(names):
+            equal = ((shifted == classes[reference]) & (shifted != UNKNOWN)).sum(axis=(1, 2))
+            for other in np.flatnonzero(equal > SAME_LAYOUT_SHARE * np.minimum(known, known[reference])):
+                if other != reference:
+                    matching_shifts.setdefault((name, names[other]), []).append(shift)
+    return {pair: shifts[0] if len(shifts) == 1 else None for pair, shifts in matching_shifts.items()}
 
 
-def _wholeness(wells: pd.DataFrame, trained: set[str]) -> dict[str, tuple[bool, int, str]]:
+def _reference_rank(wells: pd.DataFrame, training_experiments: set[str]) -> dict[str, tuple[bool, int, str]]:
     """A key that sorts the best reference first: training, most treatment wells, name."""
     counts = wells.loc[wells["well_type"] == "treatment", "experiment"].value_counts()
     names = wells["experiment"].unique()
-    return {name: (name not in trained, -int(counts.get(name, 0)), name) for name in names}
+    return {name: (name not in training_experiments, -int(counts.get(name, 0)), name) for name in names}
 
 
 def _by_reference(
     pairs: dict[tuple[str, str], int | None], *, rank: dict[str, tuple[bool, int, str]]
 ) -> list[dict[str, Any]]:
     """Each experiment that repeats a layout, once, with the best reference it agrees with."""
-    found = []
+    duplicates = []
     for other in sorted({name for pair in pairs for name in pair}):
         reference = min([a for a, b in pairs if b == other], key=rank.__getitem__)
         if rank[reference] < rank[other]:
             shift = pairs[reference, other]
-            found.append({"experiments": [reference, other], "plate_shift": shift})
-    return sorted(found, key=lambda pair: pair["experiments"])
+            duplicates.append({"experiments": [reference, other], "plate_shift": shift})
+    return sorted(duplicates, key=lambda pair: pair["experiments"])

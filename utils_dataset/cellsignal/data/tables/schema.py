@@ -1,4 +1,4 @@
-"""One CSV file to one checked table: every fault has a file, a line and a column."""
+"""Reading and validating a CSV file: every fault has a file, a line and a column."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from cellsignal.files import is_plain
 
 
 def _plain(text: str) -> str:
-    """Refuse what Python takes for a whole number and others do not: 0911, +911, 911.0, 3_0."""
+    """Refuse integers that only Python accepts: 0911, +911, 911.0, 3_0."""
     if not re.fullmatch("0|[1-9][0-9]*", text):
         raise ValueError("not plain digits")
     return text
@@ -39,14 +39,14 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 @cache  # 125,510 rows name 51 experiments
-def _names_folders(experiment: str) -> str:
+def _usable_as_folder_name(experiment: str) -> str:
     """An experiment whose own name and whose cell type, what stands before its last hyphen, may each name a folder."""
     if not is_plain(experiment) or not is_plain(experiment.rpartition("-")[0]):
         raise ValueError("no plain name")
     return experiment
 
 
-Experiment = Annotated[str, AfterValidator(_names_folders)]
+Experiment = Annotated[str, AfterValidator(_usable_as_folder_name)]
 Plate = Annotated[int, _PLAIN, Field(ge=1, le=99)]  # layouts become arrays with a row per plate
 Well = Annotated[str, Field(pattern=r"^[A-P](0[1-9]|1[0-9]|2[0-4])$")]
 Site = Annotated[int, _PLAIN, Field(ge=1)]
@@ -136,8 +136,8 @@ _EXPECTED = {
     "mean": ("is not a mean of pixels", _NUMBER),
     "std": ("is not a standard deviation of pixels", _NUMBER),
 }
-_ODD = (b'"', b"\r", b"\xef\xbb\xbf", b" ", b"\t")  # what makes a CSV file more than lines of cells
-_FILLED = ("is empty", "fill it in")
+_NEEDS_CSV_READER = (b'"', b"\r", b"\xef\xbb\xbf", b" ", b"\t")  # what makes a CSV file more than lines of cells
+_EMPTY_CELL = ("is empty", "fill it in")
 
 
 def read_rows(path: Path, row: type, *, exact: bool = False) -> tuple[pd.DataFrame, list[Problem]]:
@@ -152,16 +152,16 @@ def read_rows(path: Path, row: type, *, exact: bool = False) -> tuple[pd.DataFra
         return pd.DataFrame(), problems
     lines, texts = cells
     columns, faults = {}, []
-    for place, (name, kind) in enumerate(row.__annotations__.items()):
+    for column_index, (name, kind) in enumerate(row.__annotations__.items()):
         distinct, codes = texts[name]
         try:
             columns[name] = pd.Series(_adapter(kind).validate_python(distinct)).array.take(codes)
         except ValidationError as error:
-            wrong = [fault["loc"][0] for fault in error.errors(include_url=False, include_context=False)]
-            faults += [(at, place, name, distinct[codes[at]]) for at in np.flatnonzero(np.isin(codes, wrong)).tolist()]
+            invalid = [fault["loc"][0] for fault in error.errors(include_url=False, include_context=False)]
+            faults += [(row_index, column_index, name, distinct[codes[row_index]]) for row_index in np.flatnonzero(np.isin(codes, invalid)).tolist()]
     if faults:
         faults.sort(key=lambda fault: fault[:2])  # as one reads: line by line
-        return pd.DataFrame(), [_cell_problem(path, lines[at], name, value) for at, _, name, value in faults]
+        return pd.DataFrame(), [_cell_problem(path, lines[row_index], name, value) for row_index, _, name, value in faults]
     # An index of objects, because the text of Arrow holds no name that is not Unicode.
     index = pd.MultiIndex.from_product([pd.Index([str(path)], dtype=object), lines], names=["file", "line"])
     return pd.DataFrame(columns, index=index), []
@@ -175,29 +175,30 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 def _read_cells(path: Path, columns: list[str], *, exact: bool) -> tuple[tuple[list[int], dict[str, Texts]], list[Problem]]:
     """Line numbers, and the texts of each column; or the problem that stops the reading."""
-    nothing: tuple[list[int], dict[str, Texts]] = ([], {})
+    empty: tuple[list[int], dict[str, Texts]] = ([], {})
     try:
         content = headers.read_content(path)
         text = content.decode("utf-8-sig")
         if problems := _header_problems(path, content, columns, exact=exact):
-            return nothing, problems
-        if plain := _plain_cells(content, columns):
-            return plain, []
+            return empty, problems
+        if fast_cells := _plain_cells(content, columns):
+            return fast_cells, []
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=not exact)
         clean = (lambda cell: cell) if exact else str.strip
         header = [clean(name) for name in next(reader, [])]
         numbered = [(reader.line_num, [clean(cell) for cell in cells]) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error, InputError) as error:
-        return nothing, [_file_problem(path, error)]
-    if ragged := list(_ragged(path, numbered, len(header))):
-        return nothing, ragged
+        return empty, [_file_problem(path, error)]
+    if ragged := list(_wrong_cell_counts(path, numbered, len(header))):
+        return empty, ragged
     lines = [line for line, _ in numbered]
     return (lines, {name: _encoded(pa.array([cells[header.index(name)] for _, cells in numbered], pa.string())) for name in columns}), []
 
 
 def _plain_cells(content: bytes, columns: list[str]) -> tuple[list[int], dict[str, Texts]] | None:
-    """The same, five times faster, of a table in which each line is a row; None for any other, or one with a fault."""
-    if b"\n\n" in content or content.startswith(b"\n") or any(mark in content for mark in _ODD):
+    """The same, five times faster, for a table without quotes or blank lines; None for any other, or one with a fault."""
+
+    if b"\n\n" in content or content.startswith(b"\n") or any(mark in content for mark in _NEEDS_CSV_READER):
         return None
     kinds = csv_files.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns, strings_can_be_null=False)
     try:
@@ -210,8 +211,8 @@ def _plain_cells(content: bytes, columns: list[str]) -> tuple[list[int], dict[st
 def _encoded(texts: pa.Array) -> Texts:
     if 2 * len(texts[:1000].unique()) > len(texts[:1000]):  # most differ, as ids and measurements do: looking for equal ones costs more
         return texts.to_numpy(zero_copy_only=False).tolist(), np.arange(len(texts))
-    found = texts.dictionary_encode()
-    return found.dictionary.to_numpy(zero_copy_only=False).tolist(), found.indices.to_numpy()
+    dictionary = texts.dictionary_encode()
+    return dictionary.dictionary.to_numpy(zero_copy_only=False).tolist(), dictionary.indices.to_numpy()
 
 
 def _file_problem(path: Path, error: Exception) -> Problem:
@@ -238,14 +239,14 @@ def _header_problems(path: Path, content: bytes, columns: list[str], *, exact: b
         return [Problem(where, "columns are not separated by commas", "save it as CSV with commas")]
     names = header.names
     if missing := [name for name in columns if name not in names]:
-        there = ", ".join(name if name == name.strip() else repr(name) for name in names)
-        what = f"no column {', '.join(missing)} (there are: {there if len(there) <= 100 else there[:96] + ' ...'})"
+        present = ", ".join(name if name == name.strip() else repr(name) for name in names)
+        what = f"no column {', '.join(missing)} (there are: {present if len(present) <= 100 else present[:96] + ' ...'})"
         return [Problem(where, what, f"name the columns {','.join(columns)}")]
-    twice = [name for name in columns if names.count(name) > 1]
-    return [Problem(f"{where}:{name}", "column stands twice", "keep one") for name in twice]
+    duplicated = [name for name in columns if names.count(name) > 1]
+    return [Problem(f"{where}:{name}", "column stands twice", "keep one") for name in duplicated]
 
 
-def _ragged(path: Path, numbered: list[tuple[int, list[str]]], width: int) -> Iterator[Problem]:
+def _wrong_cell_counts(path: Path, numbered: list[tuple[int, list[str]]], width: int) -> Iterator[Problem]:
     for line, cells in numbered:
         if len(cells) != width:
             what = f"{len(cells)} cells where the header has {width}"
@@ -253,7 +254,7 @@ def _ragged(path: Path, numbered: list[tuple[int, list[str]]], width: int) -> It
 
 
 def _cell_problem(path: Path, line: int, column: str, value: Any) -> Problem:
-    what, cure = _EXPECTED.get(column, _FILLED)
+    what, cure = _EXPECTED.get(column, _EMPTY_CELL)
     return Problem(f"{path}:{line}:{column}", f"{_short(value)} {what}", cure)
 
 

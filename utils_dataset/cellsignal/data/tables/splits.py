@@ -1,4 +1,4 @@
-"""Who is held out: whole experiments, or wells at random; never one layout on both sides."""
+"""Train, held-out and test splits: by experiment or by random wells, never with one layout in two splits."""
 
 from collections.abc import Collection
 
@@ -21,34 +21,34 @@ def split_by_experiment(wells: pd.DataFrame, *, held_out: int = 1, seed: int = 0
     """
     if held_out < 0:
         raise InputError(f"held_out is {held_out}", cure="hold out 0 or more experiments")
-    trained = wells[wells["dataset"] == "train"]
-    cell_type = trained.drop_duplicates("experiment").set_index("experiment")["cell_type"]
-    room = {name: min(held_out, count - 1) for name, count in cell_type.value_counts().items()}
-    chosen: list[str] = []
-    for family in _drawn_families(trained, seed=seed):
-        needed = cell_type[family].value_counts()
-        if all(count <= room[name] for name, count in needed.items()):
-            chosen += family
-            room |= {name: room[name] - count for name, count in needed.items()}
-    return _sides(wells, wells["experiment"].isin(chosen))
+    training_wells = wells[wells["dataset"] == "train"]
+    cell_type = training_wells.drop_duplicates("experiment").set_index("experiment")["cell_type"]
+    can_hold_out = {name: min(held_out, count - 1) for name, count in cell_type.value_counts().items()}
+    held_out_experiments: list[str] = []
+    for family in _shuffled_families(training_wells, seed=seed):
+        family_counts = cell_type[family].value_counts()
+        if all(count <= can_hold_out[name] for name, count in family_counts.items()):
+            held_out_experiments += family
+            can_hold_out |= {name: can_hold_out[name] - count for name, count in family_counts.items()}
+    return _split_column(wells, wells["experiment"].isin(held_out_experiments))
 
 
 def split_random(wells: pd.DataFrame, *, fraction: float = 0.05, seed: int = 0) -> pd.Series:
     """Hold out a fraction of the training wells of each layout, at random.
 
-    Wells at the same place of experiments with the same layout stay on one side. Returns "train",
+    The same well of experiments with the same layout gets the same split. Returns "train",
     "held_out" or "test" for each well; InputError unless 0 < fraction < 1.
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction is {fraction}", cure="give a number between 0 and 1")
-    places = _places(wells[wells["dataset"] == "train"])
-    lots = _lots(places["family"] + "_" + places["place"], seed=seed)
-    unique = pd.DataFrame({"family": places["family"], "lot": lots}).drop_duplicates()
+    layout_positions = _layout_positions(wells[wells["dataset"] == "train"])
+    random_keys = _random_keys(layout_positions["family"] + "_" + layout_positions["place"], seed=seed)
+    unique = pd.DataFrame({"family": layout_positions["family"], "lot": random_keys}).drop_duplicates()
     sizes = unique.groupby("family")["lot"].transform("size")
     order = unique.groupby("family")["lot"].rank(method="first")
-    chosen = unique.loc[order <= (fraction * sizes).round(), "lot"]
-    held = lots.isin(chosen).reindex(wells.index, fill_value=False)
-    return _sides(wells, held)
+    held_out_keys = unique.loc[order <= (fraction * sizes).round(), "lot"]
+    is_held_out = random_keys.isin(held_out_keys).reindex(wells.index, fill_value=False)
+    return _split_column(wells, is_held_out)
 
 
 def split_sites(
@@ -68,37 +68,37 @@ def split_sites(
     return sites["id_code"].map(dict(zip(wells["id_code"], split))).rename("split")
 
 
-def _drawn_families(trained: pd.DataFrame, *, seed: int) -> list[list[str]]:
-    """Training experiments, those of one layout together, in the order of their lots."""
-    family = pd.Series(layout_families(trained), dtype=object)
-    lots = _lots(pd.Series(family.index, index=family.index), seed=seed)
-    # A family draws the worst lot of its members: the others' order then hardly depends on it.
-    last = lots.groupby(family).max().sort_values()
-    return [family.index[family == name].tolist() for name in last.index]
+def _shuffled_families(training_wells: pd.DataFrame, *, seed: int) -> list[list[str]]:
+    """Training experiments in random order, those of one layout together."""
+    family = pd.Series(layout_families(training_wells), dtype=object)
+    random_keys = _random_keys(pd.Series(family.index, index=family.index), seed=seed)
+    # A family has the largest key of its members: the order of the others then hardly depends on it.
+    largest_key = random_keys.groupby(family).max().sort_values()
+    return [family.index[family == name].tolist() for name in largest_key.index]
 
 
-def _places(trained: pd.DataFrame) -> pd.DataFrame:
+def _layout_positions(training_wells: pd.DataFrame) -> pd.DataFrame:
     """For each well, the experiment whose layout it follows and its plate and well in that one."""
-    family = trained["experiment"].map(layout_families(trained))
-    pairs = duplicate_layouts(trained)
+    family = training_wells["experiment"].map(layout_families(training_wells))
+    pairs = duplicate_layouts(training_wells)
     shift = {pair["experiments"][1]: pair["plate_shift"] for pair in pairs}
-    unsure = {pair["experiments"][0] for pair in pairs if pair["plate_shift"] is None}
-    steps = trained["experiment"].map(lambda name: shift.get(name) or 0).astype("int64")
-    plate = (trained["plate"] - 1 - steps) % trained["plate"].max() + 1
+    unknown_shift = {pair["experiments"][0] for pair in pairs if pair["plate_shift"] is None}
+    shifts = training_wells["experiment"].map(lambda name: shift.get(name) or 0).astype("int64")
+    plate = (training_wells["plate"] - 1 - shifts) % training_wells["plate"].max() + 1
     # Where the shift is not known, the well counts alone, on whatever plate.
-    plate = plate.mask(family.isin(unsure), 0)
-    return pd.DataFrame({"family": family, "place": plate.astype(str) + "_" + trained["well"]})
+    plate = plate.mask(family.isin(unknown_shift), 0)
+    return pd.DataFrame({"family": family, "place": plate.astype(str) + "_" + training_wells["well"]})
 
 
-def _lots(names: pd.Series, *, seed: int) -> pd.Series:
+def _random_keys(names: pd.Series, *, seed: int) -> pd.Series:
     """A number for each name that depends on the name and the seed alone."""
     values = names.to_numpy(dtype=object)
     return pd.Series(hash_array(values, hash_key=f"{seed:016d}"[-16:]), index=names.index)
 
 
-def _sides(wells: pd.DataFrame, held: pd.Series) -> pd.Series:
-    sides = np.where(wells["dataset"] == "test", TEST, np.where(held, HELD_OUT, TRAIN))
-    return pd.Series(sides, index=wells.index, name="split")
+def _split_column(wells: pd.DataFrame, is_held_out: pd.Series) -> pd.Series:
+    split = np.where(wells["dataset"] == "test", TEST, np.where(is_held_out, HELD_OUT, TRAIN))
+    return pd.Series(split, index=wells.index, name="split")
 
 
 # Which sites a network learns from: cleaned, of one cell type or all, with the classes that are asked for.
@@ -117,12 +117,12 @@ def inner_wells(sites: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The sites without those at the plates' edge, and a note of what was left out.
 
     RxRx1 uses no such well; plates of other laboratories may (Moreau's data cleaning, seed 002). Treatments of the
-    test experiments stay, because each of them wants an answer.
+    test experiments stay, because each needs a prediction.
     """
-    asked = (sites["dataset"] == "test") & (sites["well_type"] == "treatment")
-    left_out = on_edge(sites["well"]) & ~asked
-    count = sites.loc[left_out, "id_code"].nunique()
-    return sites[~left_out], [f"{count:,} wells at the plates' edge are left out"] * bool(count)
+    needs_prediction = (sites["dataset"] == "test") & (sites["well_type"] == "treatment")
+    excluded = on_edge(sites["well"]) & ~needs_prediction
+    count = sites.loc[excluded, "id_code"].nunique()
+    return sites[~excluded], [f"{count:,} wells at the plates' edge are left out"] * bool(count)
 
 
 def of_cell_type(sites: pd.DataFrame, cell_type: str, *, cell_types: Collection[str] = ()) -> pd.DataFrame:
@@ -130,21 +130,21 @@ def of_cell_type(sites: pd.DataFrame, cell_type: str, *, cell_types: Collection[
 
     Raises InputError for one that no site has.
     """
-    there = sorted(sites["cell_type"].unique())
-    wanted = list(cell_types or there) if cell_type == ALL else [cell_type]
-    if unknown := [name for name in wanted if name not in there]:
-        raise InputError(f"no cell_type {unknown[0]!r}", cure=f"choose from {', '.join(there)}, or {ALL} for one network of all")
-    return sites[sites["cell_type"].isin(wanted)]
+    present = sorted(sites["cell_type"].unique())
+    chosen = list(cell_types or present) if cell_type == ALL else [cell_type]
+    if unknown := [name for name in chosen if name not in present]:
+        raise InputError(f"no cell_type {unknown[0]!r}", cure=f"choose from {', '.join(present)}, or {ALL} for one network of all")
+    return sites[sites["cell_type"].isin(chosen)]
 
 
 def training_sites(sites: pd.DataFrame, *, classes: str = "treatments") -> pd.DataFrame:
-    """The sites whose siRNA a network may be taught, by their column `split`.
+    """The labelled sites, by their column `split`.
 
-    Treatments of training and held-out wells; with `classes` "all" the controls of every experiment too, whose siRNAs
-    are always given, to train on: those of the held-out experiments like those of the test (1st place's 1,139 classes).
+    Treatments of training and held-out wells; with `classes` "all" also the controls of every experiment as training
+    sites, because their siRNAs are known in held-out and test experiments too (1st place's 1,139 classes).
     """
     treatment = sites["well_type"] == "treatment"
-    taught = sites[treatment & (sites["split"] != TEST)]
+    labelled = sites[treatment & (sites["split"] != TEST)]
     if classes == "treatments":
-        return taught
-    return pd.concat([taught, sites[~treatment & sites["sirna"].notna()].assign(split=TRAIN)])
+        return labelled
+    return pd.concat([labelled, sites[~treatment & sites["sirna"].notna()].assign(split=TRAIN)])

@@ -1,4 +1,4 @@
-"""Tables: one row per well, one row per site, whoever wrote the files."""
+"""Tables of wells and sites, read from the competition's files or from the public release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from cellsignal.errors import InputError, Problem, raise_if_any
 from cellsignal.tasks import RXRX1
 
 COLUMNS = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "dataset"]
-_PLACE = ["experiment", "plate", "well"]
+_POSITION = ["experiment", "plate", "well"]
 _TABLES = {
     "train.csv": schema.TrainRow,
     "train_controls.csv": schema.ControlRow,
@@ -53,7 +53,7 @@ def read_tables(root: Path) -> Tables:
 def read_solution(path: Path) -> pd.Series:
     """The true class by id_code, from a solution.csv; raises InputError."""
     frame, problems = schema.read_rows(Path(path), schema.SolutionRow)
-    raise_if_any(problems or _rowless(path, frame) + _twice(frame))
+    raise_if_any(problems or _empty_table(path, frame) + _duplicates(frame))
     return frame.set_index("id_code")["sirna"].astype("int64")
 
 
@@ -65,7 +65,7 @@ def select(
     Raises InputError that names the valid ones when one is unknown or nothing is left.
     """
     wells = tables.wells
-    keep = _chosen(wells["cell_type"], cell_types) & _chosen(wells["experiment"], experiments)
+    keep = _is_chosen(wells["cell_type"], cell_types) & _is_chosen(wells["experiment"], experiments)
     if not keep.any():
         what = f"no experiment of {', '.join(experiments)} is {' or '.join(cell_types)}"
         raise InputError(what, where=tables.root, cure="choose others")
@@ -76,11 +76,11 @@ def select(
         wells=wells[keep].reset_index(drop=True),
         sites=tables.sites[tables.sites["id_code"].isin(ids)].reset_index(drop=True),
         sample=[name for name in tables.sample if name in ids],
-        solution=None if solution is None else _known(solution[solution.index.isin(ids)]),
+        solution=None if solution is None else _none_if_empty(solution[solution.index.isin(ids)]),
     )
 
 
-def _chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
+def _is_chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
     valid = sorted(values.unique())
     unknown = [name for name in names if name not in valid]
     if unknown:
@@ -91,46 +91,46 @@ def _chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
 
 def _read_kaggle(root: Path) -> Tables:
     frames = _read_files(root)
-    tables = pd.concat([_complete(name, frames[name]) for name in _TABLES if len(frames[name])])
-    raise_if_any(_id_problems(tables) + _twice(tables) + _row_problems(tables))
-    wells = _tidy(tables)
+    tables = pd.concat([_with_dataset(name, frames[name]) for name in _TABLES if len(frames[name])])
+    raise_if_any(_id_problems(tables) + _duplicates(tables) + _row_problems(tables))
+    wells = _sorted_wells(tables)
     sample, solution = frames.get("sample_submission.csv"), frames.get("solution.csv")
     ids = _unlabelled(wells)
     raise_if_any(_answer_problems(ids, sample, complete=True) + _answer_problems(ids, solution))
-    pairs = wells.loc[wells.index.repeat(2)].reset_index(drop=True)
+    sites = wells.loc[wells.index.repeat(2)].reset_index(drop=True)
     return Tables(
         root=root,
         source="kaggle",
         wells=wells,
-        sites=_with_stems(root, pairs.assign(site=[1, 2] * len(wells)), tree=_TREES[0]),
+        sites=_with_stems(root, sites.assign(site=[1, 2] * len(wells)), tree=_TREES[0]),
         sample=ids if sample is None else sample["id_code"].tolist(),
-        solution=None if solution is None else _known(solution.set_index("id_code")["sirna"]),
+        solution=None if solution is None else _none_if_empty(solution.set_index("id_code")["sirna"]),
     )
 
 
-def _complete(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one file with the columns that its name tells."""
+def _with_dataset(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one file with the columns that follow from its name."""
     kind = {} if "controls" in name else {"well_type": "treatment"}
     return frame.assign(dataset="train" if name.startswith("train") else "test", **kind)
 
 
-def _known(solution: pd.Series) -> pd.Series | None:
-    """Nothing where a solution holds no answer."""
+def _none_if_empty(solution: pd.Series) -> pd.Series | None:
+    """None for an empty solution."""
     return solution if len(solution) else None
 
 
-def _rowless(path: Path, frame: pd.DataFrame) -> list[Problem]:
+def _empty_table(path: Path, frame: pd.DataFrame) -> list[Problem]:
     return [] if len(frame) else [Problem(str(path), "no row below the header", "copy it again")]
 
 
 def _read_files(root: Path) -> dict[str, pd.DataFrame]:
     optional = {name: row for name, row in _OPTIONAL.items() if (root / name).exists()}
-    read = {
+    tables = {
         name: schema.read_rows(root / name, row) for name, row in {**_TABLES, **optional}.items()
     }
-    raise_if_any([problem for _, problems in read.values() for problem in problems])
-    raise_if_any(_rowless(root / "train.csv", read["train.csv"][0]))
-    return {name: frame for name, (frame, _) in read.items()}
+    raise_if_any([problem for _, problems in tables.values() for problem in problems])
+    raise_if_any(_empty_table(root / "train.csv", tables["train.csv"][0]))
+    return {name: frame for name, (frame, _) in tables.items()}
 
 
 def _read_release(root: Path) -> Tables:
@@ -139,28 +139,28 @@ def _read_release(root: Path) -> Tables:
     frame = frame.rename(columns={"sirna_id": "sirna", "well_id": "id_code"})
     raise_if_any(_row_problems(frame))
     labelled = frame.drop_duplicates("id_code")
-    hidden = (labelled["dataset"] == "test") & (labelled["well_type"] == "treatment")
-    wells = _tidy(labelled.assign(sirna=labelled["sirna"].astype("Int64").mask(hidden)))
-    places = frame[["id_code", "site"]].sort_values("site")
+    is_test_treatment = (labelled["dataset"] == "test") & (labelled["well_type"] == "treatment")
+    wells = _sorted_wells(labelled.assign(sirna=labelled["sirna"].astype("Int64").mask(is_test_treatment)))
+    site_numbers = frame[["id_code", "site"]].sort_values("site")
     sample = _unlabelled(wells)
     return Tables(
         root=root,
         source="rxrx.ai",
         wells=wells,
-        sites=_with_stems(root, wells.merge(places, on="id_code", how="left"), tree=_TREES[2]),
+        sites=_with_stems(root, wells.merge(site_numbers, on="id_code", how="left"), tree=_TREES[2]),
         sample=sample,
-        solution=_known(labelled.set_index("id_code")["sirna"].loc[sample]),
+        solution=_none_if_empty(labelled.set_index("id_code")["sirna"].loc[sample]),
     )
 
 
-def _tidy(tables: pd.DataFrame) -> pd.DataFrame:
+def _sorted_wells(tables: pd.DataFrame) -> pd.DataFrame:
     experiments = tables["experiment"]
     cell_types = {name: name.rpartition("-")[0] for name in experiments.unique()}
     wells = tables.assign(
         cell_type=experiments.map(cell_types), sirna=tables["sirna"].astype("Int64")
     )
     return wells.sort_values(
-        ["dataset", *_PLACE], ascending=[False, True, True, True], ignore_index=True
+        ["dataset", *_POSITION], ascending=[False, True, True, True], ignore_index=True
     )[COLUMNS]
 
 
@@ -171,9 +171,9 @@ def _unlabelled(wells: pd.DataFrame) -> list[str]:
 def _with_stems(root: Path, sites: pd.DataFrame, *, tree: str) -> pd.DataFrame:
     """Add the path of each site below the root, in the tree that is there, else the usual."""
     folders = sites[["dataset", "experiment"]].drop_duplicates().to_dict("records")
-    for known in _TREES:
-        if any((root / known.format(**folder)).is_dir() for folder in folders):
-            tree = known
+    for candidate in _TREES:
+        if any((root / candidate.format(**folder)).is_dir() for folder in folders):
+            tree = candidate
             break
     prefixes = {folder["experiment"]: tree.format(**folder) for folder in folders}
     plates = sites["experiment"].map(prefixes) + "/Plate" + sites["plate"].astype(str)
@@ -186,21 +186,21 @@ def _id_problems(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
     return schema.flag(frame, frame[column] != parts, column, what, cure)
 
 
-def _twice(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
+def _duplicates(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
     what, cure = "stands in an earlier row or table too", "keep one of the rows"
     return schema.flag(frame, frame[column].duplicated(), column, what, cure)
 
 
 def _row_problems(tables: pd.DataFrame) -> list[Problem]:
-    """Well types that the class denies, and experiments that are in both data sets."""
+    """Well types that contradict the class number, and experiments that are in both data sets."""
     known = tables[tables["sirna"].notna()]
-    kinds = {sirna: _well_type(sirna) for sirna in known["sirna"].unique()}
-    said = known["well_type"] != known["sirna"].map(kinds)
-    first = tables.drop_duplicates(["experiment", "dataset"])
-    both = first["experiment"].duplicated()
+    expected_types = {sirna: _well_type(sirna) for sirna in known["sirna"].unique()}
+    disagrees = known["well_type"] != known["sirna"].map(expected_types)
+    experiments = tables.drop_duplicates(["experiment", "dataset"])
+    in_both_sets = experiments["experiment"].duplicated()
     cure = "1108-1137 are positive controls, 1138 is the negative one, lower ones are treatments"
-    return schema.flag(known, said, "well_type", "disagrees with the row's class number", cure) + (
-        schema.flag(first, both, "experiment", "is in train and in test", "keep it in one of them")
+    return schema.flag(known, disagrees, "well_type", "disagrees with the row's class number", cure) + (
+        schema.flag(experiments, in_both_sets, "experiment", "is in train and in test", "keep it in one of them")
     )
 
 
@@ -212,7 +212,7 @@ def _well_type(sirna: int) -> str:
 
 def _site_problems(frame: pd.DataFrame) -> list[Problem]:
     """Faults of the public release's rows, whose wells have one row per site."""
-    problems = _id_problems(frame, "well_id") + _twice(frame, "site_id")
+    problems = _id_problems(frame, "well_id") + _duplicates(frame, "site_id")
     cell_type = frame["experiment"].str.rpartition("-")[0]
     what, cure = "disagrees with the experiment's name", "write what stands before the last hyphen"
     problems += schema.flag(frame, frame["cell_type"] != cell_type, "cell_type", what, cure)
@@ -227,11 +227,11 @@ def _answer_problems(
     """What is wrong in a table with one row per test well (or some of them)."""
     if frame is None:
         return []
-    given, asked = frame["id_code"].tolist(), set(ids)
-    known = pd.Series([name in asked for name in given], dtype=bool)
+    listed, test_ids = frame["id_code"].tolist(), set(ids)
+    is_known = pd.Series([name in test_ids for name in listed], dtype=bool)
     what, cure = "is not a well of test.csv", "take the tables of one and the same data set"
-    problems = schema.flag(frame, ~known, "id_code", what, cure) + _twice(frame)
-    missing = sorted(asked.difference(given)) if complete else []
+    problems = schema.flag(frame, ~is_known, "id_code", what, cure) + _duplicates(frame)
+    missing = sorted(test_ids.difference(listed)) if complete else []
     if missing and not problems:
         file = frame.index[0][0]
         what = f"{len(missing):,} wells of test.csv are missing, the first is {missing[0]}"

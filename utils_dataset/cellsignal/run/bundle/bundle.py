@@ -58,7 +58,7 @@ def bundle(run: Path, out: Path | None = None) -> Path:
     run = environment.default_run(str(run))
     out = files.output_file(out or run.with_name(f"{run.name}.zip"))
     made = _read_recipe(run)
-    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, refusal="a chain works in this folder"):
+    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         plan = _plan(made["parameters"])
         contents = _contents(run, plan, made)
         _write(out, contents)
@@ -75,7 +75,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     if not marker.is_file():
         raise InputError("the run is not whole", where=run, cure=TO_THE_END)
     receipts.check(run, receipts.read(marker, shapes.Marker, cure=AGAIN)["outputs"], made_by="the run", cure=AGAIN)
-    return files.read_json(path, shapes.Description, what="not the record of a run", cure="run the same command again, which writes it")
+    return files.read_json(path, shapes.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:

@@ -83,9 +83,9 @@ def _alone(folder: Path) -> Iterator[None]:
     environment.release(folder)
     waiting = f"waiting for notebooks that still work in {folder}"
     locks = environment.locks(folder)
-    with files.locked(locks / environment.CHAIN_LOCK, refusal="another chain works in this folder"):
+    with files.locked(locks / environment.CHAIN_LOCK, busy_message="another chain works in this folder"):
         with files.locked(
-            locks / environment.KERNELS_LOCK, patience=PATIENCE, waiting=waiting, refusal="a notebook still works in this folder"
+            locks / environment.KERNELS_LOCK, timeout=PATIENCE, waiting_message=waiting, busy_message="a notebook still works in this folder"
         ):
             pass
         yield
@@ -113,7 +113,7 @@ class Chain:
         step = steps.simulate(data=str(place), preset=preset)
         same = steps.identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, done={})
         earlier = steps.read_any(self.folder, step)
-        how = {"by": self.engine.side_by_side} if self.engine.side_by_side else {}
+        how = {"parallel_map": self.engine.parallel_map} if self.engine.parallel_map else {}
         task = TASKS[self.values["task"]]
 
         def draw() -> None:

@@ -32,7 +32,7 @@ class LocalExecutor:
     """An engine of one machine: this one."""
 
     divides = False  # a prediction, experiment by experiment
-    side_by_side: Callable[..., Iterator[Any]] | None = None  # who draws plates, if not this machine alone (`data.workshop`)
+    parallel_map: Callable[..., Iterator[Any]] | None = None  # who draws plates, if not this machine alone (`data.workshop`)
 
     @contextmanager
     def opened(self, run: Path, *, deadline: float | None) -> Iterator[None]:

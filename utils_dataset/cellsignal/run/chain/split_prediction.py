@@ -68,7 +68,7 @@ def merge_scores(run: Path, came: Path, experiment: str) -> None:
         target = run / path.relative_to(came)
         ours = read_notes(target.parent)
         if experiment not in theirs["experiments"]:
-            raise InputError(f"says nothing of {experiment}", where=path.parent / METADATA, cure=files.AGAIN)
+            raise InputError(f"says nothing of {experiment}", where=path.parent / METADATA, cure=files.RUN_AGAIN)
         if ours.get(experiment) == theirs["experiments"][experiment] and target.is_file() and files.sha256(target) == files.sha256(path):
             continue  # a prediction of an earlier run, kept
         with files.atomic_path(target) as temporary:

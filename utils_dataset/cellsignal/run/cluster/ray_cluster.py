@@ -64,7 +64,7 @@ class Cluster(LocalExecutor):
         """So many notebooks at once on each machine of the cluster."""
         return parallel * max(1, len(self._machines()))
 
-    def side_by_side(self, function: Callable[[Any], Any], parts: Any, *, processes: int | None = None) -> Iterator[Any]:
+    def parallel_map(self, function: Callable[[Any], Any], parts: Any, *, processes: int | None = None) -> Iterator[Any]:
         """`function` of each part of a simulation or a packing, in whatever order they end, one core each."""
         task = self.ray.remote(num_cpus=1, max_retries=RETRIES)(worker.draw)
         waiting = {task.remote(function, part, send=self.storage is not None): part for part in parts}
@@ -205,7 +205,7 @@ def helpers(address: str) -> Iterator[Callable[..., Iterator[Any]]]:
     """Who does parts of a work side by side on the machines of a cluster, which see the same folders as this one."""
     engine = Cluster(address)
     with _connected(engine.ray, address):
-        yield engine.side_by_side
+        yield engine.parallel_map
 
 
 def _ray() -> ModuleType:

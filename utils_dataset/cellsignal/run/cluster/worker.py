@@ -107,7 +107,7 @@ def _plates(storage: Storage, digest: str, place: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     sizes: Mapping[str, int] = files.shaped(storage.read_json(f"data/{digest}.json") or {}, dict[str, int], where=storage.url)
     wanted = [name for name in sizes if "/" not in name or place in ("", ALL) or any(_is_of(folder, place) for folder in name.split("/"))]
-    with files.locked(root.with_name(".lock"), patience=PATIENCE):
+    with files.locked(root.with_name(".lock"), timeout=PATIENCE):
         places = {name: files.inside(root, name, source=storage.url) for name in wanted}
         absent = [name for name, path in places.items() if not path.is_file() or path.stat().st_size != sizes[name]]
         run_parallel(lambda name: storage.get(f"data/{digest}/{name}", places[name]), absent)

@@ -166,12 +166,12 @@ def _drive(bench: SweepRunner, source: Source, *, jobs: int) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder, once the trials of a killed sweep have ended too."""
     folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(environment.locks(folder) / LOCK, refusal="another sweep works in this folder"):
+    with files.locked(environment.locks(folder) / LOCK, busy_message="another sweep works in this folder"):
         files.remove_temporary(folder, [])
         files.remove_temporary(folder / "trials", [])
         for run in (folder / "trials").glob("*/"):
             lock = environment.locks(run) / environment.CHAIN_LOCK
             if lock.exists():
-                with files.locked(lock, patience=PATIENCE, waiting=f"waiting for what still works in {run}", refusal="another chain works in this folder"):
+                with files.locked(lock, timeout=PATIENCE, waiting_message=f"waiting for what still works in {run}", busy_message="another chain works in this folder"):
                     pass
         yield
