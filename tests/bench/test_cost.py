@@ -18,11 +18,11 @@ FAST = cost.Source("store", 1.5e6, 2000.0, 512)
 
 
 def test_work_is_what_the_papers_say() -> None:
-    seen, learnt = count_work("densenet121", 512)
+    inference, training = count_work("densenet121", 512)
     # Huang et al. 2017: 2.87 billion multiplications and additions for 3 channels of 224 px; three more go through 64 kernels of 7 x 7.
-    assert seen.flops == pytest.approx(2 * (2.87e9 * (512 / 224) ** 2 + 3 * 64 * 49 * 256**2), rel=0.02)
-    assert 2.8 < learnt.flops / seen.flops < 3.05, "backwards twice as much, but for the first layer"
-    assert learnt.numbers > 2 * seen.numbers
+    assert inference.flops == pytest.approx(2 * (2.87e9 * (512 / 224) ** 2 + 3 * 64 * 49 * 256**2), rel=0.02)
+    assert 2.8 < training.flops / inference.flops < 3.05, "backwards twice as much, but for the first layer"
+    assert training.numbers > 2 * inference.numbers
     assert count_weights("densenet121", channels=3, classes=1000) == pytest.approx(7.98e6, rel=0.01)
 
 
@@ -42,41 +42,41 @@ def test_an_operator_takes_what_its_arithmetic_or_its_traffic_takes() -> None:
 def test_the_screen_is_that_of_the_tables(shared: Path) -> None:
     tables = read_tables(shared / "rxrx1")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, how="experiment", held_out=1, seed=0))
-    found = cost.screen_size(sites)
-    for name, count in vars(cost.RXRX1_SCREEN).items():
+    found = cost.dataset_size(sites)
+    for name, count in vars(cost.RXRX1_SIZE).items():
         assert count == pytest.approx(getattr(found, name), rel=0.02), name
 
 
-SCREEN = cost.ScreenSize(taught=1000, watched=100, tested=300, controls=200, controls_watched=20, plate=50)
+DATA_SET = cost.DatasetSize(train=1000, held_out=100, test=300, controls=200, controls_held_out=20, plate=50)
 
 
-def lot(part: str, **recipe: object) -> cost.Workload:
-    return next(each for each in cost.training_workloads(SCREEN, **recipe) if each.part == part)
+def workload(part: str, **recipe: object) -> cost.Workload:
+    return next(each for each in cost.training_workloads(DATA_SET, **recipe) if each.part == part)
 
 
 def test_every_parameter_that_costs_is_counted() -> None:
-    assert lot("controls", pretrain_epochs=3) == cost.Workload("controls", 600, 60, 660)
-    assert lot("whole", epochs=4, ensemble=["resnet50"]).learnt == 8000 == lot("whole", epochs=4, compare_batches=True).learnt
-    assert lot("whole", epochs=4, classes="all").learnt == 4 * 1220
-    assert [(each.image_size, each.learnt) for each in cost.training_workloads(SCREEN, epochs=4, sizes=[16, 32]) if each.part == "whole"] == [(16, 2000), (32, 2000)]
-    assert lot("final", final_epochs=2).learnt == 2200 and lot("held out", epochs=4).seen == 400
-    assert lot("pseudo-labels", epochs=9, pseudo_epochs=2, pseudo_share=0.5, pseudo_step=0.6).learnt == (0.5 + 1) * 300
-    assert lot("prediction").seen == 400 * 2 + 100 and lot("prediction", statistics="batch", passes=97).seen == 400 * (2 + 97)
-    assert lot("prediction", views=8, adapted_passes=6).seen == 400 * (1 + 6) + 100 + 7 * 400 * 6
+    assert workload("controls", pretrain_epochs=3) == cost.Workload("controls", 600, 60, 660)
+    assert workload("whole", epochs=4, ensemble=["resnet50"]).trained == 8000 == workload("whole", epochs=4, compare_batches=True).trained
+    assert workload("whole", epochs=4, classes="all").trained == 4 * 1220
+    assert [(each.image_size, each.trained) for each in cost.training_workloads(DATA_SET, epochs=4, sizes=[16, 32]) if each.part == "whole"] == [(16, 2000), (32, 2000)]
+    assert workload("final", final_epochs=2).trained == 2200 and workload("held out", epochs=4).inferred == 400
+    assert workload("pseudo-labels", epochs=9, pseudo_epochs=2, pseudo_share=0.5, pseudo_step=0.6).trained == (0.5 + 1) * 300
+    assert workload("prediction").inferred == 400 * 2 + 100 and workload("prediction", statistics="batch", passes=97).inferred == 400 * (2 + 97)
+    assert workload("prediction", views=8, adapted_passes=6).inferred == 400 * (1 + 6) + 100 + 7 * 400 * 6
 
 
 def test_the_slowest_part_is_the_bottleneck() -> None:
-    lots, host = [cost.Workload("whole", 0, 1000, 1000)], cost.Host("one", 1, 1e12, 1e11, 16e9, 2, disk=1e9)
-    fast = cost.estimate(lots, host, FAST, backbone="densenet-small", image_size=512)
+    workloads, host = [cost.Workload("whole", 0, 1000, 1000)], cost.Host("one", 1, 1e12, 1e11, 16e9, 2, disk=1e9)
+    fast = cost.estimate(workloads, host, FAST, backbone="densenet-small", image_size=512)
     assert fast.read == pytest.approx(1.5) and fast.decode == pytest.approx(0.25) and fast.bottleneck == "compute"
-    slow = cost.estimate(lots, host, replace(FAST, per_core=0.5), backbone="densenet-small", image_size=512)
+    slow = cost.estimate(workloads, host, replace(FAST, per_core=0.5), backbone="densenet-small", image_size=512)
     assert slow.bottleneck == "decode" and slow.seconds == 1000 and slow.compute == fast.compute
-    half = cost.estimate(lots, replace(host, efficiency=0.25, looking=0.25), FAST, backbone="densenet-small", image_size=256)
+    half = cost.estimate(workloads, replace(host, efficiency=0.25, inference_efficiency=0.25), FAST, backbone="densenet-small", image_size=256)
     assert half.read == pytest.approx(fast.read / 4) and half.compute == pytest.approx(2 * fast.compute / 4, rel=0.02)
 
 
 def test_what_was_measured_is_what_is_predicted() -> None:
-    host = cost.measured(cost.Host("here", 1, 1e11, 1e10, 0, 2, width=4), learnt_per_second=40.0, seen_per_second=160.0,
+    host = cost.measured(cost.Host("here", 1, 1e11, 1e10, 0, 2, width=4), trained_per_second=40.0, inferred_per_second=160.0,
                          backbone="densenet-small", image_size=64)
     found = cost.estimate([cost.Workload("whole", 2000, 8000, 4000)], host, FAST, backbone="densenet-small", image_size=64)
     assert found.compute == pytest.approx(100)

@@ -19,13 +19,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 def test_the_sample_is_a_data_set_of_different_sites(sample: Sample, tmp_path: Path) -> None:
-    pictures = sample.pictures()
-    assert pictures.shape == (18, 6, 32, 32) and (sample.own, sample.image_size) == (8, 32)
-    assert len({picture.tobytes() for picture in pictures}) == 18
-    assert np.array_equal(np.rot90(pictures[1], 1, axes=(1, 2)), pictures[9]), "grey values of a turned copy are the original's"
+    images = sample.images()
+    assert images.shape == (18, 6, 32, 32) and (sample.originals, sample.image_size) == (8, 32)
+    assert len({picture.tobytes() for picture in images}) == 18
+    assert np.array_equal(np.rot90(images[1], 1, axes=(1, 2)), images[9]), "grey values of a turned copy are the original's"
     small = reduced_sample(sample, tmp_path, 16)
-    assert np.abs(small.pictures().mean((2, 3)) - pictures.mean((2, 3))).max() < 0.6, "areas keep their means"
-    assert take_sample(tmp_path / "again", data=sample.root, count=4).own == 4
+    assert np.abs(small.images().mean((2, 3)) - images.mean((2, 3))).max() < 0.6, "areas keep their means"
+    assert take_sample(tmp_path / "again", data=sample.root, count=4).originals == 4
     with pytest.raises(InputError, match="only 18 whole sites"):
         take_sample(tmp_path / "more", data=sample.root, count=200)
 
@@ -54,7 +54,7 @@ def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sampl
     network = baselines.Eager("densenet-small", channels=6, classes=5, device=torch.device("cpu"))
     assert network.model.body.features.conv0.weight.is_contiguous()
     answer, seconds = baselines.bagging(network, baselines.Sites(sample.root, sample.stems), sizes=(9, 18), workers=0)
-    images = torch.from_numpy(sample.pictures()) / 255
+    images = torch.from_numpy(sample.images()) / 255
     with torch.no_grad(), batch_statistics(network.model):
         halves = torch.cat([network.logits(half).log_softmax(1) for half in images.split(9)])
         whole = network.logits(images).log_softmax(1)
@@ -67,4 +67,4 @@ def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sampl
 def test_floors_do_what_they_count(sample: Sample, tmp_path: Path) -> None:
     assert limits.memory_bandwidth(size=2**20).work() == 2**20 / 1e9 and limits.matrix_rate(side=32).work() == 2 * 32**3 / 1e9
     assert limits.disk_rate(tmp_path, size=2**21).work() == 2**21 / 1e9
-    assert limits.decoding_rate([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == limits.site_copy(sample.pictures()[:4]).work()
+    assert limits.decoding_rate([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == limits.site_copy(sample.images()[:4]).work()

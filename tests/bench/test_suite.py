@@ -70,7 +70,7 @@ def test_the_cost_page_has_here_and_elsewhere(found: dict[str, Any]) -> None:
     assert (chosen["epochs"], chosen["pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COSTS)
 
 
-def test_pictures_show_every_way(found: dict[str, Any]) -> None:
+def test_images_show_every_way(found: dict[str, Any]) -> None:
     rates = draw.draw_rates(found["rows"])
     names = {text.get_text() for axes in rates.axes for text in axes.get_yticklabels()}
     assert names == {row["name"] for row in found["rows"] if row["stage"] in draw.TITLES}
@@ -81,15 +81,15 @@ def test_pictures_show_every_way(found: dict[str, Any]) -> None:
 
 
 def test_our_ways_do_what_they_are_said_to_do(bench: Benchmark) -> None:
-    pictures = bench.sample.pictures()
+    images = bench.sample.images()
     source = ours.open_store(bench.store)
-    assert np.array_equal(source.read_many(bench.sample.stems), pictures) and ours.reading(bench.store, bench.sample.stems[:3])() == 3
-    batches = ours.batches_of(8, 4, least=5)
+    assert np.array_equal(source.read_many(bench.sample.stems), images) and ours.reading(bench.store, bench.sample.stems[:3])() == 3
+    batches = ours.batches_of(8, 4, min_batches=5)
     assert [len(rows) for rows in batches] == [4] * 5 and sorted(np.concatenate(batches[:2])) == list(range(8))
     before = [weight.detach().clone() for weight in bench.learner.model.parameters()]
     assert bench.learner.epoch(ours.dataset(bench.store, bench.sample.sites), batches=2)() == 8
     assert not all(torch.equal(old, new) for old, new in zip(before, bench.learner.model.parameters(), strict=True))
-    answers = bench.learner.adapted(pictures)
+    answers = bench.learner.adapted(images)
     assert answers.shape == (8, 1108) and np.allclose(np.exp(answers).sum(1), 1, atol=1e-4)
 
 

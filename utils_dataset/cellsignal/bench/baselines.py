@@ -1,9 +1,9 @@
-"""How others do it: their methods as they are described, written anew from that.
+"""The data paths and trainings of other solutions, reimplemented from their descriptions.
 
-Brodt: six PNGs to one picture, height and width first; random quarter turns and flips on the host, floats from there on; two
-processes, batches of 8. Sypetkowski: the same reading; flips, zoom, z-scores of each picture and jitter of its channels on
+Brodt: six PNGs to one image, height and width first; random quarter flips and flips on the host, floats from there on; two
+processes, batches of 8. Sypetkowski: the same reading; flips, zoom, z-scores of each image and jitter of its channels on
 the host; batches of 24. The official loader: scikit-image, channel by channel. Both trained networks eagerly, in fp16 and
-in the usual order of memory; Brodt averaged 97 passes, each of which decodes every picture again.
+in the usual order of memory; Brodt averaged 97 passes, each of which decodes every image again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,8 +25,8 @@ from cellsignal.learn.networks.classifier import Classifier
 
 BRODT, SYPETKOWSKI = 8, 24  # sites a batch
 WORKERS = 2
-BAGGING = tuple(range(32, 129))  # batch sizes of the 97 passes
-ZOOM = 0.5  # least share of a picture's area
+BATCH_SIZES = tuple(range(32, 129))  # batch sizes of the 97 passes
+MIN_AREA = 0.5  # least share of an image's area
 JITTER = 0.1
 
 
@@ -44,7 +44,7 @@ def opencv(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
 
 
 class Sites(Dataset):
-    """So many epochs of sites in a row; item i is (float[C, H, W], row of the site)."""
+    """Several epochs of sites as one data set; item i is (float[C, H, W], row of the site)."""
 
     def __init__(self, root: Path, stems: Sequence[str], *, epochs: int = 1) -> None:
         self.root, self.stems, self.epochs = Path(root), list(stems), epochs
@@ -52,44 +52,44 @@ class Sites(Dataset):
     def __len__(self) -> int:
         return len(self.stems) * self.epochs
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
-        row = place % len(self.stems)
-        return self.made(opencv(self.root, self.stems[row])), row
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        row = index % len(self.stems)
+        return self.to_input(opencv(self.root, self.stems[row])), row
 
-    def made(self, image: np.ndarray) -> torch.Tensor:
-        """What a network is to see of uint8[H, W, C]: grey values / 255."""
+    def to_input(self, image: np.ndarray) -> torch.Tensor:
+        """The network's input from uint8[H, W, C]: grey values / 255."""
         return to_tensor(image)
 
 
 class Brodt(Sites):
     """Sites as Brodt trained on them."""
 
-    turns = albumentations.Compose([albumentations.RandomRotate90(), albumentations.HorizontalFlip(), albumentations.VerticalFlip()])
+    flips = albumentations.Compose([albumentations.RandomRotate90(), albumentations.HorizontalFlip(), albumentations.VerticalFlip()])
 
-    def made(self, image: np.ndarray) -> torch.Tensor:
-        return to_tensor(self.turns(image=image)["image"])
+    def to_input(self, image: np.ndarray) -> torch.Tensor:
+        return to_tensor(self.flips(image=image)["image"])
 
 
 class Sypetkowski(Sites):
     """Sites as Sypetkowski trained on them."""
 
-    def made(self, image: np.ndarray) -> torch.Tensor:
+    def to_input(self, image: np.ndarray) -> torch.Tensor:
         generator = np.random.default_rng()
         for axis in np.flatnonzero(generator.random(2) < 0.5):
             image = np.flip(image, axis)
-        picture = to_tensor(np.ascontiguousarray(_zoomed(image, generator)))
-        spread, mean = torch.std_mean(picture, dim=(1, 2), keepdim=True)
-        factors, terms = torch.from_numpy(generator.normal(scale=JITTER, size=(2, len(picture), 1, 1))).float()
-        return (picture - mean) / (spread + 1e-6) * (1 + factors) + terms
+        floats = to_tensor(np.ascontiguousarray(_random_zoom(image, generator)))
+        deviation, mean = torch.std_mean(floats, dim=(1, 2), keepdim=True)
+        scales, shifts = torch.from_numpy(generator.normal(scale=JITTER, size=(2, len(floats), 1, 1))).float()
+        return (floats - mean) / (deviation + 1e-6) * (1 + scales) + shifts
 
 
-def _zoomed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random window at the size of the whole."""
+def _random_zoom(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A random crop, resized to the full size."""
     height, width = image.shape[:2]
-    share = np.sqrt(generator.uniform(ZOOM, 1))
-    tall, wide = max(1, round(share * height)), max(1, round(share * width))
-    top, left = generator.integers(height - tall + 1), generator.integers(width - wide + 1)
-    return cv2.resize(np.ascontiguousarray(image[top:top + tall, left:left + wide]), (width, height))
+    scale = np.sqrt(generator.uniform(MIN_AREA, 1))
+    crop_height, crop_width = max(1, round(scale * height)), max(1, round(scale * width))
+    top, left = generator.integers(height - crop_height + 1), generator.integers(width - crop_width + 1)
+    return cv2.resize(np.ascontiguousarray(image[top:top + crop_height, left:left + crop_width]), (width, height))
 
 
 def loader(sites: Sites, *, batch_size: int, workers: int = WORKERS, shuffle: bool = True) -> DataLoader:
@@ -112,7 +112,7 @@ class Eager:
             return self.model.classify(self.model.body(images.to(self.device, non_blocking=True)))
 
     def learn(self, images: torch.Tensor, targets: torch.Tensor, *, lap: Callable[[str], None] = lambda part: None) -> int:
-        """One step on a batch: float[N, C, H, W] and float[N, classes], on the host; returns N. `lap` hears of each part done."""
+        """One step on a batch: float[N, C, H, W] and float[N, classes], on the host; returns N. `lap` is called after each part."""
         self.model.train()
         loss = functional.binary_cross_entropy_with_logits(self.logits(images).float(), targets.to(self.device, non_blocking=True))
         lap("forward")
@@ -126,23 +126,23 @@ class Eager:
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> int:
-        """One batch scored, its answer on the host; returns its size."""
+        """Predict one batch and copy the result to the host; returns its size."""
         self.model.eval()
         self.logits(images).float().cpu()
         return len(images)
 
 
-def bagging(network: Eager, sites: Sites, *, sizes: Sequence[int] = BAGGING, workers: int = WORKERS) -> tuple[np.ndarray, list[float]]:
+def bagging(network: Eager, sites: Sites, *, sizes: Sequence[int] = BATCH_SIZES, workers: int = WORKERS) -> tuple[np.ndarray, list[float]]:
     """Log-probabilities float32[N, classes], the mean over one pass for each batch size, and the seconds of each pass.
 
-    Every pass decodes all pictures again; batches are normalised by themselves and follow the order of the sites.
+    Every pass decodes all images again; batches are normalised by themselves and follow the order of the sites.
     """
     total, seconds = 0.0, []
     network.model.train()
     for size in sizes:
-        begun = now(network.device)
+        started = now(network.device)
         total = total + _pass(network, loader(sites, batch_size=size, workers=workers, shuffle=False))
-        seconds.append(now(network.device) - begun)
+        seconds.append(now(network.device) - started)
     return (total / len(sizes)).numpy(), seconds
 
 

@@ -1,4 +1,4 @@
-"""What a recipe will cost: sites through networks, counted, times what a site takes, measured here or worked out for other machines."""
+"""The cost of a recipe: the number of sites through networks times the time of a site, measured here or estimated for other machines."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.tasks import RXRX1
 
-# How much work a network is: operations and memory traffic of a site, counted without doing them.
+# The work of a network: operations and memory traffic of a site, counted on the meta device.
 
 
-BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
+COUNTED_BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Work:
 
         Every operator takes what its arithmetic or its traffic takes, whichever is more: the roofline (Williams et al. 2009).
         """
-        return sum(max(each / flops, width * numbers / bandwidth) for each, numbers in self.operators)
+        return sum(max(operations / flops, width * numbers / bandwidth) for operations, numbers in self.operators)
 
 
 @cache
 def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> tuple[Work, Work]:
-    """What a site costs that is looked at, and what a site costs that is learnt from, forwards and backwards; without the optimiser."""
+    """The work of a site in inference, and in training (forwards and backwards, without the optimiser)."""
     with torch.device("meta"):
         model = Classifier(backbone, channels=channels, classes=classes)
-        images = torch.empty(BATCH, channels, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad(), _Count() as seen:
+        images = torch.empty(COUNTED_BATCH, channels, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), _OperatorCounter() as inference:
         model.eval().classify(model.embed(images))
-    with _Count() as learnt:
+    with _OperatorCounter() as training:
         model.train().classify(model.embed(images)).sum().backward()
-    return seen.work(), learnt.work()
+    return inference.work(), training.work()
 
 
 def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:
@@ -64,12 +64,12 @@ def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes
         return sum(weight.numel() for weight in Classifier(backbone, channels=channels, classes=classes).parameters())
 
 
-class _Count(TorchDispatchMode):
-    """Notes every operator that runs inside."""
+class _OperatorCounter(TorchDispatchMode):
+    """Records every operator that runs within the block."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[float, float]] = []
+        self.operators: list[tuple[float, float]] = []
 
     def __torch_dispatch__(self, operator: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -77,18 +77,18 @@ class _Count(TorchDispatchMode):
         if not _is_view(operator):
             count: Callable | None = flop_registry.get(operator._overloadpacket)
             flops = count(*args, **kwargs, out_val=out) if count else 0
-            self.found.append((flops / BATCH, (_numbers(args) + _numbers(kwargs.values()) + _numbers([out])) / BATCH))
+            self.operators.append((flops / COUNTED_BATCH, (_numbers(args) + _numbers(kwargs.values()) + _numbers([out])) / COUNTED_BATCH))
         return out
 
-    def count_work(self) -> Work:
-        """All that was noted."""
-        return Work(tuple(self.found))
+    def work(self) -> Work:
+        """The counted operators."""
+        return Work(tuple(self.operators))
 
 
 def _is_view(operator: Any) -> bool:
-    """Whether it only looks at its input in another way."""
+    """Whether an operator returns a view of its input."""
     returns = operator._schema.returns
-    return any(each.alias_info is not None and not each.alias_info.is_write for each in returns)
+    return any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
 
 
 def _numbers(values: Any) -> int:
@@ -99,89 +99,89 @@ def _numbers(values: Any) -> int:
 
 QUOTA_HOURS, SESSION_HOURS = 30.0, 11.0  # of GPU a week on Kaggle, and of one session there
 EFFICIENCY = 0.5  # of the roofline, where nobody measured: an assumption
-PAIR = 0.95  # of a card's speed when several train together, where nobody measured: an assumption
+MULTI_GPU_EFFICIENCY = 0.95  # of a card's speed when several train together, where nobody measured: an assumption
 SCALES = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class ScreenSize:
-    """How many sites of each kind there are: treatments to learn from, held out and to be tested, controls beside each."""
+class DatasetSize:
+    """Number of sites of each kind: treatments in training, held-out and test wells, and controls."""
 
-    taught: float
-    watched: float
-    tested: float
+    train: float
+    held_out: float
+    test: float
     controls: float
-    controls_watched: float
+    controls_held_out: float
     plate: float  # sites in one scope of statistics
 
-    def times(self, factor: float) -> "ScreenSize":
+    def times(self, factor: float) -> "DatasetSize":
         """So many times as many plates."""
-        return ScreenSize(*(factor * count for count in list(vars(self).values())[:-1]), self.plate)
+        return DatasetSize(*(factor * count for count in list(vars(self).values())[:-1]), self.plate)
 
 
 # Two sites a well: 36,515 treatment wells in train.csv, of which one experiment of each cell type is held out (4 x 1,107), 19,897 in
 # test.csv, 4,097 control wells in 33 training experiments; 277 treatments a plate.
-RXRX1_SCREEN = ScreenSize(taught=2 * 32_087, watched=2 * 4_428, tested=2 * 19_897, controls=2 * 3_600, controls_watched=2 * 497, plate=2 * 277)
+RXRX1_SIZE = DatasetSize(train=2 * 32_087, held_out=2 * 4_428, test=2 * 19_897, controls=2 * 3_600, controls_held_out=2 * 497, plate=2 * 277)
 
 
-def screen_size(sites: pd.DataFrame) -> ScreenSize:
+def dataset_size(sites: pd.DataFrame) -> DatasetSize:
     """The counts of a table of sites with columns split and well_type."""
     treatment = sites["well_type"] == "treatment"
-    of = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
-    beside = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
+    treatments = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
+    controls = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
     plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
-    return ScreenSize(of["train"], of["held_out"], of["test"], beside["train"], beside["held_out"], plate)
+    return DatasetSize(treatments["train"], treatments["held_out"], treatments["test"], controls["train"], controls["held_out"], plate)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Sites on their way through networks in one part of a run: learnt from, only looked at, and read; px, None as stored."""
+    """Sites in one part of a run: trained on, inferred and read; `image_size` in px, None as stored."""
 
     part: str
-    learnt: float
-    seen: float
+    trained: float
+    inferred: float
     reads: float
     image_size: int | None = None
 
 
-def training_workloads(screen: ScreenSize, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
+def training_workloads(data_set: DatasetSize, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
            classes: str = "treatments", ensemble: Sequence[str] = (), compare_batches: bool = False, sizes: Sequence[int] = (),
            pseudo_epochs: int = 0, pseudo_share: float = 0.0, pseudo_step: float = 0.0, **prediction: Any) -> list[Workload]:
-    """All that a recipe sends through networks, in the names of its parameters; `prediction`: those of `predicted`.
+    """The workloads of a recipe, from its parameters; `prediction`: parameters of `prediction_workloads`.
 
-    Held-out sites are scored after every epoch. Members of an ensemble are taken for as large as the first network.
+    Held-out sites are scored after every epoch. Members of an ensemble are assumed to be as large as the first network.
     """
     networks = 1 + len(ensemble)
-    again = networks + compare_batches  # the network without a virtual batch is trained once more from the same pretraining
-    taught = screen.taught + (screen.controls + screen.controls_watched) * (classes == "all")
-    lots = [Workload("controls", pretrain_epochs * screen.controls * networks, pretrain_epochs * screen.controls_watched * networks,
-                pretrain_epochs * (screen.controls + screen.controls_watched) * networks)]
-    lots.append(Workload("head", 0, again * head_epochs * (taught + screen.watched), again * head_epochs * (taught + screen.watched)))
+    trainings = networks + compare_batches  # the network without a virtual batch is trained once more from the same pretraining
+    training_sites = data_set.train + (data_set.controls + data_set.controls_held_out) * (classes == "all")
+    workloads = [Workload("controls", pretrain_epochs * data_set.controls * networks, pretrain_epochs * data_set.controls_held_out * networks,
+                pretrain_epochs * (data_set.controls + data_set.controls_held_out) * networks)]
+    workloads.append(Workload("head", 0, trainings * head_epochs * (training_sites + data_set.held_out), trainings * head_epochs * (training_sites + data_set.held_out)))
     for size in sizes or (None,):
-        share = again * epochs / len(sizes or (None,))
-        lots.append(Workload("whole", share * taught, 0, share * taught, size))
-    lots.append(Workload("held out", 0, again * epochs * screen.watched, again * epochs * screen.watched))
-    named = sum(min(1.0, pseudo_share + step * pseudo_step) for step in range(pseudo_epochs)) * screen.tested
-    asked = pseudo_epochs * screen.tested
-    lots.append(Workload("pseudo-labels", again * named, again * asked, again * (named + asked)))
-    everything = networks * final_epochs * (taught + screen.watched)
-    lots.append(Workload("final", everything, 0, everything))
-    lots.append(prediction_workloads(screen, networks=again + networks * (final_epochs > 0), **prediction))
-    return [lot for lot in lots if lot.learnt or lot.seen]
+        epochs_per_size = trainings * epochs / len(sizes or (None,))
+        workloads.append(Workload("whole", epochs_per_size * training_sites, 0, epochs_per_size * training_sites, size))
+    workloads.append(Workload("held out", 0, trainings * epochs * data_set.held_out, trainings * epochs * data_set.held_out))
+    pseudo_labelled = sum(min(1.0, pseudo_share + step * pseudo_step) for step in range(pseudo_epochs)) * data_set.test
+    scored = pseudo_epochs * data_set.test
+    workloads.append(Workload("pseudo-labels", trainings * pseudo_labelled, trainings * scored, trainings * (pseudo_labelled + scored)))
+    final_sites = networks * final_epochs * (training_sites + data_set.held_out)
+    workloads.append(Workload("final", final_sites, 0, final_sites))
+    workloads.append(prediction_workloads(data_set, networks=trainings + networks * (final_epochs > 0), **prediction))
+    return [workload for workload in workloads if workload.trained or workload.inferred]
 
 
-def prediction_workloads(screen: ScreenSize, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
+def prediction_workloads(data_set: DatasetSize, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
               tests_answered: bool = False) -> Workload:
     """The prediction: every kind of statistics by the first network, only the chosen one by the others; sites are decoded once a network.
 
     Only sites with known answers are worth the passes of `batch` where that is a mere rung: held-out ones, and the test's where
     `tests_answered`.
     """
-    asked = screen.watched + screen.tested
-    each = {"running": 1, "batch": passes, "adapted": adapted_passes}
-    first = asked * (each["running"] + each["adapted"]) + passes * (asked if statistics == "batch" or tests_answered else screen.watched)
-    rest = (networks - 1) * asked * each[statistics] + networks * (views - 1) * asked * each[statistics]
-    return Workload("prediction", 0, first + rest, networks * asked)
+    sites = data_set.held_out + data_set.test
+    passes_of = {"running": 1, "batch": passes, "adapted": adapted_passes}
+    first_network = sites * (passes_of["running"] + passes_of["adapted"]) + passes * (sites if statistics == "batch" or tests_answered else data_set.held_out)
+    other_networks = (networks - 1) * sites * passes_of[statistics] + networks * (views - 1) * sites * passes_of[statistics]
+    return Workload("prediction", 0, first_network + other_networks, networks * sites)
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ class Host:
     cores: int
     disk: float = 5e8
     width: int = 2  # bytes of a number
-    efficiency: float = EFFICIENCY  # of learning: the share of the roofline that it reaches
-    looking: float = EFFICIENCY  # the same of sites that are only looked at
+    efficiency: float = EFFICIENCY  # of training: the share of the roofline that it reaches
+    inference_efficiency: float = EFFICIENCY  # the same of inference
 
     @property
     def pixels(self) -> float:
@@ -237,59 +237,59 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """What the slowest takes."""
+        """The time of the slowest part."""
         return max(vars(self).values())
 
     @property
     def bottleneck(self) -> str:
-        """Which that is."""
+        """The slowest part."""
         return max(vars(self), key=vars(self).__getitem__)
 
 
-def estimate(lots: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
-    """What lots of sites take on a host, whose network sees images of `image_size` px."""
+def estimate(workloads: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
+    """The time of workloads on a host, for network inputs of `image_size` px."""
     compute = 0.0
-    for lot in lots:
-        seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width)
-                        for each in count_work(backbone, lot.image_size or image_size, classes=classes))
-        compute += lot.seen * seen / host.looking + lot.learnt * learnt / host.efficiency
-    reads = sum(lot.reads for lot in lots)
+    for workload in workloads:
+        inference_seconds, training_seconds = (work.seconds(host.flops, host.bandwidth, width=host.width)
+                        for work in count_work(backbone, workload.image_size or image_size, classes=classes))
+        compute += workload.inferred * inference_seconds / host.inference_efficiency + workload.trained * training_seconds / host.efficiency
+    reads = sum(workload.reads for workload in workloads)
     scale = (image_size / source.image_size) ** 2
-    cards = host.cards * (PAIR if host.cards > 1 else 1)
+    cards = host.cards * (MULTI_GPU_EFFICIENCY if host.cards > 1 else 1)
     return Estimate(reads * source.site_bytes * scale / host.disk, reads * scale / source.per_core / host.cores, compute / cards)
 
 
-def adapted_passes(screen: ScreenSize, host: Host, image_size: int) -> int:
-    """How often a site is looked at for adapted statistics: once where a plate is one batch, else with refinements."""
-    return 1 if screen.plate * image_size**2 <= host.pixels else 1 + REFINEMENTS
+def adapted_passes(data_set: DatasetSize, host: Host, image_size: int) -> int:
+    """Passes per site for adapted statistics: one if a plate is one batch, else one plus the refinements."""
+    return 1 if data_set.plate * image_size**2 <= host.pixels else 1 + REFINEMENTS
 
 
 def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS,
-         screen: ScreenSize = RXRX1_SCREEN, scales: Sequence[float] = SCALES) -> pd.DataFrame:
+         data_set: DatasetSize = RXRX1_SIZE, scales: Sequence[float] = SCALES) -> pd.DataFrame:
     """Hours and bottleneck of a recipe on every host, from every source, at every scale.
 
-    `recipe`: the parameters that `course` knows. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
+    `recipe`: parameters of `training_workloads`. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
     alone), quota_weeks and sessions (of Kaggle's, None elsewhere).
     """
-    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts, screen=screen, scales=scales))
+    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts, data_set=data_set, scales=scales))
 
 
 def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host],
-          screen: ScreenSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
+          data_set: DatasetSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
     for host in hosts:
-        passes = adapted_passes(screen, host, image_size)
-        lots = training_workloads(screen, **recipe, adapted_passes=passes)
+        passes = adapted_passes(data_set, host, image_size)
+        workloads = training_workloads(data_set, **recipe, adapted_passes=passes)
         for source in sources:
-            once = estimate(lots, host, source, backbone=backbone, image_size=image_size)
+            seconds_of = estimate(workloads, host, source, backbone=backbone, image_size=image_size)
             for scale in scales:
-                hours = {part: scale * seconds / 3600 for part, seconds in vars(once).items()}
+                hours = {part: scale * seconds / 3600 for part, seconds in vars(seconds_of).items()}
                 total = max(hours.values())
                 quota = (total / QUOTA_HOURS, ceil(total / SESSION_HOURS)) if host.name == KAGGLE else (None, None)
-                named = {"host": host.name, "source": source.name, "scale": scale, "hours": total, "bottleneck": once.bottleneck}
-                yield {**named, **hours, **dict(zip(("quota_weeks", "sessions"), quota, strict=True))}
+                labels = {"host": host.name, "source": source.name, "scale": scale, "hours": total, "bottleneck": seconds_of.bottleneck}
+                yield {**labels, **hours, **dict(zip(("quota_weeks", "sessions"), quota, strict=True))}
 
 
-def measured(host: Host, *, learnt_per_second: float, seen_per_second: float, backbone: str, image_size: int, classes: int = 1108) -> Host:
+def measured(host: Host, *, trained_per_second: float, inferred_per_second: float, backbone: str, image_size: int, classes: int = 1108) -> Host:
     """The host with the shares of its roofline that training and prediction had there."""
-    seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width) for each in count_work(backbone, image_size, classes=classes))
-    return replace(host, efficiency=learnt * learnt_per_second, looking=seen * seen_per_second)
+    inference_seconds, training_seconds = (work.seconds(host.flops, host.bandwidth, width=host.width) for work in count_work(backbone, image_size, classes=classes))
+    return replace(host, efficiency=training_seconds * trained_per_second, inference_efficiency=inference_seconds * inferred_per_second)

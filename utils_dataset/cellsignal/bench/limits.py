@@ -1,4 +1,4 @@
-"""What the machine can do at best: copy memory, multiply matrices, read a disk, decode a PNG, reach the GPU."""
+"""The limits of the machine: copying memory, multiplying matrices, reading a disk, decoding PNGs, transfer to the GPU."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from cellsignal.bench.timer import CPU, Candidate
 MEMORY_BYTES = 2**28  # far more than any cache of a CPU holds
 DISK_BYTES = 2**28
 CHUNK = 2**20
-SIDES = {"cpu": 1024, "cuda": 8192}  # of the matrices
+MATRIX_SIZES = {"cpu": 1024, "cuda": 8192}  # of the matrices
 
 
 def memory_bandwidth(device: torch.device = CPU, *, size: int = MEMORY_BYTES) -> Candidate:
@@ -31,7 +31,7 @@ def memory_bandwidth(device: torch.device = CPU, *, size: int = MEMORY_BYTES) ->
 
 def matrix_rate(device: torch.device = CPU, precision: torch.dtype = torch.float32, *, side: int = 0) -> Candidate:
     """The product of two square matrices; a multiplication and an addition are two operations."""
-    side = side or SIDES[device.type]
+    side = side or MATRIX_SIZES[device.type]
     first, second = (torch.randn(side, side, device=device).to(precision) for _ in range(2))
     out = torch.empty_like(first)
 
@@ -46,35 +46,35 @@ def matrix_rate(device: torch.device = CPU, precision: torch.dtype = torch.float
 def disk_rate(folder: Path, *, size: int = DISK_BYTES) -> Candidate:
     """A file written anew and read once from end to end, after the kernel was asked to drop it from the page cache.
 
-    What lies below may keep a cache of its own that nobody here can empty: a virtual disk's host, say.
+    The host of a virtual disk may keep a cache of its own that cannot be dropped.
     """
     path, block = Path(folder) / "disk.bin", np.random.default_rng(0).bytes(CHUNK)
     with open(path, "wb") as stream:
         stream.writelines([block] * max(1, size // CHUNK))
         stream.flush()
         files.sync_descriptor(stream.fileno())
-    buffer, dropping = bytearray(CHUNK), hasattr(os, "posix_fadvise")
+    buffer, can_drop_cache = bytearray(CHUNK), hasattr(os, "posix_fadvise")
 
     def work() -> float:
-        done = 0
+        total = 0
         with open(path, "rb", buffering=0) as stream:
-            if dropping:
+            if can_drop_cache:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while count := stream.readinto(buffer):
-                done += count
-        return done / 1e9
+                total += count
+        return total / 1e9
 
-    note = "dropped from the page cache first (posix_fadvise)" if dropping else "from the page cache: it cannot be dropped here"
+    note = "dropped from the page cache first (posix_fadvise)" if can_drop_cache else "from the page cache: it cannot be dropped here"
     return Candidate("disk read", "floor", work, "GB/s", note)
 
 
 def decoding_rate(sites: Sequence[Sequence[Path]]) -> Candidate:
-    """The PNGs of sites decoded from memory: what every reader of PNGs pays at least."""
+    """The PNGs of sites decoded from memory: the lower bound of every PNG reader."""
     contents = [[np.frombuffer(Path(path).read_bytes(), np.uint8) for path in paths] for paths in sites]
 
     def work() -> float:
-        for files in contents:
-            for content in files:
+        for channels in contents:
+            for content in channels:
                 cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         return len(contents)
 
@@ -82,7 +82,7 @@ def decoding_rate(sites: Sequence[Sequence[Path]]) -> Candidate:
 
 
 def site_copy(images: np.ndarray) -> Candidate:
-    """Sites, uint8[N, C, H, W], copied in memory one by one: what every reader of anything pays at least."""
+    """Sites, uint8[N, C, H, W], copied in memory one by one: the lower bound of every reader."""
     out = np.empty_like(images[0])
 
     def work() -> float:
@@ -94,7 +94,7 @@ def site_copy(images: np.ndarray) -> Candidate:
 
 
 def transfer_rate(device: torch.device, *, size: int = MEMORY_BYTES) -> Candidate:
-    """Pinned memory on its way to a GPU."""
+    """The transfer of pinned memory to a GPU."""
     source = torch.ones(size, dtype=torch.uint8, pin_memory=True)
     target = torch.empty(size, dtype=torch.uint8, device=device)
 

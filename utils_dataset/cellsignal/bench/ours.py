@@ -1,4 +1,4 @@
-"""How this package does it: the store, bytes to the device, one fast step, statistics of the whole plate in one pass."""
+"""This package's data path, training step and prediction, as candidates of the benchmark."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from cellsignal.bench.sample import CHANNELS
-from cellsignal.bench.timer import Piece
+from cellsignal.bench.timer import WorkFunction
 from cellsignal.data.images import reader
 from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
@@ -22,28 +22,28 @@ from cellsignal.learn.training.optim import optimizer
 from cellsignal.learn.training.phase import Phase
 
 CLASSES = 1108
-RATE = 1e-3
+LEARNING_RATE = 1e-3
 
 
-def packed(root: Path, out: Path) -> Path:
-    """The store of a data set, its pixels as they are."""
+def pack_store(root: Path, out: Path) -> Path:
+    """Pack a data set into a store of raw pixels."""
     pack.pack(pack.plan_pack(root, codec="raw"), out, progress=False)
     return out
 
 
-def reading(store: Path, stems: Sequence[str]) -> Piece:
+def reading(store: Path, stems: Sequence[str]) -> WorkFunction:
     """Sites from the store, one by one, into one buffer."""
-    source = open_store(store)
-    buffer = np.empty(source.shapes[source.sizes[0]], np.uint8)
+    store_reader = open_store(store)
+    buffer = np.empty(store_reader.shapes[store_reader.sizes[0]], np.uint8)
 
     def work() -> float:
         for stem in stems:
-            source.read(stem, buffer)
+            store_reader.read(stem, buffer)
         return len(stems)
     return work
 
 
-def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
+def reading_pngs(root: Path, stems: Sequence[str]) -> WorkFunction:
     """Sites from PNGs, every checksum looked at."""
     def work() -> float:
         for stem in stems:
@@ -53,34 +53,34 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
 
 
 def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False, augmented: bool = True) -> SiteImages:
-    """Sites as a training has them: random symmetries of the square, 1,108 classes; from memory with `cache`."""
-    change = augmentation("d4", seed=0) if augmented else None
-    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=change, cache=cache)
+    """Sites as in training: random symmetries of the square, 1,108 classes; from memory with `cache`."""
+    augment = augmentation("d4", seed=0) if augmented else None
+    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=augment, cache=cache)
 
 
-def batches_of(count: int, batch_size: int, *, least: int, seed: int = 0) -> list[np.ndarray]:
+def batches_of(count: int, batch_size: int, *, min_batches: int, seed: int = 0) -> list[np.ndarray]:
     """Shuffled rows of `count` sites in whole batches, epoch after epoch, until there are `least` batches."""
-    generator, found = np.random.default_rng(seed), []
+    generator, batches = np.random.default_rng(seed), []
     size = min(batch_size, count)
-    while len(found) < least:
+    while len(batches) < min_batches:
         rows = generator.permutation(count)
-        found += np.split(rows[:count // size * size], count // size)
-    return found[:least]
+        batches += np.split(rows[:count // size * size], count // size)
+    return batches[:min_batches]
 
 
-class Learner:
-    """A network of ours on its way through a training: adaptive moments, binary cross-entropy, the precision that the card likes."""
+class Trainer:
+    """Our network in training: Adam, binary cross-entropy, the precision of the device."""
 
     def __init__(self, backbone: str, *, batch_size: int, device: torch.device, precision: str = "auto", workers: int = 0) -> None:
         self.model = Classifier(backbone, channels=CHANNELS, classes=CLASSES).to(device)
-        self.phase = Phase("benchmark", 1, batch_size, RATE, precision=precision)
-        self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=RATE)
+        self.phase = Phase("benchmark", 1, batch_size, LEARNING_RATE, precision=precision)
+        self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=LEARNING_RATE)
         self.scaler = gradient_scaler(device, precision)
-        self.device, self.workers, self.number, self.room = device, workers, 0, BufferPool()
+        self.device, self.workers, self.number, self.buffers = device, workers, 0, BufferPool()
 
-    def epoch(self, data: SiteImages, *, batches: int) -> Piece:
-        """So many steps, one batch each, as a training takes them."""
-        steps = group_batches(batches_of(len(data), self.phase.batch_size, least=batches), 1)
+    def epoch(self, data: SiteImages, *, batches: int) -> WorkFunction:
+        """Training steps of one batch each."""
+        steps = group_batches(batches_of(len(data), self.phase.batch_size, min_batches=batches), 1)
         sites = sum(len(rows) for [rows] in steps)
 
         def work() -> float:
@@ -90,30 +90,30 @@ class Learner:
             return sites
         return work
 
-    def inputs(self, pictures: torch.Tensor) -> torch.Tensor:
-        """What the network is to see of uint8[N, C, H, W] on the device, until the next batch, as in a training."""
+    def inputs(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's input from uint8[N, C, H, W] on the device, as in training; valid until the next batch."""
         with autocast(self.device, self.phase.precision):
-            return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, number=0, room=self.room)
+            return training_inputs(self.model, images, None, phase=self.phase, epoch=0, number=0, room=self.buffers)
 
-    def loss(self, seen: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of what the network sees, against targets float[N, classes] on the device."""
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of network inputs against targets float[N, classes] on the device."""
         with autocast(self.device, self.phase.precision):
-            logits = self.model.classify(self.model.embed(seen)).float()
+            logits = self.model.classify(self.model.embed(inputs)).float()
         return self.phase.losses(logits, targets, None)
 
-    def adapted(self, pictures: np.ndarray) -> np.ndarray:
-        """Log-probabilities float32[N, classes] of pictures uint8[N, C, H, W], normalised by all of them."""
-        return log_probabilities(PlateInference(self.model, pictures, precision=self.phase.precision), "adapted")[0]
+    def adapted(self, images: np.ndarray) -> np.ndarray:
+        """Log-probabilities float32[N, classes] of images uint8[N, C, H, W], normalised by all of them."""
+        return log_probabilities(PlateInference(self.model, images, precision=self.phase.precision), "adapted")[0]
 
 
-def augmenting(pictures: np.ndarray, learner: Learner, *, data: SiteImages) -> Piece:
-    """Pictures in memory, batch by batch: a random symmetry each, then what the network sees; no reading ahead."""
+def augmenting(images: np.ndarray, learner: Trainer, *, data: SiteImages) -> WorkFunction:
+    """Images in memory, batch by batch: a random symmetry each, then what the network sees; no reading ahead."""
     size, numbers = learner.phase.batch_size, iter(range(10**9))
-    batches = batches_of(len(pictures), size, least=max(1, len(pictures) // size))
-    data.cached = list(pictures)
+    batches = batches_of(len(images), size, min_batches=max(1, len(images) // size))
+    data.cached = list(images)
 
     def work() -> float:
-        for images_, _ in iter_batches(data, batches, epoch=next(numbers), device=learner.device):
-            learner.inputs(images_)
+        for batch_images, _ in iter_batches(data, batches, epoch=next(numbers), device=learner.device):
+            learner.inputs(batch_images)
         return sum(map(len, batches))
     return work

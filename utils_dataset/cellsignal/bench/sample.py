@@ -1,4 +1,4 @@
-"""The sites that everything is measured on: some of a data set's own, or of the virtual microscope's, as a small data set."""
+"""The sites of a benchmark: some of a data set, or of the virtual microscope, as a small data set."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,10 +23,10 @@ from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
 
 EXPERIMENT, CHANNELS = "HUVEC-01", len(RXRX1.channels)
-DRAWN = 8  # sites that the microscope draws at most; their symmetries look as different to a decoder
+MAX_DRAWN = 8  # sites that the microscope draws at most; their symmetries look as different to a decoder
 SYMMETRIES = 8
-PLACES = [f"{row}{column:02}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]  # wells of a plate, its edge left out
-MOST = SYMMETRIES * DRAWN
+WELLS = [f"{row}{column:02}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]  # wells of a plate, its edge left out
+MAX_SITES = SYMMETRIES * MAX_DRAWN
 HEADERS = {"train_controls.csv": "id_code,experiment,plate,well,sirna,well_type", "test.csv": "id_code,experiment,plate,well",
            "test_controls.csv": "id_code,experiment,plate,well,sirna,well_type"}  # fmt: skip
 
@@ -35,13 +35,13 @@ HEADERS = {"train_controls.csv": "id_code,experiment,plate,well,sirna,well_type"
 class Sample:
     """Sites of one plate as PNGs in the competition's tree: `sites` as in `Tables.sites`, the size of images in px.
 
-    `own`: how many are as they were found or drawn; the others are these, mirrored and turned.
+    `originals`: how many are unmodified; the others are mirrored and rotated copies of these.
     """
 
     root: Path
     sites: pd.DataFrame
     image_size: int
-    own: int
+    originals: int
     origin: str
 
     @property
@@ -58,33 +58,33 @@ class Sample:
         """The files of a site."""
         return [reader.channel_path(self.root, stem, channel) for channel in range(1, CHANNELS + 1)]
 
-    def pictures(self) -> np.ndarray:
+    def images(self) -> np.ndarray:
         """All of them, uint8[N, C, H, W]."""
         return reader.read_sites(self.root, self.sites)
 
 
-def take_sample(folder: Path, *, data: Path | None, count: int = MOST, image_size: int = 512, seed: int = 0) -> Sample:
+def take_sample(folder: Path, *, data: Path | None, count: int = MAX_SITES, image_size: int = 512, seed: int = 0) -> Sample:
     """Put `count` sites of `data`, or of the virtual microscope at `image_size` px, into `folder`, as a data set of one plate.
 
-    Where there are fewer, mirrored and turned copies of them fill up: grey values as they are, other bytes in the files.
+    If there are fewer, mirrored and rotated copies are added, which decode equally fast.
     Raises InputError for a data set without a whole site and for a count that is odd or too large.
     """
-    if not 2 <= count <= 2 * len(PLACES) or count % 2:
-        raise InputError(f"{count} sites", where="sites", cure=f"use an even number from 2 to {2 * len(PLACES)}")
-    root, drawn = Path(folder) / "png", Path(folder) / "drawn"
+    if not 2 <= count <= 2 * len(WELLS) or count % 2:
+        raise InputError(f"{count} sites", where="sites", cure=f"use an even number from 2 to {2 * len(WELLS)}")
+    root, drawn_folder = Path(folder) / "png", Path(folder) / "drawn"
     if data is None:
-        found = _drawn(drawn, min(count, DRAWN), image_size=image_size, seed=seed)
+        sources = _draw_sites(drawn_folder, min(count, MAX_DRAWN), image_size=image_size, seed=seed)
     else:
-        found = _found(Path(data), count, seed=seed)
-    if (most := len(found) * SYMMETRIES) < count:
-        raise InputError(f"only {len(found)} whole sites are there", where=data or "sites", cure=f"measure at most {most // 2 * 2}")
+        sources = _choose_sites(Path(data), count, seed=seed)
+    if (available := len(sources) * SYMMETRIES) < count:
+        raise InputError(f"only {len(sources)} whole sites are there", where=data or "sites", cure=f"measure at most {available // 2 * 2}")
     sites = _tables(root, count)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda place: _put(found, place, root / sites["stem"].iloc[place]), range(count)))
-    shutil.rmtree(drawn, ignore_errors=True)
+        list(pool.map(lambda number: _write_site(sources, number, root / sites["stem"].iloc[number]), range(count)))
+    shutil.rmtree(drawn_folder, ignore_errors=True)
     size = reader.read_channel(reader.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
     origin = "drawn by the virtual microscope" if data is None else f"from {data}"
-    return Sample(root, sites, size, own=min(len(found), count), origin=origin)
+    return Sample(root, sites, size, originals=min(len(sources), count), origin=origin)
 
 
 def reduced_sample(sample: Sample, folder: Path, image_size: int) -> Sample:
@@ -93,58 +93,58 @@ def reduced_sample(sample: Sample, folder: Path, image_size: int) -> Sample:
         return sample
     root = Path(folder) / f"png-{image_size}"
     sites = _tables(root, len(sample.sites))
-    for stem, pictures in zip(sample.stems, sample.pictures(), strict=True):
-        _write(root / stem, (cv2.resize(plane, (image_size, image_size), interpolation=cv2.INTER_AREA) for plane in pictures))
-    return Sample(root, sites, image_size, own=sample.own, origin=sample.origin)
+    for stem, images in zip(sample.stems, sample.images(), strict=True):
+        _write(root / stem, (cv2.resize(plane, (image_size, image_size), interpolation=cv2.INTER_AREA) for plane in images))
+    return Sample(root, sites, image_size, originals=sample.originals, origin=sample.origin)
 
 
-def _found(data: Path, count: int, *, seed: int) -> list[Path]:
+def _choose_sites(data: Path, count: int, *, seed: int) -> list[Path]:
     """Stems, with their folders, of so many whole sites of a data set, chosen at random; looks at few files, each on its own."""
     stems = wells.read_tables(data).sites["stem"].tolist()
     order = np.random.default_rng(seed).permutation(len(stems))
-    whole = list(islice((data / stems[place] for place in order if _whole(data / stems[place])), count))
-    if not whole and is_store(data):
+    complete = list(islice((data / stems[row] for row in order if _is_complete(data / stems[row])), count))
+    if not complete and is_store(data):
         raise InputError("is a store, and others read PNGs", where=data, cure="name the data set that was packed")
-    if not whole:
+    if not complete:
         raise InputError("no site has all its images", where=data, cure="name a data set with images, or none for drawn plates")
-    return whole
+    return complete
 
 
-def _whole(stem: Path) -> bool:
+def _is_complete(stem: Path) -> bool:
     return all(reader.channel_path(stem.parent, stem.name, channel).is_file() for channel in range(1, CHANNELS + 1))
 
 
-def _drawn(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
+def _draw_sites(folder: Path, count: int, *, image_size: int, seed: int) -> list[Path]:
     check_channels("demo")
-    kind = PLATES["demo"]
-    drawn = tuple((well, place) for place, well in enumerate(PLACES[:-(-count // 2)]))
-    plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=drawn, image_size=image_size,
-                            pixel_size=min(kind.pixel_size, FIELD / image_size), phenotype=kind.phenotype, batch=1.0)
+    preset = PLATES["demo"]
+    plate_wells = tuple((well, sirna) for sirna, well in enumerate(WELLS[:-(-count // 2)]))
+    plate = rendering.Plate(seed=seed, experiment=EXPERIMENT, plate=1, wells=plate_wells, image_size=image_size,
+                            pixel_size=min(preset.pixel_size, FIELD / image_size), phenotype=preset.phenotype, batch=1.0)
     rendering.render_plate(plate, folder)
     return [folder / f"{well}_s{site}" for well, _ in plate.wells for site in rendering.SITES]
 
 
 def _tables(root: Path, count: int) -> pd.DataFrame:
     """Write the tables of a plate with so many sites, and read its sites back."""
-    rows = [f"{EXPERIMENT}_1_{well},{EXPERIMENT},1,{well},{place}" for place, well in enumerate(PLACES[:count // 2])]
+    rows = [f"{EXPERIMENT}_1_{well},{EXPERIMENT},1,{well},{sirna}" for sirna, well in enumerate(WELLS[:count // 2])]
     files.write_text(root / "train.csv", "\n".join(["id_code,experiment,plate,well,sirna", *rows, ""]))
     for name, header in HEADERS.items():
         files.write_text(root / name, f"{header}\n")
     return wells.read_tables(root).sites
 
 
-def _put(found: Sequence[Path], place: int, stem: Path) -> None:
-    """Site number `place` of the sample: a copy of the files, or a symmetry of the picture."""
-    symmetry, source = divmod(place, len(found))
-    origin = found[source]
+def _write_site(sources: Sequence[Path], number: int, stem: Path) -> None:
+    """Site number `place` of the sample: a copy of the files, or a symmetry of the image."""
+    symmetry, source = divmod(number, len(sources))
+    origin = sources[source]
     if symmetry == 0:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for channel in range(1, CHANNELS + 1):
-            shutil.copyfile(*(reader.channel_path(each.parent, each.name, channel) for each in (origin, stem)))
+            shutil.copyfile(*(reader.channel_path(path.parent, path.name, channel) for path in (origin, stem)))
         return
-    pictures = reader.read_site(origin.parent, origin.name)
-    turned = np.rot90(pictures[..., ::-1] if symmetry >= 4 else pictures, symmetry % 4, axes=(1, 2))
-    _write(stem, iter(turned))
+    images = reader.read_site(origin.parent, origin.name)
+    mirrored = np.rot90(images[..., ::-1] if symmetry >= 4 else images, symmetry % 4, axes=(1, 2))
+    _write(stem, iter(mirrored))
 
 
 def _write(stem: Path, planes: Iterator[np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""One training step, cut into its parts, each waited for: what takes how long when nothing goes on beside it."""
+"""The parts of a training step, each timed on its own with the device synchronised after it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from cellsignal.bench import baselines
-from cellsignal.bench.ours import CLASSES, Learner
+from cellsignal.bench.ours import CLASSES, Trainer
 from cellsignal.bench.timer import now
 from cellsignal.data.images.packed_store import open_store
 from cellsignal.learn.batches.augment import CropFlipRotate
 from cellsignal.tasks import RXRX1
 
 PARTS = ("read", "decode", "move", "augment", "forward", "backward", "step")
-Lap = Callable[[str], None]
+OnPhase = Callable[[str], None]
 
 
-class Laps:
-    """A stopwatch: `lap(part)` adds the time since the last call to a part, the device waited for."""
+class PhaseTimer:
+    """A stopwatch: calling it with a part adds the time since the last call to that part, after synchronising the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self.last = device, dict.fromkeys(PARTS, 0.0), now(device)
@@ -32,34 +32,34 @@ class Laps:
         self.last = moment
 
 
-def measure_step(step: Callable[[Lap], int], *, rounds: int, device: torch.device) -> dict[str, float]:
+def measure_step(step: Callable[[OnPhase], int], *, rounds: int, device: torch.device) -> dict[str, float]:
     """Milliseconds a site of every part of a step, medians over rounds; a first step does not count."""
-    step(Laps(device))
-    found = defaultdict(list)
+    step(PhaseTimer(device))
+    milliseconds = defaultdict(list)
     for _ in range(rounds):
-        laps = Laps(device)
+        laps = PhaseTimer(device)
         sites = step(laps)
         for part, seconds in laps.seconds.items():
-            found[part].append(1000 * seconds / sites)
-    return {part: median(found[part]) for part in PARTS}
+            milliseconds[part].append(1000 * seconds / sites)
+    return {part: median(milliseconds[part]) for part in PARTS}
 
 
-def our_step(store: Path, stems: Sequence[str], learner: Learner) -> Callable[[Lap], int]:
-    """A step of ours: plain pixels are read into the batch, sent as bytes, and turned and scaled where they arrive."""
+def our_step(store: Path, stems: Sequence[str], learner: Trainer) -> Callable[[OnPhase], int]:
+    """Our step: pixels are read into the batch, sent as bytes, augmented and scaled on the device."""
     source, geometry, size = open_store(store), CropFlipRotate(seed=0), learner.phase.batch_size
     buffer = torch.empty((size, *source.shapes[source.sizes[0]]), dtype=torch.uint8, pin_memory=learner.device.type == "cuda")
-    places, _ = np.random.default_rng(0), learner.model.train()
+    generator, _ = np.random.default_rng(0), learner.model.train()
 
-    def step(lap: Lap) -> int:
-        rows = places.integers(len(stems), size=size)
+    def step(lap: OnPhase) -> int:
+        rows = generator.integers(len(stems), size=size)
         source.read_many([stems[row] for row in rows], buffer.numpy())
         lap("read")
         images = buffer.to(learner.device, non_blocking=True)
         targets = torch.eye(CLASSES)[torch.from_numpy(rows)].to(learner.device)
         lap("move")
-        seen = learner.inputs(_turned(geometry, images, rows))
+        inputs = learner.inputs(_augmented(geometry, images, rows))
         lap("augment")
-        loss = learner.loss(seen, targets)
+        loss = learner.loss(inputs, targets)
         lap("forward")
         learner.scaler.scale(loss).backward()
         lap("backward")
@@ -71,27 +71,27 @@ def our_step(store: Path, stems: Sequence[str], learner: Learner) -> Callable[[L
     return step
 
 
-def _turned(geometry: CropFlipRotate, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    """On a GPU all at once; on a CPU one after the other, as while they are read."""
+def _augmented(geometry: CropFlipRotate, images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Augment a batch: at once on a GPU, image by image on a CPU."""
     if images.device.type != "cpu":
         return geometry.on_device(images, rows, epoch=0)
-    turned = torch.empty_like(images)
-    for image, row, out in zip(images.numpy(), rows, turned.numpy(), strict=True):
+    augmented = torch.empty_like(images)
+    for image, row, out in zip(images.numpy(), rows, augmented.numpy(), strict=True):
         geometry(image, epoch=0, site=int(row), out=out)
-    return turned
+    return augmented
 
 
-def eager_step(root: Path, stems: Sequence[str], network: baselines.Eager, *, batch_size: int) -> Callable[[Lap], int]:
-    """A step as Brodt took it: PNGs, turned and made floats on the host, put together there, and sent."""
-    places, sites = np.random.default_rng(0), baselines.Brodt(root, stems)
+def eager_step(root: Path, stems: Sequence[str], network: baselines.Eager, *, batch_size: int) -> Callable[[OnPhase], int]:
+    """A step as Brodt took it: PNGs, augmented and converted to floats on the host, collated there, and sent."""
+    generator, sites = np.random.default_rng(0), baselines.Brodt(root, stems)
 
-    def step(lap: Lap) -> int:
-        rows = places.integers(len(stems), size=batch_size)
+    def step(lap: OnPhase) -> int:
+        rows = generator.integers(len(stems), size=batch_size)
         files = [[Path(f"{root / stems[row]}{suffix}").read_bytes() for suffix in RXRX1.suffixes] for row in rows]
         lap("read")
-        grey = [[cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) for content in each] for each in files]
+        grey = [[cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) for content in channels] for channels in files]
         lap("decode")
-        batch = torch.stack([sites.made(np.stack(each, axis=-1)) for each in grey])
+        batch = torch.stack([sites.to_input(np.stack(channels, axis=-1)) for channels in grey])
         lap("augment")
         images, targets = batch.to(network.device), torch.eye(CLASSES)[torch.from_numpy(rows)].to(network.device)
         lap("move")
@@ -100,7 +100,7 @@ def eager_step(root: Path, stems: Sequence[str], network: baselines.Eager, *, ba
     return step
 
 
-def as_rows(lanes: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """As JSON has it: for each lane the parts' milliseconds a site and their shares of the whole."""
-    return [{"lane": lane, "part": part, "ms": float(f"{ms:.5g}"), "share": round(ms / (sum(parts.values()) or 1), 4)}
-            for lane, parts in lanes.items() for part, ms in parts.items()]
+def as_rows(timelines: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Rows for JSON: milliseconds per site of each part, and its share of the step."""
+    return [{"lane": name, "part": part, "ms": float(f"{ms:.5g}"), "share": round(ms / (sum(parts.values()) or 1), 4)}
+            for name, parts in timelines.items() for part, ms in parts.items()]
