@@ -17,7 +17,7 @@ from sizes import functions, length
 import cellsignal
 from cellsignal.code_identity import assigned, imported
 from cellsignal.kaggle import account
-from cellsignal.kaggle.client import FIRST, PLACEHOLDER, slugify
+from cellsignal.kaggle.client import FIRST_RUN, PLACEHOLDER, slugify
 from cellsignal.errors import InputError
 from cellsignal.run import recipe as recipes
 from cellsignal.run.chain import notebooks, plans
@@ -269,7 +269,7 @@ def test_tracked_metadata_names_nobody(path: Path) -> None:
     show = ["git", "-C", str(ROOT), "show", f":{path.relative_to(ROOT).as_posix()}"]
     tracked = subprocess.run(show, capture_output=True, text=True).stdout or path.read_text()
     assert set(re.findall(r'"([\w-]+)/cellsignal', tracked)) == {PLACEHOLDER}
-    assert FIRST in tracked
+    assert FIRST_RUN in tracked
     assert f"{path.name} filter={account.FILTER}" in (ROOT / ".gitattributes").read_text().splitlines()
 
 

@@ -109,7 +109,7 @@ def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: P
         simulate(second, preset="atlas-tiny", processes=1)
     monkeypatch.undo()
     monkeypatch.setitem(module.PRESETS, "atlas-tiny", SMALL)
-    monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._photograph", lambda work: 1 / 0)  # nothing is drawn again
+    monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._render_part", lambda work: 1 / 0)  # nothing is drawn again
     simulate(second, preset="atlas-tiny", processes=1)
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) == 4 * 28 + 5

@@ -65,8 +65,8 @@ def test_a_cell_type_costs_its_own_bytes(shelf: Shelf, tmp_path: Path, capsys: p
 
 
 def test_then_another_cell_type_and_then_nothing(shelf: Shelf, tmp_path: Path) -> None:
-    download_rxrx1(tmp_path, cell_types=["U2OS"], look=False)
-    download_rxrx1(tmp_path, cell_types=["RPE"], look=False)
+    download_rxrx1(tmp_path, cell_types=["U2OS"], check_images=False)
+    download_rxrx1(tmp_path, cell_types=["RPE"], check_images=False)
     assert images(tmp_path) == set(bundles.EXPERIMENTS)
     shelf.asked.clear()
     download_rxrx1(tmp_path)
@@ -74,11 +74,11 @@ def test_then_another_cell_type_and_then_nothing(shelf: Shelf, tmp_path: Path) -
 
 
 def test_what_was_lost_is_fetched_again(shelf: Shelf, tmp_path: Path) -> None:
-    download_rxrx1(tmp_path, look=False)
+    download_rxrx1(tmp_path, check_images=False)
     shutil.rmtree(tmp_path / "images/RPE-02")
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()
     shelf.sent = 0
-    download_rxrx1(tmp_path, look=False)
+    download_rxrx1(tmp_path, check_images=False)
     assert images(tmp_path) == set(bundles.EXPERIMENTS)
     assert shelf.sent < 0.75 * len(shelf.files["rxrx1-images.zip"])
 
@@ -103,7 +103,7 @@ def test_a_server_that_fails_amid_a_cell_type(shelf: Shelf, tmp_path: Path, monk
 
 
 def test_problems_of_the_data_are_told_and_no_failure(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    download_rxrx1(tmp_path, look=False)
+    download_rxrx1(tmp_path, check_images=False)
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()
     rxrx1.print_problems(tmp_path)
     said = capsys.readouterr().out

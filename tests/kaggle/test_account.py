@@ -9,7 +9,7 @@ import pytest
 
 from cellsignal.errors import InputError
 from cellsignal.kaggle import account, client
-from cellsignal.kaggle.client import FIRST, PLACEHOLDER
+from cellsignal.kaggle.client import FIRST_RUN, PLACEHOLDER
 from cellsignal.run import environment
 
 
@@ -27,7 +27,7 @@ def test_init_fills_every_file_and_git_sees_no_change(checkout: Path) -> None:
     for path in written:
         described = json.loads(path.read_text())
         assert described["id"].startswith("alice/cellsignal")
-        assert PLACEHOLDER not in path.read_text() and FIRST not in path.read_text()
+        assert PLACEHOLDER not in path.read_text() and FIRST_RUN not in path.read_text()
         if path.name == "kernel-metadata.json":
             assert (path.parent / described["code_file"]).is_file()
     assert json.loads((checkout / "kernels/3-train-cell-type/kernel-metadata.json").read_text())["kernel_sources"] == ["alice/cellsignal-2-pretrain-controls"]
@@ -42,7 +42,7 @@ def test_edits_are_committed_without_the_name(checkout: Path) -> None:
     assert "alice" not in git("diff")
     git("commit", "-aqm", "internet")
     committed = git("show", "HEAD:kernels/1-eda/kernel-metadata.json")
-    assert '"enable_internet": true' in committed and f'"{PLACEHOLDER}/my-plates"' in committed and FIRST in committed
+    assert '"enable_internet": true' in committed and f'"{PLACEHOLDER}/my-plates"' in committed and FIRST_RUN in committed
     commits = git("rev-list", "--all").split()
     assert subprocess.run(["git", "grep", "-c", "-e", "alice/", "-e", "carol/", *commits], capture_output=True, text=True).stdout == ""
     assert path.read_text().count("alice/") == 3
@@ -137,4 +137,4 @@ def test_metadata_in_one_line_is_filled_too(checkout: Path) -> None:
     assert described["id"] == "alice/cellsignal-utils" and described["resources"] == []
     git("add", ".")
     staged = json.loads(git("show", ":utils_dataset/dataset-metadata.json"))
-    assert staged["id"] == f"{PLACEHOLDER}/cellsignal-utils" and staged["resources"] == [{"path": FIRST}]
+    assert staged["id"] == f"{PLACEHOLDER}/cellsignal-utils" and staged["resources"] == [{"path": FIRST_RUN}]

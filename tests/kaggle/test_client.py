@@ -127,7 +127,7 @@ def test_no_answer(server: FakeKaggle, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_client_that_hangs_is_ended(server: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     with server.lock:  # no call gets its answer
-        monkeypatch.setattr(kaggle, "_SHORT", 1.0)
+        monkeypatch.setattr(kaggle, "_TIMEOUT", 1.0)
         assert "no answer in 1 s" in refused(errors.Unreachable, lambda: kaggle.kernel_status(SLUG))
 
 
@@ -192,7 +192,7 @@ def test_a_refused_download_is_no_output_but_for_the_older_client(server: FakeKa
 
 
 def test_a_dataset_is_made_versioned_and_waited_for(server: FakeKaggle, tmp_path: Path) -> None:
-    assert kaggle.dataset_status("alice/cellsignal-utils") == (kaggle.MISSING, 0)
+    assert kaggle.dataset_status("alice/cellsignal-utils") == (kaggle.DATASET_MISSING, 0)
     server.dataset_polls = 1
     folder = dataset(tmp_path / "utils")
     kaggle.create_dataset(folder)

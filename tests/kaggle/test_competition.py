@@ -63,7 +63,7 @@ def test_a_cell_type_and_then_all(kaggle: FakeKaggle, tmp_path: Path, capsys: py
     assert {path.name for path in (tmp_path / "plates").iterdir()} == {*FILES, "train", "test", "download.json"}
     assert "every image of all cell types is whole" in capsys.readouterr().out
     assert asked(kaggle).count("all") == 2
-    download_competition(tmp_path / "plates", look=False)
+    download_competition(tmp_path / "plates", check_images=False)
     assert asked(kaggle).count("all") == 2 and "all cell types kept" in capsys.readouterr().out
 
 
@@ -110,7 +110,7 @@ def test_an_archive_that_is_there_is_not_downloaded_again(kaggle: FakeKaggle, tm
         with pytest.raises(KeyboardInterrupt):
             download_competition(tmp_path / "plates")
     sent = sum(request.call == "GET" for request in kaggle.requests)
-    download_competition(tmp_path / "plates", look=False)
+    download_competition(tmp_path / "plates", check_images=False)
     assert images(tmp_path / "plates") == set(bundles.EXPERIMENTS)
     assert sum(request.call == "GET" for request in kaggle.requests) == sent + 1  # asked for its size, and left alone
 

@@ -29,5 +29,5 @@ def test_what_is_mounted_is_gone_on_with(attached: Path) -> None:
 
 
 def test_without_it_nothing_begins(attached: Path) -> None:
-    with pytest.raises(InputError, match=f"^{STEP}: {kernel_folders.MISSING}; attached are notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe$"):
+    with pytest.raises(InputError, match=f"^{STEP}: {kernel_folders.NOT_MOUNTED}; attached are notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe$"):
         exec(kernel_folders.expect_cell(STEP), {})

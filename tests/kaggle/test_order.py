@@ -94,7 +94,7 @@ def test_a_recipe_for_the_cpu_asks_for_no_gpu(plan: Make) -> None:
 
 
 def test_the_whole_chain_is_one_kernel(plan: Make) -> None:
-    [chain] = plan("tiny", whole=True).kernels
+    [chain] = plan("tiny", as_one_kernel=True).kernels
     assert (chain.step, chain.needs, chain.gpu) == ("0-chain", (), True)
     assert chain.parameters["epochs"] == 2 and chain.parameters["preset"] == "tiny"
 
@@ -156,7 +156,7 @@ NAMES = ["tiny", "Brodt, full size (2nd try)", "a-very-long-recipe-name-that-nob
 def test_slugs_are_what_kaggle_takes_and_leave_room_for_a_second_place(plan: Make, called: str) -> None:
     kernels = plan("brodt", "compare_batches=true", called=called).kernels
     slugs = [kernel.slug for kernel in kernels]
-    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + kernel_folders.SECOND) <= 50 for slug in slugs)
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + kernel_folders.SECOND_SLUG_SUFFIX) <= 50 for slug in slugs)
     assert len({slug for slug in slugs}) == len(kernels)
     for kernel in kernels:  # the step is never cut
         assert kernel.slug.endswith("-" + re.sub("[^a-z0-9]+", "-", kernel.step.lower()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from server import FakeKaggle
 
-from cellsignal.kaggle.client import FIRST
+from cellsignal.kaggle.client import FIRST_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("1-eda", "2-pretrain-controls", "3-train-cell-type", "4-predict-assign")
@@ -34,7 +34,7 @@ def test_the_client_stops_at_the_placeholder_before_anything_is_sent(
 ) -> None:
     with FakeKaggle(tmp_path / "kaggle") as server:
         done = kaggle(*command, environment=connect(server, client))
-    assert done.returncode == 1 and FIRST in done.stderr
+    assert done.returncode == 1 and FIRST_RUN in done.stderr
     assert server.requests == []
 
 

@@ -30,7 +30,7 @@ def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., PushState]:
 
     def made(only: str = "") -> PushState:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml")
-        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), whole=only == "0-chain")
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), as_one_kernel=only == "0-chain")
         state = PushState(tmp_path / "build/state.json")
         for number, kernel in enumerate(plan.kernels):
             described = kernel_folders.metadata(plan, kernel, slug=kernel.slug, mounts=kernel_folders.first_slugs(plan, kernel))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cellsignal.errors import InputError
 from cellsignal.kaggle import client, errors
-from cellsignal.kaggle.errors import LONGEST, redact, reason, refusal
+from cellsignal.kaggle.errors import MAX_MESSAGE_LENGTH, redact, reason, refusal
 
 HEX = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
@@ -48,7 +48,7 @@ def test_no_key_stands_in_a_quote(key: str, around: str) -> None:
 @given(st.text())
 def test_a_quote_is_one_short_line(text: str) -> None:
     line = redact(text)
-    assert len(line) <= LONGEST and len(line.splitlines()) <= 1
+    assert len(line) <= MAX_MESSAGE_LENGTH and len(line.splitlines()) <= 1
 
 
 @pytest.mark.parametrize(

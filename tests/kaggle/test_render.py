@@ -60,7 +60,7 @@ def test_metadata_say_every_key(plan: Make, tmp_path: Path) -> None:
 def test_another_place_and_other_mounts(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
     kernel = of(tiny, "3-train-cell-type@RPE")
-    described, _ = rendered(kernel_folders.render(tmp_path, tiny, kernel, slug=kernel.slug + kernel_folders.SECOND, mounts=["one-b", kernel.slug]))
+    described, _ = rendered(kernel_folders.render(tmp_path, tiny, kernel, slug=kernel.slug + kernel_folders.SECOND_SLUG_SUFFIX, mounts=["one-b", kernel.slug]))
     assert described["id"] == f"alice/{kernel.slug}-b" and described["kernel_sources"] == ["alice/one-b", f"alice/{kernel.slug}"]
     assert client.check_kernel(tmp_path) == described
 
@@ -97,8 +97,8 @@ def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) 
 
 def test_a_kernel_that_goes_on_asks_for_its_earlier_self_as_soon_as_it_can(plan: Make, tmp_path: Path) -> None:
     tiny = plan()
-    for kernel in (*tiny.kernels, *plan(whole=True).kernels):
-        described, notebook = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel, goes_on=True))
+    for kernel in (*tiny.kernels, *plan(as_one_kernel=True).kernels):
+        described, notebook = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel, resumes=True))
         sources = ["".join(cell["source"]) for cell in notebook["cells"]]
         place = next(number for number, source in enumerate(sources) if "session.begin(" in source)
         assert sources[place + 1] == kernel_folders.expect_cell(kernel.step)
@@ -132,7 +132,7 @@ def test_a_notebook_that_kaggle_would_refuse_for_its_size(plan: Make, tmp_path: 
     tiny = plan()
     kernel = of(tiny, "1-eda")
     big = files.read_json(kernel.notebook)
-    big["cells"].append({"cell_type": "markdown", "id": "x", "metadata": {}, "source": "x" * kernel_folders.LARGEST})
+    big["cells"].append({"cell_type": "markdown", "id": "x", "metadata": {}, "source": "x" * kernel_folders.MAX_NOTEBOOK_BYTES})
     files.write_json(tmp_path / "1-eda.ipynb", big)
     with pytest.raises(InputError, match="more than 700,000 bytes"):
         kernel_folders.render(tmp_path / "out", tiny, replace(kernel, notebook=tmp_path / "1-eda.ipynb"))
@@ -152,10 +152,10 @@ def test_an_identity_is_of_all_that_decides_the_result(plan: Make) -> None:
 
 
 def test_the_same_work_has_the_same_parameters_whatever_the_code(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, made = kernel_folders.works(plan()), kernel_folders.identities(plan())
+    first, made = kernel_folders.work_identities(plan()), kernel_folders.identities(plan())
     mend(monkeypatch, "learn")
-    assert kernel_folders.works(plan("workers=3")) == first and kernel_folders.identities(plan()) != made
-    assert kernel_folders.works(plan("seed=1")) != first and kernel_folders.works(plan(datasets=["bob/plates"])) != first
+    assert kernel_folders.work_identities(plan("workers=3")) == first and kernel_folders.identities(plan()) != made
+    assert kernel_folders.work_identities(plan("seed=1")) != first and kernel_folders.work_identities(plan(datasets=["bob/plates"])) != first
 
 
 def mend(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
@@ -166,7 +166,7 @@ def mend(monkeypatch: pytest.MonkeyPatch, room: str) -> None:
 
 def test_rooms_that_a_notebook_does_not_use_change_nothing(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first = kernel_folders.identities(plan())
-    for room, steps in (("publish", []), ("learn", list(first))):
+    for room, steps in (("kaggle", []), ("learn", list(first))):
         with monkeypatch.context() as patched:
             mend(patched, room)
             found = kernel_folders.identities(plan())
@@ -176,11 +176,11 @@ def test_rooms_that_a_notebook_does_not_use_change_nothing(plan: Make, monkeypat
 def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make, tmp_path: Path) -> None:
     shutil.copytree(environment.kernels(), tmp_path / "kernels")
     checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
-    made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True))]
+    made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", as_one_kernel=True))]
     training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"
     for old, new in (("# of weights and batches", "# of batches and weights"), ("augmentation(augment, seed=draws", "augmentation('none', seed=draws")):
         text = training.read_text()
         assert old in text
         training.write_text(text.replace(old, new))
-        made.append(kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", whole=True)))
+        made.append(kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", as_one_kernel=True)))
     assert made[0] == made[1] != made[2], "a comment changes nothing"

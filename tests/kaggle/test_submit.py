@@ -123,4 +123,4 @@ def test_an_upload_that_breaks_off(server: FakeKaggle, tmp_path: Path, tables: P
 
 def test_a_run_without_a_submission(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no submission.csv; run `cellsignal kaggle pull`"):
-        submitting.file_of(tmp_path)
+        submitting.submission_of_run(tmp_path)

@@ -77,12 +77,12 @@ def test_publish_makes_then_keeps_then_versions(server: FakeKaggle, tmp_path: Pa
 def test_a_version_on_its_way_is_waited_for_and_a_foreign_or_a_lost_one_replaced(tmp_path: Path) -> None:
     content = {"owner": "alice", "content": "0" * 64}
     record = tmp_path / "built.json"
-    assert utility_dataset._uploaded(record, content, 1) == 0
+    assert utility_dataset._uploaded_version(record, content, 1) == 0
     record.write_text(json.dumps({**content, "version": 2}))
-    assert [utility_dataset._uploaded(record, content, before) for before in (0, 1, 2, 3)] == [0, 2, 2, 0]
-    assert utility_dataset._uploaded(record, {**content, "content": "1" * 64}, 2) == 0
+    assert [utility_dataset._uploaded_version(record, content, before) for before in (0, 1, 2, 3)] == [0, 2, 2, 0]
+    assert utility_dataset._uploaded_version(record, {**content, "content": "1" * 64}, 2) == 0
     os.utime(record, (0, 0))
-    assert [utility_dataset._uploaded(record, content, before) for before in (1, 2)] == [0, 2]
+    assert [utility_dataset._uploaded_version(record, content, before) for before in (1, 2)] == [0, 2]
 
 
 def test_the_codes_that_were_uploaded_are_known_in_their_order(server: FakeKaggle, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_failed_step_is_told_at_the_end(state: PushState, monkeypatch: pytest.
 
 
 def test_trouble_in_a_row_ends_the_watching_and_an_answer_between_does_not(state: PushState, monkeypatch: pytest.MonkeyPatch) -> None:
-    trouble = [ServerError("no")] * (watch.FORGIVEN - 1)
+    trouble = [ServerError("no")] * (watch.RETRIES - 1)
     scripted(monkeypatch, *trouble, RUNNING, *trouble, Outcome(Status.complete))
     watch.watch(state, interval=0.0)
     scripted(monkeypatch, *trouble, ServerError("the last"))

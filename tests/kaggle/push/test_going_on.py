@@ -67,7 +67,7 @@ def test_each_step_may_go_on_from_its_second_slug(server: FakeKaggle, call: Call
 
 
 def not_mounted(pushed: Pushed) -> Outcome:
-    return sessions.failing(said=f"InputError: {PRETRAIN}: {kernel_folders.MISSING}; attached are datasets/alice/cellsignal-utils\n")
+    return sessions.failing(said=f"InputError: {PRETRAIN}: {kernel_folders.NOT_MOUNTED}; attached are datasets/alice/cellsignal-utils\n")
 
 
 def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeKaggle, call: Call) -> None:
@@ -80,7 +80,7 @@ def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeK
 
 def test_what_is_nowhere_to_be_mounted_begins_anew(server: FakeKaggle, call: Call) -> None:
     server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), not_mounted, not_mounted)
-    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{kernel_folders.MISSING}.*; the same command begins it anew"):
+    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{kernel_folders.NOT_MOUNTED}.*; the same command begins it anew"):
         call(only="2", until_done=True)
     assert call(only="2", until_done=True) == {}
     last = server.kernels["alice/cellsignal-tiny-2-pretrain-controls-rpe"][-1]

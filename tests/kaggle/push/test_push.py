@@ -48,8 +48,8 @@ def test_a_recipe_goes_through_both_clients(server: FakeKaggle, client: Path, co
 
 
 def test_no_more_sessions_than_kaggle_runs(server: FakeKaggle, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert push.SESSIONS == server.sessions == {True: 2, False: 5}
-    monkeypatch.setitem(push.SESSIONS, True, 1)
+    assert push.MAX_SESSIONS == server.sessions == {True: 2, False: 5}
+    monkeypatch.setitem(push.MAX_SESSIONS, True, 1)
     server.sessions[True] = 1
 
     def work(pushed: Pushed) -> Outcome:
@@ -180,7 +180,7 @@ def test_a_source_that_kaggle_does_not_know(server: FakeKaggle, call: Call) -> N
     assert call(only="1") == {}
 
 
-@pytest.mark.parametrize("code, kind, times", [(401, LoginFailed, 1), (429, RateLimited, watch.FORGIVEN), (500, ServerError, watch.FORGIVEN)])
+@pytest.mark.parametrize("code, kind, times", [(401, LoginFailed, 1), (429, RateLimited, watch.RETRIES), (500, ServerError, watch.RETRIES)])
 def test_a_push_that_is_refused(server: FakeKaggle, call: Call, code: int, kind: type[Exception], times: int) -> None:
     server.answer("SaveKernel", code, "no", times=times)
     with pytest.raises(kind) as refused:

@@ -65,7 +65,7 @@ def push(
 
     checked = recipe.load(params, parameter or ())  # before anybody is asked
     owner = client.check_owner(user or (_written_owner() if dry_run else _owner()))
-    place = {"kernels": environment.kernels(), "datasets": dataset or [], "whole": only in (kernel_folders.CHAIN, "0"), "competition": competition}
+    place = {"kernels": environment.kernels(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
     plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **place)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
@@ -162,7 +162,7 @@ def submit(
     file = what
     if what.suffix.lower() in (".yaml", ".yml"):
         checked = recipe.load(what)
-        file = submitting.file_of(Path(out or environment.default_run(checked.run)))
+        file = submitting.submission_of_run(Path(out or environment.default_run(checked.run)))
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
             data = data or environment.default_data(checked.data)
     print(submitting.submit(file, message=message or f"cellsignal {what.stem}", data=data))
@@ -185,4 +185,4 @@ def download(
 
     if tables and cell_type:
         raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
-    download_competition(out, tables=tables, cell_types=cell_type or (), look=look)
+    download_competition(out, tables=tables, cell_types=cell_type or (), check_images=look)

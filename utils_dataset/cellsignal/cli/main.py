@@ -116,7 +116,7 @@ def download(
 
     if tables and cell_type:
         raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
-    download_rxrx1(out, tables=tables, cell_types=cell_type or (), look=look)
+    download_rxrx1(out, tables=tables, cell_types=cell_type or (), check_images=look)
 
 
 @app.command(epilog="Example: cellsignal layout plates --json")

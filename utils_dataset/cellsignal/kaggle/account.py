@@ -12,12 +12,12 @@ from pathlib import Path
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.kaggle import client
-from cellsignal.kaggle.client import DATASET, FIRST, KERNEL, PLACEHOLDER, check_owner
+from cellsignal.kaggle.client import DATASET, FIRST_RUN, KERNEL, PLACEHOLDER, check_owner
 from cellsignal.run import environment
 
 FILTER = "cellsignal-owner"  # as .gitattributes names it
-OURS = "cellsignal"  # every slug of the bundle begins so
-_RESOURCES = f'[{{"path": "{FIRST}"}}]'
+SLUG_PREFIX = "cellsignal"  # every slug of the bundle begins so
+_RESOURCES = f'[{{"path": "{FIRST_RUN}"}}]'
 
 
 def init(user: str | None = None) -> tuple[str, list[Path]]:
@@ -26,18 +26,18 @@ def init(user: str | None = None) -> tuple[str, list[Path]]:
     InputError, and nothing written, when the name cannot be one, there is no checkout, a file is not as expected, or
     Git does not take the filter.
     """
-    owner = check_owner(_asked() if user is None else user)
+    owner = check_owner(_client_username() if user is None else user)
     root = checkout()
     tracked = tracked_metadata(root)
-    texts = {path: _checked(path, with_name(path.read_text(encoding="utf-8"), owner)) for path in tracked}
+    texts = {path: _check_metadata(path, with_name(path.read_text(encoding="utf-8"), owner)) for path in tracked}
     _set_filter(root, owner)  # first: a name must not stand in a file that Git sees as it is
     for path, text in texts.items():
         files.write_text(path, text)
-    _let_git_look_again(root, tracked)
+    _refresh_git_index(root, tracked)
     return owner, tracked
 
 
-def _asked() -> str:
+def _client_username() -> str:
     try:
         return client.username()
     except InputError as error:  # no client, or no login: neither is needed for a name
@@ -59,23 +59,23 @@ def tracked_metadata(root: Path) -> list[Path]:
 
 def with_name(text: str, owner: str) -> str:
     """A metadata file's text with this owner in place of the placeholder or of another owner, and its real file names."""
-    found = re.search(r'"id"\s*:\s*"([\w-]+)/', text)
-    before = {PLACEHOLDER, *([found[1]] if found else [])}
-    text = re.sub(rf'"(?:{"|".join(map(re.escape, before))})/', f'"{owner}/', text)
-    text = re.sub(rf'"[\w-]+/{OURS}', f'"{owner}/{OURS}', text)
-    text = re.sub(rf'"{re.escape(FIRST)} \(([^"]*)\)"', r'"\1"', text)
-    return re.sub(rf'("resources"\s*:\s*)\[[^\]]*{re.escape(FIRST)}[^\]]*\]', r"\1[]", text)
+    match = re.search(r'"id"\s*:\s*"([\w-]+)/', text)
+    replaced = {PLACEHOLDER, *([match[1]] if match else [])}
+    text = re.sub(rf'"(?:{"|".join(map(re.escape, replaced))})/', f'"{owner}/', text)
+    text = re.sub(rf'"[\w-]+/{SLUG_PREFIX}', f'"{owner}/{SLUG_PREFIX}', text)
+    text = re.sub(rf'"{re.escape(FIRST_RUN)} \(([^"]*)\)"', r'"\1"', text)
+    return re.sub(rf'("resources"\s*:\s*)\[[^\]]*{re.escape(FIRST_RUN)}[^\]]*\]', r"\1[]", text)
 
 
-def _checked(path: Path, text: str) -> str:
+def _check_metadata(path: Path, text: str) -> str:
     """The text, when it is metadata that can be pushed."""
     try:
-        described = files.parse_json(text)
+        metadata = files.parse_json(text)
     except ValueError as error:
         raise InputError(f"not readable as JSON ({error})", where=path, cure=f"git checkout {path.name}") from None
-    described = described if isinstance(described, dict) else {}
-    code = path.parent / str(described.get("code_file", ""))
-    if PLACEHOLDER in text or FIRST in text or "id" not in described or (path.name == KERNEL and not code.is_file()):
+    metadata = metadata if isinstance(metadata, dict) else {}
+    code = path.parent / str(metadata.get("code_file", ""))
+    if PLACEHOLDER in text or FIRST_RUN in text or "id" not in metadata or (path.name == KERNEL and not code.is_file()):
         raise InputError("not the metadata of the bundle", where=path, cure=f"git checkout {path.name}, then run this again")
     return text
 
@@ -84,9 +84,9 @@ def clean(owner: str) -> str:
     """The command by which Git reads a metadata file: names become the placeholder. `sed` is wherever Git is."""
     rules = (
         rf's|"{owner}/|"{PLACEHOLDER}/|g',
-        rf's|"[A-Za-z0-9_-]*/{OURS}|"{PLACEHOLDER}/{OURS}|g',
-        rf'/{FIRST}/!s|\("code_file" *: *\)"\([^"]*\)"|\1"{FIRST} (\2)"|',
-        rf'/{FIRST}/!s|\("resources" *: *\)\[[^]]*\]|\1{_RESOURCES}|',
+        rf's|"[A-Za-z0-9_-]*/{SLUG_PREFIX}|"{PLACEHOLDER}/{SLUG_PREFIX}|g',
+        rf'/{FIRST_RUN}/!s|\("code_file" *: *\)"\([^"]*\)"|\1"{FIRST_RUN} (\2)"|',
+        rf'/{FIRST_RUN}/!s|\("resources" *: *\)\[[^]]*\]|\1{_RESOURCES}|',
     )
     return _sed(rules)
 
@@ -95,8 +95,8 @@ def smudge(owner: str) -> str:
     """The command by which Git writes a metadata file: the placeholder becomes the name, also after a pull."""
     rules = (
         rf's|"{PLACEHOLDER}/|"{owner}/|g',
-        rf's|"{FIRST} (\([^"]*\))"|"\1"|',
-        rf's|\("resources" *: *\)\[[^]]*{FIRST}[^]]*\]|\1[]|',
+        rf's|"{FIRST_RUN} (\([^"]*\))"|"\1"|',
+        rf's|\("resources" *: *\)\[[^]]*{FIRST_RUN}[^]]*\]|\1[]|',
     )
     return _sed(rules)
 
@@ -114,7 +114,7 @@ def _set_filter(root: Path, owner: str) -> None:
             raise InputError("Git does not take a setting", where=root, cure=f"mend what `git config --local filter.{FILTER}.{key} x` says there")
 
 
-def _let_git_look_again(root: Path, tracked: list[Path]) -> None:
+def _refresh_git_index(root: Path, tracked: list[Path]) -> None:
     """Renew Git's notes of the files that hold nothing new: by their other size alone it would call them modified."""
     for path in tracked:
         if _git(root, "diff", "--numstat", "--", str(path)) == "":
@@ -125,7 +125,7 @@ def _git(root: Path, *arguments: str) -> str | None:
     """What Git says, None when there is none or it fails."""
     command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None

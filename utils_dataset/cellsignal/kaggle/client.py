@@ -27,7 +27,7 @@ from cellsignal.kaggle.errors import Conflict, Denied, InvalidSource, LoginFaile
 KERNEL = "kernel-metadata.json"
 DATASET = "dataset-metadata.json"
 PLACEHOLDER = "INSERT_KAGGLE_USERNAME"
-FIRST = "first run: cellsignal kaggle init --user YOUR_NAME"  # stands where the client looks for a file, so that it stops and shows it
+FIRST_RUN = "first run: cellsignal kaggle init --user YOUR_NAME"  # stands where the client looks for a file, so that it stops and shows it
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,48}[A-Za-z0-9])?")
 
 
@@ -52,8 +52,8 @@ def check_kernel(folder: Path) -> dict[str, Any]:
     _refuse_placeholders(path, metadata)
     title = str(metadata.get("title", ""))
     if slugify(title) != slug.lower():
-        found = f"the title {title!r} makes the slug {slugify(title)!r}, and id says {slug!r}"
-        raise InputError(found, where=path, cure="give both the same words: Kaggle goes by the title")
+        mismatch = f"the title {title!r} makes the slug {slugify(title)!r}, and id says {slug!r}"
+        raise InputError(mismatch, where=path, cure="give both the same words: Kaggle goes by the title")
     if not (path.parent / str(metadata.get("code_file", ""))).is_file():
         raise InputError(f"no file {metadata.get('code_file')!r} beside it", where=path, cure="name the notebook in code_file")
     return metadata
@@ -85,15 +85,15 @@ def _slug(path: Path, metadata: Mapping[str, Any], *, shortest: int) -> str:
 
 def _refuse_placeholders(path: Path, metadata: Mapping[str, Any]) -> None:
     text = repr(metadata)
-    if PLACEHOLDER in text or FIRST in text:
+    if PLACEHOLDER in text or FIRST_RUN in text:
         raise InputError("it still holds a placeholder for your name", where=path, cure="run `cellsignal kaggle init --user YOUR_NAME`")
 
 
-OLDEST = (2, 2, 4)  # older ones drop sub-folders' exclusions and the version of a dataset
-ENDED = frozenset({"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"})
-MISSING = "missing"  # the status of a dataset that is not there
+MIN_VERSION = (2, 2, 4)  # older ones drop sub-folders' exclusions and the version of a dataset
+FINISHED_STATES = frozenset({"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"})
+DATASET_MISSING = "missing"  # the status of a dataset that is not there
 _INSTALL = "pip install 'kaggle>=2.2.4,<3' six"
-_SHORT = 300.0  # seconds that a verb without large files may take: the client itself waits for ever
+_TIMEOUT = 300.0  # seconds that a verb without large files may take: the client itself waits for ever
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def command() -> list[str]:
     """How to start the client: the module of this Python, else the `kaggle` on the path; InputError without one."""
     version = _version()
     if version:
-        if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < OLDEST:
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < MIN_VERSION:
             raise InputError(f"the Kaggle client is version {version}", cure=_INSTALL)
         return [sys.executable, "-P", "-m", "kaggle"]  # -P: a folder `kaggle` where the user stands is not the client
-    found = shutil.which("kaggle")
-    if found is None:
+    executable = shutil.which("kaggle")
+    if executable is None:
         raise InputError("the Kaggle client is not installed", cure=_INSTALL)
-    return [found]
+    return [executable]
 
 
 def _version() -> str:
@@ -141,33 +141,33 @@ def push(folder: Path, *, seconds: int = 0) -> int:
     InputError for metadata that Kaggle would take amiss, a login or another's slug; InvalidSource when a source was
     dropped; Busy, QuotaSpent and other Refused for what the platform said.
     """
-    described = check_kernel(folder)
-    slug = described["id"]
+    metadata = check_kernel(folder)
+    slug = metadata["id"]
     limit = ["-t", str(seconds)] if seconds else []
-    said = _call("kernels", "push", "-p", str(folder), *limit)
-    dropped = _dropped(said.out)
-    if dropped:
-        raise _invalid(slug, dropped)
-    pushed = re.search(r"Kernel version (\d+) successfully pushed\.\s+Please check progress at (\S+)", said.out)
-    if said.code or pushed is None:
-        raise said.refusal(f"push of {slug}", about=slug)
-    if not pushed[2].rstrip("/").lower().endswith(slug.lower()):
-        raise Conflict(f"push of {slug}: Kaggle saved it as {pushed[2]}; give title and id the same words")
-    return int(pushed[1])
+    result = _call("kernels", "push", "-p", str(folder), *limit)
+    dropped_sources = _dropped_sources(result.out)
+    if dropped_sources:
+        raise _invalid_source(slug, dropped_sources)
+    match = re.search(r"Kernel version (\d+) successfully pushed\.\s+Please check progress at (\S+)", result.out)
+    if result.code or match is None:
+        raise result.refusal(f"push of {slug}", about=slug)
+    if not match[2].rstrip("/").lower().endswith(slug.lower()):
+        raise Conflict(f"push of {slug}: Kaggle saved it as {match[2]}; give title and id the same words")
+    return int(match[1])
 
 
-def _dropped(out: str) -> list[str]:
+def _dropped_sources(out: str) -> list[str]:
     """What was left out of a push that "succeeded": "dataset source 'a/b'", …"""
     lines = re.findall(r"not valid (dataset|competition|kernel) sources and could not.*?: \[(.*?)\]", out)
     return [f"{kind} source {name}" for kind, names in lines for name in re.findall(r"[\w./-]+", names)]
 
 
-def _invalid(slug: str, dropped: list[str]) -> InvalidSource:
+def _invalid_source(slug: str, dropped: list[str]) -> InvalidSource:
     """The error for sources that were left out; of a competition this says most often that its rules were not accepted."""
-    named = [text.rsplit(" ", 1) for text in dropped]
-    cures = [_rules(name) for kind, name in named if kind == "competition source"]
+    sources = [text.rsplit(" ", 1) for text in dropped]
+    cures = [_accept_rules(name) for kind, name in sources if kind == "competition source"]
     line = f"push of {slug}: Kaggle does not know the {' and the '.join(dropped)}"
-    return InvalidSource("; ".join([line, *cures]), tuple(name for _, name in named))
+    return InvalidSource("; ".join([line, *cures]), tuple(name for _, name in sources))
 
 
 def kernel_status(slug: str) -> str:
@@ -184,12 +184,12 @@ def kernel_failure(slug: str) -> str:
 
 
 def _status(slug: str) -> tuple[str, str]:
-    said = _call("kernels", "status", slug)
-    found = re.search(r'has status "(?:KernelWorkerStatus\.)?([A-Za-z_]+)"', said.out)
-    if said.code or found is None:
-        raise said.refusal(f"status of {slug}", about=slug)
-    failure = re.search(r'Failure message: "(.*)"', said.out, re.DOTALL)
-    return found[1].upper(), " ".join(failure[1].split()) if failure else ""
+    result = _call("kernels", "status", slug)
+    match = re.search(r'has status "(?:KernelWorkerStatus\.)?([A-Za-z_]+)"', result.out)
+    if result.code or match is None:
+        raise result.refusal(f"status of {slug}", about=slug)
+    failure = re.search(r'Failure message: "(.*)"', result.out, re.DOTALL)
+    return match[1].upper(), " ".join(failure[1].split()) if failure else ""
 
 
 def output(slug: str, folder: Path, pattern: str = "", *, resume: bool = False) -> list[Path]:
@@ -200,101 +200,101 @@ def output(slug: str, folder: Path, pattern: str = "", *, resume: bool = False) 
     runs Kaggle gives the files of the one before, and client 2.2.4 stores the page of a failed download as the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = ["--file-pattern", pattern] if pattern else []
-    again = [] if resume else ["--force"]
-    said = _call("kernels", "output", slug, "-p", str(folder), "--page-size", "200", *wanted, *again, patient=True)
-    if said.code:
-        raise said.refusal(f"output of {slug}", about=slug)
-    fetched = re.findall(r"(?:Output file|Kernel log) downloaded to (.*?) ?$", said.out, re.MULTILINE)
+    pattern_options = ["--file-pattern", pattern] if pattern else []
+    force_options = [] if resume else ["--force"]
+    result = _call("kernels", "output", slug, "-p", str(folder), "--page-size", "200", *pattern_options, *force_options, no_timeout=True)
+    if result.code:
+        raise result.refusal(f"output of {slug}", about=slug)
+    fetched = re.findall(r"(?:Output file|Kernel log) downloaded to (.*?) ?$", result.out, re.MULTILINE)
     return [Path(name) for name in fetched]
 
 
 def dataset_status(slug: str) -> tuple[str, int]:
-    """A dataset's status ("ready" when it can be attached, MISSING when it is not there) and its version, 0 for none."""
-    for form in (["--format", "json"], []):  # a dataset that is being made has a status before it has a version
-        said = _call("datasets", "status", slug, *form)
-        if said.code == 0 and said.out.strip():
+    """A dataset's status ("ready" when it can be attached, DATASET_MISSING when it is not there) and its version, 0 for none."""
+    for options in (["--format", "json"], []):  # a dataset that is being made has a status before it has a version
+        result = _call("datasets", "status", slug, *options)
+        if result.code == 0 and result.out.strip():
             break
-        error = said.refusal(f"status of {slug}", about=slug)
+        error = result.refusal(f"status of {slug}", about=slug)
         if not isinstance(error, Missing | Denied):  # of a dataset that is not there Kaggle says 403 as well
             raise error
     else:
-        return MISSING, 0
-    if not form:
-        return said.out.split()[-1].lower(), 0
-    found = json.loads(said.out.strip().splitlines()[-1])
-    return str(found["status"]).lower(), int(found.get("current_version_number") or 0)
+        return DATASET_MISSING, 0
+    if not options:
+        return result.out.split()[-1].lower(), 0
+    status = json.loads(result.out.strip().splitlines()[-1])
+    return str(status["status"]).lower(), int(status.get("current_version_number") or 0)
 
 
 def create_dataset(folder: Path) -> None:
     """Make the dataset that `folder` describes, private, with its sub-folders."""
     slug = check_dataset(folder)["id"]
-    said = _upload("create", "-p", str(folder))
-    if said.code or "Dataset is being created" not in said.out:
-        raise said.refusal(f"creation of {slug}", about=slug)
+    result = _upload("create", "-p", str(folder))
+    if result.code or "Dataset is being created" not in result.out:
+        raise result.refusal(f"creation of {slug}", about=slug)
 
 
 def version_dataset(folder: Path, message: str) -> None:
     """Make the next version of the dataset that `folder` describes."""
     slug = check_dataset(folder)["id"]
-    said = _upload("version", "-p", str(folder), "-m", message)
-    if said.code or "Dataset version is being created" not in said.out:
-        raise said.refusal(f"new version of {slug}", about=slug)
+    result = _upload("version", "-p", str(folder), "-m", message)
+    if result.code or "Dataset version is being created" not in result.out:
+        raise result.refusal(f"new version of {slug}", about=slug)
 
 
 def _upload(verb: str, *arguments: str) -> CliResult:
-    ignored = [part for pattern in ("__pycache__/", "*/__pycache__/") for part in ("--ignore-patterns", pattern)]
-    said = _call("datasets", verb, *arguments, "-r", "zip", *ignored, patient=True)
-    if re.search(r"Upload unsuccessful|Skipping folder", said.text):  # 2.2.4 goes on without the file
-        raise said.refusal(f"upload of {arguments[1]}")
-    return said
+    ignore_options = [part for pattern in ("__pycache__/", "*/__pycache__/") for part in ("--ignore-patterns", pattern)]
+    result = _call("datasets", verb, *arguments, "-r", "zip", *ignore_options, no_timeout=True)
+    if re.search(r"Upload unsuccessful|Skipping folder", result.text):  # 2.2.4 goes on without the file
+        raise result.refusal(f"upload of {arguments[1]}")
+    return result
 
 
 def username() -> str:
     """The account that the client's credentials belong to; LoginFailed without any."""
-    said = _call("config", "view")
-    found = re.search(r"^- username: (\S+)", said.out, re.MULTILINE)
-    if said.code or found is None:
-        raise said.refusal("login") if said.code else LoginFailed("the Kaggle client has no user name")
-    if found[1] == "None":
+    result = _call("config", "view")
+    match = re.search(r"^- username: (\S+)", result.out, re.MULTILINE)
+    if result.code or match is None:
+        raise result.refusal("login") if result.code else LoginFailed("the Kaggle client has no user name")
+    if match[1] == "None":
         raise LoginFailed("the Kaggle client has no user name")
-    return found[1]
+    return match[1]
 
 
 def gpu_hours() -> float | None:
     """The hours of a GPU that the account has left this week; None where Kaggle does not tell."""
-    said = _call("quota", "--format", "json")
-    found = re.search(r'"resource":\s*"GPU"[^}]*"remaining":\s*"([\d.]+)h"', said.out)
-    return float(found[1]) if found and not said.code else None
+    result = _call("quota", "--format", "json")
+    match = re.search(r'"resource":\s*"GPU"[^}]*"remaining":\s*"([\d.]+)h"', result.out)
+    return float(match[1]) if match and not result.code else None
 
 
 def submit(competition: str, file: Path, message: str) -> str:
     """Send a submission; gives what Kaggle answers."""
-    said = _call("competitions", "submit", "-c", competition, "-f", str(file), "-m", message, patient=True)
-    if said.code or not re.search(r"success", said.out, re.IGNORECASE):
-        raise said.refusal(f"submission to {competition}", about=competition, cure=_rules(competition))
-    return next(line.strip() for line in said.out.splitlines() if "success" in line.lower())
+    result = _call("competitions", "submit", "-c", competition, "-f", str(file), "-m", message, no_timeout=True)
+    if result.code or not re.search(r"success", result.out, re.IGNORECASE):
+        raise result.refusal(f"submission to {competition}", about=competition, cure=_accept_rules(competition))
+    return next(line.strip() for line in result.out.splitlines() if "success" in line.lower())
 
 
 def download(competition: str, folder: Path, file: str = "") -> Path:
     """Fetch a competition's files as one zip, or one `file` (zipped when Kaggle stores it so); gives what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    only = ["-f", file] if file else []
-    said = _call("competitions", "download", "-c", competition, "-p", str(folder), *only, patient=True)
-    if said.code:
-        raise said.refusal(f"download of {file or competition}", about=competition, cure=_rules(competition))
+    file_options = ["-f", file] if file else []
+    result = _call("competitions", "download", "-c", competition, "-p", str(folder), *file_options, no_timeout=True)
+    if result.code:
+        raise result.refusal(f"download of {file or competition}", about=competition, cure=_accept_rules(competition))
     names = (file, f"{file}.zip", Path(file).name, f"{Path(file).name}.zip") if file else (f"{competition}.zip",)
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
+    downloaded = [folder / name for name in names if (folder / name).is_file()]
+    if not downloaded:
         raise Refused(f"download of {file or competition}: the client ended without a file")
-    return found[0]
+    return downloaded[0]
 
 
-def _rules(competition: str) -> str:
+def _accept_rules(competition: str) -> str:
     return f"accept the rules at https://www.kaggle.com/competitions/{competition}/rules"
 
 
-def _call(*arguments: str, patient: bool = False) -> CliResult:
+def _call(*arguments: str, no_timeout: bool = False) -> CliResult:
     """Run the client to its end; `patient` for verbs that move files: as long as it takes, and a terminal sees the progress bars."""
     process = subprocess.Popen(
         [*command(), "--no-warn", *arguments],
@@ -303,14 +303,14 @@ def _call(*arguments: str, patient: bool = False) -> CliResult:
     texts: list[list[bytes]] = [[], []]
     readers = [
         Thread(target=_read, args=(process.stdout, texts[0], False), daemon=True),
-        Thread(target=_read, args=(process.stderr, texts[1], patient and sys.stderr.isatty()), daemon=True),
+        Thread(target=_read, args=(process.stderr, texts[1], no_timeout and sys.stderr.isatty()), daemon=True),
     ]
     try:
         for reader in readers:
             reader.start()
-        process.wait(timeout=None if patient else _SHORT)
+        process.wait(timeout=None if no_timeout else _TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"kaggle {' '.join(arguments[:2])}: no answer in {_SHORT:.0f} s; look at the network") from None
+        raise Unreachable(f"kaggle {' '.join(arguments[:2])}: no answer in {_TIMEOUT:.0f} s; look at the network") from None
     finally:
         if process.poll() is None:
             process.kill()

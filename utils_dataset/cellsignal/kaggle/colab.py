@@ -60,24 +60,24 @@ def origin(root: Path) -> str:
     """OWNER/NAME of the checkout's remote `origin` on GitHub; its address is not quoted, because it may hold a token."""
     command = ["git", "-C", str(root), "remote", "get-url", "origin"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+        url = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        told = ""
-    found = _GITHUB.fullmatch(told)
-    if found is None:
-        what = "its remote `origin` is not on GitHub" if told else "there is no remote `origin`"
+        url = ""
+    match = _GITHUB.fullmatch(url)
+    if match is None:
+        what = "its remote `origin` is not on GitHub" if url else "there is no remote `origin`"
         raise InputError(what, where=root, cure="name the repository with --repository OWNER/NAME")
-    return found[1]
+    return match[1]
 
 
 def commit_of(root: Path, ref: str) -> str:
     """The commit that a tag, a branch or the beginning of a commit's name stands for; "" where Git knows none here."""
     command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _repository(name: str) -> str:
@@ -96,12 +96,12 @@ def _ref(name: str) -> str:
 def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
     """A notebook's text with its badge below the title and its origin in the first cell that runs; all else as it was."""
     notebook = files.read_json(path)
-    first = notebook["cells"][0]
-    _rewrite(first, _with_badge("".join(first["source"]), badge(repository, ref, path.relative_to(root).as_posix())))
-    homes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and _ORIGIN.search("".join(cell["source"]))]
-    if len(homes) != 1:
-        raise InputError(f"{len(homes)} cells name REPOSITORY and REF", where=path, cure=f"git checkout {path.name}")
-    _rewrite(homes[0], _ORIGIN.sub(f'REPOSITORY, REF = "{repository}", "{ref}"', "".join(homes[0]["source"])))
+    title_cell = notebook["cells"][0]
+    _rewrite(title_cell, _with_badge("".join(title_cell["source"]), badge(repository, ref, path.relative_to(root).as_posix())))
+    origin_cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and _ORIGIN.search("".join(cell["source"]))]
+    if len(origin_cells) != 1:
+        raise InputError(f"{len(origin_cells)} cells name REPOSITORY and REF", where=path, cure=f"git checkout {path.name}")
+    _rewrite(origin_cells[0], _ORIGIN.sub(f'REPOSITORY, REF = "{repository}", "{ref}"', "".join(origin_cells[0]["source"])))
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -121,8 +121,8 @@ def _readme(root: Path, notebooks: list[Path], *, repository: str, ref: str) -> 
     """README with a badge behind the link of each notebook in the table of kernels."""
     text = (root / "README.md").read_text(encoding="utf-8")
     for path in notebooks:
-        place = path.relative_to(root).as_posix()
-        row = re.compile(rf"(^\| \[[^\]]*\]\({re.escape(place)}\))(?:{_BADGE.pattern})?", re.MULTILINE)
-        button = badge(repository, ref, place)
+        notebook_path = path.relative_to(root).as_posix()
+        row = re.compile(rf"(^\| \[[^\]]*\]\({re.escape(notebook_path)}\))(?:{_BADGE.pattern})?", re.MULTILINE)
+        button = badge(repository, ref, notebook_path)
         text = row.sub(lambda found, button=button: f"{found[1]} {button}", text)
     return text

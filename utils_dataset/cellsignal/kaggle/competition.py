@@ -19,7 +19,7 @@ FILES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sa
 
 
 def download_competition(
-    folder: Path, *, competition: str = RXRX1.competition, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True
+    folder: Path, *, competition: str = RXRX1.competition, tables: bool = False, cell_types: Sequence[str] = (), check_images: bool = True
 ) -> None:
     """Bring the competition's files into `folder`: all of them, the tables alone, or the tables and some cell types.
 
@@ -33,12 +33,12 @@ def download_competition(
     if tables:
         print(f"wrote {', '.join(FILES)} in {folder}")
         return
-    known = read_tables(folder)
-    missing = rxrx1.missing_images(known, cell_types=cell_types)
+    tables_read = read_tables(folder)
+    missing = rxrx1.missing_images(tables_read, cell_types=cell_types)
     if missing:
-        _fetch_images(known, missing, competition)
+        _fetch_images(tables_read, missing, competition)
     print(f"{folder}: {', '.join(cell_types) or 'all cell types'} {'unpacked' if missing else 'kept'}")
-    if look:
+    if check_images:
         print_problems(folder, cell_types=cell_types)
 
 
@@ -48,28 +48,28 @@ def _fetch_tables(folder: Path, competition: str) -> None:
         return
     if (folder / "metadata.csv").exists():
         raise InputError("holds the public release", where=folder, cure="choose another folder with --out")
-    staged = folder / DOWNLOADS / "tables"
+    temporary = folder / DOWNLOADS / "tables"
     require_room(folder, 64 << 20, purpose="the tables")
     for name in FILES:
-        fetched = client.download(competition, staged, name)
+        fetched = client.download(competition, temporary, name)
         if fetched.suffix == ".zip":  # Kaggle keeps large files so
-            unpack(fetched, staged, where=f"{competition}: {fetched.name}", experiments=(), limits=TABLE_LIMITS)
+            unpack(fetched, temporary, where=f"{competition}: {fetched.name}", experiments=(), limits=TABLE_LIMITS)
     try:
-        read_tables(staged)
+        read_tables(temporary)
     except InputError as error:
-        shutil.rmtree(staged)
+        shutil.rmtree(temporary)
         raise StepFailed(f"{competition}: what came are no tables ({error})") from None
     for name in sorted(FILES, reverse=True):
-        (staged / name).replace(folder / name)
-    _remove(staged)
+        (temporary / name).replace(folder / name)
+    _remove(temporary)
 
 
 def _fetch_images(tables: Tables, experiments: Sequence[str], competition: str) -> None:
     folder, archive = tables.root, tables.root / DOWNLOADS / f"{competition}.zip"
     share = tables.wells["experiment"].isin(experiments).mean()
-    there = archive.stat().st_size if archive.exists() else 0
+    downloaded = archive.stat().st_size if archive.exists() else 0
     # Kaggle's client tells the size of the archive only when it writes it; the public release holds the same images.
-    require_room(folder, round((1 + share) * IMAGES.size) - there, purpose="the archive and what comes out of it")
+    require_room(folder, round((1 + share) * IMAGES.size) - downloaded, purpose="the archive and what comes out of it")
     client.download(competition, archive.parent)
     if not zipfile.is_zipfile(archive):
         archive.unlink()
@@ -122,7 +122,7 @@ def _sample(folder: Path, task: Task) -> Path:
     return folder / SAMPLE
 
 
-def file_of(run: Path) -> Path:
+def submission_of_run(run: Path) -> Path:
     """The submission of a run; InputError when there is none."""
     if not (run / "submission.csv").is_file():
         raise InputError("there is no submission.csv", where=run, cure="run `cellsignal kaggle pull` or `cellsignal run` first")

@@ -4,7 +4,7 @@ import re
 
 from cellsignal.errors import InputError, StepFailed
 
-LONGEST = 200  # characters of the client's own text in a message
+MAX_MESSAGE_LENGTH = 200  # characters of the client's own text in a message
 HIDDEN = "[hidden]"
 _SECRETS = (
     (r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}", r"\1 " + HIDDEN),
@@ -15,7 +15,7 @@ _SECRETS = (
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", HIDDEN),  # a JSON web token
     (r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])(?:\w{24,}|(?=[\w-]*[A-Z])[\w-]{32,})(?![\w-])", HIDDEN),
 )  # fmt: skip
-_CHATTER = re.compile(r"%\||B/s\]|^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token)", re.IGNORECASE)
+_IGNORED_LINES = re.compile(r"%\||B/s\]|^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token)", re.IGNORECASE)
 
 
 class Refused(StepFailed):
@@ -75,7 +75,7 @@ class Denied(InputError):
 
 
 # The first that matches says what it was; the clients differ in words, and 2.2.4 prints an HTTP error's text without its number.
-_PASSING: tuple[tuple[str, type[Refused], str], ...] = (
+_TEMPORARY_ERRORS: tuple[tuple[str, type[Refused], str], ...] = (
     (r"Maximum batch \w+ session count", Busy, "wait until one of your sessions ends"),
     (r"Upload unsuccessful|Could not submit to competition", UploadBroken, "run the same command again"),
     (r"\bquota\b", QuotaSpent, "`kaggle quota` says when it is refilled"),
@@ -83,7 +83,7 @@ _PASSING: tuple[tuple[str, type[Refused], str], ...] = (
     (r"\b5\d\d (server )?error|\b50[0234]\b|server error|on Kaggle's side|unavailable|bad gateway", ServerError, "Kaggle's own fault: run the same command again later"),
     (r"max retries exceeded|connection ?(error|aborted|refused|reset)|timed out|ProxyError|SSLError|name resolution|NameResolution", Unreachable, "look at the network and its proxy, then run the same command again"),
 )  # fmt: skip
-_LASTING: tuple[tuple[str, type[Refused], str], ...] = (
+_PERMANENT_ERRORS: tuple[tuple[str, type[Refused], str], ...] = (
     (r"\b409\b|conflict|already in use", Conflict, "a slug belongs to one title: choose another name, or delete the old one on kaggle.com"),
     (r"\b404\b|not found|could not find|Cannot access kernel", Missing, "look at the name and its owner"),
 )  # fmt: skip
@@ -91,7 +91,7 @@ _LOGIN = re.compile(r"Authentication required|\b401\b|unauthori[sz]ed|unauthenti
 _DENIED = re.compile(r"\b403\b|forbidden|denied|don't have access|must accept", re.IGNORECASE)
 
 
-def redact(text: str, *, longest: int = LONGEST) -> str:
+def redact(text: str, *, longest: int = MAX_MESSAGE_LENGTH) -> str:
     """The client's text as one line of at most `longest` characters, without anything that looks like a token."""
     line = " ".join(text.split())
     for pattern, replacement in _SECRETS:
@@ -101,16 +101,16 @@ def redact(text: str, *, longest: int = LONGEST) -> str:
 
 def reason(out: str, err: str) -> str:
     """The line of the client's output that says why: an error's first, a traceback's last, else the last one printed."""
-    errors, printed = _said(err), _said(out)
+    errors, output = _output_lines(err), _output_lines(out)
     if any(line.startswith("Traceback (most recent") for line in errors):
         return errors[-1]
-    complaints = [line for line in printed if re.search(r"error|unsuccessful|not valid|required|could not", line, re.IGNORECASE)]
-    return next(iter([*errors, *complaints[:1], *reversed(printed)]), "it said nothing")
+    error_lines = [line for line in output if re.search(r"error|unsuccessful|not valid|required|could not", line, re.IGNORECASE)]
+    return next(iter([*errors, *error_lines[:1], *reversed(output)]), "it said nothing")
 
 
-def _said(text: str) -> list[str]:
+def _output_lines(text: str) -> list[str]:
     lines = (line.strip() for line in re.split(r"[\r\n]+", text))  # a progress bar ends its states with \r
-    return [line for line in lines if line and not _CHATTER.search(line)]
+    return [line for line in lines if line and not _IGNORED_LINES.search(line)]
 
 
 def refusal(out: str, err: str, *, doing: str, about: str = "", cure: str = "") -> Refused | InputError:
@@ -118,21 +118,21 @@ def refusal(out: str, err: str, *, doing: str, about: str = "", cure: str = "") 
 
     InputError for a login, a right or a module that is missing, else a Refused of the kind that says what helps.
     """
-    said = f"{out}\n{err}".replace(about, "") if about else f"{out}\n{err}"  # a slug's digits are no status
+    output = f"{out}\n{err}".replace(about, "") if about else f"{out}\n{err}"  # a slug's digits are no status
     line = f"{doing}: {redact(reason(out, err))}"
-    module = re.search(r"No module named '([\w.]+)'", said)
+    module = re.search(r"No module named '([\w.]+)'", output)
     if module:
         return InputError(f"the Kaggle client lacks the module {module[1]}", cure=f"pip install {module[1]}")
-    if _LOGIN.search(said):
+    if _LOGIN.search(output):
         return LoginFailed(f"{doing}: Kaggle does not know who asks")
-    kind, help_ = _first(_PASSING, said)
-    if kind is Refused and _DENIED.search(said) and "Cannot access kernel" not in said:
+    kind, cure_of_kind = _first_match(_TEMPORARY_ERRORS, output)
+    if kind is Refused and _DENIED.search(output) and "Cannot access kernel" not in output:
         return Denied(line, cure=cure or "is it yours, and is your account verified by phone?")
     if kind is Refused:
-        kind, help_ = _first(_LASTING, said)
-    return kind("; ".join(filter(None, [line, help_])))
+        kind, cure_of_kind = _first_match(_PERMANENT_ERRORS, output)
+    return kind("; ".join(filter(None, [line, cure_of_kind])))
 
 
-def _first(kinds: tuple[tuple[str, type[Refused], str], ...], said: str) -> tuple[type[Refused], str]:
-    found = ((kind, help_) for pattern, kind, help_ in kinds if re.search(pattern, said, re.IGNORECASE))
-    return next(found, (Refused, ""))
+def _first_match(kinds: tuple[tuple[str, type[Refused], str], ...], output: str) -> tuple[type[Refused], str]:
+    matches = ((kind, cure) for pattern, kind, cure in kinds if re.search(pattern, output, re.IGNORECASE))
+    return next(matches, (Refused, ""))

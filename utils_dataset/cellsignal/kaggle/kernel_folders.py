@@ -21,8 +21,8 @@ from cellsignal.run.record import manifest
 from cellsignal.tasks import TASKS
 
 CHAIN = "0-chain"
-SLUG = 50  # most characters that Kaggle leaves of a slug
-SECOND = "-b"  # ends the slug of a kernel's second place; every slug leaves room for it
+MAX_SLUG = 50  # characters; Kaggle cuts longer slugs
+SECOND_SLUG_SUFFIX = "-b"  # of the second slug of a kernel; every slug leaves room for it
 CPU_STEPS = ("1-eda",)
 
 
@@ -54,7 +54,7 @@ class PushPlan:
 
 
 def plan_kernels(
-    recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), whole: bool = False, competition: bool = False
+    recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), as_one_kernel: bool = False, competition: bool = False
 ) -> PushPlan:
     """The kernels of a recipe called `name`; `whole` makes the chain one kernel.
 
@@ -63,20 +63,20 @@ def plan_kernels(
     """
     if competition and recipe.preset:
         recipe = recipe.model_copy(update={"preset": ""})  # attached plates win over it
-    values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
+    values = {**recipe.model_dump(), "run": _run_folder(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
     _check_time(recipe.time_budget_minutes)
-    if whole:
-        planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
+    if as_one_kernel:
+        planned_steps = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
-        planned = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
+        planned_steps = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
     plans.check(recipe, kernels=kernels)
-    made = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned]
+    step_kernels = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned_steps]
     return PushPlan(
         name=name,
         owner=owner,
         run=values["run"],
-        kernels=tuple(made),
+        kernels=tuple(step_kernels),
         datasets=(f"{owner}/{utility_dataset.SLUG}", *map(_dataset, datasets)),
         competitions=(TASKS[recipe.task].competition,) if competition or not (recipe.preset or recipe.data or datasets) else (),
     )
@@ -99,14 +99,14 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
 
 def choose_kernels(plan: PushPlan, *, only: str = "", cell_type: str = "") -> tuple[Kernel, ...]:
     """The kernels of a plan that are one step (`3`, `3-train-cell-type` or `3-train-cell-type@U2OS`) or one cell type's."""
-    chosen = tuple(kernel for kernel in plan.kernels if _is(kernel, only) and cell_type in ("", kernel.cell_type))
+    chosen = tuple(kernel for kernel in plan.kernels if _matches(kernel, only) and cell_type in ("", kernel.cell_type))
     if not chosen:
-        asked = " ".join(filter(None, [only and f"--only {only}", cell_type and f"--cell-type {cell_type}"]))
-        raise InputError("no such step", where=asked, cure=f"choose from {', '.join(kernel.step for kernel in plan.kernels)}")
+        options = " ".join(filter(None, [only and f"--only {only}", cell_type and f"--cell-type {cell_type}"]))
+        raise InputError("no such step", where=options, cure=f"choose from {', '.join(kernel.step for kernel in plan.kernels)}")
     return chosen
 
 
-def _is(kernel: Kernel, only: str) -> bool:
+def _matches(kernel: Kernel, only: str) -> bool:
     return only in ("", kernel.step, kernel.step.partition("@")[0], kernel.step.partition("-")[0])
 
 
@@ -157,7 +157,7 @@ def _check_time(minutes: float) -> None:
         raise InputError(what, where="time_budget_minutes", cure=cure)
 
 
-def _run(run: str) -> str:
+def _run_folder(run: str) -> str:
     """The run folder as a relative POSIX path."""
     path = PurePosixPath(run)
     if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -174,11 +174,11 @@ def _dataset(name: str) -> str:
 def slug(name: str, step: str) -> str:
     """The slug of a step's kernel: 5 to 48 characters; a long recipe name is cut and told apart by a hash."""
     tail, head = _slugify(step), _slugify(name) or "run"
-    room = SLUG - len(f"cellsignal--{tail}{SECOND}")
-    if len(head) > room:
-        mark = hashlib.sha256(name.encode()).hexdigest()[:3]
-        head = f"{head[: max(room - 4, 0)].rstrip('-')}-{mark}".lstrip("-")
-    if len(head) > room:
+    max_head = MAX_SLUG - len(f"cellsignal--{tail}{SECOND_SLUG_SUFFIX}")
+    if len(head) > max_head:
+        suffix = hashlib.sha256(name.encode()).hexdigest()[:3]
+        head = f"{head[: max(max_head - 4, 0)].rstrip('-')}-{suffix}".lstrip("-")
+    if len(head) > max_head:
         raise InputError("its name is too long for Kaggle", where=step, cure="shorten the name of the cell type")
     return f"cellsignal-{head}-{tail}"
 
@@ -191,7 +191,7 @@ def _slugify(text: str) -> str:
 # What a kernel that goes on says first: that what its earlier session left is mounted.
 
 
-MISSING = "its earlier session is not mounted"
+NOT_MOUNTED = "its earlier session is not mounted"
 
 
 def expect_earlier(step: str) -> None:
@@ -202,36 +202,36 @@ def expect_earlier(step: str) -> None:
     """
     code_identity.notebook.begin()
     if not any(manifest.read(run, step) for run in mounts.runs()):
-        raise InputError(MISSING, where=step, cure=mounts.names())
+        raise InputError(NOT_MOUNTED, where=step, cure=mounts.names())
 
 
 def expect_cell(step: str) -> str:
     """The source of the cell that says so."""
-    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect({step!r})  # pushed to go on, not to begin from nothing"
+    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect_earlier({step!r})  # pushed to go on, not to begin from nothing"
 
 
 # A kernel as the client pushes it: one folder with the notebook, its parameters baked in, and every metadata key.
 
 
 GPU = "NvidiaTeslaT4"  # both T4s of a session
-LARGEST = 700_000  # bytes of a notebook that Kaggle was seen to take
-_KEPT = ("kernelspec", "language_info")  # without a kernelspec the session dies at once
+MAX_NOTEBOOK_BYTES = 700_000  # bytes of a notebook that Kaggle was seen to take
+_METADATA_KEYS = ("kernelspec", "language_info")  # without a kernelspec the session dies at once
 
 
 def render(
-    folder: Path, plan: PushPlan, kernel: Kernel, *, slug: str = "", mounts: Sequence[str] | None = None, goes_on: bool = False
+    folder: Path, plan: PushPlan, kernel: Kernel, *, slug: str = "", mounts: Sequence[str] | None = None, resumes: bool = False
 ) -> Path:
     """Write the folder of a kernel and give it. InputError when the notebook is too large.
 
     `slug` and `mounts` (the slugs of the owner's kernels whose outputs it finds) are the plan's when not given;
-    a kernel that `goes_on` fails at once when its earlier self is not among its mounts.
+    a kernel that `resumes` fails at once if its earlier session is not mounted.
     """
-    text = notebook_text(kernel.notebook, kernel.parameters, expects=kernel.step if goes_on else "")
-    if len(text.encode()) > LARGEST:
-        raise InputError(f"more than {LARGEST:,} bytes, which Kaggle refuses", where=kernel.notebook, cure="move code into the package")
-    described = metadata(plan, kernel, slug=slug or kernel.slug, mounts=first_slugs(plan, kernel) if mounts is None else mounts)
-    files.write_text(folder / described["code_file"], text)
-    files.write_json(folder / KERNEL, described)
+    text = notebook_text(kernel.notebook, kernel.parameters, resumed_step=kernel.step if resumes else "")
+    if len(text.encode()) > MAX_NOTEBOOK_BYTES:
+        raise InputError(f"more than {MAX_NOTEBOOK_BYTES:,} bytes, which Kaggle refuses", where=kernel.notebook, cure="move code into the package")
+    kernel_metadata = metadata(plan, kernel, slug=slug or kernel.slug, mounts=first_slugs(plan, kernel) if mounts is None else mounts)
+    files.write_text(folder / kernel_metadata["code_file"], text)
+    files.write_json(folder / KERNEL, kernel_metadata)
     return folder
 
 
@@ -265,22 +265,22 @@ def metadata(plan: PushPlan, kernel: Kernel, *, slug: str, mounts: Sequence[str]
     }
 
 
-def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "") -> str:
+def notebook_text(path: Path, parameters: Mapping[str, Any], *, resumed_step: str = "") -> str:
     """A notebook with `parameters` in a cell after its own, as papermill injects them, and nothing of where it was made.
 
-    `expects`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
+    `resumed_step`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
     """
     notebook = notebooks.read(path)
-    cells = [_bare(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
-    place = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
-    if place is None:
+    cells = [_without_outputs(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
+    position = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
+    if position is None:
         raise InputError("no cell is tagged `parameters`", where=path, cure="tag the cell that sets them")
-    cells.insert(place + 1, _injected(parameters))
-    if expects:
-        begins = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
-        cells.insert(begins + 1, _code("expects-earlier", expect_cell(expects)))
-    kept = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
-    rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept}, where=path)
+    cells.insert(position + 1, _parameters_cell(parameters))
+    if resumed_step:
+        begin_position = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
+        cells.insert(begin_position + 1, _code_cell("expects-earlier", expect_cell(resumed_step)))
+    kept_metadata = {key: value for key, value in notebook["metadata"].items() if key in _METADATA_KEYS}
+    rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept_metadata}, where=path)
     return json.dumps(rendered, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -288,7 +288,7 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
     return cell["metadata"].get("tags", [])
 
 
-def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
+def _without_outputs(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell without outputs, counts, what papermill noted of an execution, and the badge of Colab."""
     bare = {**cell, "metadata": {"tags": _tags(cell)} if _tags(cell) else {}}
     if cell["cell_type"] == "code":
@@ -296,13 +296,13 @@ def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
     return bare | {"source": colab.without_badge("".join(cell["source"]))}
 
 
-def _injected(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters_cell(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The cell that sets `parameters`; texts, numbers, booleans and lists of them are Python as they print."""
     lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())]
-    return _code("injected-parameters", "\n".join(lines))
+    return _code_cell("injected-parameters", "\n".join(lines))
 
 
-def _code(name: str, source: str) -> dict[str, Any]:
+def _code_cell(name: str, source: str) -> dict[str, Any]:
     """A code cell; `name` is its tag and its id, of which papermill draws a random one: ours must not change from push to push."""
     return {"cell_type": "code", "execution_count": None, "id": name, "metadata": {"tags": [name]}, "outputs": [], "source": source}
 
@@ -313,35 +313,35 @@ def identities(plan: PushPlan) -> dict[str, str]:
     Parameters that only say how fast it goes are left out, and so is every room of the package that the notebook does
     not use.
     """
-    return _identities(plan, _made)
+    return _identities(plan, _definition)
 
 
-def works(plan: PushPlan) -> dict[str, str]:
+def work_identities(plan: PushPlan) -> dict[str, str]:
     """By step, the same but for all code: whoever mends a comment goes on with what earlier sessions left.
 
     Whether that can be gone on with is for the fingerprints of checkpoints and scores to say.
     """
-    return _identities(plan, lambda kernel, matter: matter)
+    return _identities(plan, lambda kernel, parameters: parameters)
 
 
-def _made(kernel: Kernel, matter: Mapping[str, Any]) -> dict[str, Any]:
-    return {"notebook": notebook_text(kernel.notebook, matter), "code": kernel.code, "runs": _runs(kernel)}
+def _definition(kernel: Kernel, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"notebook": notebook_text(kernel.notebook, parameters), "code": kernel.code, "runs": _chain_notebooks(kernel)}
 
 
-def _runs(kernel: Kernel) -> dict[str, str]:
+def _chain_notebooks(kernel: Kernel) -> dict[str, str]:
     """The code of the notebooks that the whole chain as one kernel runs."""
-    found = kernel.notebook.parents[1].glob("*/*.ipynb") if kernel.step == CHAIN else ()
-    return {path.stem: code_identity.cells_digest(map(notebooks.source, notebooks.code_cells(path))) for path in sorted(found)}
+    paths = kernel.notebook.parents[1].glob("*/*.ipynb") if kernel.step == CHAIN else ()
+    return {path.stem: code_identity.cells_digest(map(notebooks.source, notebooks.code_cells(path))) for path in sorted(paths)}
 
 
-def _identities(plan: PushPlan, made: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _identities(plan: PushPlan, definition: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:
+    digests: dict[str, str] = {}
     for kernel in plan.kernels:  # each stands behind those that it needs
-        matter = {name: value for name, value in kernel.parameters.items() if name == "run" or name not in PATHS_AND_SPEED}
-        parts = {
-            "made": made(kernel, matter),
+        parameters = {name: value for name, value in kernel.parameters.items() if name == "run" or name not in PATHS_AND_SPEED}
+        content = {
+            "made": definition(kernel, parameters),
             "metadata": metadata(plan, kernel, slug=kernel.slug, mounts=first_slugs(plan, kernel)),
-            "before": [found[need] for need in kernel.needs],
+            "before": [digests[need] for need in kernel.needs],
         }
-        found[kernel.step] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return found
+        digests[kernel.step] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digests

@@ -18,8 +18,8 @@ from cellsignal.run.chain import steps
 from cellsignal.run.record import manifest
 from cellsignal.run.record.manifest import Manifest
 
-LAST, PLATES = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
-MADE = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a manifest, what made the run
+PREDICT_STEP, EDA_STEP = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
+PROVENANCE_KEYS = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a manifest, what made the run
 RECEIPT = "pulled.json"  # in a run folder: what was fetched, so that it may be fetched again over itself
 
 
@@ -39,56 +39,56 @@ def pull(state: PushState, run: Path) -> Pulled:
     pushed or `run` holds another run, StepFailed for a file that is missing, damaged or of another run; the same
     call again keeps what was fetched well.
     """
-    chosen = _chosen(state)
+    chosen = _choose_kernels(state)
     _check_target(run)
-    workshop = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
-    with _alone(run):
-        fetched = [_fetch(step, pushed, workshop / f"{step} {pushed.version}") for step, pushed in chosen.items()]
-        found = {each["step"]: each for source, _ in fetched for each in manifest.read_all(source)}
-        moved = {name for source, wanted in fetched for name in _move(source, run, wanted)}
-        files.write_json(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()})
+    working_folder = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
+    with _locked(run):
+        fetched = [_fetch(step, pushed, working_folder / f"{step} {pushed.version}") for step, pushed in chosen.items()]
+        manifests = {step_manifest["step"]: step_manifest for source, _ in fetched for step_manifest in manifest.read_all(source)}
+        moved_files = {name for source, digests in fetched for name in _move(source, run, digests)}
+        files.write_json(run / RECEIPT, {step: pushed.version_slug for step, pushed in chosen.items()})
         if CHAIN not in chosen:  # which leaves these itself
-            _describe(run, found)
-        shutil.rmtree(workshop)
-    return Pulled(run, len(moved), found)
+            _describe(run, manifests)
+        shutil.rmtree(working_folder)
+    return Pulled(run, len(moved_files), manifests)
 
 
-def _chosen(state: PushState) -> dict[str, PushedKernel]:
+def _choose_kernels(state: PushState) -> dict[str, PushedKernel]:
     """The kernels to fetch from: of the whole chain or of its last step, whichever was pushed last."""
-    whole = {step: pushed for step, pushed in state.steps.items() if pushed.status is Status.complete}
-    last = max((step for step in (LAST, CHAIN) if step in whole), key=lambda step: whole[step].pushed, default=None)
+    complete = {step: pushed for step, pushed in state.steps.items() if pushed.status is Status.complete}
+    last = max((step for step in (PREDICT_STEP, CHAIN) if step in complete), key=lambda step: complete[step].pushed, default=None)
     if last is None:
-        there = ", ".join(f"{step} {pushed.status.value}" for step, pushed in state.steps.items()) or "nothing was pushed"
-        raise InputError(f"{LAST} is not complete ({there})", cure="run `cellsignal kaggle push` until it is")
-    return {step: whole[step] for step in ((last, PLATES) if last == LAST else (CHAIN,)) if step in whole}
+        states = ", ".join(f"{step} {pushed.status.value}" for step, pushed in state.steps.items()) or "nothing was pushed"
+        raise InputError(f"{PREDICT_STEP} is not complete ({states})", cure="run `cellsignal kaggle push` until it is")
+    return {step: complete[step] for step in ((last, EDA_STEP) if last == PREDICT_STEP else (CHAIN,)) if step in complete}
 
 
 def _check_target(run: Path) -> None:
     """Refuse a run folder with work that did not come from Kaggle."""
-    works = [name for name in ("done", "weights", "scores", "submission.csv") if (run / name).exists()]
-    if works and not (run / RECEIPT).is_file():
-        raise InputError(f"another run's {works[0]} is there", where=run, cure="add --out with a folder of its own")
+    existing = [name for name in ("done", "weights", "scores", "submission.csv") if (run / name).exists()]
+    if existing and not (run / RECEIPT).is_file():
+        raise InputError(f"another run's {existing[0]} is there", where=run, cure="add --out with a folder of its own")
 
 
 @contextmanager
-def _alone(run: Path) -> Iterator[None]:
+def _locked(run: Path) -> Iterator[None]:
     with files.locked(environment.locks(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         yield
 
 
 def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[str, str]]:
     """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its manifest lists, checked."""
-    client.output(pushed.place, folder, f"^{re.escape(pushed.run)}/", resume=True)
+    client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/", resume=True)
     run = folder / pushed.run
-    found = manifest.read(run, step)
-    fault = watch.output_differs(found, step, pushed)
-    if found is None or fault:
+    step_manifest = manifest.read(run, step)
+    fault = watch.output_differs(step_manifest, step, pushed)
+    if step_manifest is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    wanted = {**found["taken_up"], **found["outputs"]}
-    for name, digest in wanted.items():
+    digests = {**step_manifest["taken_up"], **step_manifest["outputs"]}
+    for name, digest in digests.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
-    return run, wanted
+    return run, digests
 
 
 def _check_file(path: Path, digest: str, *, doing: str) -> None:
@@ -99,10 +99,10 @@ def _check_file(path: Path, digest: str, *, doing: str) -> None:
         raise StepFailed(f"{doing} is not the file that its manifest names; run the same command again")
 
 
-def _move(source: Path, run: Path, wanted: Mapping[str, str]) -> Iterator[str]:
+def _move(source: Path, run: Path, digests: Mapping[str, str]) -> Iterator[str]:
     """Move what was checked, and the manifests; gives the names."""
-    told = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
-    for name in [*wanted, *told, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
+    manifests = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
+    for name in [*digests, *manifests, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
         if (source / name).is_file():  # a manifest can stand among what was taken up
             target = files.inside(run, name, source=source)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +110,17 @@ def _move(source: Path, run: Path, wanted: Mapping[str, str]) -> Iterator[str]:
             yield name
 
 
-def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
+def _describe(run: Path, manifests: Mapping[str, Manifest]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    networks = [each for each in found.values() if each["parameters"].get("network", "model") == "model"]
-    values = {name: value for each in networks for name, value in each["parameters"].items() if name not in manifest.SPECIFIC}
-    trained = {each["parameters"]["cell_type"] for each in networks if "cell_type" in each["parameters"]}
-    made = {name: value for name, value in found[LAST].items() if name in MADE}
+    networks = [step_manifest for step_manifest in manifests.values() if step_manifest["parameters"].get("network", "model") == "model"]
+    values = {name: value for step_manifest in networks for name, value in step_manifest["parameters"].items() if name not in manifest.SPECIFIC}
+    cell_types = {step_manifest["parameters"]["cell_type"] for step_manifest in networks if "cell_type" in step_manifest["parameters"]}
+    provenance = {name: value for name, value in manifests[PREDICT_STEP].items() if name in PROVENANCE_KEYS}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
-    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
-    files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
+    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(cell_types)}, **provenance})
+    files.write_json(run / "seconds.json", {step: step_manifest["seconds"] for step, step_manifest in manifests.items() if "seconds" in step_manifest})
     steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

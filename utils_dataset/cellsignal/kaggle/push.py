@@ -8,16 +8,16 @@ from pathlib import Path
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, kernel_folders, push_state, watch
 from cellsignal.kaggle.errors import Busy, InvalidSource, Missing, QuotaSpent, RateLimited, Refused, ServerError, Unreachable
-from cellsignal.kaggle.kernel_folders import CPU_STEPS, SECOND, Kernel, PushPlan
+from cellsignal.kaggle.kernel_folders import CPU_STEPS, SECOND_SLUG_SUFFIX, Kernel, PushPlan
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
-from cellsignal.kaggle.watch import ENDURED, FORGIVEN, Outcome, Patience, PollClock, StatusView, row
+from cellsignal.kaggle.watch import RETRIES, UNATTENDED_RETRIES, Outcome, PollClock, Retrying, StatusView, row
 from cellsignal.run import environment
 from cellsignal.run.record import provenance
 
 # Sending one kernel: rendered, pushed once though Kaggle may not answer, noted before and after.
 
 
-_SAVED = (Status.complete, Status.incomplete)
+_RESUMABLE = (Status.complete, Status.incomplete)
 
 
 @dataclass
@@ -27,12 +27,12 @@ class Sender:
     plan: PushPlan
     state: PushState
     upload: Callable[[], object]
-    patience: Patience
+    patience: Retrying
     board: StatusView
     code: str = field(default="", init=False)  # of the package that was uploaded
 
     def __post_init__(self) -> None:
-        self.identities, self.works = kernel_folders.identities(self.plan), kernel_folders.works(self.plan)
+        self.identities, self.work_identities = kernel_folders.identities(self.plan), kernel_folders.work_identities(self.plan)
 
     def prepare(self) -> None:
         """Upload the package, once: who edits it while we wait changes nothing on Kaggle."""
@@ -48,20 +48,20 @@ class Sender:
         Raises Busy, QuotaSpent and what else the client raises, with the state as it was before, but for an answer that
         never came.
         """
-        before = self.state.steps.get(kernel.step)
-        pushed = self._planned(kernel, before, minutes)
+        previous = self.state.steps.get(kernel.step)
+        pushed = self._pushed_kernel(kernel, previous, minutes)
         folder = self._render(kernel, pushed)
         self.state.steps[kernel.step] = pushed
         self.state.save()
         try:
-            version = self.patience.ask(self._once(kernel.step, pushed, folder))
+            version = self.patience.ask(self._push_once(kernel.step, pushed, folder))
         except InvalidSource as error:
-            self._refused_source(kernel, before, pushed, error)
+            self._handle_refused_source(kernel, previous, pushed, error)
             return None
         except (ServerError, Unreachable):
             raise  # whether it arrived is not known: the next call asks
         except (StepFailed, InputError) as error:
-            self._forget(kernel, before)
+            self._restore(kernel, previous)
             if not isinstance(error, Refused) or isinstance(error, Busy | QuotaSpent | RateLimited) or not _mounts_itself(pushed):
                 raise
             self.use_two_slugs(kernel.step, why=str(error))
@@ -76,76 +76,76 @@ class Sender:
         self.state.save()
         self.board.say(f"{step}: {why}; it goes on under a second slug")
 
-    def _once(self, step: str, pushed: PushedKernel, folder: Path) -> Callable[[], int]:
+    def _push_once(self, step: str, pushed: PushedKernel, folder: Path) -> Callable[[], int]:
         """A push that may be tried again: it gives the version, 0 for one that had arrived without an answer."""
-        tried = False
+        unanswered = False
 
         def push() -> int:
-            nonlocal tried
-            if tried and watch.look_at_kernel(step, pushed).status is not Status.failed:
+            nonlocal unanswered
+            if unanswered and watch.look_at_kernel(step, pushed).status is not Status.failed:
                 return 0
-            tried = False
+            unanswered = False
             try:
                 return client.push(folder)
             except (ServerError, Unreachable):
-                tried = True
+                unanswered = True
                 raise
 
         return push
 
-    def _planned(self, kernel: Kernel, before: PushedKernel | None, minutes: float) -> PushedKernel:
+    def _pushed_kernel(self, kernel: Kernel, previous: PushedKernel | None, minutes: float) -> PushedKernel:
         """A push to come; one of work that an earlier session began mounts what that one left."""
-        work, first = self.works[kernel.step], f"{self.plan.owner}/{kernel.slug}"
-        again = before if before is not None and before.work == work else None
-        saved = again is not None and again.status in _SAVED
-        earlier = (again.slug if saved else again.earlier) if again and kernel.step not in CPU_STEPS else ""
+        work, first_slug = self.work_identities[kernel.step], f"{self.plan.owner}/{kernel.slug}"
+        same_work = previous if previous is not None and previous.work == work else None
+        resumable = same_work is not None and same_work.status in _RESUMABLE
+        earlier = (same_work.slug if resumable else same_work.earlier) if same_work and kernel.step not in CPU_STEPS else ""
         return PushedKernel(
             identity=self.identities[kernel.step],
             work=work,
-            slug=first + SECOND * (self.state.two_slugs and earlier == first),
+            slug=first_slug + SECOND_SLUG_SUFFIX * (self.state.two_slugs and earlier == first_slug),
             gpu=kernel.gpu,
             run=self.plan.run,
             parameters=kernel.parameters,
             outputs=list(kernel.outputs),
             code=self.code,
-            progress=again.progress if again else "",
-            best=again.best if again else {},
+            progress=same_work.progress if same_work else "",
+            best=same_work.best if same_work else {},
             pushed=round(time.time(), 1),
             minutes=minutes,
-            seen=max(before.written, before.seen) if before else 0.0,
+            seen=max(previous.written, previous.seen) if previous else 0.0,
             earlier=earlier,
-            stray=before.stray if before else "",
+            stray=previous.stray if previous else "",
         )
 
     def _render(self, kernel: Kernel, pushed: PushedKernel) -> Path:
         mounts = [self.state.steps[need].slug for need in kernel.needs] + [pushed.earlier] * bool(pushed.earlier)
         if kernel.parameters.get("time_budget_minutes", 0.0) != pushed.minutes and "time_budget_minutes" in kernel.parameters:
             kernel = replace(kernel, parameters={**kernel.parameters, "time_budget_minutes": pushed.minutes})
-        how = {"slug": _bare(pushed.slug), "mounts": list(map(_bare, mounts)), "goes_on": bool(pushed.earlier)}
-        return kernel_folders.render(self.state.path.parent / kernel.step, self.plan, kernel, **how)
+        options = {"slug": _without_owner(pushed.slug), "mounts": list(map(_without_owner, mounts)), "resumes": bool(pushed.earlier)}
+        return kernel_folders.render(self.state.path.parent / kernel.step, self.plan, kernel, **options)
 
-    def _refused_source(self, kernel: Kernel, before: PushedKernel | None, pushed: PushedKernel, error: InvalidSource) -> None:
+    def _handle_refused_source(self, kernel: Kernel, previous: PushedKernel | None, pushed: PushedKernel, error: InvalidSource) -> None:
         """A kernel that may not mount its earlier self goes on under its other slug; any other source is missed."""
-        if before is None or set(error.sources) != {pushed.earlier}:
+        if previous is None or set(error.sources) != {pushed.earlier}:
             self.state.note(pushed, Status.failed, failure=str(error))
             raise StepFailed(f"{kernel.step}: {error}") from None
-        before.stray = pushed.slug  # it was saved, and runs from the beginning
-        self._forget(kernel, before)
+        previous.stray = pushed.slug  # it was saved, and runs from the beginning
+        self._restore(kernel, previous)
         if not _mounts_itself(pushed):
-            self.lost(kernel.step, before, why=str(error))
+            self.begin_anew(kernel.step, previous, why=str(error))
         self.use_two_slugs(kernel.step, why="Kaggle takes no kernel as its own source")
 
-    def lost(self, step: str, pushed: PushedKernel, *, why: str) -> None:
+    def begin_anew(self, step: str, pushed: PushedKernel, *, why: str) -> None:
         """What an earlier session left cannot be mounted under either slug: StepFailed, and the next call begins anew."""
         self.state.note(pushed, Status.failed, failure=why, earlier="", best={}, progress="")
         raise StepFailed(f"{step}: {why}; the same command begins it anew")
 
-    def _forget(self, kernel: Kernel, before: PushedKernel | None) -> None:
+    def _restore(self, kernel: Kernel, previous: PushedKernel | None) -> None:
         """Have the state as it was before a push that did not happen."""
-        if before is None:
+        if previous is None:
             del self.state.steps[kernel.step]
         else:
-            self.state.steps[kernel.step] = before
+            self.state.steps[kernel.step] = previous
         self.state.save()
 
 
@@ -154,7 +154,7 @@ def _mounts_itself(pushed: PushedKernel) -> bool:
     return bool(pushed.earlier) and pushed.slug == pushed.earlier
 
 
-def _bare(slug: str) -> str:
+def _without_owner(slug: str) -> str:
     """A slug without its owner."""
     return slug.rpartition("/")[2]
 
@@ -162,8 +162,8 @@ def _bare(slug: str) -> str:
 # The week's GPU hours: how many of them a session may have, so that it ends by itself and not with the quota.
 
 
-MARGIN = 20.0  # minutes of a session beside its work: it starts, reads, saves
-LEAST = 30.0  # minutes of work that are worth a session
+OVERHEAD_MINUTES = 20.0  # minutes of a session beside its work: it starts, reads, saves
+MIN_MINUTES = 30.0  # minutes of work that are worth a session
 
 
 def hours_left() -> float | None:
@@ -179,34 +179,34 @@ def session_minutes(hours: float, *, running: Collection[float], starting: int) 
 
     Where not all could do something worth a session, it has what is left alone.
     """
-    left = 60 * hours - sum(running)
-    together = left / starting - MARGIN
-    return together if together >= LEAST else left - MARGIN
+    remaining = 60 * hours - sum(running)
+    share = remaining / starting - OVERHEAD_MINUTES
+    return share if share >= MIN_MINUTES else remaining - OVERHEAD_MINUTES
 
 
-def wanted_minutes(asked: float) -> float:
+def work_minutes(budget: float) -> float:
     """Minutes of work that a session has when the quota is no limit; `asked` is the recipe's time_budget_minutes."""
-    return asked or environment.SESSION_MINUTES
+    return budget or environment.SESSION_MINUTES
 
 
-SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
-HOURS = 13.0  # after which we no longer wait for a session, of which Kaggle gives 12
-QUEUE = 24.0  # hours that a session may wait for its machine
+MAX_SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
+SESSION_HOURS = 13.0  # after which we no longer wait for a session, of which Kaggle gives 12
+QUEUE_HOURS = 24.0  # hours that a session may wait for its machine
 
 
 @dataclass(frozen=True)
 class Waiting:
     """How long and how often."""
 
-    patience: float = HOURS * 3600  # seconds for one session at work, or for a free one
-    queue: float = QUEUE * 3600  # seconds in which a session has to come to work
+    patience: float = SESSION_HOURS * 3600  # seconds for one session at work, or for a free one
+    queue: float = QUEUE_HOURS * 3600  # seconds in which a session has to come to work
     interval: float = 60.0  # seconds between two looks
     until_done: bool = False  # push again what ended for want of time
 
 
 @dataclass
 class PushRunner:
-    """One call of push: what waits, runs, is done, and has spent its time."""
+    """One call of push: what waits, runs, is done, and is out of time."""
 
     plan: PushPlan
     state: PushState
@@ -217,11 +217,11 @@ class PushRunner:
     running: dict[str, PollClock] = field(default_factory=dict, init=False)
     former: dict[str, PollClock] = field(default_factory=dict, init=False)  # steps whose last push is another's and still runs
     done: set[str] = field(default_factory=set, init=False)
-    spent: dict[str, str] = field(default_factory=dict, init=False)  # step -> how far it came
-    starved: dict[bool, float] = field(default_factory=dict, init=False)  # kind of session -> since when there is none
+    out_of_time: dict[str, str] = field(default_factory=dict, init=False)  # step -> how far it came
+    waiting_since: dict[bool, float] = field(default_factory=dict, init=False)  # kind of session -> since when there is none
 
     def __post_init__(self) -> None:
-        self.patience = Patience(self.waiting_for.interval, self.board.say, ENDURED if self.waiting_for.until_done else FORGIVEN)
+        self.patience = Retrying(self.waiting_for.interval, self.board.say, UNATTENDED_RETRIES if self.waiting_for.until_done else RETRIES)
         self.sender = Sender(self.plan, self.state, self.upload, self.patience, self.board)
 
     def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
@@ -230,34 +230,34 @@ class PushRunner:
         Raises InputError for a kernel whose sources are not complete and not chosen either, StepFailed for the first
         kernel that fails, and what the client raises. The same call again goes on.
         """
-        names = {kernel.step for kernel in chosen}
+        steps = {kernel.step for kernel in chosen}
         with self.board:
             for kernel in self.plan.kernels:
-                if kernel.step in names or any(kernel.step in other.needs for other in chosen):
-                    self._look_back(kernel, chosen=kernel.step in names)
+                if kernel.step in steps or any(kernel.step in other.needs for other in chosen):
+                    self._check_earlier_push(kernel, chosen=kernel.step in steps)
             while True:
-                self._look()
+                self._poll_all()
                 self._start()
-                self.board.show(row(kernel.step, self.state) for kernel in self.plan.kernels if kernel.step in names)
+                self.board.show(row(kernel.step, self.state) for kernel in self.plan.kernels if kernel.step in steps)
                 if not self.running and not self.former and not self._ready():
-                    return self.spent
+                    return self.out_of_time
                 time.sleep(self.waiting_for.interval)
 
     # What earlier calls left
 
-    def _look_back(self, kernel: Kernel, *, chosen: bool) -> None:
+    def _check_earlier_push(self, kernel: Kernel, *, chosen: bool) -> None:
         """Find out whether a step is done, runs, or waits to be pushed."""
         pushed = self.state.steps.get(kernel.step)
         if pushed is None or pushed.status is Status.failed:
             self._wait(kernel, chosen=chosen)
             return
-        before, outcome = pushed.status, self._outcome(kernel.step)
+        previous_status, outcome = pushed.status, self._outcome(kernel.step)
         if pushed.identity != self.sender.identities[kernel.step]:
             self._wait(kernel, chosen=chosen)
-            self._look_back_at_former(kernel.step, outcome)
-        elif outcome.status is Status.failed and before is not Status.running:
+            self._check_former_push(kernel.step, outcome)
+        elif outcome.status is Status.failed and previous_status is not Status.running:
             self._wait(kernel, chosen=chosen)
-            self._settle(kernel.step, outcome)
+            self._record_outcome(kernel.step, outcome)
         elif outcome.status is Status.running:
             self.running[kernel.step] = PollClock()
             self.state.note(pushed, Status.running)
@@ -266,24 +266,24 @@ class PushRunner:
             self._wait(kernel, chosen=chosen)
             self._note_spent(kernel.step, outcome)
         else:
-            self._ended(kernel.step, outcome, said="kept" if before is Status.complete else "complete")
+            self._ended(kernel.step, outcome, label="kept" if previous_status is Status.complete else "complete")
 
-    def _look_back_at_former(self, step: str, outcome: Outcome) -> None:
+    def _check_former_push(self, step: str, outcome: Outcome) -> None:
         """A step was pushed with other parameters or code: a second session beside one that runs would have it unwatched."""
         if outcome.status is not Status.running:
-            self._settle(step, outcome)
+            self._record_outcome(step, outcome)
             return
         pushed, self.former[step] = self.state.steps[step], PollClock()
         self.state.note(pushed, Status.running)
         self.board.say(f"{step}: waiting for its last push, which runs with other parameters or code; to go on at once delete it: {pushed.url}")
 
-    def _settle(self, step: str, outcome: Outcome) -> None:
+    def _record_outcome(self, step: str, outcome: Outcome) -> None:
         """Note what became of a push that is to be made again: what it left can be gone on with, or is not there."""
         pushed = self.state.steps[step]
-        kept = {"progress": outcome.detail, "best": push_state.furthest(pushed.best, outcome.detail)} if outcome.status is Status.incomplete else {}
+        changes = {"progress": outcome.detail, "best": push_state.furthest(pushed.best, outcome.detail)} if outcome.status is Status.incomplete else {}
         if outcome.status is Status.failed:  # one that never came to Kaggle took nobody's place
-            kept = {"failure": outcome.detail} | ({} if pushed.status in (Status.pushing, Status.running) else {"earlier": "", "best": {}})
-        self.state.note(pushed, outcome.status, written=outcome.written, **kept)
+            changes = {"failure": outcome.detail} | ({} if pushed.status in (Status.pushing, Status.running) else {"earlier": "", "best": {}})
+        self.state.note(pushed, outcome.status, written=outcome.written, **changes)
 
     def _wait(self, kernel: Kernel, *, chosen: bool) -> None:
         if not chosen:
@@ -296,28 +296,28 @@ class PushRunner:
     def _outcome(self, step: str) -> Outcome:
         return self.patience.ask(lambda: watch.look_at_kernel(step, self.state.steps[step], interval=self.waiting_for.interval))
 
-    def _look(self) -> None:
+    def _poll_all(self) -> None:
         """Look at every session that runs."""
-        self._look_at_strays()
-        self._look_at_former()
+        self._poll_strays()
+        self._poll_former()
         for step, clock in list(self.running.items()):
             outcome = self._outcome(step)
             if outcome.status is Status.running:
                 self._check_clock(step, clock, outcome.detail)
                 continue
             del self.running[step]
-            self._ended(step, outcome, said="complete")
+            self._ended(step, outcome, label="complete")
 
-    def _ended(self, step: str, outcome: Outcome, *, said: str) -> None:
+    def _ended(self, step: str, outcome: Outcome, *, label: str) -> None:
         """Note how a session ended; StepFailed when it did so without its work."""
         pushed = self.state.steps[step]
         if outcome.status is Status.complete:
             self.state.note(pushed, Status.complete, written=outcome.written)
             self.done.add(step)
-            self.board.say(": ".join(filter(None, [f"{step} {said}", outcome.detail])))
+            self.board.say(": ".join(filter(None, [f"{step} {label}", outcome.detail])))
         elif outcome.status is Status.incomplete:
             self._out_of_time(step, outcome)
-        elif kernel_folders.MISSING in outcome.detail and pushed.earlier:
+        elif kernel_folders.NOT_MOUNTED in outcome.detail and pushed.earlier:
             self._not_mounted(step, outcome)
         else:
             self.state.note(pushed, Status.failed, failure=outcome.detail)
@@ -326,15 +326,15 @@ class PushRunner:
     def _out_of_time(self, step: str, outcome: Outcome) -> None:
         """A session ended because its time was spent: push it again, or leave it for the next call."""
         pushed = self.state.steps[step]
-        excused = pushed.slug == pushed.earlier
+        mounted_itself = pushed.slug == pushed.earlier
         advanced = self._note_spent(step, outcome)
         if not self.waiting_for.until_done:
-            self.spent[step] = outcome.detail
-        elif not advanced and not excused:
+            self.out_of_time[step] = outcome.detail
+        elif not advanced and not mounted_itself:
             minutes = f" of {pushed.minutes:g} minutes" if pushed.minutes else ""
             raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise time_budget_minutes")
         else:
-            self._again(step)
+            self._push_again(step)
 
     def _note_spent(self, step: str, outcome: Outcome) -> bool:
         """Note what ended for want of time, and tell whether it came further than before.
@@ -342,12 +342,12 @@ class PushRunner:
         When not, Kaggle may not have mounted its earlier self: the next goes to the second slug, from which it will.
         """
         pushed = self.state.steps[step]
-        fresh, itself = outcome.written > pushed.written, pushed.slug == pushed.earlier
-        advanced = not fresh or push_state.advanced(pushed.best, outcome.detail)
+        new, mounted_itself = outcome.written > pushed.written, pushed.slug == pushed.earlier
+        advanced = not new or push_state.advanced(pushed.best, outcome.detail)
         best = push_state.furthest(pushed.best, outcome.detail)
         self.state.note(pushed, Status.incomplete, progress=outcome.detail, best=best, written=outcome.written, earlier=pushed.slug)
         self.board.say(f"{step} incomplete: {outcome.detail}")
-        if not advanced and itself:
+        if not advanced and mounted_itself:
             self.sender.use_two_slugs(step, why=f"no further than {outcome.detail} after a whole session")
         return advanced
 
@@ -355,15 +355,15 @@ class PushRunner:
         """A session said at once that what it was to go on with is not there."""
         pushed = self.state.steps[step]
         if pushed.slug != pushed.earlier:
-            self.sender.lost(step, pushed, why=outcome.detail)
+            self.sender.begin_anew(step, pushed, why=outcome.detail)
         self.state.note(pushed, Status.failed, failure=outcome.detail)
         self.sender.use_two_slugs(step, why="Kaggle mounts no kernel in itself")
-        self._again(step)
+        self._push_again(step)
 
-    def _again(self, step: str) -> None:
+    def _push_again(self, step: str) -> None:
         self.waiting += [kernel for kernel in self.plan.kernels if kernel.step == step]
 
-    def _look_at_former(self) -> None:
+    def _poll_former(self) -> None:
         """See which sessions of other parameters or code have ended."""
         for step, clock in list(self.former.items()):
             outcome = self._outcome(step)
@@ -371,9 +371,9 @@ class PushRunner:
                 self._check_clock(step, clock, outcome.detail)
             else:
                 del self.former[step]
-                self._settle(step, outcome)
+                self._record_outcome(step, outcome)
 
-    def _look_at_strays(self) -> None:
+    def _poll_strays(self) -> None:
         """See which sessions that we did not want have ended."""
         for pushed in self.state.steps.values():
             if pushed.stray and self._has_ended(pushed.stray):
@@ -381,7 +381,7 @@ class PushRunner:
 
     def _has_ended(self, slug: str) -> bool:
         try:
-            return self.patience.ask(lambda: client.kernel_status(slug)) in client.ENDED
+            return self.patience.ask(lambda: client.kernel_status(slug)) in client.FINISHED_STATES
         except Missing:
             return True
 
@@ -392,23 +392,23 @@ class PushRunner:
 
     def _start(self) -> None:
         """Push what is ready, as far as sessions are free and the week's hours suffice."""
-        full, hours = set(), None
+        no_session, hours = set(), None
         for kernel in self._ready():
-            if kernel.gpu in full or self._taken(gpu=kernel.gpu) >= SESSIONS[kernel.gpu]:
+            if kernel.gpu in no_session or self._sessions_in_use(gpu=kernel.gpu) >= MAX_SESSIONS[kernel.gpu]:
                 continue
             self.sender.prepare()
             hours = hours_left() if kernel.gpu and hours is None else hours
             minutes = self._minutes(kernel, hours)
             if minutes is None:
-                full.add(kernel.gpu)
-                self._starve(kernel.gpu, f"what runs may need the {hours:g} GPU hours that are left this week")
+                no_session.add(kernel.gpu)
+                self._wait_for_session(kernel.gpu, f"what runs may need the {hours:g} GPU hours that are left this week")
                 continue
             try:
                 pushed = self.sender.send(kernel, minutes=minutes)
-                self.starved.pop(kernel.gpu, None)
+                self.waiting_since.pop(kernel.gpu, None)
             except Busy as error:
-                full.add(kernel.gpu)
-                self._starve(kernel.gpu, str(error))
+                no_session.add(kernel.gpu)
+                self._wait_for_session(kernel.gpu, str(error))
                 continue
             if pushed is not None:
                 if minutes != kernel.parameters.get("time_budget_minutes", 0.0):
@@ -421,46 +421,46 @@ class PushRunner:
 
         0 is for Kaggle's own limit. Raises QuotaSpent when nothing runs and too little is left.
         """
-        asked = kernel.parameters.get("time_budget_minutes", 0.0)
+        budget = kernel.parameters.get("time_budget_minutes", 0.0)
         if hours is None or not kernel.gpu:
-            return asked
-        free = SESSIONS[True] - self._taken(gpu=True)
-        starting = min(free, sum(other.gpu for other in self._ready()))
-        left = session_minutes(hours, running=self._reserved(), starting=starting)
-        if left >= wanted_minutes(asked):
-            return asked
-        if left >= LEAST:
-            return float(round(left))
-        if self._taken(gpu=True):
+            return budget
+        free_sessions = MAX_SESSIONS[True] - self._sessions_in_use(gpu=True)
+        sessions = min(free_sessions, sum(other.gpu for other in self._ready()))
+        available = session_minutes(hours, running=self._reserved(), starting=sessions)
+        if available >= work_minutes(budget):
+            return budget
+        if available >= MIN_MINUTES:
+            return float(round(available))
+        if self._sessions_in_use(gpu=True):
             return None
         what = f"{kernel.step}: {hours:g} GPU hours are left this week, too little for a session"
         raise QuotaSpent(f"{what}; `kaggle quota` says when they are refilled, then the same command goes on")
 
     def _reserved(self) -> list[float]:
         """Minutes that each GPU session we know of may still take."""
-        known = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
-        strays = [wanted_minutes(0.0) for pushed in self.state.steps.values() if pushed.stray and pushed.gpu]
-        return [max(0.0, wanted_minutes(pushed.minutes) + MARGIN - worked / 60) for pushed, worked in known if pushed.gpu] + strays
+        watched = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
+        strays = [work_minutes(0.0) for pushed in self.state.steps.values() if pushed.stray and pushed.gpu]
+        return [max(0.0, work_minutes(pushed.minutes) + OVERHEAD_MINUTES - worked / 60) for pushed, worked in watched if pushed.gpu] + strays
 
-    def _taken(self, *, gpu: bool) -> int:
+    def _sessions_in_use(self, *, gpu: bool) -> int:
         """Sessions of this kind that we know to run."""
         strays = sum(bool(pushed.stray) and pushed.gpu == gpu for pushed in self.state.steps.values())
         return strays + sum(self.state.steps[step].gpu == gpu for step in (*self.running, *self.former))
 
-    def _starve(self, gpu: bool, why: str) -> None:
+    def _wait_for_session(self, gpu: bool, why: str) -> None:
         """Other work holds all sessions, or hours: wait for it to end."""
-        if gpu not in self.starved:
-            self.starved[gpu] = time.monotonic()
+        if gpu not in self.waiting_since:
+            self.waiting_since[gpu] = time.monotonic()
             self.board.say(f"waiting: {why}")
-        self._check_patience(self.starved[gpu], self.waiting_for.patience, f"no free session: {why}", option="patience")
+        self._check_timeout(self.waiting_since[gpu], self.waiting_for.patience, f"no free session: {why}", option="patience")
 
-    def _check_clock(self, step: str, clock: PollClock, said: str) -> None:
+    def _check_clock(self, step: str, clock: PollClock, state: str) -> None:
         """Raise StepFailed for a session that waits for its machine, or works, for too long."""
-        clock.look(said)
+        clock.look(state)
         option, limit = ("queue", self.waiting_for.queue) if clock.queued else ("patience", self.waiting_for.patience)
-        self._check_patience(clock.since, limit, f"{step}: still {said.lower()}", option=option, see=self.state.steps[step].url)
+        self._check_timeout(clock.since, limit, f"{step}: still {state.lower()}", option=option, see=self.state.steps[step].url)
 
-    def _check_patience(self, since: float, limit: float, what: str, *, option: str, see: str = "") -> None:
+    def _check_timeout(self, since: float, limit: float, what: str, *, option: str, see: str = "") -> None:
         if time.monotonic() - since > limit:
             where = f"; see {see}" if see else ""
             raise StepFailed(f"{what} after {limit / 3600:g} hours{where}; the same command waits on, --{option} says how long")

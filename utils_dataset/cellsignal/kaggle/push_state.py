@@ -52,7 +52,7 @@ class PushedKernel:
     stray: str = ""  # owner/slug that Kaggle runs without its earlier self: it takes a session until it ends
 
     @property
-    def place(self) -> str:
+    def version_slug(self) -> str:
         """What the client takes for this very version, as far as it minds versions."""
         return f"{self.slug}/{self.version}" if self.version else self.slug
 
@@ -92,9 +92,9 @@ _FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool, "recip
 
 def folder_of(name: str) -> Path:
     """The folder of a recipe's rendered kernels and state: build/<name> in the checkout we stand in, else here."""
-    checkout, here = environment.repository(), Path.cwd()
-    inside = checkout is not None and here.is_relative_to(checkout)
-    return (checkout if inside else here) / "build" / name
+    checkout, current = environment.repository(), Path.cwd()
+    in_checkout = checkout is not None and current.is_relative_to(checkout)
+    return (checkout if in_checkout else current) / "build" / name
 
 
 def read(folder: Path, *, recipe: Path | None = None) -> PushState:
@@ -103,28 +103,28 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
     state = _read(path) if path.exists() else PushState(path)
     if recipe is None:
         return state
-    mine = str(recipe.resolve())
-    if state.recipe not in ("", mine) and Path(state.recipe).is_file():
+    recipe_path = str(recipe.resolve())
+    if state.recipe not in ("", recipe_path) and Path(state.recipe).is_file():
         what = f"{state.recipe} was pushed under this name, and its kernels have these slugs"
         raise InputError(what, where=recipe, cure="rename one of the two files")
-    state.recipe = mine
+    state.recipe = recipe_path
     return state
 
 
 def _read(path: Path) -> PushState:
     what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
-    found = files.read_json(path, _FILE, fault=what, cure=cure)
+    content = files.read_json(path, _FILE, fault=what, cure=cure)
     try:
-        steps = {name: _pushed(values) for name, values in found["steps"].items()}
+        steps = {name: _as_pushed(values) for name, values in content["steps"].items()}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{what} ({error})", where=path, cure=cure) from None
-    return PushState(path, steps, found["two_slugs"], found.get("recipe", ""))
+    return PushState(path, steps, content["two_slugs"], content.get("recipe", ""))
 
 
-def _pushed(values: dict[str, Any]) -> PushedKernel:
+def _as_pushed(values: dict[str, Any]) -> PushedKernel:
     """A push as it was written; keys of a newer version are left out."""
-    known = {field.name for field in fields(PushedKernel)}
-    return PushedKernel(**{name: value for name, value in values.items() if name in known} | {"status": Status(values["status"])})
+    names = {field.name for field in fields(PushedKernel)}
+    return PushedKernel(**{name: value for name, value in values.items() if name in names} | {"status": Status(values["status"])})
 
 
 @contextmanager
@@ -137,13 +137,13 @@ def open_state(folder: Path, *, recipe: Path | None = None) -> Iterator[PushStat
 # How far a step came, compared from session to session: as numbers, phase by phase.
 
 
-_PART = re.compile(r"(\d+) of (\d+)")
+_PROGRESS = re.compile(r"(\d+) of (\d+)")
 
 
 def position(progress: str) -> tuple[str, int]:
     """The phase and how far it came: "whole, epoch 7 of 30" is ("whole, epoch # of 30", 7); without numbers it is at 0."""
-    found = _PART.search(progress)
-    return _PART.sub(r"# of \2", progress), int(found[1]) if found else 0
+    match = _PROGRESS.search(progress)
+    return _PROGRESS.sub(r"# of \2", progress), int(match[1]) if match else 0
 
 
 def advanced(best: Mapping[str, int], progress: str) -> bool:

@@ -20,10 +20,10 @@ from cellsignal.run import environment
 from cellsignal.run.record import provenance
 
 SLUG = "cellsignal-utils"
-READY, FAILED = "ready", frozenset({"failed", "deleted"})
-LOST = 3600.0  # seconds after which a version that does not show never will
-_LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info", ".ipynb_checkpoints", files.TEMPORARY + "*")
-_DESCRIBED: dict[str, Any] = {
+READY, FAILED_STATES = "ready", frozenset({"failed", "deleted"})
+MAX_UNPACK_SECONDS = 3600.0  # seconds after which a version that does not show never will
+_IGNORED = ("__pycache__", "*.pyc", "*.egg-info", ".ipynb_checkpoints", files.TEMPORARY + "*")
+_METADATA: dict[str, Any] = {
     "title": "CellSignal utils",
     "subtitle": "The Python package behind the CellSignal kernels for RxRx1",
     "licenses": [{"name": "MIT"}],
@@ -50,24 +50,24 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
         content = {"owner": owner, "content": build_dataset(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
         codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD)["code"]]
-        before, failed = _settled(f"{owner}/{SLUG}", waiting)
-        version = 0 if failed else _uploaded(uploaded, content, before)
+        current_version, failed = _current_version(f"{owner}/{SLUG}", waiting)
+        version = 0 if failed else _uploaded_version(uploaded, content, current_version)
         if version == 0:
             uploaded.unlink(missing_ok=True)
-            _upload(folder, before)
-            version = before + 1
+            _upload(folder, current_version)
+            version = current_version + 1
             files.write_json(uploaded, {**content, "version": version, "codes": list(dict.fromkeys(reversed(codes)))[::-1]})  # now: who ends us while we wait must not upload it twice
-        return _wait(f"{owner}/{SLUG}", version, waiting, failed=failed) if version > before else version
+        return _wait(f"{owner}/{SLUG}", version, waiting, failed=failed) if version > current_version else version
 
 
-def _uploaded(record: Path, content: dict[str, str], before: int) -> int:
+def _uploaded_version(record: Path, content: dict[str, str], current_version: int) -> int:
     """The version under which this content is there or on its way; 0 when it never went up, or should have shown long ago."""
-    if before == 0 or not record.is_file():
+    if current_version == 0 or not record.is_file():
         return 0
-    held = dict(files.read_json(record, shapes.Upload))
-    version, _ = held.pop("version", 0), held.pop("codes", None)
-    on_its_way = version == before + 1 and time.time() - record.stat().st_mtime < LOST
-    return version if held == content and (version == before or on_its_way) else 0
+    recorded = dict(files.read_json(record, shapes.Upload))
+    version, _ = recorded.pop("version", 0), recorded.pop("codes", None)
+    unpacking = version == current_version + 1 and time.time() - record.stat().st_mtime < MAX_UNPACK_SECONDS
+    return version if recorded == content and (version == current_version or unpacking) else 0
 
 
 def codes_after(code: str, record: Path | None = None) -> list[str]:
@@ -83,72 +83,72 @@ def build_dataset(folder: Path, owner: str) -> str:
     The package as it runs here with the commit in build.json, the notebooks, the recipes, and the metadata.
     """
     kernels = environment.kernels()
-    partial = files.temporary_path(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    temporary = files.temporary_path(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        ignored = shutil.ignore_patterns(*_LEFT_OUT)
-        shutil.copytree(environment.PACKAGE, partial / "cellsignal", ignore=ignored)
+        ignored = shutil.ignore_patterns(*_IGNORED)
+        shutil.copytree(environment.PACKAGE, temporary / "cellsignal", ignore=ignored)
         for source in (kernels, kernels.parent / "papermill_params"):
             if source.is_dir():
-                shutil.copytree(source, partial / source.name, ignore=ignored)
-        built = {"version": cellsignal.__version__, "commit": provenance.commit(), "code": provenance.code_digest(partial / "cellsignal")}
-        files.write_json(partial / "cellsignal" / provenance.BUILD, built)
-        digest = _digest(partial, (path for path in partial.rglob("*") if path.is_file()))
-        files.write_json(partial / DATASET, {"id": f"{owner}/{SLUG}", **_DESCRIBED})
+                shutil.copytree(source, temporary / source.name, ignore=ignored)
+        build_record = {"version": cellsignal.__version__, "commit": provenance.commit(), "code": provenance.code_digest(temporary / "cellsignal")}
+        files.write_json(temporary / "cellsignal" / provenance.BUILD, build_record)
+        digest = _digest(temporary, (path for path in temporary.rglob("*") if path.is_file()))
+        files.write_json(temporary / DATASET, {"id": f"{owner}/{SLUG}", **_METADATA})
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return digest
 
 
-def _digest(root: Path, found: Iterable[Path]) -> str:
+def _digest(root: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(found):
+    for path in sorted(paths):
         digest.update(f"{path.relative_to(root).as_posix()} {files.sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _upload(folder: Path, before: int) -> None:
-    if before == 0:
+def _upload(folder: Path, current_version: int) -> None:
+    if current_version == 0:
         client.create_dataset(folder)
         return
     built = files.read_json(folder / "cellsignal" / provenance.BUILD)
     client.version_dataset(folder, " ".join(filter(None, ["cellsignal", built["version"], built["commit"][:12]])))
 
 
-def _settled(slug: str, waiting: Waiting) -> tuple[int, bool]:
+def _current_version(slug: str, waiting: Waiting) -> tuple[int, bool]:
     """The version that is there now, 0 for none, and whether Kaggle failed to unpack it.
 
     A first one that is still unpacked takes no second before it is ready. A failed one takes another: kernels cannot
     mount a dataset that was deleted and made anew under the same slug.
     """
     status, version = client.dataset_status(slug)
-    if status in FAILED:
+    if status in FAILED_STATES:
         return max(version, 1), True
-    if status in (client.MISSING, READY):
+    if status in (client.DATASET_MISSING, READY):
         return (version if status == READY else 0), False
     return _wait(slug, max(version, 1), waiting), False
 
 
-def _wait(slug: str, wanted: int, waiting: Waiting, *, failed: bool = False) -> int:
+def _wait(slug: str, wanted_version: int, waiting: Waiting, *, failed: bool = False) -> int:
     """Ask until version `wanted` of a dataset can be attached; gives it. One line for each new state.
 
     `failed`: the version before it failed, and Kaggle says so until the next one is there.
     """
-    deadline, told = time.monotonic() + waiting.patience, ""
+    deadline, last_line = time.monotonic() + waiting.patience, ""
     while True:
         status, version = _ask(slug)
-        if status == READY and version >= wanted:
+        if status == READY and version >= wanted_version:
             return version
-        if status in FAILED and (version >= wanted or not failed):
+        if status in FAILED_STATES and (version >= wanted_version or not failed):
             raise StepFailed(f"dataset {slug}: Kaggle says {status}; the same command uploads another version; see https://www.kaggle.com/datasets/{slug}")
         if time.monotonic() > deadline:
-            raise StepFailed(f"dataset {slug}: version {wanted} is not ready after {waiting.patience:.0f} s ({status}); run the same command again later")
-        line = f"dataset {slug}: waiting for version {wanted} ({status if status != READY else f'version {version} is there'})"
-        if line != told:
+            raise StepFailed(f"dataset {slug}: version {wanted_version} is not ready after {waiting.patience:.0f} s ({status}); run the same command again later")
+        line = f"dataset {slug}: waiting for version {wanted_version} ({status if status != READY else f'version {version} is there'})"
+        if line != last_line:
             print(line, file=sys.stderr, flush=True)
-            told = line
+            last_line = line
         time.sleep(waiting.interval)
 
 

@@ -25,8 +25,8 @@ from cellsignal.run.record.manifest import Manifest
 # What became of a pushed step: its session's state and, once that ended well, whose work it left.
 
 
-LATE = 5  # further looks at the files of a session that ended
-NEWER = "made by newer code, because another push has brought the package to Kaggle since"
+EXTRA_LOOKS = 5  # further looks at the files of a session that ended
+NEWER_CODE_NOTE = "made by newer code, because another push has brought the package to Kaggle since"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -46,54 +46,54 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
     client raises when Kaggle does not answer.
     """
     try:
-        said = client.kernel_status(pushed.place)
+        state = client.kernel_status(pushed.version_slug)
     except Missing:
         return Outcome(Status.failed, f"{pushed.slug} is not on Kaggle (any more)")
-    if said not in client.ENDED:
-        return Outcome(Status.running, said)
-    if said != "COMPLETE":
-        return Outcome(Status.failed, f"it ended with {said}{_reason(pushed)}; see {pushed.url}")
-    found = _newest(step, pushed, interval)
-    fault = output_differs(found, step, pushed)
-    if found is None or fault:
-        return Outcome(Status.failed, f"the output is of the wrong run: {fault}; see {pushed.url}")
-    if found["complete"] and (absent := sorted(set(pushed.outputs) - {*found["outputs"], *found["taken_up"]})):
-        return Outcome(Status.failed, f"it ended without {', '.join(absent)}; see {pushed.url}")
-    if found["complete"]:
-        return Outcome(Status.complete, "" if found["code"] == pushed.code else NEWER, found["written"])
-    return Outcome(Status.incomplete, found["progress"], found["written"])
+    if state not in client.FINISHED_STATES:
+        return Outcome(Status.running, state)
+    if state != "COMPLETE":
+        return Outcome(Status.failed, f"it ended with {state}{_reason(pushed)}; see {pushed.url}")
+    step_manifest = _newest(step, pushed, interval)
+    difference = output_differs(step_manifest, step, pushed)
+    if step_manifest is None or difference:
+        return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
+    if step_manifest["complete"] and (missing := sorted(set(pushed.outputs) - {*step_manifest["outputs"], *step_manifest["taken_up"]})):
+        return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
+    if step_manifest["complete"]:
+        return Outcome(Status.complete, "" if step_manifest["code"] == pushed.code else NEWER_CODE_NOTE, step_manifest["written"])
+    return Outcome(Status.incomplete, step_manifest["progress"], step_manifest["written"])
 
 
 def _newest(step: str, pushed: PushedKernel, interval: float) -> Manifest | None:
     """The manifest of a session that ended well; for a while Kaggle lists none, or that of the session before."""
-    found = read_manifest(step, pushed)
-    for _ in range(LATE if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
-        if found is not None and found["written"] > pushed.seen:
+    step_manifest = read_manifest(step, pushed)
+    for _ in range(EXTRA_LOOKS if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
+        if step_manifest is not None and step_manifest["written"] > pushed.seen:
             break
         time.sleep(interval)
-        found = read_manifest(step, pushed)
-    return found
+        step_manifest = read_manifest(step, pushed)
+    return step_manifest
 
 
 def read_manifest(step: str, pushed: PushedKernel) -> Manifest | None:
     """The manifest of a session that ended well; None when it left none, or a damaged one."""
     with tempfile.TemporaryDirectory() as folder:
         place = manifest.place(Path(pushed.run), step).as_posix()
-        client.output(pushed.place, Path(folder), f"^{re.escape(place)}$")
+        client.output(pushed.version_slug, Path(folder), f"^{re.escape(place)}$")
         return manifest.read(Path(folder) / pushed.run, step)
 
 
-def output_differs(found: Manifest | None, step: str, pushed: PushedKernel) -> str:
+def output_differs(step_manifest: Manifest | None, step: str, pushed: PushedKernel) -> str:
     """In what a manifest is not of the work that was pushed as `step`; "" when it is."""
-    if found is None:
+    if step_manifest is None:
         return f"there is no manifest of {step} in {pushed.run}"
-    if found["written"] <= pushed.seen:
+    if step_manifest["written"] <= pushed.seen:
         return "its manifest is that of the session before"
-    theirs = found["parameters"]
+    parameters = step_manifest["parameters"]
     for name, value in pushed.parameters.items():
-        if name not in PATHS_AND_SPEED and theirs.get(name) != value:
-            return f"its {name} is {theirs.get(name)!r} and not {value!r}"
-    if found["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
+        if name not in PATHS_AND_SPEED and parameters.get(name) != value:
+            return f"its {name} is {parameters.get(name)!r} and not {value!r}"
+    if step_manifest["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
 
@@ -101,26 +101,26 @@ def output_differs(found: Manifest | None, step: str, pushed: PushedKernel) -> s
 def _reason(pushed: PushedKernel) -> str:
     """Why a session failed, as far as Kaggle or the session's log say."""
     try:
-        said = client.kernel_failure(pushed.place)
-        last = _last_error(pushed)
+        kaggle_message = client.kernel_failure(pushed.version_slug)
+        log_error = _last_error(pushed)
     except (StepFailed, InputError):  # that it failed is known, and must be told in any case
         return ""
-    told = " and ".join(filter(None, [redact(said), redact(last)]))
-    return f" ({told})" if told else ""
+    reasons = " and ".join(filter(None, [redact(kaggle_message), redact(log_error)]))
+    return f" ({reasons})" if reasons else ""
 
 
 def _last_error(pushed: PushedKernel) -> str:
     """The last line of a session's log that names an exception; "" without one."""
     with tempfile.TemporaryDirectory() as folder:
-        fetched = client.output(pushed.place, Path(folder), "^$")  # nothing but the log
+        fetched = client.output(pushed.version_slug, Path(folder), "^$")  # nothing but the log
         logs = [path for path in fetched if path.suffix == ".log"]
         text = logs[0].read_text(encoding="utf-8", errors="replace") if logs else ""
-    lines = _COLOURS.sub("", _plain(text)).splitlines()
-    named = [line.strip() for line in lines if re.match(r"\s*[\w.]*(Error|Exception|Failed|Interrupt)\b: ", line)]
-    return named[-1] if named else ""
+    lines = _COLOURS.sub("", _log_text(text)).splitlines()
+    errors = [line.strip() for line in lines if re.match(r"\s*[\w.]*(Error|Exception|Failed|Interrupt)\b: ", line)]
+    return errors[-1] if errors else ""
 
 
-def _plain(log: str) -> str:
+def _log_text(log: str) -> str:
     """The text of a log, which Kaggle gives as a JSON list of pieces."""
     try:
         return "".join(str(piece.get("data", "")) for piece in parse_json(log))
@@ -128,9 +128,9 @@ def _plain(log: str) -> str:
         return log
 
 
-FORGIVEN = 5  # unanswered questions in a row: who waits for hours does not give up for a minute's trouble
-ENDURED = 8  # the same where nobody sits and waits
-_LONGEST = 15  # intervals between two of them at most
+RETRIES = 5  # unanswered questions in a row: who waits for hours does not give up for a minute's trouble
+UNATTENDED_RETRIES = 8  # the same where nobody sits and waits
+_MAX_PAUSE = 15  # intervals between two of them at most
 Answer = TypeVar("Answer")
 
 
@@ -174,32 +174,32 @@ def row(step: str, state: PushState, outcome: Outcome | None = None) -> tuple[st
         return step, "waiting", "", ""
     status = outcome.status if outcome else pushed.status
     detail = outcome.detail if outcome else pushed.progress or pushed.failure
-    words = detail.lower() if status is Status.running and detail else " ".join(filter(None, [status.value, detail]))
+    status_text = detail.lower() if status is Status.running and detail else " ".join(filter(None, [status.value, detail]))
     minutes = f"{(time.time() - pushed.pushed) / 60:.0f} min" if status is Status.running else ""
-    return step, words, minutes, f"{pushed.slug} version {pushed.version}"
+    return step, status_text, minutes, f"{pushed.slug} version {pushed.version}"
 
 
 @dataclass
-class Patience:
+class Retrying:
     """Asks again what Kaggle did not answer for reasons of its own: after `interval` seconds, then twice as many, and so on."""
 
     interval: float
     say: Callable[[str], None]
-    forgiven: int = FORGIVEN
+    retries: int = RETRIES
     _unanswered: int = field(default=0, init=False)
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
-        """The answer; the error itself when it comes `forgiven` times in a row."""
+        """The answer; the error itself when it comes `retries` times in a row."""
         while True:
             try:
                 answer = question()
             except (RateLimited, ServerError, Unreachable) as error:
                 self._unanswered += 1
-                if self._unanswered >= self.forgiven:
+                if self._unanswered >= self.retries:
                     self._unanswered = 0
                     raise
                 self.say(f"asking again: {error}")
-                time.sleep(self.interval * min(2 ** (self._unanswered - 1), _LONGEST))
+                time.sleep(self.interval * min(2 ** (self._unanswered - 1), _MAX_PAUSE))
             else:
                 self._unanswered = 0
                 return answer
@@ -212,9 +212,9 @@ class PollClock:
     since: float = field(default_factory=time.monotonic)
     queued: bool = True
 
-    def look(self, said: str) -> None:
+    def look(self, state: str) -> None:
         """Begin anew when the session has come to work."""
-        if self.queued and said != "QUEUED":
+        if self.queued and state != "QUEUED":
             self.since, self.queued = time.monotonic(), False
 
     @property
@@ -231,28 +231,28 @@ def watch(state: PushState, *, interval: float, board: StatusView | None = None)
     if not state.steps:
         raise InputError("nothing was pushed yet", where=state.path.parent.name, cure="start with `cellsignal kaggle push`")
     board = board or StatusView()
-    patience = Patience(interval, board.say)
-    seen: dict[str, Outcome] = {}
+    patience = Retrying(interval, board.say)
+    outcomes: dict[str, Outcome] = {}
     with board:
         while True:
             for step, pushed in state.steps.items():
-                if step not in seen or seen[step].status is Status.running:
-                    seen[step] = _told(board, step, seen.get(step), patience.ask(lambda: look_at_kernel(step, pushed, interval=interval)))
-            board.show(row(step, state, seen.get(step)) for step in state.steps)
-            if all(outcome.status is not Status.running for outcome in seen.values()):
-                return seen
+                if step not in outcomes or outcomes[step].status is Status.running:
+                    outcomes[step] = _report_change(board, step, outcomes.get(step), patience.ask(lambda: look_at_kernel(step, pushed, interval=interval)))
+            board.show(row(step, state, outcomes.get(step)) for step in state.steps)
+            if all(outcome.status is not Status.running for outcome in outcomes.values()):
+                return outcomes
             time.sleep(interval)
 
 
-def _told(board: StatusView, step: str, before: Outcome | None, now: Outcome) -> Outcome:
+def _report_change(board: StatusView, step: str, previous: Outcome | None, outcome: Outcome) -> Outcome:
     """Say what is new of a step, and give it."""
-    if now != before:
-        board.say(": ".join(filter(None, [f"{step} {now.status.value}", now.detail])))
-    return now
+    if outcome != previous:
+        board.say(": ".join(filter(None, [f"{step} {outcome.status.value}", outcome.detail])))
+    return outcome
 
 
-def refuse_failed(seen: dict[str, Outcome]) -> None:
+def refuse_failed(outcomes: dict[str, Outcome]) -> None:
     """StepFailed for the first step that failed."""
-    for step, outcome in seen.items():
+    for step, outcome in outcomes.items():
         if outcome.status is Status.failed:
             raise StepFailed(f"{step}: {outcome.detail}")

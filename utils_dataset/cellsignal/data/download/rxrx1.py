@@ -66,7 +66,7 @@ _TABLE_NAMES = ("train_controls.csv", "metadata.csv")
 _PRINTED_PROBLEMS = 20  # problems that a download prints; `cellsignal check` prints all
 
 
-def download_rxrx1(folder: Path, *, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True) -> None:
+def download_rxrx1(folder: Path, *, tables: bool = False, cell_types: Sequence[str] = (), check_images: bool = True) -> None:
     """Download the public release into `folder`: everything, only the tables, or the tables and some cell types.
 
     The full release is one archive, checked against its published hash and removed after unpacking. Single cell types
@@ -85,7 +85,7 @@ def download_rxrx1(folder: Path, *, tables: bool = False, cell_types: Sequence[s
     elif missing:
         _stream_experiments(folder, missing)
     print(f"{folder}: {_cell_type_list(cell_types)} {'kept' if not missing else 'unpacked'}\n{LICENCE}")
-    if look:
+    if check_images:
         print_problems(folder, cell_types=cell_types)
 
 
