@@ -25,7 +25,8 @@ Connect = Callable[..., dict[str, str]]
 @pytest.fixture
 def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKaggle]:
     """A Kaggle, and a small package of which nobody changes a file while the test runs."""
-    (tmp_path / "root/cellsignal/run").mkdir(parents=True)
+    for room in ("cli", "run"):
+        (tmp_path / "root/cellsignal" / room).mkdir(parents=True)
     for name in ("__init__.py", "cli/main.py", "run/environment.py"):
         shutil.copy(environment.PACKAGE / name, tmp_path / "root/cellsignal" / name)
     shutil.copytree(environment.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
