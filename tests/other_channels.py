@@ -68,7 +68,7 @@ def main(root: Path, out: Path) -> None:
     decision = decide(scores.loc[tables.sample], tables.wells)
     write_answers(out / "submission.csv", decision.predictions, decision.confidence, sample=tables.sample)
     plots.save(plots.show_wells([read_site(root, sites["stem"][0])], ["HUVEC-01"]), out / "wells.png")
-    stats = plots.pixel_stats(root, sites, most=4)
+    stats = plots.pixel_stats(root, sites, max_sites=4)
     plots.save(plots.channel_means(stats), out / "means.png")
     try:
         simulate(out / "drawn", preset="tiny")

@@ -5,7 +5,7 @@ import pytest
 
 from cellsignal.show import multilabel
 from cellsignal.show.eda import plots
-from cellsignal.show.report import rungs_picture
+from cellsignal.show.report import rungs_figure
 from cellsignal.tasks import PROTEIN_ATLAS
 
 LABELS = [(0,), (0, 25), (25,), (0, 21), (27,)]
@@ -32,8 +32,8 @@ def test_any_labels_can_be_drawn(labels: list[tuple[int, ...]]) -> None:
 def test_rungs_of_any_metric_become_a_picture() -> None:
     row = {"rung": "thresholds 0.5", "kind": "network", "split": "test", "macro_f1": 0.3, "method": "half", "by_class": [0.5] * 28}
     floor = {"rung": "all labels", "kind": "floor", "split": "test", "macro_f1": 0.1}
-    texts = [text.get_text() for text in rungs_picture({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
+    texts = [text.get_text() for text in rungs_figure({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
     assert texts == ["0.100", "0.300"]
     assert len(multilabel.class_scores([floor, row], [3] * 28, PROTEIN_ATLAS).axes[0].lines) == 1
     for metrics in ({}, {"metric": "macro_f1", "rungs": []}):
-        assert rungs_picture(metrics).texts[0].get_text() == "No rung yet."
+        assert rungs_figure(metrics).texts[0].get_text() == "No rung yet."

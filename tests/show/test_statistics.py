@@ -31,5 +31,5 @@ def test_statistics_have_the_competitions_columns(tmp_path):
 
 def test_a_sample_is_spread_evenly(tmp_path):
     table = sites(tmp_path).iloc[[0, 1, 0, 1]]
-    assert pixel_stats(tmp_path, table, most=2)["id_code"].unique().tolist() == ["RPE-01_1_B02"]
+    assert pixel_stats(tmp_path, table, max_sites=2)["id_code"].unique().tolist() == ["RPE-01_1_B02"]
     assert pixel_stats(tmp_path, table[:0]).empty

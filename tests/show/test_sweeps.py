@@ -37,7 +37,7 @@ def test_a_row_for_each_variant_even_one_that_failed() -> None:
     assert raw.get_title(loc="left").startswith("Raw") and assigned.get_title(loc="left").startswith("Assigned")
     means = [line for line in assigned.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
     assert sorted(round(line.get_xdata()[0], 6) for line in means) == [0.66, 0.86]
-    assert [text.get_text() for text in raw.texts] == ["no trial has come to its end"]
+    assert [text.get_text() for text in raw.texts] == ["no trial has finished"]
     assert [text.get_text() for text in cost.texts] == ["0.25 M weights"] * 2
     assert figure.png()
 
@@ -45,7 +45,7 @@ def test_a_row_for_each_variant_even_one_that_failed() -> None:
 def test_nothing_but_failures_is_said() -> None:
     trials = sweep_results.trials_table([record("base", status="failed")])
     figure = draw_variants(trials, sweep_results.variants_table(trials, order=["base"]))
-    assert [text.get_text() for text in figure.texts] == ["no trial has come to its end"]
+    assert [text.get_text() for text in figure.texts] == ["no trial has finished"]
 
 
 def test_a_search_has_a_panel_for_each_parameter() -> None:

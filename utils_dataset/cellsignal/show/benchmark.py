@@ -1,4 +1,4 @@
-"""What a benchmark found: rates beside those of others and beside the floor, the parts of a training step, the cost of a recipe."""
+"""Figures of a benchmark: rates of all candidates, the parts of a training step, the cost of a recipe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cellsignal.show.style import blank, keys, pale, picture, styled
+from cellsignal.show.style import blank, colour_legend, pale, new_figure, styled
 
 KINDS = {"ours": "#D55E00", "peer": "#0072B2", "floor": "#8A8F98"}
 KIND_NAMES = {"ours": "this package", "peer": "as others do it", "floor": "the machine at its best"}
@@ -27,22 +27,22 @@ Rows = Sequence[Mapping[str, Any]]
 
 @styled
 def draw_rates(rows: Rows) -> Figure:
-    """A panel a stage, a bar a way, units a second on a logarithmic axis; a line from the least to the most of all rounds.
+    """A panel per stage, a bar per candidate, sites per second on a logarithmic axis; a line from the slowest to the fastest round.
 
-    `rows`: those of benchmark.json. Stages without a picture, such as the machine's own floors, are left out.
+    `rows`: those of benchmark.json. Stages without a panel, such as the limits of the machine, are left out.
     """
     stages = [stage for stage in TITLES if any(row["stage"] == stage for row in rows)]
     if not stages:
         return blank("nothing was measured")
     heights = [sum(row["stage"] == stage for row in rows) + 0.9 for stage in stages]
-    figure = picture(11, 0.42 * sum(heights) + 0.8)
+    figure = new_figure(11, 0.42 * sum(heights) + 0.8)
     panels = figure.subplots(len(stages), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, stage in zip(panels, stages, strict=True):
         _rates(axes, sorted((row for row in rows if row["stage"] == stage), key=lambda row: -row["median"]))
         axes.set_title(TITLES[stage])
     panels[-1].set_xlabel("sites a second")
     note = "Medians of rounds; lines from the slowest to the fastest round"
-    keys(figure, {KIND_NAMES[kind]: colour for kind, colour in KINDS.items()}, note=note)
+    colour_legend(figure, {KIND_NAMES[kind]: colour for kind, colour in KINDS.items()}, note=note)
     return figure
 
 
@@ -50,10 +50,10 @@ def _rates(axes: Axes, rows: Rows) -> None:
     """Bars of one stage, the fastest above."""
     medians = np.array([row["median"] for row in rows])
     axes.barh(range(len(rows)), medians, color=[KINDS[row["kind"]] for row in rows], height=0.62)
-    for place, row in enumerate(rows):
-        axes.plot([row["min"], row["max"]], [place, place], color="#222222", lw=1.2)
+    for y, row in enumerate(rows):
+        axes.plot([row["min"], row["max"]], [y, y], color="#222222", lw=1.2)
         label = f"  {_number(row['median'])}"
-        axes.annotate(label, (max(row["median"], row["max"]), place), va="center", fontsize=9)
+        axes.annotate(label, (max(row["median"], row["max"]), y), va="center", fontsize=9)
     _plain(axes)
     axes.set_xlim(medians.min() / 3, max(row["max"] for row in rows) * 4)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
@@ -67,39 +67,39 @@ def _number(value: float) -> str:
 
 @styled
 def draw_timeline(rows: Rows) -> Figure:
-    """A lane for each way to take a training step, cut into its parts; milliseconds a site, and the shares of the whole.
+    """The parts of a training step of each implementation: milliseconds per site and shares.
 
     `rows`: the `timeline` of benchmark.json: lane, part, ms, share.
     """
     if not rows:
         return blank("no time line was measured")
-    lanes = list(dict.fromkeys(row["lane"] for row in rows))
-    figure = picture(11, 1.5 + 0.95 * len(lanes))
+    labels = list(dict.fromkeys(row["lane"] for row in rows))
+    figure = new_figure(11, 1.5 + 0.95 * len(labels))
     axes = figure.subplots()
-    whole = max(sum(row["ms"] for row in rows if row["lane"] == lane) for lane in lanes)
-    for place, lane in enumerate(lanes):
-        _lane(axes, [row for row in rows if row["lane"] == lane], place, whole=whole)
-    axes.set_yticks(range(len(lanes)), lanes)
-    axes.set_ylim(len(lanes) - 0.45, -0.55)
-    axes.set_xlim(0, whole * 1.14)
+    longest = max(sum(row["ms"] for row in rows if row["lane"] == label) for label in labels)
+    for y, label in enumerate(labels):
+        _lane(axes, [row for row in rows if row["lane"] == label], y, longest=longest)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.set_xlim(0, longest * 1.14)
     axes.set(title="A training step, every part waited for", xlabel="milliseconds a site")
     axes.grid(False, axis="y")
-    keys(figure, PARTS)
+    colour_legend(figure, PARTS)
     return figure
 
 
-def _lane(axes: Axes, rows: Rows, place: int, *, whole: float) -> None:
+def _lane(axes: Axes, rows: Rows, y: int, *, longest: float) -> None:
     """The parts one after the other; shares stand in those that are wide enough, and the others' below."""
-    left, narrow = 0.0, []
+    start, small_parts = 0.0, []
     for row in rows:
-        axes.barh(place, row["ms"], left=left, color=PARTS[row["part"]], height=0.5, edgecolor="white", lw=0.6)
-        if row["ms"] > 0.05 * whole:
-            axes.text(left + row["ms"] / 2, place, f"{row['share']:.0%}", ha="center", va="center", fontsize=9, color="#111111")
+        axes.barh(y, row["ms"], left=start, color=PARTS[row["part"]], height=0.5, edgecolor="white", lw=0.6)
+        if row["ms"] > 0.05 * longest:
+            axes.text(start + row["ms"] / 2, y, f"{row['share']:.0%}", ha="center", va="center", fontsize=9, color="#111111")
         elif row["ms"]:
-            narrow.append(f"{row['part']} {row['share']:.1%}")
-        left += row["ms"]
-    axes.text(left + 0.01 * whole, place, f"{left:,.3g} ms", va="center", fontsize=10)
-    axes.text(0, place + 0.28, "   ".join(narrow), va="top", fontsize=8, color="#555555")
+            small_parts.append(f"{row['part']} {row['share']:.1%}")
+        start += row["ms"]
+    axes.text(start + 0.01 * longest, y, f"{start:,.3g} ms", va="center", fontsize=10)
+    axes.text(0, y + 0.28, "   ".join(small_parts), va="top", fontsize=8, color="#555555")
 
 
 @styled
@@ -110,23 +110,23 @@ def draw_cost(rows: Rows, *, recipe: str = "", quota: float = 30.0) -> Figure:
     """
     if not rows:
         return blank("no cost was worked out")
-    lanes = list(dict.fromkeys((row["host"], row["source"]) for row in rows))
-    figure = picture(11, 1.6 + 0.42 * len(lanes))
+    labels = list(dict.fromkeys((row["host"], row["source"]) for row in rows))
+    figure = new_figure(11, 1.6 + 0.42 * len(labels))
     axes = figure.subplots()
-    for place, lane in enumerate(lanes):
-        mine = [row for row in rows if (row["host"], row["source"]) == lane]
-        axes.plot([row["hours"] for row in mine], [place] * len(mine), color=pale(LIMITS[mine[0]["bottleneck"]]), lw=3, zorder=1)
-        for row in mine:
-            axes.plot(row["hours"], place, HOUR_MARKS.get(row["scale"], "o"), color=LIMITS[row["bottleneck"]], ms=7)
-            axes.annotate(_hours(row["hours"]), (row["hours"], place), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+    for y, label in enumerate(labels):
+        lane_rows = [row for row in rows if (row["host"], row["source"]) == label]
+        axes.plot([row["hours"] for row in lane_rows], [y] * len(lane_rows), color=pale(LIMITS[lane_rows[0]["bottleneck"]]), lw=3, zorder=1)
+        for row in lane_rows:
+            axes.plot(row["hours"], y, HOUR_MARKS.get(row["scale"], "o"), color=LIMITS[row["bottleneck"]], ms=7)
+            axes.annotate(_hours(row["hours"]), (row["hours"], y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(quota, color="#444444", lw=1, ls="--")
     axes.annotate(f" {quota:.0f} h: a week's quota on Kaggle", (quota, -0.75), fontsize=8, color="#444444", va="center")
     _plain(axes)
-    axes.set_yticks(range(len(lanes)), [f"{host}, {source}" for host, source in lanes])
-    axes.set_ylim(len(lanes) - 0.4, -1.1)
+    axes.set_yticks(range(len(labels)), [f"{host}, {source}" for host, source in labels])
+    axes.set_ylim(len(labels) - 0.4, -1.1)
     axes.set(title=f"Hours of {recipe or 'a recipe'} on 1 (circle), 10 (square) and 100 (diamond) times RxRx1", xlabel="hours")
     axes.grid(False, axis="y")
-    keys(figure, {f"limited by {part}": colour for part, colour in LIMITS.items()})
+    colour_legend(figure, {f"limited by {part}": colour for part, colour in LIMITS.items()})
     return figure
 
 
@@ -137,7 +137,7 @@ def _hours(hours: float) -> str:
 
 
 def _plain(axes: Axes) -> None:
-    """Numbers at the decades of a logarithmic axis, as they are said."""
+    """Numbers at the decades of a logarithmic axis, in plain digits."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

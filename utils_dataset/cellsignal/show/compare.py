@@ -1,4 +1,4 @@
-"""Runs beside one another: accuracy with its intervals, cost, differences, and which siRNAs are confused."""
+"""Comparing runs: accuracy with intervals, cost, differences, and confusions between siRNAs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal import files
 from cellsignal.show import html
-from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, label_decades, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, label_decades, pale, new_figure, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -24,14 +24,14 @@ UNITS = {"training_seconds": 60, "weights": 1e6}
 Row = Mapping[str, Any]
 
 
-def by_recipe(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+def by_recipe(rows: Sequence[Row], **values: Any) -> list[Row]:
     """The rows with these values."""
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
 @styled
 def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
-    """Accuracy of each recipe, raw and assigned in panels of their own, and beside it what a run cost.
+    """Accuracy of each recipe, raw and assigned in separate panels, and the cost of a run.
 
     A dot is the mean over its runs and small dots are these; the broad bar is the interval for new experiments, the
     narrow one that for independent wells (Wilson's).
@@ -42,12 +42,12 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     costs = _costs(comparison["runs"], recipes)
-    figure = picture(4.6 * len(kinds) + 2.3 * len(costs), 1.3 + 0.42 * max(2, len(recipes)))
+    figure = new_figure(4.6 * len(kinds) + 2.3 * len(costs), 1.3 + 0.42 * max(2, len(recipes)))
     widths = [4.6] * len(kinds) + [2.3] * len(costs)
     panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
-        mine = by_recipe(rows, kind=kind)
-        _accuracies(axes, [next(iter(by_recipe(mine, recipe=name)), None) for name in recipes], colour=COLOURS[kind], ends=_ends(rows))
+        recipe_rows = by_recipe(rows, kind=kind)
+        _accuracies(axes, [next(iter(by_recipe(recipe_rows, recipe=name)), None) for name in recipes], colour=COLOURS[kind], axis_range=_axis_range(rows))
         axes.set_title(f"{kind.capitalize()} accuracy, {SPLITS[split]}")
     for axes, (name, values) in zip(panels[len(kinds):], costs.items()):
         _bars(axes, values, title=COSTS[name])
@@ -56,15 +56,15 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
     return figure
 
 
-def _ends(rows: Sequence[Row]) -> tuple[float, float]:
+def _axis_range(rows: Sequence[Row]) -> tuple[float, float]:
     """An axis that holds all intervals, in tenths: wide enough to read, the same in all panels."""
     low = min(min(row["interval"][0], row["wilson"][0], *row["runs"].values()) for row in rows)
     high = max(max(row["interval"][1], row["wilson"][1], *row["runs"].values()) for row in rows)
     return max(0.0, np.floor(10 * low - 0.2) / 10), min(1.0, np.ceil(10 * high + 0.2) / 10)
 
 
-def _accuracies(axes: Axes, rows: Sequence[Row | None], *, colour: str, ends: tuple[float, float]) -> None:
-    low, high = ends
+def _accuracies(axes: Axes, rows: Sequence[Row | None], *, colour: str, axis_range: tuple[float, float]) -> None:
+    low, high = axis_range
     for y, row in enumerate(rows):
         if row:
             axes.plot(row["interval"], [y, y], color=pale(colour, share=0.3), lw=9, solid_capstyle="butt")
@@ -84,19 +84,19 @@ def _costs(runs: Sequence[Row], recipes: Sequence[str]) -> dict[str, list[float 
     """Mean cost of a run of each recipe, by what is known of any."""
     found = {}
     for name, unit in UNITS.items():
-        told = [[row[name] / unit for row in runs if row["recipe"] == recipe and row[name]] for recipe in recipes]
-        if any(told):
-            found[name] = [float(np.mean(values)) if values else None for values in told]
+        known = [[row[name] / unit for row in runs if row["recipe"] == recipe and row[name]] for recipe in recipes]
+        if any(known):
+            found[name] = [float(np.mean(values)) if values else None for values in known]
     return found
 
 
 def _bars(axes: Axes, values: Sequence[float | None], *, title: str) -> None:
     axes.barh(range(len(values)), [value or 0 for value in values], height=0.5, color="#C9CED4")
-    most = max(value or 0 for value in values)
+    longest = max(value or 0 for value in values)
     for y, value in enumerate(values):
         text = "not known" if value is None else f"{value:.3g}"
-        axes.text((value or 0) + 0.03 * most, y, text, va="center", color="#444444")
-    axes.set_xlim(0, 1.35 * most)
+        axes.text((value or 0) + 0.03 * longest, y, text, va="center", color="#444444")
+    axes.set_xlim(0, 1.35 * longest)
     axes.set_title(title)
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -109,14 +109,14 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
     rows, recipes, parts, kinds = _found(comparison, split=split, by="cell_type")
     if not rows:
         return blank(f"no answers for {SPLITS[split]}")
-    figure = picture(1.6 + 2.6 * len(parts), len(kinds) * (0.9 + 0.3 * max(2, len(recipes))))
+    figure = new_figure(1.6 + 2.6 * len(parts), len(kinds) * (0.9 + 0.3 * max(2, len(recipes))))
     panels = figure.subplots(len(kinds), len(parts), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(panels, kinds):
         for axes, part in zip(line, parts):
             for row in by_recipe(rows, kind=kind, part=part):
                 _interval(axes, row, recipes.index(row["recipe"]), colour=cell_type_colour(part))
             axes.set_title(f"{part}, {kind}")
-            axes.set_xlim(*_ends(rows))
+            axes.set_xlim(*_axis_range(rows))
             axes.grid(False, axis="y")
         line[0].set_yticks(range(len(recipes)), recipes)
         line[0].set_ylim(len(recipes) - 0.4, -0.6)
@@ -141,7 +141,7 @@ def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
     rows, recipes, parts, kinds = _found(comparison, split=split, by="experiment")
     if not rows:
         return blank(f"no answers for {SPLITS[split]}")
-    figure = picture(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
+    figure = new_figure(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
         found = {(row["part"], row["recipe"]): row["accuracy"] for row in by_recipe(rows, kind=kind)}
@@ -187,7 +187,7 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
         return blank(f"no two recipes with the same {SPLITS[split]} and seed")
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     names = list(dict.fromkeys(row["recipe"] for row in rows))
-    figure = picture(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
+    figure = new_figure(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
         axes.axvline(0, color="#999999", lw=1, ls="--")
@@ -217,7 +217,7 @@ def confusion(row: Row, *, most: int = 15) -> Figure:
     if not row["wrong"]:
         return blank(f"{row['recipe']}: nothing is confused")
     counts, pairs = np.array(row["matrix"]), row["pairs"][:most]
-    figure = picture(10.5, 4.6)
+    figure = new_figure(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
     scale = LogNorm(1, counts.max()) if counts.max() >= 20 else Normalize(0, counts.max())
     shown = matrix.imshow(np.where(counts, counts, np.nan), cmap=_shades(COLOURS[row["kind"]]), norm=scale, aspect="equal")
@@ -239,11 +239,11 @@ def _shades(colour: str) -> LinearSegmentedColormap:
 def _boundaries(axes: Axes, sizes: Sequence[int], *, bins: int) -> None:
     """Lines between the plate groups, and their numbers in place of ticks."""
     axes.grid(False)
-    ends = np.cumsum([0, *sizes]) * bins / max(sum(sizes), 1) - 0.5
-    for end in ends[1:-1]:
+    bounds = np.cumsum([0, *sizes]) * bins / max(sum(sizes), 1) - 0.5
+    for end in bounds[1:-1]:
         axes.axhline(end, color="#999999", lw=0.8)
         axes.axvline(end, color="#999999", lw=0.8)
-    middles, names = (ends[:-1] + ends[1:]) / 2, [str(number + 1) for number in range(len(sizes))]
+    middles, names = (bounds[:-1] + bounds[1:]) / 2, [str(number + 1) for number in range(len(sizes))]
     axes.set_xticks(middles, names)
     axes.set_yticks(middles, names)
 
@@ -345,8 +345,8 @@ def _overall(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
 
 def _cost_table(runs: Sequence[TableRow]) -> list[str]:
     """Mean training minutes and millions of weights, as far as they are known."""
-    told = [([row[name] / unit for row in runs if row[name]]) for name, unit in UNITS.items()]
-    return [f"{sum(values) / len(values):.3g}" if values else "" for values in told]
+    known = [([row[name] / unit for row in runs if row[name]]) for name, unit in UNITS.items()]
+    return [f"{sum(values) / len(values):.3g}" if values else "" for values in known]
 
 
 def _parts(comparison: Mapping[str, Any], *, split: str, kind: str, by: str) -> str:
@@ -385,15 +385,15 @@ def _difference_table(rows: Sequence[TableRow], *, kind: str) -> str:
 
 
 def _pair_rows(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
-    """The pairs of one seed, where there are several: they share the luck of what was held out."""
+    """The pairs of runs with the same seed, if there are any, because they share the held-out wells."""
     seeds = {row["name"]: row["seed"] for row in comparison["runs"]}
     rows = by_recipe(comparison["pairs"], split=split)
-    alike = [row for row in rows if seeds[row["first"]] == seeds[row["second"]]] or rows
-    tables = [_pair_table(by_recipe(alike, kind=kind), kind=kind) for kind in COLOURS]
+    same_seed = [row for row in rows if seeds[row["first"]] == seeds[row["second"]]] or rows
+    tables = [_pair_table(by_recipe(same_seed, kind=kind), kind=kind) for kind in COLOURS]
     if any(tables):
-        left = len(rows) - sum(min(MOST, len(by_recipe(alike, kind=kind))) for kind in COLOURS)
-        more = [html.paragraph(f"{left} more in compare.json.", quiet=True)] * (left > 0)
-        yield html.section(f"Two runs at a time: {SPLITS[split]}", html.paragraph(TESTS), *tables, *more)
+        hidden = len(rows) - sum(min(MOST, len(by_recipe(same_seed, kind=kind))) for kind in COLOURS)
+        note = [html.paragraph(f"{hidden} more in compare.json.", quiet=True)] * (hidden > 0)
+        yield html.section(f"Two runs at a time: {SPLITS[split]}", html.paragraph(TESTS), *tables, *note)
 
 
 def _pair_table(rows: Sequence[TableRow], *, kind: str) -> str:
@@ -443,8 +443,8 @@ def _parameters(table: pd.DataFrame) -> str:
     return html.section("What differs", html.table(["parameter", *table.columns], cells))
 
 
-def _interval_text(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.3f}\u00a0to\u00a0{ends[1]:.3f}"
+def _interval_text(interval: Sequence[float]) -> str:
+    return f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}"
 
 
 def _titled(title: str, *parts: str) -> str:

@@ -1,4 +1,4 @@
-"""Training curves, and the same curves redrawn in place while training runs."""
+"""Training curves, also updated live in a notebook while training runs."""
 
 from itertools import pairwise
 from time import monotonic
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal.learn.training import checkpoint as rows
 from cellsignal.progress_bars import notebook_shell
-from cellsignal.show.style import ASSIGNED, RAW, label_decades, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, label_decades, new_figure, styled
 
 NAMES = {"macro_f1": "macro F1"}
 LOSS, TRAIN, HELD_OUT, RATE = "#444444", RAW, ASSIGNED, "#A6761D"
@@ -22,7 +22,7 @@ def curves(history: list[dict], *, title: str = "") -> Figure:
     `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured) and,
     where known, learning_rate; sites of several labels have macro_f1 and held_out_macro_f1.
     """
-    figure = picture(9, 3.4)
+    figure = new_figure(9, 3.4)
     figure.suptitle(title, x=0.01, ha="left")
     metric = rows.metric_of(history[0]) if history else "accuracy"
     loss, accuracy = figure.subplots(1, 2)
@@ -50,13 +50,13 @@ def _line(axes: Axes, history: list[dict], key: str, *, colour: str, label: str)
 
 
 def _spans(history: list[dict]) -> list[tuple[int, int]]:
-    """First row of each phase and the one after its last; two phases of one name that touch are told apart by their epochs."""
+    """First row of each phase and the one after its last; adjacent phases of one name are separated by their epochs."""
     starts = [x for x, row in enumerate(history) if x == 0 or _begins(row, history[x - 1])]
     return list(pairwise([*starts, len(history)]))
 
 
-def _begins(row: dict, before: dict) -> bool:
-    return row.get("phase", "") != before.get("phase", "") or row.get("epoch", 1) <= before.get("epoch", 0)
+def _begins(row: dict, previous: dict) -> bool:
+    return row.get("phase", "") != previous.get("phase", "") or row.get("epoch", 1) <= previous.get("epoch", 0)
 
 
 def _phases(axes: Axes, history: list[dict]) -> int:
@@ -64,15 +64,15 @@ def _phases(axes: Axes, history: list[dict]) -> int:
     spans = _spans(history)
     if len(spans) < 2:
         return 0
-    free: list[float] = []  # where each row of names has room again, in shares of the width
+    row_ends: list[float] = []  # where each row of names has room again, in shares of the width
     for first, _ in spans:
         name, share = history[first].get("phase", ""), first / len(history)
-        level = next((i for i, end in enumerate(free) if share >= end), len(free))
-        free[level:level + 1] = [share + 0.015 * (len(name) + 1)]
+        level = next((i for i, end in enumerate(row_ends) if share >= end), len(row_ends))
+        row_ends[level:level + 1] = [share + 0.015 * (len(name) + 1)]
         axes.axvline(first + 0.5, color="#999999", lw=0.8, ls=":")
-        place = dict(xytext=(1, 2 + 10 * level), textcoords="offset points", xycoords=("data", "axes fraction"))
-        axes.annotate(name, (first + 0.5, 1), color="#777777", fontsize=8, **place)
-    return len(free)
+        position = dict(xytext=(1, 2 + 10 * level), textcoords="offset points", xycoords=("data", "axes fraction"))
+        axes.annotate(name, (first + 0.5, 1), color="#777777", fontsize=8, **position)
+    return len(row_ends)
 
 
 def _rate(axes: Axes, history: list[dict]) -> None:

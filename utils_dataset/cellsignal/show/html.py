@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing but itself: headings, tables and pictures as text."""
+"""Self-contained HTML pages: headings, tables and embedded images."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ a { color: var(--raw); }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page; one of simulated data says so in its title and in a banner."""
+    """A complete page, with a banner and a label in the title if the data are simulated."""
     body = "\n".join([*[banner()] * shown(), *parts])
     return f"""<!doctype html>
 <html lang="en">
@@ -55,16 +55,16 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def banner() -> str:
-    """What stands above all else on a page of simulated data."""
+    """The banner of a page of simulated data."""
     return (
         '<div role="note" style="margin: 0 0 1.6rem; padding: 0.8rem 1.2rem; border-radius: 8px; border: 1px solid #c77700; '
         'border-left-width: 8px; background: #fff4dc; color: #4a2c00"><b>Simulated data.</b> A virtual microscope drew every '
-        "picture behind these figures: they show what each idea is worth there, and are no figures of the competition.</div>"
+        "image behind these figures: they show what each idea is worth there, and are no figures of the competition.</div>"
     )
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what stands below it."""
+    """A section with a heading."""
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
@@ -75,35 +75,35 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
 
 
 def number(value: str, label: str, *, kind: str = "") -> str:
-    """One figure to remember, with what it means below it."""
+    """One key figure with its label below it."""
     return f'<div class="number"><b class="{kind}">{escape(value)}</b>{escape(label)}</div>'
 
 
 def numbers(boxes: Iterable[str]) -> str:
-    """Figures to remember, side by side."""
+    """Key figures in a row."""
     return f'<div class="numbers">{"".join(boxes)}</div>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence], *, kinds: Sequence[str] = ()) -> str:
-    """A table; numbers stand right with three decimals, None stays empty.
+    """A table; numbers are right-aligned with three decimals, None is empty.
 
     `kinds`: "raw" or "assigned" for each column that is coloured as such, else "".
     """
     kinds = [*kinds, *[""] * len(header)]
-    filled = list(rows)
-    figures = [any(isinstance(row[c], float) for row in filled) for c in range(len(header))]
-    head = "".join(_cell("th", text, kind="", figure=f) for text, f in zip(header, figures))
+    cells = list(rows)
+    numeric = [any(isinstance(row[c], float) for row in cells) for c in range(len(header))]
+    head = "".join(_cell("th", text, kind="", numeric=f) for text, f in zip(header, numeric))
     lines = [
-        "".join(_cell("td", value, kind=k, figure=f) for value, k, f in zip(row, kinds, figures))
-        for row in filled
+        "".join(_cell("td", value, kind=k, numeric=f) for value, k, f in zip(row, kinds, numeric))
+        for row in cells
     ]
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
 
-def _cell(tag: str, value: object, *, kind: str, figure: bool) -> str:
+def _cell(tag: str, value: object, *, kind: str, numeric: bool) -> str:
     text = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-    return f'<{tag} class="{kind}{" figure" if figure else ""}">{escape(text)}</{tag}>'
+    return f'<{tag} class="{kind}{" figure" if numeric else ""}">{escape(text)}</{tag}>'
 
 
 def image(png: bytes, alt: str) -> str:
@@ -113,5 +113,5 @@ def image(png: bytes, alt: str) -> str:
 
 def links(targets: Iterable[tuple[str, str]]) -> str:
     """A list of (address relative to the page, name)."""
-    rows = "".join(f'<li><a href="{escape(to)}">{escape(name)}</a></li>' for to, name in targets)
+    rows = "".join(f'<li><a href="{escape(address)}">{escape(name)}</a></li>' for address, name in targets)
     return f"<ul>{rows}</ul>"

@@ -1,4 +1,4 @@
-"""The ladder and what stands behind a rung: accuracy by cell type and experiment."""
+"""Figures of the ladder: accuracy of each rung, by cell type and by experiment; reliability."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, new_figure, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
@@ -18,8 +18,8 @@ KINDS = {
 def of_split(ladder: list[dict], split: str = "") -> list[dict]:
     """The rungs of one split; without a name, those of the test wells where they were scored."""
     names = [row.get("split", "") for row in ladder]
-    wanted = split or ("test" if "test" in names else next(iter(names), ""))
-    return [row for row in ladder if row.get("split", "") == wanted]
+    chosen = split or ("test" if "test" in names else next(iter(names), ""))
+    return [row for row in ladder if row.get("split", "") == chosen]
 
 
 @styled
@@ -32,9 +32,9 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     rows = of_split(ladder, split)
     panels = _by_kind(rows)
     tallest = max(map(len, panels.values()), default=1)
-    figure = picture(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
-    for axes, (kind, some) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
-        _rungs(axes, some, kind=kind, slots=tallest)
+    figure = new_figure(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
+    for axes, (kind, subset) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
+        _rungs(axes, subset, kind=kind, slots=tallest)
         if kind == "raw" and floor is not None:
             _floor(axes, floor)
     _cell_type_legend(figure, rows)
@@ -44,7 +44,7 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
 def _by_kind(rows: list[dict]) -> dict[str, list[dict]]:
     """Rungs apart by kind, since raw and assigned accuracies must never share an axis."""
     panels = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
-    return {kind: some for kind, some in panels.items() if some}
+    return {kind: rungs for kind, rungs in panels.items() if rungs}
 
 
 def _rungs(axes: Axes, rows: list[dict], *, kind: str, slots: int) -> None:
@@ -92,15 +92,15 @@ def experiment_dots(rows: list[dict]) -> Figure:
     """
     experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
     panels = _by_kind(rows)
-    figure = picture(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
+    figure = new_figure(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
     grid = figure.subplots(1, len(panels) or 1, sharey=True, squeeze=False)[0]
-    for axes, (kind, some) in zip(grid, panels.items()):
-        for place, row in enumerate(some, 1):
-            _experiment_series(axes, row, experiments, strength=place / len(some))
+    for axes, (kind, subset) in zip(grid, panels.items()):
+        for number, row in enumerate(subset, 1):
+            _experiment_series(axes, row, experiments, strength=number / len(subset))
         _accuracy_axis(axes)
         axes.grid(True, axis="y")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_title(f"{kind.capitalize()}: " + ", ".join(row["rung"] for row in some))
+        axes.set_title(f"{kind.capitalize()}: " + ", ".join(row["rung"] for row in subset))
     grid[0].set_yticks(range(len(experiments)), experiments)
     grid[0].set_ylim(len(experiments) - 0.4, -0.6)
     return figure
@@ -114,7 +114,7 @@ def _experiment_series(axes: Axes, row: dict, experiments: list[str], *, strengt
             axes.plot(values[name], y, "o", color=colour, ms=7)
 
 
-# Whether a probability means what it says.
+# Calibration of probabilities.
 
 
 @styled
@@ -122,17 +122,17 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
     """Share of right answers against their stated probability, and how often each was stated.
 
     `confidence`: probability by id_code; `right`: bool by id_code. A point on the diagonal is
-    honest, one below it boasts. Bars are 95 % binomial intervals (Wilson's).
+    calibrated, one below it overconfident. Bars are 95 % binomial intervals (Wilson's).
     """
-    figure = picture(9, 3.4)
+    figure = new_figure(9, 3.4)
     curve, counts = figure.subplots(1, 2)
-    values, hits = confidence.to_numpy(float), right.reindex(confidence.index).to_numpy(bool)
-    box = np.clip((values * bins).astype(int), 0, bins - 1)
-    for index in np.unique(box):
-        inside = box == index
-        share = binomtest(int(hits[inside].sum()), int(inside.sum()))
-        mean, ends = values[inside].mean(), share.proportion_ci(method="wilson")
-        curve.plot([mean, mean], ends, color=pale(ASSIGNED), lw=4, solid_capstyle="butt")
+    values, correct = confidence.to_numpy(float), right.reindex(confidence.index).to_numpy(bool)
+    bin_index = np.clip((values * bins).astype(int), 0, bins - 1)
+    for index in np.unique(bin_index):
+        in_bin = bin_index == index
+        share = binomtest(int(correct[in_bin].sum()), int(in_bin.sum()))
+        mean, interval = values[in_bin].mean(), share.proportion_ci(method="wilson")
+        curve.plot([mean, mean], interval, color=pale(ASSIGNED), lw=4, solid_capstyle="butt")
         curve.plot(mean, share.statistic, "o", color=ASSIGNED, ms=6)
     curve.plot([0, 1], [0, 1], color="#999999", lw=1, ls="--", zorder=0)
     curve.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="stated probability", title="Share of right answers")

@@ -1,4 +1,4 @@
-"""Sites with several labels: how often each is, which go together, what they look like, and how well they are found."""
+"""Figures and report sections of multi-label sites: class frequencies, co-occurrence, thresholds and F1."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cellsignal.data.tables.labelled_sites import Labels, multi_hot
 from cellsignal.show import html
 from cellsignal.show.ladder import of_split
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, new_figure, styled
 from cellsignal.tasks import TASKS, Task
 
 FLOOR = "#8A8A8A"
@@ -26,11 +26,11 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
     """Sites of each class on a logarithmic axis, the most frequent on top."""
     counts = multi_hot(list(labels), task.classes).sum(axis=0, dtype=np.int64)
     order = counts.argsort(kind="stable")
-    figure = picture(8, 1 + 0.21 * task.classes)
+    figure = new_figure(8, 1 + 0.21 * task.classes)
     axes = figure.subplots()
     axes.barh(range(task.classes), counts[order], color=RAW, height=0.7)
-    for place, count in enumerate(counts[order]):
-        axes.annotate(f"{count:,}", (max(count, 1), place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+    for y, count in enumerate(counts[order]):
+        axes.annotate(f"{count:,}", (max(count, 1), y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(task.classes), np.array(_names(task))[order], fontsize=8)
     axes.set(xscale="log", xlabel="sites", xlim=(0.8, 2 * max(counts.max(), 1)))
     label_decades(axes.xaxis)
@@ -43,17 +43,17 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
 def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
     """Of the sites with the label of a row, the share that has the label of a column too."""
     table = multi_hot(list(labels), task.classes).astype(np.int64)
-    together = table.T @ table
-    shares = together / np.maximum(np.diag(together), 1)[:, None]
+    pair_counts = table.T @ table
+    shares = pair_counts / np.maximum(np.diag(pair_counts), 1)[:, None]
     np.fill_diagonal(shares, np.nan)
-    figure = picture(9, 8)
+    figure = new_figure(9, 8)
     axes = figure.subplots()
-    shown = axes.imshow(shares, cmap="viridis", vmin=0, vmax=max(float(np.nanmax(shares)), 0.01))
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=max(float(np.nanmax(shares)), 0.01))
     axes.set_yticks(range(task.classes), _names(task), fontsize=7)
     axes.set_xticks(range(task.classes), range(task.classes), fontsize=7)
     axes.set(xlabel="has this label too", ylabel="of the sites with this label")
     axes.grid(False)
-    figure.colorbar(shown, shrink=0.7, label="share of the sites")
+    figure.colorbar(image, shrink=0.7, label="share of the sites")
     return figure
 
 
@@ -63,13 +63,13 @@ def label_ladder(rungs: list[dict], *, split: str = "") -> Figure:
     rows = of_split(rungs, split)
     if not rows:
         return blank("No macro F1 yet.")
-    figure = picture(8, 1 + 0.42 * len(rows))
+    figure = new_figure(8, 1 + 0.42 * len(rows))
     axes = figure.subplots()
-    places = range(len(rows) - 1, -1, -1)
-    axes.barh(places, [row["macro_f1"] for row in rows], height=0.62, color=[METHODS.get(row.get("method", ""), "#CFCFCF") for row in rows])
-    for place, row in zip(places, rows):
-        axes.annotate(f"{row['macro_f1']:.3f}", (row["macro_f1"], place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set_yticks(places, [row["rung"] for row in rows])
+    y_positions = range(len(rows) - 1, -1, -1)
+    axes.barh(y_positions, [row["macro_f1"] for row in rows], height=0.62, color=[METHODS.get(row.get("method", ""), "#CFCFCF") for row in rows])
+    for y, row in zip(y_positions, rows):
+        axes.annotate(f"{row['macro_f1']:.3f}", (row["macro_f1"], y), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(y_positions, [row["rung"] for row in rows])
     axes.set(xlim=(0, max(0.1, 1.15 * max(row["macro_f1"] for row in rows))), xlabel="macro F1")
     axes.set_title({"test": "Test sites", "held_out": "Held-out sites"}[rows[0]["split"]])
     axes.grid(axis="y", visible=False)
@@ -83,11 +83,11 @@ def class_scores(rungs: list[dict], counts: Sequence[int], task: Task, *, split:
     if not rows:
         return blank("No F1 of classes yet.")
     order = np.argsort(counts, kind="stable")
-    figure = picture(8, 1.2 + 0.21 * task.classes)
+    figure = new_figure(8, 1.2 + 0.21 * task.classes)
     axes = figure.subplots()
     for row in rows:
         axes.plot(np.array(row["by_class"])[order], range(task.classes), "o", ms=5, color=METHODS[row["method"]], label=row["rung"], alpha=0.85)
-    names = [f"{name}: {counts[place]:,}" for place, name in enumerate(task.class_names or range(task.classes))]
+    names = [f"{name}: {counts[y]:,}" for y, name in enumerate(task.class_names or range(task.classes))]
     axes.set_yticks(range(task.classes), np.array(names)[order], fontsize=8)
     axes.set(xlim=(-0.02, 1.02), xlabel="F1", ylim=(-0.7, task.classes - 0.3))
     figure.legend(loc="outside lower left", ncols=3, fontsize=8)
@@ -98,11 +98,11 @@ def examples(labels: Sequence[Labels], task: Task, *, count: int = 8) -> list[in
     """Rows of sites that show so many different classes, the most frequent first, each with as few other labels as there are."""
     table = multi_hot(list(labels), task.classes)
     frequent = np.argsort(-table.sum(axis=0, dtype=np.int64), kind="stable")[:count]
-    found = [np.flatnonzero(table[:, label]) for label in frequent]
-    return [int(rows[table[rows].sum(axis=1).argmin()]) for rows in found if len(rows)]
+    rows_by_label = [np.flatnonzero(table[:, label]) for label in frequent]
+    return [int(rows[table[rows].sum(axis=1).argmin()]) for rows in rows_by_label if len(rows)]
 
 
-# What the report says of sites with several labels: macro F1 by thresholds, and F1 by class.
+# The report of multi-label sites: macro F1 by thresholds, and F1 by class.
 
 
 SPLITS = {"test": "test sites", "held_out": "held-out sites"}
@@ -126,7 +126,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     if not rungs:
         return html.section("Macro F1", html.paragraph(trouble or "No answers are known.", quiet=True))
     words = (
-        "Every class counts alike, so the rare ones decide. The floors look at no picture. A threshold a class is fitted on "
+        "Every class counts alike, so the rare ones decide. The baselines use no image. A threshold a class is fitted on "
         "held-out folds, or set so that each class is answered as often as it is in training; held-out sites are "
         "judged by thresholds that have not seen them."
     )

@@ -1,4 +1,4 @@
-"""One page about a run: the ladder, the curves, the plates, and how it was made."""
+"""The report of a run: the ladder, training curves, plates, and the recipe."""
 
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
@@ -18,7 +18,7 @@ from cellsignal.show.multilabel import label_ladder, label_parts
 from cellsignal.show.style import blank
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
-THEIRS = {  # beside the column of Brodt's figures: whether ours are of simulated data
+BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
     True: "His figures and ours come from different data: compare the order of the gains, not their size.",
     False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
 }
@@ -40,7 +40,7 @@ def write_report(run: Path) -> Path:
     Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png.
     """
     run = Path(run)
-    metrics, trouble = _read(run / "metrics.json", shapes.Metrics)
+    metrics, trouble = _read_or_reason(run / "metrics.json", shapes.Metrics)
     with simulated.showing((metrics or {}).get("simulated", simulated.is_simulated(run / "data"))):
         parts = [
             *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
@@ -55,26 +55,26 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def _screen(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
-    """What a screen of wells is about: the ladder, accuracies, and how each experiment was decided."""
+def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
+    """The report of wells: the ladder, accuracies, and how each experiment was assigned."""
     rungs = metrics.get("ladder", [])
     yield _head(run, rungs)
-    yield _ladder(rungs, metrics.get("floor"), theirs=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
+    yield _ladder(rungs, metrics.get("floor"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
     yield from _accuracies(rungs)
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
 
 
 # By the metric that metrics.json names; without one it is accuracy.
-BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _screen, "macro_f1": label_parts}
+BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _wells_report, "macro_f1": label_parts}
 
 
-def _read(path: Path, shape: Any) -> tuple[Any, str]:
-    """A JSON file of a shape and, where it cannot be read or is of another one, None and the reason."""
+def _read_or_reason(path: Path, shape: Any) -> tuple[Any, str]:
+    """A JSON file of a shape and "", or None and the reason why it cannot be read."""
     try:
         return files.read_json(path, shape), ""
     except InputError:
-        there = path.exists()
-        return None, f"{path.name} is {'damaged' if there else 'not there yet'}."
+        exists = path.exists()
+        return None, f"{path.name} is {'damaged' if exists else 'not there yet'}."
 
 
 def _head(run: Path, rungs: list[dict]) -> str:
@@ -88,7 +88,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     return title + (html.numbers(boxes) if boxes else "")
 
 
-def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str, note: str) -> str:
+def _ladder(rungs: list[dict], floor: dict | None, *, brodt: dict, trouble: str, note: str) -> str:
     """One trick a rung: the figure for the wells that count most, a table for every split."""
     if not rungs:
         return html.section("The ladder", html.paragraph(trouble or "No rungs yet.", quiet=True))
@@ -102,7 +102,7 @@ def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str
         html.paragraph(words),
         *[html.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
         html.image(figure.png(), "accuracy of each rung"),
-        *(_rung_table(split, of_split(rungs, split), theirs=theirs) for split in _splits(rungs)),
+        *(_rung_table(split, of_split(rungs, split), brodt=brodt) for split in _splits(rungs)),
         _floor(floor),
     )
 
@@ -111,17 +111,17 @@ def _splits(rungs: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["split"] for row in rungs))
 
 
-def _rung_table(split: str, rows: list[dict], *, theirs: dict) -> str:
+def _rung_table(split: str, rows: list[dict], *, brodt: dict) -> str:
     """One row a rung; Brodt's leaderboard accuracies beside the test wells, where he has such a rung."""
-    theirs = theirs if split == "test" else {}
+    brodt = brodt if split == "test" else {}
     cells = []
     for rung in dict.fromkeys(row["rung"] for row in rows):
-        ours = {row["kind"]: float(row["accuracy"]) for row in rows if row["rung"] == rung}
-        his = " / ".join(f"{value:.2f}" for value in theirs.get(rung, ()))
-        cells.append([rung, ours.get("raw"), ours.get("assigned"), *[his] * bool(theirs)])
-    names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(theirs)]
-    table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
-    caveat = html.paragraph(THEIRS[simulated.shown()], quiet=True) if theirs else ""
+        accuracies = {row["kind"]: float(row["accuracy"]) for row in rows if row["rung"] == rung}
+        brodt_text = " / ".join(f"{value:.2f}" for value in brodt.get(rung, ()))
+        cells.append([rung, accuracies.get("raw"), accuracies.get("assigned"), *[brodt_text] * bool(brodt)])
+    names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(brodt)]
+    table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(brodt)])
+    caveat = html.paragraph(BRODT_CAVEATS[simulated.shown()], quiet=True) if brodt else ""
     return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}{caveat}"
 
 
@@ -140,10 +140,10 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
         return
     tables = []
     for kind in ("raw", "assigned"):
-        some = [row for row in rows if row["kind"] == kind]
-        cells = [[name, *(row["by_cell_type"].get(name) for row in some)] for name in names]
-        header, kinds = ["cell type", *(row["rung"] for row in some)], ["", *[kind] * len(some)]
-        if some:
+        kind_rows = [row for row in rows if row["kind"] == kind]
+        cells = [[name, *(row["by_cell_type"].get(name) for row in kind_rows)] for name in names]
+        header, kinds = ["cell type", *(row["rung"] for row in kind_rows)], ["", *[kind] * len(kind_rows)]
+        if kind_rows:
             tables += [f"<h3>{kind.capitalize()} accuracy</h3>", html.table(header, cells, kinds=kinds)]
     yield html.section("By cell type", *tables)
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
@@ -172,36 +172,36 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
 
 def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
-    recipe, _ = _read(run / "recipe.json", shapes.Description)
+    recipe, _ = _read_or_reason(run / "recipe.json", shapes.Description)
     parameters = (recipe or {}).get("parameters", {})
-    wanted = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
-    folders = [folder for folder in sorted((run / "weights").glob("*/")) if not wanted or folder.name in wanted]
+    cell_types = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
+    folders = [folder for folder in sorted((run / "weights").glob("*/")) if not cell_types or folder.name in cell_types]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
     return html.section("Training", *(parts or [html.paragraph("No weights yet.", quiet=True)]))
 
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:
-    """One picture a network; its last JSON holds the story of every phase before it."""
+    """One figure per network; its last JSON holds the history of all phases."""
     last = "final" if parameters.get("final_epochs") else "model"
     for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
-        card, trouble = _read(folder / f"{name}.json", shapes.Card)
+        description, trouble = _read_or_reason(folder / f"{name}.json", shapes.Card)
         if trouble:
             yield html.paragraph(f"{folder.name}: {trouble}", quiet=True)
-        if history := (card or {}).get("history"):
+        if history := (description or {}).get("history"):
             title = folder.name if name != "plain" else f"{folder.name}, treatments without the virtual batch"
             yield html.image(curves(history, title=title).png(), f"training of {title}")
 
 
 def _plates(run: Path) -> str:
     """The main figures of the first notebook."""
-    there = {name: run / "eda" / f"{name}.png" for name in PLATES}
-    pictures = [
+    paths = {name: run / "eda" / f"{name}.png" for name in PLATES}
+    images = [
         f"<h3>{PLATES[name]}</h3>\n{html.image(path.read_bytes(), PLATES[name])}"
-        for name, path in there.items()
+        for name, path in paths.items()
         if path.is_file()
     ]
     none = html.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
-    return html.section("The plates", *(pictures or [none]))
+    return html.section("The plates", *(images or [none]))
 
 
 def _notes(notes: list[str] | None, trouble: str) -> str:
@@ -212,7 +212,7 @@ def _notes(notes: list[str] | None, trouble: str) -> str:
 
 
 def _seconds(run: Path) -> str:
-    seconds, trouble = _read(run / "seconds.json", shapes.Seconds)
+    seconds, trouble = _read_or_reason(run / "seconds.json", shapes.Seconds)
     if trouble:
         return ""
     return html.section("Time", html.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
@@ -220,7 +220,7 @@ def _seconds(run: Path) -> str:
 
 def _recipe(run: Path) -> str:
     """Every parameter and version that made the run."""
-    recipe, trouble = _read(run / "recipe.json", shapes.Description)
+    recipe, trouble = _read_or_reason(run / "recipe.json", shapes.Description)
     if trouble:
         return html.section("Recipe", html.paragraph(trouble, quiet=True))
     plain = {key: value for key, value in recipe.items() if not isinstance(value, dict)}
@@ -239,20 +239,20 @@ def _text(value: object) -> str:
 
 def _files(run: Path) -> str:
     """Links to the executed notebooks and the submission."""
-    there = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "metrics.json"]
-    targets = [path.relative_to(run).as_posix() for path in there if path.is_file()]
+    paths = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "metrics.json"]
+    targets = [path.relative_to(run).as_posix() for path in paths if path.is_file()]
     names = [(quote(target), target) for target in targets]
     return html.section("Files", html.links(names) if names else html.paragraph("None yet.", quiet=True))
 
 
-# The rungs of a run as one picture, whatever they are measured by.
+# The rungs of a run as one figure, for any metric.
 
 
 # By the metric that a metrics.json names, without one accuracy: under which key it has its rungs, and who draws them.
-PICTURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {"accuracy": ("ladder", ladder), "macro_f1": ("rungs", label_ladder)}
+RUNG_FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {"accuracy": ("ladder", ladder), "macro_f1": ("rungs", label_ladder)}
 
 
-def rungs_picture(metrics: Mapping[str, Any]) -> Figure:
+def rungs_figure(metrics: Mapping[str, Any]) -> Figure:
     """A bar for each rung, from the content of a metrics.json; says so when there is none."""
-    key, draw = PICTURES[metrics.get("metric", "accuracy")]
+    key, draw = RUNG_FIGURES[metrics.get("metric", "accuracy")]
     return draw(metrics[key]) if metrics.get(key) else blank("No rung yet.")

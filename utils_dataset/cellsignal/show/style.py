@@ -1,4 +1,4 @@
-"""One look for every figure: fonts, a light grid, and a fixed colour for each thing that recurs."""
+"""The style of all figures: fonts, a light grid, and fixed colours."""
 
 from collections.abc import Callable
 from functools import cached_property, wraps
@@ -16,7 +16,7 @@ from matplotlib.ticker import LogFormatter
 from cellsignal.data.simulated import shown, titled
 from cellsignal.files import atomic_path
 
-# Okabe and Ito's palette, told apart by colour-blind eyes (jfly.uni-koeln.de/color).
+# Okabe and Ito's palette, distinguishable for colour-blind readers (jfly.uni-koeln.de/color).
 CELL_TYPES = {"HEPG2": "#E69F00", "HUVEC": "#0072B2", "RPE": "#009E73", "U2OS": "#CC79A7"}
 OTHER_CELL_TYPES = ("#D55E00", "#56B4E9", "#8C6D31", "#7F3C8D")
 WELL_TYPES = {
@@ -56,7 +56,7 @@ STYLE = {
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run `function` under the look of this file, whatever the caller has set."""
+    """Run `function` with the style of this file, whatever the caller has set."""
 
     @wraps(function)
     def inside(*values, **options):
@@ -66,14 +66,14 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return inside
 
 
-class Picture(Figure):
-    """A figure that belongs to no window: a notebook shows it as the value of a cell, once."""
+class NotebookFigure(Figure):
+    """A figure without a window, displayed once as the value of a notebook cell."""
 
     def suptitle(self, t: str, **options) -> Text:
-        """The title of the whole figure; one of simulated data says so."""
+        """The title of the whole figure, with a label if the data are simulated."""
         return super().suptitle(titled(t), **options)
 
-    # Ticks are made while drawing, so the look must hold then too.
+    # Ticks are created while drawing, so the style must be active then too.
     @styled
     def savefig(self, *values, **options) -> None:
         super().savefig(*values, **options)
@@ -93,27 +93,27 @@ class Picture(Figure):
 
 
 def label_decades(axis: Axis) -> None:
-    """Write plain numbers at a logarithmic axis: Matplotlib's own labels are formulas, which are not read here."""
+    """Label a logarithmic axis with plain numbers, because mathtext is switched off."""
     axis.set_major_formatter(LogFormatter())
     axis.set_minor_formatter(LogFormatter())
 
 
-def picture(width: float, height: float) -> Picture:
-    """An empty figure of `width` x `height` inches whose parts make room for each other, and for a title if the data are simulated."""
-    figure = Picture(figsize=(width, height + TITLE_HEIGHT * shown()), layout="constrained")
+def new_figure(width: float, height: float) -> NotebookFigure:
+    """An empty figure of `width` x `height` inches with constrained layout, and space for a title if the data are simulated."""
+    figure = NotebookFigure(figsize=(width, height + TITLE_HEIGHT * shown()), layout="constrained")
     if shown():
         figure.suptitle("", x=0.01, ha="left")
     return figure
 
 
-def blank(message: str) -> Picture:
-    """A figure that only says why there is nothing to see."""
-    figure = Picture(figsize=(8, 0.5), layout="constrained")
+def blank(message: str) -> NotebookFigure:
+    """A figure with only a message."""
+    figure = NotebookFigure(figsize=(8, 0.5), layout="constrained")
     figure.text(0.01, 0.5, message, va="center", color="#666666")
     return figure
 
 
-def save(figure: Picture, path: Path) -> Picture:
+def save(figure: NotebookFigure, path: Path) -> NotebookFigure:
     """Write `figure` to `path` as a PNG, atomically, and give it back for the notebook to show."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(figure.png())
@@ -128,11 +128,11 @@ def cell_type_colour(cell_type: str) -> str:
 
 def pale(colour: str, *, share: float = 0.35) -> tuple[float, float, float]:
     """`colour` mixed with white: a tint that hides the grid behind it, unlike transparency."""
-    return tuple(share * part + 1 - share for part in to_rgb(colour))
+    return tuple(share * component + 1 - share for component in to_rgb(colour))
 
 
-def keys(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
+def colour_legend(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
     """A legend of coloured boxes below `figure`, under a line of text."""
-    boxes = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
+    patches = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
     legend = dict(loc="outside lower left", ncols=len(colours), fontsize=9)
-    figure.legend(boxes, colours, title=note, alignment="left", title_fontsize=9, **legend)
+    figure.legend(patches, colours, title=note, alignment="left", title_fontsize=9, **legend)

@@ -1,4 +1,4 @@
-"""What a sweep found: accuracy and cost of each variant, or of each trial of a search."""
+"""Figures of a sweep: accuracy and cost of each variant, or of each trial of a search."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, pale, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ KINDS = {
     "thresholds": ("Thresholds as the recipe chose them", ASSIGNED),
 }
 SPLITS = {"test": ("o", -0.12), "held_out": ("D", 0.16)}  # marker, and where in the row of a variant
-ABREAST = 4  # panels of a search in a row
+PANELS_PER_ROW = 4  # panels of a search in a row
 
 
 @styled
@@ -30,51 +30,51 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: s
     `trials` and `variants` are the tables of `run.sweep_results`. A pale dot is a seed, a strong one the mean, a bar the
     standard deviation over the seeds; the dashed line goes through the first variant's mean on the test.
     """
-    shown = variants.reset_index(drop=True)
+    variants_table = variants.reset_index(drop=True)
     if not variants["seeds"].sum():
-        return blank("no trial has come to its end")
-    figure = picture(13, 1.7 + 0.42 * max(3, len(shown)))
+        return blank("no trial has finished")
+    figure = new_figure(13, 1.7 + 0.42 * max(3, len(variants_table)))
     *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
     for axes, kind in zip(grid, [kind for kind in KINDS if f"test_{kind}" in trials], strict=True):
         title, colour = KINDS[kind]
         for split in SPLITS:
-            _accuracies(axes, trials, shown, measure=f"{split}_{kind}", split=split, colour=colour)
+            _accuracies(axes, trials, variants_table, measure=f"{split}_{kind}", split=split, colour=colour)
         axes.set_title(title)
         axes.set_xlabel(metric)
-    _costs(cost, shown)
-    grid[0].set_yticks(range(len(shown)), shown["variant"])
-    grid[0].set_ylim(len(shown) - 0.5, -0.5)
+    _costs(cost, variants_table)
+    grid[0].set_yticks(range(len(variants_table)), variants_table["variant"])
+    grid[0].set_ylim(len(variants_table) - 0.5, -0.5)
     _split_legend(figure)
     return figure
 
 
-def _accuracies(axes: Axes, trials: "pd.DataFrame", shown: "pd.DataFrame", *, measure: str, split: str, colour: str) -> None:
+def _accuracies(axes: Axes, trials: "pd.DataFrame", variants_table: "pd.DataFrame", *, measure: str, split: str, colour: str) -> None:
     """The seeds, mean and spread of every variant by one measure."""
     marker, offset = SPLITS[split]
     size, face = (7, colour) if split == "test" else (5, "white")
-    for y, row in shown.iterrows():
+    for y, row in variants_table.iterrows():
         values = trials.loc[trials["variant"] == row["variant"], measure].astype(float).dropna()
         if not row["seeds"] and split == "test":
-            _say_nothing(axes, y)
+            _no_trial_note(axes, y)
         if values.empty:
             continue
         axes.plot(values, np.full(len(values), y + offset), marker, color=pale(colour), ms=size - 2, zorder=2)
         spread = 0 if len(values) < 2 else values.std()
         axes.errorbar(values.mean(), y + offset, xerr=spread, fmt=marker, color=colour, mfc=face, ms=size, lw=1.5, zorder=3)
-    first = shown[f"{measure}_mean"].iloc[0]
+    first = variants_table[f"{measure}_mean"].iloc[0]
     if split == "test" and first == first:
         axes.axvline(first, color="#444444", lw=1, ls="--", zorder=1)
 
 
-def _say_nothing(axes: Axes, y: int) -> None:
+def _no_trial_note(axes: Axes, y: int) -> None:
     """A variant without a finished trial keeps its row."""
     place = {"xycoords": ("axes fraction", "data"), "va": "center", "ha": "right"}
-    axes.annotate("no trial has come to its end", (0.98, y), color="#888888", fontsize=8, **place)
+    axes.annotate("no trial has finished", (0.98, y), color="#888888", fontsize=8, **place)
 
 
-def _costs(axes: Axes, shown: "pd.DataFrame") -> None:
-    axes.barh(range(len(shown)), shown["seconds"], height=0.5, color="#C9CED6")
-    for y, row in shown[shown["seeds"] > 0].iterrows():
+def _costs(axes: Axes, variants_table: "pd.DataFrame") -> None:
+    axes.barh(range(len(variants_table)), variants_table["seconds"], height=0.5, color="#C9CED6")
+    for y, row in variants_table[variants_table["seeds"] > 0].iterrows():
         axes.annotate(f"{row['weights'] / 1e6:.2f} M weights", (0, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set(title="Cost", xlabel="seconds")
     axes.grid(False, axis="y")
@@ -82,10 +82,10 @@ def _costs(axes: Axes, shown: "pd.DataFrame") -> None:
 
 def _split_legend(figure: Figure) -> None:
     faces = {"test": "#444444", "held_out": "white"}
-    marks = [Line2D([], [], marker=marker, ls="", color="#444444", mfc=faces[split]) for split, (marker, _) in SPLITS.items()]
+    markers = [Line2D([], [], marker=marker, ls="", color="#444444", mfc=faces[split]) for split, (marker, _) in SPLITS.items()]
     names = ["test: mean, standard deviation, seeds", "held out"]
     line = Line2D([], [], color="#444444", lw=1, ls="--")
-    figure.legend([*marks, line], [*names, "the first variant, test"], loc="outside lower left", ncols=3)
+    figure.legend([*markers, line], [*names, "the first variant, test"], loc="outside lower left", ncols=3)
 
 
 @styled
@@ -96,17 +96,17 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
     Pruned trials, which have no value, stand below.
     """
     column, colour = f"held_out_{measure}", KINDS[measure][1]
-    shown = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
-    whole = shown[shown[column].notna()]
-    if whole.empty:
-        return blank("no trial has come to its end")
+    variants_table = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
+    finished = variants_table[variants_table[column].notna()]
+    if finished.empty:
+        return blank("no trial has finished")
     panels = 1 + len(keys)
-    rows, columns = -(-panels // ABREAST), min(panels, ABREAST)
-    figure = picture(3.5 * columns, 3 * rows + 0.4)
+    rows, columns = -(-panels // PANELS_PER_ROW), min(panels, PANELS_PER_ROW)
+    figure = new_figure(3.5 * columns, 3 * rows + 0.4)
     first, *others = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    _story(first, shown, whole, column=column, colour=colour)
+    _trial_history(first, variants_table, finished, column=column, colour=colour)
     for axes, key in zip(others, keys):
-        _against(axes, whole, key, column=column, colour=colour)
+        _against(axes, finished, key, column=column, colour=colour)
     for axes in others[len(keys):]:
         axes.set_visible(False)
     figure.suptitle(f"On what was held out. {KINDS[measure][0]}")
@@ -114,25 +114,25 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
     return figure
 
 
-def _story(axes: Axes, shown: "pd.DataFrame", whole: "pd.DataFrame", *, column: str, colour: str) -> None:
+def _trial_history(axes: Axes, variants_table: "pd.DataFrame", finished: "pd.DataFrame", *, column: str, colour: str) -> None:
     """Trial by trial."""
-    means = whole.groupby("number")[column].mean()
+    means = finished.groupby("number")[column].mean()
     axes.plot(means.index, means, "o", color=pale(colour, share=0.6), ms=6, label="mean over seeds")
     axes.step(means.index, means.cummax(), where="post", color=colour, lw=1.5, label="best so far")
-    pruned = shown.loc[shown["status"] == "pruned", "number"]
+    pruned = variants_table.loc[variants_table["status"] == "pruned", "number"]
     floor = means.min() - 0.08 * max(np.ptp(means), 0.05)
     axes.plot(pruned, np.full(len(pruned), floor), "x", color="#888888", ms=6, label=f"pruned ({len(pruned)})")
     axes.set(xlabel="trial")
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _against(axes: Axes, whole: "pd.DataFrame", key: str, *, column: str, colour: str) -> None:
+def _against(axes: Axes, finished: "pd.DataFrame", key: str, *, column: str, colour: str) -> None:
     """The measure against one parameter; rates that span more than a factor of 20 on a logarithmic axis."""
-    values = whole[key]
+    values = finished[key]
     number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    axes.plot(values if number else values.map(str), whole[column], "o", color=pale(colour, share=0.6), ms=6)
-    best = whole[column].astype(float).idxmax()
-    axes.plot(values[best] if number else str(values[best]), whole.loc[best, column], "o", color=colour, ms=8)
+    axes.plot(values if number else values.map(str), finished[column], "o", color=pale(colour, share=0.6), ms=6)
+    best = finished[column].astype(float).idxmax()
+    axes.plot(values[best] if number else str(values[best]), finished.loc[best, column], "o", color=colour, ms=8)
     if number and values.min() > 0 and values.max() > 20 * values.min():
         axes.set_xscale("log")
         label_decades(axes.xaxis)

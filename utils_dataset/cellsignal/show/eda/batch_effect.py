@@ -1,4 +1,4 @@
-"""The batch effect, seen: channel means by experiment, and what a well's statistics are made of."""
+"""Figures of the batch effect: channel means by experiment, and variance shares of wells' statistics."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from cellsignal.data.images.reader import missing_channels, read_site
 from cellsignal.progress_bars import progress_bar
-from cellsignal.show.style import blank, cell_type_colour, picture, styled
+from cellsignal.show.style import blank, cell_type_colour, new_figure, styled
 from cellsignal.tasks import RXRX1
 
 HALO = [withStroke(linewidth=2.5, foreground="white")]
@@ -27,11 +27,11 @@ def channel_means(stats: pd.DataFrame) -> Figure:
     if stats.empty:
         return blank("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
-    figure = picture(14, 1.3 + 0.17 * max(8, len(experiments)))
+    figure = new_figure(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]
     for channel, (axes, name) in enumerate(zip(grid, RXRX1.channels), 1):
-        some = stats[stats["channel"] == channel].groupby("experiment")["mean"]
-        _dots(axes, some.agg(["mean", _fifth_percentile, _ninety_fifth_percentile]).reindex(experiments))
+        subset = stats[stats["channel"] == channel].groupby("experiment")["mean"]
+        _dots(axes, subset.agg(["mean", _fifth_percentile, _ninety_fifth_percentile]).reindex(experiments))
         axes.set_title(name, fontsize=9.5)
         axes.set_xlim(left=0)
     grid[0].set_yticks(range(len(experiments)), experiments, fontsize=8)
@@ -49,10 +49,10 @@ def _ninety_fifth_percentile(values: pd.Series) -> float:
 
 
 def _dots(axes: Axes, rows: pd.DataFrame) -> None:
-    for place, (experiment, row) in enumerate(rows.iterrows()):
+    for y, (experiment, row) in enumerate(rows.iterrows()):
         colour = cell_type_colour(experiment.rsplit("-", 1)[0])
-        axes.plot((row["_low"], row["_high"]), (place, place), color=colour, alpha=0.4, lw=3)
-        axes.plot(row["mean"], place, "o", color=colour, ms=4.5)
+        axes.plot((row["_fifth_percentile"], row["_ninety_fifth_percentile"]), (y, y), color=colour, alpha=0.4, lw=3)
+        axes.plot(row["mean"], y, "o", color=colour, ms=4.5)
     axes.tick_params(axis="y", length=0)
 
 
@@ -60,15 +60,15 @@ def variance_shares(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame
     """What share of the variance of control wells lies between experiments, between siRNAs, in neither.
 
     `features` float[wells,k] by id_code; `wells`: id_code, experiment, cell_type, sirna, well_type.
-    One row a cell type in which the two can be told apart. Sums of squares, experiments first, averaged over the features.
+    One row per cell type in which both are identifiable. Sums of squares, experiments first, averaged over the features.
     """
-    some = {name: part for name, part in _controls(features, wells).groupby("cell_type") if _can_tell(part)}
-    shares = {name: _shares(features.loc[part.index], part) for name, part in some.items()}
+    subset = {name: part for name, part in _controls(features, wells).groupby("cell_type") if _is_identifiable(part)}
+    shares = {name: _shares(features.loc[part.index], part) for name, part in subset.items()}
     return pd.DataFrame.from_dict(shares, orient="index", columns=PARTS, dtype=float)
 
 
-def _can_tell(wells: pd.DataFrame) -> bool:
-    """Whether there are experiments and siRNAs to compare, and more wells than these explain whatever was measured."""
+def _is_identifiable(wells: pd.DataFrame) -> bool:
+    """Whether there are several experiments and siRNAs, and more wells than parameters."""
     experiments, sirnas = wells["experiment"].nunique(), wells["sirna"].nunique()
     return min(experiments, sirnas) > 1 and len(wells) > experiments + sirnas
 
@@ -83,10 +83,10 @@ def _controls(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
 def _shares(features: pd.DataFrame, wells: pd.DataFrame) -> dict[str, float]:
     centred = features - features.mean()
     by_experiment = centred.groupby(wells["experiment"]).transform("mean")
-    left = centred - by_experiment
-    by_sirna = left.groupby(wells["sirna"]).transform("mean")
+    residual = centred - by_experiment
+    by_sirna = residual.groupby(wells["sirna"]).transform("mean")
     total = (centred**2).sum()
-    parts = [(part**2).sum() / total for part in (by_experiment, by_sirna, left - by_sirna)]
+    parts = [(part**2).sum() / total for part in (by_experiment, by_sirna, residual - by_sirna)]
     return {name: float(part.mean()) for name, part in zip(PARTS, parts)}
 
 
@@ -98,15 +98,15 @@ def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
     `features` float[wells,k] by id_code, such as log channel means and standard deviations.
     `wells`: id_code, experiment, cell_type, sirna, well_type.
     """
-    groups = [some for _, some in _controls(features, wells).groupby("cell_type")]
+    groups = [subset for _, subset in _controls(features, wells).groupby("cell_type")]
     if not groups:
         return blank("Too few control wells for principal components.")
-    figure = picture(3.4 * max(2, len(groups)), 6.4)
+    figure = new_figure(3.4 * max(2, len(groups)), 6.4)
     grid = figure.subplots(2, len(groups), squeeze=False)
-    for column, some in zip(grid.T, groups):
-        points = _components(features.loc[some.index])
-        _by_experiment(column[0], points, some)
-        _by_sirna(column[1], points, some)
+    for column, subset in zip(grid.T, groups):
+        points = _components(features.loc[subset.index])
+        _by_experiment(column[0], points, subset)
+        _by_sirna(column[1], points, subset)
     grid[1, 0].legend(loc="best", fontsize=8, handletextpad=0)
     return figure
 
@@ -115,20 +115,20 @@ def _components(features: pd.DataFrame) -> np.ndarray:
     """The first two principal components of standardised features, float[wells,2]."""
     from sklearn.decomposition import PCA
 
-    spread = features.std().replace(0, 1)
-    even = (features - features.mean()) / spread
-    return PCA(2, svd_solver="full").fit_transform(even.to_numpy())
+    deviation = features.std().replace(0, 1)
+    standardised = (features - features.mean()) / deviation
+    return PCA(2, svd_solver="full").fit_transform(standardised.to_numpy())
 
 
 def _by_experiment(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
-    """Each experiment in a colour of its own, its number written where its wells lie."""
+    """Each experiment in a colour of its own, labelled with its number."""
     names = sorted(wells["experiment"].unique())
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
     for name, colour in zip(names, colours):
-        some = points[(wells["experiment"] == name).to_numpy()]
-        axes.scatter(*some.T, s=7, color=colour, alpha=0.6, lw=0)
+        subset = points[(wells["experiment"] == name).to_numpy()]
+        axes.scatter(*subset.T, s=7, color=colour, alpha=0.6, lw=0)
         number = dict(ha="center", va="center", fontweight="bold", fontsize=9, path_effects=HALO)
-        axes.text(*np.median(some, axis=0), name.rsplit("-", 1)[1], **number)
+        axes.text(*np.median(subset, axis=0), name.rsplit("-", 1)[1], **number)
     cell_type = wells["cell_type"].iloc[0]
     axes.set_title(f"{cell_type}: by experiment", color=cell_type_colour(cell_type))
     axes.set(xticks=[], yticks=[])
@@ -144,7 +144,7 @@ def _by_sirna(axes: Axes, points: np.ndarray, wells: pd.DataFrame) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-# Pixel statistics computed from images, for data sets that bring no pixel_stats.csv.
+# Pixel statistics computed from images, for data sets without pixel_stats.csv.
 
 
 COLUMNS = ["id_code", "experiment", "plate", "well", "site"]
@@ -152,22 +152,22 @@ FEATURES = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, 
 
 
 def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
-    """How many of its channel files each site has: int for each row, all of the task when it is whole."""
+    """The number of channel files of each site: int for each row."""
     channels = len(RXRX1.suffixes)
     missing = missing_channels(Path(root), sites["stem"], channels=RXRX1.suffixes)
-    there = [channels - len(numbers.split(", ")) if numbers else channels for numbers in missing]
-    return pd.Series(there, index=sites.index, name="channels", dtype=int)
+    present = [channels - len(numbers.split(", ")) if numbers else channels for numbers in missing]
+    return pd.Series(present, index=sites.index, name="channels", dtype=int)
 
 
-def pixel_stats(root: Path, sites: pd.DataFrame, *, most: int = 600) -> pd.DataFrame:
+def pixel_stats(root: Path, sites: pd.DataFrame, *, max_sites: int = 600) -> pd.DataFrame:
     """The columns of the competition's pixel_stats.csv, for at most `most` sites spread evenly.
 
     One row per site and channel (from 1). Raises InputError when an image is missing or damaged.
     """
-    chosen = sites.iloc[:: max(1, -(-len(sites) // most))]
+    selected = sites.iloc[:: max(1, -(-len(sites) // max_sites))]
     rows = [
         {**{name: site[name] for name in COLUMNS}, "channel": channel, **_features(pixels)}
-        for site in progress_bar(chosen.to_dict("records"), desc="pixel statistics", unit="site")
+        for site in progress_bar(selected.to_dict("records"), desc="pixel statistics", unit="site")
         for channel, pixels in enumerate(read_site(root, site["stem"]), 1)
     ]
     return pd.DataFrame(rows, columns=[*COLUMNS, "channel", *FEATURES])

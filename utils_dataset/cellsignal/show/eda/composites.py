@@ -1,10 +1,10 @@
-"""Wells as pictures: a faux-coloured composite beside its channels."""
+"""Images of wells: false-colour composites and single channels."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cellsignal.show.style import blank, picture, styled
+from cellsignal.show.style import blank, new_figure, styled
 from cellsignal.tasks import RXRX1, Task
 
 LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
@@ -13,18 +13,18 @@ LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full col
 def limits(images: np.ndarray, *, low: float = LOW, high: float = HIGH) -> np.ndarray:
     """The grey values drawn as black and as full colour, float[C,2], over all of uint8[...,C,H,W]."""
     pixels = np.moveaxis(images, -3, 0).reshape(images.shape[-3], -1)
-    ends = np.percentile(pixels, (low, high), axis=1).T
-    ends[:, 1] = np.maximum(ends[:, 1], ends[:, 0] + 1)  # an even channel stays black
-    return ends
+    grey_range = np.percentile(pixels, (low, high), axis=1).T
+    grey_range[:, 1] = np.maximum(grey_range[:, 1], grey_range[:, 0] + 1)  # an even channel stays black
+    return grey_range
 
 
-def scaled(image: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def scaled(image: np.ndarray, grey_range: np.ndarray) -> np.ndarray:
     """`image` uint8[C,H,W] as float[C,H,W] from 0 to 1 between the grey values float[C,2]."""
-    low, high = ends.T[:, :, None, None]
+    low, high = grey_range.T[:, :, None, None]
     return np.clip((image - low) / (high - low), 0, 1)
 
 
-def composite(image: np.ndarray, *, ends: np.ndarray | None = None, task: Task = RXRX1) -> np.ndarray:
+def composite(image: np.ndarray, *, grey_range: np.ndarray | None = None, task: Task = RXRX1) -> np.ndarray:
     """Faux colours of uint8[C,H,W] as float RGB[H,W,3], for RxRx1 blue green red cyan magenta yellow.
 
     Each channel is scaled to its own percentiles, or to the given grey values float[C,2]. The
@@ -32,7 +32,7 @@ def composite(image: np.ndarray, *, ends: np.ndarray | None = None, task: Task =
     """
     colours = np.array(task.colours, dtype=float)  # [C, RGB]
     shares = colours / colours.sum(axis=0)
-    rgb = np.einsum("chw,ck->hwk", scaled(image, limits(image) if ends is None else ends), shares)
+    rgb = np.einsum("chw,ck->hwk", scaled(image, limits(image) if grey_range is None else grey_range), shares)
     return np.clip(1.3 * rgb, 0, 1)  # the mean is dim, as stains seldom lie in one place
 
 
@@ -45,17 +45,17 @@ def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = Fa
     if not images:
         return blank("No images to show.")
     columns = 1 + len(task.channels)
-    figure = picture(2 * columns, 0.45 + 2.05 * len(images))
+    figure = new_figure(2 * columns, 0.45 + 2.05 * len(images))
     grid = figure.subplots(len(images), columns, squeeze=False)
-    together = limits(np.stack(images)) if shared else None
+    shared_range = limits(np.stack(images)) if shared else None
     for axes, image, title in zip(grid, images, titles):
-        _well(axes, image, limits(image) if together is None else together, task)
+        _well(axes, image, limits(image) if shared_range is None else shared_range, task)
         axes[0].set_ylabel(title)
-    _head(grid[0], task)
+    _column_titles(grid[0], task)
     return figure
 
 
-def _head(row: np.ndarray, task: Task) -> None:
+def _column_titles(row: np.ndarray, task: Task) -> None:
     """Names above the columns, each channel under a strip of its colour in the composite."""
     row[0].set_title("composite", fontsize=10)
     for axes, name, colour in zip(row[1:], task.channels, task.colours):
@@ -63,13 +63,13 @@ def _head(row: np.ndarray, task: Task) -> None:
         axes.spines["top"].set(visible=True, color=np.divide(colour, 255), lw=4)
 
 
-def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray, task: Task) -> None:
-    """Draw one well into its axes: each channel in grey, where the eye sees most."""
-    axes[0].imshow(composite(image, ends=ends, task=task))
-    for place, channel in zip(axes[1:], scaled(image, ends)):
-        place.imshow(channel, cmap="gray", vmin=0, vmax=1)
-    for place in axes:
-        _bare(place)
+def _well(axes: np.ndarray, image: np.ndarray, grey_range: np.ndarray, task: Task) -> None:
+    """Draw one well into its axes: the composite, then each channel in grey."""
+    axes[0].imshow(composite(image, grey_range=grey_range, task=task))
+    for panel, channel in zip(axes[1:], scaled(image, grey_range)):
+        panel.imshow(channel, cmap="gray", vmin=0, vmax=1)
+    for panel in axes:
+        _bare(panel)
 
 
 def _bare(axes: Axes) -> None:
@@ -83,16 +83,16 @@ def show_composites(images: list[np.ndarray], titles: list[str], *, rows: list[s
     """Composites side by side; those with the same name in `rows` share a row and one scale."""
     if not images:
         return blank("No images to show.")
-    places = {name: [i for i, row in enumerate(rows) if row == name] for name in dict.fromkeys(rows)}
-    columns = max(map(len, places.values()))
-    figure = picture(max(5, 2.3 * columns), 2.6 * len(places))
-    grid = figure.subplots(len(places), columns, squeeze=False)
+    indices_by_row = {name: [i for i, row in enumerate(rows) if row == name] for name in dict.fromkeys(rows)}
+    columns = max(map(len, indices_by_row.values()))
+    figure = new_figure(max(5, 2.3 * columns), 2.6 * len(indices_by_row))
+    grid = figure.subplots(len(indices_by_row), columns, squeeze=False)
     for axes in grid.flat:
         _bare(axes)
-    for line, (name, some) in zip(grid, places.items()):
-        line[0].set_ylabel(name)
-        ends = limits(np.stack([images[i] for i in some]))
-        for axes, i in zip(line, some):
-            axes.imshow(composite(images[i], ends=ends))
+    for panel_row, (name, indices) in zip(grid, indices_by_row.items()):
+        panel_row[0].set_ylabel(name)
+        grey_range = limits(np.stack([images[i] for i in indices]))
+        for axes, i in zip(panel_row, indices):
+            axes.imshow(composite(images[i], grey_range=grey_range))
             axes.set_title(titles[i], fontsize=9)
     return figure

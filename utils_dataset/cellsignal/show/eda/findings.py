@@ -1,4 +1,4 @@
-"""What a notebook saw, in sentences made of what it measured: none says more than the numbers in it."""
+"""Findings of a notebook as sentences built from its measurements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ SPLITS = {"test": "Test sites", "held_out": "Held-out sites"}
 
 
 def plate_findings(wells: pd.DataFrame, design: Mapping[str, Any], *, channels: pd.Series, shares: pd.DataFrame) -> str:
-    """What there is to learn from, the batch effect beside the biology, the design and what is missing, as a list in Markdown.
+    """Training data, batch effect, design and missing data, as a list in Markdown.
 
-    `wells`: experiment, dataset, plate, well_type, sirna. `design`: what `data.plates.layout` gives. `channels`: number of files
-    of each control site. `shares`: what `variance_shares` gives.
+    `wells`: experiment, dataset, plate, well_type, sirna. `design`: of `plate_design.layout`. `channels`: number of files
+    of each control site. `shares`: of `variance_shares`.
     """
-    return _listed(_experiments(wells), _batch_effect(shares), _design(wells, design["groups"]), _missing(wells, channels, design["duplicates"]))
+    return _as_list(_experiments(wells), _batch_effect(shares), _design(wells, design["groups"]), _missing(wells, channels, design["duplicates"]))
 
 
 def label_findings(rungs: Sequence[Mapping[str, Any]]) -> str:
-    """What thresholds are worth and whether the network beats the floors, as a list in Markdown; `rungs`: of `climb_labels`."""
+    """What thresholds are worth and whether the network beats the baselines, as a list in Markdown; `rungs`: of `evaluate_label_ladder`."""
     lines = []
     for split, name in SPLITS.items():
         rows = [row for row in rungs if row["split"] == split]
@@ -29,17 +29,17 @@ def label_findings(rungs: Sequence[Mapping[str, Any]]) -> str:
         if scores:
             others = ", ".join(f"{row['macro_f1']:.3f} with {row['rung']}" for row in rows if row.get("method", "half") != "half")
             lines.append(f"**{name}**: macro F1 {scores['half']:.3f} with thresholds 0.5, {others}; the best floor has {max(floors):.3f}.")
-    return _listed(*lines or ["No macro F1 was measured."])
+    return _as_list(*lines or ["No macro F1 was measured."])
 
 
-def _listed(*lines: str) -> str:
+def _as_list(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _experiments(wells: pd.DataFrame) -> str:
     train, test = (set(wells.loc[wells["dataset"] == kind, "experiment"]) for kind in ("train", "test"))
-    if both := sorted(train & test):
-        return f"**{len(both)} experiments have wells in both training and test**, such as {both[0]}."
+    if in_both := sorted(train & test):
+        return f"**{len(in_both)} experiments have wells in both training and test**, such as {in_both[0]}."
     if not test:
         return f"**There are no test wells**, and {len(train)} training experiments."
     return f"**Whole experiments are kept for the test**: {len(train)} are to learn from, {len(test)} others are asked about."
@@ -50,10 +50,10 @@ def _batch_effect(shares: pd.DataFrame) -> str:
         return "**Batch effect and biology were not weighed**: too few control wells have pixel statistics."
     larger = shares.index[shares["experiment"] > shares["siRNA"]]
     where = "" if len(larger) in (0, len(shares)) else f" for {', '.join(larger)}, and not for {', '.join(shares.index.difference(larger))}"
-    told = ", ".join(f"{name} {row['experiment']:.0%} and {row['siRNA']:.0%}" for name, row in shares.iterrows())
+    share_texts = ", ".join(f"{name} {row['experiment']:.0%} and {row['siRNA']:.0%}" for name, row in shares.iterrows())
     return (
         f"**In plain brightness the batch effect is {'larger' if len(larger) else 'not larger'} than the biology{where}**. Of the variance "
-        f"of control wells these shares lie between experiments and between siRNAs: {told}."
+        f"of control wells these shares lie between experiments and between siRNAs: {share_texts}."
     )
 
 
@@ -61,10 +61,10 @@ def _design(wells: pd.DataFrame, groups: Sequence[Sequence[int]]) -> str:
     treated = wells[(wells["well_type"] == "treatment") & wells["sirna"].notna()]
     if treated.empty:
         return "**The design tells nothing**: no treatment has a label."
-    most = int(treated.groupby(["experiment", "sirna"]).size().max())
-    once = "one well" if most == 1 else f"up to {most} wells"
+    max_wells = int(treated.groupby(["experiment", "sirna"]).size().max())
+    wells_text = "one well" if max_wells == 1 else f"up to {max_wells} wells"
     shared = f"{len(groups)} groups of siRNAs share a plate" if len(groups) else "no groups of siRNAs share a plate"
-    return f"**The design is knowledge**: a siRNA stands in {once} of an experiment, and {shared}."
+    return f"**The design is knowledge**: a siRNA stands in {wells_text} of an experiment, and {shared}."
 
 
 def _missing(wells: pd.DataFrame, channels: pd.Series, duplicates: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, blank, cell_type_colour, keys, pale, picture, styled
+from cellsignal.show.style import GROUPS, WELL_TYPES, blank, cell_type_colour, colour_legend, pale, new_figure, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
@@ -30,8 +30,8 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
         return blank("No wells to show.")
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
-    for axes, (_, some) in zip(grid, table.groupby("plate")):
-        cells = plate_grid(some["well"], some[value])
+    for axes, (_, subset) in zip(grid, table.groupby("plate")):
+        cells = plate_grid(subset["well"], subset[value])
         axes.set_facecolor(WELL_TYPES["missing"])
         image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=max(high, low + 1))
     figure.colorbar(image, ax=grid, label=label or value, shrink=0.7, pad=0.01)
@@ -48,11 +48,11 @@ def plate_layout(wells: pd.DataFrame, *, title: str = "") -> Figure:
     codes = wells["well_type"].map(names.index)
     figure, grid = _plates(wells, title)
     colours = ListedColormap(list(WELL_TYPES.values()))
-    for axes, (_, some) in zip(grid, wells.groupby("plate")):
-        cells = np.nan_to_num(plate_grid(some["well"], codes[some.index]), nan=len(names) - 1)
+    for axes, (_, subset) in zip(grid, wells.groupby("plate")):
+        cells = np.nan_to_num(plate_grid(subset["well"], codes[subset.index]), nan=len(names) - 1)
         axes.imshow(cells, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
     names[-1] = "no well"
-    keys(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
+    colour_legend(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
     return figure
 
 
@@ -60,7 +60,7 @@ def _plates(table: pd.DataFrame, title: str) -> tuple[Figure, np.ndarray]:
     """Axes for each plate of `table`, two in a row, with the letters and numbers of the wells."""
     plates = sorted(table["plate"].unique())
     rows = -(-len(plates) // 2)
-    figure = picture(12, 0.8 + 3.75 * rows)
+    figure = new_figure(12, 0.8 + 3.75 * rows)
     figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in grid[len(plates) :]:
@@ -92,25 +92,25 @@ def group_rotation_map(
     -1 for none.
     `duplicates`: {"experiments": [...], "plate_shift": k}; those that share a layout are named.
     """
-    twins, plates = _twins(duplicates), wells["plate"].max()
+    signs, plates = _layout_signs(duplicates), wells["plate"].max()
     figure, panels = _panels(wells)
     for axes, names in panels:
         cells = np.array([rotations.get(name, [-1] * plates) for name in names], dtype=float)
         cells[cells < 0] = np.nan
         _boxes(axes, cells, colours=GROUPS)
         _numbers(axes, cells + 1)
-        axes.set_yticks(range(len(names)), [name + twins.get(name, "") for name in names])
-    groups = {f"group {place}": colour for place, colour in enumerate(GROUPS, 1)}
-    note = "Experiments with the same sign share one layout." if twins else ""
-    keys(figure, groups | {"hatched: to be inferred": "white"}, note=note)
+        axes.set_yticks(range(len(names)), [name + signs.get(name, "") for name in names])
+    groups = {f"group {number}": colour for number, colour in enumerate(GROUPS, 1)}
+    note = "Experiments with the same sign share one layout." if signs else ""
+    colour_legend(figure, groups | {"hatched: to be inferred": "white"}, note=note)
     return figure
 
 
-def _twins(duplicates: list[dict]) -> dict[str, str]:
+def _layout_signs(duplicates: list[dict]) -> dict[str, str]:
     """A sign behind the names of experiments that share a layout, one for each layout."""
-    references = list(dict.fromkeys(found["experiments"][0] for found in duplicates))
+    references = list(dict.fromkeys(pair["experiments"][0] for pair in duplicates))
     signs = dict(zip(references, " * † ‡ § ¶".split()))
-    pairs = [found["experiments"] for found in duplicates]
+    pairs = [pair["experiments"] for pair in duplicates]
     return {name: " " + signs.get(pair[0], "*") for pair in pairs for name in pair}
 
 
@@ -118,7 +118,7 @@ def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     """One panel a cell type: a row for each of its experiments, a column for each plate."""
     by_type = wells.groupby("cell_type")["experiment"].unique().map(sorted)
     longest, plates = by_type.map(len).max(), wells["plate"].max()
-    figure = picture(max(7.6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
+    figure = new_figure(max(7.6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
     grid = figure.subplots(1, len(by_type), squeeze=False)[0]
     for axes, cell_type in zip(grid, by_type.index):
         axes.set_title(cell_type, color=cell_type_colour(cell_type), fontweight="bold")
@@ -151,19 +151,19 @@ def plate_counts(wells: pd.DataFrame, *, well_type: str = "treatment") -> Figure
 
     `wells`: experiment, cell_type, plate, well_type; "control" counts both kinds of controls.
     """
-    some = wells[wells["well_type"].str.contains(well_type)]
-    counts = some.groupby(["experiment", "plate"]).size().unstack(fill_value=0)
+    subset = wells[wells["well_type"].str.contains(well_type)]
+    counts = subset.groupby(["experiment", "plate"]).size().unstack(fill_value=0)
     plates = range(1, wells["plate"].max() + 1)
     counts = counts.reindex(index=wells["experiment"].unique(), columns=plates, fill_value=0)
-    usual = counts.stack().mode().iloc[0]
+    most_common = counts.stack().mode().iloc[0]
     colours = {"fewer": "#F0A868", "usual": "#F1F1F1", "more": "#9CCBEB"}
     figure, panels = _panels(wells)
     for axes, names in panels:
         cells = counts.loc[names].to_numpy(float)
-        _boxes(axes, 1 + np.sign(cells - usual), colours=tuple(colours.values()))
+        _boxes(axes, 1 + np.sign(cells - most_common), colours=tuple(colours.values()))
         _numbers(axes, cells)
         axes.set_yticks(range(len(names)), names)
-    keys(figure, {f"{name} ({usual})" if name == "usual" else name: c for name, c in colours.items()})
+    colour_legend(figure, {f"{name} ({most_common})" if name == "usual" else name: c for name, c in colours.items()})
     return figure
 
 
@@ -174,11 +174,11 @@ def experiment_counts(wells: pd.DataFrame) -> Figure:
     `wells`: experiment, cell_type, dataset.
     """
     counts = wells.groupby(["experiment", "cell_type", "dataset"]).size().reset_index(name="wells")
-    figure = picture(max(4, 1 + 0.22 * len(counts)), 3.4)
+    figure = new_figure(max(4, 1 + 0.22 * len(counts)), 3.4)
     axes = figure.subplots()
-    for place, row in enumerate(counts.itertuples()):
+    for x, row in enumerate(counts.itertuples()):
         colour = cell_type_colour(row.cell_type)
-        axes.bar(place, row.wells, color=colour if row.dataset == "train" else pale(colour))
+        axes.bar(x, row.wells, color=colour if row.dataset == "train" else pale(colour))
     axes.set_xticks(range(len(counts)), counts["experiment"], rotation=90, fontsize=8)
     axes.set_xlim(-0.7, len(counts) - 0.3)
     axes.grid(False, axis="x")
@@ -192,12 +192,12 @@ def class_counts(wells: pd.DataFrame) -> Figure:
 
     `wells`: sirna, well_type; wells without a label are left out.
     """
-    some = wells.dropna(subset="sirna")
-    treated = some["well_type"] == "treatment"
-    figure = picture(12, 3.2)
+    subset = wells.dropna(subset="sirna")
+    treated = subset["well_type"] == "treatment"
+    figure = new_figure(12, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
-    _treatment_counts(left, some.loc[treated, "sirna"].value_counts())
-    _control_counts(right, some[~treated])
+    _treatment_counts(left, subset.loc[treated, "sirna"].value_counts())
+    _control_counts(right, subset[~treated])
     return figure
 
 
