@@ -12,7 +12,7 @@ from cellsignal.files import output_file
 
 
 def benchmark(
-    beside: Annotated[list[Path] | None, typer.Argument(metavar="[A.json B.json]", help="With --compare: two benchmarks.")] = None,
+    benchmark_files: Annotated[list[Path] | None, typer.Argument(metavar="[A.json B.json]", help="With --compare: two benchmarks.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Set two benchmarks side by side, and measure nothing.")] = False,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data set whose sites are measured; else some are drawn.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="What is written.")] = Path("benchmark.json"),
@@ -33,8 +33,8 @@ def benchmark(
     best, on the same sites in one run; with the rates comes what a recipe will cost here and on other machines.
     """
     if compare:
-        return _compare(beside or [])
-    if beside:
+        return _compare(benchmark_files or [])
+    if benchmark_files:
         raise InputError("files without --compare", where="benchmark", cure="write cellsignal benchmark --compare A.json B.json")
     target = output_file(out)
     from cellsignal.run.benchmark import run_benchmark

@@ -47,8 +47,8 @@ def pack(
 
     plan = pack.plan_pack(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or (), format=format.value)
     print("\n".join(pack.size_lines(plan)))
-    with _helpers(ray) as by:
-        written = pack.pack(plan, out, jobs=jobs or None, parallel_map=by)
+    with _parallel_map(ray) as parallel_map:
+        written = pack.pack(plan, out, jobs=jobs or None, parallel_map=parallel_map)
     if verify:
         from cellsignal.data.packing.verify import verify as compare
 
@@ -56,7 +56,7 @@ def pack(
     print(f"wrote {out}" if written else f"{out} was whole already")
 
 
-def _helpers(address: str) -> AbstractContextManager[Any]:
+def _parallel_map(address: str) -> AbstractContextManager[Any]:
     """Who packs side by side on a cluster; nobody without one."""
     if not address:
         return nullcontext()

@@ -65,12 +65,12 @@ def push(
 
     checked = recipe.load(params, parameter or ())  # before anybody is asked
     owner = client.check_owner(user or (_written_owner() if dry_run else _owner()))
-    place = {"kernels": environment.kernels(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
-    plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **place)
+    options = {"kernels": environment.kernels(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
+    plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **options)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
     if dry_run:
-        _rehearse(folder, plan, chosen)
+        _dry_run(folder, plan, chosen)
         return
     from cellsignal.kaggle import utility_dataset
     from cellsignal.kaggle.push import PushRunner, Waiting
@@ -80,8 +80,8 @@ def push(
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
         spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
-        told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
-        raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
+        progress_text = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
+        raise Unfinished(f"time budget spent in {progress_text}; the same command goes on, and with --until-done by itself")
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
 
 
@@ -104,7 +104,7 @@ def _written_owner() -> str:
     return owner
 
 
-def _rehearse(folder: Path, plan: "PushPlan", chosen: "tuple[Kernel, ...]") -> None:
+def _dry_run(folder: Path, plan: "PushPlan", chosen: "tuple[Kernel, ...]") -> None:
     """Write the kernels and say in which order they would be pushed."""
     from cellsignal.kaggle import kernel_folders
 
@@ -150,7 +150,7 @@ def pull(
 
 @app.command(epilog="Example: cellsignal kaggle submit papermill_params/brodt.yaml -m 'the first one'")
 def submit(
-    what: Annotated[Path, typer.Argument(metavar="PARAMS|CSV", help="Recipe whose submission to send, or the file itself.")],
+    recipe_or_csv: Annotated[Path, typer.Argument(metavar="PARAMS|CSV", help="Recipe whose submission to send, or the file itself.")],
     message: Annotated[str, typer.Option("-m", "--message", help="What Kaggle shows beside the score.")] = "",
     data: Annotated[Path | None, typer.Option(metavar="DATA", help="Folder of the competition's tables, else the sample is fetched.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")] = None,
@@ -159,13 +159,13 @@ def submit(
     from cellsignal.kaggle import competition as submitting
     from cellsignal.run import environment, recipe
 
-    file = what
-    if what.suffix.lower() in (".yaml", ".yml"):
-        checked = recipe.load(what)
+    file = recipe_or_csv
+    if recipe_or_csv.suffix.lower() in (".yaml", ".yml"):
+        checked = recipe.load(recipe_or_csv)
         file = submitting.submission_of_run(Path(out or environment.default_run(checked.run)))
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
             data = data or environment.default_data(checked.data)
-    print(submitting.submit(file, message=message or f"cellsignal {what.stem}", data=data))
+    print(submitting.submit(file, message=message or f"cellsignal {recipe_or_csv.stem}", data=data))
     print(f"sent {file}")
 
 
@@ -174,7 +174,7 @@ def download(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/competition"),
     tables: Annotated[bool, typer.Option("--tables", help="The tables alone.")] = False,
     cell_type: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only its images; repeatable.")] = None,
-    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+    check_images: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
 ) -> None:
     """Download the competition's files, and check them.
 
@@ -185,4 +185,4 @@ def download(
 
     if tables and cell_type:
         raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
-    download_competition(out, tables=tables, cell_types=cell_type or (), check_images=look)
+    download_competition(out, tables=tables, cell_types=cell_type or (), check_images=check_images)

@@ -105,7 +105,7 @@ def download(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("data/rxrx1"),
     tables: Annotated[bool, typer.Option("--tables", help="The tables alone, 1.3 MB.")] = False,
     cell_type: CellTypes = None,
-    look: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
+    check_images: Annotated[bool, typer.Option("--check/--no-check", help="Look at every image afterwards.")] = True,
 ) -> None:
     """Download a public data set, and check it.
 
@@ -116,7 +116,7 @@ def download(
 
     if tables and cell_type:
         raise InputError("--tables and --cell-type contradict each other", cure="give one of them")
-    download_rxrx1(out, tables=tables, cell_types=cell_type or (), check_images=look)
+    download_rxrx1(out, tables=tables, cell_types=cell_type or (), check_images=check_images)
 
 
 @app.command(epilog="Example: cellsignal layout plates --json")
