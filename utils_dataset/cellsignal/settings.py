@@ -116,11 +116,11 @@ def _key(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     return f"{loc[0]}.{loc[1]}" if group and len(loc) > 1 else str(loc[0])
 
 
-def nearest(key: str, model: type[BaseModel], *, known_as: Mapping[str, str] = {}) -> str:
-    """The cure for a key that a model does not have: its name today, or the nearest of its keys."""
+def nearest(key: str, model: type[BaseModel], *, known_as: Mapping[str, str] = {}, others: Iterable[str] = ()) -> str:
+    """The cure for a key that neither a model nor `others` have: its name today, or the nearest of their keys."""
     if key in known_as:
         return f"it is called {known_as[key]!r} now"
-    own = list(keys(model))
+    own = [*keys(model), *others]
     best = max(own, key=lambda name: _likeness(key, name))
     if _likeness(key, best) >= NEAR:
         return f"did you mean {best!r}?"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellsignal import files
+from cellsignal import files, settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, watch
 from cellsignal.kaggle.kernel_folders import CHAIN
@@ -114,13 +114,14 @@ def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    networks = [each for each in found.values() if each["parameters"].get("network", "model") == "model"]
-    values = {name: value for each in networks for name, value in each["parameters"].items() if name not in manifest.SPECIFIC}
+    networks = [each for each in found.values() if each["parameters"].get("network_name", "model") == "model"]
+    told = [settings.flat(each["parameters"]) for each in networks]
+    values = {key: value for each in told for key, value in each.items() if key not in manifest.SPECIFIC}
     trained = {each["parameters"]["cell_type"] for each in networks if "cell_type" in each["parameters"]}
     made = {name: value for name, value in found[LAST].items() if name in MADE}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
-    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
+    files.write_json(run / "recipe.json", {"parameters": settings.nested({**values, "wells.cell_types": sorted(trained)}), **made})
     files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
     steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cellsignal import settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import parse_json
 from cellsignal.kaggle import client, utility_dataset
@@ -89,7 +90,7 @@ def output_differs(found: Manifest | None, step: str, pushed: PushedKernel) -> s
         return f"there is no manifest of {step} in {pushed.run}"
     if found["written"] <= pushed.seen:
         return "its manifest is that of the session before"
-    theirs = found["parameters"]
+    theirs = settings.flat(found["parameters"])
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and theirs.get(name) != value:
             return f"its {name} is {theirs.get(name)!r} and not {value!r}"

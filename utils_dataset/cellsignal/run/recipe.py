@@ -1,5 +1,6 @@
 """The parameters of a run: one YAML file in groups, every key known, every value of its type."""
 
+import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cellsignal import settings
+from cellsignal.code_identity import parsed
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
@@ -253,3 +255,50 @@ def check(
         raise settings.fault(model, values, error, places=places, where=where, known_as=FORMERLY, example=example) from None
     checked._places.update(places)
     return checked
+
+
+def shortened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's values as a notebook is given them: of each group what is not its default."""
+    default = Recipe().model_dump()
+    return {name: {key: each for key, each in value.items() if each != default[name][key]} if settings.group_of(Recipe, name) else value
+            for name, value in values.items()}
+
+
+def keys_read(code: str) -> set[str]:
+    """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
+
+    `recipe.training.head`, a part of a group, stands for its fields, and a group by itself for all of its keys.
+    """
+    found: set[str] = set()
+    waiting: list[ast.AST] = [parsed(code)]
+    while waiting:
+        node = waiting.pop()
+        path = _path(node)
+        if path is not None:
+            found |= _keys(path)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in Recipe.model_fields:
+            found |= _keys([node.id])
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def _path(node: ast.AST) -> list[str] | None:
+    """The attributes of `recipe` that an expression goes through; None for another one."""
+    if isinstance(node, ast.Name):
+        return [] if node.id == "recipe" and isinstance(node.ctx, ast.Load) else None
+    if not isinstance(node, ast.Attribute):
+        return None
+    before = _path(node.value)
+    return [*before, node.attr] if before is not None else [] if node.attr == "recipe" else None
+
+
+def _keys(path: list[str]) -> set[str]:
+    """The keys that `recipe.path` may read."""
+    if not path or path[0] not in Recipe.model_fields:
+        return set(settings.keys(Recipe))
+    group = settings.group_of(Recipe, path[0])
+    if group is None:
+        return {path[0]}
+    names = [path[1]] if path[1:] and path[1] in group.model_fields else group.parts.get("".join(path[1:2]), group.model_fields)
+    return {f"{path[0]}.{name}" for name in names}

@@ -106,7 +106,7 @@ The package itself needs no installation: it is found in this folder. On a machi
 
 def _data(facts: Facts) -> str:
     task, preset = TASKS[facts.parameters.get("task", "rxrx1")], facts.parameters.get("preset")
-    begun = facts.parameters.get("pretrained")
+    begun = facts.parameters.get("network", {}).get("pretrained")
     weights = "\n\nTraining from scratch begins with ImageNet weights, which are downloaded from the Hugging Face Hub." if begun == "imagenet" else ""
     if preset:
         return f"The run used simulated data (`{preset}`); `python -m prepare_data` draws them into RAW_DATA_DIR (`data`) again, byte for byte.{weights}"

@@ -99,8 +99,7 @@ def _told(step: Step, way: str) -> Step:
 
 def _digest(way: str, values: Mapping[str, Any]) -> str:
     """SHA-256 over a way and the parameters that change a result."""
-    results = {name: value for name, value in values.items() if name not in steps.PATHS_AND_SPEED}
-    return hashlib.sha256(json.dumps([way, results], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([way, steps.without_speed(values)], sort_keys=True).encode()).hexdigest()
 
 
 def _read_note(run: Path, same: str) -> dict[str, Any]:

@@ -3,24 +3,26 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cellsignal import code_identity, files
+from cellsignal import code_identity, files, settings
 from cellsignal.budget import Budget
+from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
+from cellsignal.run.recipe import Recipe, keys_read
 from cellsignal.run.record import manifest, provenance
 
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
-    "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
-    "rotation_prior", "certainty", "known_layouts", "combine", "thresholds", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
+    "wells.cell_types", "training.ablate_virtual_batch", "machine.device", "network.ensemble", "network.one_network",
+    *(f"prediction.{name}" for name in PredictionSettings.model_fields), *(f"assignment.{name}" for name in AssignmentSettings.model_fields),
 }  # fmt: skip
-OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
+OF_OTHERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
 # A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
 GO_ON = (
     "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
@@ -32,6 +34,7 @@ GO_ON = (
 class _Session:
     """What `end` tells of a session's beginning."""
 
+    checked: parameters.Checked
     taken_up: dict[str, str] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -39,23 +42,30 @@ class _Session:
 _sessions: dict[Path, _Session] = {}
 
 
-def begin(namespace: Mapping[str, Any]) -> Path:
-    """Claim the run folder that a notebook's variables name, and take up what attached runs hold; gives its absolute path.
+class Begun(NamedTuple):
+    """What a notebook works with: its run folder's absolute path, and its parameters, checked."""
+
+    folder: Path
+    recipe: Recipe
+
+
+def begin(namespace: Mapping[str, Any]) -> Begun:
+    """Claim the run folder that a notebook's variables name, and take up what attached runs hold.
 
     Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
     other parameters, is damaged, or does not fit the disk.
     """
-    parameters.check(namespace)
+    checked = parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
-    folder = environment.claim(namespace["run"])
-    found = _sessions[folder] = _Session()
+    folder = environment.claim(checked.recipe.run)
+    found = _sessions[folder] = _Session(checked)
     mark(folder)
     if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
         for attached in _attached(folder):
-            _check(attached, manifest.parameters(namespace))
+            _check(attached, {**checked.given, **checked.own})
             found.taken_up.update(_take_up(folder, attached, taken=found.taken_up))
-    return folder
+    return Begun(folder, checked.recipe)
 
 
 def mark(folder: Path) -> None:
@@ -77,14 +87,29 @@ def resume_folders(folder: Path, *parts: str) -> list[Path]:
 
 def end(folder: Path, step: str, namespace: Mapping[str, Any], *, complete: bool = True, progress: str = "") -> None:
     """Write the notebook's manifest, its last act, and say how things stand."""
-    session = _sessions.get(folder) or _Session()
+    session = _sessions.get(folder) or _Session(parameters.check(namespace))
     seconds = time.monotonic() - session.began
     told = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": session.taken_up}
-    written = manifest.write(folder, step, manifest.parameters(namespace), **told)
+    written = manifest.write(folder, step, _read(session.checked, namespace.get("In", ())), **told)
     state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
     print(f"{written['step']}: {state}. {_sizes(folder)}")
     if not complete and environment.where() == "kaggle" and not environment.under_chain():
         print(GO_ON)
+
+
+def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
+    """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
+    values = settings.flat(checked.recipe.model_dump())
+    read = set().union(*map(_keys_read, cells)) if cells else set(values)
+    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | {
+        name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
+
+
+def _keys_read(cell: str) -> set[str]:
+    try:
+        return keys_read(cell)
+    except SyntaxError:  # IPython's own, such as %matplotlib
+        return set()
 
 
 def _attached(folder: Path) -> list[Path]:
@@ -106,9 +131,9 @@ def _name(run: Path) -> str | None:
 def _check(attached: Path, ours: Mapping[str, Any]) -> None:
     """Refuse a run that was trained with other parameters."""
     for found in manifest.read_all(attached):
-        theirs = found["parameters"]
+        theirs = settings.flat(found["parameters"])
         free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
-        if theirs.get("network", "model") != ours.get("network", "model"):
+        if theirs.get("network_name", "model") != ours.get("network_name", "model"):
             free = free | OF_OTHERS
         key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
         if key is not None:
