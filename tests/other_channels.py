@@ -19,7 +19,7 @@ from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.decide.submission import write_answers
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 from cellsignal.learn.networks.classifier import Classifier, read_config
 from cellsignal.learn.training.phase import Phase
@@ -58,7 +58,7 @@ def main(root: Path, out: Path) -> None:
     sites, _ = whole_sites(root, tables.sites)
     sites["split"] = split_sites(tables.wells, sites, how="experiment", held_out=1, seed=0)
     pack.pack(pack.plan_pack(root), out / "packed", progress=False)
-    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=augmentation("none", seed=0))
+    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=build_augmentation("none", seed=0))
     model = Classifier("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
     phase = Phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
     weights = out / "weights/HUVEC/model.safetensors"

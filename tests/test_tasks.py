@@ -16,7 +16,7 @@ from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_f
 from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 from cellsignal.budget import Budget
 from cellsignal.learn.networks.classifier import Classifier, read_config
@@ -92,7 +92,7 @@ def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("networks")
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
-        train, watch = make_train_validation(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        train, watch = make_train_validation(asked.root, parts, augment=build_augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
         phase = Phase("whole", 8, 8, 4e-3, scope="mixed", keep="last", schedule="cosine", loss="bce")
         model = Classifier("densenet-small", channels=2, classes=3, seed=fold)
         history = fit(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)

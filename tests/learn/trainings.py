@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
@@ -64,7 +64,7 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (kind(root, part, class_numbers=CLASSES, cache=cache) for part in (sites[first], sites[~first]))
-    data.augment = augmentation(augment, seed=0)
+    data.augment = build_augmentation(augment, seed=0)
     phase = Phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
     return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
                held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})

@@ -13,7 +13,7 @@ from cellsignal.data.images import reader
 from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.networks.classifier import Classifier
@@ -56,7 +56,7 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
 
 def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False, augmented: bool = True) -> SiteImages:
     """Sites as a training has them: random symmetries of the square, 1,108 classes; from memory with `cache`."""
-    change = augmentation(AugmentationSettings(), seed=0) if augmented else None
+    change = build_augmentation(AugmentationSettings(), seed=0) if augmented else None
     return SiteImages(root, sites, class_numbers=range(CLASSES), augment=change, cache=cache)
 
 

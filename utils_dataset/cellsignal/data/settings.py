@@ -18,4 +18,11 @@ class WellSettings(Settings):
     drop_edge_wells: bool = Field(False, description="leave out wells in a plate's outer rows and columns")
     classes: Literal["treatments", "all"] = Field("treatments", description="siRNAs to tell apart; all: the controls of every experiment too")
 
+    parts = {"held_out": ("split", "validation_experiments")}
+
+    @property
+    def held_out(self) -> "WellSettings":
+        """What decides who is held out."""
+        return self.part("held_out")
+
     named_folders = field_validator("cell_types", "experiments")(folder_names)

@@ -219,7 +219,7 @@ def random_key(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def augmentation(settings: AugmentationSettings, *, seed: int) -> CropFlipRotate | None:
+def build_augmentation(settings: AugmentationSettings, *, seed: int) -> CropFlipRotate | None:
     """The crops and symmetries of the settings; None where they leave each picture as it is."""
     made = CropFlipRotate(settings, seed=seed)
     return made if made.d4 or min(made.crop, made.resized_crop) < 1 else None
