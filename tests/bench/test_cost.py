@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from building import network
+from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost
 from cellsignal.bench.cost import Work, count_weights, count_work
 from cellsignal.data.tables.splits import split_sites
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.learn.networks.classifier import Classifier
 
 FAST = cost.Source("store", 1.5e6, 2000.0, 512)
 
@@ -28,7 +29,7 @@ def test_work_is_what_the_papers_say() -> None:
 
 def test_work_is_counted_as_it_would_be_done() -> None:
     seen, _ = count_work("densenet-small", 32, classes=7)
-    model, images = Classifier("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
+    model, images = network("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.classify(model.embed(images))
     assert seen.flops == counter.get_total_flops() / 2
@@ -41,7 +42,7 @@ def test_an_operator_takes_what_its_arithmetic_or_its_traffic_takes() -> None:
 
 def test_the_screen_is_that_of_the_tables(shared: Path) -> None:
     tables = read_tables(shared / "rxrx1")
-    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, how="experiment", held_out=1, seed=0))
+    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
     found = cost.screen_size(sites)
     for name, count in vars(cost.RXRX1_SCREEN).items():
         assert count == pytest.approx(getattr(found, name), rel=0.02), name

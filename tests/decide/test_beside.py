@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from building import network
 from cellsignal.data.images.reader import read_sites
 from cellsignal.decide.predict.inference import Controls, PlateInference, log_probabilities
 from cellsignal.decide.predict.inference import predict_experiment, well_scores
@@ -40,7 +41,7 @@ def plates(tmp_path: Path) -> Plates:
 
 
 def network(**options: object) -> tuple[Classifier, ModelConfig]:
-    model = Classifier("densenet-small", channels=6, classes=4, seed=1, **options)
+    model = network("densenet-small", channels=6, classes=4, seed=1, **options)
     return model, ModelConfig.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
 
 

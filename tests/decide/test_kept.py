@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from building import network
 from cellsignal import receipts
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import simulate
@@ -19,7 +20,7 @@ from cellsignal.decide.commands import assign_files
 from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.files import read_json, sha256
 from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
 Scores = dict[str, pd.DataFrame]
@@ -44,7 +45,7 @@ class Power(RuntimeError):
 def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
     for cell_type in ("HUVEC", "RPE"):
         card = ModelConfig("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
-        save_weights(folder / cell_type / "model.safetensors", Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
+        save_weights(folder / cell_type / "model.safetensors", network("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
     return folder
 
 

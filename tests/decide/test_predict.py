@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
+from building import network
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
@@ -22,7 +24,7 @@ from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope
 from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 
 CLASSES = list(range(8))
 
@@ -33,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     simulate(run / "data", preset="tiny", seed=0)
     for cell_type in ("HUVEC", "RPE"):
-        model = Classifier("densenet-small", channels=6, classes=8, seed=1)
+        model = network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"]))
     predict(run, run / "scores", batch_sizes=(2, 3, 40))
@@ -74,7 +76,7 @@ def plate(run: Path) -> Plate:
     sites = read_tables(run / "data").sites
     sites = sites[(sites["experiment"] == "RPE-01") & (sites["plate"] == 1)].iloc[:30].reset_index(drop=True)
     images = read_sites(run / "data", sites)
-    return Plate(images, Classifier("densenet-small", channels=6, classes=8, seed=1))
+    return Plate(images, network("densenet-small", channels=6, classes=8, seed=1))
 
 
 @settings(deadline=None, max_examples=6)
@@ -185,7 +187,7 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
 
 def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) -> None:
     told = {"plate": ["1", "2", "3", "4"]}
-    model = Classifier("densenet-small", channels=6, classes=8, covariates=told, seed=1)
+    model = network("densenet-small", channels=6, classes=8, levels=told, seed=1)
     with torch.no_grad():
         model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
     for cell_type in ("HUVEC", "RPE"):
@@ -204,7 +206,7 @@ def test_mixed_batches_want_the_statistics_of_the_experiment(
     run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, trained: str, scope: str, warned: bool
 ) -> None:
     for cell_type in ("HUVEC", "RPE"):
-        model = Classifier("densenet-small", channels=6, classes=8, seed=1)
+        model = network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(tmp_path / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
     predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)
@@ -274,7 +276,7 @@ def test_scores_of_controls_are_left_out(run: Path, tmp_path: Path) -> None:
     for path in (run / "scores/adapted").glob("*.parquet"):
         pd.read_parquet(path).assign(**{"1138": 0.0}).to_parquet(tmp_path / path.name, index=False)
     for name, scores in (("with", tmp_path), ("without", run / "scores/adapted")):
-        assign_files([scores], data=run / "data", out=tmp_path / f"{name}.csv", method="raw", groups=False)
+        assign_files([scores], settings=AssignmentSettings(method="raw", plate_groups=False), data=run / "data", out=tmp_path / f"{name}.csv")
     assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from building import network, phase, train
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.files import sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
 from trainings import Epochs
 
@@ -58,9 +57,9 @@ def given(**knobs: Any) -> dict[str, Any]:
 
 
 def train(weights: Path, *, pseudo_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
-    phase = Phase("whole", epochs, 12, 3e-3, pseudo_epochs=pseudo_epochs, ema=0.5, keep="last", loss="cross-entropy")
-    model = Classifier("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
-    return fit(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
+    phase = phase("whole", epochs, 12, 3e-3, pseudo_label_epochs=pseudo_epochs, ema_decay=0.5, keep="last", loss="cross-entropy")
+    model = network("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
+    return train(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

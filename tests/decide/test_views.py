@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from building import network
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import Tables, read_tables
@@ -40,7 +41,7 @@ def sites(tables: Tables) -> pd.DataFrame:
 
 
 def network() -> Classifier:
-    return Classifier("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
+    return network("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
 
 
 def plate(tables: Tables, sites: pd.DataFrame) -> np.ndarray:

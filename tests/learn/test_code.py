@@ -8,14 +8,13 @@ import albumentations
 import pytest
 from trainings import CLASSES, Epochs, small
 
+from building import network, phase, train
 from cellsignal import code_identity, receipts
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.training import fit
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"
 
@@ -25,7 +24,7 @@ def trained(patches: tuple, weights: Path, transforms: Callable | None = None, *
     root, sites = patches
     augment = Augment(transforms, seed=0) if transforms else None
     data = SiteImages(root, sites.iloc[:16], class_numbers=CLASSES, cache=True, augment=augment)
-    fit.fit(Classifier("plain-cnn", channels=6, classes=4), data, phase=Phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
+    train(network("plain-cnn", channels=6, classes=4), data, phase=phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
     return sha256(weights)
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from building import network, phase
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
 from cellsignal.learn.networks.covariates import encode
 from cellsignal.learn.training.epoch import evaluate, train_epoch
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 
 CLASSES = [0, 10, 20, 30]
-PLAIN = Phase("plain", 1, 8, 1.0)
+PLAIN = phase("plain", 1, 8, 1.0)
 PLATES = {"plate": ["1", "2"]}
 
 
@@ -35,7 +35,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Classifier]:
     def body(channels: int) -> tuple[nn.Module, int]:
         return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 5
     monkeypatch.setitem(BACKBONES, "plain", Backbone(body))
-    return lambda **options: Classifier("plain", channels=6, classes=4, **options)
+    return lambda **options: network("plain", channels=6, classes=4, **options)
 
 
 def gradients(model: Classifier) -> dict[str, torch.Tensor]:
@@ -105,7 +105,7 @@ def test_a_mixed_site_counts_as_the_one_that_dominates_it(plain: Callable, data:
     oracle = plain()
     monkeypatch.setattr(oracle, "embed", lambda prepared: prepared.mean((2, 3))[:, :4])
     monkeypatch.setattr(oracle, "classify", lambda features: features + 0 * oracle.head.bias)
-    phase = Phase("final", 1, 8, 1e-5, mixup=1.0)
+    phase = phase("final", 1, 8, 1e-5, mixup_alpha=1.0)
     optimizer = torch.optim.SGD(oracle.parameters(), lr=0.0)
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
     assert train_epoch(oracle, data, steps, optimizer, phase=phase)["accuracy"] == 1
@@ -115,7 +115,7 @@ def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) 
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
     def loss(*, seed: int = 0, epoch: int = 0, mixup: float = 0.4, told: dict = {}) -> float:
         model = plain(covariates=told)
-        phase = Phase("final", 1, 8, 1e-5, mixup=mixup, seed=seed)
+        phase = phase("final", 1, 8, 1e-5, mixup_alpha=mixup, seed=seed)
         return train_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=phase, epoch=epoch)["loss"]
     assert loss() == loss() and loss(told=PLATES) == loss(told=PLATES)
     assert len({loss(), loss(seed=1), loss(epoch=1), loss(mixup=0.0)}) == 4
@@ -124,8 +124,8 @@ def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) 
 def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: SiteImages) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        model = Classifier("densenet-small", channels=6, classes=4)
-        phase = Phase("whole", 1, 8, 1e-3, precision=precision)
+        model = network("densenet-small", channels=6, classes=4)
+        phase = phase("whole", 1, 8, 1e-3, precision=precision)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
         losses[precision] = train_epoch(model, data, [[np.arange(16)], [np.arange(16, 32)]], optimizer, phase=phase)["loss"]
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
@@ -135,7 +135,7 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])
 def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     monkeypatch.setattr("cellsignal.learn.training.epoch.EXACT_PIXELS", pixels)
-    model, sizes = Classifier("densenet-small", channels=6, classes=4), []
+    model, sizes = network("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images: sizes.append(len(images)) or forward(images))
     accuracy = evaluate(model, data, phase=PLAIN)
@@ -153,7 +153,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
     data: SiteImages, monkeypatch: pytest.MonkeyPatch, rows: list[int], scope: str
 ) -> None:
     """A random split leaves such sites."""
-    model, said = Classifier("densenet-small", channels=6, classes=4), {}
+    model, said = network("densenet-small", channels=6, classes=4), {}
     some = SiteImages(data.root, data.sites.iloc[rows], class_numbers=CLASSES, cache=True)
     forward = model.forward
     def noted(images: torch.Tensor) -> torch.Tensor:
@@ -174,6 +174,6 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
 
 def test_without_held_out_sites_nothing_is_measured(patches: tuple) -> None:
     root, sites = patches
-    model = Classifier("densenet-small", channels=6, classes=4)
+    model = network("densenet-small", channels=6, classes=4)
     assert evaluate(model, None, phase=PLAIN) is None
     assert evaluate(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from building import network
 from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
@@ -18,7 +19,7 @@ RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "head
 
 
 def saved(path: Path, *, classes: int = 4, **options: object) -> Classifier:
-    model = Classifier("densenet-small", channels=6, classes=classes, seed=3, **options)
+    model = network("densenet-small", channels=6, classes=classes, seed=3, **options)
     save_weights(path, model.state_dict(), ModelConfig.of(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
     return model
 
@@ -95,7 +96,7 @@ def test_every_bit_of_a_card_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, RICH], ids=["image", "rich"])
 def test_the_body_moves_and_the_head_stays(tmp_path: Path, options: dict) -> None:
     taught = saved(tmp_path / "pretrain.safetensors", covariates=PLATES)
-    model = Classifier("densenet-small", channels=6, classes=9, seed=5, **options)
+    model = network("densenet-small", channels=6, classes=9, seed=5, **options)
     head = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
     assert load_body(model, tmp_path / "pretrain.safetensors") == model.origin == read_json(tmp_path / "pretrain.json")["sha256"]
     assert all(torch.equal(tensor, head[name]) for name, tensor in model.head.state_dict().items())
@@ -106,17 +107,17 @@ def test_the_body_moves_and_the_head_stays(tmp_path: Path, options: dict) -> Non
 def test_a_body_of_another_backbone_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "pretrain.safetensors")
     with pytest.raises(InputError, match="these weights of a densenet-small do not fit the resnet-small"):
-        load_body(Classifier("resnet-small", channels=6, classes=4), tmp_path / "pretrain.safetensors")
+        load_body(network("resnet-small", channels=6, classes=4), tmp_path / "pretrain.safetensors")
 
 
 def test_the_body_does_not_depend_on_the_number_of_classes() -> None:
-    few, many = (Classifier("densenet-small", channels=6, classes=classes, seed=2) for classes in (3, 30))
+    few, many = (network("densenet-small", channels=6, classes=classes, seed=2) for classes in (3, 30))
     assert all(torch.equal(tensor, many.body.state_dict()[name]) for name, tensor in few.body.state_dict().items())
 
 
 @torch.inference_mode()
 def test_a_call_is_its_three_steps() -> None:
-    model = Classifier("densenet-small", channels=6, classes=5, **RICH).eval()
+    model = network("densenet-small", channels=6, classes=5, **RICH).eval()
     images, told = torch.randint(0, 255, (3, 6, 32, 32), dtype=torch.uint8), torch.eye(4)[:3]
     references = torch.rand(model.features), torch.rand(3, model.features)
     features = model.embed(model.prepare(images))
@@ -128,7 +129,7 @@ def test_images_are_standardised_as_asked() -> None:
     images = torch.randint(0, 255, (3, 6, 40, 32), dtype=torch.uint8)
     images[1, 2] = 7  # a channel without spread
     def prepared(standardise: str, *moments: torch.Tensor) -> torch.Tensor:
-        model = Classifier("densenet-small", channels=6, classes=2, standardise=standardise)
+        model = network("densenet-small", channels=6, classes=2, standardise=standardise)
         found = model.prepare(images, *moments)
         assert found.is_contiguous(memory_format=torch.channels_last) and found.isfinite().all()
         torch.testing.assert_close(model.prepare(images.float(), *moments), found)  # mixed images come as floats
@@ -147,7 +148,7 @@ def test_images_are_standardised_as_asked() -> None:
 def test_what_lacks_is_named() -> None:
     images = torch.zeros((2, 6, 32, 32), dtype=torch.uint8)
     def build(**options: object) -> Classifier:
-        return Classifier("densenet-small", channels=6, classes=5, **options)
+        return network("densenet-small", channels=6, classes=5, **options)
     with pytest.raises(InputError, match="covariates: this network wants to know plate of each site"):
         build(covariates=PLATES)(images)
     with pytest.raises(InputError, match="covariates: this network wants to know plate"):
@@ -171,7 +172,7 @@ def test_what_lacks_is_named() -> None:
 ])
 def test_networks_that_make_no_sense_are_refused(options: dict, where: str) -> None:
     with pytest.raises(InputError, match=where):
-        Classifier("densenet-small", channels=6, classes=5, **options)
+        network("densenet-small", channels=6, classes=5, **options)
 
 
 def test_weights_that_are_no_safetensors_or_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from trainings import CLASSES, Epochs, pseudo, small
 
+from building import network, phase, train
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_weights
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit, history_of
+from cellsignal.learn.training.fit import history_of
 
 
 def network(**options: Any) -> Classifier:
-    return Classifier("densenet-small", channels=6, classes=4, **options)
+    return network("densenet-small", channels=6, classes=4, **options)
 
 
 def controls(patches: tuple) -> dict[str, Any]:
@@ -84,9 +84,7 @@ def test_what_is_kept_is_what_was_scored(patches: tuple, tmp_path: Path) -> None
     assert [row["loss"] for row in rows] == [row["loss"] for row in other], "the average follows and does not lead"
     assert sha256(tmp_path / "model.safetensors") != sha256(tmp_path / "plain.safetensors")
     root, sites = patches
-    found = fit(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES),
-                phase=Phase("still", 1, 8, 0.0, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu",
-                held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
+    found = train(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES), phase=phase("still", 1, 8, 0.0, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu", held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
     assert found[0]["held_out_accuracy"] == rows[-1]["held_out_accuracy"]
 
 
@@ -95,8 +93,8 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
     several = sites.drop(columns=["sirna", "well_type", "experiment", "plate"])
     several["labels"] = [(0,) if sirna < 20 else (0, 1, sirna // 10) for sirna in sites["sirna"]]
     train_on, watch = (SiteImages(root, part, class_numbers=range(4), cache=True) for part in (several[::2], several[1::2]))
-    phase = Phase("fold", 3, 8, 3e-3, loss="0.5 focal + 0.5 lovasz", scope="mixed", mixup=0.2, label_smoothing=0.05)
-    rows = fit(network(), train_on, phase=phase, weights=tmp_path / "fold.safetensors", held_out=watch, task="protein-atlas", device="cpu")
+    phase = phase("fold", 3, 8, 3e-3, loss="0.5 focal + 0.5 lovasz", batch_scope="mixed", mixup_alpha=0.2, label_smoothing=0.05)
+    rows = train(network(), train_on, phase=phase, weights=tmp_path / "fold.safetensors", held_out=watch, task="protein-atlas", device="cpu")
     assert rows == history_of(tmp_path / "fold.safetensors") and "accuracy" not in rows[0]
     assert all(0 <= row["macro_f1"] <= 1 and 0 <= row["held_out_macro_f1"] <= 1 for row in rows)
     facts = read_json(tmp_path / "fold.json")

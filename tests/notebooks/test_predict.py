@@ -8,11 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
+from building import network
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
 from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import script
 from cellsignal.run.record import manifest, session
@@ -42,7 +43,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate(root, preset="tiny", seed=0)
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
-            state = Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict()
+            state = network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
             save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
     return root
 

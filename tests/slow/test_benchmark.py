@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost, report
 from cellsignal.bench.suite import Benchmark
 from cellsignal.data.tables.splits import split_sites
@@ -44,7 +45,7 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     for stage in (bench.machine, bench.reading, bench.training, bench.predicting):
         stage()
     tables = read_tables(run / "data")
-    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, how="experiment", held_out=1, seed=0))
+    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
     chosen = {name: value for name, value in recipe.check({**values, "run": "x"}).model_dump().items() if name in COSTS}
     lots = cost.training_workloads(cost.screen_size(sites), **chosen, tests_answered=True)
     predicted = cost.estimate(lots, report.here(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)

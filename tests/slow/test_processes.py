@@ -10,12 +10,10 @@ from statistics import median
 import pytest
 import torch
 
+from building import network, phase, train
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")]
 
@@ -26,9 +24,9 @@ def rate(root: Path, folder: Path, processes: int = 1) -> float:
     sites = read_tables(root).sites
     sites = sites[(sites["dataset"] == "train") & (sites["well_type"] == "treatment")]
     data = SiteImages(root, sites, class_numbers=range(100), cache=True)
-    model = Classifier("densenet-small", channels=6, classes=100)
-    phase = Phase("whole", 3, 8, 1e-3, virtual_batch=32)
-    history = fit(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", processes=processes)
+    model = network("densenet-small", channels=6, classes=100)
+    phase = phase("whole", 3, 8, 1e-3, virtual_batch=32)
+    history = train(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", num_processes=processes)
     return len(sites) / median(row["seconds"] for row in history[1:])
 
 

@@ -57,7 +57,7 @@ class AssignmentSettings(Settings):
     method: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="how siRNAs are chosen")
     plate_groups: bool = Field(True, description="allow only the siRNAs of a plate's group")
     rotation_prior: float = Field(0.99, gt=0, lt=1, description="probability that groups lie rotated as in training")
-    min_group_posterior: float = Field(0.95, gt=0, lt=1, description="least probability at which groups are believed")
+    min_group_posterior: float = Field(0.95, ge=0, lt=1, description="least probability at which groups are believed")
     known_layouts: bool = Field(False, description="solve an experiment outright whose controls repeat a known layout")
     thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="of the Protein Atlas: on held-out folds, by class shares, or 0.5")
 
