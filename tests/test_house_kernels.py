@@ -221,7 +221,7 @@ def test_a_notebook_or_the_chain_reads_every_field_of_the_recipe() -> None:
 
 def read_somewhere() -> set[str]:
     """The parameters that the notebooks of a plan read, and those that the chain does."""
-    planned = {step.notebook for task in TASKS for step in plans.plan(plans.Shape(task), ["U2OS"], kernels=ROOT / "kernels")}
+    planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels")}
     chain = {node.attr for node in ast.walk(ast.parse((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text()))
              if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "recipe"}  # fmt: skip
     assert plans.READ_BY_CHAIN <= chain | {"seed"}

@@ -70,7 +70,7 @@ def test_interrupted_twice_it_ends_with_the_same_weights(tmp_path: Path) -> None
         parts = train(tmp_path / "parts.safetensors", budget=Epochs(epochs), **given())
     assert sha256(tmp_path / "whole.safetensors") == sha256(tmp_path / "parts.safetensors")
     assert [row["loss"] for row in parts] == [row["loss"] for row in rows]
-    train(tmp_path / "none.safetensors", pseudo_epochs=0)
+    train(tmp_path / "none.safetensors", pseudo_label_epochs=0)
     assert sha256(tmp_path / "whole.safetensors") != sha256(tmp_path / "none.safetensors")
 
 
@@ -91,6 +91,6 @@ def test_other_shares_or_another_design_are_another_training(tmp_path: Path) -> 
     assert facts == given()["relabel"].facts
     assert facts != given(share=0.25)["relabel"].facts
     assert facts != replace(given()["relabel"], design={**DESIGN, "groups": []}).facts
-    first = train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given())
-    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given()) == first
-    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given(share=1.0, since=0))[0]["pseudo_labels"] == 16
+    first = train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given())
+    assert train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given()) == first
+    assert train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given(share=1.0, since=0))[0]["pseudo_labels"] == 16

@@ -130,7 +130,7 @@ def test_pipelines_that_make_no_bytes_are_refused_in_one_line(transform: albumen
         assert said.startswith(f"augmentation pipeline: {head}") and said.endswith(tail) and "\n" not in said
         assert tail or said == f"augmentation pipeline: {words}"
     with pytest.raises(InputError, match=r"^augmentation pipeline: "):  # and before a training begins
-        list(iter_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
+        list(iter_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], num_workers=2))
 
 
 def test_pictures_of_several_sizes_are_refused() -> None:

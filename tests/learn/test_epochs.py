@@ -118,7 +118,7 @@ def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) 
         phase = phase("final", 1, 8, 1e-5, mixup_alpha=mixup, seed=seed)
         return train_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=phase, epoch=epoch)["loss"]
     assert loss() == loss() and loss(told=PLATES) == loss(told=PLATES)
-    assert len({loss(), loss(seed=1), loss(epoch=1), loss(mixup=0.0)}) == 4
+    assert len({loss(), loss(seed=1), loss(epoch=1), loss(mixup_alpha=0.0)}) == 4
 
 
 def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: SiteImages) -> None:

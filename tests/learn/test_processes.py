@@ -25,14 +25,14 @@ from cellsignal.learn.training.losses import LOSSES
 from cellsignal.learn.training.fit import history_of
 from cellsignal.learn.training.distributed import process_count
 
-TWO = {"processes": 2}
+TWO = {"num_processes": 2}
 KINDS = {
     "one batch each": {"batch_size": 4},
     "uneven steps": {"batch_size": 3, "virtual_batch": 7},
     "one batch a step": {"batch_size": 8, "virtual_batch": 8},  # the other process adds nothing
-    "mixup": {"batch_size": 3, "virtual_batch": 7, "mixup": 0.4},
-    "cutmix": {"batch_size": 4, "virtual_batch": 12, "cutmix": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
-    "average": {"batch_size": 3, "virtual_batch": 7, "ema": 0.9},
+    "mixup_alpha": {"batch_size": 3, "virtual_batch": 7, "mixup_alpha": 0.4},
+    "cutmix_alpha": {"batch_size": 4, "virtual_batch": 12, "cutmix_alpha": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
+    "average": {"batch_size": 3, "virtual_batch": 7, "ema_decay": 0.9},
     "head": {"batch_size": 3, "virtual_batch": 7, "trainable": "head"},
 }
 
@@ -48,7 +48,7 @@ def test_several_processes_learn_what_one_learns(patches: tuple, tmp_path: Path,
     trained = {}
     for name, changes, count in (("one", alone, 1), ("two", {}, processes)):
         model, rounding = steady()
-        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"processes": count}, **STEADY | KINDS[kind] | changes)
+        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"num_processes": count}, **STEADY | KINDS[kind] | changes)
         trained[name] = curves(rows), load_file(tmp_path / f"{name}/model.safetensors")
     assert len(set(trained["one"][0][:, 0].tolist())) == 4, "it does learn"
     torch.testing.assert_close(*trained.values(), rtol=rounding, atol=rounding)  # running statistics too, and the batches they count
@@ -59,7 +59,7 @@ def test_in_fp32_the_curves_agree_within_float_error(patches: tuple, tmp_path: P
     for processes in (1, 2):
         model, rounding = steady(kind=torch.float32)
         rows = small(patches, tmp_path / f"{processes}/model.safetensors", model=model, batch_size=4, virtual_batch=16,
-                     options={"processes": processes}, **STEADY)
+                     options={"num_processes": processes}, **STEADY)
         losses.append(curves(rows)[:, 0])
     torch.testing.assert_close(*losses, rtol=rounding, atol=rounding)
 
@@ -91,11 +91,11 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
 ) -> None:
     shape = {"batch_size": 3, "virtual_batch": virtual_batch, "epochs": len(order), **STEADY}
     model, rounding = steady()
-    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"processes": order[0]}, **shape)
+    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"num_processes": order[0]}, **shape)
     weights = tmp_path / "parts/model.safetensors"
     for processes in order:
         budget = Epochs(1)
-        rows = small(patches, weights, model=steady()[0], options={"processes": processes, "budget": budget}, **shape)
+        rows = small(patches, weights, model=steady()[0], options={"num_processes": processes, "budget": budget}, **shape)
         together = read_json(tmp_path / "parts" / ("model.checkpoint.json" if budget.spent else "model.json"))["batches_per_step"]
         assert together == order[0], "as the phase began"
     assert not budget.spent
@@ -123,7 +123,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
         with open(tmp_path / "log", "a") as file:
             file.write(f"{os.getpid()} {epoch}\n")
         return np.arange(16) % 5 - 1
-    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_epochs=2, ema=0.9,
+    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_label_epochs=2, ema_decay=0.9,
                  options={**TWO, "unlabelled": others, "relabel": relabel})
     asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert [epoch for _, epoch in asked] == ["1", "2"] and len({process for process, _ in asked}) == 1
@@ -146,7 +146,7 @@ def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path
                         lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
     states = []
     for processes in (1, 2):
-        options = {"processes": processes, "budget": Epochs(3)}
+        options = {"num_processes": processes, "budget": Epochs(3)}
         small(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
         states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["scaler"])
     assert states[0] == states[1] and states[0]["scale"] < 2.0**126
@@ -204,7 +204,7 @@ def test_an_unforeseen_error_comes_with_its_name() -> None:
             raise ZeroDivisionError("by nought")
         world.meet()
     with pytest.raises(StepFailed, match="ZeroDivisionError: by nought"):
-        launch(work, device="cpu", processes=2, told=print)
+        launch(work, device="cpu", num_processes=2, told=print)
 
 
 def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
                "def work(world, tell):\n"
                "    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n"
                "    while True: world.meet()\n"
-               "launch(work, device='cpu', processes=2, told=print)\n")
+               "launch(work, device='cpu', num_processes=2, told=print)\n")
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
@@ -268,8 +268,8 @@ def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pyt
     launched = []
     monkeypatch.setattr("accelerate.notebook_launcher", lambda *arguments, **options: launched.append(options["num_processes"]))
     if gpus == 2:
-        launch(print, device="auto", processes=2, told=print)
+        launch(print, device="auto", num_processes=2, told=print)
     else:
         with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
-            launch(print, device="cpu", processes=2, told=print)
+            launch(print, device="cpu", num_processes=2, told=print)
     assert launched == [2] * (gpus == 2)

@@ -59,11 +59,11 @@ def test_a_copy_recomputes_itself() -> None:
 
 
 def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, tmp_path: Path) -> None:
-    phase = {"epochs": 2, "ema": 0.9, "mixup": 0.4}
-    for name, options in {"plain": {}, "again": {"recompute": True}}.items():
+    phase = {"epochs": 2, "ema_decay": 0.9, "mixup_alpha": 0.4}
+    for name, options in {"plain": {}, "again": {"gradient_checkpointing": True}}.items():
         small(patches, tmp_path / f"{name}/model.safetensors", options=options, **phase)
     assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "again/model.safetensors")
-    assert small(patches, tmp_path / "plain/model.safetensors", options={"recompute": True}, **phase), "no other training"
+    assert small(patches, tmp_path / "plain/model.safetensors", options={"gradient_checkpointing": True}, **phase), "no other training"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -80,7 +80,7 @@ def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) ->
 
 
 def test_a_densenet121_of_512_px_is_estimated_to_fit_a_t4() -> None:
-    plain, again = (training_memory("densenet121", size=512, batch_size=8, recompute=recompute) for recompute in (False, True))
+    plain, again = (training_memory("densenet121", size=512, batch_size=8, gradient_checkpointing=recompute) for recompute in (False, True))
     assert 2.5e9 < again.total < plain.total < 15e9
     assert plain.weights == again.weights and again.kept < 0.3 * plain.kept
 
@@ -93,7 +93,7 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
     for name, options in {"plain": {}, "fast": {"compile": True}}.items():
         monkeypatch.setattr(torch, "compile", eager)
         small(patches, tmp_path / f"{name}/model.safetensors", model=network("plain-cnn", channels=6, classes=4), epochs=2,
-              ema=0.9, options=options)
+              ema_decay=0.9, options=options)
     assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
     known = [read_json(tmp_path / f"{name}/model.json")["fingerprint"].get("compile") for name in ("plain", "fast")]
     assert known == [None, True]

@@ -125,11 +125,11 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
     monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
     monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: clock._now)
     options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow}
-    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_label_epochs=2, watch=False, options=options)
     assert ended == ends
     assert [row.get("labelling_seconds") for row in rows] == [None, 100, 100][:len(ends)]
     options["budget"] = Budget(clock._now + 180)
-    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_label_epochs=2, watch=False, options=options)
     assert len(rows) == min(3, len(ends) + 1), "a session that begins with labelling does not guess"
 
 

@@ -53,7 +53,7 @@ KINDS = {
     "whole": {},
     "virtual batch": {"batch_size": 3, "virtual_batch": 7},
     "head": {"trainable": "head", "virtual_batch": 16},
-    "final": {"mixup": 0.4, "keep": "last", "watch": False, "schedule": "constant"},
+    "final": {"mixup_alpha": 0.4, "keep": "last", "watch": False, "schedule": "constant"},
     "bf16": {"precision": "bf16"},
 }
 
@@ -73,7 +73,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=environment.kernels())
+    plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
     display = Display(tmp_path)
     display.started(step)
@@ -145,7 +145,7 @@ def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path,
 def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: Path) -> None:
     def story(on_epoch=lambda history: None) -> Classifier:
         model, history = network("densenet-small", channels=6, classes=4), ()
-        for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup": 0.4, "watch": False}}.items():
+        for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup_alpha": 0.4, "watch": False}}.items():
             history = train(patches, tmp_path / f"{name}.safetensors", epochs=2, name=name, model=model, history=history,
                             on_epoch=on_epoch, **changes)
         return model

@@ -112,7 +112,7 @@ def pseudo(patches: tuple) -> dict:
 
 
 PHASES = {"head": {"trainable": "head", "epochs": 2},
-          "model": {"epochs": 6, "mixup": 0.4, "cutmix": 1.0, "ema": 0.9, "optimizer": "radam", "pseudo_epochs": 3}}
+          "model": {"epochs": 6, "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "ema_decay": 0.9, "optimizer": "radam", "pseudo_label_epochs": 3}}
 
 
 def session(root: str, sites: str, folder: str, *, seconds: float | None = None, elsewhere: str = "", death: tuple | list = ()) -> None:

@@ -36,7 +36,7 @@ train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cach
 phase = Phase("whole", epochs, 4, 0.1, virtual_batch=8, seed=seed, optimizer="sgd")
 model = Classifier("plain-cnn", channels=6, classes=4, seed=seed)
 history = fit(model, train, held_out=watch, phase=phase, weights=folder / f"{cell_type}.safetensors", device="cpu",
-              processes=processes, budget=budget)
+              num_processes=processes, budget=budget)
 (folder / f"{os.getpid()}.process").touch()
 print(f"{len(history)} epochs, seed {seed}")"""]  # fmt: skip
 

@@ -13,7 +13,7 @@ DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
 
 
 def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
-    plan = plans.plan(plans.Shape(), ["HUVEC", "RPE"], kernels=kernels)
+    plan = plans.plan(Recipe(), ["HUVEC", "RPE"], kernels=kernels)
     assert [step.name for step in plan] == [
         "2-pretrain-controls@HUVEC",
         "3-train-cell-type@HUVEC",
@@ -28,7 +28,7 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
 
 
 def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
-    plan = {step.name: step for step in plans.plan(plans.Shape(compare_batches=True, final_epochs=1), ["RPE"], kernels=environment.kernels())}
+    plan = {step.name: step for step in plans.plan(Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=1)), ["RPE"], kernels=environment.kernels())}
     model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
     assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
     assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
@@ -43,13 +43,13 @@ def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining
 
 
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
-    step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
+    step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
     values = {"run": "/r", "seed": 3, "pretrain_epochs": 1, "epochs": 2, "parallel": 2}
     assert steps.parameters(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "pretrain_epochs": 1}
 
 
 def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
-    step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
+    step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
         done = {"simulate": {"outputs": {f"{folder}/train.csv": table}}}

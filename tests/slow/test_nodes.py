@@ -33,7 +33,7 @@ def stop(history):
     if len(history) == int(enough):
         budget.stop("enough for now")
 fit(model, train, held_out=watch, phase=Phase("whole", epochs, 4, 0.1, virtual_batch=8, optimizer="sgd"), weights=folder / "model.safetensors",
-    device="cpu", processes=processes, budget=budget, on_epoch=stop)"""]  # fmt: skip
+    device="cpu", num_processes=processes, budget=budget, on_epoch=stop)"""]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def strangers(root: Path, folder: Path) -> float:
 def test_two_processes_come_near_to_two_trainings_side_by_side(tmp_path: Path) -> None:
     simulate(tmp_path / "small", preset="small")
     ways: dict[str, Callable[[Path, Path], float]] = {
-        "one process": rate, "two processes": lambda root, folder: rate(root, folder, processes=2), "two trainings": strangers,
+        "one process": rate, "two processes": lambda root, folder: rate(root, folder, num_processes=2), "two trainings": strangers,
     }  # fmt: skip
     rates, before = {way: [] for way in ways}, torch.get_num_threads()
     for turn in range(5):
