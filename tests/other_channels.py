@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from building import network, phase, train
+from building import make_network, make_phase, train_phase
 from cellsignal.data.settings import WellSettings
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.bench.sample import take_sample
@@ -60,10 +60,10 @@ def main(root: Path, out: Path) -> None:
     sites["split"] = split_sites(tables.wells, sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0)
     pack.pack(pack.plan_pack(root), out / "packed", progress=False)
     train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0))
-    model = network("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
-    phase = phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
+    model = make_network("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
+    phase = make_phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
     weights = out / "weights/HUVEC/model.safetensors"
-    train(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
+    train_phase(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
     asked = sites[sites["split"] == "test"]
     scores = score_experiments(root, asked, weights=out / "weights", out=out / "scores", statistics=["adapted"])["adapted"]
     decision = decide(scores.loc[tables.sample], tables.wells)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from building import network, phase, train
+from building import make_network, make_phase, train_phase
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal import receipts, tasks
@@ -94,9 +94,9 @@ def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> P
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
         train, watch = make_train_validation(asked.root, parts, augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0), channels=TOY.suffixes, class_numbers=range(3))
-        phase = phase("whole", 8, 8, 4e-3, batch_scope="mixed", keep="last", schedule="cosine", loss="bce")
-        model = network("densenet-small", channels=2, classes=3, seed=fold)
-        history = train(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
+        phase = make_phase("whole", 8, 8, 4e-3, batch_scope="mixed", keep="last", schedule="cosine", loss="bce")
+        model = make_network("densenet-small", channels=2, classes=3, seed=fold)
+        history = train_phase(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
         assert history[-1]["held_out_macro_f1"] > history[0]["held_out_macro_f1"]
     return folder
 

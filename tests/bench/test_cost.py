@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from building import network
+from building import make_network
 from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost
 from cellsignal.bench.cost import Work, count_weights, count_work
@@ -29,7 +29,7 @@ def test_work_is_what_the_papers_say() -> None:
 
 def test_work_is_counted_as_it_would_be_done() -> None:
     seen, _ = count_work("densenet-small", 32, classes=7)
-    model, images = network("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
+    model, images = make_network("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.classify(model.embed(images))
     assert seen.flops == counter.get_total_flops() / 2

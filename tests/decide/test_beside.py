@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from building import network
+from building import make_network
 from cellsignal.data.images.reader import read_sites
 from cellsignal.decide.predict.inference import Controls, PlateInference, log_probabilities
 from cellsignal.decide.predict.inference import predict_experiment, well_scores

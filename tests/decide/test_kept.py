@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from building import network
+from building import make_network
 from cellsignal import receipts
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import simulate
@@ -45,7 +45,7 @@ class Power(RuntimeError):
 def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
     for cell_type in ("HUVEC", "RPE"):
         card = ModelConfig("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
-        save_weights(folder / cell_type / "model.safetensors", network("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
+        save_weights(folder / cell_type / "model.safetensors", make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
     return folder
 
 

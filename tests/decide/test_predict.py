@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from building import network
+from building import make_network
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.microscope.simulate import simulate
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     simulate(run / "data", preset="tiny", seed=0)
     for cell_type in ("HUVEC", "RPE"):
-        model = network("densenet-small", channels=6, classes=8, seed=1)
+        model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"]))
     predict(run, run / "scores", batch_sizes=(2, 3, 40))
@@ -76,7 +76,7 @@ def plate(run: Path) -> Plate:
     sites = read_tables(run / "data").sites
     sites = sites[(sites["experiment"] == "RPE-01") & (sites["plate"] == 1)].iloc[:30].reset_index(drop=True)
     images = read_sites(run / "data", sites)
-    return Plate(images, network("densenet-small", channels=6, classes=8, seed=1))
+    return Plate(images, make_network("densenet-small", channels=6, classes=8, seed=1))
 
 
 @settings(deadline=None, max_examples=6)
@@ -187,7 +187,7 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
 
 def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) -> None:
     told = {"plate": ["1", "2", "3", "4"]}
-    model = network("densenet-small", channels=6, classes=8, levels=told, seed=1)
+    model = make_network("densenet-small", channels=6, classes=8, levels=told, seed=1)
     with torch.no_grad():
         model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
     for cell_type in ("HUVEC", "RPE"):
@@ -206,7 +206,7 @@ def test_mixed_batches_want_the_statistics_of_the_experiment(
     run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, trained: str, scope: str, warned: bool
 ) -> None:
     for cell_type in ("HUVEC", "RPE"):
-        model = network("densenet-small", channels=6, classes=8, seed=1)
+        model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(tmp_path / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
     predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import GROUPS, ROTATIONS, experiment
 
-from building import network
+from building import make_network
 from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.errors import InputError
@@ -101,7 +101,7 @@ def test_a_network_labels_pictures_and_leaves_no_trace(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels.data.cached = list(rng.integers(0, 255, (len(labels.data), 6, 32, 32), dtype=np.uint8))
     real = PseudoLabels(labels.data, labels.wells, {**DESIGN, "certainty": 0.0})
-    model = network("densenet-small", channels=6, classes=len(NUMBERS), seed=3).eval()
+    model = make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=3).eval()
     before, state = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.get_rng_state()
     first, second = real(model, CARD, 0), real(model, CARD, 0)
     np.testing.assert_array_equal(first, second)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from building import network, phase, train
+from building import make_network, make_phase, train_phase
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.files import sha256
 from cellsignal.learn.batches.dataset import SiteImages
@@ -57,8 +57,8 @@ def given(**knobs: Any) -> dict[str, Any]:
 
 
 def train(weights: Path, *, pseudo_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
-    phase = phase("whole", epochs, 12, 3e-3, pseudo_label_epochs=pseudo_epochs, ema_decay=0.5, keep="last", loss="cross-entropy")
-    model = network("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
+    phase = make_phase("whole", epochs, 12, 3e-3, pseudo_label_epochs=pseudo_epochs, ema_decay=0.5, keep="last", loss="cross-entropy")
+    model = make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
     return train(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from building import network
+from building import make_network
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import Tables, read_tables
@@ -41,7 +41,7 @@ def sites(tables: Tables) -> pd.DataFrame:
 
 
 def network() -> Classifier:
-    return network("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
+    return make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
 
 
 def plate(tables: Tables, sites: pd.DataFrame) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from trainings import STEADY, Epochs, small, steady
 
-from building import network
+from building import make_network
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
@@ -131,7 +131,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
 
 
 def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:
-    model, weights = network("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
+    model, weights = make_network("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
     small(patches, weights, model=model, epochs=1, options=TWO)
     assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["sha256"]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(weights).items())

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from trainings import CLASSES, Epochs, pseudo, small
 
-from building import network, phase, train
+from building import history_of, make_network, make_phase, train_phase
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_weights
-from cellsignal.learn.training.fit import history_of
 
 
 def network(**options: Any) -> Classifier:
-    return network("densenet-small", channels=6, classes=4, **options)
+    return make_network("densenet-small", channels=6, classes=4, **options)
 
 
 def controls(patches: tuple) -> dict[str, Any]:
@@ -30,10 +29,10 @@ def controls(patches: tuple) -> dict[str, Any]:
 PLACE = {"cell_type": ["HUVEC"], "experiment": ["HUVEC-01"], "well": [f"B{n:02d}" for n in range(2, 10)]}
 # Name: what the network is built with, the phase's knobs, and what else the training is given.
 RECIPES: dict[str, tuple[dict, dict, Callable[[tuple], dict]]] = {
-    "surin": ({"dropout": 0.5}, {"optimizer": "sgd", "weight_decay": 5e-4, "warmup_epochs": 1, "decay_epochs": (1,), "mixup_alpha": 0.2,
+    "surin": ({"dropout": 0.5}, {"optimizer": "sgd", "weight_decay": 5e-4, "warmup_epochs": 1, "decay_epochs": [1], "mixup_alpha": 0.2,
                                  "label_smoothing": 0.1, "learning_rate": 0.01}, lambda patches: {}),
-    "moreau": ({"covariates": PLACE}, {"optimizer": "adamw", "progressive_sizes": (48, 32), "schedule": "cyclic", "cycles": 2}, lambda patches: {}),
-    "sypetkowski": ({"cosine": "beside", "standardise": "image"},
+    "moreau": ({"levels": PLACE}, {"optimizer": "adamw", "progressive_sizes": [32, 48], "schedule": "cyclic", "cycles": 2}, lambda patches: {}),
+    "sypetkowski": ({"cosine_head": "auxiliary", "standardise": "image"},
                     {"loss": "0.8 cross-entropy + 0.1 arcface", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "channel_scale": 0.1, "channel_shift": 0.1,
                      "optimizer": "radam", "schedule": "cosine", "pseudo_label_epochs": 2, "ema_decay": 0.9}, pseudo),
     "not better": ({"control_features": True, "standardise": "plate"}, {"mixup_alpha": 0.4, "ema_decay": 0.5, "keep": "last"}, controls),
@@ -84,7 +83,7 @@ def test_what_is_kept_is_what_was_scored(patches: tuple, tmp_path: Path) -> None
     assert [row["loss"] for row in rows] == [row["loss"] for row in other], "the average follows and does not lead"
     assert sha256(tmp_path / "model.safetensors") != sha256(tmp_path / "plain.safetensors")
     root, sites = patches
-    found = train(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES), phase=phase("still", 1, 8, 0.0, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu", held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
+    found = train_phase(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES), phase=make_phase("still", 1, 8, 1e-30, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu", held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
     assert found[0]["held_out_accuracy"] == rows[-1]["held_out_accuracy"]
 
 
@@ -93,8 +92,8 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
     several = sites.drop(columns=["sirna", "well_type", "experiment", "plate"])
     several["labels"] = [(0,) if sirna < 20 else (0, 1, sirna // 10) for sirna in sites["sirna"]]
     train_on, watch = (SiteImages(root, part, class_numbers=range(4), cache=True) for part in (several[::2], several[1::2]))
-    phase = phase("fold", 3, 8, 3e-3, loss="0.5 focal + 0.5 lovasz", batch_scope="mixed", mixup_alpha=0.2, label_smoothing=0.05)
-    rows = train(network(), train_on, phase=phase, weights=tmp_path / "fold.safetensors", held_out=watch, task="protein-atlas", device="cpu")
+    phase = make_phase("fold", 3, 8, 3e-3, loss="0.5 focal + 0.5 lovasz", batch_scope="mixed", mixup_alpha=0.2, label_smoothing=0.05)
+    rows = train_phase(network(), train_on, phase=phase, weights=tmp_path / "fold.safetensors", held_out=watch, task="protein-atlas", device="cpu")
     assert rows == history_of(tmp_path / "fold.safetensors") and "accuracy" not in rows[0]
     assert all(0 <= row["macro_f1"] <= 1 and 0 <= row["held_out_macro_f1"] <= 1 for row in rows)
     facts = read_json(tmp_path / "fold.json")
@@ -104,7 +103,7 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
 @pytest.mark.parametrize(("built", "knobs", "words"), [
     ({}, {"loss": "bce + arcface"}, "phase train: the loss 'bce . arcface' looks at cosines"),
     ({}, {"pseudo_label_epochs": 1}, "phase train: nobody gives labels"),
-    ({"control_features": True}, {}, "phase train: control features want the controls of each plate"),
+    ({"control_features": True}, {}, "phase train: control features need the controls of each plate"),
 ])
 def test_what_does_not_go_together_is_refused_before_it_starts(patches: tuple, tmp_path: Path, built: dict, knobs: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):

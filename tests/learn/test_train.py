@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from building import network, phase, train
+from building import history_of, make_network, make_phase, train_phase
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.settings import MachineSettings, TrainingSettings
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
-from cellsignal.learn.training.fit import fit, history_of
 from cellsignal.run import environment
 from cellsignal.run.chain import plans
 from cellsignal.run.chain.progress import Display
+from cellsignal.run.recipe import Recipe
 
 CLASSES = [0, 10, 20, 30]
 
@@ -29,8 +30,9 @@ def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda his
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
-    phase = phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    return train(model or network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, history=history, on_epoch=on_epoch)
+    machine = {key: changes.pop(key) for key in list(changes) if key in MachineSettings.model_fields}
+    phase = make_phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
+    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, history=history, on_epoch=on_epoch, **machine)
 
 
 def killed_after(epochs: int):
@@ -144,7 +146,7 @@ def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path,
 
 def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: Path) -> None:
     def story(on_epoch=lambda history: None) -> Classifier:
-        model, history = network("densenet-small", channels=6, classes=4), ()
+        model, history = make_network("densenet-small", channels=6, classes=4), ()
         for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup_alpha": 0.4, "watch": False}}.items():
             history = train(patches, tmp_path / f"{name}.safetensors", epochs=2, name=name, model=model, history=history,
                             on_epoch=on_epoch, **changes)
@@ -163,14 +165,14 @@ def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: 
 
 def test_a_phase_after_another_beginning_is_another_training(patches: tuple, tmp_path: Path) -> None:
     def after(learning_rate: float) -> list[dict]:
-        model = network("densenet-small", channels=6, classes=4)
+        model = make_network("densenet-small", channels=6, classes=4)
         train(patches, tmp_path / "head.safetensors", epochs=1, model=model, trainable="head", learning_rate=learning_rate)
         return train(patches, tmp_path / "whole.safetensors", epochs=1, model=model)
     assert after(1e-3) == after(1e-3) != after(2e-3)
 
 
 def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> None:
-    model = network("densenet-small", channels=6, classes=4)
+    model = make_network("densenet-small", channels=6, classes=4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     history = train(patches, tmp_path / "head.safetensors", model=model, trainable="head", learning_rate=3e-2, epochs=8)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -181,8 +183,8 @@ def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
 def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
     accuracies = iter([0.2, 0.6, 0.1, 0.5])
-    monkeypatch.setattr("cellsignal.learn.training.fit.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
-    model, seen = network("densenet-small", channels=6, classes=4), []
+    monkeypatch.setattr("cellsignal.learn.training.fit.evaluate", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    model, seen = make_network("densenet-small", channels=6, classes=4), []
     train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
           on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))
     kept = seen[1 if keep == "best" and watch else 3]
@@ -191,7 +193,7 @@ def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, m
 
 
 def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
-    model = network("densenet-small", channels=6, classes=4)
+    model = make_network("densenet-small", channels=6, classes=4)
     before = model.head.weight.detach().clone()
     earlier = train(patches, tmp_path / "a.safetensors", epochs=1)
     assert train(patches, tmp_path / "b.safetensors", epochs=0, model=model, history=earlier) == earlier
@@ -205,7 +207,7 @@ def test_a_loss_that_is_no_number_ends_the_training_in_words(patches: tuple, tmp
 
 def test_a_network_that_is_told_the_plate_learns_it(patches: tuple, tmp_path: Path) -> None:
     told = {"plate": ["1", "2", "3"]}
-    model = network("densenet-small", channels=6, classes=4, levels=told)
+    model = make_network("densenet-small", channels=6, classes=4, levels=told)
     before = model.head.weight.detach().clone()
     train(patches, tmp_path / "model.safetensors", model=model, epochs=2)
     loaded, card = load_weights(tmp_path / "model.safetensors")
@@ -266,7 +268,7 @@ def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) ->
     with pytest.raises(InputError, match="no such weights; run 3-train-cell-type, which writes them"):
         load_weights(tmp_path / "absent.safetensors")
     with pytest.raises(InputError, match="weights of a densenet-small do not fit the densenet121"):
-        load_body(network("densenet121", channels=6, classes=4), weights)
+        load_body(make_network("densenet121", channels=6, classes=4), weights)
     content = bytearray(weights.read_bytes())
     content[-50] ^= 1
     weights.write_bytes(content)

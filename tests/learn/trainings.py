@@ -12,15 +12,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from building import network, phase, train
-from cellsignal.learn.settings import AugmentationSettings
+from building import add_backbone, make_network, make_phase, train_phase
+from cellsignal.learn.settings import AugmentationSettings, MachineSettings
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.networks.backbones import BACKBONES, Backbone
+from cellsignal.learn.networks.backbones import Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
 from cellsignal.budget import Budget
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier
-from cellsignal.learn.training.fit import fit
 
 CLASSES = [0, 10, 20, 30]
 
@@ -66,8 +65,9 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (kind(root, part, class_numbers=CLASSES, cache=cache) for part in (sites[first], sites[~first]))
     data.augment = build_augmentation(AugmentationSettings(symmetries=augment), seed=0)
-    phase = phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    return train(model or network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
+    machine = {key: changes.pop(key) for key in list(changes) if key in MachineSettings.model_fields}
+    phase = make_phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
+    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, **{**machine, **(options or {})})
 
 
 def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
@@ -78,9 +78,9 @@ def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
     plain gradient descent (`STEADY`) is linear. A number is then a sum of at most 7 sites x 32 x 32 pixels in each of at
     most 16 steps, each term rounded once: rounding errors of both signs add up as the root of their count (Higham 2002).
     """
-    BACKBONES["one-norm"] = Backbone(lambda channels: (nn.Sequential(
-        nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8))
-    model = network("one-norm", channels=6, classes=4).to(kind)
+    add_backbone("one-norm", Backbone(lambda channels: (nn.Sequential(
+        nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8)))
+    model = make_network("one-norm", channels=6, classes=4).to(kind)
     return model, torch.finfo(kind).eps * (16 * 7 * 32 * 32) ** 0.5
 
 
@@ -120,7 +120,7 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     if death:
         _die_writing(*death)
     patches = Path(root), pd.read_csv(sites).astype({"sirna": "Int64"})
-    model, history = network("densenet-small", channels=6, classes=4), []
+    model, history = make_network("densenet-small", channels=6, classes=4), []
     budget = Budget(None if seconds is None else time.time() + seconds)
     for name, changes in PHASES.items():
         options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}

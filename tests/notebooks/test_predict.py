@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
-from building import network
+from building import make_network
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
@@ -43,7 +43,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate(root, preset="tiny", seed=0)
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
-            state = network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
+            state = make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
             save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
     return root
 

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 import torch
 
-from building import network, phase, train
+from building import make_network, make_phase, train_phase
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.learn.batches.dataset import SiteImages
@@ -24,9 +24,9 @@ def rate(root: Path, folder: Path, processes: int = 1) -> float:
     sites = read_tables(root).sites
     sites = sites[(sites["dataset"] == "train") & (sites["well_type"] == "treatment")]
     data = SiteImages(root, sites, class_numbers=range(100), cache=True)
-    model = network("densenet-small", channels=6, classes=100)
-    phase = phase("whole", 3, 8, 1e-3, virtual_batch=32)
-    history = train(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", num_processes=processes)
+    model = make_network("densenet-small", channels=6, classes=100)
+    phase = make_phase("whole", 3, 8, 1e-3, virtual_batch=32)
+    history = train_phase(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", num_processes=processes)
     return len(sites) / median(row["seconds"] for row in history[1:])
 
 
@@ -44,7 +44,7 @@ def test_two_processes_come_near_to_two_trainings_side_by_side(tmp_path: Path) -
     rates, before = {way: [] for way in ways}, torch.get_num_threads()
     for turn in range(5):
         for way, train in ways.items():
-            rates[way].append(train(tmp_path / "small", tmp_path / f"{turn}-{way}"))
+            rates[way].append(train_phase(tmp_path / "small", tmp_path / f"{turn}-{way}"))
     torch.set_num_threads(before)
     found = {way: median(each) for way, each in rates.items()}
     print(*(f"{way}: {each:.0f} sites/s, {each / found['one process']:.2f} times" for way, each in found.items()), sep="\n")
