@@ -67,7 +67,7 @@ def test_any_network_of_timm_has_a_name() -> None:
 
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(InputError, match="unknown backbone 'resnet'.*densenet121.*timm:NAME"):
-        make_network("resnet", channels=6, classes=2)
+        backbone("resnet")
 
 
 def test_without_timm_its_networks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,10 +46,10 @@ def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -
     root, sites = patches
     def pictures(rows, *, cache: bool, workers: int):
         data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=build_augmentation(AugmentationSettings(), seed=3))
-        served = iter_batches(data, rows, epoch=2, num_workers=workers)
+        served = iter_batches(data, rows, epoch=2, workers=workers)
         return {int(i): image.numpy().copy() for images, at in served for i, image in zip(at, images)}
-    whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, num_workers=0)
-    parts = pictures([np.arange(i, i + 4) for i in (28, 12, 0)], cache=False, num_workers=2)
+    whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, workers=0)
+    parts = pictures([np.arange(i, i + 4) for i in (28, 12, 0)], cache=False, workers=2)
     assert parts and all(np.array_equal(parts[i], whole[i]) for i in parts)
 
 

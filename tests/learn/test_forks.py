@@ -30,7 +30,7 @@ def test_no_process_ends_what_came_with_the_fork(tmp_path: Path) -> None:
     gc.disable()
     try:
         Made(tmp_path / "log")
-        launch(work, device="cpu", num_processes=2, told=print)
+        launch(work, device="cpu", processes=2, told=print)
     finally:
         gc.enable()
     assert (tmp_path / "log").read_text().split() == [str(os.getpid())]

@@ -80,7 +80,7 @@ def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) ->
 
 
 def test_a_densenet121_of_512_px_is_estimated_to_fit_a_t4() -> None:
-    plain, again = (training_memory("densenet121", size=512, batch_size=8, gradient_checkpointing=recompute) for recompute in (False, True))
+    plain, again = (training_memory("densenet121", size=512, batch_size=8, recompute=recompute) for recompute in (False, True))
     assert 2.5e9 < again.total < plain.total < 15e9
     assert plain.weights == again.weights and again.kept < 0.3 * plain.kept
 
@@ -101,7 +101,7 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
 
 def test_without_a_compiler_one_line_says_so() -> None:
     broken = partial(torch.compile, backend=lambda graph, inputs: 1 / 0)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set compile: false"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set machine.compile: false"):
         patch.setattr(torch, "compile", broken)
         compiled(lambda images: images + 1)(torch.ones(3))
 

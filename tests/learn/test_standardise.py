@@ -103,11 +103,11 @@ def test_other_statistics_are_another_training(patches: Patches, stated: Path, t
         model = make_network("plain-cnn", channels=6, classes=4, standardise="experiment")
         train_phase(model, data, phase=make_phase("still", 1, 16, 1e-3), weights=tmp_path / "model.safetensors", device="cpu")
         return model.origin
-    first = train_phase()
-    assert train_phase() == first
+    first = train()
+    assert train() == first
     table = pd.read_csv(stated / "pixel_stats.csv")
     table.assign(mean=table["mean"] + 30).to_csv(stated / "pixel_stats.csv", index=False)
-    assert train_phase() != first
+    assert train() != first
 
 
 def test_standardised_plates_look_alike(patches: Patches, stated: Path) -> None:

@@ -201,7 +201,7 @@ def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         train(patches, tmp_path / "model.safetensors", learning_rate=1e30)
 
 
