@@ -182,7 +182,7 @@ def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
 def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
     accuracies = iter([0.2, 0.6, 0.1, 0.5])
-    monkeypatch.setattr("cellsignal.learn.training.fit.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    monkeypatch.setattr("cellsignal.learn.training.fit.evaluate", lambda model, held_out, **rest: next(accuracies) if held_out else None)
     model, seen = Classifier("densenet-small", channels=6, classes=4), []
     train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
           on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))

@@ -207,7 +207,7 @@ def expect_earlier(step: str) -> None:
 
 def expect_cell(step: str) -> str:
     """The source of the cell that says so."""
-    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect({step!r})  # pushed to go on, not to begin from nothing"
+    return f"from cellsignal.kaggle.kernel_folders import expect_earlier\n\nexpect_earlier({step!r})  # pushed to go on, not to begin from nothing"
 
 
 # A kernel as the client pushes it: one folder with the notebook, its parameters baked in, and every metadata key.
