@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # One thread each: on a shared machine two threads that wait for each other are many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +27,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared with real competition data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of tiny.yaml and what the command printed, made once for all workers of a session; nobody may write there."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-run"
+    printed = folder.with_suffix(".txt")
+    with FileLock(folder.with_suffix(".lock"), timeout=900):
+        if not printed.exists():
+            command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(folder)]
+            ended = subprocess.run(command, capture_output=True, text=True, cwd=base)
+            assert ended.returncode == 0, ended.stderr
+            printed.write_text(ended.stdout)
+    return folder, printed.read_text()
 
 
 @pytest.fixture(autouse=True)
