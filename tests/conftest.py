@@ -30,18 +30,41 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of tiny.yaml and what the command printed, made once for all workers of a session; nobody may write there."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make) gives a folder that `make` filled, once for all workers of a session; nobody may write there."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-run"
-    printed = folder.with_suffix(".txt")
-    with FileLock(folder.with_suffix(".lock"), timeout=900):
-        if not printed.exists():
-            command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(folder)]
-            ended = subprocess.run(command, capture_output=True, text=True, cwd=base)
-            assert ended.returncode == 0, ended.stderr
-            printed.write_text(ended.stdout)
-    return folder, printed.read_text()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(base / f"{name}.lock", timeout=900):
+            if not (base / f"{name}.made").exists():
+                make(base / name)
+                (base / f"{name}.made").touch()
+        return base / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_plates(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The simulated plates of preset tiny and seed 0."""
+    from cellsignal.data.microscope.simulate import simulate
+
+    return once("tiny-plates", lambda folder: simulate(folder, preset="tiny", seed=0))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str]:
+    """The run folder of a finished run of tiny.yaml, and what the command printed."""
+
+    def run(folder: Path) -> None:
+        command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(folder / "run")]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        (folder / "printed.txt").write_text(ended.stdout)
+
+    folder = once("tiny-run", run)
+    return folder / "run", (folder / "printed.txt").read_text()
 
 
 @pytest.fixture(autouse=True)

@@ -8,18 +8,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
 from cellsignal import receipts
-from cellsignal.data.images.reader import whole_sites
-from cellsignal.data.microscope.simulate import simulate
-from cellsignal.data.tables.wells import read_tables
-from cellsignal.decide.predict import inference, predict
-from cellsignal.decide.scores import cache
-from cellsignal.decide.commands import assign_files
-from cellsignal.decide.predict.predict import score_experiments
-from cellsignal.files import read_json, sha256
 from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.data.images.reader import whole_sites
+from cellsignal.data.tables.wells import read_tables
+from cellsignal.decide.commands import assign_files
+from cellsignal.decide.predict import inference, predict
+from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.scores import cache
+from cellsignal.files import read_json, sha256
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
 Scores = dict[str, pd.DataFrame]
@@ -49,10 +47,10 @@ def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of an untrained network beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     networks(root / "weights", seed=1)
     return root
 

@@ -1,5 +1,6 @@
 """Views and embeddings: each plate seen from all sides, features beside the scores, and what a training kernel makes of them."""
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +10,31 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import Tables, read_tables
-from cellsignal.decide.predict.inference import predict_experiment, score_images
-from cellsignal.decide.predict.inference import PlateInference, inference_answers, log_probabilities, apply_view
+from cellsignal.decide.predict.inference import (
+    PlateInference,
+    apply_view,
+    inference_answers,
+    log_probabilities,
+    predict_experiment,
+    score_images,
+)
 from cellsignal.decide.predict.predict import scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
 
 NUMBERS = [*range(8), 1108, 1138]  # a network that knows controls, too
 CARD = ModelConfig("densenet-small", 6, NUMBERS, ["treatment"])
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def tables(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Tiny plates, and one untrained network for both cell types."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     save_weights(root / "weights/all/model.safetensors", network().state_dict(), CARD)
     return read_tables(root)
 
