@@ -37,8 +37,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixtu
 
 
 def test_everything_once_then_only_what_depends_on_a_change(
-    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], in_this_process: None,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     assert run() == ALL
