@@ -207,7 +207,7 @@ def expect_earlier(step: str) -> None:
 
 def expect_cell(step: str) -> str:
     """The source of the cell that says so."""
-    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect({step!r})  # pushed to go on, not to begin from nothing"
+    return f"from cellsignal.kaggle import kernel_folders\n\nkernel_folders.expect_earlier({step!r})  # pushed to go on, not to begin from nothing"
 
 
 # A kernel as the client pushes it: one folder with the notebook, its parameters baked in, and every metadata key.
@@ -277,7 +277,7 @@ def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "
         raise InputError("no cell is tagged `parameters`", where=path, cure="tag the cell that sets them")
     cells.insert(place + 1, _injected(parameters))
     if expects:
-        begins = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
+        begins = next(number for number, cell in enumerate(cells) if "cellsignal.start(" in "".join(cell["source"]))
         cells.insert(begins + 1, _code("expects-earlier", expect_cell(expects)))
     kept = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
     rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept}, where=path)
