@@ -50,19 +50,18 @@ def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
         try:
             exec(compile(notebooks.source(cell), f"{notebook.name}, code cell {number}", "exec"), variables)
         except (TimeSpent, Finished) as reason:
-            session_of(variables).end(reason)
+            if (session := session_of(variables)) is None:
+                raise
+            session.end(reason)
             break
         if "parameters" in cell["metadata"].get("tags", []):
             variables.update(values)
     return variables
 
 
-def session_of(variables: Mapping[str, Any]) -> Session:
-    """The session that a notebook has begun. Raises InputError when there is none."""
-    found = next((value for value in variables.values() if isinstance(value, Session)), None)
-    if found is None:
-        raise InputError("the notebook has begun no session", cure='let a cell call: session = cellsignal.start(globals(), "1-eda")')
-    return found
+def session_of(variables: Mapping[str, Any]) -> Session | None:
+    """The session that a notebook has begun, if it has."""
+    return next((value for value in variables.values() if isinstance(value, Session)), None)
 
 
 def main(
@@ -80,12 +79,12 @@ def main(
     silent = others is not None and not others.first  # one of them speaks for all
     try:
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
-            spent = session_of(execute(notebook, values)).spent
+            session = session_of(execute(notebook, values))
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if spent:
-        print(f"time budget spent: {spent}; the same command goes on", file=io.StringIO() if silent else sys.stderr)
+    if session is not None and session.spent:
+        print(f"time budget spent: {session.spent}; the same command goes on", file=io.StringIO() if silent else sys.stderr)
         sys.exit(0 if others else 3)
 
 
