@@ -58,9 +58,8 @@ class Session:
 
     def end(self, reason: TimeSpent | Finished) -> None:
         """Finish where the work stopped; the results of an earlier run, which are none of this one's, are removed."""
-        for pattern in manifest.RESULTS.get(self.step, ()):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        for name in manifest.RESULTS.get(self.step, ()):
+            (self.folder / name).unlink(missing_ok=True)
         self.spent = str(reason) if isinstance(reason, TimeSpent) else ""
         self._write(complete=not self.spent, progress=str(reason))
 
