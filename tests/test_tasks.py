@@ -18,7 +18,7 @@ from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import Classifier, read_config
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
@@ -138,8 +138,8 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
     assert (again.test == scores.test).all() and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     stored = stored_label_scores(out, asked.labelled, asked.test)
     assert (stored.test == scores.test).all() and (stored.held_out == scores.held_out).all() and (stored.folds == asked.folds).all()
-    budget = Budget(0.0)
-    assert score_folds(asked, weights=weights, out=out, views=2, budget=budget) is None and budget.spent
+    with pytest.raises(TimeSpent, match="^scored 0 of 4 parts$"):
+        score_folds(asked, weights=weights, out=out, views=2, budget=Budget(0.0))
     assert not list(out.glob("*.parquet"))  # those of one view have given way
     with pytest.raises(InputError, match="no scores of 48 sites"):
         stored_label_scores(out, asked.labelled, asked.test)

@@ -53,7 +53,7 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
         monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
-        monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
+        monkeypatch.setattr(session, "Budget", lambda deadline: Parts(experiments))
         folder = environment.default_run(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import BESIDE, predict_experiment
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
@@ -75,9 +75,8 @@ def score_experiments(
     `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
     images went through the network, how long that took, and what identifies the scores. Scores that lie
     there whole, made by the same weights from the same sites in the same way, are kept; others give way.
-    Before an experiment that would end after the deadline of `budget` it stops, and `budget.spent` says
-    so: the same call goes on. Returns the stacked scores by kind, in the order of the
-    ladder; when it stopped, those of the experiments so far.
+    Raises TimeSpent before an experiment that would end after the deadline of `budget`: the same call goes on.
+    Returns the stacked scores by kind, in the order of the ladder.
     """
     _check(statistics, scope, batch_sizes, refinements, views)
     beside = _embedded_sites(sites, taught)
@@ -103,14 +102,13 @@ def score_experiments(
 
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
            budget: Budget, name: str) -> None:
-    """Add what is missing, experiment by experiment, while the budget lasts."""
+    """Add what is missing, experiment by experiment."""
     for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in kept if experiment in kept[kind].missing]
         model, card = networks[mine["cell_type"].iloc[0]]
         if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
             done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
-            budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
-            break
+            raise TimeSpent(f"scored {done} of {len(asked)} experiments with {name}")
         if kinds:
             began = time.monotonic()
             found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
