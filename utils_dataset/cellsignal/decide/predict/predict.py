@@ -100,6 +100,26 @@ def score_experiments(
     return {kind: kept[kind].stacked() for kind in kept}
 
 
+def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
+                   stored: bool = False, **options: Any) -> dict[str, dict[str, pd.DataFrame]]:
+    """Scores by network, as `score_experiments` makes them in `<out>/<name>`: `networks` holds the options of each, by name.
+
+    Scores of other networks in `out` are removed unless they are `stored`. When the time is spent, those of other making have
+    given way in the folders of all networks before TimeSpent is raised, so that nothing there passes for a result.
+    """
+    if not stored:
+        keep_only(out, networks)
+    scores, late = {}, None
+    for name, own in networks.items():
+        try:
+            scores[name] = score_experiments(root, sites, name=name, out=out / name, budget=budget, stored=stored, **own, **options)
+        except TimeSpent as spent:
+            late, budget = late or spent, Budget(0.0)
+    if late is not None:
+        raise late
+    return scores
+
+
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
            budget: Budget, name: str) -> None:
     """Add what is missing, experiment by experiment."""
