@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cellsignal.data.tables.plate_design import shifts
-from cellsignal.show.style import ASSIGNED, RAW, TITLE_HEIGHT, blank, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, TITLE_HEIGHT, blank, label_decades, picture, styled
 
 FAINT = "#CFCFCF"
 MOST_ORDERS = 24  # permutations of four groups; of more, the likeliest are drawn
@@ -152,12 +152,20 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
         return blank("No plate groups were weighed in this experiment.")
     order = np.argsort(-choice.posterior, kind="stable")[:MOST_ORDERS]
     usual = shifts(rotations or {})
-    colours = {"chosen": ASSIGNED, "rotation, as in training": RAW, "other permutation": FAINT}
+    colours = {"chosen": ASSIGNED, "rotation": RAW, "other": FAINT}
     figure = picture(9, 3.6 + (TITLE_HEIGHT if title else 0))
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     axes = figure.subplots()
     for place, (groups, probability) in enumerate(zip(choice.orders[order].tolist(), choice.posterior[order])):
-        kind = "chosen" if tuple(groups) == tuple(choice.group_on_plate) else "rotation, as in training" if tuple(groups) in usual else "other permutation"
-        axes.bar(place, max(probability, LEAST_PROBABILITY), color=colours[kind], width=0.7, label=kind)
+        kind = "rotation" if tuple(groups) in usual else "other"
+        kind = "chosen" if tuple(groups) == tuple(choice.group_on_plate) else kind
+        axes.bar(place, max(probability, LEAST_PROBABILITY), color=colours[kind], width=0.7)
+        axes.text(place, max(probability, LEAST_PROBABILITY) * 1.3, f"{probability:.2g}", ha="center", fontsize=7, rotation=90, va="bottom")
+    names = [" ".join(str(group + 1) for group in groups) for groups in choice.orders[order].tolist()]
+    axes.set_xticks(range(len(order)), names, rotation=90, fontsize=8)
+    axes.set(yscale="log", ylim=(LEAST_PROBABILITY, 30), xlim=(-0.7, len(order) - 0.3), ylabel="posterior probability")
+    axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.orders.shape[1] + 1))))
+    label_decades(axes.yaxis)
+    axes.grid(False, axis="x")
     return figure
