@@ -66,7 +66,7 @@ def image_pairs(examples: pd.DataFrame, root: Path, sites: pd.DataFrame, *, colu
     left, right = (read_sites(Path(root), first.loc[some[name]].reset_index()) for name in ("id_code", "example"))
     columns = min(columns, len(some))
     rows = -(-len(some) // columns)
-    figure = picture(max(5, 4.1 * columns), 2.5 * rows + 0.3)
+    figure = picture(max(5, 4.1 * columns), 2.35 * rows + 0.35)
     figure.suptitle(title or "Left: a well of one siRNA. Right: a training well of the siRNA that it was taken for", x=0.01, ha="left", fontsize=11)
     panels = np.ravel(figure.subfigures(rows, columns, wspace=0.04, squeeze=False))
     for panel, pair, *images in zip(panels, some.itertuples(), left, right):

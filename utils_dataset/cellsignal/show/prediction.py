@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cellsignal.data.tables.plate_design import shifts
-from cellsignal.show.style import ASSIGNED, RAW, TITLE_HEIGHT, blank, label_decades, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, keys, label_decades, picture, styled
 
 FAINT = "#CFCFCF"
 MOST_ORDERS = 24  # permutations of four groups; of more, the likeliest are drawn
@@ -29,22 +29,23 @@ def plate_scores(
     those assigned. Each title has the share of wells whose most likely siRNA of all is that one.
     """
     mine = wells.loc[(wells["experiment"] == experiment) & (wells["plate"] == plate), "id_code"]
-    order = answers.dropna().astype(int).reindex(mine).dropna().astype(int).sort_values(kind="stable")
-    tables = {kind: table.reindex(order.index).dropna(how="all") for kind, table in scores.items()}
+    order = answers[answers.index.isin(mine)].dropna().astype(int).sort_values(kind="stable")
+    tables = {kind: table.loc[order.index[order.index.isin(table.index)]] for kind, table in scores.items()}
     tables = {kind: table for kind, table in tables.items() if len(table)}
     if not tables:
         return blank("No scores of this plate.")
+    order = order[order.index.isin(next(iter(tables.values())).index)]
+    sirnas = sorted(set(order))
     figure = picture(4.2 * len(tables) + 0.8, 4.9)
     figure.suptitle(f"{experiment}, plate {plate}", x=0.01, ha="left")
     grid = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, (kind, table) in zip(grid, tables.items()):
-        mine, sirnas = order[table.index], sorted(set(order))
-        right = (table.idxmax(axis=1) == mine).mean()
+        right = (table.idxmax(axis=1) == order[table.index]).mean()
         values = np.exp(table.reindex(columns=sirnas, fill_value=-np.inf).to_numpy(float))
-        image = axes.imshow(values, cmap="magma_r", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_title(f"{kind}: " + (f"accuracy {right:.3f}" if known else f"{right:.3f} as assigned"))
         _label_few(axes.xaxis, sirnas)
-        _label_few(axes.yaxis, mine.tolist())
+        _label_few(axes.yaxis, order[table.index].tolist())
         axes.set_xlabel("siRNA of the plate")
         axes.grid(False)
     grid[0].set_ylabel(f"well, by its {'true' if known else 'assigned'} siRNA")
@@ -59,6 +60,22 @@ def _label_few(axis: matplotlib.axis.Axis, names: Sequence[int]) -> None:
 
 
 # Embeddings of wells as points in the plane.
+
+
+def experiments_to_map(wells: pd.DataFrame, *, count: int = 6) -> list[str]:
+    """Experiments of one cell type, sorted, for `embedding_maps`: at most half not learnt from, the others learnt from.
+
+    `wells`: experiment, cell_type, sirna, split, well_type. Only experiments whose treatments are known count; of the cell types the
+    first that has both kinds is taken, else the first.
+    """
+    known = wells[(wells["well_type"] == "treatment") & wells["sirna"].notna()]
+    choices = []
+    for _, some in known.groupby("cell_type", sort=True):
+        learnt = some["split"] == "train"
+        seen, unseen = (sorted(some.loc[which, "experiment"].unique()) for which in (learnt, ~learnt))
+        unseen = unseen[: max(count // 2, count - len(seen))]
+        choices.append((not (seen and unseen), sorted(unseen + seen[: count - len(unseen)])))
+    return min(choices, key=lambda choice: choice[0], default=(True, []))[1]
 
 
 @styled
@@ -77,13 +94,13 @@ def embedding_maps(
         return blank("Too few wells for a map.")
     known = wells.set_index("id_code")
     figure = picture(4.6 * len(tables) + 1.6, 8.2)
-    figure.suptitle(f"Embeddings of wells ({'principal components' if method == 'pca' else 't-SNE'})", x=0.01, ha="left")
+    figure.suptitle(f"Embeddings of wells, {'principal components' if method == 'pca' else 't-SNE'}", x=0.01, ha="left")
     grid = figure.subplots(2, len(tables), squeeze=False)
     for column, (kind, table) in zip(grid.T, tables.items()):
         points, mine = _plane(table, method=method, seed=seed), known.loc[table.index]
         learnt = (mine["split"] == "train").to_numpy()
-        _coloured(column[0], points, mine["experiment"], _colours(sorted(mine["experiment"].unique()), "turbo"), learnt)
-        _coloured(column[1], points, mine["sirna"], _colours(_chosen(mine["sirna"], sirnas, seed=seed), "tab10"), learnt, prefix="siRNA ")
+        _coloured(column[0], points, mine["experiment"], _experiment_colours(mine["experiment"]), learnt)
+        _coloured(column[1], points, mine["sirna"], _sirna_colours(mine["sirna"], sirnas, seed=seed), learnt, prefix="siRNA ")
         column[0].set_title(f"{kind} statistics, by experiment")
         column[1].set_title(f"{kind} statistics, by siRNA")
     for row in grid:
@@ -105,16 +122,19 @@ def _plane(table: pd.DataFrame, *, method: str, seed: int) -> np.ndarray:
     return TSNE(2, init="pca", perplexity=min(30, (len(values) - 1) / 3), random_state=seed).fit_transform(parts)
 
 
-def _chosen(known: pd.Series, sirnas: Sequence[int], *, seed: int) -> list[int]:
-    """The given siRNAs, or eight of those that most wells have."""
-    counts = known.dropna().astype(int).value_counts().sort_index()
-    frequent = counts.index[counts == counts.max()] if (counts == counts.max()).sum() >= 8 else counts.nlargest(8).index
-    return list(sirnas) or sorted(np.random.default_rng(seed).permutation(frequent)[:8].tolist())
+def _experiment_colours(experiments: pd.Series) -> dict[str, tuple[float, ...]]:
+    names = sorted(experiments.unique())
+    return dict(zip(names, matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))))
 
 
-def _colours(names: Sequence, palette: str) -> dict:
-    shades = matplotlib.colormaps[palette]
-    return {name: shades(place) if palette == "tab10" else shades(0.05 + 0.9 * place / max(1, len(names) - 1)) for place, name in enumerate(names)}
+def _sirna_colours(known: pd.Series, sirnas: Sequence[int], *, seed: int) -> dict[int, tuple[float, ...]]:
+    """A colour for each given siRNA, or for eight of those that most wells have."""
+    if not sirnas:
+        counts = known.dropna().astype(int).value_counts()
+        frequent = counts.index[counts >= (counts.nlargest(8).min() if len(counts) else 0)].sort_values()
+        sirnas = sorted(np.random.default_rng(seed).permutation(frequent)[:8].tolist())
+    shades = [colour for colour in matplotlib.colormaps["tab10"].colors if len(set(colour)) > 1]  # grey is for all others
+    return dict(zip(sirnas, shades * len(sirnas)))
 
 
 def _coloured(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping, learnt: np.ndarray, *, prefix: str = "") -> None:
@@ -153,19 +173,22 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
     order = np.argsort(-choice.posterior, kind="stable")[:MOST_ORDERS]
     usual = shifts(rotations or {})
     colours = {"chosen": ASSIGNED, "rotation": RAW, "other": FAINT}
-    figure = picture(9, 3.6 + (TITLE_HEIGHT if title else 0))
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
+    lowest = 10 ** np.floor(np.log10(max(choice.posterior[order].min(), LEAST_PROBABILITY)) - 0.3)
+    figure = picture(9, 4)
+    figure.suptitle(title, x=0.01, ha="left")
     axes = figure.subplots()
     for place, (groups, probability) in enumerate(zip(choice.orders[order].tolist(), choice.posterior[order])):
         kind = "rotation" if tuple(groups) in usual else "other"
         kind = "chosen" if tuple(groups) == tuple(choice.group_on_plate) else kind
-        axes.bar(place, max(probability, LEAST_PROBABILITY), color=colours[kind], width=0.7)
-        axes.text(place, max(probability, LEAST_PROBABILITY) * 1.3, f"{probability:.2g}", ha="center", fontsize=7, rotation=90, va="bottom")
+        axes.bar(place, max(probability, lowest), color=colours[kind], width=0.7)
+        number = f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"
+        axes.annotate(number, (place, max(probability, lowest)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
     names = [" ".join(str(group + 1) for group in groups) for groups in choice.orders[order].tolist()]
     axes.set_xticks(range(len(order)), names, rotation=90, fontsize=8)
-    axes.set(yscale="log", ylim=(LEAST_PROBABILITY, 30), xlim=(-0.7, len(order) - 0.3), ylabel="posterior probability")
+    axes.set(yscale="log", ylim=(lowest, 4), xlim=(-0.7, len(order) - 0.3), ylabel="posterior probability")
     axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.orders.shape[1] + 1))))
     label_decades(axes.yaxis)
     axes.grid(False, axis="x")
+    words = {"chosen": "the likeliest", "rotation": "rotations, as in training", "other": "other permutations"}
+    keys(figure, {name: colours[kind] for kind, name in words.items() if usual or kind != "rotation"})
     return figure

@@ -52,7 +52,7 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
         return blank("No images to show.")
     columns = min(columns, len(images))
     rows, lines = -(-len(images) // columns), max((caption.count("\n") + 1 for caption in captions), default=0)
-    figure = picture(max(4, 1.5 * columns), (1.5 + 0.17 * lines) * rows + 0.3 * bool(title))
+    figure = picture(max(4, 1.5 * columns), (1.42 + 0.15 * lines) * rows + 0.3 * bool(title))
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     ends = limits(np.concatenate([image.reshape(len(image), 1, -1) for image in images], axis=2))
