@@ -104,7 +104,7 @@ def embedding_maps(
         column[0].set_title(f"{kind} statistics, by experiment")
         column[1].set_title(f"{kind} statistics, by siRNA")
     for row in grid:
-        row[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, handletextpad=0.2, borderaxespad=0)
+        row[-1].legend(*row[-1].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, handletextpad=0.2, borderaxespad=0)
     marks = [Line2D([], [], marker=marker, ls="", color="#666666", ms=5) for marker in "ox"]
     figure.legend(marks, ["learnt from", "not learnt from"], loc="outside lower left", ncols=2, fontsize=9, handletextpad=0.2)
     return figure
