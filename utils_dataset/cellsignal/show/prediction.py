@@ -139,12 +139,12 @@ def _sirna_colours(known: pd.Series, sirnas: Sequence[int], *, seed: int) -> dic
 
 def _coloured(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping, learnt: np.ndarray, *, prefix: str = "") -> None:
     """Points of each name in its colour, the others grey and behind; circles where the network has learnt from them, else crosses."""
-    others = ~names.isin(colours).to_numpy()
+    others, size = ~names.isin(colours).to_numpy(), 9 if len(points) > 200 else 20
     for here, marker in ((learnt, "o"), (~learnt, "x")):
-        axes.scatter(*points[others & here].T, s=9, color=FAINT, marker=marker, lw=0.8 * (marker == "x"), zorder=1)
+        axes.scatter(*points[others & here].T, s=size, color=FAINT, marker=marker, lw=0.8 * (marker == "x"), zorder=1)
         for name, colour in colours.items():
             some = points[(names == name).fillna(False).to_numpy(bool) & here]
-            axes.scatter(*some.T, s=16 if others.any() else 9, color=[colour], marker=marker, lw=1.1 * (marker == "x"), zorder=2)
+            axes.scatter(*some.T, s=max(size, 16) if others.any() else size, color=[colour], marker=marker, lw=1.1 * (marker == "x"), zorder=2)
     for name, colour in colours.items():
         axes.plot([], [], "o", color=colour, ms=5, label=f"{prefix}{name}")
     axes.set(xticks=[], yticks=[])
