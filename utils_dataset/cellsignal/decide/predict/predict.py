@@ -120,6 +120,16 @@ def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mappi
     return scores
 
 
+def embed_experiments(root: Path, sites: pd.DataFrame, *, out: Path, statistics: Sequence[str] = ("running", "adapted"),
+                      **settings: Any) -> dict[str, pd.DataFrame]:
+    """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
+
+    `settings`: other arguments of `score_experiments`, which writes to `<out>/<kind>/`. Networks of
+    different cell types have different features, so that embeddings are to be compared within a cell type.
+    """
+    return {kind: score_experiments(root, sites, out=out / kind, statistics=[kind], taught=sites, **settings)["embeddings"] for kind in statistics}
+
+
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
            budget: Budget, name: str) -> None:
     """Add what is missing, experiment by experiment."""
