@@ -3,23 +3,22 @@
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-
 from building import make_network
 from cellsignal import receipts
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.data.images.reader import whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.decide.predict import inference, predict
-from cellsignal.decide.scores import cache
 from cellsignal.decide.commands import assign_files
+from cellsignal.decide.predict import inference, predict
 from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.scores import cache
 from cellsignal.files import read_json, sha256
-from cellsignal.budget import Budget
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
@@ -50,10 +49,10 @@ def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of an untrained network beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     networks(root / "weights", seed=1)
     return root
 
@@ -72,7 +71,8 @@ def scored(plates: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     def go(out: Path, **knobs: Any) -> list[str]:
         sent.clear()
-        prediction(plates, out, **knobs)
+        with suppress(TimeSpent):
+            prediction(plates, out, **knobs)
         return list(sent)
 
     return go
@@ -119,9 +119,9 @@ def test_sessions_of_one_experiment_end_with_the_same_submission(plates: Path, u
         out, budget = tmp_path / str(session), Parts(1)
         if session:  # the output of the session before, mounted, and its files taken up
             shutil.copytree(tmp_path / str(session - 1), out)
-        scores = prediction(plates, out, budget=budget)
         done = min(session + 1, 6)
-        assert (budget.spent, budget.note) == ((True, f"scored {done} of 6 experiments with model") if done < 6 else (False, ""))
+        with nullcontext() if done == 6 else pytest.raises(TimeSpent, match=f"^scored {done} of 6 experiments with model$"):
+            scores = prediction(plates, out, budget=budget)
         assert [path.stem for path in sorted(out.glob("batch/*.parquet"))] == experiments[:done]
         assert list(facts(out)["adapted"]["experiments"]) == experiments[:done]
     for kind in STATISTICS:
@@ -153,11 +153,10 @@ def test_killed_between_two_files_it_goes_on(
     assert parquets(tmp_path) == parquets(undisturbed[0]) and facts(tmp_path) == facts(undisturbed[0])
 
 
-def test_a_spent_budget_scores_nothing_and_keeps_its_note(scored: Callable[..., list[str]], tmp_path: Path) -> None:
-    budget = Parts(0)
-    assert scored(tmp_path, budget=budget) == [] and budget.note == "scored 0 of 6 experiments with model"
-    budget.note = "scored 3 of 6 experiments with plain"
-    assert scored(tmp_path, budget=budget) == [] and budget.note == "scored 3 of 6 experiments with plain"
+def test_a_spent_budget_scores_nothing(plates: Path, tmp_path: Path) -> None:
+    with pytest.raises(TimeSpent, match="^scored 0 of 6 experiments with model$"):
+        prediction(plates, tmp_path, budget=Parts(0))
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_an_experiment_that_would_be_late_is_not_begun(

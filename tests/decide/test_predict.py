@@ -1,5 +1,6 @@
 """Scores per well: sites averaged, batches irrelevant under adapted statistics, files that say how."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,32 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import log_softmax
-
 from building import make_network
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches
-from cellsignal.decide.predict.inference import well_scores
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches, well_scores
 from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope_note, score_experiments
 from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 CLASSES = list(range(8))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with tiny plates, untrained weights and their scores."""
     run = tmp_path_factory.mktemp("run")
-    simulate(run / "data", preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, run / "data", dirs_exist_ok=True)
     for cell_type in ("HUVEC", "RPE"):
         model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),

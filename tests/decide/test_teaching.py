@@ -11,7 +11,7 @@ from building import make_network, make_phase, train_phase
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.files import sha256
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.training.fit import fit
 from trainings import Epochs
 
@@ -59,15 +59,17 @@ def given(**knobs: Any) -> dict[str, Any]:
 def train(weights: Path, *, pseudo_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
     phase = make_phase("whole", epochs, 12, 3e-3, pseudo_label_epochs=pseudo_epochs, ema_decay=0.5, keep="last", loss="cross-entropy")
     model = make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
-    return train(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
+    return train_phase(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_interrupted_twice_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     rows = train(tmp_path / "whole.safetensors", **given())
     assert [row.get("pseudo_labels") for row in rows] == [None, None, 8, 12, 16], "two sites a well, of half the wells and more"
-    for epochs in (3, 1, 9):
-        parts = train(tmp_path / "parts.safetensors", budget=Epochs(epochs), **given())
+    for epochs in (3, 1):
+        with pytest.raises(TimeSpent):
+            train(tmp_path / "parts.safetensors", budget=Epochs(epochs), **given())
+    parts = train(tmp_path / "parts.safetensors", budget=Epochs(9), **given())
     assert sha256(tmp_path / "whole.safetensors") == sha256(tmp_path / "parts.safetensors")
     assert [row["loss"] for row in parts] == [row["loss"] for row in rows]
     train(tmp_path / "none.safetensors", pseudo_label_epochs=0)

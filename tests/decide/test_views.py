@@ -1,5 +1,6 @@
 """Views and embeddings: each plate seen from all sides, features beside the scores, and what a training kernel makes of them."""
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,28 +10,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from building import make_network
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import Tables, read_tables
-from cellsignal.decide.predict.inference import predict_experiment, score_images
-from cellsignal.decide.predict.inference import PlateInference, inference_answers, log_probabilities, apply_view
-from cellsignal.decide.predict.predict import scope_note, score_experiments
+from cellsignal.decide.predict.inference import (
+    PlateInference,
+    apply_view,
+    inference_answers,
+    log_probabilities,
+    predict_experiment,
+    score_images,
+)
+from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
 
 NUMBERS = [*range(8), 1108, 1138]  # a network that knows controls, too
 CARD = ModelConfig("densenet-small", 6, NUMBERS, ["treatment"])
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def tables(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Tiny plates, and one untrained network for both cell types."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     save_weights(root / "weights/all/model.safetensors", network().state_dict(), CARD)
     return read_tables(root)
 
@@ -109,6 +114,19 @@ def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tab
     assert (facts["basis"], facts["views"], sorted(facts["experiments"])) == ("adapted", 2, ["HUVEC-03", "RPE-03"])
     assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["images"]
     assert read_json(tmp_path / "embeddings/metadata.json")["values"].startswith("features")
+
+
+def test_embeddings_under_each_kind_of_statistics_lie_apart_from_the_scores(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
+    asked = sites[sites["experiment"] == "RPE-03"]
+    found = embed_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path)
+    assert list(found) == ["running", "adapted"]
+    model = network()
+    for kind, table in found.items():
+        expected = score_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path / "scores", statistics=[kind])[kind]
+        logits = model.head(torch.from_numpy(table.to_numpy(copy=True)))[:, :8]
+        assert table.index.equals(expected.index) and (tmp_path / kind / "embeddings/RPE-03.parquet").is_file()
+        assert np.abs(logits.log_softmax(1).detach().numpy() - expected.to_numpy()).mean() < 0.05, "of a well of two sites about the same"
+    assert not np.allclose(found["running"], found["adapted"], atol=1e-2)
 
 
 def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import albumentations
 import pytest
-from trainings import CLASSES, Epochs, small
+from trainings import CLASSES, Epochs, cut_short, small
 
 from building import make_network, make_phase, train_phase
 from cellsignal import code_identity, receipts
@@ -111,7 +111,7 @@ def test_half_trained_weights_of_other_code(
     patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name in ("here", "attached"):
-        small(patches, tmp_path / name / "model.safetensors", options={"budget": Epochs(3)})
+        cut_short(patches, tmp_path / name / "model.safetensors", options={"budget": Epochs(3)})
     code = read_json(tmp_path / "here/model.checkpoint.json")["fingerprint"]["code"]
     of_tomorrow(monkeypatch)
     seen = []
@@ -129,13 +129,13 @@ def test_half_trained_weights_of_other_code(
 def test_a_checkpoint_of_this_code_wins_over_one_of_other_code_that_came_further(
     patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small(patches, tmp_path / "further/model.safetensors", options={"budget": Epochs(3)})
+    cut_short(patches, tmp_path / "further/model.safetensors", options={"budget": Epochs(3)})
     of_tomorrow(monkeypatch)
-    small(patches, tmp_path / "ours/model.safetensors", options={"budget": Epochs(1)})
+    cut_short(patches, tmp_path / "ours/model.safetensors", options={"budget": Epochs(1)})
     for first in ("further", "ours"):
         second = {"further": "ours", "ours": "further"}[first]
         folders = [tmp_path / first, tmp_path / second]
-        small(patches, tmp_path / f"{first}-first/model.safetensors", options={"elsewhere": folders, "budget": Epochs(0)})
+        cut_short(patches, tmp_path / f"{first}-first/model.safetensors", options={"elsewhere": folders, "budget": Epochs(0)})
         assert read_json(tmp_path / f"{first}-first/model.checkpoint.json")["epoch"] == 1
 
 

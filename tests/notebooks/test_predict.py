@@ -7,12 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-
 from building import make_network
-from cellsignal.data.microscope.simulate import simulate
+from cellsignal.budget import Budget
 from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
-from cellsignal.budget import Budget
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import script
@@ -37,10 +35,10 @@ class Parts(Budget):
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of untrained networks beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
             state = make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
@@ -56,7 +54,7 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
         monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
-        monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
+        monkeypatch.setattr(session, "Budget", lambda deadline: Parts(experiments))
         folder = environment.default_run(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:

@@ -91,7 +91,7 @@ def out_of_time(server: FakeKaggle, progress: str) -> Callable[[Pushed], Outcome
 def expected(pushed: Pushed) -> list[str]:
     """The steps whose earlier session a notebook asks for."""
     cells = ["".join(cell["source"]) for cell in pushed.notebook["cells"] if "expects-earlier" in cell["metadata"].get("tags", [])]
-    return [cell.split("expect('")[1].split("'")[0] for cell in cells]
+    return [cell.split("expect_earlier('")[1].split("'")[0] for cell in cells]
 
 
 def pushes(server: FakeKaggle) -> list[str]:

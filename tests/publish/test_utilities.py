@@ -27,6 +27,7 @@ def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypat
     """A Kaggle, and a small package of which nobody changes a file while the test runs."""
     (tmp_path / "root/cellsignal/run").mkdir(parents=True)
     for name in ("__init__.py", "cli/main.py", "run/environment.py"):
+        (tmp_path / "root/cellsignal" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment.PACKAGE / name, tmp_path / "root/cellsignal" / name)
     shutil.copytree(environment.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
     monkeypatch.setattr(environment, "PACKAGE", tmp_path / "root/cellsignal")

@@ -71,7 +71,9 @@ def test_everything_once_then_only_what_depends_on_a_change(
     assert not (folder / ".partial-1-orphan.csv").exists()
 
 
-def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(run: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(
+    run: Callable[..., list[str]], tmp_path: Path, in_this_process: None
+) -> None:
     def traces() -> list[str]:
         return sorted(path.name for room in ("done", "notebooks") for path in (tmp_path / "run" / room).iterdir())
 

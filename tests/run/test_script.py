@@ -28,15 +28,15 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(time_budget_minutes)""", """
+import cellsignal
+session = cellsignal.start(globals(), "3-train-cell-type")
+folder = session.folder""", """
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
 phase = Phase("whole", epochs, 4, 0.1, virtual_batch=8, seed=seed, optimizer="sgd")
 model = Classifier("plain-cnn", channels=6, classes=4, seed=seed)
 history = fit(model, train, held_out=watch, phase=phase, weights=folder / f"{cell_type}.safetensors", device="cpu",
-              num_processes=processes, budget=budget)
+              num_processes=processes, budget=session.time_budget)
 (folder / f"{os.getpid()}.process").touch()
 print(f"{len(history)} epochs, seed {seed}")"""]  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cellsignal import files, receipts
+from cellsignal import TimeSpent, files, receipts
 from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.run.record import manifest, session
@@ -34,22 +34,28 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
         values = {**TRAINING, **parameters}
         room = kaggle / "input" / mount
         monkeypatch.setattr(environment, "KAGGLE", kaggle / "nowhere")
-        folder = session.begin({**values, "run": str(room / values["run"])})
+        one = session.start({**values, "run": str(room / values["run"])}, step)
+        folder = one.folder
         environment.release(folder)
         files.write_json(folder / "run.json", {"run": values["run"]})
         for name, text in written.items():
             files.write_text(folder / name, text)
-        session.end(folder, step, values, complete=complete, progress="" if complete else "whole, epoch 1 of 2")
+        one.namespace = values
+        one.finish() if complete else one.end(TimeSpent("whole, epoch 1 of 2"))
         monkeypatch.setattr(environment, "KAGGLE", kaggle)
         return folder
 
     return make
 
 
+def start(step: str = "2-pretrain-controls", **parameters: Any) -> session.Session:
+    one = session.start({**TRAINING, **parameters}, step)
+    environment.release(one.folder)
+    return one
+
+
 def begin(**parameters: Any) -> Path:
-    folder = session.begin({**TRAINING, **parameters})
-    environment.release(folder)
-    return folder
+    return start(**parameters).folder
 
 
 WEIGHTS = {"weights/U2OS/pretrain.safetensors": "weights", "weights/U2OS/pretrain.json": "card"}
@@ -58,12 +64,13 @@ WEIGHTS = {"weights/U2OS/pretrain.safetensors": "weights", "weights/U2OS/pretrai
 @pytest.mark.parametrize("mount", ["cellsignal-tiny-2-pretrain", "notebooks/alice/Cellsignal-Tiny", "datasets/alice/kept"])
 def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle: Path, mount: str) -> None:
     past(mount, "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.checkpoint-1.safetensors": "old", "notes.txt": "mine"})
-    folder = begin(network="model")
+    one = start("3-train-cell-type", network="model")
+    folder = one.folder
     assert folder == kaggle / "working/runs/tiny"
     assert {name: (folder / name).read_text() for name in WEIGHTS} == WEIGHTS
     assert not list(folder.glob("**/*checkpoint*")) and not (folder / "notes.txt").exists()
     files.write_text(folder / "weights/U2OS/model.json", "new")
-    session.end(folder, "3-train-cell-type", {**TRAINING, "network": "model"})
+    one.finish()
     written = manifest.read(folder, "3-train-cell-type@U2OS")
     assert set(written["outputs"]) == {"weights/U2OS/model.json"}
     assert set(written["taken_up"]) == {*WEIGHTS, f"manifests/{PRETRAIN}.json"}
@@ -77,11 +84,12 @@ def test_nothing_here_is_overwritten_and_the_own_run_comes_first(past: Past, kag
     same = past("notebooks/alice/same", "2-pretrain-controls", WEIGHTS)
     here = kaggle / "working/runs/tiny/weights/U2OS/pretrain.safetensors"
     files.write_text(here, "mine")
-    folder = begin()
+    one = start()
+    folder = one.folder
     assert here.read_text() == "mine"
     assert (folder / "weights/U2OS/pretrain.json").read_text() == "card"
-    assert session.resume_folders(folder, "weights", "U2OS")[0] == same / "weights/U2OS"
-    assert session.resume_folders(folder, "weights", "RPE") == []
+    assert one.resume_folders("weights", "U2OS")[0] == same / "weights/U2OS"
+    assert one.resume_folders("weights", "RPE") == []
 
 
 def test_of_two_sessions_of_a_run_the_later_one_counts(past: Past) -> None:
@@ -158,9 +166,9 @@ def test_more_than_kaggle_keeps_is_not_taken_up(past: Past, kaggle: Path, monkey
 def test_under_a_chain_nothing_is_taken_up_but_checkpoints_are_found(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     attached = past("one", "2-pretrain-controls", WEIGHTS)
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
-    folder = begin()
-    assert not (folder / "weights").exists()
-    assert session.resume_folders(folder, "weights", "U2OS") == [attached / "weights/U2OS"]
+    one = start()
+    assert not (one.folder / "weights").exists()
+    assert one.resume_folders("weights", "U2OS") == [attached / "weights/U2OS"]
 
 
 def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phases(past: Past) -> None:
@@ -182,21 +190,20 @@ def test_the_chains_manifest_names_all_but_plates_and_checkpoints(past: Past) ->
 
 
 def test_the_end_tells_what_kaggle_keeps(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = begin()
-    session.end(folder, "2-pretrain-controls", TRAINING)
+    start().finish()
     assert f"{PRETRAIN}: complete. /kaggle/working holds 0.00 of 20 GB" in capsys.readouterr().out
 
 
 def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, unfinished = begin(), {"complete": False, "progress": "whole, epoch 1 of 2"}
-    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    one, spent = start("3-train-cell-type"), TimeSpent("whole, epoch 1 of 2")
+    one.end(spent)
     assert "add this kernel's own OWNER/SLUG to kernel_sources" in capsys.readouterr().out
-    session.end(folder, "3-train-cell-type", TRAINING)
+    one.finish()
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")  # the chain's notebook will say it
-    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    one.end(spent)
     monkeypatch.delenv("CELLSIGNAL_CHAIN")
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
-    session.end(folder, "3-train-cell-type", TRAINING, **unfinished)
+    one.end(spent)
     assert "kernel_sources" not in capsys.readouterr().out
 
 
@@ -228,3 +235,25 @@ def test_a_manifest_of_another_shape_is_no_manifest(past: Past, change: dict[str
     receipts.write(place, {**receipts.read(place), **change})
     assert manifest.read(folder, PRETRAIN) is None
     assert not (begin() / "weights").exists()
+
+
+def test_results_of_an_earlier_run_do_not_outlive_a_session_that_ends_before(kaggle: Path) -> None:
+    one = start("4-predict-assign")
+    kept, gone = ("scores/model/adapted/a.parquet", "notes.csv"), ("submission.csv", "submission.confidence.csv", "metrics.json", "answers.csv")
+    for reason in (TimeSpent("scored 1 of 2 experiments with model"), session.Finished("scored HUVEC-01")):
+        for name in (*kept, *gone):
+            files.write_text(one.folder / name, "earlier")
+        one.end(reason)
+        written = manifest.read(one.folder, "4-predict-assign@U2OS")
+        assert set(written["outputs"]) == {kept[0]} and not [name for name in gone if (one.folder / name).exists()]
+        assert (written["complete"], written["progress"], one.spent) == ((False, str(reason), str(reason)) if isinstance(reason, TimeSpent) else (True, "scored HUVEC-01", ""))
+    for name in gone:
+        files.write_text(one.folder / name, "ours")
+    one.finish()
+    assert set(manifest.read(one.folder, "4-predict-assign@U2OS")["outputs"]) == {kept[0], *gone}
+
+
+def test_a_notebook_that_nobody_knows_is_refused_before_anything_is_written(kaggle: Path) -> None:
+    with pytest.raises(InputError, match="^cellsignal.start: unknown notebook '3-train'; name one of: 0-chain, 1-eda, "):
+        start("3-train")
+    assert not list((kaggle / "working").iterdir())

@@ -16,7 +16,7 @@ from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import recipe
 from cellsignal.run.sweep import sweep, results as sweep_results
-from cellsignal.run.chain.notebooks import Unfinished
+from cellsignal import TimeSpent
 
 Run = Callable[..., Path]
 
@@ -100,7 +100,7 @@ def test_a_grid_is_every_combination(bench: Run) -> None:
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
-    with pytest.raises(Unfinished, match="time budget spent before base-seed0; the same command goes on"):
+    with pytest.raises(TimeSpent, match="time budget spent before base-seed0; the same command goes on"):
         bench({"variants": {"base": {}}}, overrides=["time_budget_minutes=1.0e-9"])
     assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
 

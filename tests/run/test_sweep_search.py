@@ -14,7 +14,7 @@ import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run.sweep import search
-from cellsignal.run.chain.notebooks import Unfinished
+from cellsignal import TimeSpent
 
 optuna = pytest.importorskip("optuna")
 
@@ -121,7 +121,7 @@ def test_another_search_keeps_out_of_a_study(bench: Run) -> None:
 
 
 def test_a_search_without_time_says_so(bench: Run) -> None:
-    with pytest.raises(Unfinished, match="time budget spent before trial-000-seed0"):
+    with pytest.raises(TimeSpent, match="time budget spent before trial-000-seed0"):
         bench(RATE, trials=2, overrides=["time_budget_minutes=1.0e-9"])
 
 

@@ -1,5 +1,6 @@
 """The main job on the smallest plates: one command, then the same from the chain's notebook."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,13 +20,12 @@ TINY = ROOT / "papermill_params/tiny.yaml"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of tiny.yaml and what the command printed."""
+def whole(tiny_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A copy of a finished run of tiny.yaml, and what the command printed."""
+    finished, printed = tiny_run
     run = tmp_path_factory.mktemp("whole") / "run"
-    command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(TINY), "--out", str(run)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return run, ended.stdout
+    shutil.copytree(finished, run)
+    return run, printed.replace(str(finished), str(run))
 
 
 def test_the_submission_answers_every_test_well_once(whole: tuple[Path, str]) -> None:

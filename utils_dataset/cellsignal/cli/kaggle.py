@@ -72,16 +72,16 @@ def push(
     if dry_run:
         _rehearse(folder, plan, chosen)
         return
+    from cellsignal.budget import TimeSpent
     from cellsignal.kaggle import utility_dataset
     from cellsignal.kaggle.push import PushRunner, Waiting
-    from cellsignal.run.chain.notebooks import Unfinished
 
     with push_state.open_state(folder, recipe=params) as pushed:
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
         spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
         told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
-        raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
+        raise TimeSpent(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
 
 

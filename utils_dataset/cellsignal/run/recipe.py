@@ -267,12 +267,16 @@ def shortened(values: Mapping[str, Any]) -> dict[str, Any]:
 def keys_read(code: str) -> set[str]:
     """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
 
-    `recipe.training.head`, a part of a group, stands for its fields, and a group by itself for all of its keys.
+    `recipe.training.head`, a part of a group, stands for its fields, and a group by itself for all of its keys; `session.time_budget`
+    comes of `machine.time_budget_minutes`.
     """
     found: set[str] = set()
     waiting: list[ast.AST] = [parsed(code)]
     while waiting:
         node = waiting.pop()
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "recipe":
+            continue  # recipe = session.recipe
+        found |= {"machine.time_budget_minutes"} if isinstance(node, ast.Attribute) and node.attr == "time_budget" else set()
         path = _path(node)
         if path is not None:
             found |= _keys(path)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
 from cellsignal.decide.scores.cache import CURE, ScoreCache, read_notes, with_code
 from cellsignal.decide.scores.files import METADATA, read_scores
@@ -68,26 +68,24 @@ def fold_name(fold: int) -> str:
 def score_folds(
     asked: LabelledSites, settings: PredictionSettings = PredictionSettings(), *, weights: Path, out: Path,
     machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
-) -> LabelScores | None:
-    """Score held-out sites by their fold's network and test sites by every network; None when the `budget` was spent.
+) -> LabelScores:
+    """Score held-out sites by their fold's network and test sites by every network.
 
     `weights`: the folder with one `fold-<number>/model.safetensors` each. Normalised by running statistics. `settings.combine`:
     "mean", or "max" (first place of the competition).
 
     Writes `<out>/fold-<number>-{held-out,test}.parquet`, natural-log probabilities, and metadata.json. Those that lie there
-    whole, made by the same weights from the same sites in the same way, are kept; others give way.
+    whole, made by the same weights from the same sites in the same way, are kept; others give way. Raises TimeSpent
+    before a part that would end after the deadline of `budget`: the same call goes on.
     """
     budget = budget or Budget()
-    if budget.spent:  # not all networks are there
-        return None
     device, views = devices.pick_device(machine.device), settings.tta_views
     parts, knobs = asked.parts(), {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     kept = ScoreCache(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
     for name in progress_bar(kept.missing, desc="predict", unit="part"):
         table, began = parts[name], time.monotonic()
         if not budget.fits_part(len(table) * views):
-            budget.stop(budget.note or f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
-            return None
+            raise TimeSpent(f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
         model, card = load_weights(_place(weights, name), channels=len(asked.suffixes))
         data = SiteImages(asked.root, table, class_numbers=card.class_numbers, channels=asked.suffixes)
         answers = site_probabilities(model.to(device), data, settings, machine=machine)

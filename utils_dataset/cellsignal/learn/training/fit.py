@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cellsignal import code_identity, receipts
-from cellsignal.budget import Budget, DeadlineMonitor
+from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.augment import Augment
@@ -144,8 +144,8 @@ def fit(
     this package's, the cells of the notebook so far, and what was given to train with (augmentation, losses, relabel, classes of
     one's own). Weights of other code are trained again, but for copies of those `elsewhere`; either is said in a line.
 
-    Before an epoch that would end after the deadline of `budget` the phase stops, its checkpoint
-    written and `weights` not; `budget.spent` says so, and phases that follow return at once.
+    Raises TimeSpent before an epoch that would end after the deadline of `budget`, when its checkpoint is
+    written and `weights` is not.
 
     `machine.num_processes`: how many train together, 0 for one per GPU. Several
     share the batches of each step, through Hugging Face Accelerate, and learn what one process learns
@@ -168,10 +168,7 @@ def fit(
     checkpoint = Checkpoint(weights, fingerprint={
         **phase.model_dump(), **sites.fingerprint(phase), **others, "precision": machine.precision, "network": network.classifier.model_dump(),
         "covariates": model.covariates, "class_numbers": data.class_numbers, "origin": model.origin, CODE: _code(model, sites, phase)})
-    budget, before = budget or Budget(), list(model.history)
-    if budget.spent:
-        return before
-    world = current_group(machine.device)
+    world, before = current_group(machine.device), list(model.history)
     leads = world is None or world.first
     if (ended := _finished(model, checkpoint, before=before, leads=leads, elsewhere=elsewhere)) is not None:
         on_epoch(ended)
@@ -182,14 +179,16 @@ def fit(
             print(f"{weights.name}: other code ({', '.join(other)}) began this training; it begins anew")
     story = _TrainingLog(before, phase, on_epoch if leads else lambda history: None, shown=leads)
     hidden = UnlabelledSites(data, sites.unlabelled, sites.relabel) if phase.training.pseudo_label_epochs else None
-    training = _PhaseTraining(model, sites, phase, machine, checkpoint, budget, before, hidden)
+    training = _PhaseTraining(model, sites, phase, machine, checkpoint, budget or Budget(), before, hidden)
     with story:
         if world is not None or (processes := process_count(machine.device, machine.num_processes)) == 1:
             training.run(world or ProcessGroup(device=pick_device(machine.device)), story.take)
         else:
-            launch(training.run, device=machine.device, processes=processes, told=training.noting(story))
-            training.collect()
+            launch(training.run, device=machine.device, processes=processes, told=story.take)
+            training.collect(story)
     model.history = story.history
+    if spent := training.spent or story.spent:  # the latter of processes of their own
+        raise TimeSpent(spent)
     return story.history
 
 
@@ -205,6 +204,7 @@ class _PhaseTraining:
     budget: Budget
     before: History
     unlabelled: UnlabelledSites | None
+    spent: str = ""  # where this process stopped because the time is over
 
     def run(self, world: ProcessGroup, tell: Tell) -> None:
         """Train in this process of the `world`; the first one tells {"old": row} and {"new": row} of each epoch, and {"spent": note}."""
@@ -233,8 +233,8 @@ class _PhaseTraining:
             enough = self.budget.fits(MARGIN * (ordinary + naming))
             row = None if world.any(not enough) else self._epoch(state, world, epoch)
             if row is None:
-                self.budget.stop(f"{self.phase.name}, epoch {epoch} of {self.phase.training.epochs}")
-                tell({"spent": self.budget.note})
+                self.spent = f"{self.phase.name}, epoch {epoch} of {self.phase.training.epochs}"
+                tell({"spent": self.spent})
                 return False
             state.end_epoch(row)
             tell({"new": row})
@@ -279,17 +279,9 @@ class _PhaseTraining:
         return ModelConfig.of(self.model, class_numbers=data.class_numbers, well_types=well_types, scope=self.phase.training.batch_scope,
                               task=self.sites.task)
 
-    def noting(self, story: "_TrainingLog") -> Tell:
-        """What the processes of a launch tell goes into the story, and into the budget of this process."""
-        def told(message: dict[str, Any]) -> None:
-            if "spent" in message:
-                self.budget.stop(message["spent"])
-            story.take(message)
-        return told
-
-    def collect(self) -> None:
+    def collect(self, story: "_TrainingLog") -> None:
         """Take over the weights that other processes wrote."""
-        if not self.budget.spent and _finished(self.model, self.checkpoint, before=self.before) is None:
+        if not story.spent and _finished(self.model, self.checkpoint, before=self.before) is None:
             raise StepFailed(f"{self.phase.name}: the weights are not there")
 
 
@@ -297,11 +289,12 @@ class _TrainingLog:
     """The history as it grows, a bar, and whoever wants to be called for each new epoch."""
 
     def __init__(self, before: History, phase: Phase, on_epoch: Callable[[History], None], *, shown: bool) -> None:
-        self.history, self.on_epoch = before, on_epoch
+        self.history, self.on_epoch, self.spent = before, on_epoch, ""
         self.bar = progress_bar(total=phase.training.epochs, desc=phase.name, unit="epoch", disable=not shown)
 
     def take(self, message: dict[str, Any]) -> None:
-        """Note an epoch of an earlier run, {"old": row}, or one that has just ended, {"new": row}."""
+        """Note an epoch of an earlier run, {"old": row}, one that has just ended, {"new": row}, or where the time is {"spent": note}."""
+        self.spent = message.get("spent", "")
         if "old" in message:
             self.history = [*self.history, message["old"]]
             self.bar.initial = self.bar.n = self.bar.n + 1

@@ -10,12 +10,12 @@ from threading import Event
 from typing import Any
 
 from cellsignal import files, settings
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, system_error
 from cellsignal.run import environment, inputs
 from cellsignal.run.chain import notebooks, plans, rebuild, split_prediction, steps
 from cellsignal.run.chain.engine import Job, LocalExecutor
-from cellsignal.run.chain.notebooks import StepFailed, Unfinished
+from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.chain.progress import Display
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.recipe import Recipe
@@ -35,7 +35,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     """Run what is not whole of a run and give its folder; `run` wins over the recipe's, `engine` executes its notebooks.
 
     With a `way` of `rebuild.WAYS` it is made again from there. Raises InputError when parameters, plates, tables or
-    what a way starts from are at fault, StepFailed when a step fails, Unfinished when the time budget is spent: then
+    what a way starts from are at fault, StepFailed when a step fails, TimeSpent when the time budget is spent: then
     running steps have ended, and the same call goes on.
     """
     kernels = kernels or environment.kernels()
@@ -46,7 +46,7 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     inputs.check_cell_types(recipe.wells.cell_types, preset=preset, where=recipe.place("wells.cell_types"))
     ours = not recipe.data and root == environment.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root), "preset": preset}
-    engine, budget = engine or LocalExecutor(), session.budget(recipe.machine.time_budget_minutes)
+    engine, budget = engine or LocalExecutor(), Budget(environment.deadline(recipe.machine.time_budget_minutes))
     with _alone(folder), engine.opened(folder, deadline=budget.deadline):
         files.remove_temporary(folder, ROOMS)
         session.mark(folder)
@@ -65,15 +65,6 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
         rebuild.ended(folder)
         steps.write_marker(folder, steps.record(), identity={}, seconds=0.0)
     return folder
-
-
-def run_within_budget(recipe: Recipe) -> str:
-    """Run what is not whole; "", or where the work stopped because the time budget is spent."""
-    try:
-        run_chain(recipe)
-    except Unfinished as spent:
-        return str(spent)
-    return ""
 
 
 @contextmanager
@@ -141,7 +132,7 @@ class Chain:
     def _in_order(self, plan: list[Step], done: Markers, *, slots: int, pool: ThreadPoolExecutor) -> Iterator[None]:
         """Start each step when all it needs is in `done`, a slot is free and time is left; yields twice a second or more.
 
-        Raises Unfinished when the time budget ends the work; what runs then has ended.
+        Raises TimeSpent when the time budget ends the work; what runs then has ended.
         """
         waiting: list[Step] = list(plan)
         running: dict[Future[Marker | None], Step] = {}
@@ -166,7 +157,7 @@ class Chain:
         try:
             marker = self._once(step, same, lambda: self._execute(step, parameters, done), least=least)
             return self._paged(step, marker) if self.values["machine"]["html_pages"] else marker
-        except Unfinished as spent:
+        except TimeSpent as spent:
             self.budget.stop(self.budget.note or str(spent))
             return None
 
@@ -188,7 +179,7 @@ class Chain:
             raise StepFailed("it ended without writing its manifest")
         if not written["complete"]:
             self.display.paused(step, note=written["progress"])
-            raise Unfinished(f"in {step.name}: {written['progress']}")
+            raise TimeSpent(f"in {step.name}: {written['progress']}")
 
     def _report(self, step: Step, done: Markers, seconds: Mapping[str, float]) -> None:
         from cellsignal.show import report  # Matplotlib is slow to come
@@ -196,7 +187,7 @@ class Chain:
         same = steps.identity(step, parameters={**self.values, "seconds": seconds}, done=done)
         try:
             done[step.name] = self._once(step, same, lambda: report.write_report(self.folder), least=self._last_start())
-        except Unfinished as late:
+        except TimeSpent as late:
             raise _spent(late) from None
 
     def _say_other_code(self, step: Step, same: Mapping[str, Any]) -> bool:
@@ -214,12 +205,12 @@ class Chain:
     def _once(self, step: Step, same: Mapping[str, Any], work: Callable[[], object], *, least: float | None = None) -> Marker:
         """Do the work of a step unless its marker says that it is whole; the marker is written last.
 
-        Raises Unfinished for work that shall begin with so many seconds left, at `least`, when there are fewer.
+        Raises TimeSpent for work that shall begin with so many seconds left, at `least`, when there are fewer.
         """
         marker = steps.read_marker(self.folder, step, same=same)
         kept = marker is not None
         if not kept and least is not None and not self.budget.fits(least):
-            raise Unfinished(f"before {step.name}")
+            raise TimeSpent(f"before {step.name}")
         if not kept:
             # The word of other code stands until the step is whole again: nobody takes it for this code's, and who stops
             # the chain now can go on --from weights or --from scores.
@@ -234,8 +225,8 @@ class Chain:
         return marker
 
 
-def _spent(where: object) -> Unfinished:
-    return Unfinished(f"time budget spent {where}; the same command goes on")
+def _spent(where: object) -> TimeSpent:
+    return TimeSpent(f"time budget spent {where}; the same command goes on")
 
 
 def _named(step: Step, work: Callable[[], object]) -> None:

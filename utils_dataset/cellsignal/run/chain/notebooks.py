@@ -29,10 +29,6 @@ NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there afte
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
 
-class Unfinished(RuntimeError):
-    """The time budget is spent before the work is done; the same call goes on where it stopped."""
-
-
 class Stopped(RuntimeError):
     """A step was ended because another one failed or the user wished so."""
 
@@ -103,7 +99,7 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def parameters_read(path: Path) -> set[str]:
-    """The parameters that a cell of the notebook reads, those of a group by dotted key, and `run`, which `session.begin` reads in every notebook."""
+    """The parameters that a cell of the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
     cells = [source(cell) for cell in code_cells(path) if not _has_parameters(cell)]
     own = {name for name in parameter_names(path) if name not in Recipe.model_fields}
     return {"run"}.union(*map(keys_read, cells), *(own & loaded(cell) for cell in cells))

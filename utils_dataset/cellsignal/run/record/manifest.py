@@ -24,6 +24,11 @@ OUTPUTS = {  # patterns of what each notebook leaves; those of a training are it
     "compare": ("compare.*",),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
 }
+# What a notebook writes when its work is whole: that of an earlier run must not outlive a session that ends before.
+RESULTS = {
+    "4-predict-assign": ("submission.csv", "submission.confidence.csv", "metrics.json", "answers.csv"),
+    "protein-atlas": ("submission.csv", "metrics.json"),
+}
 PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, named without it
 
 

@@ -6,16 +6,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cellsignal import code_identity, files, settings
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
 from cellsignal.run.recipe import Recipe, keys_read
 from cellsignal.run.record import manifest, provenance
+from cellsignal.run.record.cells import CellWatch, Finished
 
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
@@ -31,41 +32,75 @@ GO_ON = (
 
 
 @dataclass
-class _Session:
-    """What `end` tells of a session's beginning."""
+class Session:
+    """A notebook at work, from `start` to `finish`."""
 
-    checked: parameters.Checked
-    taken_up: dict[str, str] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+    step: str  # the notebook's name, such as 1-eda
+    folder: Path  # the run folder, absolute, ours while this process lives
+    checked: parameters.Checked = field(repr=False)  # the parameters of the notebook
+    time_budget: Budget  # counts from the start of the process
+    namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
+    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of what an attached run made
+    began: float = field(default_factory=time.monotonic, repr=False)
+    spent: str = ""  # how far the work came when the time was spent
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parameters of the run: those of the notebook, and the defaults of what it leaves out."""
+        return self.checked.recipe
+
+    def resume_folders(self, *parts: str) -> list[Path]:
+        """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
+        places = [attached.joinpath(*parts) for attached in _attached(self.folder)]
+        return [place for place in places if place.is_dir()]
+
+    def finish(self) -> None:
+        """Write the notebook's manifest, its last act, and say how things stand."""
+        self._write(complete=True)
+
+    def finish_early(self, done: str) -> None:
+        """Finish with this cell, since what was `done` is all that was wanted: the cells that follow do nothing."""
+        raise Finished(done)
+
+    def end(self, reason: TimeSpent | Finished) -> None:
+        """Finish where the work stopped; the results of an earlier run, which are none of this one's, are removed."""
+        for name in manifest.RESULTS.get(self.step, ()):
+            (self.folder / name).unlink(missing_ok=True)
+        self.spent = str(reason) if isinstance(reason, TimeSpent) else ""
+        self._write(complete=not self.spent, progress=str(reason))
+
+    def _write(self, *, complete: bool, progress: str = "") -> None:
+        seconds = time.monotonic() - self.began
+        facts = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": self.taken_up}
+        written = manifest.write(self.folder, self.step, _read(self.checked, self.namespace.get("In", ())), **facts)
+        state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
+        print(f"{written['step']}: {state}. {_sizes(self.folder)}")
+        if not complete and environment.where() == "kaggle" and not environment.under_chain():
+            print(GO_ON)
 
 
-_sessions: dict[Path, _Session] = {}
+def start(namespace: Mapping[str, Any], step: str) -> Session:
+    """Begin a notebook: check its parameters, claim its run folder and take up what attached runs hold.
 
-
-class Begun(NamedTuple):
-    """What a notebook works with: its run folder's absolute path, and its parameters, checked."""
-
-    folder: Path
-    recipe: Recipe
-
-
-def begin(namespace: Mapping[str, Any]) -> Begun:
-    """Claim the run folder that a notebook's variables name, and take up what attached runs hold.
 
     Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
     other parameters, is damaged, or does not fit the disk.
     """
+    if step not in manifest.OUTPUTS:
+        raise InputError(f"unknown notebook {step!r}", where="cellsignal.start", cure=f"name one of: {', '.join(manifest.OUTPUTS)}")
     checked = parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
     folder = environment.claim(checked.recipe.run)
-    found = _sessions[folder] = _Session(checked)
+    session = Session(step, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
     mark(folder)
     if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
         for attached in _attached(folder):
             _check(attached, {**checked.given, **checked.own})
-            found.taken_up.update(_take_up(folder, attached, taken=found.taken_up))
-    return Begun(folder, checked.recipe)
+            session.taken_up.update(_take_up(folder, attached, taken=session.taken_up))
+    if "get_ipython" in namespace:  # IPython puts it there
+        CellWatch(session.end).watch(namespace["get_ipython"]())
+    return session
 
 
 def mark(folder: Path) -> None:
@@ -74,35 +109,12 @@ def mark(folder: Path) -> None:
         files.write_json(folder / manifest.RUN, {"run": environment.short(folder)})
 
 
-def budget(minutes: float) -> Budget:
-    """The time this notebook may work; `minutes` count from the start of its process, 0 for what the place allows."""
-    return Budget(environment.deadline(minutes))
-
-
-def resume_folders(folder: Path, *parts: str) -> list[Path]:
-    """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
-    places = [attached.joinpath(*parts) for attached in _attached(folder)]
-    return [place for place in places if place.is_dir()]
-
-
-def end(folder: Path, step: str, namespace: Mapping[str, Any], *, complete: bool = True, progress: str = "") -> None:
-    """Write the notebook's manifest, its last act, and say how things stand."""
-    session = _sessions.get(folder) or _Session(parameters.check(namespace))
-    seconds = time.monotonic() - session.began
-    told = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": session.taken_up}
-    written = manifest.write(folder, step, _read(session.checked, namespace.get("In", ())), **told)
-    state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
-    print(f"{written['step']}: {state}. {_sizes(folder)}")
-    if not complete and environment.where() == "kaggle" and not environment.under_chain():
-        print(GO_ON)
-
-
 def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
     """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
     values = settings.flat(checked.recipe.model_dump())
     read = set().union(*map(_keys_read, cells)) if cells else set(values)
-    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | {
-        name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
+    own = {name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
+    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | own
 
 
 def _keys_read(cell: str) -> set[str]:
