@@ -67,4 +67,4 @@ def vouch(folder: Path) -> None:
     """Have the markers of a run vouch for its files as they are."""
     step = steps.Step("4-predict-assign", outputs=("answers.csv", "metrics.json"), extras=("scores/**/*", "weights/**/*"))
     for each in (step, steps.record()):
-        steps.write_marker(folder, each, identity={}, seconds=1.0)
+        steps.write_receipt(folder, each, identity={}, seconds=1.0)

@@ -46,8 +46,8 @@ def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
     assert shared.names("run") == ["run/a.txt", "run/deep/b.txt"] and shared.names("nothing") == []
     shared.get_all(tmp_path / "there", digests, under="run/")
     assert held(tmp_path / "there") == held(tmp_path / "here")
-    shared.put_json("done/a.json", digests)
-    assert shared.read_json("done/a.json") == digests and shared.read_json("done/b.json") is None
+    shared.put_json("receipts/a.json", digests)
+    assert shared.read_json("receipts/a.json") == digests and shared.read_json("receipts/b.json") is None
     shared.remove(["run/a.txt"])
     shared.get_all(tmp_path / "there", digests, under="run/")  # what is there is not fetched
     with pytest.raises(StepFailed, match="run/a.txt is not there$"):

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
-Digests = dict[str, str]  # SHA-256 by a name relative to the run folder
 Seconds = dict[str, float]  # seconds.json: by step
 Split = Literal["test", "held_out"]
 
@@ -35,38 +34,6 @@ class Description(TypedDict):
     python: NotRequired[str]
     hardware: NotRequired[dict[str, Any]]
     libraries: NotRequired[dict[str, str]]
-
-
-class Marker(TypedDict):
-    """done/<step>.json: a step is whole."""
-
-    identity: dict[str, Any]
-    outputs: Digests
-    pages: Digests
-    seconds: float
-
-
-class Manifest(TypedDict):
-    """manifests/<step>.json: what a notebook was given, made and took up."""
-
-    step: str
-    complete: bool
-    parameters: Parameters
-    code: str
-    outputs: Digests
-    taken_up: Digests
-    progress: str
-    written: float
-    seconds: NotRequired[float]
-    hardware: NotRequired[dict[str, Any]]
-
-
-class Rebuild(TypedDict):
-    """rebuild.json: a rebuild is under way."""
-
-    same: str
-    taken: dict[str, Marker]
-    cleared: bool
 
 
 class Rung(TypedDict):

@@ -22,7 +22,7 @@ class Status(StrEnum):
 
     pushing = "pushing"  # the client was called; whether Kaggle heard it is not known
     running = "running"  # queued or at work
-    complete = "complete"  # ended, and its manifest says that it is whole
+    complete = "complete"  # ended, and its receipt says that it is whole
     incomplete = "incomplete"  # ended well because its time was spent
     failed = "failed"  # ended otherwise, and that was said
 
@@ -37,16 +37,16 @@ class PushedKernel:
     run: str  # run folder in the kernel
     parameters: dict[str, Any]
     code: str  # provenance.code_digest() of the package it was pushed with
-    outputs: list[str] = field(default_factory=list)  # what its manifest must name when it says that all is done
+    outputs: list[str] = field(default_factory=list)  # what its receipt must name when it says that all is done
     status: Status = Status.pushing
     version: int = 0  # on Kaggle; 0 while not known
     work: str = ""  # its identity but for the code: what an earlier session of the same work left can be gone on with
-    progress: str = ""  # of an incomplete step, as its manifest says
+    progress: str = ""  # of an incomplete step, as its receipt says
     best: dict[str, int] = field(default_factory=dict)  # how far this work ever came, by phase
     failure: str = ""
     pushed: float = 0.0  # when, in seconds since 1970
     minutes: float = 0.0  # that its session may work
-    written: float = 0.0  # when its manifest was, by the clock of its session
+    written: float = 0.0  # when its receipt was, by the clock of its session
     seen: float = 0.0  # the same of the session before: what Kaggle lists for a while after this one has ended
     earlier: str = ""  # owner/slug of the last session of this work that ended well, and is mounted
     stray: str = ""  # owner/slug that Kaggle runs without its earlier self: it takes a session until it ends

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from cellsignal import files, receipts, shapes
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 
 STREAMS = 8  # files on their way at once: most are small, and what takes long is the answer
 TRIES, PAUSE = 3, 0.5  # to fetch a file that somebody writes again just now, with the same content, and seconds between them
@@ -47,6 +49,20 @@ class Storage:
                 shutil.copyfile(path, temporary)
         else:
             self.filesystem.put_file(str(path), self._place(name))
+
+    def put_receipt(self, name: str, receipt: Receipt) -> None:
+        """Store a receipt."""
+        if self.local:
+            replace(receipt, path=self._path(name)).write()
+        else:
+            self.filesystem.pipe_file(self._place(name), receipt.content)
+
+    def read_receipt(self, name: str) -> Receipt | None:
+        """A stored receipt; None when it is not there or not whole."""
+        try:
+            return Receipt.parse(self._path(name), self.filesystem.cat_file(self._place(name)))
+        except (OSError, ValueError):
+            return None
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Store a record."""

@@ -46,7 +46,7 @@ def describe_job(step: Step, **more: Any) -> Told:
 
 
 def run_job(told: Told) -> dict[str, Any]:
-    """Do what `tell` told, on this machine; gives the notebook's manifest and where its files are, or the error in a line.
+    """Do what `tell` told, on this machine; gives the notebook's receipt and where its files are, or the error in a line.
 
     Twice done it makes the same files.
     """
@@ -135,7 +135,7 @@ def _execute(told: Told, desk: Workspace) -> dict[str, Any]:
         with simulated.showing(simulated.is_simulated(desk.data)):
             notebooks.write_page(target)
     written = manifest.read(desk.folder, told["stem"] if told["part"] else told["step"])
-    return {"manifest": written, "came": str(desk.folder), "files": _hand_in(told, desk, complete=bool(written and written["complete"]))}
+    return {"receipt": written, "came": str(desk.folder), "files": _hand_in(told, desk, complete=bool(written and written.complete))}
 
 
 def _told_at_home(error: Exception, told: Told, desk: Workspace, target: Path) -> Exception:
