@@ -216,7 +216,7 @@ def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, 
     monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = worker.Storage(f"file://{tmp_path}/store")
     for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
-        storage.put_json("data/abc.json", listed)
+        storage.put_receipt("data/abc.json", Receipt(tmp_path, details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
             worker._plates(storage, "abc", "")

@@ -36,7 +36,7 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     values = {"preset": "small", "backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 2, "epochs": 4, "pages": False}
     run = tmp_path / "run"
     run_chain(recipe.check({**values, "run": str(run), "device": "cpu"}))
-    seconds = sum(row["seconds"] for row in read_json(run / "weights/HUVEC/model.json")["history"])
+    seconds = sum(row["seconds"] for row in read_json(run / "weights/HUVEC/model.json")["details"]["history"])
     told = [read_json(path) for path in run.glob("scores/model/*/metadata.json")]
     seconds += sum(each["seconds"] for facts in told for each in facts["experiments"].values())
 

@@ -108,9 +108,8 @@ class Epoch(TypedDict):
 
 
 class Card(TypedDict, total=False):
-    """<network>.json beside weights: as far as it tells how they were learnt."""
+    """Details of weights' receipts, <network>.json: as far as they tell how those were learnt."""
 
-    sha256: str
     history: list[Epoch]
 
 
@@ -127,21 +126,12 @@ class ScoreDevice(TypedDict, total=False):
 
 
 class Checkpoint(TypedDict):
-    """<network>.checkpoint.json: what any checkpoint says."""
+    """Details of <network>.checkpoint.json, as far as they tell how far a training has come."""
 
-    tensors: str
-    sha256: str
     epoch: int
-    fingerprint: Any
-
-
-class Progress(TypedDict, total=False):
-    """The same, as far as it tells whoever watches how far a training has come."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    rows: list[Epoch]
+    phase: NotRequired[str]
+    epochs: NotRequired[int]
+    rows: NotRequired[list[Epoch]]
 
 
 class Trial(TypedDict):

@@ -172,12 +172,12 @@ class Cluster(LocalExecutor):
         outputs = errand.done["simulate"].outputs
         digest = hashlib.sha256("\n".join(sorted(outputs.values())).encode()).hexdigest()[:16]
         with self.depositing:
-            if self.storage.read_json(f"data/{digest}.json") is None:
+            if self.storage.read_receipt(f"data/{digest}.json") is None:
                 found = {path.relative_to(errand.data).as_posix(): path for path in errand.data.rglob("*") if path.is_file()}
                 sizes = {name: path.stat().st_size for name, path in found.items() if not name.startswith(".")}
                 for name in progress_bar(sizes, desc="store the plates", unit="file"):
                     self.storage.put(errand.data / name, f"data/{digest}/{name}")
-                self.storage.put_json(f"data/{digest}.json", sizes)
+                self.storage.put_receipt(f"data/{digest}.json", Receipt(errand.data, details=sizes))
         return digest
 
     def _catch_up(self) -> None:

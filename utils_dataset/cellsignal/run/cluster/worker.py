@@ -105,7 +105,8 @@ def _plates(storage: Storage, digest: str, place: str) -> Path:
     """The folder of this machine with the tables, and the images of an experiment or a cell type; what is there is not fetched again."""
     root = Path(tempfile.gettempdir()) / f"cellsignal-{os.getuid()}" / digest / "data"
     root.mkdir(parents=True, exist_ok=True)
-    sizes: Mapping[str, int] = files.shaped(storage.read_json(f"data/{digest}.json") or {}, dict[str, int], where=storage.url)
+    listed = storage.read_receipt(f"data/{digest}.json")
+    sizes: Mapping[str, int] = files.shaped(listed.details if listed else {}, dict[str, int], where=storage.url)
     wanted = [name for name in sizes if "/" not in name or place in ("", ALL) or any(_is_of(folder, place) for folder in name.split("/"))]
     with files.locked(root.with_name(".lock"), patience=PATIENCE):
         places = {name: files.inside(root, name, source=storage.url) for name in wanted}
