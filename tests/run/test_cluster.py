@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from machines import Machines
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.data.microscope import simulate
 from cellsignal.data.packing import pack
 from cellsignal.errors import Faults, Problem
@@ -20,17 +20,17 @@ from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
 from cellsignal.run.record import provenance
 
-PREDICTION = """from cellsignal import receipts
+PREDICTION = """from cellsignal.receipts import Receipt
 if stored != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
     place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(data).iterdir())
-    notes = receipts.read(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
+    digests = dict(Receipt.read(place / "metadata.json").outputs) if (place / "metadata.json").exists() else {}
     for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
         made = f"{name} {learnt} {len(tables)}"
         if not (place / f"{name}.parquet").exists():
             files.write_text(place / f"{name}.parquet", made)
-        notes[name] = {"sha256": files.sha256(place / f"{name}.parquet")}
-    receipts.write(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
+        digests[f"{name}.parquet"] = files.sha256(place / f"{name}.parquet")
+    Receipt(place / "metadata.json", {}, {name: digests[name] for name in sorted(digests)}, details={"experiments": {}}).write()
 if not scored:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")

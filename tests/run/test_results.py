@@ -130,11 +130,11 @@ def test_weights_with_a_broken_header_are_named(tmp_path: Path, content: bytes |
     ("seconds.json", {"4-predict-assign": "9"}, "4-predict-assign: input should be a valid number"),
     ("metrics.json", {"data": ["one"]}, "data: input should be a valid string"),
     ("metrics.json", {"data": "one", "plate_groups": [["1"]]}, "plate_groups.0.0: input should be a valid integer"),
-    ("scores/model/adapted/metadata.json", {"device": 3}, "device: input should be a valid string"),
+    ("scores/model/adapted/metadata.json", {"experiments": {}, "device": 3}, "device: input should be a valid string"),
 ])  # fmt: skip
 def test_what_is_of_another_shape_is_named(tmp_path: Path, name: str, content: object, fault: str) -> None:
     runs = [make(tmp_path, each, epochs=len(each)) for each in ("a", "bc")]
-    write_json(tmp_path / "bc" / name, content)
+    Receipt(tmp_path / "bc" / name, details=content).write() if name.startswith("scores/") else write_json(tmp_path / "bc" / name, content)
     vouch(tmp_path / "bc")
     with pytest.raises(InputError) as refused:
         read_results(runs, here=tmp_path / "x")

@@ -113,16 +113,11 @@ class Card(TypedDict, total=False):
     history: list[Epoch]
 
 
-class ScoreNotes(TypedDict):
-    """metadata.json in a folder of scores."""
+class ScoreDetails(TypedDict):
+    """Details of the receipt in a folder of scores, metadata.json."""
 
     experiments: dict[str, dict[str, Any]]
-
-
-class ScoreDevice(TypedDict, total=False):
-    """The same, as far as it tells on what it was made."""
-
-    device: str
+    device: NotRequired[str]
 
 
 class Checkpoint(TypedDict):

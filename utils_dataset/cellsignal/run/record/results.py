@@ -14,6 +14,7 @@ from cellsignal.data import simulated
 from cellsignal.decide.evaluate.answers import FILE, read_known
 from cellsignal.decide.evaluate.compare import Result
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import rebuild, steps
 from cellsignal.run.recipe import Recipe
@@ -153,7 +154,7 @@ def _seconds(run: Path) -> dict[str, float]:
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob(SCORED))]
+    told = [Receipt.read(path, shapes.ScoreDetails).details.get("device") for path in sorted(run.glob(SCORED))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 
