@@ -19,6 +19,7 @@ from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.scores import cache
 from cellsignal.decide.evaluate.answers import design_digest
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
 GONE, HALF = "train/HUVEC-01/Plate1/B02_s1", "train/HUVEC-02/Plate3/B02_s2"  # no image at all; two channels lost
@@ -65,9 +66,9 @@ def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: s
 def test_a_store_of_simulated_plates_says_so(plates: Tables, tmp_path: Path) -> None:
     """And is of the same design as what was packed, for a comparison of runs."""
     assert not simulated.is_simulated(packed(plates, tmp_path / "real").root)
-    files.write_json(plates.root / "simulate.json", {"preset": "tiny", "seed": 0})
+    Receipt(plates.root / "simulate.json", {"preset": "tiny", "seed": 0}).write()
     made = packed(plates, tmp_path / "drawn").root
-    assert simulated.receipt(made) == {"preset": "tiny", "seed": 0}
+    assert simulated.identity(made) == {"preset": "tiny", "seed": 0}
     assert design_digest(made) == design_digest(plates.root) != design_digest(tmp_path / "real")
 
 

@@ -130,14 +130,13 @@ class Checkpoint(TypedDict):
 
 
 class Trial(TypedDict):
-    """<trial>.json: how a trial of a sweep ended."""
+    """Details of the receipt of a sweep's trial: how it ended."""
 
     variant: str
     seed: int
     changes: dict[str, Any]
     status: str
     error: str
-    values: dict[str, Any]
     seconds: NotRequired[float]
 
 
@@ -178,21 +177,8 @@ class StoreIndex(TypedDict):
     chunks: dict[str, list[str]]
 
 
-class Upload(TypedDict, total=False):
-    """What was uploaded of the package last."""
+class Upload(TypedDict):
+    """Details of the receipt of an upload of the package: its version on Kaggle, and the code of all that were uploaded."""
 
     version: int
     codes: list[str]
-
-
-class PartNote(TypedDict):
-    """<file>.part.json: of which file on the server the part is the beginning."""
-
-    url: str
-    validator: str
-
-
-class Download(TypedDict):
-    """download.json: how many images of each experiment came."""
-
-    images: dict[str, int]

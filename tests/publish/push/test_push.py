@@ -300,9 +300,9 @@ def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, cal
 @pytest.mark.parametrize("change", [{"slug": 5}, {"outputs": "submission.csv"}, {"outputs": [1]}, {"version": "2"}, {"parameters": []}, {"best": {"whole": "1"}}, {"status": "lost"}, {"pushed": None}])
 def test_a_state_of_another_shape_is_named(tmp_path: Path, change: dict) -> None:
     step = {"identity": "i", "slug": "a/b", "gpu": False, "run": "runs/x", "parameters": {}, "code": "c", "status": "running", "of a later version": 1}
-    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": step}, "two_slugs": False})
+    Receipt(tmp_path / push_state.STATE, {"recipe": ""}, details={"steps": {"1-eda": step}, "two_slugs": False}).write()
     assert push_state.read(tmp_path).steps["1-eda"].slug == "a/b"
-    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": {**step, **change}}, "two_slugs": False})
+    Receipt(tmp_path / push_state.STATE, {"recipe": ""}, details={"steps": {"1-eda": {**step, **change}}, "two_slugs": False}).write()
     with pytest.raises(InputError, match=r"state.json: not a state of pushes \(.*\); delete it: what is complete will be pushed again$") as refused:
         push_state.read(tmp_path)
     assert "\n" not in str(refused.value)

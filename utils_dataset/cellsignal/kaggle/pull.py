@@ -46,7 +46,7 @@ def pull(state: PushState, run: Path) -> Pulled:
         fetched = [_fetch(step, pushed, workshop / f"{step} {pushed.version}") for step, pushed in chosen.items()]
         found = {each.identity["step"]: each for source, _ in fetched for each in manifest.read_all(source)}
         moved = {name for source, wanted in fetched for name in _move(source, run, wanted)}
-        files.write_json(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()})
+        Receipt(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()}).write()
         if CHAIN not in chosen:  # which leaves these itself
             _describe(run, found)
         shutil.rmtree(workshop)

@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from cellsignal import files
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 
 STATE = "state.json"
@@ -74,8 +75,7 @@ class PushState:
     def save(self) -> None:
         """Write it atomically."""
         steps = {name: asdict(pushed) for name, pushed in self.steps.items()}
-        files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs, "recipe": self.recipe})
-
+        Receipt(self.path, {"recipe": self.recipe}, complete=False, details={"steps": steps, "two_slugs": self.two_slugs}).write()
 
     def note(self, pushed: PushedKernel, status: Status, **changes: object) -> None:
         """Write down what became of a push."""
@@ -85,9 +85,9 @@ class PushState:
         self.save()
 
 
-# What state.json holds; a status is looked up, and so checked, by its enumeration.
+# The details of state.json; a status is looked up, and so checked, by its enumeration.
 _STEP = TypedDict("_STEP", {each.name: NotRequired[each.type] for each in fields(PushedKernel) if each.name != "status"})
-_FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool, "recipe": NotRequired[str]})
+_FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool})
 
 
 def folder_of(name: str) -> Path:
@@ -113,12 +113,13 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
 
 def _read(path: Path) -> PushState:
     what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
-    found = files.read_json(path, _FILE, what=what, cure=cure)
+    found = Receipt.read(path, cure=cure)
+    files.shaped(found.details, _FILE, where=path, what=what, cure=cure)
     try:
-        steps = {name: _pushed(values) for name, values in found["steps"].items()}
+        steps = {name: _pushed(values) for name, values in found.details["steps"].items()}
+        return PushState(path, steps, found.details["two_slugs"], found.identity["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{what} ({error})", where=path, cure=cure) from None
-    return PushState(path, steps, found["two_slugs"], found.get("recipe", ""))
 
 
 def _pushed(values: dict[str, Any]) -> PushedKernel:
