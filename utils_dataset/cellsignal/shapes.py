@@ -140,23 +140,16 @@ class Trial(TypedDict):
     seconds: NotRequired[float]
 
 
-class PackedFile(TypedDict):
-    """A file of a store's part."""
-
-    bytes: int
-    sha256: str
-
-
 class StorePart(TypedDict):
     """A part of a store, as store.json tells it."""
 
     folder: str
-    files: dict[str, PackedFile]
+    bytes: dict[str, int]
     digest: str
 
 
 class Store(TypedDict):
-    """store.json: a packed store."""
+    """Identity and details of store.json, the receipt of a packed store."""
 
     codec: str
     suffixes: list[str]
@@ -165,11 +158,10 @@ class Store(TypedDict):
 
 
 class StoreIndex(TypedDict):
-    """sites.json: one part of a store; by size, a row for each site."""
+    """Details of sites.json, the receipt of one part of a store; by size, a row for each site."""
 
     folder: str
-    made: dict[str, Any]
-    files: dict[str, PackedFile]
+    bytes: dict[str, int]
     sites: list[str]
     missing: dict[str, list[int]]
     crc32: dict[str, list[int]]
