@@ -31,12 +31,12 @@ Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two
 def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")] = None) -> None:
     """Write your name where the plain client looks for it.
 
-    `kaggle kernels push` and `kaggle datasets create` then work in this checkout; Git goes on seeing a placeholder.
+    `kaggle kernels push` and `kaggle datasets create` then work in this checkout. Commit the files or not, as you like.
     """
     from cellsignal.kaggle import account
 
     owner, written = account.init(user)
-    print(f"{owner} is written into {len(written)} metadata files; Git still sees a placeholder there")
+    print(f"{owner} is written into {len(written)} metadata files")
 
 
 @app.command(epilog="Example: cellsignal kaggle push papermill_params/brodt.yaml --until-done")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cellsignal import files
 from cellsignal.data import check
-from cellsignal.data.download.archives import Limits, gigabytes, require_room, unpack
+from cellsignal.data.download.archives import gigabytes, require_room, unpack
 from cellsignal.data.download.http import BLOCK, RemoteFile, fetch
 from cellsignal.data.images.folders import entries
 from cellsignal.data.tables.wells import Tables, read_tables, select
@@ -61,7 +61,6 @@ IMAGES = Published("https://storage.googleapis.com/rxrx/rxrx1/rxrx1-images.zip",
 METADATA_SHA256 = "799ed719d2be136db29fef6fcb7a51ceb94d1de9d43421a49b16409329a2f1b7"
 LICENCE = "RxRx1 by Recursion, CC BY-NC-SA 4.0: no commercial use, share alike; its tables hold the test labels"
 DOWNLOADS = ".downloads"  # in the data set's folder: archives that are not whole, or not unpacked yet
-TABLE_LIMITS = Limits(members=1_000, directory=1 << 20)
 HUB_ROOM = {RXRX1.competition: 2 * IMAGES.size}  # bytes that a competition's archive and its content take, where it is known
 _SENTINELS = ("train_controls.csv", "metadata.csv")
 _SHOWN = 20  # problems that a download prints; `cellsignal check` prints all
@@ -155,7 +154,7 @@ def _fetch_tables(folder: Path) -> None:
             raise InputError("holds another metadata.csv than the published one", where=folder, cure=cure)
         return
     archive = fetch(TABLES.url, folder / DOWNLOADS / "rxrx1-metadata.zip", md5=TABLES.md5)
-    unpack(archive, folder, where=TABLES.url, experiments=(), accept=_accept_metadata, limits=TABLE_LIMITS)
+    unpack(archive, folder, where=TABLES.url, experiments=(), accept=_accept_metadata)
     _discard(archive)
 
 
