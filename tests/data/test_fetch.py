@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 from shelf import CONTENT, Shelf
 
-from cellsignal.data.download import http as fetching
 from cellsignal.data.download import http
 from cellsignal.data.download.http import fetch
 from cellsignal.errors import InputError, StepFailed

@@ -90,7 +90,6 @@ def test_what_an_archive_tells_is_what_the_run_left(run: Run, plates: Path) -> N
         "seconds.json": "seconds.json: not as the run left it; run the command that made it again$",
         "receipts/record.json": "record.json: not .*; run the command that made it again$",
         "receipts/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
-        "receipts/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
         "weights/U2OS/model.json": "model.json: not as 3-train-cell-type@U2OS left it; run the command that made it again$",
     }
     for name, words in cases.items():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.data.download import rxrx1
 from cellsignal.data.microscope import simulate

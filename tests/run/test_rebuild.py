@@ -112,6 +112,9 @@ def test_damaged_weights_are_refused_and_nothing_is_removed(run: Run, folder: Pa
     (folder / "weights/U2OS/model.safetensors").unlink()
     with pytest.raises(InputError, match="model.safetensors: is missing; start"):
         run("weights")
+    (folder / "receipts/3-train-cell-type@U2OS.json").write_text("{")
+    with pytest.raises(InputError, match="3-train-cell-type@U2OS.json: not readable as JSON .*; start --from scratch"):
+        run("weights")
 
 
 def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(

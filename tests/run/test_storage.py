@@ -1,6 +1,5 @@
 """What machines share: files that are whole or not there, and checkpoints that go on elsewhere."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

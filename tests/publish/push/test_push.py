@@ -12,7 +12,6 @@ from holdings import Dataset
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
-from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import push, push_state, watch

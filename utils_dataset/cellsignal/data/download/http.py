@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cellsignal import files
 from cellsignal.data.download.archives import on_a_full_disk, require_room
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import StepFailed
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 

@@ -108,6 +108,8 @@ def _check_whole(run: Path, step: Step, receipt: Receipt, *, way: str) -> None:
     left = [name for name in receipt.outputs if steps.stage(name) == way]
     wanted = [name for name in step.outputs if steps.stage(name) == way]
     if not receipt.complete or not left or not set(wanted) <= set(left):
+        if receipt.path.is_file():
+            Receipt.read(receipt.path, cure=INSTEAD[way])  # which says what is wrong with it
         raise InputError(f"no whole {way} of {step.name}", where=run / way, cure=INSTEAD[way])
     receipt.check_outputs(run, left, made_by=step.name, cure=INSTEAD[way])
 

@@ -106,8 +106,11 @@ def _check(run: Path, found: Iterable[Path]) -> None:
     for path in filter(Path.is_file, found):
         digests = vouched.get(path.relative_to(run).as_posix(), ())
         if files.sha256(path) not in digests:
+            cure = "run the command or the kernel that writes it again"
+            for receipt in sorted((run / manifest.FOLDER).glob("*.json")) if not digests else ():
+                Receipt.read(receipt, cure=cure)  # a damaged one may have been about it
             what = "not as the run left it" if digests else "no finished step of the run left it"
-            raise InputError(what, where=path, cure="run the command or the kernel that writes it again")
+            raise InputError(what, where=path, cure=cure)
 
 
 def parameters(run: Path) -> dict[str, Any]:
