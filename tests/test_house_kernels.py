@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
