@@ -9,7 +9,7 @@ import pytest
 
 from building import make_network, make_phase, train_phase
 from cellsignal.decide.settings import PredictionSettings
-from cellsignal import receipts, tasks
+from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.tables.folds import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
@@ -22,6 +22,8 @@ from cellsignal.learn.batches.augment import augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import read_config
+from cellsignal.learn.networks.classifier import Classifier, read_config
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs, environment
 from cellsignal.run.chain import plans
 
@@ -147,7 +149,7 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
 def test_stored_scores_of_another_name_are_refused(asked: LabelledSites, tmp_path: Path, name: str) -> None:
-    receipts.write(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    Receipt(tmp_path / "metadata.json", outputs={f"{name}.parquet": ""}, details={"experiments": {}}).write()
     with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
         stored_label_scores(tmp_path, asked.labelled, asked.test)
 

@@ -1,5 +1,6 @@
 """Interrupted as often as you like, a prediction ends with the very scores of one that was not; others are never mixed in."""
 
+import pkgutil
 import shutil
 import warnings
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from building import make_network
-from cellsignal import receipts
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.tables.wells import read_tables
@@ -20,6 +20,8 @@ from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.decide.scores import cache
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
+from cellsignal.receipts import Receipt
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
 Scores = dict[str, pd.DataFrame]
@@ -98,9 +100,9 @@ def parquets(out: Path) -> dict[str, str]:
 
 def facts(out: Path) -> dict[str, Any]:
     """The metadata, but for times."""
-    found = {kind: receipts.read(out / kind / "metadata.json") for kind in STATISTICS}
+    found = {kind: Receipt.read(out / kind / "metadata.json").facts for kind in STATISTICS}
     for each in found.values():
-        for table in (each, *each["experiments"].values()):
+        for table in (each["details"], *each["details"]["experiments"].values()):
             del table["seconds"]
     return found
 
@@ -123,19 +125,19 @@ def test_sessions_of_one_experiment_end_with_the_same_submission(plates: Path, u
         with nullcontext() if done == 6 else pytest.raises(TimeSpent, match=f"^scored {done} of 6 experiments with model$"):
             scores = prediction(plates, out, budget=budget)
         assert [path.stem for path in sorted(out.glob("batch/*.parquet"))] == experiments[:done]
-        assert list(facts(out)["adapted"]["experiments"]) == experiments[:done]
+        assert list(facts(out)["adapted"]["details"]["experiments"]) == experiments[:done]
     for kind in STATISTICS:
         pd.testing.assert_frame_equal(scores[kind], expected[kind], check_exact=True)
     assert parquets(out) == parquets(before) and facts(out) == facts(before)
     assert submission(plates, out) == submission(plates, before)
 
 
-@pytest.mark.parametrize("stage", ["write_scores", "write_metadata"])
+@pytest.mark.parametrize("stage", ["cellsignal.decide.scores.cache.write_scores", "cellsignal.receipts.Receipt.write"])
 def test_killed_between_two_files_it_goes_on(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """The power goes off before the third, then the fifth and the last of these files, and each session goes on."""
-    really = getattr(cache, stage)
+    really = pkgutil.resolve_name(stage)
     for after in (2, 5, 4):
         left = [after]
 
@@ -145,10 +147,10 @@ def test_killed_between_two_files_it_goes_on(
                 raise Power
             return really(*arguments, **options)
 
-        monkeypatch.setattr(cache, stage, off)
+        monkeypatch.setattr(stage, off)
         with pytest.raises(Power):
             scored(tmp_path)
-    monkeypatch.setattr(cache, stage, really)
+    monkeypatch.setattr(stage, really)
     assert 0 < len(scored(tmp_path)) < 6
     assert parquets(tmp_path) == parquets(undisturbed[0]) and facts(tmp_path) == facts(undisturbed[0])
 
@@ -244,9 +246,21 @@ def noted(**changes: Any) -> Callable[[Path], None]:
     """The note of RPE-02, changed."""
 
     def damage(out: Path) -> None:
-        told = receipts.read(out / "adapted/metadata.json")
-        told["experiments"]["RPE-02"] |= changes
-        receipts.write(out / "adapted/metadata.json", told)
+        written = Receipt.read(out / "adapted/metadata.json")
+        written.details["experiments"]["RPE-02"] |= changes
+        written.write()
+
+    return damage
+
+
+def vouched(**changes: Any) -> Callable[[Path], None]:
+    """What the receipt says of RPE-02, changed."""
+
+    def damage(out: Path) -> None:
+        written = Receipt.read(out / "adapted/metadata.json")
+        for kind, (name, value) in changes.items():
+            getattr(written, kind)[name] = value
+        written.write()
 
     return damage
 
@@ -263,8 +277,8 @@ def swap(out: Path) -> None:
 
 DAMAGES = {
     "a bit": (flip, 1), "another's": (swap, 1), "gone": (lambda out: (out / "adapted/RPE-02.parquet").unlink(), 1),
-    "identity": (noted(identity="0" * 64), 1), "seconds": (noted(seconds="long"), 1), "images": (noted(images=None), 1),
-    "digest": (noted(sha256=["x"]), 1), "no note": (noted(gathered=[]), 1),
+    "identity": (vouched(identity=("RPE-02", "0" * 64)), 1), "no identity": (vouched(identity=("RPE-02", None)), 1), "seconds": (noted(seconds="long"), 1), "images": (noted(images=None), 1),
+    "digest": (vouched(outputs=("RPE-02.parquet", "0" * 64)), 1), "no digest": (vouched(outputs=("RPE-02.parquet", ["x"])), 6), "no note": (noted(gathered=[]), 1),
     "no metadata": (lambda out: (out / "adapted/metadata.json").unlink(), 6), "half": (damaged('{"experiments": {'), 6),
     "a list": (damaged("[]"), 6), "notes in a list": (damaged('{"experiments": ["RPE-02"]}'), 6), "deep": (damaged("[" * 100_000), 6),
 }

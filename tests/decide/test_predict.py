@@ -162,13 +162,13 @@ def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path)
         scores = read_all_scores([run / "scores" / statistics])
         assert sorted(scores.index) == sorted(read_tables(run / "data").sample)
         assert scores.dtypes.eq(np.float32).all() and np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
-    facts = read_json(run / "scores/adapted/metadata.json")
+    facts = read_json(run / "scores/adapted/metadata.json")["details"]
     mine = facts["experiments"]["HUVEC-03"]
     assert mine["gathered"] == {"exact": 4} and mine["images"] == mine["sites"] and mine["seconds"] > 0
     assert facts["images"] == sum(one["images"] for one in facts["experiments"].values())
     assert (facts["statistics"], facts["scope"], facts["note"]) == ("adapted", "plate", "")
     assert facts["training_scope"] == {"HUVEC": "plate", "RPE": "plate"}
-    assert read_json(run / "scores/batch/metadata.json")["batch_sizes"] == [2, 3, 40]
+    assert read_json(run / "scores/batch/metadata.json")["details"]["batch_sizes"] == [2, 3, 40]
 
 
 def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
     with pytest.warns(UserWarning, match="by experiment, but HUVEC, RPE learned from plate batches.*scope: plate") as told:
         scores = predict(run, tmp_path, statistics=("adapted",), scope="experiment")
     assert len(told) == 1 and list(scores) == ["adapted"] and [path.name for path in tmp_path.iterdir()] == ["adapted"]
-    facts = read_json(tmp_path / "adapted/metadata.json")
+    facts = read_json(tmp_path / "adapted/metadata.json")["details"]
     assert facts["note"] == str(told[0].message) == scope_note(run / "weights", ["HUVEC", "RPE"], "model", "experiment")
     assert facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
     before = read_all_scores([run / "scores/adapted"]).loc[scores["adapted"].index]

@@ -110,10 +110,10 @@ def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tab
         assert np.allclose(np.exp(found[kind]).sum(axis=1), 1, atol=1e-5), "controls are no answers"
     treatment = tables.wells[tables.wells["well_type"] == "treatment"]
     assert sorted(found["embeddings"].index) == sorted(treatment["id_code"]) and found["embeddings"].shape[1] == network().features
-    facts = read_json(tmp_path / "views/metadata.json")
+    facts = read_json(tmp_path / "views/metadata.json")["details"]
     assert (facts["basis"], facts["views"], sorted(facts["experiments"])) == ("adapted", 2, ["HUVEC-03", "RPE-03"])
-    assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["images"]
-    assert read_json(tmp_path / "embeddings/metadata.json")["values"].startswith("features")
+    assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["details"]["images"]
+    assert read_json(tmp_path / "embeddings/metadata.json")["details"]["values"].startswith("features")
 
 
 def test_embeddings_under_each_kind_of_statistics_lie_apart_from_the_scores(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(t
         assert bool(scope_note(tmp_path, ["HUVEC"], "model", "experiment", joint=joint)) == joint
         with warnings.catch_warnings(action="ignore"):
             score_experiments(tables.root, asked, weights=tmp_path, out=tmp_path / "out", statistics=("running",), joint=joint)
-        assert read_json(tmp_path / "out/running/metadata.json")["training_scope"] == {"HUVEC": scope}
+        assert read_json(tmp_path / "out/running/metadata.json")["details"]["training_scope"] == {"HUVEC": scope}
 
 
 def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs(

@@ -99,7 +99,7 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
         with suppress(TimeSpent):
             small(patches, weights, model=steady()[0], options={"num_processes": processes, "budget": Epochs(1)}, **shape)
         [facts] = (tmp_path / "parts").glob("*.json")
-        assert read_json(facts)["batches_per_step"] == order[0], "as the phase began"
+        assert read_json(facts)["details"]["batches_per_step"] == order[0], "as the phase began"
     rows = history_of(weights)
     found, expected = ((curves(each), load_file(path)) for each, path in ((rows, weights), (whole, tmp_path / "whole/model.safetensors")))
     torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
@@ -138,7 +138,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
 def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:
     model, weights = make_network("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
     small(patches, weights, model=model, epochs=1, options=TWO)
-    assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["sha256"]
+    assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["outputs"]["model.safetensors"]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(weights).items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
@@ -153,7 +153,7 @@ def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path
     for processes in (1, 2):
         options = {"num_processes": processes, "budget": Epochs(3)}
         cut_short(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
-        states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["scaler"])
+        states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["details"]["scaler"])
     assert states[0] == states[1] and states[0]["scale"] < 2.0**126
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,11 @@ import pytest
 import trainings
 from trainings import Epochs, cut_short, small
 
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.learn.training.checkpoint import Checkpoint
+from cellsignal.receipts import Receipt
 
 NAMES = [f"{name}.safetensors" for name in trainings.PHASES]
 
@@ -89,7 +90,7 @@ def test_a_spent_budget_says_how_far_the_phase_came(patches: tuple, tmp_path: Pa
     options = {"budget": Epochs(2), "on_epoch": lambda history: seen.append([row["epoch"] for row in history])}
     assert cut_short(patches, tmp_path / "model.safetensors", options=options) == "train, epoch 2 of 4"
     assert seen == [[1], [1, 2]]
-    assert read_json(tmp_path / "model.checkpoint.json")["epoch"] == 2 and not (tmp_path / "model.safetensors").exists()
+    assert read_json(tmp_path / "model.checkpoint.json")["details"]["epoch"] == 2 and not (tmp_path / "model.safetensors").exists()
 
 
 def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +181,7 @@ def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path:
     folders = [left_off(patches, tmp_path / str(epochs), epochs) for epochs in order]
     seen, weights = [], tmp_path / "here/model.safetensors"
     cut_short(patches, weights, options={"budget": Epochs(0), "elsewhere": [tmp_path / "absent", *folders]})
-    assert read_json(tmp_path / "here/model.checkpoint.json")["epoch"] == 3, "at once: the next session may see only this folder"
+    assert read_json(tmp_path / "here/model.checkpoint.json")["details"]["epoch"] == 3, "at once: the next session may see only this folder"
     small(patches, weights, options={"on_epoch": lambda history: seen.append(len(history))})
     small(patches, tmp_path / "whole/model.safetensors")
     assert seen == [4] and sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
@@ -193,11 +194,11 @@ def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp
     tensors, facts = next(bad.glob("*.safetensors")), bad / "model.checkpoint.json"
     content = bytearray(tensors.read_bytes())
     content[-100] ^= 4
-    told = receipts.read(facts)
+    told = Receipt.read(facts)
     {"flip": lambda: tensors.write_bytes(content), "truncate": lambda: tensors.write_bytes(content[:200]), "delete": tensors.unlink,
      "json": lambda: facts.write_text("{"), "edited": lambda: facts.write_text(facts.read_text().replace('"loss": ', '"loss": 1')),
-     "stranger": lambda: receipts.write(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
-     "epoch": lambda: receipts.write(facts, told | {"epoch": "three"}), "digest": lambda: receipts.write(facts, told | {"sha256": [told["sha256"]]}),
+     "stranger": lambda: replace(told, identity={**told.identity, "seed": 5}).write(),
+     "epoch": lambda: replace(told, details={**told.details, "epoch": "three"}).write(), "digest": lambda: replace(told, outputs={tensors.name: [told.outputs]}).write(),
      "deep": lambda: facts.write_text("[" * 100_000)}[damage]()
     seen = []
     small(patches, tmp_path / "here/model.safetensors",
@@ -213,7 +214,7 @@ def test_our_own_checkpoint_wins_unless_another_came_further(patches: tuple, tmp
     tensors = next(here.glob("*.safetensors"))
     os.truncate(tensors, 100)
     cut_short(patches, here / "model.safetensors", options={"elsewhere": [other], "budget": Epochs(0)})
-    assert sha256(tensors) == read_json(here / "model.checkpoint.json")["sha256"]
+    assert sha256(tensors) == read_json(here / "model.checkpoint.json")["outputs"][tensors.name]
 
 
 def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "attached"
     folder.mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    receipts.write(folder / "m.checkpoint.json", {"fingerprint": {}, "tensors": "../secret", "sha256": empty, "epoch": 1})
+    Receipt(folder / "m.checkpoint.json", {}, {"../secret": empty}, details={"epoch": 1}).write()
     Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).adopt([folder])
     assert not (tmp_path / "here").exists()
 
@@ -229,12 +230,12 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_no_checkpoint(patches: tuple, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss is"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30)
-    assert all(read_json(path)["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
+    assert all(read_json(path)["details"]["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
 
 
 def test_a_checkpoint_whose_tensors_cannot_be_read_gives_way(tmp_path: Path) -> None:
     for content in (b"", (10**18).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"):
         (tmp_path / "m.checkpoint-1.safetensors").write_bytes(content)
         digest = sha256(tmp_path / "m.checkpoint-1.safetensors")
-        receipts.write(tmp_path / "m.checkpoint.json", {"fingerprint": {}, "tensors": "m.checkpoint-1.safetensors", "sha256": digest, "epoch": 1})
+        Receipt(tmp_path / "m.checkpoint.json", {}, {"m.checkpoint-1.safetensors": digest}, details={"epoch": 1}).write()
         assert Checkpoint(tmp_path / "m.safetensors", fingerprint={}).load() is None

@@ -73,22 +73,22 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
     whole = one_session("whole")
-    assert len(answers(whole)) == 2 and manifest.read(whole, STEP)["complete"]
+    assert len(answers(whole)) == 2 and manifest.read(whole, STEP).complete
     notes, folder = [], None
     for number in range(8):
         folder = one_session(str(number), 2, earlier=folder)
         written = manifest.read(folder, STEP)
-        notes.append(written["progress"])
-        if written["complete"]:
+        notes.append(written.details["progress"])
+        if written.complete:
             break
         assert not answers(folder) and not (folder / "metrics.json").exists(), "nothing that looks like a result"
-        assert any(name.endswith(".parquet") for name in written["outputs"]), "what the next session takes up"
+        assert any(name.endswith(".parquet") for name in written.outputs), "what the next session takes up"
     assert notes == [f"scored {done} of 4 experiments with {name}" for name, done in (
         ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
     assert answers(folder) == answers(whole)
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert read_json(whole / "metrics.json")["simulated"] is True
-    assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
+    assert set(written.outputs) == set(manifest.read(whole, STEP).outputs)
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
@@ -107,9 +107,9 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")
     again = one_session("again", earlier=whole, assignment="greedy")
-    assert answers(again) != answers(whole) and manifest.read(again, STEP)["complete"]
+    assert answers(again) != answers(whole) and manifest.read(again, STEP).complete
     other = one_session("other", 3, earlier=whole, scope="experiment")
-    assert not answers(other) and set(manifest.read(other, STEP)["outputs"]) == {
+    assert not answers(other) and set(manifest.read(other, STEP).outputs) == {
         f"scores/plain/{kind}/{name}" for kind in ("running", "batch", "adapted") for name in (
             "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
 

@@ -83,7 +83,7 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
     environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
     one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
-    facts = [read_json(path.with_suffix(".json"))["fingerprint"] for path in (one, two)]
+    facts = [read_json(path.with_suffix(".json"))["identity"] for path in (one, two)]
     assert facts[0] == facts[1] and facts[0]["code"]["notebook"] == code_identity.cells_digest(CELLS[2:]), "what finds the package is no part of it"
     assert sha256(one) == sha256(two)
 

@@ -1,13 +1,15 @@
 """A session's first and last act: what it takes up of attached runs, what it refuses, what it says it made."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cellsignal import TimeSpent, files, receipts
+from cellsignal import TimeSpent, files
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.record import manifest, session
 
@@ -72,11 +74,11 @@ def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle:
     files.write_text(folder / "weights/U2OS/model.json", "new")
     one.finish()
     written = manifest.read(folder, "3-train-cell-type@U2OS")
-    assert set(written["outputs"]) == {"weights/U2OS/model.json"}
-    assert set(written["taken_up"]) == {*WEIGHTS, f"manifests/{PRETRAIN}.json"}
-    assert written["complete"] and written["parameters"] == {**TRAINING, "network": "model"}
+    assert set(written.outputs) == {"weights/U2OS/model.json"}
+    assert set(written.details["taken_up"]) == {*WEIGHTS, f"receipts/{PRETRAIN}.json"}
+    assert written.complete and written.details["parameters"] == {**TRAINING, "network": "model"}
     everything = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
-    assert everything == {*written["outputs"], *written["taken_up"], "run.json", "manifests/3-train-cell-type@U2OS.json"}
+    assert everything == {*written.outputs, *written.details["taken_up"], "run.json", "receipts/3-train-cell-type@U2OS.json"}
 
 
 def test_nothing_here_is_overwritten_and_the_own_run_comes_first(past: Past, kaggle: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) 
 def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = manifest.place(folder, PRETRAIN)
-    receipts.write(place, {**receipts.read(place), "outputs": {name: "0" * 64}})
+    replace(Receipt.read(place), outputs={name: "0" * 64}).write()
     assert manifest.read(folder, PRETRAIN) is None
     begin()
     assert sorted(path.name for path in (kaggle / "working").rglob("*") if path.is_file()) == [".kernels.lock", "run.json"]
@@ -175,18 +177,18 @@ def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phas
     phases = {f"weights/U2OS/{name}.json": "card" for name in ("head", "plain-head", "plain", "pretrain")}
     folder = past("one", "3-train-cell-type", phases, complete=False, network="model")
     written = manifest.read(folder, "3-train-cell-type@U2OS")
-    assert (written["complete"], written["progress"]) == (False, "whole, epoch 1 of 2")
-    assert set(written["outputs"]) == {"weights/U2OS/head.json"}
+    assert (written.complete, written.details["progress"]) == (False, "whole, epoch 1 of 2")
+    assert set(written.outputs) == {"weights/U2OS/head.json"}
     folder = past("two", "3-train-cell-type", phases, complete=False, network="plain")
     written = manifest.read(folder, "3-train-cell-type@U2OS+plain")
-    assert set(written["outputs"]) == {"weights/U2OS/plain.json", "weights/U2OS/plain-head.json"}
+    assert set(written.outputs) == {"weights/U2OS/plain.json", "weights/U2OS/plain-head.json"}
 
 
 def test_the_chains_manifest_names_all_but_plates_and_checkpoints(past: Past) -> None:
-    made = ["submission.csv", "done/report.json", "weights/U2OS/model.json", "notebooks/1-eda.html", "scores/a/b.parquet"]
+    made = ["submission.csv", "receipts/report.json", "weights/U2OS/model.json", "notebooks/1-eda.html", "scores/a/b.parquet"]
     besides = ["data/train.csv", ".jupyter/x.json", "weights/U2OS/head.checkpoint.json", "run.json"]
     folder = past("one", "0-chain", {name: "x" for name in made + besides}, cell_type="")
-    assert set(manifest.read(folder, "0-chain")["outputs"]) == set(made)
+    assert set(manifest.read(folder, "0-chain").outputs) == set(made)
 
 
 def test_the_end_tells_what_kaggle_keeps(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,12 +229,13 @@ def test_nothing_is_taken_up_through_a_link(past: Past, kaggle: Path, tmp_path: 
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": None}}, {"taken_up": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"},
-                                    {"seconds": "1"}, {"complete": 1}])  # fmt: skip
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": None}}, {"complete": 1}, {"identity": []}, *(
+    {"details": wrong} for wrong in ({"taken_up": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"}, {"seconds": "1"}))])  # fmt: skip
 def test_a_manifest_of_another_shape_is_no_manifest(past: Past, change: dict[str, Any]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = manifest.place(folder, PRETRAIN)
-    receipts.write(place, {**receipts.read(place), **change})
+    written = Receipt.read(place)
+    replace(written, **{key: {**written.details, **value} if key == "details" else value for key, value in change.items()}).write()
     assert manifest.read(folder, PRETRAIN) is None
     assert not (begin() / "weights").exists()
 
@@ -245,12 +248,12 @@ def test_results_of_an_earlier_run_do_not_outlive_a_session_that_ends_before(kag
             files.write_text(one.folder / name, "earlier")
         one.end(reason)
         written = manifest.read(one.folder, "4-predict-assign@U2OS")
-        assert set(written["outputs"]) == {kept[0]} and not [name for name in gone if (one.folder / name).exists()]
-        assert (written["complete"], written["progress"], one.spent) == ((False, str(reason), str(reason)) if isinstance(reason, TimeSpent) else (True, "scored HUVEC-01", ""))
+        assert set(written.outputs) == {kept[0]} and not [name for name in gone if (one.folder / name).exists()]
+        assert (written.complete, written.details["progress"], one.spent) == ((False, str(reason), str(reason)) if isinstance(reason, TimeSpent) else (True, "scored HUVEC-01", ""))
     for name in gone:
         files.write_text(one.folder / name, "ours")
     one.finish()
-    assert set(manifest.read(one.folder, "4-predict-assign@U2OS")["outputs"]) == {kept[0], *gone}
+    assert set(manifest.read(one.folder, "4-predict-assign@U2OS").outputs) == {kept[0], *gone}
 
 
 def test_a_notebook_that_nobody_knows_is_refused_before_anything_is_written(kaggle: Path) -> None:

@@ -39,7 +39,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Run:
 
 
 def whole(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "done").glob("*.json")}
+    return {path.stem for path in (folder / "receipts").glob("*.json") if files.read_json(path)["identity"].keys() != {"step"}}
 
 
 def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
@@ -52,11 +52,11 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
         run()
     folder = tmp_path / "run"
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
-    assert not manifest.read(folder, TRAINING)["complete"]
+    assert not manifest.read(folder, TRAINING).complete
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
-    assert manifest.read(folder, TRAINING)["complete"]
+    assert manifest.read(folder, TRAINING).complete
 
 
 def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
     run(time_budget_minutes=10, parallel=1)  # less than those 15 minutes, but this session has only begun
     assert "report" in whole(folder)
     taken.update({"4-predict-assign": 644, "1-eda": 0})
-    (folder / "done/1-eda.json").unlink()
+    (folder / "receipts/1-eda.json").unlink()
     run(assignment="raw", time_budget_minutes=660, parallel=1)
     assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n" and {"1-eda", "report"} < whole(folder)
 
@@ -137,5 +137,5 @@ def test_the_command_says_one_line_and_exits_with_3(
 def test_a_notebook_without_a_manifest_has_not_ended(run: Run, kernels: Path) -> None:
     path = kernels / "1-eda/1-eda.ipynb"
     path.write_text(path.read_text().replace("session.finish()", "print()"))
-    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its manifest$"):
+    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its receipt$"):
         run()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellsignal.data.download import rxrx1
 from cellsignal.data.download.archives import require_room, unpack
-from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, TABLE_LIMITS, look_through
+from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, look_through
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.commands import check_file, task_of
 from cellsignal.errors import InputError, StepFailed
@@ -53,7 +53,7 @@ def _fetch_tables(folder: Path, competition: str) -> None:
     for name in FILES:
         fetched = client.download(competition, staged, name)
         if fetched.suffix == ".zip":  # Kaggle keeps large files so
-            unpack(fetched, staged, where=f"{competition}: {fetched.name}", experiments=(), limits=TABLE_LIMITS)
+            unpack(fetched, staged, where=f"{competition}: {fetched.name}", experiments=())
     try:
         read_tables(staged)
     except InputError as error:

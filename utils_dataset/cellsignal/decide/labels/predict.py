@@ -13,7 +13,7 @@ import torch
 
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
-from cellsignal.decide.scores.cache import CURE, ScoreCache, read_notes, with_code
+from cellsignal.decide.scores.cache import CURE, ScoreCache, read_receipt, with_code
 from cellsignal.decide.scores.files import METADATA, read_scores
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
@@ -23,6 +23,7 @@ from cellsignal.learn.batches.dataset import SiteImages, iter_batches
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.networks.classifier import Classifier, load_weights, read_config
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
@@ -116,10 +117,11 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
 
     Raises InputError when some are missing, or are not the files that metadata.json beside them names.
     """
-    notes = read_notes(out)
-    if odd := next((name for name in notes if not _PART.fullmatch(name)), None):
+    written = read_receipt(out)
+    names = [name.removesuffix(".parquet") for name in written.outputs]
+    if odd := next((name for name in names if not _PART.fullmatch(name)), None):
         raise InputError(f"names {odd!r}, which is no part of a prediction", where=out / METADATA, cure=CURE)
-    tables = {name: _read(out / f"{name}.parquet", note) for name, note in notes.items()}
+    tables = {name: _read(out / f"{name}.parquet", written) for name in names}
     fold_of = {site: int(name.split("-")[1]) for name, table in tables.items() if name.endswith(HELD_OUT) for site in table.index}
     if missing := [site for site in labelled["id_code"] if site not in fold_of]:
         raise InputError(f"no scores of {len(missing)} sites, such as {missing[0]}", where=out, cure=CURE)
@@ -127,8 +129,8 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
     return _gathered(tables, labelled, test, folds, combine=combine, where=out)
 
 
-def _read(path: Path, note: object) -> pd.DataFrame:
-    if not path.is_file() or not isinstance(note, dict) or sha256(path) != note.get("sha256"):
+def _read(path: Path, written: Receipt) -> pd.DataFrame:
+    if not path.is_file() or sha256(path) != written.outputs.get(path.name):
         raise InputError("not the scores that metadata.json beside them names", where=path, cure=CURE)
     return read_scores(path)
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cellsignal import code_identity, receipts
+from cellsignal import code_identity
 from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.files import read_json, sha256
+from cellsignal.files import sha256
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SCOPES, SiteImages, concat, epoch_batches, group_batches, sites_fingerprint, virtual_batches
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.checkpointing import checkpoint_blocks as recomputed
-from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.checkpoint import CODE, HELD_OUT, Checkpoint, TrainingState, held_out_value
@@ -30,6 +30,7 @@ from cellsignal.learn.training.losses import LOSSES
 from cellsignal.learn.training.optim import set_learning_rate
 from cellsignal.learn.training.phase import Phase
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
 # What trains, and whether a network, its sites and a way of training go together.
@@ -330,7 +331,7 @@ def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dic
     weights = checkpoint.weights
     if (ended := finished_history(checkpoint, before=before, write=leads, elsewhere=elsewhere)) is not None:
         model.load_state_dict(read_tensors(weights))
-        model.origin, model.history = read_json(weights.with_suffix(".json"))["sha256"], ended
+        model.origin, model.history = recorded_sha256(Receipt.read(weights.with_suffix(".json"))), ended
     return ended
 
 
@@ -343,26 +344,27 @@ def finished_history(checkpoint: Checkpoint, *, before: Sequence[dict] = (), wri
     """
     weights = checkpoint.weights
     try:
-        facts = receipts.read(weights.with_suffix(".json"))
-        check_sha256(weights, facts["sha256"])
-        if facts["fingerprint"] != checkpoint.fingerprint and not _taken_up(checkpoint, facts, elsewhere, say=write):
+        receipt = Receipt.read(weights.with_suffix(".json"))
+        check_sha256(weights, recorded_sha256(receipt))
+        if not receipt.is_current(checkpoint.fingerprint) and not _taken_up(checkpoint, receipt, elsewhere, say=write):
             return None
-        told = [*before, *facts["history"][len(facts["history"]) - facts["fingerprint"]["training"]["epochs"]:]]
+        rows = receipt.details["history"]
+        told = [*before, *rows[len(rows) - receipt.identity["training"]["epochs"]:]]
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
-    if write and told != facts["history"]:
-        receipts.write(weights.with_suffix(".json"), {**facts, "history": told})
+    if write and told != rows:
+        replace(receipt, details={**receipt.details, "history": told}).write()
     return told
 
 
-def _taken_up(checkpoint: Checkpoint, facts: dict, elsewhere: Sequence[Path], *, say: bool) -> bool:
+def _taken_up(checkpoint: Checkpoint, receipt: Receipt, elsewhere: Sequence[Path], *, say: bool) -> bool:
     """Whether finished weights of other code are taken as they are; `say` which, or that they are trained again."""
-    if not (other := checkpoint.other_code(facts["fingerprint"])):
+    if not (other := checkpoint.other_code(receipt.identity)):
         return False
     name, code = checkpoint.weights.name, ", ".join(other)
     for folder in elsewhere:
         path = Path(folder) / name
-        if path.is_file() and sha256(path) == facts["sha256"]:
+        if path.is_file() and sha256(path) == recorded_sha256(receipt):
             if say:
                 print(f"{name}: taken up from {folder}, although other code ({code}) trained it; without that folder it is trained again")
             return True

@@ -12,6 +12,7 @@ from cellsignal import code_identity, files, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
 from cellsignal.run.recipe import Recipe, keys_read
@@ -74,7 +75,7 @@ class Session:
         facts = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": self.taken_up}
         written = manifest.write(self.folder, self.step, _read(self.checked, self.namespace.get("In", ())), **facts)
         state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
-        print(f"{written['step']}: {state}. {_sizes(self.folder)}")
+        print(f"{written.identity['step']}: {state}. {_sizes(self.folder)}")
         if not complete and environment.where() == "kaggle" and not environment.under_chain():
             print(GO_ON)
 
@@ -129,7 +130,7 @@ def _attached(folder: Path) -> list[Path]:
     mine = environment.short(folder)
 
     def rank(run: Path) -> tuple[bool, float]:
-        return _name(run) != mine, -max((each["written"] for each in manifest.read_all(run)), default=0.0)
+        return _name(run) != mine, -max((each.details["written"] for each in manifest.read_all(run)), default=0.0)
 
     return sorted((run for run in mounts.runs() if run != folder), key=rank)
 
@@ -143,13 +144,13 @@ def _name(run: Path) -> str | None:
 def _check(attached: Path, ours: Mapping[str, Any]) -> None:
     """Refuse a run that was trained with other parameters."""
     for found in manifest.read_all(attached):
-        theirs = settings.flat(found["parameters"])
+        theirs = settings.flat(found.details["parameters"])
         free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
         if theirs.get("network_name", "model") != ours.get("network_name", "model"):
             free = free | OF_OTHERS
         key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
         if key is not None:
-            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found['step']} of this attached run"
+            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found.identity['step']} of this attached run"
             raise InputError(what, where=attached, cure="detach it, or set the parameter as it was")
 
 
@@ -161,7 +162,7 @@ def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[
     for name in absent:
         _copy(attached / name, files.inside(folder, name), digest=wanted[name])
     if absent:
-        codes = {each["code"] for each in manifest.read_all(attached)}
+        codes = {each.details["code"] for each in manifest.read_all(attached)}
         note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
         print(f"took up {len(absent)} files of {attached}{note}")
     return {name: digest for name, digest in wanted.items() if name in absent or files.sha256(folder / name) == digest}
@@ -171,12 +172,13 @@ def _offers(attached: Path) -> Iterator[tuple[str, str]]:
     """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
     found = manifest.read_all(attached)
     for path in sorted((attached / manifest.FOLDER).glob("*.json")):
-        if manifest.read(attached, path.stem) is None:
+        written = Receipt.find(path)
+        if written is None or ("parameters" in written.details and manifest.read(attached, path.stem) is None):
             print(f"note: {path} is damaged, or of an earlier version; nothing is taken up by its word")
     for each in found:
-        yield from each["outputs"].items()
+        yield from each.outputs.items()
     for each in found:
-        path = manifest.place(attached, each["step"])
+        path = manifest.place(attached, each.identity["step"])
         yield path.relative_to(attached).as_posix(), files.sha256(path)
 
 
