@@ -22,7 +22,6 @@ from cellsignal.learn.batches.augment import augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import read_config
-from cellsignal.learn.networks.classifier import Classifier, read_config
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs, environment
 from cellsignal.run.chain import plans

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise import gaussian, group_on_plate, real_layout
-from small import GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
+from small import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign import solvers
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.assign.assign import assign, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.errors import InputError

@@ -14,7 +14,7 @@ from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.microscope.simulate import PRESETS
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.decide.assign.assign import METHODS
+from small import METHODS
 from cellsignal.decide.commands import assign_files, confidence_path, score_files
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.commands import routes_table

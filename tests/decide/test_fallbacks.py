@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import GROUPS, each_method, each_one_to_one, experiment
+from small import METHODS, GROUPS, each_method, each_one_to_one, experiment
 
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.assign.assign import assign, decide
 from cellsignal.errors import InputError
 
 def replicated(scores: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

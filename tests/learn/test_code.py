@@ -16,7 +16,6 @@ from cellsignal.learn.training import fit
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.receipts import Receipt
 
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"

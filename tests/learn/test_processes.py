@@ -17,14 +17,13 @@ import torch
 from safetensors.torch import load_file
 from trainings import STEADY, Epochs, cut_short, small, steady
 
-from building import make_network
+from building import history_of, make_network
 from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.distributed import launch
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.training.fit import history_of
 from cellsignal.learn.training.distributed import process_count
 
 TWO = {"num_processes": 2}
@@ -190,7 +189,7 @@ def test_what_one_process_cannot_read_is_named_by_all(patches: tuple, tmp_path: 
 
 
 def test_a_loss_that_is_no_number_ends_all_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30, options=TWO)
 
 
@@ -209,7 +208,7 @@ def test_an_unforeseen_error_comes_with_its_name() -> None:
             raise ZeroDivisionError("by nought")
         world.meet()
     with pytest.raises(StepFailed, match="ZeroDivisionError: by nought"):
-        launch(work, device="cpu", num_processes=2, told=print)
+        launch(work, device="cpu", processes=2, told=print)
 
 
 def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
@@ -217,7 +216,7 @@ def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
                "def work(world, tell):\n"
                "    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n"
                "    while True: world.meet()\n"
-               "launch(work, device='cpu', num_processes=2, told=print)\n")
+               "launch(work, device='cpu', processes=2, told=print)\n")
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
@@ -273,8 +272,8 @@ def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pyt
     launched = []
     monkeypatch.setattr("accelerate.notebook_launcher", lambda *arguments, **options: launched.append(options["num_processes"]))
     if gpus == 2:
-        launch(print, device="auto", num_processes=2, told=print)
+        launch(print, device="auto", processes=2, told=print)
     else:
         with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
-            launch(print, device="cpu", num_processes=2, told=print)
+            launch(print, device="cpu", processes=2, told=print)
     assert launched == [2] * (gpus == 2)

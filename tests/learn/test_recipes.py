@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from trainings import CLASSES, Epochs, pseudo, small
 
-from building import make_network, make_phase, train_phase
+from building import history_of, make_network, make_phase, train_phase
 from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_weights
-from cellsignal.learn.training.fit import history_of
 
 
 def network(**options: Any) -> Classifier:
@@ -31,10 +30,10 @@ def controls(patches: tuple) -> dict[str, Any]:
 PLACE = {"cell_type": ["HUVEC"], "experiment": ["HUVEC-01"], "well": [f"B{n:02d}" for n in range(2, 10)]}
 # Name: what the network is built with, the phase's knobs, and what else the training is given.
 RECIPES: dict[str, tuple[dict, dict, Callable[[tuple], dict]]] = {
-    "surin": ({"dropout": 0.5}, {"optimizer": "sgd", "weight_decay": 5e-4, "warmup_epochs": 1, "decay_epochs": (1,), "mixup_alpha": 0.2,
+    "surin": ({"dropout": 0.5}, {"optimizer": "sgd", "weight_decay": 5e-4, "warmup_epochs": 1, "decay_epochs": [1], "mixup_alpha": 0.2,
                                  "label_smoothing": 0.1, "learning_rate": 0.01}, lambda patches: {}),
-    "moreau": ({"covariates": PLACE}, {"optimizer": "adamw", "progressive_sizes": (48, 32), "schedule": "cyclic", "cycles": 2}, lambda patches: {}),
-    "sypetkowski": ({"cosine": "beside", "standardise": "image"},
+    "moreau": ({"levels": PLACE}, {"optimizer": "adamw", "progressive_sizes": [32, 48], "schedule": "cyclic", "cycles": 2}, lambda patches: {}),
+    "sypetkowski": ({"cosine_head": "auxiliary", "standardise": "image"},
                     {"loss": "0.8 cross-entropy + 0.1 arcface", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "channel_scale": 0.1, "channel_shift": 0.1,
                      "optimizer": "radam", "schedule": "cosine", "pseudo_label_epochs": 2, "ema_decay": 0.9}, pseudo),
     "not better": ({"control_features": True, "standardise": "plate"}, {"mixup_alpha": 0.4, "ema_decay": 0.5, "keep": "last"}, controls),
@@ -86,7 +85,7 @@ def test_what_is_kept_is_what_was_scored(patches: tuple, tmp_path: Path) -> None
     assert [row["loss"] for row in rows] == [row["loss"] for row in other], "the average follows and does not lead"
     assert sha256(tmp_path / "model.safetensors") != sha256(tmp_path / "plain.safetensors")
     root, sites = patches
-    found = train_phase(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES), phase=make_phase("still", 1, 8, 0.0, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu", held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
+    found = train_phase(load_weights(tmp_path / "model.safetensors")[0], SiteImages(root, sites.iloc[:16], class_numbers=CLASSES), phase=make_phase("still", 1, 8, 1e-30, optimizer="sgd"), weights=tmp_path / "again.safetensors", device="cpu", held_out=SiteImages(root, sites.iloc[16:], class_numbers=CLASSES))
     assert found[0]["held_out_accuracy"] == rows[-1]["held_out_accuracy"]
 
 
@@ -106,7 +105,7 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
 @pytest.mark.parametrize(("built", "knobs", "words"), [
     ({}, {"loss": "bce + arcface"}, "phase train: the loss 'bce . arcface' looks at cosines"),
     ({}, {"pseudo_label_epochs": 1}, "phase train: nobody gives labels"),
-    ({"control_features": True}, {}, "phase train: control features want the controls of each plate"),
+    ({"control_features": True}, {}, "phase train: control features need the controls of each plate"),
 ])
 def test_what_does_not_go_together_is_refused_before_it_starts(patches: tuple, tmp_path: Path, built: dict, knobs: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from building import make_network, make_phase, train_phase
+from cellsignal.learn.settings import MachineSettings, TrainingSettings
+from building import history_of, make_network, make_phase, train_phase
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
-from cellsignal.learn.training.fit import fit, history_of
 from cellsignal.run import environment
 from cellsignal.run.chain import plans
 from cellsignal.run.chain.progress import Display
+from cellsignal.run.recipe import Recipe
 
 CLASSES = [0, 10, 20, 30]
 
@@ -30,8 +31,9 @@ def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda his
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
+    machine = {key: changes.pop(key) for key in list(changes) if key in MachineSettings.model_fields}
     phase = make_phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, history=history, on_epoch=on_epoch)
+    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, history=history, on_epoch=on_epoch, **machine)
 
 
 def killed_after(epochs: int):
@@ -74,7 +76,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=environment.kernels())
+    plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
     display = Display(tmp_path)
     display.started(step)
@@ -200,7 +202,7 @@ def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         train(patches, tmp_path / "model.safetensors", learning_rate=1e30)
 
 

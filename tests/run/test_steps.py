@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cellsignal.receipts import Receipt
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.run import environment
 from cellsignal.run.chain import plans, steps
 

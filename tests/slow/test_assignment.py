@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.assign.assign import assign, decide
+from small import METHODS
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures

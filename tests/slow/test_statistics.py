@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from building import make_network, make_phase, train_phase
+from building import make_network, make_phase
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import PRESETS, simulate
