@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cellsignal.data.settings import WellSettings
+from cellsignal.learn.settings import AugmentationSettings
+from cellsignal.run.recipe import Recipe
 from building import make_network, make_phase, train_phase
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal import tasks
@@ -18,7 +21,7 @@ from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_f
 from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import read_config
@@ -93,7 +96,7 @@ def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("networks")
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
-        train, watch = make_train_validation(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        train, watch = make_train_validation(asked.root, parts, augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0), channels=TOY.suffixes, class_numbers=range(3))
         phase = make_phase("whole", 8, 8, 4e-3, batch_scope="mixed", keep="last", schedule="cosine", loss="bce")
         model = make_network("densenet-small", channels=2, classes=3, seed=fold)
         history = train_phase(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
@@ -170,6 +173,6 @@ def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypat
 
 
 def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:
-    [step] = plans.plan(plans.Shape(task="protein-atlas", folds=2), [], kernels=environment.kernels())
+    [step] = plans.plan(Recipe(task="protein-atlas", wells=WellSettings(folds=2)), [], kernels=environment.kernels())
     assert step.name == "protein-atlas" and "weights/fold-1/model.safetensors" in step.outputs
     assert step.makes == ("weights", "scores", "submission")

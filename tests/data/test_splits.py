@@ -117,8 +117,6 @@ def test_a_fraction_is_between_0_and_1(wells: pd.DataFrame, fraction: float) -> 
 def test_faults_of_the_caller(tables: Tables) -> None:
     with pytest.raises(InputError, match="held_out is -1"):
         split_by_experiment(tables.wells, held_out=-1)
-    with pytest.raises(InputError, match="no split 'plate'; use experiment or random"):
-        split_sites(tables.wells, tables.sites, settings=WellSettings(split="plate"))
 
 
 def test_the_real_split(shared: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, met
     scores = scores.round() if ties else scores
     rng = np.random.default_rng(seed)
     kept = rng.permutation(12)[missing:]
-    how = {"method": method, "groups": GROUPS if grouped else None, "certainty": 0}
+    how = {"settings": AssignmentSettings(method=method, min_group_posterior=0), "groups": GROUPS if grouped else None}
     shuffled = decide(scores.iloc[kept, rng.permutation(12)], wells.sample(frac=1, random_state=seed), **how)
     straight = decide(scores.iloc[sorted(kept)], wells, **how)
     assert shuffled.predictions.index.equals(scores.index[kept]) and shuffled.confidence.index.equals(scores.index[kept])
@@ -192,8 +192,6 @@ def test_a_measured_temperature_is_taken_as_it_is() -> None:
 
 def test_faults_are_named() -> None:
     scores, wells, _ = experiment()
-    with pytest.raises(InputError, match="unknown method 'best'.*raw, greedy, exact, expected"):
-        assign(scores, wells, settings=AssignmentSettings(method="best"))
     with pytest.raises(InputError, match="well HUVEC-01_1_B02 is not in the data set"):
         assign(scores, wells.iloc[1:])
     with pytest.raises(InputError, match="well HUVEC-01_1_B03 comes twice"):

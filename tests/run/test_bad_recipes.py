@@ -54,11 +54,11 @@ BAD_FILES = {
 }
 BAD_OVERRIDES = {
     "seed": "write for example -p seed=1",
-    "thresholds=half": "thresholds is 'half', and no step of the task rxrx1 reads it; leave it out",
+    "assignment.thresholds=half": "thresholds is 'half', and no step of the task rxrx1 reads it; leave it out",
     "lr=0.1": "unknown key 'lr'",
     "seed=one": "write a number without quotes",
-    "learning_rate=1e-4": "write 1.0e-4",
-    "cell_types=[RPE": "the value is not YAML",
+    "training.learning_rate=1e-4": "write 1.0e-4",
+    "wells.cell_types=[RPE": "the value is not YAML",
     "seed=2001-99-99": "the value is not YAML",
     "seed=0x_": "the value is not YAML",
     'run="a\\0b"': "no path has a NUL character; name another folder",

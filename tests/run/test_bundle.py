@@ -127,7 +127,7 @@ def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) 
     begun.write_text("weights")
     root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
     assert entry_points.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
-    assert f'pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
+    assert f'network.pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 def test_overrides_win_and_are_yaml(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text("seed: 1\nrun: here\n")
-    loaded = recipe.load(path, ["seed=2", "cell_types=[RPE, U2OS]", "groups=false", "learning_rate=1.0e-4", "run="])
+    loaded = recipe.load(path, ["seed=2", "wells.cell_types=[RPE, U2OS]", "assignment.plate_groups=false", "training.learning_rate=1.0e-4", "run="])
     assert (loaded.seed, loaded.groups, loaded.learning_rate) == (2, False, 1e-4)
     assert loaded.cell_types == ["RPE", "U2OS"]
     assert loaded.run == "runs/one"

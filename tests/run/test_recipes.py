@@ -10,14 +10,14 @@ import pytest
 from cellsignal import files
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ("preset=tiny", "epochs=1", "passes=1", "pages=false")
+SHORT = ("preset=tiny", "training.epochs=1", "prediction.num_batch_sizes=1", "machine.html_pages=false")
 # What each needs to be short, the networks it leaves, and the rungs that only it has.
 SOLUTIONS = {
-    "brodt-small": (("pretrain_epochs=1", "head_epochs=1", "final_epochs=1"), ["final", "head", "model", "plain", "plain-head", "pretrain"], {"virtual batch", "mixup"}),
+    "brodt-small": (("training.pretrain_epochs=1", "training.head_epochs=1", "training.final_epochs=1"), ["final", "head", "model", "plain", "plain-head", "pretrain"], {"virtual batch", "mixup"}),
     "surin-small": ((), ["model"], set()),
-    "moreau-small": (("head_epochs=1", "sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
-    "sypetkowski-small": (("pseudo_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
-    "best-small": (("pseudo_epochs=1",), ["model", "model-2"], {"views", "prototypes", "ensemble"}),
+    "moreau-small": (("training.head_epochs=1", "augmentation.progressive_sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
+    "sypetkowski-small": (("training.pseudo_label_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
+    "best-small": (("training.pseudo_label_epochs=1",), ["model", "model-2"], {"views", "prototypes", "ensemble"}),
 }  # fmt: skip
 
 

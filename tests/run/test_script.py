@@ -89,7 +89,7 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
 
 
 def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple[Path, Path]) -> None:
-    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "pretrain_epochs=4"])
+    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "training.pretrain_epochs=4"])
     assert (values["cell_type"], values["seed"], values["epochs"]) == ("HUVEC-x=1", 7, 3)
     assert not {"pretrain_epochs", "head_epochs", "network"} & set(values), "the notebook does not know them"
     assert script.parameters(*made, ["cell_type=7"])["cell_type"] == 7, "YAML like all others, and the set-up refuses it"
@@ -102,11 +102,11 @@ def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple
 def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
     made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    wrong = call(made, tmp_path / "run", "-p", "epochs=many")
+    wrong = call(made, tmp_path / "run", "-p", "training.epochs=many")
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "epochs is 'many'" in wrong.stderr
     with pytest.raises(InputError, match="no.ipynb: no such file"):
         script.main(tmp_path / "no.ipynb", made[1])
-    given = [f"run={tmp_path / 'run'}", "time_budget_minutes=0.0001"]
+    given = [f"run={tmp_path / 'run'}", "machine.time_budget_minutes=0.0001"]
     with pytest.raises(SystemExit) as ended:
         script.main(*made, given)
     assert ended.value.code == 3

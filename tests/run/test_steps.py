@@ -10,6 +10,7 @@ from cellsignal.receipts import Receipt
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.run import environment
 from cellsignal.run.chain import plans, steps
+from cellsignal.run.recipe import Recipe
 
 DONE = {"simulate": Receipt(Path("simulate.json"), outputs={"data/train.csv": "aa"})}
 

@@ -63,7 +63,7 @@ def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
 
 
 def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path: Path) -> None:
-    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["epochs=7"])
+    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["training.epochs=7"])
     text = (folder / "best.yaml").read_text()
     assert "the best of its variants on what was held out, best." in text and "accuracy, assigned: 0.9000 (seed 0)" in text
     found = recipe.load(folder / "best.yaml")
@@ -96,14 +96,14 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
 
 def test_a_grid_is_every_combination(bench: Run) -> None:
     table = results(bench({"grid": {"learning_rate": [0.1, 0.01], "sizes": [[], [32, 64]]}}))
-    assert table["variant"].tolist() == ["learning_rate=0.1,sizes=", "learning_rate=0.1,sizes=32+64", "learning_rate=0.01,sizes=",
-                                         "learning_rate=0.01,sizes=32+64"]
+    assert table["variant"].tolist() == ["training.learning_rate=0.1,sizes=", "training.learning_rate=0.1,sizes=32+64", "training.learning_rate=0.01,sizes=",
+                                         "training.learning_rate=0.01,sizes=32+64"]
     assert table["learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["sizes"].tolist() == ["[]", "[32, 64]"] * 2
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
     with pytest.raises(TimeSpent, match="time budget spent before base-seed0; the same command goes on"):
-        bench({"variants": {"base": {}}}, overrides=["time_budget_minutes=1.0e-9"])
+        bench({"variants": {"base": {}}}, overrides=["machine.time_budget_minutes=1.0e-9"])
     assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
 
 

@@ -117,13 +117,13 @@ def test_another_search_keeps_out_of_a_study(bench: Run) -> None:
     with pytest.raises(InputError, match="holds a search of other ranges, seeds or parameters; choose another --out"):
         bench({"learning_rate": {"low": 1.0e-4, "high": 0.5, "log": True}}, trials=1)
     with pytest.raises(InputError, match="holds a search of other"):
-        bench(RATE, trials=1, overrides=["epochs=7"])
+        bench(RATE, trials=1, overrides=["training.epochs=7"])
     assert len(results(bench(RATE, trials=2))) == 2
 
 
 def test_a_search_without_time_says_so(bench: Run) -> None:
     with pytest.raises(TimeSpent, match="time budget spent before trial-000-seed0"):
-        bench(RATE, trials=2, overrides=["time_budget_minutes=1.0e-9"])
+        bench(RATE, trials=2, overrides=["machine.time_budget_minutes=1.0e-9"])
 
 
 def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:

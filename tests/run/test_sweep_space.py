@@ -72,7 +72,7 @@ def test_a_variant_with_its_own_recipe_takes_that_files_values(tmp_path: Path) -
     (tmp_path / "other.yaml").write_text("batch_size: 32\n")
     (tmp_path / "space.yaml").write_text("variants:\n  own: {recipe: other.yaml, epochs: 3}\n  1: {}\n")
     space = search_space.read(tmp_path / "space.yaml", params=tmp_path / "base.yaml")
-    own, base = (search_space.values(variant, seed=7, overrides=["workers=1", "epochs=4"]) for variant in space.variants)
+    own, base = (search_space.values(variant, seed=7, overrides=["machine.num_workers=1", "training.epochs=4"]) for variant in space.variants)
     assert (own["batch_size"], own["epochs"], own["workers"], own["seed"]) == (32, 3, 1, 7)
     assert (base["batch_size"], base["epochs"]) == (8, 4)
 

@@ -46,8 +46,8 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
         stage()
     tables = read_tables(run / "data")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
-    chosen = {name: value for name, value in recipe.check({**values, "run": "x"}).model_dump().items() if name in COSTS}
-    lots = cost.training_workloads(cost.screen_size(sites), **chosen, tests_answered=True)
+    chosen = {name: value for name, value in flat(recipe.check({**values, "run": "x"}).model_dump()).items() if name in COSTS}
+    lots = cost.training_workloads(cost.screen_size(sites), chosen, tests_answered=True)
     predicted = cost.estimate(lots, report.here(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)
     print(f"predicted {predicted.seconds:.1f} s, measured {seconds:.1f} s")
     assert predicted.seconds == pytest.approx(seconds, rel=0.2)
