@@ -39,8 +39,8 @@ def results(folder: Path) -> pd.DataFrame:
 
 
 def test_variants_with_seeds(bench: Run, tmp_path: Path) -> None:
-    (tmp_path / "other.yaml").write_text("data: nowhere\npreset: tiny\nlearning_rate: 0.01\n")
-    folder = bench({"variants": {"base": None, "faster rate": {"learning_rate": 1.0}, "other": {"recipe": "other.yaml"}}}, seeds=[0, 1])
+    (tmp_path / "other.yaml").write_text("data: nowhere\npreset: tiny\ntraining: {learning_rate: 0.01}\n")
+    folder = bench({"variants": {"base": None, "faster rate": {"training.learning_rate": 1.0}, "other": {"recipe": "other.yaml"}}}, seeds=[0, 1])
     table = results(folder)
     assert table["variant"].tolist() == ["base", "faster rate", "other"] * 2 and set(table["status"]) == {"done"}
     assert table["held_out_raw"].tolist() == pytest.approx([0.6, 0.4, 0.8, 0.61, 0.41, 0.81])
@@ -52,7 +52,7 @@ def test_variants_with_seeds(bench: Run, tmp_path: Path) -> None:
 
 
 def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
-    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}}, seeds=[0, 1, 2])
+    folder = bench({"variants": {"base": {}, "best": {"training.learning_rate": 0.01}}}, seeds=[0, 1, 2])
     variants = pd.read_csv(folder / "variants.csv").set_index("variant")
     assert variants.loc["best", "held_out_raw_mean"] == pytest.approx(0.81)
     assert variants.loc["best", "held_out_raw_std"] == pytest.approx(0.01)
@@ -63,7 +63,7 @@ def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
 
 
 def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path: Path) -> None:
-    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["training.epochs=7"])
+    folder = bench({"variants": {"base": {}, "best": {"training.learning_rate": 0.01}}, "measure": "assigned"}, overrides=["training.epochs=7"])
     text = (folder / "best.yaml").read_text()
     assert "the best of its variants on what was held out, best." in text and "accuracy, assigned: 0.9000 (seed 0)" in text
     found = recipe.load(folder / "best.yaml")
@@ -71,7 +71,7 @@ def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path
 
 
 def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -> None:
-    space = {"variants": {"broken": {"momentum": 0.13}, "killed": {"dropout": 0.5}, "whole": {}}}
+    space = {"variants": {"broken": {"training.momentum": 0.13}, "killed": {"dropout": 0.5}, "whole": {}}}
     with pytest.raises(StepFailed, match="2 of 3 trials failed, such as broken, seed 0: the loss is nan; lower the learning rate; see"):
         bench(space)
     table = results(Path("out")).set_index("variant")
@@ -83,21 +83,21 @@ def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -
 
 def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     with pytest.raises(StepFailed):
-        bench({"variants": {"broken": {"momentum": 0.13}, "whole": {}, "other": {"epochs": 3}}})
-    folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
+        bench({"variants": {"broken": {"training.momentum": 0.13}, "whole": {}, "other": {"training.epochs": 3}}})
+    folder = bench({"variants": {"broken": {"training.momentum": 0.2}, "whole": {}, "other": {"training.epochs": 4}, "new": {"training.ema_decay": 0.9}}}, jobs=1)
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
     assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
     record = Receipt.read(folder / "trials/whole-seed0.json")
     del record.identity["ema"]  # as if that key had been invented since
     replace(record, details={**record.details, "code": "older"}).write()
-    bench({"variants": {"whole": {}, "other": {"epochs": 5}}})
+    bench({"variants": {"whole": {}, "other": {"training.epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 
 
 def test_a_grid_is_every_combination(bench: Run) -> None:
-    table = results(bench({"grid": {"learning_rate": [0.1, 0.01], "sizes": [[], [32, 64]]}}))
-    assert table["variant"].tolist() == ["training.learning_rate=0.1,sizes=", "training.learning_rate=0.1,sizes=32+64", "training.learning_rate=0.01,sizes=",
-                                         "training.learning_rate=0.01,sizes=32+64"]
+    table = results(bench({"grid": {"training.learning_rate": [0.1, 0.01], "augmentation.progressive_sizes": [[], [32, 64]]}}))
+    assert table["variant"].tolist() == ["learning_rate=0.1,progressive_sizes=", "learning_rate=0.1,progressive_sizes=32+64", "learning_rate=0.01,progressive_sizes=",
+                                         "learning_rate=0.01,progressive_sizes=32+64"]
     assert table["learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["sizes"].tolist() == ["[]", "[32, 64]"] * 2
 
 
@@ -169,7 +169,7 @@ def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:
 
 
 def test_cells_that_spreadsheets_would_calculate_are_text(bench: Run) -> None:
-    out = bench({"variants": {"=1+1": {}, "@x": {"epochs": 7}, "a|b": {"epochs": 8}, "plain -1": {"epochs": 9}}})
+    out = bench({"variants": {"=1+1": {}, "@x": {"training.epochs": 7}, "a|b": {"training.epochs": 8}, "plain -1": {"training.epochs": 9}}})
     for name in ("results.csv", "variants.csv"):
         assert [line.partition(",")[0] for line in (out / name).read_text().splitlines()] == ["variant", "'=1+1", "'@x", "a|b", "plain -1"]
     table = pd.read_csv(out / "results.csv")

@@ -19,7 +19,7 @@ from cellsignal import TimeSpent
 
 optuna = pytest.importorskip("optuna")
 
-RATE = {"learning_rate": {"low": 1.0e-4, "high": 1.0, "log": True}}
+RATE = {"training.learning_rate": {"low": 1.0e-4, "high": 1.0, "log": True}}
 Run = Callable[..., Path]
 
 
@@ -63,20 +63,20 @@ def test_a_weak_trial_is_pruned_and_its_processes_end(bench: Run, monkeypatch: p
 
 
 def test_every_seed_of_a_suggestion_counts(bench: Run) -> None:
-    folder = bench({"learning_rate": {"choices": [0.01]}}, trials=2, seeds=[0, 1, 2])
+    folder = bench({"training.learning_rate": {"choices": [0.01]}}, trials=2, seeds=[0, 1, 2])
     assert results(folder)["seed"].tolist() == [0, 0, 1, 1, 2, 2]
     assert [trial.value for trial in study(folder).trials] == pytest.approx([0.81, 0.81])
 
 
 def test_what_does_not_fit_together_is_noted_and_the_search_goes_on(bench: Run) -> None:
-    folder = bench({"batch_size": {"low": 8, "high": 64, "log": True}, "virtual_batch": {"choices": [32]}}, trials=6)
+    folder = bench({"training.batch_size": {"low": 8, "high": 64, "log": True}, "training.virtual_batch": {"choices": [32]}}, trials=6)
     table = results(folder)
     assert set(table["status"]) == {"done", "failed"}
     assert table.loc[table["status"] == "failed", "error"].str.contains("a virtual batch holds whole batches").all()
     assert table["batch_size"].between(8, 64).all()
     with pytest.raises(StepFailed, match="2 of 2 trials failed"):
         (folder.parent / "out").rename(folder.parent / "old")
-        bench({"momentum": {"choices": [0.13]}}, trials=2)
+        bench({"training.momentum": {"choices": [0.13]}}, trials=2)
 
 
 def test_a_killed_search_goes_on_with_the_very_trials_that_ran(bench: Run, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def sweeping_quickly(folder: Path) -> None:
 def test_another_search_keeps_out_of_a_study(bench: Run) -> None:
     bench(RATE, trials=1)
     with pytest.raises(InputError, match="holds a search of other ranges, seeds or parameters; choose another --out"):
-        bench({"learning_rate": {"low": 1.0e-4, "high": 0.5, "log": True}}, trials=1)
+        bench({"training.learning_rate": {"low": 1.0e-4, "high": 0.5, "log": True}}, trials=1)
     with pytest.raises(InputError, match="holds a search of other"):
         bench(RATE, trials=1, overrides=["training.epochs=7"])
     assert len(results(bench(RATE, trials=2))) == 2
@@ -127,7 +127,7 @@ def test_a_search_without_time_says_so(bench: Run) -> None:
 
 
 def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "recipe.json", {"parameters": {"cell_types": ["HUVEC", "RPE"], "joint": False}})
+    files.write_json(tmp_path / "recipe.json", {"parameters": {"wells": {"cell_types": ["HUVEC", "RPE"]}}})
     rows = [{"phase": "pretrain", "held_out_accuracy": 0.9}, {"phase": "whole", "held_out_accuracy": 0.4}, {"phase": "whole", "held_out_accuracy": 0.2}]
     Receipt(tmp_path / "weights/HUVEC/model.checkpoint.json", details={"epoch": 3, "rows": rows}).write()
     assert search.curve(tmp_path) == pytest.approx([0.2, 0.2])

@@ -16,7 +16,7 @@ from cellsignal import files
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = {"base": {}, "sgd": {"optimizer": "sgd"}, "broken": {"learning_rate": 1.0e30}}
+VARIANTS = {"base": {}, "sgd": {"training.optimizer": "sgd"}, "broken": {"training.learning_rate": 1.0e30}}
 
 
 def command(folder: Path, space: dict, *options: str) -> list[str]:
@@ -48,7 +48,7 @@ def test_a_killed_sweep_comes_to_the_same_table(tmp_path: Path) -> None:
 
 def test_a_search_of_real_runs_prunes_and_writes_the_best(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    space = {"search": {"learning_rate": {"low": 1.0e-5, "high": 1.0e-1, "log": True}}}
+    space = {"search": {"training.learning_rate": {"low": 1.0e-5, "high": 1.0e-1, "log": True}}}
     call = command(tmp_path, space, "--trials", "8", "-p", "training.epochs=8", "-p", "training.schedule=cosine", "--out", str(tmp_path / "out"))
     ended = subprocess.run(call, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
