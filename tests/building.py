@@ -15,7 +15,9 @@ from cellsignal.learn.settings import AugmentationSettings, MachineSettings, Net
 from cellsignal.learn.training.epoch import Learner, train_epoch
 from cellsignal.learn.training.fit import TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
-from cellsignal.settings import Settings
+from cellsignal.run import recipe
+from cellsignal.run.recipe import Recipe
+from cellsignal.settings import Settings, keys, nested
 
 
 def make_network(backbone: str = "densenet-small", *, channels: int = 6, classes: int = 4, seed: int = 0, levels: Mapping[str, Sequence[str]] = {},
@@ -62,3 +64,9 @@ def add_backbone(name: str, backbone: Backbone) -> None:
 
 def _of(values: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in kind.model_fields}
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe of plain keys, dotted ones, and those of groups by their last part, which no other key has."""
+    names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
+    return recipe.check(nested({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()}))

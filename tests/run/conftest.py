@@ -17,7 +17,7 @@ from cellsignal.settings import group_of
 BOOTSTRAP = """import cellsignal
 from cellsignal import files
 session = cellsignal.start(globals(), {step!r})
-folder, budget = session.folder, session.time_budget
+folder = session.folder
 recipe = session.recipe"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
     files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{recipe.seed}} {{recipe.training.{epochs}}}")"""
