@@ -130,7 +130,7 @@ def test_a_failure_there_is_the_line_it_is_here(
 
 
 def test_what_no_machine_can_do_is_refused(run: Callable[..., list[str]], machines: Machines) -> None:
-    with pytest.raises(InputError, match="2-pretrain-controls@U2OS: no machine of the cluster has 9 cores; set workers"):
+    with pytest.raises(InputError, match="2-pretrain-controls@U2OS: no machine of the cluster has 9 cores; set machine.num_workers"):
         run("run", num_workers=8)
     machines.alive[0]["Resources"]["GPU"] = 2.0
     run("run", num_processes=2, num_workers=1)
@@ -170,7 +170,7 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
     asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
-    simulate.simulate(tmp_path / "one", num_processes=1, **asked)
+    simulate.simulate(tmp_path / "one", processes=1, **asked)
     for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
         simulate.simulate(tmp_path / name, by=ray_cluster.Cluster("local", storage).side_by_side, **asked)
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")

@@ -190,10 +190,10 @@ def test_what_only_a_shell_knows_is_refused(home: Path, refused: Callable[..., s
         paths.claim(name)
     assert str(caught.value) == f"{name}: {HOMELESS[name]}"
     Path("recipe.yaml").write_text("preset: tiny\n")
-    for key in ("run", "data", "pretrained"):
+    for key, line in (("run", "run: {}"), ("data", "data: {}"), ("network.pretrained", "network: {{pretrained: {}}}")):
         said = f"{key} is {name!r}: {HOMELESS[name]}"
         assert refused("run", "recipe.yaml", "-p", f"{key}='{name}'") == f"-p {key}='{name}': {said}"
-        Path("bad.yaml").write_text(f"seed: 1\n{key}: {name!r}\n")
+        Path("bad.yaml").write_text(f"seed: 1\n{line.format(repr(name))}\n")
         assert refused("run", "bad.yaml") == f"bad.yaml:2: {said}"
     Path("good.yaml").write_text("variants: {one: {}}\n")
     Path("space.yaml").write_text(f"variants:\n  one: {{recipe: '{name}'}}\n")

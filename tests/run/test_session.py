@@ -118,10 +118,11 @@ def test_a_run_of_other_parameters_is_refused(past: Past, theirs: dict[str, Any]
 
 
 def test_what_changes_no_training_may_differ(past: Past) -> None:
-    past("one", "2-pretrain-controls", WEIGHTS, num_workers=4, device="cuda", cell_type="U2OS")
+    same = {"virtual_batch": 128, "final_epochs": 3}
+    past("one", "2-pretrain-controls", WEIGHTS, num_workers=4, device="cuda", cell_type="U2OS", **same)
     past("two", "3-train-cell-type", {"weights/RPE/plain.json": "card"}, cell_type="RPE", network_name="plain", virtual_batch=0)
-    past("three", "4-predict-assign", {"submission.csv": "x"}, method="raw", run="runs/other")
-    folder = begin(method="exact", virtual_batch=128, final_epochs=3)
+    past("three", "4-predict-assign", {"submission.csv": "x"}, method="raw", run="runs/other", **same)
+    folder = begin(method="exact", **same)
     assert (folder / "weights/RPE/plain.json").is_file()
     with pytest.raises(InputError, match="^.*two.*: training.virtual_batch is 128 here, and was 0 in 3-train-cell-type@RPE.plain"):
         begin(network_name="plain", virtual_batch=128)

@@ -47,7 +47,7 @@ def test_variants_with_seeds(bench: Run, tmp_path: Path) -> None:
     assert table["test_assigned"].tolist() == pytest.approx([0.69, 0.49, 0.89, 0.7, 0.5, 0.9])
     assert set(table["seconds"]) == {2.5} and set(table["weights"]) == {12}  # two networks of 2 x 3
     given = yaml.safe_load((folder / "trials/faster-rate-seed1.yaml").read_text())
-    assert (given["learning_rate"], given["seed"], given["pages"], given["preset"]) == (1.0, 1, False, "")
+    assert (given["training"]["learning_rate"], given["seed"], given["machine"]["html_pages"], given["preset"]) == (1.0, 1, False, "")
     assert given["data"] == str(tmp_path / "plates") and yaml.safe_load((folder / "trials/other-seed0.yaml").read_text())["data"] == given["data"]
 
 
@@ -67,11 +67,11 @@ def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path
     text = (folder / "best.yaml").read_text()
     assert "the best of its variants on what was held out, best." in text and "accuracy, assigned: 0.9000 (seed 0)" in text
     found = recipe.load(folder / "best.yaml")
-    assert (found.learning_rate, found.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
+    assert (found.training.learning_rate, found.training.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
 
 
 def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -> None:
-    space = {"variants": {"broken": {"training.momentum": 0.13}, "killed": {"dropout": 0.5}, "whole": {}}}
+    space = {"variants": {"broken": {"training.momentum": 0.13}, "killed": {"network.dropout": 0.5}, "whole": {}}}
     with pytest.raises(StepFailed, match="2 of 3 trials failed, such as broken, seed 0: the loss is nan; lower the learning rate; see"):
         bench(space)
     table = results(Path("out")).set_index("variant")
@@ -88,7 +88,7 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
     assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
     record = Receipt.read(folder / "trials/whole-seed0.json")
-    del record.identity["ema"]  # as if that key had been invented since
+    del record.identity["training.ema_decay"]  # as if that key had been invented since
     replace(record, details={**record.details, "code": "older"}).write()
     bench({"variants": {"whole": {}, "other": {"training.epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
@@ -98,7 +98,7 @@ def test_a_grid_is_every_combination(bench: Run) -> None:
     table = results(bench({"grid": {"training.learning_rate": [0.1, 0.01], "augmentation.progressive_sizes": [[], [32, 64]]}}))
     assert table["variant"].tolist() == ["learning_rate=0.1,progressive_sizes=", "learning_rate=0.1,progressive_sizes=32+64", "learning_rate=0.01,progressive_sizes=",
                                          "learning_rate=0.01,progressive_sizes=32+64"]
-    assert table["learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["sizes"].tolist() == ["[]", "[32, 64]"] * 2
+    assert table["training.learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["augmentation.progressive_sizes"].tolist() == ["[]", "[32, 64]"] * 2
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
@@ -109,7 +109,7 @@ def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_sweep_takes_its_trials_with_it_and_goes_on(bench: Run, tmp_path: Path, number: int) -> None:
-    space = {"variants": {"quick": {}, "slow": {"weight_decay": 20.0}, "slower": {"weight_decay": 30.0}}}
+    space = {"variants": {"quick": {}, "slow": {"training.weight_decay": 20.0}, "slower": {"training.weight_decay": 30.0}}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     process = subprocess.Popen([sys.executable, sweeping.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "out/results.csv").exists() and len(begun(tmp_path / "out")) == 3)
