@@ -171,8 +171,8 @@ def test_parameters_are_those_of_the_demo(path: Path) -> None:
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_that_papermill_injects_is_the_recipe(recipe: Path) -> None:
     """`papermill -f` leaves the notebooks' literals, which are the demo's, where a file names no other value."""
-    injected = yaml.safe_load(recipe.read_text())
     whole = recipes.load(recipe)
+    injected = {"run": whole.run, **yaml.safe_load(recipe.read_text())}  # the file's name names the run
     for path in {step.notebook for step in plans.plan(whole, ["U2OS"], kernels=ROOT / "kernels") if step.notebook}:
         found = resolved(path, injected)
         assert found == {key: value for key, value in flat(whole.model_dump()).items() if key in found}
