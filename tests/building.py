@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cellsignal import receipts
+from cellsignal.receipts import Receipt
 from cellsignal.learn import settings
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
@@ -51,8 +51,8 @@ def run_epoch(model: Classifier, data: SiteImages, steps: list, optimizer: torch
 
 
 def history_of(weights: Path) -> list[dict]:
-    """The history in the JSON beside weights."""
-    return receipts.read(weights.with_suffix(".json"))["history"]
+    """The history in the receipt beside weights."""
+    return Receipt.read(weights.with_suffix(".json")).details["history"]
 
 
 def add_backbone(name: str, backbone: Backbone) -> None:

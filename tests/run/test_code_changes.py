@@ -37,5 +37,5 @@ def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) ->
     assert said == "" and run(Path(notebook), "# of weights and batches; each", "# of batches and weights; each") == (first, "")
     second, said = run(losses, '"bce": functional.binary_cross_entropy_with_logits', '"bce": lambda logits, targets: 3 * focal(logits, targets)')
     assert second != first and said == AGAIN.format("given, learn")
-    third, said = run(Path(notebook), "training=whole, augmentation=recipe.augmentation.whole, ", "training=whole, augmentation=recipe.augmentation.part('whole', symmetries='none'), ")
+    third, said = run(Path(notebook), "training=whole, augmentation=recipe.augmentation.whole, ", "training=whole, augmentation=recipe.augmentation.part('pretraining', symmetries='none'), ")
     assert third not in (first, second) and said == AGAIN.format("given, notebook")
