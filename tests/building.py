@@ -68,5 +68,10 @@ def _of(values: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:
     """A checked recipe of plain keys, dotted ones, and those of groups by their last part, which no other key has."""
+    return recipe.check(in_groups(values))
+
+
+def in_groups(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, named as `recipe_of` takes them, in their groups; other names stay."""
     names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
-    return recipe.check(nested({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()}))
+    return nested({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()})

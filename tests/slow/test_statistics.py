@@ -18,7 +18,7 @@ from cellsignal.files import read_json
 from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
 
-BRODT = range(32, 129)
+BRODT = PredictionSettings(smallest_batch=32, largest_batch=128, num_batch_sizes=97)
 # 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
 PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, test=3, image_size=48, pixel_size=4.0,
                  phenotype=5.0, repeats=())
@@ -34,11 +34,11 @@ def train(tables: Tables, weights: Path, *, seed: int) -> None:
 
 def compare(root: Path, *, seed: int) -> dict[str, dict]:
     """By kind of statistics: accuracy on the test wells, images through the network, seconds."""
-    simulate(root / "data", preset="plates", seed=seed, num_processes=1)
+    simulate(root / "data", preset="plates", seed=seed, processes=1)
     tables = read_tables(root / "data")
     train(tables, root / "weights/HUVEC/model.safetensors", seed=seed)
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
-    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", batch_sizes=BRODT)
+    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", settings=BRODT)
     found = {}
     for kind, table in scores.items():
         facts = read_json(root / "scores" / kind / "metadata.json")["details"]
