@@ -70,12 +70,12 @@ def test_a_notebook_whose_time_ends_in_a_cell_ends_well_and_the_next_run_goes_on
     folder = tmp_path / "parts"
     first = run(folder, TRAINING, data=str(root), allowed=2)  # raises nothing: every cell is completed
     written = manifest.read(folder, "3-train-cell-type@U2OS")
-    assert (written["complete"], written["progress"]) == (False, "whole, epoch 2 of 3")
+    assert (written.complete, written.details["progress"]) == (False, "whole, epoch 2 of 3")
     line = "3-train-cell-type@U2OS: time budget spent: whole, epoch 2 of 3; another session goes on. Run folder: "
     assert words(first[2]) == "32" and words(first[3]).endswith(f"{line}{folder}\n") and "trained" not in words(first[3])
     assert [cell["outputs"] for cell in first[4:]] == [[], []] and not (folder / "after").exists()
     again = run(folder, TRAINING, data=str(root))
-    assert words(again[3]).endswith("trained\n[3]") and manifest.read(folder, "3-train-cell-type@U2OS")["complete"]
+    assert words(again[3]).endswith("trained\n[3]") and manifest.read(folder, "3-train-cell-type@U2OS").complete
     name = "weights/U2OS/model.safetensors"
     assert sha256(folder / name) == sha256(tmp_path / "whole" / name)
 
@@ -90,7 +90,7 @@ def test_another_error_fails_the_notebook_and_its_traceback_shows_the_line(tmp_p
     [output] = broken["outputs"]
     traceback = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output["traceback"]))
     assert f"----> 3     raise {error}  # here" in traceback and "cellsignal" not in traceback
-    assert after["outputs"] == [] and not (tmp_path / "run/manifests").exists()
+    assert after["outputs"] == [] and not (tmp_path / "run/receipts").exists()
 
 
 def test_cells_show_what_they_show_without_a_session(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_set_up_that_runs_twice_is_watched_once_and_work_that_is_done_early_is
     executed = run(tmp_path / "run", cells)
     assert words(executed[3]) == "1" and words(executed[4]).startswith("3-train-cell-type@U2OS: complete. ") and executed[5]["outputs"] == []
     written = manifest.read(tmp_path / "run", "3-train-cell-type@U2OS")
-    assert (written["complete"], written["progress"]) == (True, "scored HUVEC-01")
+    assert (written.complete, written.details["progress"]) == (True, "scored HUVEC-01")
 
 
 def test_a_script_ends_as_a_notebook_does_and_without_a_session_the_error_is_whose_it_is(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_script_ends_as_a_notebook_does_and_without_a_session_the_error_is_who
     stop = "import cellsignal\nraise cellsignal.TimeSpent('whole, epoch 1 of 2')"
     variables = script.execute(notebook(PARAMETERS, START, stop, "after = 1"), {"run": str(tmp_path / "run")})
     assert variables["session"].spent == "whole, epoch 1 of 2" and "after" not in variables
-    found = read_json(tmp_path / f"run/manifests/{STEP}@U2OS.json")
-    assert (found["complete"], found["progress"]) == (False, "whole, epoch 1 of 2")
+    found = read_json(tmp_path / f"run/receipts/{STEP}@U2OS.json")
+    assert (found["complete"], found["details"]["progress"]) == (False, "whole, epoch 1 of 2")
     with pytest.raises(RuntimeError, match="^whole, epoch 1 of 2$"):
         script.execute(notebook(PARAMETERS, stop, "after = 1"), {})
