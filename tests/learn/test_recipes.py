@@ -98,7 +98,7 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
     rows = train_phase(network(), train_on, phase=phase, weights=tmp_path / "fold.safetensors", held_out=watch, task="protein-atlas", device="cpu")
     assert rows == history_of(tmp_path / "fold.safetensors") and "accuracy" not in rows[0]
     assert all(0 <= row["macro_f1"] <= 1 and 0 <= row["held_out_macro_f1"] <= 1 for row in rows)
-    facts = read_json(tmp_path / "fold.json")
+    facts = read_json(tmp_path / "fold.json")["details"]
     assert (facts["task"], facts["class_numbers"], facts["well_types"]) == ("protein-atlas", [0, 1, 2, 3], [])
 
 

