@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from noise import real_layout, votes
 
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.assign.groups import choose_groups, log_group_probabilities
 from cellsignal.errors import InputError
@@ -93,7 +94,7 @@ def test_real_networks_agree_on_rotations_and_the_unsure_say_so(shared: Path) ->
     path = shared / "rxrx1/real_predictions.csv.gz"
 
     def choices(networks: list[str]) -> dict:
-        plans = decide(votes(path, networks), wells, method="exact", groups=groups, rotations=rotations, certainty=0).plans
+        plans = decide(votes(path, networks), wells, settings=AssignmentSettings(method="exact", min_group_posterior=0), groups=groups, rotations=rotations).plans
         return {plan.experiment: plan.choice for plan in plans}
 
     together = choices(names)

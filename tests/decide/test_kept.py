@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from building import make_network
+from cellsignal.decide.settings import PredictionSettings
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.tables.wells import read_tables
@@ -18,7 +21,7 @@ from cellsignal.decide.predict import inference, predict
 from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.decide.scores import cache
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.receipts import Receipt
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
@@ -44,7 +47,7 @@ class Power(RuntimeError):
 def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
     for cell_type in ("HUVEC", "RPE"):
         card = ModelConfig("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
-        save_weights(folder / cell_type / "model.safetensors", Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
+        save_weights(folder / cell_type / "model.safetensors", make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
     return folder
 
 
@@ -81,7 +84,10 @@ def scored(plates: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 def prediction(plates: Path, out: Path, *, root: Path | None = None, sites: Callable = lambda sites: sites, **knobs: Any) -> Scores:
     """Scores of all six experiments, of `sites` of them."""
     asked, _ = whole_sites(plates, read_tables(plates).sites)
-    options = {"weights": plates / "weights", "out": out, "batch_sizes": (5, 9), **knobs}
+    options = {"weights": plates / "weights", "out": out, **knobs}
+    given = {"smallest_batch": 5, "largest_batch": 9, "num_batch_sizes": 2, **options}
+    options = {key: value for key, value in options.items() if key not in PredictionSettings.model_fields}
+    options["settings"] = PredictionSettings(**{key: value for key, value in given.items() if key in PredictionSettings.model_fields})
     return score_experiments(root or plates, sites(asked), **options)
 
 
@@ -172,19 +178,18 @@ def test_an_experiment_that_would_be_late_is_not_begun(
         return really(*arguments, **options)
 
     monkeypatch.setattr(inference, "log_probabilities", slow)
-    assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
     now[0] = 1000.0
-    assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
     now[0] = 1000.0
     budget = Budget(1000 + 10)
     budget.took(len(undisturbed[1]["running"]), 1e6)  # with the network before
-    assert scored(tmp_path, statistics=("running",), budget=budget) == []
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=budget) == []
 
 
 OTHERS = {
-    "scope": {"scope": "experiment"},
-    "refinements": {"refinements": 3},
-    "precision": {"precision": "bf16"},
+    "scope": {"statistics_scope": "experiment"},
+    "precision": {"machine": MachineSettings(device="cpu", precision="bf16")},
     "a site less": {"sites": lambda sites: sites[sites.duplicated(["experiment", "well_type"])]},
     "sites in another order": {"sites": lambda sites: sites[::-1]},
 }
@@ -196,7 +201,7 @@ def test_scores_made_otherwise_are_not_mixed_in(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, other: str
 ) -> None:
     out = shutil.copytree(undisturbed[0], tmp_path / "out")
-    knobs = {"statistics": ("adapted",), **OTHERS[other]}
+    knobs = {"all_statistics": False, **OTHERS[other]}
     assert scored(out, **knobs, budget=Parts(2)) == ["HUVEC-01", "HUVEC-02"]
     assert set(parquets(out)) == {"adapted/HUVEC-01.parquet", "adapted/HUVEC-02.parquet"}
     scored(tmp_path / "fresh", **knobs, budget=Parts(2))
@@ -215,22 +220,22 @@ def test_other_weights_images_or_code_make_other_scores(
         shutil.copytree(undisturbed[0], again)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert len(scored(again, weights=weights, statistics=("running",))) == how_many
+            assert len(scored(again, weights=weights, statistics="running", all_statistics=False)) == how_many
     shutil.copytree(plates, tmp_path / "plates")
     sites = read_tables(plates).sites
     first = sites.loc[(sites["experiment"] == "RPE-02") & (sites["plate"] == 3) & (sites["well_type"] == "treatment"), "stem"].min()
     shutil.copyfile(plates / f"{first}_w2.png", tmp_path / f"plates/{first}_w1.png")
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
-    assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics=("running",)) == ["RPE-02"]
+    assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics="running", all_statistics=False) == ["RPE-02"]
     capsys.readouterr()
     monkeypatch.setattr(cache, "code", lambda: "of tomorrow")
-    assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics=("running",))) == 6
+    assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics="running", all_statistics=False)) == 6
     assert "running: other code made the scores of " in capsys.readouterr().out
 
 
 def test_batch_sizes_concern_batch_scores_alone(scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path) -> None:
     out, before = shutil.copytree(undisturbed[0], tmp_path / "out"), parquets(undisturbed[0])
-    assert len(scored(out, batch_sizes=(3, 9))) == 6
+    assert len(scored(out, smallest_batch=3)) == 6
     changed = {name for name, digest in parquets(out).items() if before[name] != digest}
     assert len(changed) == 6 and all(name.startswith("batch/") for name in changed)
     assert read_json(out / "adapted/metadata.json") == read_json(undisturbed[0] / "adapted/metadata.json")

@@ -9,14 +9,13 @@ import albumentations
 import pytest
 from trainings import CLASSES, Epochs, cut_short, small
 
+from building import make_network, make_phase, train_phase
 from cellsignal import code_identity
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.training import fit
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 from cellsignal.receipts import Receipt
 
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"
@@ -27,7 +26,7 @@ def trained(patches: tuple, weights: Path, transforms: Callable | None = None, *
     root, sites = patches
     augment = Augment(transforms, seed=0) if transforms else None
     data = SiteImages(root, sites.iloc[:16], class_numbers=CLASSES, cache=True, augment=augment)
-    fit.fit(Classifier("plain-cnn", channels=6, classes=4), data, phase=Phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
+    train_phase(make_network("plain-cnn", channels=6, classes=4), data, phase=make_phase("train", 2, 8, options.pop("learning_rate", 3e-3)), weights=weights, device="cpu", **options)
     return sha256(weights)
 
 
@@ -154,5 +153,5 @@ def test_weights_from_before_code_counted_are_trained_again(patches: tuple, tmp_
 def test_other_settings_are_no_other_code(patches: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights = tmp_path / "model.safetensors"
     trained(patches, weights)
-    trained(patches, weights, fingerprint={"augment": ["d4", 0.5]})
+    trained(patches, weights, learning_rate=1e-3)
     assert capsys.readouterr().out == ""

@@ -17,24 +17,23 @@ import torch
 from safetensors.torch import load_file
 from trainings import STEADY, Epochs, cut_short, small, steady
 
+from building import history_of, make_network
 from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.distributed import launch
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.fit import history_of
 from cellsignal.learn.training.distributed import process_count
 
-TWO = {"processes": 2}
+TWO = {"num_processes": 2}
 KINDS = {
     "one batch each": {"batch_size": 4},
     "uneven steps": {"batch_size": 3, "virtual_batch": 7},
     "one batch a step": {"batch_size": 8, "virtual_batch": 8},  # the other process adds nothing
-    "mixup": {"batch_size": 3, "virtual_batch": 7, "mixup": 0.4},
-    "cutmix": {"batch_size": 4, "virtual_batch": 12, "cutmix": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
-    "average": {"batch_size": 3, "virtual_batch": 7, "ema": 0.9},
+    "mixup_alpha": {"batch_size": 3, "virtual_batch": 7, "mixup_alpha": 0.4},
+    "cutmix_alpha": {"batch_size": 4, "virtual_batch": 12, "cutmix_alpha": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
+    "average": {"batch_size": 3, "virtual_batch": 7, "ema_decay": 0.9},
     "head": {"batch_size": 3, "virtual_batch": 7, "trainable": "head"},
 }
 
@@ -50,7 +49,7 @@ def test_several_processes_learn_what_one_learns(patches: tuple, tmp_path: Path,
     trained = {}
     for name, changes, count in (("one", alone, 1), ("two", {}, processes)):
         model, rounding = steady()
-        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"processes": count}, **STEADY | KINDS[kind] | changes)
+        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"num_processes": count}, **STEADY | KINDS[kind] | changes)
         trained[name] = curves(rows), load_file(tmp_path / f"{name}/model.safetensors")
     assert len(set(trained["one"][0][:, 0].tolist())) == 4, "it does learn"
     torch.testing.assert_close(*trained.values(), rtol=rounding, atol=rounding)  # running statistics too, and the batches they count
@@ -61,7 +60,7 @@ def test_in_fp32_the_curves_agree_within_float_error(patches: tuple, tmp_path: P
     for processes in (1, 2):
         model, rounding = steady(kind=torch.float32)
         rows = small(patches, tmp_path / f"{processes}/model.safetensors", model=model, batch_size=4, virtual_batch=16,
-                     options={"processes": processes}, **STEADY)
+                     options={"num_processes": processes}, **STEADY)
         losses.append(curves(rows)[:, 0])
     torch.testing.assert_close(*losses, rtol=rounding, atol=rounding)
 
@@ -93,11 +92,11 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
 ) -> None:
     shape = {"batch_size": 3, "virtual_batch": virtual_batch, "epochs": len(order), **STEADY}
     model, rounding = steady()
-    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"processes": order[0]}, **shape)
+    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"num_processes": order[0]}, **shape)
     weights = tmp_path / "parts/model.safetensors"
     for processes in order:
         with suppress(TimeSpent):
-            small(patches, weights, model=steady()[0], options={"processes": processes, "budget": Epochs(1)}, **shape)
+            small(patches, weights, model=steady()[0], options={"num_processes": processes, "budget": Epochs(1)}, **shape)
         [facts] = (tmp_path / "parts").glob("*.json")
         assert read_json(facts)["details"]["batches_per_step"] == order[0], "as the phase began"
     rows = history_of(weights)
@@ -128,7 +127,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
         with open(tmp_path / "log", "a") as file:
             file.write(f"{os.getpid()} {epoch}\n")
         return np.arange(16) % 5 - 1
-    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_epochs=2, ema=0.9,
+    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_label_epochs=2, ema_decay=0.9,
                  options={**TWO, "unlabelled": others, "relabel": relabel})
     asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert [epoch for _, epoch in asked] == ["1", "2"] and len({process for process, _ in asked}) == 1
@@ -136,7 +135,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
 
 
 def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:
-    model, weights = Classifier("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
+    model, weights = make_network("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
     small(patches, weights, model=model, epochs=1, options=TWO)
     assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["outputs"]["model.safetensors"]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(weights).items())
@@ -151,7 +150,7 @@ def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path
                         lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
     states = []
     for processes in (1, 2):
-        options = {"processes": processes, "budget": Epochs(3)}
+        options = {"num_processes": processes, "budget": Epochs(3)}
         cut_short(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
         states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["details"]["scaler"])
     assert states[0] == states[1] and states[0]["scale"] < 2.0**126
@@ -190,7 +189,7 @@ def test_what_one_process_cannot_read_is_named_by_all(patches: tuple, tmp_path: 
 
 
 def test_a_loss_that_is_no_number_ends_all_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30, options=TWO)
 
 

@@ -127,7 +127,7 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
     options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow, "on_epoch": lambda history: rows.__setitem__(slice(None), history)}
     def train() -> None:
         with suppress(TimeSpent):
-            small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+            small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_label_epochs=2, watch=False, options=options)
     train()
     assert ended == ends
     assert [row.get("labelling_seconds") for row in rows] == [None, 100, 100][:len(ends)]

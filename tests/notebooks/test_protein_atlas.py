@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
+from building import in_groups
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.commands import check_file, score_files
@@ -20,7 +21,7 @@ from cellsignal.show.report import write_report
 from cellsignal.tasks import PROTEIN_ATLAS
 
 NOTEBOOK = environment.kernels() / "protein-atlas/protein-atlas.ipynb"
-VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3}
+VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3, "schedule": "cosine", "loss": "bce"}
 Session = Callable[..., dict[str, Any]]
 
 
@@ -36,7 +37,7 @@ def session(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ses
     """Run the notebook as a script in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: None)
-    return lambda **values: script.execute(NOTEBOOK, {**VALUES, "data": str(atlas), **values})
+    return lambda **values: script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(atlas), **values}))
 
 
 def test_sessions_that_are_too_short_end_with_the_same_submission(

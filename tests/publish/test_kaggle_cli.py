@@ -17,7 +17,7 @@ from cellsignal.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
-ONE = ("-p", "cell_types=[RPE]")
+ONE = ("-p", "wells.cell_types=[RPE]")
 QUICK = ("--poll", "0.05")
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from building import recipe_of
+from cellsignal.settings import changed
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
@@ -28,7 +30,7 @@ SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROC
 def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
     """A finished run of toys, with things beside it that are nobody's business."""
     folder = tmp_path / "runs/toys"
-    chain.run_chain(recipe.check({"data": str(plates), "seed": 7}), run=folder, kernels=kernels)
+    chain.run_chain(recipe_of({"data": str(plates), "seed": 7}), run=folder, kernels=kernels)
     for name in ("eda/wells.png", "notebooks/mine.ipynb", "weights/U2OS/model.checkpoint-3.safetensors", "notes.csv", "secret.txt"):
         files.write_text(folder / name, "not to be handed out")
     return folder
@@ -121,13 +123,13 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     made = files.read_json(run / "recipe.json")
-    describe(run, {**made, "parameters": {**made["parameters"], "pretrained": str(begun)}})
+    describe(run, {**made, "parameters": changed(made["parameters"], {"network.pretrained": str(begun)})})
     with pytest.raises(InputError, match="begun.safetensors: no such file, and training from scratch begins with it"):
         bundle.bundle(run)
     begun.write_text("weights")
     root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
     assert entry_points.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
-    assert f'pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
+    assert f'network.pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cellsignal.run.chain import notebooks, script
 from cellsignal.run.record import manifest
 
 STEP = "3-train-cell-type"
-PARAMETERS = 'run = ""\ndata = ""\ncell_type = "U2OS"\nnetwork = "model"\nallowed = 99'
+PARAMETERS = 'run = ""\ndata = ""\ncell_type = "U2OS"\nnetwork_name = "model"\nallowed = 99'
 START = 'import cellsignal\nsession = cellsignal.start(globals(), "3-train-cell-type")'
 TRAINING = [
     PARAMETERS, START + "\nallowed = int(allowed)  # epochs",
@@ -24,18 +24,21 @@ TRAINING = [
 import pandas as pd
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.fit import fit
+from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
+from cellsignal.learn.training.fit import TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train = SiteImages(Path(data), sites, class_numbers=[0, 10, 20, 30], cache=True)
-model, seen = Classifier("plain-cnn", channels=6, classes=4, seed=3), []
+model, seen = Classifier(NetworkSettings(backbone="plain-cnn"), channels=6, classes=4, seed=3), []
 def stop(history):
     seen.append(len(history))
     if len(history) == allowed:
         session.time_budget.stop("the clock")
 len(sites)""",
-    """history = fit(model, train, phase=Phase("whole", 3, 8, 0.01), weights=session.folder / "weights" / cell_type / "model.safetensors",
-              device="cpu", budget=session.time_budget, on_epoch=stop)
+    """training = TrainingSettings(epochs=3, batch_size=8, learning_rate=0.01)
+phase = Phase(name="whole", training=training, augmentation=AugmentationSettings())
+history = fit(model, TrainingSites(train), phase, weights=session.folder / "weights" / cell_type / "model.safetensors",
+              machine=MachineSettings(device="cpu"), budget=session.time_budget, on_epoch=stop)
 print("trained")
 seen""",
     'print("after")\n(session.folder / "after").touch()\n"shown"',

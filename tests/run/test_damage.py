@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import files
 from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, recipe
+from cellsignal.run import inputs
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain
 from cellsignal.run.chain.notebooks import StepFailed
@@ -43,7 +44,7 @@ def run(tmp_path: Path, kernels: Path, in_this_process: None, capsys: pytest.Cap
 
     def go(**values: Any) -> list[str]:
         capsys.readouterr()
-        chain.run_chain(recipe.check(values), run=go.folder, kernels=kernels)
+        chain.run_chain(recipe_of(values), run=go.folder, kernels=kernels)
         return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
 
     go.folder = tmp_path / "run"

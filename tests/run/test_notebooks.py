@@ -19,6 +19,7 @@ from cellsignal.kaggle import kernel_folders
 from cellsignal.run import environment as paths
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
+from cellsignal.run.recipe import Recipe
 
 FAILURES = {
     "from cellsignal.errors import InputError\nraise InputError('bad row', where='a.csv:3', cure='mend it')": (
@@ -95,12 +96,12 @@ def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[.
 
 
 def test_small_numbers_stay_numbers(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
-    run(write_toy(tmp_path, "1-eda", body="assert isinstance(learning_rate, float), learning_rate"), tmp_path, learning_rate=1e-5)
+    run(write_toy(tmp_path, "1-eda", body="assert isinstance(training['learning_rate'], float), training"), tmp_path, training={"learning_rate": 1e-5})
 
 
 def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
     path = write_toy(tmp_path, "2-pretrain-controls")
-    assert notebooks.parameter_names(path) == ["run", "seed", "cell_type", "pretrain_epochs"]
+    assert notebooks.parameter_names(path) == [*Recipe.model_fields, "cell_type"]
     path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(InputError, match="0 cells are tagged"):
         notebooks.parameter_names(path)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
-from cellsignal.run import inputs, recipe
+from cellsignal.run import inputs
 from cellsignal.run.chain import chain, rebuild, steps
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.show import report
@@ -35,7 +36,7 @@ def run(folder: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture
     def go(way: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
         try:
-            chain.run_chain(recipe.check({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
+            chain.run_chain(recipe_of({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
         finally:
             go.said = capsys.readouterr().out.splitlines()
         return sorted(line.split()[0] for line in go.said if line.endswith("started"))
@@ -59,7 +60,7 @@ def test_each_way_runs_its_steps_and_says_first_what_it_overwrites(run: Run, fol
     with pytest.raises(InputError, match="toy.parquet: not as 4-predict-assign left it; start --from weights"):
         run("scores", seed=1)
     scores.write_text("1 375")
-    assert run("scores", seed=1, assignment="raw") == DECISION
+    assert run("scores", seed=1, method="raw") == DECISION
     assert not any("scores/model" in line for line in run.said)
     assert "keeps: the plates, weights/, scores/" in run.said and "raw,0" in (folder / "submission.csv").read_text()
 
@@ -129,7 +130,7 @@ def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
         run("weights")
     (folder / "scores/kept.parquet").write_text("of the rebuild so far")
     with pytest.raises(StepFailed, match="stopped"):
-        run("weights", workers=1)  # changes no result
+        run("weights", num_workers=1)  # changes no result
     assert "--from weights: goes on where it stopped" in run.said and (folder / "scores/kept.parquet").exists()
     with pytest.raises(StepFailed, match="stopped"):
         run("weights", seed=3)

@@ -22,12 +22,12 @@ def make(folder: Path, name: str, *, tables: tuple[pd.DataFrame, ...] = (TEST,),
 
 
 def test_runs_that_differ_in_their_seed_are_one_recipe(tmp_path: Path) -> None:
-    runs = [make(tmp_path, name, seed=seed, data_folder=1, backbone=name[:4], workers=seed)
+    runs = [make(tmp_path, name, seed=seed, data_folder=1, backbone=name[:4], num_workers=seed)
             for seed in (0, 1) for name in (f"brodt-seed{seed}", f"best-s{seed}")]
     results, differing = read_results(runs, here=tmp_path / "x")
     assert [(each.name, each.recipe, each.seed) for each in results] == [
         ("brodt-seed0", "brodt", 0), ("best-s0", "best", 0), ("brodt-seed1", "brodt", 1), ("best-s1", "best", 1)]
-    assert differing.to_dict() == {"brodt": {"backbone": "brod"}, "best": {"backbone": "best"}}
+    assert differing.to_dict() == {"brodt": {"network.backbone": "brod"}, "best": {"network.backbone": "best"}}
     assert results[0].cost == {"weights": 1000, "training_seconds": 120.0, "prediction_seconds": 30.0, "seconds": 150.0,
                                "processes": 2, "device": "cpu"}, "buffers of batch normalisation are not learnt"
 

@@ -11,9 +11,11 @@ from cellsignal import TimeSpent, files
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
+from cellsignal.run.recipe import Recipe
 from cellsignal.run.record import manifest, session
+from cellsignal.settings import flat, keys, nested
 
-TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "demo", "cell_type": "U2OS", "workers": 0, "device": "auto"}
+TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "demo", "cell_type": "U2OS"}
 PRETRAIN = "2-pretrain-controls@U2OS"
 Past = Callable[..., Path]
 
@@ -33,7 +35,7 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
     """past(mount, step, files, key=value) is a finished session, its output mounted; gives its run folder."""
 
     def make(mount: str, step: str, written: dict[str, str], *, complete: bool = True, **parameters: Any) -> Path:
-        values = {**TRAINING, **parameters}
+        values = given(**parameters)
         room = kaggle / "input" / mount
         monkeypatch.setattr(environment, "KAGGLE", kaggle / "nowhere")
         one = session.start({**values, "run": str(room / values["run"])}, step)
@@ -42,7 +44,6 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
         files.write_json(folder / "run.json", {"run": values["run"]})
         for name, text in written.items():
             files.write_text(folder / name, text)
-        one.namespace = values
         one.finish() if complete else one.end(TimeSpent("whole, epoch 1 of 2"))
         monkeypatch.setattr(environment, "KAGGLE", kaggle)
         return folder
@@ -50,8 +51,14 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
     return make
 
 
+def given(**parameters: Any) -> dict[str, Any]:
+    """A notebook's variables; keys of groups by their last part."""
+    names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
+    return nested({names.get(name, name): value for name, value in {**TRAINING, **parameters}.items()})
+
+
 def start(step: str = "2-pretrain-controls", **parameters: Any) -> session.Session:
-    one = session.start({**TRAINING, **parameters}, step)
+    one = session.start(given(**parameters), step)
     environment.release(one.folder)
     return one
 
@@ -66,7 +73,7 @@ WEIGHTS = {"weights/U2OS/pretrain.safetensors": "weights", "weights/U2OS/pretrai
 @pytest.mark.parametrize("mount", ["cellsignal-tiny-2-pretrain", "notebooks/alice/Cellsignal-Tiny", "datasets/alice/kept"])
 def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle: Path, mount: str) -> None:
     past(mount, "2-pretrain-controls", {**WEIGHTS, "weights/U2OS/pretrain.checkpoint-1.safetensors": "old", "notes.txt": "mine"})
-    one = start("3-train-cell-type", network="model")
+    one = start("3-train-cell-type", network_name="model")
     folder = one.folder
     assert folder == kaggle / "working/runs/tiny"
     assert {name: (folder / name).read_text() for name in WEIGHTS} == WEIGHTS
@@ -76,7 +83,7 @@ def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle:
     written = manifest.read(folder, "3-train-cell-type@U2OS")
     assert set(written.outputs) == {"weights/U2OS/model.json"}
     assert set(written.details["taken_up"]) == {*WEIGHTS, f"receipts/{PRETRAIN}.json"}
-    assert written.complete and written.details["parameters"] == {**TRAINING, "network": "model"}
+    assert written.complete and flat(written.details["parameters"]) == {**flat(Recipe(run="runs/tiny", preset="demo").model_dump()), "cell_type": "U2OS", "network_name": "model"}
     everything = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
     assert everything == {*written.outputs, *written.details["taken_up"], "run.json", "receipts/3-train-cell-type@U2OS.json"}
 
@@ -111,13 +118,14 @@ def test_a_run_of_other_parameters_is_refused(past: Past, theirs: dict[str, Any]
 
 
 def test_what_changes_no_training_may_differ(past: Past) -> None:
-    past("one", "2-pretrain-controls", WEIGHTS, workers=4, device="cuda", cell_type="U2OS")
-    past("two", "3-train-cell-type", {"weights/RPE/plain.json": "card"}, cell_type="RPE", network="plain", virtual_batch=0)
-    past("three", "4-predict-assign", {"submission.csv": "x"}, assignment="raw", run="runs/other")
-    folder = begin(assignment="exact", virtual_batch=128, final_epochs=3)
+    same = {"virtual_batch": 128, "final_epochs": 3}
+    past("one", "2-pretrain-controls", WEIGHTS, num_workers=4, device="cuda", cell_type="U2OS", **same)
+    past("two", "3-train-cell-type", {"weights/RPE/plain.json": "card"}, cell_type="RPE", network_name="plain", virtual_batch=0)
+    past("three", "4-predict-assign", {"submission.csv": "x"}, method="raw", run="runs/other", **same)
+    folder = begin(method="exact", **same)
     assert (folder / "weights/RPE/plain.json").is_file()
-    with pytest.raises(InputError, match="^.*two.*: virtual_batch is 128 here, and was 0 in 3-train-cell-type@RPE.plain"):
-        begin(network="plain", virtual_batch=128)
+    with pytest.raises(InputError, match="^.*two.*: training.virtual_batch is 128 here, and was 0 in 3-train-cell-type@RPE.plain"):
+        begin(network_name="plain", virtual_batch=128)
 
 
 def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) -> None:
@@ -175,11 +183,11 @@ def test_under_a_chain_nothing_is_taken_up_but_checkpoints_are_found(past: Past,
 
 def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phases(past: Past) -> None:
     phases = {f"weights/U2OS/{name}.json": "card" for name in ("head", "plain-head", "plain", "pretrain")}
-    folder = past("one", "3-train-cell-type", phases, complete=False, network="model")
+    folder = past("one", "3-train-cell-type", phases, complete=False, network_name="model")
     written = manifest.read(folder, "3-train-cell-type@U2OS")
     assert (written.complete, written.details["progress"]) == (False, "whole, epoch 1 of 2")
     assert set(written.outputs) == {"weights/U2OS/head.json"}
-    folder = past("two", "3-train-cell-type", phases, complete=False, network="plain")
+    folder = past("two", "3-train-cell-type", phases, complete=False, network_name="plain")
     written = manifest.read(folder, "3-train-cell-type@U2OS+plain")
     assert set(written.outputs) == {"weights/U2OS/plain.json", "weights/U2OS/plain-head.json"}
 
@@ -209,7 +217,7 @@ def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, cap
     assert "kernel_sources" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "value"), [("network", "../../../x"), ("cell_type", "x/../../y"), ("cell_type", ".."), ("network", "a*"), ("network", 5), ("cell_type", ["U2OS"])])
+@pytest.mark.parametrize(("name", "value"), [("network_name", "../../../x"), ("cell_type", "x/../../y"), ("cell_type", ".."), ("network_name", "a*"), ("network_name", 5), ("cell_type", ["U2OS"])])
 def test_a_network_and_a_cell_type_are_plain_names(kaggle: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError) as refused:
         begin(**{name: value})

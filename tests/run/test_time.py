@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import TimeSpent, files
 from cellsignal.cli import main
-from cellsignal.run import environment, recipe
+from cellsignal.run import environment
 from cellsignal.run.chain import chain
 from cellsignal.run.record import manifest
 
@@ -32,7 +33,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Run:
     """run(key=value) runs the chain and gives its folder."""
 
     def go(**parameters: Any) -> Path:
-        checked = recipe.check({"data": str(plates), **parameters})
+        checked = recipe_of({"data": str(plates), **parameters})
         return chain.run_chain(checked, run=tmp_path / "run", kernels=kernels)
 
     return go
@@ -63,7 +64,7 @@ def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, t
     run()
     capsys.readouterr()
     with pytest.raises(TimeSpent, match="^time budget spent before 4-predict-assign; the same command goes on$"):
-        run(assignment="raw", time_budget_minutes=1e-6)
+        run(method="raw", time_budget_minutes=1e-6)
     printed = capsys.readouterr().out
     assert f"{TRAINING} kept" in printed and "started" not in printed
     assert (tmp_path / "run/submission.csv").read_text() == "id_code,sirna\nexpected,0\n"
@@ -85,31 +86,29 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
 
     monkeypatch.setattr(chain.notebooks, "execute", slow)
     with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; the same command goes on$"):
-        run(time_budget_minutes=660, parallel=1)
+        run(time_budget_minutes=660, parallel_notebooks=1)
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
     taken["1-eda"] = 650
     with pytest.raises(TimeSpent, match="^time budget spent before report; the same command goes on$"):
-        run(time_budget_minutes=660, parallel=1)  # EDA comes first, and has all the time there is
+        run(time_budget_minutes=660, parallel_notebooks=1)  # EDA comes first, and has all the time there is
     assert "1-eda" in whole(folder)
-    run(time_budget_minutes=10, parallel=1)  # less than those 15 minutes, but this session has only begun
+    run(time_budget_minutes=10, parallel_notebooks=1)  # less than those 15 minutes, but this session has only begun
     assert "report" in whole(folder)
     taken.update({"4-predict-assign": 644, "1-eda": 0})
     (folder / "receipts/1-eda.json").unlink()
-    run(assignment="raw", time_budget_minutes=660, parallel=1)
+    run(method="raw", time_budget_minutes=660, parallel_notebooks=1)
     assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n" and {"1-eda", "report"} < whole(folder)
 
 
 def with_budgets(kernels: Path, *names: str) -> None:
     """Give toys the parameter of notebooks that keep their time themselves."""
     for path in (kernels / f"{name}/{name}.ipynb" for name in names):
-        path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0', 1))
+        path.write_text(path.read_text().replace("recipe = session.recipe", "recipe, budget = session.recipe, session.time_budget", 1))
 
 
 @pytest.mark.parametrize("minutes", [0.0, 100.0])
 def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_toy: Callable[..., Path], minutes: float) -> None:
-    write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [budget.deadline, time_budget_minutes])')
-    path = kernels / "1-eda/1-eda.ipynb"
-    path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0'))
+    write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [session.time_budget.deadline, recipe.machine.time_budget_minutes])')
     folder = run(time_budget_minutes=minutes)
     deadline, given = files.read_json(folder / "eda/deadline.json")
     assert given == minutes
@@ -121,7 +120,7 @@ def test_the_command_says_one_line_and_exits_with_3(
     plates: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(environment, "kernels", lambda: kernels)
-    (tmp_path / "one.yaml").write_text(f"data: {plates}\ntime_budget_minutes: 1.0e-6\n")
+    (tmp_path / "one.yaml").write_text(f"data: {plates}\nmachine: {{time_budget_minutes: 1.0e-6}}\n")
     monkeypatch.setattr(sys, "argv", ["cellsignal", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "run")])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as ended:

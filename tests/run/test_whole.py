@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from cellsignal import files
 from cellsignal.run import environment as paths
@@ -87,9 +88,9 @@ def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, 
     run, _ = whole
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]
     command += [str(ROOT / "kernels/0-chain/0-chain.ipynb"), str(tmp_path / "out.ipynb"), "-f", str(TINY)]
-    changed = ["-p", "run", str(run), "-p", "epochs", "3", "-p", "time_budget_minutes", "0.0001"]
+    changed = ["-p", "run", str(run), "-y", yaml.safe_dump({"training": {**yaml.safe_load(TINY.read_text())["training"], "epochs": 3}, "machine": {"time_budget_minutes": 0.0001}})]
     ended = subprocess.run([*command, *changed], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     written = manifest.read(run, "0-chain")
     assert not written.complete and written.details["progress"].startswith("time budget spent before 3-train-cell-type@")
-    assert written.details["parameters"]["epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written.outputs
+    assert written.details["parameters"]["training.epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written.outputs

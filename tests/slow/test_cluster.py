@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 # Long enough to be killed in the middle; prototypes embed the training experiments too.
-PARAMETERS = ["pretrain_epochs=8", "prototypes=0.3", "prototype_scale=8.0"]
+PARAMETERS = ["training.pretrain_epochs=8", "prediction.prototype_weight=0.3", "prediction.prototype_scale=8.0"]
 PATTERNS = ("weights/**/*.safetensors", "scores/**/*.parquet", "submission*.csv", "metrics.json")
 
 

@@ -8,6 +8,33 @@ Seconds = dict[str, float]  # seconds.json: by step
 Split = Literal["test", "held_out"]
 
 
+class WellParameters(TypedDict, total=False):
+    """Of the group `wells`."""
+
+    cell_types: list[str]
+    folds: int
+
+
+class NetworkParameters(TypedDict, total=False):
+    """Of the group `network`."""
+
+    one_network: bool
+    pretrained: str
+
+
+class TrainingParameters(TypedDict, total=False):
+    """Of the group `training`."""
+
+    final_epochs: int
+    ablate_virtual_batch: bool
+
+
+class MachineParameters(TypedDict, total=False):
+    """Of the group `machine`."""
+
+    num_processes: int
+
+
 class Parameters(TypedDict, total=False):
     """Those of a run's parameters that are read back by name."""
 
@@ -16,13 +43,11 @@ class Parameters(TypedDict, total=False):
     run: str
     seed: int
     cell_type: str
-    cell_types: list[str]
-    network: str
-    joint: bool
-    folds: int
-    processes: int
-    final_epochs: int
-    compare_batches: bool
+    network_name: str
+    wells: WellParameters
+    network: NetworkParameters
+    training: TrainingParameters
+    machine: MachineParameters
 
 
 class Description(TypedDict):

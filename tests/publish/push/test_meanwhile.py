@@ -127,7 +127,7 @@ def test_too_few_hours_for_a_session(server: FakeKaggle, call: Call) -> None:
     with pytest.raises(QuotaSpent, match=f"^{PRETRAIN}: 0.8 GPU hours are left this week, too little for a session; `kaggle quota` says when"):
         call(only="2")
     assert pushes(server) == ["1-eda"]
-    assert call("time_budget_minutes=5", only="2") == {}  # who asks for so little has it
+    assert call("machine.time_budget_minutes=5", only="2") == {}  # who asks for so little has it
 
 
 def test_a_session_that_may_need_all_hours_has_them(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:

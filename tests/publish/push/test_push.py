@@ -66,7 +66,7 @@ def test_no_more_sessions_than_kaggle_runs(server: FakeKaggle, call: Call, monke
 def test_the_same_call_keeps_all_and_a_changed_parameter_repeats_what_stands_on_it(
     server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for overrides in ([], ["workers=2"], ["epochs=3"]):
+    for overrides in ([], ["machine.num_workers=2"], ["training.epochs=3"]):
         assert call(*overrides, cell_type="RPE") == {}
     assert pushes(server) == ["2-pretrain-controls-rpe", "3-train-cell-type-rpe", "3-train-cell-type-rpe"]
     said = capsys.readouterr().out

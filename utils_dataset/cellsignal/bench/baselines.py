@@ -22,6 +22,7 @@ from cellsignal.bench.sample import CHANNELS
 from cellsignal.bench.timer import now
 from cellsignal.data.images.reader import channel_path
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 
 BRODT, SYPETKOWSKI = 8, 24  # sites a batch
 WORKERS = 2
@@ -101,7 +102,7 @@ class Eager:
     """A network trained the usual way: eager, channels first, floats from the host, fp16 on a GPU and fp32 on a CPU."""
 
     def __init__(self, backbone: str, *, channels: int, classes: int, device: torch.device) -> None:
-        self.model = Classifier(backbone, channels=channels, classes=classes).to(device, memory_format=torch.contiguous_format)
+        self.model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).to(device, memory_format=torch.contiguous_format)
         self.device, self.half = device, device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.model.parameters(), amsgrad=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.half)

@@ -11,13 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_BYTES, REFINEMENTS
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
 
 # How much work a network is: operations and memory traffic of a site, counted without doing them.
 
 
+EPOCHS = ("pretrain_epochs", "head_epochs", "epochs", "final_epochs")
 BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
 
 
@@ -49,7 +52,7 @@ class Work:
 def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> tuple[Work, Work]:
     """What a site costs that is looked at, and what a site costs that is learnt from, forwards and backwards; without the optimiser."""
     with torch.device("meta"):
-        model = Classifier(backbone, channels=channels, classes=classes)
+        model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes)
         images = torch.empty(BATCH, channels, image_size, image_size).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), _Count() as seen:
         model.eval().classify(model.embed(images))
@@ -61,7 +64,7 @@ def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.chan
 def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:
     """How many weights a network has."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in Classifier(backbone, channels=channels, classes=classes).parameters())
+        return sum(weight.numel() for weight in Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).parameters())
 
 
 class _Count(TorchDispatchMode):
@@ -144,15 +147,16 @@ class Workload:
     image_size: int | None = None
 
 
-def training_workloads(screen: ScreenSize, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
-           classes: str = "treatments", ensemble: Sequence[str] = (), compare_batches: bool = False, sizes: Sequence[int] = (),
-           pseudo_epochs: int = 0, pseudo_share: float = 0.0, pseudo_step: float = 0.0, **prediction: Any) -> list[Workload]:
-    """All that a recipe sends through networks, in the names of its parameters; `prediction`: those of `predicted`.
+def training_workloads(screen: ScreenSize, recipe: Mapping[str, Any], **prediction: Any) -> list[Workload]:
+    """All that a recipe sends through networks: its values by dotted key, 0 epochs where it tells none; `prediction`: as `prediction_workloads` takes it.
 
     Held-out sites are scored after every epoch. Members of an ensemble are taken for as large as the first network.
     """
-    networks = 1 + len(ensemble)
-    again = networks + compare_batches  # the network without a virtual batch is trained once more from the same pretraining
+    pretrain_epochs, head_epochs, epochs, final_epochs = (recipe.get(f"training.{name}", 0) for name in EPOCHS)
+    pseudo_epochs, pseudo_share, pseudo_step = (recipe.get(f"training.pseudo_label_{name}", 0) for name in ("epochs", "share", "step"))
+    classes, sizes = recipe.get("wells.classes", "treatments"), recipe.get("augmentation.progressive_sizes", ())
+    networks = 1 + len(recipe.get("network.ensemble", ()))
+    again = networks + recipe.get("training.ablate_virtual_batch", False)  # the network without a virtual batch is trained once more from the same pretraining
     taught = screen.taught + (screen.controls + screen.controls_watched) * (classes == "all")
     lots = [Workload("controls", pretrain_epochs * screen.controls * networks, pretrain_epochs * screen.controls_watched * networks,
                 pretrain_epochs * (screen.controls + screen.controls_watched) * networks)]
@@ -166,18 +170,19 @@ def training_workloads(screen: ScreenSize, *, pretrain_epochs: int = 0, head_epo
     lots.append(Workload("pseudo-labels", again * named, again * asked, again * (named + asked)))
     everything = networks * final_epochs * (taught + screen.watched)
     lots.append(Workload("final", everything, 0, everything))
-    lots.append(prediction_workloads(screen, networks=again + networks * (final_epochs > 0), **prediction))
+    settings = PredictionSettings(**{key.partition(".")[2]: value for key, value in recipe.items() if key.startswith("prediction.")})
+    lots.append(prediction_workloads(screen, settings, networks=again + networks * (final_epochs > 0), **prediction))
     return [lot for lot in lots if lot.learnt or lot.seen]
 
 
-def prediction_workloads(screen: ScreenSize, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
-              tests_answered: bool = False) -> Workload:
+def prediction_workloads(screen: ScreenSize, settings: PredictionSettings, *, networks: int, adapted_passes: int = 1,
+                         tests_answered: bool = False) -> Workload:
     """The prediction: every kind of statistics by the first network, only the chosen one by the others; sites are decoded once a network.
 
     Only sites with known answers are worth the passes of `batch` where that is a mere rung: held-out ones, and the test's where
     `tests_answered`.
     """
-    asked = screen.watched + screen.tested
+    asked, statistics, passes, views = screen.watched + screen.tested, settings.statistics, settings.num_batch_sizes, settings.tta_views
     each = {"running": 1, "batch": passes, "adapted": adapted_passes}
     first = asked * (each["running"] + each["adapted"]) + passes * (asked if statistics == "batch" or tests_answered else screen.watched)
     rest = (networks - 1) * asked * each[statistics] + networks * (views - 1) * asked * each[statistics]
@@ -268,7 +273,7 @@ def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str,
          screen: ScreenSize = RXRX1_SCREEN, scales: Sequence[float] = SCALES) -> pd.DataFrame:
     """Hours and bottleneck of a recipe on every host, from every source, at every scale.
 
-    `recipe`: the parameters that `course` knows. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
+    `recipe`: as `training_workloads` takes it. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
     alone), quota_weeks and sessions (of Kaggle's, None elsewhere).
     """
     return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts, screen=screen, scales=scales))
@@ -278,7 +283,7 @@ def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str
           screen: ScreenSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
     for host in hosts:
         passes = adapted_passes(screen, host, image_size)
-        lots = training_workloads(screen, **recipe, adapted_passes=passes)
+        lots = training_workloads(screen, recipe, adapted_passes=passes)
         for source in sources:
             once = estimate(lots, host, source, backbone=backbone, image_size=image_size)
             for scale in scales:

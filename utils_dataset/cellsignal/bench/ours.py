@@ -13,11 +13,13 @@ from cellsignal.data.images import reader
 from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.epoch import BufferPool, train_epoch, training_inputs
+from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
+from cellsignal.learn.training import epoch as training
+from cellsignal.learn.training.epoch import BufferPool, training_inputs
 from cellsignal.learn.training.optim import optimizer
 from cellsignal.learn.training.phase import Phase
 
@@ -54,7 +56,7 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
 
 def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False, augmented: bool = True) -> SiteImages:
     """Sites as a training has them: random symmetries of the square, 1,108 classes; from memory with `cache`."""
-    change = augmentation("d4", seed=0) if augmented else None
+    change = build_augmentation(AugmentationSettings(), seed=0) if augmented else None
     return SiteImages(root, sites, class_numbers=range(CLASSES), augment=change, cache=cache)
 
 
@@ -72,43 +74,43 @@ class Learner:
     """A network of ours on its way through a training: adaptive moments, binary cross-entropy, the precision that the card likes."""
 
     def __init__(self, backbone: str, *, batch_size: int, device: torch.device, precision: str = "auto", workers: int = 0) -> None:
-        self.model = Classifier(backbone, channels=CHANNELS, classes=CLASSES).to(device)
-        self.phase = Phase("benchmark", 1, batch_size, RATE, precision=precision)
-        self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=RATE)
-        self.scaler = gradient_scaler(device, precision)
-        self.device, self.workers, self.number, self.room = device, workers, 0, BufferPool()
+        self.model = Classifier(NetworkSettings(backbone=backbone), channels=CHANNELS, classes=CLASSES).to(device)
+        self.phase = Phase(name="benchmark", training=TrainingSettings(epochs=1, batch_size=batch_size, learning_rate=RATE))
+        self.machine = MachineSettings(precision=precision, num_workers=workers)
+        self.learner = training.Learner(self.model, optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
+                                        scaler=gradient_scaler(device, precision))
+        self.device, self.number, self.room = device, 0, BufferPool()
 
     def epoch(self, data: SiteImages, *, batches: int) -> Piece:
         """So many steps, one batch each, as a training takes them."""
-        steps = group_batches(batches_of(len(data), self.phase.batch_size, least=batches), 1)
+        steps = group_batches(batches_of(len(data), self.phase.training.batch_size, least=batches), 1)
         sites = sum(len(rows) for [rows] in steps)
 
         def work() -> float:
             self.number += 1
-            train_epoch(self.model, data, steps, self.optimizer, phase=self.phase, epoch=self.number, scaler=self.scaler,
-                        workers=self.workers)
+            training.train_epoch(self.learner, data, steps, epoch=self.number)
             return sites
         return work
 
     def inputs(self, pictures: torch.Tensor) -> torch.Tensor:
         """What the network is to see of uint8[N, C, H, W] on the device, until the next batch, as in a training."""
-        with autocast(self.device, self.phase.precision):
+        with autocast(self.device, self.machine.precision):
             return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, number=0, room=self.room)
 
     def loss(self, seen: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of what the network sees, against targets float[N, classes] on the device."""
-        with autocast(self.device, self.phase.precision):
+        with autocast(self.device, self.machine.precision):
             logits = self.model.classify(self.model.embed(seen)).float()
         return self.phase.losses(logits, targets, None)
 
     def adapted(self, pictures: np.ndarray) -> np.ndarray:
         """Log-probabilities float32[N, classes] of pictures uint8[N, C, H, W], normalised by all of them."""
-        return log_probabilities(PlateInference(self.model, pictures, precision=self.phase.precision), "adapted")[0]
+        return log_probabilities(PlateInference(self.model, pictures, precision=self.machine.precision), "adapted")[0]
 
 
 def augmenting(pictures: np.ndarray, learner: Learner, *, data: SiteImages) -> Piece:
     """Pictures in memory, batch by batch: a random symmetry each, then what the network sees; no reading ahead."""
-    size, numbers = learner.phase.batch_size, iter(range(10**9))
+    size, numbers = learner.phase.training.batch_size, iter(range(10**9))
     batches = batches_of(len(pictures), size, least=max(1, len(pictures) // size))
     data.cached = list(pictures)
 

@@ -35,7 +35,7 @@ ON_GPU = 1.7  # the promise for training and prediction there
 def report(bench: Benchmark, *, place: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
     """Machine, method, rows, ratios, time line, what share of the ceilings was reached, and the cost of `recipe` on other machines.
 
-    `recipe`: parameters that `cost.course` knows.
+    `recipe`: parameters by dotted key, as `cost.training_workloads` takes them.
     """
     return {
         "schema": SCHEMA,

@@ -166,12 +166,12 @@ def assign(
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
     """
     from cellsignal.decide.commands import assign_files, routes_table
+    from cellsignal.decide.settings import AssignmentSettings
     from cellsignal.decide.submission import confidence_path
 
-    assigned = assign_files(
-        scores, data=data, out=out, confidence=confidence, method=method.value, groups=groups, probabilities=probabilities,
-        rotation_prior=rotation_prior, certainty=certainty, known_layouts=known_layouts,
-    )  # fmt: skip
+    settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=certainty,
+                                  known_layouts=known_layouts)
+    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, probabilities=probabilities)
     print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")
 
 

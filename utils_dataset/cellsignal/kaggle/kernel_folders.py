@@ -33,7 +33,8 @@ class Kernel:
     step: str
     slug: str  # without its owner
     notebook: Path
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # as its notebook is given them
+    decisive: dict[str, Any]  # those that it reads, by dotted key
     gpu: bool
     code: dict[str, str]  # its identity, by part (`code_identity`)
     needs: tuple[str, ...] = ()  # steps whose outputs it mounts
@@ -65,13 +66,13 @@ def plan_kernels(
         recipe = recipe.model_copy(update={"preset": ""})  # attached plates win over it
     values = {**recipe.model_dump(), "run": _run(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
-    _check_time(recipe.time_budget_minutes)
+    _check_time(recipe.machine.time_budget_minutes)
     if whole:
         planned = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
-        planned = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
+        planned = plans.plan(recipe, cell_types(recipe), kernels=kernels)
     plans.check(recipe, kernels=kernels)
-    made = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned]
+    made = [_kernel(step, values, name=name, gpu=recipe.machine.device != "cpu") for step in planned]
     return PushPlan(
         name=name,
         owner=owner,
@@ -89,6 +90,7 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
         slug=slug(name, step.name),
         notebook=step.notebook,
         parameters=steps.parameters(step, values),
+        decisive=steps.decisive(step, values),
         gpu=gpu and step.name not in CPU_STEPS,
         code=step.code,
         needs=tuple(need for need in step.needs if need != "simulate"),
@@ -115,14 +117,14 @@ def cell_types(recipe: Recipe) -> list[str]:
     task, known = TASKS[recipe.task], _known(recipe)
     if not task.cell_types:
         return []
-    if unknown := [name for name in recipe.cell_types if known and name not in known]:
-        raise InputError(f"no cell type {unknown[0]}", where="cell_types", cure=f"choose from {', '.join(known)}")
-    chosen = recipe.cell_types or known or task.cell_types
-    if recipe.experiments:
-        chosen = [name for name in chosen if name in _of_experiments(recipe.experiments)]
+    if unknown := [name for name in recipe.wells.cell_types if known and name not in known]:
+        raise InputError(f"no cell type {unknown[0]}", where="wells.cell_types", cure=f"choose from {', '.join(known)}")
+    chosen = recipe.wells.cell_types or known or task.cell_types
+    if recipe.wells.experiments:
+        chosen = [name for name in chosen if name in _of_experiments(recipe.wells.experiments)]
     if not chosen:
-        what = f"no experiment of {', '.join(recipe.cell_types or known)} is named"
-        raise InputError(what, where="experiments", cure="name others, or leave `cell_types` empty")
+        what = f"no experiment of {', '.join(recipe.wells.cell_types or known)} is named"
+        raise InputError(what, where="wells.experiments", cure="name others, or leave `wells.cell_types` empty")
     return sorted(chosen, key=list(known).index if known else chosen.index)
 
 
@@ -154,7 +156,7 @@ def _check_time(minutes: float) -> None:
     if minutes > environment.LONGEST_MINUTES:
         what = f"{minutes:g} minutes, and Kaggle ends a session after 12 hours"
         cure = f"write {environment.LONGEST_MINUTES:g} or less, or 0 for 11 hours; --until-done goes on in further sessions"
-        raise InputError(what, where="time_budget_minutes", cure=cure)
+        raise InputError(what, where="machine.time_budget_minutes", cure=cure)
 
 
 def _run(run: str) -> str:
@@ -337,7 +339,7 @@ def _runs(kernel: Kernel) -> dict[str, str]:
 def _identities(plan: PushPlan, made: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for kernel in plan.kernels:  # each stands behind those that it needs
-        matter = {name: value for name, value in kernel.parameters.items() if name == "run" or name not in PATHS_AND_SPEED}
+        matter = {name: value for name, value in kernel.decisive.items() if name == "run" or name not in PATHS_AND_SPEED}
         parts = {
             "made": made(kernel, matter),
             "metadata": metadata(plan, kernel, slug=kernel.slug, mounts=first_slugs(plan, kernel)),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellsignal import files
+from cellsignal import files, settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, watch
 from cellsignal.kaggle.kernel_folders import CHAIN
@@ -114,13 +114,13 @@ def _describe(run: Path, found: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    networks = [given for each in found.values() if (given := each.details["parameters"]).get("network", "model") == "model"]
-    values = {name: value for given in networks for name, value in given.items() if name not in manifest.SPECIFIC}
-    trained = {given["cell_type"] for given in networks if "cell_type" in given}
+    told = [settings.flat(given) for each in found.values() if (given := each.details["parameters"]).get("network_name", "model") == "model"]
+    values = {key: value for given in told for key, value in given.items() if key not in manifest.SPECIFIC}
+    trained = {given["cell_type"] for given in told if "cell_type" in given}
     made = {name: value for name, value in found[LAST].details.items() if name in MADE}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
-    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
+    files.write_json(run / "recipe.json", {"parameters": settings.nested({**values, "wells.cell_types": sorted(trained)}), **made})
     files.write_json(run / "seconds.json", {step: each.details["seconds"] for step, each in found.items()})
     steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

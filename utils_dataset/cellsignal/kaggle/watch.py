@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cellsignal import settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import parse_json
 from cellsignal.kaggle import client, utility_dataset
@@ -89,7 +90,7 @@ def output_differs(found: Receipt | None, step: str, pushed: PushedKernel) -> st
         return f"there is no receipt of {step} in {pushed.run}"
     if found.details["written"] <= pushed.seen:
         return "its receipt is that of the session before"
-    theirs = found.details["parameters"]
+    theirs = settings.flat(found.details["parameters"])
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and theirs.get(name) != value:
             return f"its {name} is {theirs.get(name)!r} and not {value!r}"

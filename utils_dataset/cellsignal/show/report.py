@@ -178,7 +178,7 @@ def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
     recipe, _ = _read(run / "recipe.json", shapes.Description)
     parameters = (recipe or {}).get("parameters", {})
-    wanted = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
+    wanted = parameters.get("wells", {}).get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not wanted or folder.name in wanted]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
     return html.section("Training", *(parts or [html.paragraph("No weights yet.", quiet=True)]))
@@ -186,8 +186,9 @@ def _training(run: Path) -> str:
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     """One picture a network; its last JSON holds the story of every phase before it."""
-    last = "final" if parameters.get("final_epochs") else "model"
-    for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
+    training = parameters.get("training", {})
+    last = "final" if training.get("final_epochs") else "model"
+    for name in [last, *["plain"] * bool(training.get("ablate_virtual_batch"))]:
         path = folder / f"{name}.json"
         card = Receipt.find(path, shapes.Card)
         if card is None:

@@ -15,10 +15,12 @@ from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
 from cellsignal.decide.scores.cache import CURE, ScoreCache, read_receipt, with_code
 from cellsignal.decide.scores.files import METADATA, read_scores
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, iter_batches
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.networks.classifier import Classifier, load_weights, read_config
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
@@ -65,20 +67,21 @@ def fold_name(fold: int) -> str:
 
 
 def score_folds(
-    asked: LabelledSites, *, weights: Path, out: Path, views: int = 1, combine: str = "mean", precision: str = "auto", workers: int = 0,
-    device: torch.device = torch.device("cpu"), budget: Budget | None = None,
+    asked: LabelledSites, settings: PredictionSettings = PredictionSettings(), *, weights: Path, out: Path,
+    machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
 ) -> LabelScores:
     """Score held-out sites by their fold's network and test sites by every network.
 
-    `weights`: the folder with one `fold-<number>/model.safetensors` each. Normalised by running statistics. `views`:
-    1, 2, 4 or 8 symmetries of the square that a site is shown in. `combine`: "mean", or "max" (first place of the competition).
+    `weights`: the folder with one `fold-<number>/model.safetensors` each. Normalised by running statistics. `settings.combine`:
+    "mean", or "max" (first place of the competition).
 
     Writes `<out>/fold-<number>-{held-out,test}.parquet`, natural-log probabilities, and metadata.json. Those that lie there
     whole, made by the same weights from the same sites in the same way, are kept; others give way. Raises TimeSpent
     before a part that would end after the deadline of `budget`: the same call goes on.
     """
     budget = budget or Budget()
-    parts, knobs = asked.parts(), {"views": views, "combine": combine, "precision": devices.resolve_precision(device, precision)}
+    device, views = devices.pick_device(machine.device), settings.tta_views
+    parts, knobs = asked.parts(), {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     kept = ScoreCache(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
     for name in progress_bar(kept.missing, desc="predict", unit="part"):
         table, began = parts[name], time.monotonic()
@@ -86,26 +89,26 @@ def score_folds(
             raise TimeSpent(f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
         model, card = load_weights(_place(weights, name), channels=len(asked.suffixes))
         data = SiteImages(asked.root, table, class_numbers=card.class_numbers, channels=asked.suffixes)
-        answers = site_probabilities(model.to(device), data, views=views, combine=combine, precision=precision, workers=workers)
+        answers = site_probabilities(model.to(device), data, settings, machine=machine)
         scores = pd.DataFrame(np.log(np.maximum(answers, LEAST)), table["id_code"].tolist(), card.class_numbers, np.float32)
         seconds = time.monotonic() - began
         kept.add(name, scores, {"gathered": {"running": 1}, "sites": len(table), "images": len(table) * views, "seconds": seconds})
         budget.took(len(table) * views, seconds)
-    return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=combine, where=out)
+    return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=settings.combine, where=out)
 
 
 @torch.inference_mode()
 def site_probabilities(
-    model: Classifier, data: SiteImages, *, views: int = 1, combine: str = "mean", precision: str = "auto", workers: int = 0
+    model: Classifier, data: SiteImages, settings: PredictionSettings = PredictionSettings(), *, machine: MachineSettings = MachineSettings()
 ) -> np.ndarray:
     """The probability of each class at each site by itself (a sigmoid), float32[N, K], views combined."""
     model, device = model.eval(), next(model.parameters()).device
     batches = np.array_split(np.arange(len(data)), max(1, -(-len(data) // BATCH)))
     answers = []
-    with devices.autocast(device, precision):
-        for images, _ in iter_batches(data, batches, workers=workers, device=device):
-            logits = torch.stack([model(apply_view(images, view)).float() for view in range(views)])
-            answers.append(COMBINED[combine](logits.sigmoid().cpu().numpy()))
+    with devices.autocast(device, machine.precision):
+        for images, _ in iter_batches(data, batches, workers=machine.num_workers, device=device):
+            logits = torch.stack([model(apply_view(images, view)).float() for view in range(settings.tta_views)])
+            answers.append(COMBINED[settings.combine](logits.sigmoid().cpu().numpy()))
     return np.concatenate(answers)
 
 

@@ -16,7 +16,9 @@ from cellsignal.code_identity import changed
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compiled, gradient_scaler, resolve_precision
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
+from cellsignal.learn.training.epoch import Learner
 from cellsignal.learn.training.optim import WeightAverage, optimizer
 from cellsignal.learn.training.phase import Phase
 from cellsignal.receipts import Receipt
@@ -183,20 +185,20 @@ class TrainingState:
 
     `found` is the checkpoint to go on from. `together`: how many batches a step of the optimiser
     takes without a virtual batch: one for each process that the phase began with. It stays when the
-    phase goes on in more processes or fewer. `embed`: the model's, compiled if so wanted.
+    phase goes on in more processes or fewer.
     """
 
-    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, world: ProcessGroup,
-                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None, compile: bool = False) -> None:
+    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, machine: MachineSettings, world: ProcessGroup,
+                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> None:
         self.model, self.phase, self.checkpoint, self.world = model, phase, checkpoint, world
         self.rows, self.together = [], world.size
-        self.embed = compiled(model.embed) if compile else model.embed
         device = next(model.parameters()).device
-        self.precision = resolve_precision(device, phase.precision)
-        self.scaler = gradient_scaler(device, phase.precision)
-        self.optimizer = optimizer(phase.optimizer, trainable(model, phase.trainable), learning_rate=phase.learning_rate,
-                                   weight_decay=phase.weight_decay, momentum=phase.momentum)
-        self.average = WeightAverage(model, phase.ema) if phase.ema else None
+        self.precision = resolve_precision(device, machine.precision)
+        self.scaler = gradient_scaler(device, machine.precision)
+        self.optimizer = optimizer(phase.training, trainable(model, phase.trainable))
+        self.average = WeightAverage(model, phase.training.ema_decay) if phase.training.ema_decay else None
+        self.learner = Learner(model, self.optimizer, phase, machine, world, self.scaler, self.average,
+                               compiled(model.embed) if machine.compile else model.embed)
         self.kept = _copy(model)
         if found is not None:
             self._restore(*found)
@@ -233,7 +235,7 @@ class TrainingState:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
             steps = {"average_steps": self.average.steps}
-        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.epochs, phase=self.phase.name,
+        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.training.epochs, phase=self.phase.name,
                              rows=self.rows, scaler=self.scaler.state_dict(), batches_per_step=self.together, **steps)
 
     def finish(self, card: ModelConfig, *, before: list[dict]) -> None:

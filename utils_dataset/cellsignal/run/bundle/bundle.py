@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import code_identity, files, shapes
+from cellsignal import code_identity, files, settings, shapes
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
@@ -81,12 +81,12 @@ def _read_recipe(run: Path) -> dict[str, Any]:
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:
     """The steps of the run that make something."""
-    gone = [name for name in parameters if name not in recipe.Recipe.model_fields]
+    gone = sorted(set(settings.flat(parameters)) - set(settings.keys(recipe.Recipe)))
     if gone:
         what = f"this package knows no {', '.join(gone)}, which the run was given"
         raise InputError(what, where="recipe.json", cure="bundle the run with the package that made it")
-    shape = plans.Shape.of(recipe.check(parameters, where="recipe.json"))
-    return [step for step in plans.plan(shape, parameters.get("cell_types", []), kernels=environment.kernels()) if step.makes]
+    checked = recipe.check(parameters, where="recipe.json")
+    return [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels()) if step.makes]
 
 
 def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents:
@@ -97,8 +97,10 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     record = replace(Receipt.read(manifest.place(run, steps.record().name)), outputs={"recipe.json": hashlib.sha256(told).hexdigest()})
     for step in plan:
         _add_step(found, run, step)
-    if str(parameters.get("pretrained", "")).endswith(".safetensors"):
-        places[entry_points.PRETRAINED] = _add_pretrained(found, Path(parameters.pop("pretrained")))
+    begun = parameters.get("network", {}).get("pretrained", "")
+    if begun.endswith(".safetensors"):
+        places[entry_points.PRETRAINED] = _add_pretrained(found, Path(begun))
+        parameters["network"] = {name: value for name, value in parameters["network"].items() if name != "pretrained"}
     _add_code(found)
     found.texts |= {
         entry_points.PARAMS: _params(run.name, parameters),

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, system_error
 from cellsignal.receipts import Receipt
@@ -43,26 +43,25 @@ def run_chain(recipe: Recipe, *, run: str | Path = "", kernels: Path | None = No
     rebuild.check(folder, way)
     plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
-    inputs.check_cell_types(recipe.cell_types, preset=preset, where=recipe.place("cell_types"))
+    inputs.check_cell_types(recipe.wells.cell_types, preset=preset, where=recipe.place("wells.cell_types"))
     ours = not recipe.data and root == environment.scratch(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if ours else str(root), "preset": preset}
-    engine, budget = engine or LocalExecutor(), Budget(environment.deadline(recipe.time_budget_minutes))
+    engine, budget = engine or LocalExecutor(), Budget(environment.deadline(recipe.machine.time_budget_minutes))
     with _alone(folder), engine.opened(folder, deadline=budget.deadline):
         files.remove_temporary(folder, ROOMS)
         session.mark(folder)
         manifest.place(folder, "0-chain").unlink(missing_ok=True)  # its hashes are about to be wrong
         chain = Chain(folder, values, root, engine, Display(folder), budget, budget.left)
         done = {"simulate": chain.simulate()}
-        wanted = {key: values[key] for key in ("run", "preset", "seed", "cell_types", "experiments", "folds")}
-        cell_types = inputs.cell_types_to_train(recipe.task, values["data"], **wanted)
-        files.write_json(folder / "recipe.json", provenance.describe({**values, "cell_types": cell_types}))
-        plan = plans.plan(plans.Shape.of(recipe), cell_types, kernels=kernels)
+        cell_types = inputs.cell_types_to_train(recipe.task, values["data"], recipe.wells, run=folder, preset=preset, seed=recipe.seed)
+        files.write_json(folder / "recipe.json", provenance.describe(settings.changed(values, {"wells.cell_types": cell_types})))
+        plan = plans.plan(recipe, cell_types, kernels=kernels)
         divided = split_prediction.experiment_steps(plan, values) if engine.divides else []
-        steps.forget_others(folder, ["simulate", *["report"] * recipe.pages, *(step.name for step in (*plan, *divided))])
-        if not recipe.pages:
+        steps.forget_others(folder, ["simulate", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *divided))])
+        if not recipe.machine.html_pages:
             (folder / "report.html").unlink(missing_ok=True)  # it would tell of another run
         plan, taken = rebuild.begin(folder, plan, way, values=values)
-        chain.drive(split_prediction.with_experiment_steps(plan, divided), done | taken, slots=engine.slots(recipe.parallel))
+        chain.drive(split_prediction.with_experiment_steps(plan, divided), done | taken, slots=engine.slots(recipe.machine.parallel_notebooks))
         rebuild.ended(folder)
         steps.write_receipt(folder, steps.record(), identity={}, seconds=0.0)
     return folder
@@ -118,13 +117,13 @@ class Chain:
     def drive(self, plan: list[Step], done: Receipts, *, slots: int) -> None:
         """Run the notebooks of `plan` on `slots` slots, then write the report; `done` gains every receipt."""
         with self.display as display, ThreadPoolExecutor(slots) as pool:
-            display.expect(len(plan) + 1 + self.values["pages"])
+            display.expect(len(plan) + 1 + self.values["machine"]["html_pages"])
             try:
                 for _ in self._in_order(plan, done, slots=slots, pool=pool):
                     display.refresh()
                 seconds = {name: receipt.details["seconds"] for name, receipt in done.items()}
                 files.write_json(self.folder / "seconds.json", seconds)
-                if self.values["pages"]:
+                if self.values["machine"]["html_pages"]:
                     self._report(steps.report(plan), done, seconds)
             except BaseException:
                 self.stop.set()  # leaving the pool waits until its notebooks have gone
@@ -152,11 +151,12 @@ class Chain:
     def _notebook(self, step: Step, done: Receipts) -> Receipt | None:
         """Have a notebook's work whole; None when the time budget does not allow it."""
         parameters = steps.parameters(step, self.values)
-        same = steps.identity(step, parameters=parameters, done=done)
-        least = 0.0 if "time_budget_minutes" in parameters else self._last_start()
+        decisive = steps.decisive(step, self.values)
+        same = steps.identity(step, parameters=decisive, done=done)
+        least = 0.0 if "machine.time_budget_minutes" in decisive else self._last_start()
         try:
             receipt = self._once(step, same, lambda: self._execute(step, parameters, done), least=least)
-            return self._paged(step, receipt) if self.values["pages"] else receipt
+            return self._paged(step, receipt) if self.values["machine"]["html_pages"] else receipt
         except TimeSpent as spent:
             self.budget.stop(self.budget.note or str(spent))
             return None
@@ -173,7 +173,7 @@ class Chain:
         """Execute a notebook, and see in its receipt whether it did all its work."""
         self.worked.set()
         earlier = steps.read(self.folder, step)  # of other code, see `_once`
-        page = self.values["pages"] and bool(step.pages)
+        page = self.values["machine"]["html_pages"] and bool(step.pages)
         written = self.engine.execute(Job(step, parameters, done, self.data, page, self.stop))
         if written is None or written == earlier:
             raise StepFailed("it ended without writing its receipt")

@@ -42,7 +42,7 @@ def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any
         ended(run)
         return list(plan), {}
     driven = [_told(step, way) for step in plan if way == "scratch" or set(step.makes) - set(_before(way))]
-    same = {"way": way, "parameters": {name: value for name, value in values.items() if name not in steps.PATHS_AND_SPEED}}
+    same = {"way": way, "parameters": steps.without_speed(values)}
     note = Receipt.find(run / NOTE)
     note = note if note and replace(note, complete=True).is_current(same) else None
     taken = _taken(run, plan, way, known=_noted(run, note))

@@ -35,7 +35,7 @@ def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> d
     mine = {key: value for _, key, value in given if key in own}
     rest = [text for text, key, _ in given if key not in own]
     values = recipe.load(params, rest).model_dump()
-    return {**{name: values[name] for name in names if name in values}, **mine}
+    return {**{name: values[name] for name in names if name in values}, **mine}  # whole groups, which tell all that they are
 
 
 def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def main(
     """
     notebook, params = (Path(environment.expanded(path)) for path in (notebook, params))
     values = parameters(notebook, params, override)
-    others = distributed.current_group(values.get("device", "auto"))
+    others = distributed.current_group(values["machine"]["device"])
     silent = others is not None and not others.first  # one of them speaks for all
     try:
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():

@@ -9,17 +9,21 @@ from typing import Any
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal import code_identity, files
+from cellsignal import code_identity, files, settings
 from cellsignal.data.images.folders import entries
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
+from cellsignal.run.recipe import shortened
 from cellsignal.run.record import manifest
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
-PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "recompute", "pages", "time_budget_minutes"}  # parameters that change no result
+PATHS_AND_SPEED = {  # parameters that change no result
+    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
+    "machine.html_pages", "machine.time_budget_minutes",
+}  # fmt: skip
 
 
 class Details(TypedDict):
@@ -40,7 +44,7 @@ class Step:
     notebook: Path | None = None
     cell_type: str = ""
     checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by this step
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by dotted key, by this step
     entry: str = ""  # the import by which a step without notebook starts
     after: tuple[str, ...] = ()  # steps that come before it, and leave nothing that it would not make itself
     part: str = ""  # the experiment, of a step that does a part of another one's work
@@ -101,11 +105,26 @@ def record() -> Step:
 
 
 def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's parameters the step's notebook takes: the names in its own parameters cell."""
+    """What of a run's parameters the step's notebook is given: the names in its own parameters cell, of groups what is not the default."""
     if step.notebook is None:
         return {}
-    given = {**values, "cell_type": step.cell_type, **step.overrides}
+    given = shortened(_given(step, values))
     return {name: given[name] for name in notebooks.parameter_names(step.notebook) if name in given}
+
+
+def decisive(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's parameters the step's notebook reads, by dotted key."""
+    read = notebooks.parameters_read(step.notebook) if step.notebook else set()
+    return {key: value for key, value in settings.flat(_given(step, values)).items() if key in read}
+
+
+def _given(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    return settings.changed({**values, "cell_type": step.cell_type}, step.overrides)
+
+
+def without_speed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted key, but for those that change no result."""
+    return {key: value for key, value in settings.flat(values).items() if key not in PATHS_AND_SPEED}
 
 
 def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Receipt]) -> dict[str, Any]:
@@ -115,7 +134,7 @@ def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Re
     """
     return {
         "step": step.name,
-        "parameters": {key: value for key, value in parameters.items() if key not in PATHS_AND_SPEED},
+        "parameters": without_speed(parameters),
         "inputs": {need: sorted(products(done[need]).values()) for need in step.needs},
         "code": step.code,
     }

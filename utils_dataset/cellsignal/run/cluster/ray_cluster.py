@@ -14,6 +14,7 @@ from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
@@ -128,13 +129,14 @@ class Cluster(LocalExecutor):
     def _resources(self, step: Step, parameters: Mapping[str, Any]) -> dict[str, int]:
         """Cores and GPUs of a notebook, a GPU for each process where there are any; InputError when no machine has them."""
         machines = [machine["Resources"] for machine in self._machines()]
-        processes = max(1, parameters.get("processes", 0))
-        wanted = {"CPU": processes + parameters.get("workers", 0), "GPU": 0}
-        if parameters.get("device") != "cpu" and any(machine.get("GPU", 0) for machine in machines):
+        settings = MachineSettings(**parameters.get("machine", {}))
+        processes = max(1, settings.num_processes)
+        wanted = {"CPU": processes + settings.num_workers, "GPU": 0}
+        if settings.device != "cpu" and any(machine.get("GPU", 0) for machine in machines):
             wanted["GPU"] = processes
         if not any(all(machine.get(kind, 0) >= count for kind, count in wanted.items()) for machine in machines):
             what = f"no machine of the cluster has {wanted['CPU']} cores" + (f" and {wanted['GPU']} GPUs" if wanted["GPU"] else "")
-            raise InputError(what, where=step.name, cure="set workers and processes lower")
+            raise InputError(what, where=step.name, cure="set machine.num_workers and machine.num_processes lower")
         return {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"]}
 
     def _machines(self) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from cellsignal import files, shapes
 from cellsignal.receipts import Receipt
-from cellsignal.run.recipe import Recipe
 from cellsignal.run.record import provenance
 
 FOLDER = "receipts"
@@ -29,12 +28,12 @@ class Details(TypedDict):
     hardware: NotRequired[dict[str, Any]]
 
 
-SPECIFIC = ("cell_type", "network")  # parameters that say which of a run's networks a notebook is about
+SPECIFIC = ("cell_type", "network_name")  # parameters that say which of a run's networks a notebook is about
 OUTPUTS = {  # patterns of what each notebook leaves; those of a training are its finished phases
     "0-chain": ("*", *(f"{room}/**/*" for room in ("eda", "notebooks", "receipts", "scores", "weights"))),
     "1-eda": ("eda/**/*",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
-    "3-train-cell-type": ("weights/{cell_type}/{network}.*", "weights/{cell_type}/{network}-*"),
+    "3-train-cell-type": ("weights/{cell_type}/{network_name}.*", "weights/{cell_type}/{network_name}-*"),
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "metrics.json", "answers.csv", "scores/**/*"),
     "compare": ("compare.*",),
@@ -50,13 +49,8 @@ PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the
 
 def step_name(step: str, values: Mapping[str, Any]) -> str:
     """The name of a step from its notebook's and its parameters: 3-train-cell-type@U2OS, and +plain for that network."""
-    cell_type, network = values.get("cell_type", ""), values.get("network", "model")
+    cell_type, network = values.get("cell_type", ""), values.get("network_name", "model")
     return step + (f"@{cell_type}" if cell_type else "") + (f"+{network}" if network != "model" else "")
-
-
-def parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's parameters among a notebook's variables."""
-    return {name: namespace[name] for name in (*Recipe.model_fields, *SPECIFIC) if name in namespace}
 
 
 def place(run: Path, step: str) -> Path:
@@ -99,9 +93,9 @@ def read_all(run: Path) -> list[Receipt]:
 
 def _outputs(run: Path, step: str, values: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 by relative name of the files that a notebook left."""
-    network = values.get("network", "model")
+    network = values.get("network_name", "model")
     patterns = (*OUTPUTS[step], *(PHASES if step.startswith("3-") and network == "model" else ()))
-    named = {"cell_type": escape(values.get("cell_type", "")), "network": escape(network)}
+    named = {"cell_type": escape(values.get("cell_type", "")), "network_name": escape(network)}
     found = {path for pattern in patterns for path in run.glob(pattern.format(**named)) if path.is_file()}
     names = sorted(path.relative_to(run).as_posix() for path in found - {place(run, step), run / RUN})
     return {name: files.sha256(run / name) for name in names if _is_output(name)}

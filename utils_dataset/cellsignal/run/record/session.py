@@ -3,27 +3,28 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import code_identity, files
+from cellsignal import code_identity, files, settings
 from cellsignal.budget import Budget, TimeSpent
+from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
-from cellsignal.run.recipe import Recipe
+from cellsignal.run.recipe import Recipe, keys_read
 from cellsignal.run.record import manifest, provenance
 from cellsignal.run.record.cells import CellWatch, Finished
 
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
-    "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
-    "rotation_prior", "certainty", "known_layouts", "combine", "thresholds", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
+    "wells.cell_types", "training.ablate_virtual_batch", "machine.device", "network.ensemble", "network.one_network",
+    *(f"prediction.{name}" for name in PredictionSettings.model_fields), *(f"assignment.{name}" for name in AssignmentSettings.model_fields),
 }  # fmt: skip
-OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
+OF_OTHERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
 # A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
 GO_ON = (
     "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
@@ -37,12 +38,17 @@ class Session:
 
     step: str  # the notebook's name, such as 1-eda
     folder: Path  # the run folder, absolute, ours while this process lives
-    recipe: Recipe  # the notebook's parameters, checked
+    checked: parameters.Checked = field(repr=False)  # the parameters of the notebook
     time_budget: Budget  # counts from the start of the process
     namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
     taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of what an attached run made
     began: float = field(default_factory=time.monotonic, repr=False)
     spent: str = ""  # how far the work came when the time was spent
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parameters of the run: those of the notebook, and the defaults of what it leaves out."""
+        return self.checked.recipe
 
     def resume_folders(self, *parts: str) -> list[Path]:
         """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
@@ -67,7 +73,7 @@ class Session:
     def _write(self, *, complete: bool, progress: str = "") -> None:
         seconds = time.monotonic() - self.began
         facts = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": self.taken_up}
-        written = manifest.write(self.folder, self.step, manifest.parameters(self.namespace), **facts)
+        written = manifest.write(self.folder, self.step, _read(self.checked, self.namespace.get("In", ())), **facts)
         state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
         print(f"{written.identity['step']}: {state}. {_sizes(self.folder)}")
         if not complete and environment.where() == "kaggle" and not environment.under_chain():
@@ -77,24 +83,21 @@ class Session:
 def start(namespace: Mapping[str, Any], step: str) -> Session:
     """Begin a notebook: check its parameters, claim its run folder and take up what attached runs hold.
 
-    `namespace`: the notebook's variables, `globals()`; `step`: the notebook's name, such as 1-eda, which no kernel can tell.
-    When a later cell raises TimeSpent the session writes an incomplete manifest and says how to go on, and the cells that
-    follow do nothing; outside of IPython the exception is left to who runs the cells.
 
     Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
     other parameters, is damaged, or does not fit the disk.
     """
     if step not in manifest.OUTPUTS:
         raise InputError(f"unknown notebook {step!r}", where="cellsignal.start", cure=f"name one of: {', '.join(manifest.OUTPUTS)}")
-    recipe = parameters.check(namespace)
+    checked = parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
-    folder = environment.claim(namespace["run"])
-    session = Session(step, folder, recipe, Budget(environment.deadline(recipe.time_budget_minutes)), namespace)
+    folder = environment.claim(checked.recipe.run)
+    session = Session(step, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
     mark(folder)
     if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
         for attached in _attached(folder):
-            _check(attached, manifest.parameters(namespace))
+            _check(attached, {**checked.given, **checked.own})
             session.taken_up.update(_take_up(folder, attached, taken=session.taken_up))
     if "get_ipython" in namespace:  # IPython puts it there
         CellWatch(session.end).watch(namespace["get_ipython"]())
@@ -105,6 +108,21 @@ def mark(folder: Path) -> None:
     """Mark a run folder, so that later sessions find it among their inputs."""
     if not (folder / manifest.RUN).is_file():
         files.write_json(folder / manifest.RUN, {"run": environment.short(folder)})
+
+
+def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
+    """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
+    values = settings.flat(checked.recipe.model_dump())
+    read = set().union(*map(_keys_read, cells)) if cells else set(values)
+    own = {name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
+    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | own
+
+
+def _keys_read(cell: str) -> set[str]:
+    try:
+        return keys_read(cell)
+    except SyntaxError:  # IPython's own, such as %matplotlib
+        return set()
 
 
 def _attached(folder: Path) -> list[Path]:
@@ -126,9 +144,9 @@ def _name(run: Path) -> str | None:
 def _check(attached: Path, ours: Mapping[str, Any]) -> None:
     """Refuse a run that was trained with other parameters."""
     for found in manifest.read_all(attached):
-        theirs = found.details["parameters"]
+        theirs = settings.flat(found.details["parameters"])
         free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
-        if theirs.get("network", "model") != ours.get("network", "model"):
+        if theirs.get("network_name", "model") != ours.get("network_name", "model"):
             free = free | OF_OTHERS
         key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
         if key is not None:

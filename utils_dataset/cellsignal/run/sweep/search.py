@@ -52,8 +52,9 @@ def _networks(run: Path) -> list[str]:
         parameters = files.read_json(run / "recipe.json", shapes.Description)["parameters"]
     except (OSError, InputError):
         parameters = {}
-    folds = [f"fold-{fold}" for fold in range(parameters.get("folds", 0))]
-    return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
+    wells = parameters.get("wells", {})
+    folds = [f"fold-{fold}" for fold in range(wells.get("folds", 0))]
+    return ["all"] if parameters.get("network", {}).get("one_network") else list(wells.get("cell_types", [])) or folds
 
 
 def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
@@ -91,7 +92,7 @@ class Search:
     compared = False
 
     def __init__(self, folder: Path, ranges: Sequence[Range], make: Make, *, about: Mapping[str, Any], trials: int, measure: str) -> None:
-        """`about`: the recipe and all else that must stay the same while the search goes on; holds `seed`, `epochs`, `seeds`."""
+        """`about`: the recipe and all else that must stay the same while the search goes on; by dotted key; holds `seed`, `training.epochs`, `seeds`."""
         self.ranges, self.make, self.trials, self.measure = ranges, make, trials, measure
         self.candidates: dict[str, _Candidate] = {}
         self.queue: list[Trial] = []
@@ -143,7 +144,7 @@ class Search:
         optuna = self.optuna
         _drop_torn_line(path)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_HeldLock()))
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=round(WARMUP * about["epochs"]))
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=round(WARMUP * about["training.epochs"]))
         study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", pruner=pruner, load_if_exists=True)
         same = json.loads(json.dumps(about))
         if not unchanged(study.user_attrs.get("about", same), same):

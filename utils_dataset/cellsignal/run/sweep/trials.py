@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files, shapes
+from cellsignal import files, settings, shapes
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
@@ -30,9 +30,10 @@ def command(params: Path, run: Path) -> list[str]:
 
 
 def unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two sets of parameters say the same; one from before a key was invented has its default."""
+    """Whether two sets of parameters, by dotted key, say the same; one from before a key was invented has its default."""
+    default = settings.flat(Recipe().model_dump())
     keys = set(old) | set(new)
-    given = [{**{key: Recipe.model_fields[key].default for key in keys & set(Recipe.model_fields)}, **values} for values in (old, new)]
+    given = [{**{key: default[key] for key in keys & set(default)}, **values} for values in (old, new)]
     return given[0] == given[1]
 
 
@@ -111,8 +112,7 @@ class Trial:
 
     def _decisive(self) -> dict[str, Any]:
         """What of its values decides its result, as JSON has them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.values.items()
-                if key not in steps.PATHS_AND_SPEED}
+        return steps.without_speed(self.values)
 
     def _last_words(self) -> str:
         """The line that says why it failed."""
