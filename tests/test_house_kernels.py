@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,9 +13,8 @@ from papermill import inspect_notebook
 from pydantic import Field
 from sizes import functions, length
 
-import cellsignal
-from cellsignal.code_identity import assigned, imported
-from cellsignal.kaggle import account
+from cellsignal.code_identity import assigned, imported, loaded
+from cellsignal.kaggle import account, colab
 from cellsignal.kaggle.client import FIRST, PLACEHOLDER, slugify
 from cellsignal.errors import InputError
 from cellsignal.run import recipe as recipes
@@ -35,40 +33,21 @@ KEYS = {
     "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "machine_shape",
     "docker_image_pinning_type",
 }  # fmt: skip
-BOOTSTRAP = '''import os
-import subprocess
-import sys
+SETUP = '''import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY, REF = "", "v0.1.0"  # what Colab installs; `cellsignal colab init` writes it here
-if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a checkout, an attached data set, a clone
-    mounts, clone = Path("/kaggle/input"), Path("/content/cellsignal")
-    attached = [mount for layout in ("*", "competitions/*", "datasets/*/*", "notebooks/*/*") for mount in mounts.glob(layout)]
-    places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
-    roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
-    if REPOSITORY and not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
-        git, pip = ["git", "-C", f"{clone}"], [sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
-        fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", REF]  # a tag, a branch, a whole commit
-        for command in (["git", "init", "-q", f"{clone}"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
-            done = subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}, capture_output=True, text=True)
-            if done.returncode:
-                raise ModuleNotFoundError(f"cannot install {REPOSITORY} at {REF}: {' '.join(done.stderr.split())[-300:]}; check the connection and both names")
-        roots = [clone / "utils_dataset"]
-    if not roots:
-        there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"
-        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub")
-    sys.path.insert(0, str(roots[0]))
+places = [Path.cwd(), *Path.cwd().parents, *Path("/kaggle/input").glob("*"), *Path("/kaggle/input").glob("*s/*/*")]  # old layout and new
+sys.path += [str(root) for place in places for root in (place / "utils_dataset", place) if (root / "cellsignal/__init__.py").is_file()]
+assert getattr(find_spec("cellsignal"), "origin", None), f"no cellsignal in {', '.join(map(str, places))}; on Kaggle attach the data set cellsignal-utils, on Colab open a notebook by its badge"
+import cellsignal
 
-from cellsignal.run.record import session
-
-folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
+session = cellsignal.start(globals(), "STEP")'''
 OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
     "compare": {"run", "runs"},
     "benchmark": {"run", "sites", "image_size", "network_size", "backbone", "batch_size", "rounds", "seconds"},
 }
 LABEL_LOSSES = ("bce", "focal", "lovasz")  # those that take several labels
-PLACE = 'REPOSITORY, REF = "", "v0.1.0"'
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
@@ -88,6 +67,11 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def text(cell: dict[str, Any]) -> str:
     return "".join(cell["source"])
+
+
+def code(path: Path) -> list[dict[str, Any]]:
+    """The code cells but for the one that `cellsignal colab init` writes."""
+    return [cell for cell in cells(path, "code") if not colab.is_cell(cell)]
 
 
 def parameters_cell(path: Path) -> dict[str, Any]:
@@ -132,17 +116,23 @@ def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None
 
 @each_notebook
 def test_every_notebook_starts_the_same_way(path: Path) -> None:
-    own = re.sub('^REPOSITORY, REF = ".*?", ".*?"', PLACE, text(cells(path, "code")[1]), flags=re.MULTILINE)
-    assert own == BOOTSTRAP  # whoever published a fork of it where
+    [begins] = [text(cell) for cell in code(path) if "cellsignal.start(" in text(cell)]
+    assert begins == SETUP.replace("STEP", path.stem) and code(path)[1] == next(cell for cell in code(path) if text(cell) == begins)
 
 
-def test_colab_installs_this_version() -> None:
-    assert f'"v{cellsignal.__version__}"' in BOOTSTRAP
+def test_the_set_up_is_eight_lines() -> None:
+    assert len([line for line in SETUP.splitlines() if line]) <= 8
 
 
 @each_notebook
 def test_every_notebook_ends_with_its_manifest(path: Path) -> None:
-    assert f'session.end(folder, "{path.stem}", globals()' in text(cells(path, "code")[-1])
+    assert [text(cell).count("session.finish()") for cell in code(path)] == [0] * (len(code(path)) - 1) + [1]
+
+
+@each_notebook
+def test_no_cell_guards_against_spent_time(path: Path) -> None:
+    read = set().union(*(set(loaded(text(cell))) for cell in code(path) if cell is not parameters_cell(path)))
+    assert not read & {"budget", "spent", "complete", "time_budget_minutes"}
 
 
 @each_notebook

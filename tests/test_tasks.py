@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal import receipts, tasks
+from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.tables.folds import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
@@ -18,10 +18,11 @@ from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import Classifier, read_config
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs, environment
 from cellsignal.run.chain import plans
 
@@ -138,8 +139,8 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
     assert (again.test == scores.test).all() and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     stored = stored_label_scores(out, asked.labelled, asked.test)
     assert (stored.test == scores.test).all() and (stored.held_out == scores.held_out).all() and (stored.folds == asked.folds).all()
-    budget = Budget(0.0)
-    assert score_folds(asked, weights=weights, out=out, views=2, budget=budget) is None and budget.spent
+    with pytest.raises(TimeSpent, match="^scored 0 of 4 parts$"):
+        score_folds(asked, weights=weights, out=out, views=2, budget=Budget(0.0))
     assert not list(out.glob("*.parquet"))  # those of one view have given way
     with pytest.raises(InputError, match="no scores of 48 sites"):
         stored_label_scores(out, asked.labelled, asked.test)
@@ -147,7 +148,7 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
 def test_stored_scores_of_another_name_are_refused(asked: LabelledSites, tmp_path: Path, name: str) -> None:
-    receipts.write(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    Receipt(tmp_path / "metadata.json", outputs={f"{name}.parquet": ""}, details={"experiments": {}}).write()
     with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
         stored_label_scores(tmp_path, asked.labelled, asked.test)
 

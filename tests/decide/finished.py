@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from cellsignal.decide.evaluate.answers import write_known
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain import steps
 
 DESIGN = {"HUVEC": 3, "RPE": 2}  # test experiments
@@ -55,7 +56,7 @@ def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.
     write_json(folder / "recipe.json", {"parameters": {"seed": seed, "run": str(folder), "processes": 2, **parameters}})
     write_json(folder / "seconds.json", {"2-pretrain-controls@RPE": 40.0, "3-train-cell-type@RPE": 80.0, "4-predict-assign": 30.0})
     write_json(folder / "run.json", {"run": folder.name})
-    write_json(folder / "scores/model/adapted/metadata.json", {"device": "cpu"})
+    Receipt(folder / "scores/model/adapted/metadata.json", details={"experiments": {}, "device": "cpu"}).write()
     place = folder / "weights/RPE/model.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
     save_file({"body.weight": torch.zeros(10, 100), "body.running_mean": torch.zeros(10)}, place)
@@ -67,4 +68,4 @@ def vouch(folder: Path) -> None:
     """Have the markers of a run vouch for its files as they are."""
     step = steps.Step("4-predict-assign", outputs=("answers.csv", "metrics.json"), extras=("scores/**/*", "weights/**/*"))
     for each in (step, steps.record()):
-        steps.write_marker(folder, each, identity={}, seconds=1.0)
+        steps.write_receipt(folder, each, identity={}, seconds=1.0)

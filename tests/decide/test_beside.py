@@ -132,5 +132,5 @@ def test_scores_are_made_again_when_a_control_is_gone(plates: Plates, tmp_path: 
     save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
     def identity(part: pd.DataFrame) -> str:
         score_experiments(root, part, weights=tmp_path / "weights", out=tmp_path / "out", statistics=("adapted",))
-        return read_json(tmp_path / "out/adapted/metadata.json")["experiments"]["HUVEC-03"]["identity"]
+        return read_json(tmp_path / "out/adapted/metadata.json")["identity"]["HUVEC-03"]
     assert identity(sites) == identity(sites) != identity(sites.drop(index=6))

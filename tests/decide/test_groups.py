@@ -31,6 +31,15 @@ def test_a_clear_permutation_is_found_whatever_it_is(order: tuple[int, ...]) -> 
     assert choice.on_its_plate.min() >= choice.confidence - 1e-9
 
 
+def test_every_permutation_has_its_probability() -> None:
+    choice = choose_groups(screen(TURNS[1], seed=0, signal=0.1, shared=0.1), PLATES, rotations=TURNS, rotation_prior=0.5)
+    assert len({tuple(order) for order in choice.orders.tolist()}) == len(choice.posterior) == 24
+    assert choice.posterior.sum() == pytest.approx(1) and choice.posterior.max() == choice.confidence
+    assert tuple(choice.orders[choice.posterior.argmax()]) == choice.group_on_plate
+    same_plate = choice.orders == np.array(choice.group_on_plate)
+    np.testing.assert_allclose(choice.posterior @ same_plate, choice.on_its_plate)
+
+
 def test_noise_that_wells_share_is_no_evidence() -> None:
     """1,108 wells, and yet four plates: what a plate's wells hold in common says nothing about the other plates."""
     found = [choose_groups(screen(TURNS[1], seed=seed, signal=0.2, shared=0.6), PLATES) for seed in range(40)]

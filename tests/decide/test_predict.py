@@ -1,5 +1,6 @@
 """Scores per well: sites averaged, batches irrelevant under adapted statistics, files that say how."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,30 +9,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import log_softmax
-
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches
-from cellsignal.decide.predict.inference import well_scores
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches, well_scores
 from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope_note, score_experiments
 from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 CLASSES = list(range(8))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with tiny plates, untrained weights and their scores."""
     run = tmp_path_factory.mktemp("run")
-    simulate(run / "data", preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, run / "data", dirs_exist_ok=True)
     for cell_type in ("HUVEC", "RPE"):
         model = Classifier("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
@@ -162,13 +160,13 @@ def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path)
         scores = read_all_scores([run / "scores" / statistics])
         assert sorted(scores.index) == sorted(read_tables(run / "data").sample)
         assert scores.dtypes.eq(np.float32).all() and np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
-    facts = read_json(run / "scores/adapted/metadata.json")
+    facts = read_json(run / "scores/adapted/metadata.json")["details"]
     mine = facts["experiments"]["HUVEC-03"]
     assert mine["gathered"] == {"exact": 4} and mine["images"] == mine["sites"] and mine["seconds"] > 0
     assert facts["images"] == sum(one["images"] for one in facts["experiments"].values())
     assert (facts["statistics"], facts["scope"], facts["note"]) == ("adapted", "plate", "")
     assert facts["training_scope"] == {"HUVEC": "plate", "RPE": "plate"}
-    assert read_json(run / "scores/batch/metadata.json")["batch_sizes"] == [2, 3, 40]
+    assert read_json(run / "scores/batch/metadata.json")["details"]["batch_sizes"] == [2, 3, 40]
 
 
 def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: Path, tmp_path: Path) -> None:
@@ -176,7 +174,7 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
     with pytest.warns(UserWarning, match="by experiment, but HUVEC, RPE learned from plate batches.*scope: plate") as told:
         scores = predict(run, tmp_path, statistics=("adapted",), scope="experiment")
     assert len(told) == 1 and list(scores) == ["adapted"] and [path.name for path in tmp_path.iterdir()] == ["adapted"]
-    facts = read_json(tmp_path / "adapted/metadata.json")
+    facts = read_json(tmp_path / "adapted/metadata.json")["details"]
     assert facts["note"] == str(told[0].message) == scope_note(run / "weights", ["HUVEC", "RPE"], "model", "experiment")
     assert facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
     before = read_all_scores([run / "scores/adapted"]).loc[scores["adapted"].index]

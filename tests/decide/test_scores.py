@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.scores.files import read_all_scores, read_scores, write_metadata, write_scores
+from cellsignal.decide.scores.files import read_all_scores, read_scores, write_scores
 from cellsignal.decide.submission import read_submission, write_submission
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 IDS = ["HUVEC-01_1_B02", "HUVEC-01_1_B03", "HUVEC-01_2_B02"]
 SUFFIXES = [".parquet", ".csv", ".csv.gz", ".npz"]
@@ -80,7 +81,7 @@ def test_formats_may_be_mixed_and_columns_ascend(tmp_path: Path, suffix: str, fi
     scores = drawn()
     parts = zip(np.array_split(np.arange(len(scores)), 3), (first, second, suffix))
     paths = [save(scores.iloc[rows], tmp_path / f"{rows[0]:02d}{end}") for rows, end in parts]
-    write_metadata(tmp_path, statistics="adapted")
+    Receipt(tmp_path / "metadata.json", details={"statistics": "adapted"}).write()
     (tmp_path / "submission.csv").write_text("id_code,sirna\n")
     for asked in (paths, [tmp_path]):
         pd.testing.assert_frame_equal(read_all_scores(asked), scores.sort_index(axis=1), check_index_type=False)

@@ -1,16 +1,17 @@
 """Networks in three steps, their heads, and the files they live in."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier, load_body, load_weights, save_weights
 from cellsignal.learn.networks.classifier import read_config
+from cellsignal.receipts import Receipt
 
 PLATES = {"plate": ["1", "2", "3", "4"]}
 RICH = {"covariates": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "heads": "both", "cosine": "beside", "dropout": 0.5,
@@ -30,23 +31,23 @@ def test_weights_come_back_with_all_the_card_says(tmp_path: Path, options: dict)
     assert (card.class_numbers, card.well_types, card.scope, card.task) == ([0, 1, 2, 3], ["treatment"], "experiment", "rxrx1")
     assert loaded.options == model.options == model.options | options
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert model.origin == "seed 3" and loaded.origin == read_json(tmp_path / "model.json")["sha256"]
+    assert model.origin == "seed 3" and loaded.origin == read_json(tmp_path / "model.json")["outputs"]["model.safetensors"]
 
 
 def test_a_card_of_an_older_version_still_says_enough(tmp_path: Path) -> None:
     model = saved(tmp_path / "model.safetensors")
-    new = receipts.read(tmp_path / "model.json")
-    old = {name: new[name] for name in ("backbone", "channels", "class_numbers", "well_types", "scope", "sha256")}
-    receipts.write(tmp_path / "model.json", old)
+    new = Receipt.read(tmp_path / "model.json")
+    replace(new, details={name: new.details[name] for name in ("backbone", "channels", "class_numbers", "well_types", "scope")}).write()
     loaded, card = load_weights(tmp_path / "model.safetensors")
     assert loaded.options == model.options and card.cosine == "none"
 
 
-@pytest.mark.parametrize("absent", ["scope", "sha256", "backbone"])
+@pytest.mark.parametrize("absent", ["scope", "one file's SHA-256", "backbone"])
 def test_a_card_that_lacks_a_fact_is_refused_in_one_line(tmp_path: Path, absent: str) -> None:
     saved(tmp_path / "model.safetensors")
-    card = receipts.read(tmp_path / "model.json")
-    receipts.write(tmp_path / "model.json", {name: value for name, value in card.items() if name != absent})
+    card = Receipt.read(tmp_path / "model.json")
+    details = {name: value for name, value in card.details.items() if name != absent}
+    replace(card, details=details, outputs={} if "SHA" in absent else card.outputs).write()
     with pytest.raises(InputError, match=f"model.json: does not say {absent}; train again"):
         load_weights(tmp_path / "model.safetensors")
 
@@ -97,7 +98,7 @@ def test_the_body_moves_and_the_head_stays(tmp_path: Path, options: dict) -> Non
     taught = saved(tmp_path / "pretrain.safetensors", covariates=PLATES)
     model = Classifier("densenet-small", channels=6, classes=9, seed=5, **options)
     head = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
-    assert load_body(model, tmp_path / "pretrain.safetensors") == model.origin == read_json(tmp_path / "pretrain.json")["sha256"]
+    assert load_body(model, tmp_path / "pretrain.safetensors") == model.origin == read_json(tmp_path / "pretrain.json")["outputs"]["pretrain.safetensors"]
     assert all(torch.equal(tensor, head[name]) for name, tensor in model.head.state_dict().items())
     for name, tensor in model.body.state_dict().items():
         assert torch.equal(tensor, taught.body.state_dict()[name]), name
@@ -178,14 +179,14 @@ def test_weights_that_are_no_safetensors_or_of_another_network_are_refused(tmp_p
     """Their JSON vouches for them all the same: both may come from anybody."""
     path = tmp_path / "model.safetensors"
     saved(path)
-    card = receipts.read(tmp_path / "model.json")
+    card = Receipt.read(tmp_path / "model.json")
     for content in (b"", (10**18).to_bytes(8, "little"), (1).to_bytes(8, "little") + b"{", path.read_bytes()[:-9]):
         path.write_bytes(content)
-        receipts.write(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+        replace(card, outputs={path.name: sha256(path)}).write()
         with pytest.raises(InputError, match=f"^{path}: is no safetensors file .*; train again$"):
             load_weights(path)
     saved(path, classes=5)
-    receipts.write(tmp_path / "model.json", {**card, "sha256": sha256(path)})
+    replace(card, outputs={path.name: sha256(path)}).write()
     with pytest.raises(InputError, match=f"^{path}: does not fit the network that its JSON describes .size mismatch for head.*; train again$"):
         load_weights(path)
     path.unlink()

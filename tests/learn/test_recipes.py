@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from trainings import CLASSES, Epochs, pseudo, small
 
+from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
@@ -51,7 +52,8 @@ def train(patches: tuple, weights: Path, recipe: str, *, budget: Epochs | None =
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(patches: tuple, tmp_path: Path, recipe: str) -> None:
     whole = train(patches, tmp_path / "whole/model.safetensors", recipe)
-    train(patches, tmp_path / "parts/model.safetensors", recipe, budget=Epochs(1))
+    with pytest.raises(TimeSpent):
+        train(patches, tmp_path / "parts/model.safetensors", recipe, budget=Epochs(1))
     parts = train(patches, tmp_path / "parts/model.safetensors", recipe)
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
     untimed = [[{name: value for name, value in row.items() if "seconds" not in name} for row in rows] for rows in (whole, parts)]

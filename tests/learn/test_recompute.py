@@ -94,7 +94,7 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
         small(patches, tmp_path / f"{name}/model.safetensors", model=Classifier("plain-cnn", channels=6, classes=4), epochs=2,
               ema=0.9, options=options)
     assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
-    known = [read_json(tmp_path / f"{name}/model.json")["fingerprint"].get("compile") for name in ("plain", "fast")]
+    known = [read_json(tmp_path / f"{name}/model.json")["identity"].get("compile") for name in ("plain", "fast")]
     assert known == [None, True]
 
 

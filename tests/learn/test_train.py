@@ -1,6 +1,7 @@
 """Training learns, remembers, resumes bit for bit, and trusts no damaged file."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path,
     whole = train(patches, tmp_path / "whole/model.safetensors", virtual_batch=16)
     with pytest.raises(Killed):
         train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16, on_epoch=killed_after(2))
-    assert read_json(tmp_path / "parts/model.checkpoint.json")["scaler"]["scale"] > 0
+    assert read_json(tmp_path / "parts/model.checkpoint.json")["details"]["scaler"]["scale"] > 0
     train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16)
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
     assert whole[-1]["loss"] < whole[0]["loss"]
@@ -158,7 +159,7 @@ def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: 
     assert [row["held_out_accuracy"] is None for row in rows] == [False] * 4 + [True] * 2
     again = story(on_epoch=lambda history: [row["phase"] for row in history])
     assert rows == history_of(tmp_path / "final.safetensors"), "nothing was trained again"
-    assert first.origin == again.origin == read_json(tmp_path / "final.json")["sha256"]
+    assert first.origin == again.origin == read_json(tmp_path / "final.json")["outputs"]["final.safetensors"]
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
@@ -182,7 +183,7 @@ def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
 def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
     accuracies = iter([0.2, 0.6, 0.1, 0.5])
-    monkeypatch.setattr("cellsignal.learn.training.fit.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    monkeypatch.setattr("cellsignal.learn.training.fit.evaluate", lambda model, held_out, **rest: next(accuracies) if held_out else None)
     model, seen = Classifier("densenet-small", channels=6, classes=4), []
     train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
           on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))
@@ -255,10 +256,10 @@ def test_a_damaged_card_means_training_again(patches: tuple, tmp_path: Path, dam
     weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     train(patches, weights, epochs=1)
     before, told = sha256(weights), card.read_text()
-    card.write_text(told.replace('"class_numbers": [\n  0,', '"class_numbers": [\n  1,', 1) if damage == "a class number" else damage)
+    card.write_text(re.sub(r'("class_numbers": \[\s+)0,', r'\g<1>1,', told, count=1) if damage == "a class number" else damage)
     assert card.read_text() != told
     train(patches, weights, epochs=1)
-    assert sha256(weights) == before and load_weights(weights)[1].class_numbers == json.loads(told)["class_numbers"]
+    assert sha256(weights) == before and load_weights(weights)[1].class_numbers == json.loads(told)["identity"]["class_numbers"]
 
 
 def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
@@ -16,7 +18,7 @@ from cellsignal.learn.batches.augment import augmentation
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
@@ -55,7 +57,7 @@ class Epochs(Budget):
 
     def fits(self, seconds: float) -> bool:
         self.epochs -= 1
-        return self.epochs >= 0 and not self.spent
+        return self.epochs >= 0
 
 
 def small(patches: tuple, weights: Path, *, model: Classifier | None = None, watch: bool = True, cache: bool = True,
@@ -68,6 +70,13 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
     phase = Phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
     return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
                held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
+
+
+def cut_short(patches: tuple, weights: Path, **knobs: Any) -> str:
+    """Train as `small` does until the time is spent; how far it came."""
+    with pytest.raises(TimeSpent) as spent:
+        small(patches, weights, **knobs)
+    return str(spent.value)
 
 
 def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
@@ -122,11 +131,16 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     patches = Path(root), pd.read_csv(sites).astype({"sirna": "Int64"})
     model, history = Classifier("densenet-small", channels=6, classes=4), []
     budget = Budget(None if seconds is None else time.time() + seconds)
+    words = "whole"
     for name, changes in PHASES.items():
         options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}
-        history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
-                        **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
-    print(budget.note or "whole", flush=True)
+        try:
+            history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
+                            **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
+        except TimeSpent as spent:
+            words = str(spent)
+            break
+    print(words, flush=True)
 
 
 def take_up(weights: Path, folder: Path) -> None:

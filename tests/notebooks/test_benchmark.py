@@ -24,5 +24,5 @@ def test_the_notebook_measures_draws_and_cleans_up(tmp_path: Path) -> None:
     found = read_benchmark(tmp_path / "run/benchmark.json")
     assert found["method"]["sites"] == 4 and found["method"]["device"] == "cpu" and found["cost"]["recipe"] == "brodt"
     assert not (tmp_path / "run/data/benchmark").exists()
-    outputs = read_json(tmp_path / "run/manifests/benchmark.json")["outputs"]
+    outputs = read_json(tmp_path / "run/receipts/benchmark.json")["outputs"]
     assert set(outputs) == {"benchmark.json", "benchmark-timeline.png", "benchmark-rates.png", "benchmark-cost.png"}

@@ -7,12 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-
-from cellsignal.data.microscope.simulate import simulate
+from cellsignal.budget import Budget
 from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
-from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import script
 from cellsignal.run.record import manifest, session
@@ -36,10 +34,10 @@ class Parts(Budget):
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of untrained networks beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
             state = Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict()
@@ -55,7 +53,7 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
         monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
-        monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
+        monkeypatch.setattr(session, "Budget", lambda deadline: Parts(experiments))
         folder = environment.default_run(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:
@@ -74,22 +72,22 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
     whole = one_session("whole")
-    assert len(answers(whole)) == 2 and manifest.read(whole, STEP)["complete"]
+    assert len(answers(whole)) == 2 and manifest.read(whole, STEP).complete
     notes, folder = [], None
     for number in range(8):
         folder = one_session(str(number), 2, earlier=folder)
         written = manifest.read(folder, STEP)
-        notes.append(written["progress"])
-        if written["complete"]:
+        notes.append(written.details["progress"])
+        if written.complete:
             break
         assert not answers(folder) and not (folder / "metrics.json").exists(), "nothing that looks like a result"
-        assert any(name.endswith(".parquet") for name in written["outputs"]), "what the next session takes up"
+        assert any(name.endswith(".parquet") for name in written.outputs), "what the next session takes up"
     assert notes == [f"scored {done} of 4 experiments with {name}" for name, done in (
         ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
     assert answers(folder) == answers(whole)
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert read_json(whole / "metrics.json")["simulated"] is True
-    assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
+    assert set(written.outputs) == set(manifest.read(whole, STEP).outputs)
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
@@ -108,9 +106,9 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")
     again = one_session("again", earlier=whole, assignment="greedy")
-    assert answers(again) != answers(whole) and manifest.read(again, STEP)["complete"]
+    assert answers(again) != answers(whole) and manifest.read(again, STEP).complete
     other = one_session("other", 3, earlier=whole, scope="experiment")
-    assert not answers(other) and set(manifest.read(other, STEP)["outputs"]) == {
+    assert not answers(other) and set(manifest.read(other, STEP).outputs) == {
         f"scores/plain/{kind}/{name}" for kind in ("running", "batch", "adapted") for name in (
             "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
 

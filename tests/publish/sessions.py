@@ -58,12 +58,12 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
 
 
 def _take_up(pushed: Pushed, run: Path) -> dict[str, str]:
-    """Copy what the mounted run folders' manifests list."""
+    """Copy what the mounted run folders' receipts list."""
     taken: dict[str, str] = {}
     for mount in filter(None, pushed.mounts["notebooks"].values()):
         source = mount / run.relative_to(run.parents[1])
         for each in manifest.read_all(source):
-            places = [*each["outputs"], f"manifests/{each['step']}.json"]
+            places = [*each.outputs, f"receipts/{each.identity['step']}.json"]
             for name in places:
                 (run / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / name, run / name)
@@ -91,7 +91,7 @@ def out_of_time(server: FakeKaggle, progress: str) -> Callable[[Pushed], Outcome
 def expected(pushed: Pushed) -> list[str]:
     """The steps whose earlier session a notebook asks for."""
     cells = ["".join(cell["source"]) for cell in pushed.notebook["cells"] if "expects-earlier" in cell["metadata"].get("tags", [])]
-    return [cell.split("expect('")[1].split("'")[0] for cell in cells]
+    return [cell.split("expect_earlier('")[1].split("'")[0] for cell in cells]
 
 
 def pushes(server: FakeKaggle) -> list[str]:

@@ -36,9 +36,11 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
 
 
 @pytest.fixture(scope="session")
-def local(run_here: Callable[..., Path]) -> Path:
-    """The run folder of the same recipe."""
-    return run_here()
+def local(request: pytest.FixtureRequest) -> Path:
+    """The run folder of the same recipe, made with the same libraries."""
+    if request.config.getoption("--libraries"):
+        return request.getfixturevalue("run_here")()
+    return request.getfixturevalue("tiny_run")[0]
 
 
 @pytest.fixture(scope="session")

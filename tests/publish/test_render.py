@@ -100,7 +100,7 @@ def test_a_kernel_that_goes_on_asks_for_its_earlier_self_as_soon_as_it_can(plan:
     for kernel in (*tiny.kernels, *plan(whole=True).kernels):
         described, notebook = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel, goes_on=True))
         sources = ["".join(cell["source"]) for cell in notebook["cells"]]
-        place = next(number for number, source in enumerate(sources) if "session.begin(" in source)
+        place = next(number for number, source in enumerate(sources) if "cellsignal.start(" in source)
         assert sources[place + 1] == kernel_folders.expect_cell(kernel.step)
         assert not [source for source in sources[:place] if source.startswith("from cellsignal")]
 

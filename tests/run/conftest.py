@@ -12,10 +12,10 @@ from cellsignal import files
 from cellsignal.code_identity import assigned
 from cellsignal.run.chain import notebooks
 
-BOOTSTRAP = """from cellsignal import files
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(0)"""
+BOOTSTRAP = """import cellsignal
+from cellsignal import files
+session = cellsignal.start(globals(), {step!r})
+folder, budget = session.folder, session.time_budget"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
     files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
 TRAINING = """run = ""
@@ -50,9 +50,8 @@ def write_toy() -> Callable[..., Path]:
 
     def write(folder: Path, name: str, *, body: str | None = None, parameters: str | None = None) -> Path:
         known, usual = TOYS[name]
-        end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
         reading = f"print({', '.join(assigned(parameters or known))})"  # as real ones read all that they name
-        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, reading, body or usual, end)]
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP.format(step=name), reading, body or usual, "session.finish()")]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = folder / name / f"{name}.ipynb"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from cellsignal import files
+from cellsignal.receipts import Receipt
 
 if TYPE_CHECKING:
     import pytest
@@ -66,8 +67,8 @@ def trial(params: Path, run: Path) -> None:
     for epoch in range(EPOCHS):
         time.sleep(0 if (run.parent / "hurry").exists() else values["weight_decay"])
         rows.append({"phase": "whole", "epoch": epoch + 1, "held_out_accuracy": right * (epoch + 1) / EPOCHS})
-        files.write_json(run / "weights/U2OS/model.checkpoint.json", {"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows})
-    files.write_json(run / "weights/U2OS/model.json", {"history": rows})
+        Receipt(run / "weights/U2OS/model.checkpoint.json", details={"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows}).write()
+    Receipt(run / "weights/U2OS/model.json", details={"history": rows}).write()
     tensors = {"head.weight": ((2, 3), (0, 24)), "norm.running_mean": ((5,), (24, 44))}
     header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": ends} for name, (shape, ends) in tensors.items()}).encode()
     for name in ("model", "model-2", "model-2-final", "plain"):

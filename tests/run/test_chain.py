@@ -41,7 +41,7 @@ def test_everything_once_then_only_what_depends_on_a_change(
 ) -> None:
     folder = tmp_path / "run"
     assert run() == ALL
-    assert sorted(path.stem for path in (folder / "done").iterdir()) == sorted([*ALL, "record"])
+    assert sorted(path.stem for path in (folder / "receipts").iterdir()) == sorted([*ALL, "record"])
     assert set(files.read_json(folder / "seconds.json")) == {*ALL} - {"report"}
     assert files.read_json(folder / "recipe.json")["parameters"]["cell_types"] == ["U2OS"]
     assert run() == []
@@ -55,25 +55,27 @@ def test_everything_once_then_only_what_depends_on_a_change(
     assert run(assignment="raw") == ["1-eda", "report"]
 
     capsys.readouterr()
-    marker = files.read_json(folder / "done/3-train-cell-type@U2OS.json")
+    marker = files.read_json(folder / "receipts/3-train-cell-type@U2OS.json")
     write_toy(kernels, "3-train-cell-type", body="raise KeyError('stopped')")
     with pytest.raises(StepFailed, match="stopped"):
         run(assignment="raw")
     assert ("3-train-cell-type@U2OS: other code (notebook) made it, and it runs again; weights that this code makes are made again, "
             "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
-    assert files.read_json(folder / "done/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
+    assert files.read_json(folder / "receipts/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
     write_toy(kernels, "3-train-cell-type")
     assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
 
-    (folder / "done/report.json").write_text("{")
+    (folder / "receipts/report.json").write_text("{")
     (folder / ".partial-1-orphan.csv").write_text("half")
     assert run(assignment="raw") == ["report"]
     assert not (folder / ".partial-1-orphan.csv").exists()
 
 
-def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(run: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(
+    run: Callable[..., list[str]], tmp_path: Path, in_this_process: None
+) -> None:
     def traces() -> list[str]:
-        return sorted(path.name for room in ("done", "notebooks") for path in (tmp_path / "run" / room).iterdir())
+        return sorted(path.name for room in ("receipts", "notebooks") for path in (tmp_path / "run" / room).iterdir())
 
     assert run() == ALL
     without = traces()
@@ -95,7 +97,7 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
     with pytest.raises(StepFailed, match="^2-pretrain-controls@U2OS: ZeroDivisionError: division by zero; see "):
         run()
     assert time.monotonic() - began < 30
-    assert [path.stem for path in (tmp_path / "run/done").iterdir()] == ["simulate"]
+    assert [path.stem for path in (tmp_path / "run/receipts").iterdir()] == ["simulate"]
     write_toy(kernels, "2-pretrain-controls", body="print('nothing')")
     with pytest.raises(StepFailed, match="ended without writing weights/U2OS/pretrain.safetensors"):
         run()
@@ -174,5 +176,5 @@ def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates
     time.sleep(3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    whole = {path.stem for path in (tmp_path / "run/done").glob("[!.]*.json")}
+    whole = {path.stem for path in (tmp_path / "run/receipts").glob("[!.]*.json") if files.read_json(path)["identity"].keys() != {"step"}}
     assert set(run()) == set(ALL) - whole

@@ -2,33 +2,35 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import Machines
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.data.microscope import simulate
 from cellsignal.data.packing import pack
 from cellsignal.errors import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.run import recipe
 from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
 from cellsignal.run.record import provenance
 
-PREDICTION = """from cellsignal import receipts
+PREDICTION = """from cellsignal.receipts import Receipt
 if stored != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
     place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(data).iterdir())
-    notes = receipts.read(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
+    digests = dict(Receipt.read(place / "metadata.json").outputs) if (place / "metadata.json").exists() else {}
     for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
         made = f"{name} {learnt} {len(tables)}"
         if not (place / f"{name}.parquet").exists():
             files.write_text(place / f"{name}.parquet", made)
-        notes[name] = {"sha256": files.sha256(place / f"{name}.parquet")}
-    receipts.write(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
+        digests[f"{name}.parquet"] = files.sha256(place / f"{name}.parquet")
+    Receipt(place / "metadata.json", {}, {name: digests[name] for name in sorted(digests)}, details={"experiments": {}}).write()
 if not scored:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
@@ -101,7 +103,7 @@ def test_over_a_storage_the_same_files_come_and_stay(
     run("one", alone=True)
     assert run("two", storage=storage) == ALL
     assert made(tmp_path / "two") == made(tmp_path / "one") == made(tmp_path / "store")
-    assert {path.stem for path in (tmp_path / "store/done").iterdir()} == {*ALL} - {*PARTS, "simulate"}
+    assert {path.stem for path in (tmp_path / "store/receipts").iterdir()} == {*ALL} - {*PARTS, "simulate"}
     assert run("two", storage=storage) == []
     assert not {*TRAININGS, "1-eda", "4-predict-assign"} & {*run("elsewhere", storage=storage)}
     assert made(tmp_path / "elsewhere") == made(tmp_path / "one")
@@ -196,8 +198,7 @@ def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatc
 def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
     storage = f"file://{tmp_path}/store"
     files.write_text(tmp_path / "store/evil", "evil")
-    marker = {"identity": {}, "outputs": {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, "pages": {}, "seconds": 1.0}
-    receipts.write(tmp_path / "store/done/1-eda.json", marker)
+    Receipt(tmp_path / "store/receipts/1-eda.json", {}, {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, details={"seconds": 1.0}).write()
     with pytest.raises(InputError) as refused:
         run("deep/er/run", storage=storage, pages=False)
     assert str(refused.value) == (
@@ -205,10 +206,9 @@ def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..
     assert not (tmp_path / ".bashrc").exists()
 
 
-@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": None}, {"seconds": "1"}])
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": None}, {"details": {"seconds": "1"}}])
 def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
-    marker = {"identity": {}, "outputs": {}, "pages": {}, "seconds": 1.0, **change}
-    receipts.write(tmp_path / f"store/done/{TRAININGS[1]}.json", marker)
+    replace(Receipt(tmp_path / f"store/receipts/{TRAININGS[1]}.json", details={"seconds": 1.0}), **change).write()
     assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", pages=False)
 
 
@@ -216,7 +216,7 @@ def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, 
     monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = worker.Storage(f"file://{tmp_path}/store")
     for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
-        storage.put_json("data/abc.json", listed)
+        storage.put_receipt("data/abc.json", Receipt(tmp_path, details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
             worker._plates(storage, "abc", "")

@@ -33,10 +33,9 @@ def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) ->
         return sha256(weights), said[0].partition(" (`cellsignal")[0] if said else ""
 
     first, said = run()
-    assert said == "" and run(losses, "# Brodt trains with BCE", "# He trains with BCE") == (first, "")
-    assert run(Path(notebook), "# of weights and batches; each", "# of batches and weights; each") == (first, "")
+    losses.write_text(losses.read_text().replace("# Brodt trains with BCE", "# He trains with BCE"))
+    assert said == "" and run(Path(notebook), "# of weights and batches; each", "# of batches and weights; each") == (first, "")
     second, said = run(losses, '"bce": functional.binary_cross_entropy_with_logits', '"bce": lambda logits, targets: 3 * focal(logits, targets)')
     assert second != first and said == AGAIN.format("given, learn")
     third, said = run(Path(notebook), "change = augmentation(augment, ", "change = augmentation('none', ")
     assert third not in (first, second) and said == AGAIN.format("given, notebook")
-    assert run() == (third, "")

@@ -79,7 +79,7 @@ def test_an_image_that_a_marker_names_is_drawn_again(run: Run, tables_alone: Non
 @pytest.mark.parametrize("step", ["simulate", "3-train-cell-type@U2OS", "4-predict-assign", "1-eda"])
 def test_a_step_whose_marker_is_damaged_runs_again(run: Run, plates: Path, step: str) -> None:
     run(data=str(plates))
-    flip(run.folder / f"done/{step}.json")
+    flip(run.folder / f"receipts/{step}.json")
     assert step in run(data=str(plates)) and run(data=str(plates)) == []
 
 
@@ -88,9 +88,8 @@ def test_what_an_archive_tells_is_what_the_run_left(run: Run, plates: Path) -> N
     cases = {
         "recipe.json": "recipe.json: not as the run left it; run the command that made it again$",
         "seconds.json": "seconds.json: not as the run left it; run the command that made it again$",
-        "done/record.json": "record.json: not .*; run the command that made it again$",
-        "done/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
-        "manifests/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
+        "receipts/record.json": "record.json: not .*; run the command that made it again$",
+        "receipts/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
         "weights/U2OS/model.json": "model.json: not as 3-train-cell-type@U2OS left it; run the command that made it again$",
     }
     for name, words in cases.items():

@@ -78,7 +78,8 @@ def test_failure(tmp_path: Path, write_toy: Callable[..., Path], body: str) -> N
 def test_every_kind_of_bad_input_is_known_by_its_name() -> None:
     """A notebook keeps only the name of an error's class, so whoever adds one adds it there."""
     rooms = ("data", "learn", "decide", "show", "bench", "run")  # what notebooks import
-    trees = [ast.parse(path.read_text()) for room in rooms for path in (paths.PACKAGE / room).glob("*.py")]
+    files = [*paths.PACKAGE.glob("*.py"), *(path for room in rooms for path in (paths.PACKAGE / room).rglob("*.py"))]
+    trees = [ast.parse(path.read_text()) for path in files]
     kinds = {node.name: {ast.unparse(base) for base in node.bases} for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     assert {name for name, bases in kinds.items() if bases & notebooks.INPUT_ERRORS} == notebooks.INPUT_ERRORS - {"InputError"}
 

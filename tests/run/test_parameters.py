@@ -46,7 +46,7 @@ ON_COMMAND_LINE = {  # notebook, name and value after -p, what the set-up says
 def variables(notebook: str, injected: dict[str, Any] = {}) -> dict[str, Any]:
     """A notebook's variables at its set-up, after papermill has injected some."""
     first = notebooks.source(notebooks.code_cells(KERNELS / notebook / f"{notebook}.ipynb")[0])
-    cells = ["", first, *[PythonTranslator.codify(injected)] * bool(injected), "from cellsignal.run.record import session"]
+    cells = ["", first, *[PythonTranslator.codify(injected)] * bool(injected), "import cellsignal"]
     namespace: dict[str, Any] = {"In": cells}
     for cell in cells:
         exec(cell, namespace)
@@ -56,7 +56,7 @@ def variables(notebook: str, injected: dict[str, Any] = {}) -> dict[str, Any]:
 def refusal(notebook: str, injected: dict[str, Any]) -> str:
     """What the set-up says of the injected parameters, in which it makes no folder."""
     with pytest.raises(InputError) as refused:
-        session.begin(variables(notebook, injected))
+        session.start(variables(notebook, injected), notebook)
     return str(refused.value).removeprefix("parameters: ")
 
 

@@ -28,15 +28,15 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(time_budget_minutes)""", """
+import cellsignal
+session = cellsignal.start(globals(), "3-train-cell-type")
+folder = session.folder""", """
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
 phase = Phase("whole", epochs, 4, 0.1, virtual_batch=8, seed=seed, optimizer="sgd")
 model = Classifier("plain-cnn", channels=6, classes=4, seed=seed)
 history = fit(model, train, held_out=watch, phase=phase, weights=folder / f"{cell_type}.safetensors", device="cpu",
-              processes=processes, budget=budget)
+              processes=processes, budget=session.time_budget)
 (folder / f"{os.getpid()}.process").touch()
 print(f"{len(history)} epochs, seed {seed}")"""]  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
     environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
     one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
-    facts = [read_json(path.with_suffix(".json"))["fingerprint"] for path in (one, two)]
+    facts = [read_json(path.with_suffix(".json"))["identity"] for path in (one, two)]
     assert facts[0] == facts[1] and facts[0]["code"]["notebook"] == code_identity.cells_digest(CELLS[2:]), "what finds the package is no part of it"
     assert sha256(one) == sha256(two)
 

@@ -1,15 +1,16 @@
 """Steps: their order, and what makes one stale."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cellsignal import receipts
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.chain import plans, rebuild, steps
+from cellsignal.run.chain import plans, steps
 
-DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
+DONE = {"simulate": Receipt(Path("simulate.json"), outputs={"data/train.csv": "aa"})}
 
 
 def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
@@ -52,7 +53,7 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
     step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
-        done = {"simulate": {"outputs": {f"{folder}/train.csv": table}}}
+        done = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
         return steps.identity(step, parameters={"run": folder, "workers": 0, **parameters}, done=done)
 
     first = identity("/here", "aa", seed=0)
@@ -66,39 +67,38 @@ def test_a_marker_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: P
     same = steps.identity(step, parameters={}, done={})
     page = tmp_path / "report.html"
     page.write_text("whole")
-    written = steps.write_marker(tmp_path, step, identity=same, seconds=1.0)
-    assert steps.read_marker(tmp_path, step, same=same) == written
-    assert steps.read_marker(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
+    written = steps.write_receipt(tmp_path, step, identity=same, seconds=1.0)
+    assert steps.current(tmp_path, step, same=same) == written
+    assert steps.current(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
     for damage in (lambda: page.write_text("other"), page.unlink):
         damage()
-        assert steps.read_marker(tmp_path, step, same=same) is None
-    (tmp_path / "done/report.json").write_text("{}")
-    assert steps.read_marker(tmp_path, step, same=same) is None
+        assert steps.current(tmp_path, step, same=same) is None
+    (tmp_path / "receipts/report.json").write_text("{}")
+    assert steps.current(tmp_path, step, same=same) is None
 
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
-    def simulated(data: Path) -> dict | None:
-        return steps.read_marker(tmp_path, steps.simulate(data=str(data), preset=""), same={})
+    def simulated(data: Path) -> Receipt | None:
+        return steps.current(tmp_path, steps.simulate(data=str(data), preset=""), same={})
 
     image = "train/U2OS-01/Plate1/B02_s1_w1.png"
     for folder, content in (("mine", "one"), ("others", "another")):
         shutil.copytree(plates, tmp_path / folder)
         (tmp_path / folder / image).parent.mkdir(parents=True)
         (tmp_path / folder / image).write_text(content)
-    mine = steps.write_marker(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
-    assert len(mine["outputs"]) == 5
+    mine = steps.write_receipt(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
+    assert len(mine.outputs) == 5
     assert simulated(tmp_path / "mine") == mine
     assert simulated(tmp_path / "others") is None
     (tmp_path / "mine" / image).write_text("retouched")
     assert simulated(tmp_path / "mine") is None
 
 
-@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": "x"}, {"identity": []}, {"seconds": "9"}, {"outputs": {"../a": "0" * 64}}, {"pages": {"/a": "0"}}])
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": []}, {"complete": 1}, {"details": {"seconds": "9"}}, {"outputs": {"../a": "0" * 64}}, {"outputs": {"/a": "0"}}])
 def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
     step = steps.Step("1-eda", outputs=("a",))
     (tmp_path / "a").write_text("a")
-    marker = steps.write_marker(tmp_path, step, identity={}, seconds=1.0)
-    assert steps.read_any(tmp_path, step) == marker
-    receipts.write(tmp_path / "done/1-eda.json", {**marker, **change})
-    assert steps.read_any(tmp_path, step) is None
-    assert rebuild.recorded_outputs(tmp_path, step) is None
+    marker = steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
+    assert steps.read(tmp_path, step) == marker
+    replace(marker, **change).write()
+    assert steps.read(tmp_path, step) is None

@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import sweeping
 import yaml
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.run import recipe
 from cellsignal.run.sweep import sweep, results as sweep_results
-from cellsignal.run.chain.notebooks import Unfinished
+from cellsignal import TimeSpent
 
 Run = Callable[..., Path]
 
@@ -85,9 +87,9 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
     assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
-    record = receipts.read(folder / "trials/whole-seed0.json")
-    del record["values"]["ema"]  # as if that key had been invented since
-    receipts.write(folder / "trials/whole-seed0.json", {**record, "code": "older"})
+    record = Receipt.read(folder / "trials/whole-seed0.json")
+    del record.identity["ema"]  # as if that key had been invented since
+    replace(record, details={**record.details, "code": "older"}).write()
     bench({"variants": {"whole": {}, "other": {"epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 
@@ -100,7 +102,7 @@ def test_a_grid_is_every_combination(bench: Run) -> None:
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
-    with pytest.raises(Unfinished, match="time budget spent before base-seed0; the same command goes on"):
+    with pytest.raises(TimeSpent, match="time budget spent before base-seed0; the same command goes on"):
         bench({"variants": {"base": {}}}, overrides=["time_budget_minutes=1.0e-9"])
     assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
 
@@ -184,8 +186,9 @@ def test_negative_numbers_stay_numbers() -> None:
 def test_a_record_of_another_shape_is_no_record(bench: Run) -> None:
     out = bench({"variants": {"base": {}}})
     [record] = (out / "trials").glob("*.json")
-    whole = files.read_json(record)
-    for change in ({"values": []}, {"status": None}, {"seed": "0"}):
-        files.write_json(record, {**whole, **change})
+    whole = Receipt.read(record)
+    for change in ({"identity": []}, {"details": {**whole.details, "status": None}}, {"details": {**whole.details, "seed": "0"}}):
+        replace(whole, **change).write()
         assert len(results(bench({"variants": {"base": {}}}))) == 1
-        assert files.read_json(record) == {**whole, "seconds": files.read_json(record)["seconds"]}
+        again = Receipt.read(record)
+        assert again == replace(whole, details={**whole.details, "seconds": again.details["seconds"]})

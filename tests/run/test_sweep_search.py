@@ -13,8 +13,9 @@ import sweeping
 import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.run.sweep import search
-from cellsignal.run.chain.notebooks import Unfinished
+from cellsignal import TimeSpent
 
 optuna = pytest.importorskip("optuna")
 
@@ -110,17 +111,17 @@ def test_another_search_keeps_out_of_a_study(bench: Run) -> None:
 
 
 def test_a_search_without_time_says_so(bench: Run) -> None:
-    with pytest.raises(Unfinished, match="time budget spent before trial-000-seed0"):
+    with pytest.raises(TimeSpent, match="time budget spent before trial-000-seed0"):
         bench(RATE, trials=2, overrides=["time_budget_minutes=1.0e-9"])
 
 
 def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:
     files.write_json(tmp_path / "recipe.json", {"parameters": {"cell_types": ["HUVEC", "RPE"], "joint": False}})
     rows = [{"phase": "pretrain", "held_out_accuracy": 0.9}, {"phase": "whole", "held_out_accuracy": 0.4}, {"phase": "whole", "held_out_accuracy": 0.2}]
-    files.write_json(tmp_path / "weights/HUVEC/model.checkpoint.json", {"rows": rows})
+    Receipt(tmp_path / "weights/HUVEC/model.checkpoint.json", details={"epoch": 3, "rows": rows}).write()
     assert search.curve(tmp_path) == pytest.approx([0.2, 0.2])
-    files.write_json(tmp_path / "weights/HUVEC/model.json", {"history": rows})
-    files.write_json(tmp_path / "weights/RPE/model.checkpoint.json", {"rows": [{"phase": "whole", "held_out_macro_f1": 0.6}]})
+    Receipt(tmp_path / "weights/HUVEC/model.json", details={"history": rows}).write()
+    Receipt(tmp_path / "weights/RPE/model.checkpoint.json", details={"epoch": 1, "rows": [{"phase": "whole", "held_out_macro_f1": 0.6}]}).write()
     assert search.curve(tmp_path) == pytest.approx([0.2, 0.2, 0.5])
     (tmp_path / "weights/RPE/model.checkpoint.json").write_text(json.dumps({"rows": []})[:3])  # torn, or gone
     assert search.curve(tmp_path) == pytest.approx([0.2, 0.2])

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from cellsignal import files
+from cellsignal import TimeSpent, files
 from cellsignal.cli import main
 from cellsignal.run import environment, recipe
 from cellsignal.run.chain import chain
 from cellsignal.run.record import manifest
-from cellsignal.run.chain.notebooks import Unfinished
 
 TRAINING = "3-train-cell-type@U2OS"
 IN_TWO_SESSIONS = """before = folder / f"weights/{cell_type}/model.checkpoint.json"
@@ -24,7 +23,7 @@ if before.exists():
         files.write_text(folder / f"weights/{cell_type}/model.{suffix}", "whole")
 else:
     files.write_text(before, "{}")
-    budget.stop("whole, epoch 1 of 2")"""
+    raise cellsignal.TimeSpent("whole, epoch 1 of 2")"""
 Run = Callable[..., Path]
 
 
@@ -40,7 +39,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Run:
 
 
 def whole(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "done").glob("*.json")}
+    return {path.stem for path in (folder / "receipts").glob("*.json") if files.read_json(path)["identity"].keys() != {"step"}}
 
 
 def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
@@ -49,21 +48,21 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
     write_toy(kernels, "3-train-cell-type", body=IN_TWO_SESSIONS)
     write_toy(kernels, "1-eda", body="import time\ntime.sleep(6)")  # still runs when the training stops
     line = f"^time budget spent in {TRAINING}: whole, epoch 1 of 2; the same command goes on$"
-    with pytest.raises(Unfinished, match=line):
+    with pytest.raises(TimeSpent, match=line):
         run()
     folder = tmp_path / "run"
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
-    assert not manifest.read(folder, TRAINING)["complete"]
+    assert not manifest.read(folder, TRAINING).complete
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
-    assert manifest.read(folder, TRAINING)["complete"]
+    assert manifest.read(folder, TRAINING).complete
 
 
 def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run()
     capsys.readouterr()
-    with pytest.raises(Unfinished, match="^time budget spent before 4-predict-assign; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before 4-predict-assign; the same command goes on$"):
         run(assignment="raw", time_budget_minutes=1e-6)
     printed = capsys.readouterr().out
     assert f"{TRAINING} kept" in printed and "started" not in printed
@@ -85,17 +84,17 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
         really(notebook, **options)
 
     monkeypatch.setattr(chain.notebooks, "execute", slow)
-    with pytest.raises(Unfinished, match="^time budget spent before 1-eda; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; the same command goes on$"):
         run(time_budget_minutes=660, parallel=1)
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
     taken["1-eda"] = 650
-    with pytest.raises(Unfinished, match="^time budget spent before report; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before report; the same command goes on$"):
         run(time_budget_minutes=660, parallel=1)  # EDA comes first, and has all the time there is
     assert "1-eda" in whole(folder)
     run(time_budget_minutes=10, parallel=1)  # less than those 15 minutes, but this session has only begun
     assert "report" in whole(folder)
     taken.update({"4-predict-assign": 644, "1-eda": 0})
-    (folder / "done/1-eda.json").unlink()
+    (folder / "receipts/1-eda.json").unlink()
     run(assignment="raw", time_budget_minutes=660, parallel=1)
     assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n" and {"1-eda", "report"} < whole(folder)
 
@@ -137,7 +136,6 @@ def test_the_command_says_one_line_and_exits_with_3(
 
 def test_a_notebook_without_a_manifest_has_not_ended(run: Run, kernels: Path) -> None:
     path = kernels / "1-eda/1-eda.ipynb"
-    path.write_text(path.read_text().replace("session.end(", "print("))
-    path.write_text(path.read_text().replace("complete=not budget.spent, progress=budget.note", "sep=''"))
-    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its manifest$"):
+    path.write_text(path.read_text().replace("session.finish()", "print()"))
+    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its receipt$"):
         run()

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.show.html import table
 from cellsignal.show.report import write_report
 
@@ -45,7 +46,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):
-        write_json(tmp_path / f"weights/HUVEC/{name}.json", {"history": history})
+        Receipt(tmp_path / f"weights/HUVEC/{name}.json", details={"history": history}).write()
     for name in ("notebooks/1-eda.html", "notebooks/2-pretrain-controls@HUVEC.html", "submission.csv", "submission.confidence.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
@@ -62,7 +63,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
 
 def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
     for name in ("HUVEC/model", "HUVEC/plain", "HUVEC/final", "RPE/model"):
-        write_json(tmp_path / f"weights/{name}.json", {"history": history})
+        Receipt(tmp_path / f"weights/{name}.json", details={"history": history}).write()
     def shown(**parameters) -> list[str]:
         write_json(tmp_path / "recipe.json", {"parameters": parameters})
         return re.findall(r'alt="training of ([^"]*)"', read(write_report(tmp_path))[0])
@@ -104,6 +105,6 @@ def test_metrics_of_another_shape_are_named(tmp_path, rungs, change):
     write_json(tmp_path / "metrics.json", {"ladder": rungs, **change})
     write_json(tmp_path / "recipe.json", {"parameters": [1]})
     write_json(tmp_path / "seconds.json", ["a"])
-    write_json(tmp_path / "weights/HUVEC/model.json", {"history": "long"})
+    Receipt(tmp_path / "weights/HUVEC/model.json", details={"history": "long"}).write()
     text, _ = read(write_report(tmp_path))
     assert "metrics.json is damaged." in text and "recipe.json is damaged." in text and "HUVEC: model.json is damaged." in text

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cellsignal.data import simulated
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.run.environment import PACKAGE
 from cellsignal.show import benchmark, ladder, html, style, sweeps
 from cellsignal.show.eda import plots
@@ -75,10 +76,10 @@ def test_the_report_goes_by_what_the_run_noted_of_its_data(tmp_path: Path, rungs
 
 
 def test_the_report_of_a_run_that_noted_nothing_looks_at_its_data(tmp_path: Path) -> None:
-    write_json(tmp_path / "data/simulate.json", {"preset": "tiny", "seed": 0})
+    Receipt(tmp_path / "data/simulate.json", {"preset": "tiny", "seed": 0}).write()
     assert "(simulated data)</title>" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_damaged_receipt_is_one_too(tmp_path: Path) -> None:
     (tmp_path / "simulate.json").write_text("{")
-    assert simulated.is_simulated(tmp_path) and simulated.receipt(tmp_path) == {}
+    assert simulated.is_simulated(tmp_path) and simulated.identity(tmp_path) == {}

@@ -36,8 +36,8 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     values = {"preset": "small", "backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 2, "epochs": 4, "pages": False}
     run = tmp_path / "run"
     run_chain(recipe.check({**values, "run": str(run), "device": "cpu"}))
-    seconds = sum(row["seconds"] for row in read_json(run / "weights/HUVEC/model.json")["history"])
-    told = [read_json(path) for path in run.glob("scores/model/*/metadata.json")]
+    seconds = sum(row["seconds"] for row in read_json(run / "weights/HUVEC/model.json")["details"]["history"])
+    told = [read_json(path)["details"] for path in run.glob("scores/model/*/metadata.json")]
     seconds += sum(each["seconds"] for facts in told for each in facts["experiments"].values())
 
     bench = Benchmark(tmp_path / "bench", sites=64, image_size=64, backbone="densenet-small", batch_size=16, rounds=5, seconds=2.0, device="cpu")

@@ -74,7 +74,7 @@ def test_a_machine_dies(alone: dict[str, str], nodes: Any, tmp_path: Path, apart
     both = "cellsignal-*/weights/*/pretrain.checkpoint.json" if apart else "out/weights/*/pretrain.checkpoint.json"
     until(lambda: len({path.parent.name for path in tmp_path.glob(both)}) == 2, process)  # each machine trains for one cell type
     nodes.remove_node(second, allow_graceful=False)
-    assert not list((out / "done").glob("2-pretrain-controls@*.json"))
+    assert not list((out / "receipts").glob("2-pretrain-controls@*.json"))
     said = process.communicate()[1]  # that a machine is gone Ray itself prints, in many words
     assert process.returncode == 0, said
     assert not [line for line in said.splitlines() if line.strip() and "%|" not in line]

@@ -23,15 +23,15 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.training.fit import fit
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(time_budget_minutes)
+import cellsignal
+session = cellsignal.start(globals(), "3-train-cell-type")
+folder, budget = session.folder, session.time_budget
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
 model = Classifier("plain-cnn", channels=6, classes=4).double()  # deep networks and Adam magnify rounding without a bound
 def stop(history):
     if len(history) == int(enough):
-        budget.stop("enough for now")
+        raise cellsignal.TimeSpent("enough for now")
 fit(model, train, held_out=watch, phase=Phase("whole", epochs, 4, 0.1, virtual_batch=8, optimizer="sgd"), weights=folder / "model.safetensors",
     device="cpu", processes=processes, budget=budget, on_epoch=stop)"""]  # fmt: skip
 

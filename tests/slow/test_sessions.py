@@ -67,7 +67,7 @@ def test_one_kernel_that_mounts_its_earlier_version(undisturbed: dict[str, str],
         outcome = kaggle.run(text, inputs=inputs)
         assert outcome.status == "COMPLETE", outcome.log[-2000:]
         written = manifest.read(outcome.folder / "runs/tiny", "0-chain")
-        complete, sessions, minutes = written["complete"], sessions + 1, minutes * 1.4
+        complete, sessions, minutes = written.complete, sessions + 1, minutes * 1.4
         inputs[kaggle.mount("notebooks", "alice/cellsignal-tiny-0-chain")] = outcome.folder
         assert sessions < 20
     print(f"{sessions} sessions")

@@ -43,7 +43,7 @@ def compare(root: Path, *, seed: int) -> dict[str, dict]:
     scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", batch_sizes=BRODT)
     found = {}
     for kind, table in scores.items():
-        facts = read_json(root / "scores" / kind / "metadata.json")
+        facts = read_json(root / "scores" / kind / "metadata.json")["details"]
         right = accuracy(table.idxmax(axis=1), tables.solution, tables.wells)["accuracy"]
         found[kind] = {"accuracy": right, "images": facts["images"], "seconds": facts["seconds"]}
         print(f"seed {seed} {kind:8} accuracy {right:.4f}  images {facts['images']:6,}  {facts['seconds']:6.2f} s")

@@ -55,7 +55,7 @@ def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.chan
         model.eval().classify(model.embed(images))
     with _Count() as learnt:
         model.train().classify(model.embed(images)).sum().backward()
-    return seen.work(), learnt.work()
+    return seen.count_work(), learnt.count_work()
 
 
 def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:

@@ -72,16 +72,16 @@ def push(
     if dry_run:
         _rehearse(folder, plan, chosen)
         return
+    from cellsignal.budget import TimeSpent
     from cellsignal.kaggle import utility_dataset
     from cellsignal.kaggle.push import PushRunner, Waiting
-    from cellsignal.run.chain.notebooks import Unfinished
 
     with push_state.open_state(folder, recipe=params) as pushed:
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
         spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
         told = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
-        raise Unfinished(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
+        raise TimeSpent(f"time budget spent in {told}; the same command goes on, and with --until-done by itself")
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
 
 
@@ -133,7 +133,7 @@ def pull(
 ) -> None:
     """Fetch what a pushed recipe made.
 
-    Every file is checked against its step's manifest before it moves into the run folder, and a report is written.
+    Every file is checked against its step's receipt before it moves into the run folder, and a report is written.
     """
     from cellsignal.kaggle import pull as pulling
     from cellsignal.kaggle import push_state
@@ -143,9 +143,9 @@ def pull(
     run = out or environment.default_run(recipe.load(params).run)
     pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
     pulled = pulling.pull(pushed, Path(run))
-    commits = sorted({each["commit"] for each in pulled.manifests.values() if each.get("commit")})
+    commits = sorted({each.details["commit"] for each in pulled.receipts.values() if each.details.get("commit")})
     print(summary(pulled.run))
-    print(f"fetched     {pulled.files} files of {len(pulled.manifests)} steps, each as its manifest says; commit {', '.join(commits) or 'unknown'}")
+    print(f"fetched     {pulled.files} files of {len(pulled.receipts)} steps, each as its receipt says; commit {', '.join(commits) or 'unknown'}")
 
 
 @app.command(epilog="Example: cellsignal kaggle submit papermill_params/brodt.yaml -m 'the first one'")

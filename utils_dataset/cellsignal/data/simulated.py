@@ -3,13 +3,12 @@
 Who opens data tells it here, once; who draws figures and writes pages asks here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
-from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 RECEIPT = "simulate.json"  # in the folder of a simulation, and of a store that was packed from it
 WORKSHOP = ".simulation"  # in a folder whose simulation has not come to its end
@@ -22,13 +21,10 @@ def is_simulated(root: Path | str) -> bool:
     return (Path(root) / RECEIPT).is_file()
 
 
-def receipt(root: Path | str) -> dict[str, Any]:
-    """What a simulation said of itself, `preset` and `seed` among it; empty where there is none or it is damaged."""
-    try:
-        found = files.read_json(Path(root) / RECEIPT)
-    except InputError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def identity(root: Path | str) -> Mapping[str, Any]:
+    """What a simulation drew, `preset` and `seed` among it; empty where there is none or its receipt is damaged."""
+    found = Receipt.find(Path(root) / RECEIPT)
+    return found.identity if found else {}
 
 
 def show(simulated: bool) -> None:

@@ -207,7 +207,7 @@ def expect_earlier(step: str) -> None:
 
 def expect_cell(step: str) -> str:
     """The source of the cell that says so."""
-    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect({step!r})  # pushed to go on, not to begin from nothing"
+    return f"from cellsignal.kaggle.kernel_folders import expect_earlier\n\nexpect_earlier({step!r})  # pushed to go on, not to begin from nothing"
 
 
 # A kernel as the client pushes it: one folder with the notebook, its parameters baked in, and every metadata key.
@@ -271,13 +271,13 @@ def notebook_text(path: Path, parameters: Mapping[str, Any], *, expects: str = "
     `expects`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
     """
     notebook = notebooks.read(path)
-    cells = [_bare(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
+    cells = [_bare(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell) and not colab.is_cell(cell)]
     place = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if place is None:
         raise InputError("no cell is tagged `parameters`", where=path, cure="tag the cell that sets them")
     cells.insert(place + 1, _injected(parameters))
     if expects:
-        begins = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
+        begins = next(number for number, cell in enumerate(cells) if "cellsignal.start(" in "".join(cell["source"]))
         cells.insert(begins + 1, _code("expects-earlier", expect_cell(expects)))
     kept = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
     rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept}, where=path)
@@ -289,7 +289,7 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell without outputs, counts, what papermill noted of an execution, and the badge of Colab."""
+    """A cell without outputs, counts, what papermill noted of an execution, and the badge for Colab."""
     bare = {**cell, "metadata": {"tags": _tags(cell)} if _tags(cell) else {}}
     if cell["cell_type"] == "code":
         return bare | {"outputs": [], "execution_count": None}

@@ -1,4 +1,4 @@
-"""Fetching what a run on Kaggle made: every file against the hash in its step's manifest, then into the run folder."""
+"""Fetching what a run on Kaggle made: every file against the hash in its step's receipt, then into the run folder."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, watch
 from cellsignal.kaggle.kernel_folders import CHAIN
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import steps
 from cellsignal.run.record import manifest
-from cellsignal.run.record.manifest import Manifest
 
 LAST, PLATES = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
-MADE = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a manifest, what made the run
+MADE = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a receipt's details, what made the run
 RECEIPT = "pulled.json"  # in a run folder: what was fetched, so that it may be fetched again over itself
 
 
@@ -29,7 +29,7 @@ class Pulled:
 
     run: Path
     files: int
-    manifests: dict[str, Manifest]  # by step
+    receipts: dict[str, Receipt]  # by step
 
 
 def pull(state: PushState, run: Path) -> Pulled:
@@ -44,9 +44,9 @@ def pull(state: PushState, run: Path) -> Pulled:
     workshop = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
     with _alone(run):
         fetched = [_fetch(step, pushed, workshop / f"{step} {pushed.version}") for step, pushed in chosen.items()]
-        found = {each["step"]: each for source, _ in fetched for each in manifest.read_all(source)}
+        found = {each.identity["step"]: each for source, _ in fetched for each in manifest.read_all(source)}
         moved = {name for source, wanted in fetched for name in _move(source, run, wanted)}
-        files.write_json(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()})
+        Receipt(run / RECEIPT, {step: pushed.place for step, pushed in chosen.items()}).write()
         if CHAIN not in chosen:  # which leaves these itself
             _describe(run, found)
         shutil.rmtree(workshop)
@@ -65,7 +65,7 @@ def _chosen(state: PushState) -> dict[str, PushedKernel]:
 
 def _check_target(run: Path) -> None:
     """Refuse a run folder with work that did not come from Kaggle."""
-    works = [name for name in ("done", "weights", "scores", "submission.csv") if (run / name).exists()]
+    works = [name for name in ("receipts", "weights", "scores", "submission.csv") if (run / name).exists()]
     if works and not (run / RECEIPT).is_file():
         raise InputError(f"another run's {works[0]} is there", where=run, cure="add --out with a folder of its own")
 
@@ -77,7 +77,7 @@ def _alone(run: Path) -> Iterator[None]:
 
 
 def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its manifest lists, checked."""
+    """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its receipt lists, checked."""
     client.output(pushed.place, folder, f"^{re.escape(pushed.run)}/", resume=True)
     run = folder / pushed.run
     found = manifest.read(run, step)
@@ -85,7 +85,7 @@ def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[st
     if found is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    wanted = {**found["taken_up"], **found["outputs"]}
+    wanted = {**found.details["taken_up"], **found.outputs}
     for name, digest in wanted.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, wanted
@@ -96,31 +96,31 @@ def _check_file(path: Path, digest: str, *, doing: str) -> None:
         raise StepFailed(f"{doing} is missing among the outputs; run the same command again")
     if files.sha256(path) != digest:
         path.unlink()
-        raise StepFailed(f"{doing} is not the file that its manifest names; run the same command again")
+        raise StepFailed(f"{doing} is not the file that its receipt names; run the same command again")
 
 
 def _move(source: Path, run: Path, wanted: Mapping[str, str]) -> Iterator[str]:
-    """Move what was checked, and the manifests; gives the names."""
+    """Move what was checked, and the receipts; gives the names."""
     told = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
     for name in [*wanted, *told, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
-        if (source / name).is_file():  # a manifest can stand among what was taken up
+        if (source / name).is_file():  # a receipt can stand among what was taken up
             target = files.inside(run, name, source=source)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source / name, target)
             yield name
 
 
-def _describe(run: Path, found: Mapping[str, Manifest]) -> None:
+def _describe(run: Path, found: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    networks = [each for each in found.values() if each["parameters"].get("network", "model") == "model"]
-    values = {name: value for each in networks for name, value in each["parameters"].items() if name not in manifest.SPECIFIC}
-    trained = {each["parameters"]["cell_type"] for each in networks if "cell_type" in each["parameters"]}
-    made = {name: value for name, value in found[LAST].items() if name in MADE}
+    networks = [given for each in found.values() if (given := each.details["parameters"]).get("network", "model") == "model"]
+    values = {name: value for given in networks for name, value in given.items() if name not in manifest.SPECIFIC}
+    trained = {given["cell_type"] for given in networks if "cell_type" in given}
+    made = {name: value for name, value in found[LAST].details.items() if name in MADE}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
     files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(trained)}, **made})
-    files.write_json(run / "seconds.json", {step: each["seconds"] for step, each in found.items() if "seconds" in each})
-    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
+    files.write_json(run / "seconds.json", {step: each.details["seconds"] for step, each in found.items()})
+    steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

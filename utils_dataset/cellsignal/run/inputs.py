@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.simulated import WORKSHOP
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.tasks import RXRX1, TASKS, Task
 
@@ -68,7 +69,7 @@ def prepare(
             _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
     simulated.show(simulated.is_simulated(root))
     if simulated.shown():
-        told = simulated.receipt(root)
+        told = simulated.identity(root)
         _say(_warning(told.get("preset"), told.get("seed")))
     return root
 
@@ -152,7 +153,7 @@ def _drawn(root: Path, preset: str, seed: int) -> bool:
     """Whether a folder holds what this preset draws."""
     if not simulated.is_simulated(root):
         return False
-    told = receipts.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again")
+    told = Receipt.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again").identity
     return (told.get("preset"), told.get("seed")) == (preset, seed)
 
 

@@ -45,8 +45,8 @@ class NotebookParameters(Recipe):
         return wanted  # the notebook that predicts does not know the virtual batch
 
 
-def check(namespace: Mapping[str, Any]) -> None:
-    """Refuse a notebook's variable that breaks a rule of the recipe, and an injected one that neither recipe nor notebook knows.
+def check(namespace: Mapping[str, Any]) -> NotebookParameters:
+    """A notebook's parameters; refused is one that breaks a rule of the recipe, and an injected one that neither recipe nor notebook knows.
 
     `namespace`: the notebook's variables, among them IPython's `In`, the cells that have run; without it no name is unknown.
     A recipe's other parameters may be injected too, as `papermill -f RECIPE.yaml` does. Raises InputError.
@@ -60,14 +60,14 @@ def check(namespace: Mapping[str, Any]) -> None:
         raise InputError(f"unknown parameter {unknown!r}", where=WHERE, cure=recipe.nearest(unknown, own or known))
     set_here = {*own, *injected} or set(namespace)
     values = {name: namespace[name] for name in NotebookParameters.model_fields if name in set_here and name in namespace}
-    recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
+    checked = recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
     named = [name for name in (*values.get("cell_types", []), values.get("cell_type", ALL)) if name not in ("", ALL)]
     if named and not values.get("data"):
         from cellsignal.run import inputs, mounts  # pulls in pandas
 
-        if mounts.data_sets(TASKS[values.get("task", "rxrx1")]):
-            return  # these win over the preset, and have cell types of their own
-        inputs.check_cell_types(named, preset=values.get("preset", ""), where=WHERE)
+        if not mounts.data_sets(TASKS[values.get("task", "rxrx1")]):  # these win over the preset, and have cell types of their own
+            inputs.check_cell_types(named, preset=values.get("preset", ""), where=WHERE)
+    return checked
 
 
 def _assigned(cell: str) -> list[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from cellsignal import files, shapes
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
@@ -73,8 +74,11 @@ def _read(path: Path, shape: Any) -> tuple[Any, str]:
     try:
         return files.read_json(path, shape), ""
     except InputError:
-        there = path.exists()
-        return None, f"{path.name} is {'damaged' if there else 'not there yet'}."
+        return None, _trouble(path)
+
+
+def _trouble(path: Path) -> str:
+    return f"{path.name} is {'damaged' if path.exists() else 'not there yet'}."
 
 
 def _head(run: Path, rungs: list[dict]) -> str:
@@ -184,10 +188,11 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     """One picture a network; its last JSON holds the story of every phase before it."""
     last = "final" if parameters.get("final_epochs") else "model"
     for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
-        card, trouble = _read(folder / f"{name}.json", shapes.Card)
-        if trouble:
-            yield html.paragraph(f"{folder.name}: {trouble}", quiet=True)
-        if history := (card or {}).get("history"):
+        path = folder / f"{name}.json"
+        card = Receipt.find(path, shapes.Card)
+        if card is None:
+            yield html.paragraph(f"{folder.name}: {_trouble(path)}", quiet=True)
+        elif history := card.details.get("history"):
             title = folder.name if name != "plain" else f"{folder.name}, treatments without the virtual batch"
             yield html.image(curves(history, title=title).png(), f"training of {title}")
 

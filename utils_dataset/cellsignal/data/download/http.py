@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.data.download.archives import on_a_full_disk, require_room
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import StepFailed
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -237,7 +238,7 @@ def _go_on(session: "Session", url: str, part: Path, bar: "tqdm") -> Facts:
             raise Interrupted("the file changed", wait=0)
         have = have if response.status_code == 206 else 0
         require_room(part.parent, facts.size - have, purpose="the download")
-        files.write_json(_note(part), {"url": url, "validator": facts.validator})
+        Receipt(_note(part), {"url": url, "validator": facts.validator}, complete=False).write()
         bar.total, bar.n = facts.size, have
         _append(response, part, facts, have=have, bar=bar)
     return facts
@@ -258,19 +259,15 @@ def _append(response: "Response", part: Path, facts: Facts, *, have: int, bar: "
 
 
 def _note(part: Path) -> Path:
-    """The file that tells of which file on the server `part` is the beginning."""
+    """The receipt that tells of which file on the server `part` is the beginning."""
     return part.with_name(f"{part.name}.json")
 
 
 def _ours(url: str, part: Path) -> tuple[int, str]:
     """How many bytes of the server's file we have, and the validator that it had; (0, "") when none can be used."""
-    try:
-        note = files.read_json(_note(part), shapes.PartNote)
-        if note["url"] == url and note["validator"] and (size := _size(part)):
-            return size, note["validator"]
-    except InputError:
-        pass
-    return 0, ""
+    note = Receipt.find(_note(part))
+    known = note is not None and note.identity.get("url") == url and isinstance(note.identity.get("validator"), str)
+    return (_size(part), note.identity["validator"]) if known and note.identity["validator"] and _size(part) else (0, "")
 
 
 def _size(part: Path) -> int:

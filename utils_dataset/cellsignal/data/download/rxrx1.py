@@ -7,24 +7,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.data import check
 from cellsignal.data.download.archives import gigabytes, require_room, unpack
 from cellsignal.data.download.http import BLOCK, RemoteFile, fetch
 from cellsignal.data.images.folders import entries
 from cellsignal.data.tables.wells import Tables, read_tables, select
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1, TASKS
 
 # What a folder has been given: how many images of each experiment came whole out of an archive.
 
 
-RECEIPT = "download.json"  # {"images": {experiment: number of files}}, in the data set's folder
+RECEIPT = "download.json"  # in the data set's folder: how many images each experiment has
 
 
 def record_images(root: Path, images: Mapping[str, int]) -> None:
     """Write down that these experiments are whole, with so many images each."""
-    files.write_json(root / RECEIPT, {"images": dict(sorted({**_noted(root), **images}.items()))})
+    Receipt(root / RECEIPT, details=dict(sorted({**_noted(root), **images}.items()))).write()
 
 
 def missing_images(tables: Tables, *, cell_types: Sequence[str] = ()) -> list[str]:
@@ -39,7 +40,7 @@ def missing_images(tables: Tables, *, cell_types: Sequence[str] = ()) -> list[st
 
 
 def _noted(root: Path) -> Mapping[str, int]:
-    return files.read_json(root / RECEIPT, shapes.Download)["images"] if (root / RECEIPT).exists() else {}
+    return Receipt.read(root / RECEIPT, dict[str, int]).details if (root / RECEIPT).exists() else {}
 
 
 def _images(folder: Path) -> int:

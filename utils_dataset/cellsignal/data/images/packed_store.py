@@ -18,6 +18,7 @@ import numpy as np
 from cellsignal import files, shapes
 from cellsignal.data.images.codecs import Codec, codec
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 FILE, INDEX = "store.json", "sites.json"
 VERSION = 1
@@ -48,7 +49,10 @@ class StoreFile:
 
     def __init__(self, root: Path, name: str, *, digest: str) -> None:
         self.path = root / name / INDEX
-        index = files.read_json(self.path, shapes.StoreIndex, what=_NO_INDEX, cure=_ANEW)
+        receipt = Receipt.find(self.path, shapes.StoreIndex)
+        if receipt is None:
+            raise InputError(_NO_INDEX, where=self.path, cure=_ANEW)
+        index = receipt.details
         self.sites: list[str] = index["sites"]
         self.missing: dict[str, list[int]] = index["missing"]
         try:
@@ -65,7 +69,7 @@ class StoreFile:
 
 
 def index_digest(index: Mapping[str, Any]) -> str:
-    """SHA-256 over the sites of an index and the CRC-32 of their pixels; store.json holds it."""
+    """SHA-256 over the sites of an index and the CRC-32 of their pixels, whatever the codec; store.json holds it."""
     return hashlib.sha256(json.dumps([index["sites"], index["crc32"]]).encode()).hexdigest()
 
 
@@ -73,15 +77,16 @@ class Store:
     """An open store. It may be used by any threads, and by processes forked from this one; pickled, it is opened again.
 
     `suffixes`: how its channels' PNGs ended. `sizes`: of the longer side in pixels, the largest first; what is read without
-    naming a size has the largest. Raises InputError for a store that is not whole, or that another version wrote.
+    naming a size has the largest. `sha256`: of its files, by their names below the root. Raises InputError for a store that is not whole, or that another version wrote.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        told = _read_store_file(self.root)
+        receipt = _read_store_file(self.root)
+        told, self.sha256 = receipt.identity, receipt.outputs
         self.codec: Codec = codec(told["codec"])
         self.suffixes: tuple[str, ...] = tuple(told["suffixes"])
-        self.parts: dict[str, dict[str, Any]] = told["parts"]
+        self.parts: dict[str, dict[str, Any]] = receipt.details["parts"]
         self._folders: dict[str, list[str]] = {}
         for name, facts in self.parts.items():
             self._folders.setdefault(facts["folder"], []).append(name)
@@ -104,7 +109,7 @@ class Store:
             raise InputError(what, where=self.root / FILE, cure=_REPACK)
         if not self.shapes:
             raise InputError(_NO_STORE, where=self.root / FILE, cure=_REPACK)
-        names = (each for name, facts in self.parts.items() for each in (name, *facts["files"]))
+        names = (each for name, facts in self.parts.items() for each in (name, *facts["bytes"]))
         outside = next((name for name in names if not files.stays_inside(name)), None)
         if outside is not None:
             raise InputError(f"{outside!r} does not name a file inside the store", where=self.root / FILE, cure=_REPACK)
@@ -287,14 +292,15 @@ def open_store(root: Path | str) -> Store:
     return found
 
 
-def _read_store_file(root: Path) -> dict[str, Any]:
-    """What store.json says, once it says all that is needed."""
-    told = files.read_json(root / FILE)
-    if not isinstance(told, dict) or told.get("store") != VERSION:
+def _read_store_file(root: Path) -> Receipt:
+    """The receipt of a store, once it says all that is needed."""
+    receipt = Receipt.read(root / FILE, cure=_REPACK)
+    if receipt.identity.get("store") != VERSION:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_AGAIN)
-    if not told.get("whole"):
+    if not receipt.complete:
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    return files.shaped(told, shapes.Store, where=root / FILE, what=_NO_STORE, cure=_REPACK)
+    files.shaped({**receipt.identity, **receipt.details}, shapes.Store, where=root / FILE, what=_NO_STORE, cure=_REPACK)
+    return receipt
 
 
 def store_files(store: Store) -> Iterator[tuple[str, str]]:

@@ -82,8 +82,8 @@ def simulate(
     check_channels(preset)
     chosen = _preset(preset, image_size=image_size)
     screen = SCREENS[type(chosen)](chosen, seed=seed, like=like, experiments=experiments)
-    receipt = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
-    with working_folder(Path(out), receipt, keep=keep) as todo:
+    identity = {"preset": preset, "seed": seed, "parameters": asdict(chosen), "wells": _digest(screen.table)}
+    with working_folder(Path(out), identity, keep=keep) as todo:
         if todo:
             with on_a_full_disk(Path(out)):
                 screen.write(Path(out), processes=processes, by=by)

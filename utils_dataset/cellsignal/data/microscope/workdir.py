@@ -1,46 +1,44 @@
 """Where a simulation works: alone in its folder, with a receipt, going on where a killed one stopped, on all cores."""
 
-import json
 import multiprocessing
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.code_identity import changed, package_code
 from cellsignal.data.simulated import RECEIPT, WORKSHOP
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
-OUTPUTS = "outputs"  # in a receipt: SHA-256 of the tables, by name; images carry checksums of their own
 Part, Made = TypeVar("Part"), TypeVar("Made")
 SideBySide = Callable[..., Iterator[Any]]  # as `side_by_side`: whoever draws the parts
 
 
 @contextmanager
-def working_folder(out: Path, receipt: dict[str, Any], *, keep: bool = True) -> Iterator[bool]:
+def working_folder(out: Path, identity: dict[str, Any], *, keep: bool = True) -> Iterator[bool]:
     """Hold `out`, made for it, against a second simulation; gives whether there is anything left to do.
 
-    On leaving without error `out` is whole, and says so by its receipt, which vouches for its tables. Raises InputError
+    On leaving without error `out` is whole, and says so by its receipt, which vouches for its tables; images carry checksums of their own. Raises InputError
     when it holds anything but this simulation, when a table is not as it was left, and for what other code of this
     package drew, unless that is whole: then it is kept if `keep`, and a line says so.
     """
-    receipt = json.loads(json.dumps(receipt))
     with _alone(out):
-        todo = _claim(out, receipt=receipt)
+        todo = _claim(out, identity=identity)
         _of_this_code(out, keep=keep, whole=not todo)
         yield todo
         if todo:
             files.remove_temporary(out, ())
-            files.write_json(out / CODE, package_code("data"))
-            tables = sorted(path.name for path in out.glob("*.csv"))
-            receipts.write(out / RECEIPT, {**receipt, OUTPUTS: {name: files.sha256(out / name) for name in tables}})
+            Receipt(out / CODE, package_code("data")).write()
+            Receipt(out / RECEIPT, identity, {path.name: files.sha256(path) for path in sorted(out.glob("*.csv"))}).write()
         shutil.rmtree(out / WORKSHOP, ignore_errors=True)
 
 
@@ -54,42 +52,34 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _claim(out: Path, *, receipt: dict[str, Any]) -> bool:
+def _claim(out: Path, *, identity: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     found = [path for path in (out / RECEIPT, out / WORKSHOP / RECEIPT) if path.exists()]
     if found:
-        told = _read_receipt(found[0], out=out)
-        outputs = told.pop(OUTPUTS, {})
-        if told != receipt:
+        anew = f"delete the whole folder {out} and simulate again"
+        receipt = Receipt.read(found[0], cure=anew)  # without it the rest cannot be told from foreign files
+        if not replace(receipt, complete=True).is_current(identity):
             raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
-        receipts.check(out, outputs, made_by="the simulation", cure=f"delete the whole folder {out} and simulate again")
-        return found[0] != out / RECEIPT
+        receipt.check_outputs(out, made_by="the simulation", cure=anew)
+        return not receipt.complete
     if any(path.name != WORKSHOP for path in out.iterdir()):
         cure = "choose another folder"
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKSHOP / CODE, package_code("data"))
-    receipts.write(out / WORKSHOP / RECEIPT, receipt)
+    Receipt(out / WORKSHOP / CODE, package_code("data")).write()
+    Receipt(out / WORKSHOP / RECEIPT, identity, complete=False).write()
     return True
 
 
 def _of_this_code(out: Path, *, keep: bool, whole: bool) -> None:
     """Refuse plates of other code, or say that they are kept."""
-    try:
-        drawn = files.read_json(out / (CODE if whole else f"{WORKSHOP}/{CODE}"))
-    except InputError:  # of an earlier version, which did not note it
-        drawn = {}
-    if not (other := changed(drawn, package_code("data"))):
+    drawn = Receipt.find(out / (CODE if whole else f"{WORKSHOP}/{CODE}"))
+    if not (other := changed(drawn and drawn.identity, package_code("data"))):
         return
     if not (whole and keep):
         raise InputError(f"drawn by other code of cellsignal ({', '.join(other)})", where=out, cure="delete this folder, or choose another")
     print(f"{out}: kept, although other code of cellsignal ({', '.join(other)}) drew these plates; delete the folder to draw them anew")
-
-
-def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
-    # Without its receipt the rest cannot be told from foreign files.
-    return receipts.read(path, cure=f"delete the whole folder {out} and simulate again")
 
 
 def worker_folder(out: Path) -> Path:

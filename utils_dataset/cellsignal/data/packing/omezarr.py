@@ -19,7 +19,7 @@ import numpy as np
 
 from cellsignal import files
 from cellsignal.data.images.codecs import CHUNKS
-from cellsignal.data.packing.plate_file import AHEAD, PlateShard, StoreSpec, note, prefetch_map, resized_copies, specification
+from cellsignal.data.packing.plate_file import AHEAD, PlateShard, StoreSpec, prefetch_map, resized_copies, specification, write_index
 from cellsignal.errors import InputError
 
 PLATE = "plate.ome.zarr"  # in the folder of its images
@@ -52,7 +52,7 @@ def write(out: Path, parcel: PlateShard, form: StoreSpec, *, pool: Executor, thr
     shutil.rmtree(folder / PLATE, ignore_errors=True)
     os.replace(growing, folder / PLATE)
     chunks = {size: [f"{PLATE}/{'/'.join(place)}/{level}/c/0/0/0" for place in places] for level, size in enumerate(form.shapes)}
-    note(out, parcel, source, checksums=dict(zip(form.shapes, map(list, zip(*checksums)))), chunks=chunks)
+    write_index(out, parcel, source, checksums=dict(zip(form.shapes, map(list, zip(*checksums)))), chunks=chunks)
 
 
 def _place(parcel: PlateShard, name: str) -> tuple[str, str, str]:

@@ -18,10 +18,11 @@ from cellsignal.data.images import codecs, packed_store
 from cellsignal.data.images.reader import missing_channels, read_site, resized_sides
 from cellsignal.data.microscope.workdir import SideBySide
 from cellsignal.data.packing import omezarr, plate_file
-from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, shard_facts, up_to_date
+from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, read_index, up_to_date
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import Task
 
 CODEC = "raw"
@@ -131,10 +132,10 @@ def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool =
         todo = [parcel for parcel in plan.parcels if not up_to_date(out, parcel, plan.form)]
         _check_room(out, plan, todo)
         if whole and any((out / parcel.name / packed_store.INDEX).exists() for parcel in todo):  # what is replaced is not whole meanwhile
-            files.write_json(out / packed_store.FILE, _begun(plan))
+            _begun(out, plan).write()
         _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, by=by)
         if todo or not whole:
-            files.write_json(out / packed_store.FILE, {**plan.form.told(), "whole": True, "parts": dict(_found(out, plan))})
+            _whole(out, plan).write()
     return [parcel.name for parcel in todo]
 
 
@@ -143,14 +144,14 @@ def _claim(out: Path, plan: PackPlan) -> bool:
     if not (out / packed_store.FILE).exists():
         if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
             raise InputError("holds files that no packing wrote", where=out, cure="choose another folder")
-        files.write_json(out / packed_store.FILE, _begun(plan))
-    told = files.read_json(out / packed_store.FILE)
-    if not isinstance(told, dict) or {key: told.get(key) for key in plan.form.told()} != plan.form.told():
-        raise InputError(_refuse_other_store(told if isinstance(told, dict) else {}, plan.form.told()), where=out, cure=_CURE)
+        _begun(out, plan).write()
+    receipt = Receipt.read(out / packed_store.FILE, cure=_CURE)
+    if receipt.identity != plan.form.told():
+        raise InputError(_refuse_other_store(receipt.identity, plan.form.told()), where=out, cure=_CURE)
     files.remove_temporary(out, [path.name for path in out.iterdir() if path.is_dir()])
     for table in (*sorted(plan.root.glob("*.csv")), *filter(Path.is_file, [plan.root / simulated.RECEIPT])):
         _copy(table, out / table.name)
-    return bool(told.get("whole"))
+    return receipt.complete
 
 
 def _refuse_other_store(told: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -165,8 +166,19 @@ def _brief(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _begun(plan: PackPlan) -> dict[str, object]:
-    return {**plan.form.told(), "whole": False, "parts": {}}
+def _begun(out: Path, plan: PackPlan) -> Receipt:
+    return Receipt(out / packed_store.FILE, plan.form.told(), complete=False, details={"parts": {}})
+
+
+def _whole(out: Path, plan: PackPlan) -> Receipt:
+    """The receipt of a store with each part of this form that lies in the folder."""
+    found = dict(_found(out, plan))
+    outputs = {f"{name}/{file}": digest for name, index in found.items() for file, digest in index.outputs.items()}
+    parts = {
+        name: {"folder": index.details["folder"], "sites": len(index.details["sites"]), "digest": packed_store.index_digest(index.details), "bytes": index.details["bytes"]}
+        for name, index in found.items()
+    }  # fmt: skip
+    return Receipt(out / packed_store.FILE, plan.form.told(), outputs, details={"parts": parts})
 
 
 def _copy(table: Path, target: Path) -> None:
@@ -202,17 +214,16 @@ def _write_part(out: Path, form: StoreSpec, parcel: PlateShard) -> int:
 FORMATS: dict[str, Callable[..., None]] = {"plates": plate_file.write, "ome-zarr": omezarr.write}
 
 
-def _found(out: Path, plan: PackPlan) -> Iterator[tuple[str, dict[str, object]]]:
-    """What store.json tells of each part of this form that lies in the folder."""
+def _found(out: Path, plan: PackPlan) -> Iterator[tuple[str, Receipt]]:
+    """Each part of this form that lies in the folder, by name."""
     planned, folders = ({getattr(parcel, what) for parcel in plan.parcels} for what in ("name", "folder"))
     for path in sorted(out.rglob(packed_store.INDEX)):
         name = path.parent.relative_to(out).as_posix()
-        found = shard_facts(out, name)
-        if found is not None and found["folder"] in folders and name not in planned:
+        found = read_index(out, name)
+        if found is not None and found.details["folder"] in folders and name not in planned:
             continue  # of a folder that is cut in other parts now
-        if found is not None and {key: found["made"].get(key) for key in plan.form.told()} == plan.form.told():
-            digest = packed_store.index_digest(found)
-            yield name, {"folder": found["folder"], "sites": len(found["sites"]), "digest": digest, "files": found["files"]}
+        if found is not None and {key: found.identity.get(key) for key in plan.form.told()} == plan.form.told():
+            yield name, found
 
 
 def size_lines(plan: PackPlan) -> list[str]:

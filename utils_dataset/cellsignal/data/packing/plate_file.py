@@ -20,7 +20,8 @@ from cellsignal.data.images.codecs import Codec
 from cellsignal.data.images.folders import entries
 from cellsignal.data.images.reader import area_resized, read_site
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, read_json, write_json
+from cellsignal.files import atomic_path
+from cellsignal.receipts import Receipt
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 AHEAD = 4  # sites a thread may be ahead of the writer: what waits lies in memory
@@ -77,22 +78,19 @@ class StoreSpec:
 
 def up_to_date(out: Path, parcel: PlateShard, form: StoreSpec) -> bool:
     """Whether a part is whole already, and of the same images in the same form."""
-    found = shard_facts(out, parcel.name)
-    if found is None or found["made"] != specification(parcel, form):
+    found = read_index(out, parcel.name)
+    if found is None or not found.is_current(specification(parcel, form)):
         return False
-    place, sizes = out / parcel.name, {name: facts["bytes"] for name, facts in found["files"].items()}
-    chunks = (place / name for names in found.get("chunks", {}).values() for name in names)
+    place, sizes = out / parcel.name, found.details["bytes"]
+    chunks = (place / name for names in found.details["chunks"].values() for name in names)
     return all(path.is_file() for path in chunks) and all(
         path.is_file() and path.stat().st_size == sizes[path.name] for path in (place / name for name in sizes)
     )
 
 
-def shard_facts(out: Path, name: str) -> dict[str, Any] | None:
-    """What is noted of a part that was written whole; None where there is no such part."""
-    try:
-        return read_json(out / name / packed_store.INDEX, shapes.StoreIndex)
-    except InputError:
-        return None
+def read_index(out: Path, name: str) -> Receipt | None:
+    """The receipt of a part that was written whole; None where there is no such part."""
+    return Receipt.find(out / name / packed_store.INDEX, shapes.StoreIndex)
 
 
 def write(out: Path, parcel: PlateShard, form: StoreSpec, *, pool: Executor, threads: int, tell: Callable[[], Any]) -> None:
@@ -110,31 +108,31 @@ def write(out: Path, parcel: PlateShard, form: StoreSpec, *, pool: Executor, thr
                 sink.write(content)
                 sink.checksums.append(checksum)
             tell()
-    written = {paths[size].name: {"bytes": sink.places[-1], "sha256": sink.digest.hexdigest()} for size, sink in sinks.items()}
+    outputs = {paths[size].name: sink.digest.hexdigest() for size, sink in sinks.items()}
     checksums, places = ({size: getattr(sink, kind) for size, sink in sinks.items()} for kind in ("checksums", "places"))
-    note(out, parcel, source, files=written, checksums=checksums, places=places)
+    write_index(out, parcel, source, outputs=outputs, checksums=checksums, places=places)
 
 
-def note(
-    out: Path, parcel: PlateShard, source: dict[str, Any], *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
+def write_index(
+    out: Path, parcel: PlateShard, source: dict[str, Any], *, checksums: dict[int, list[int]], outputs: dict[str, str] | None = None,
     places: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
 ) -> None:
-    """Write the index of a part, which says that it is whole.
+    """Write the receipt of a part, its index.
 
-    `source`: what `made` said before the images were read. By size and in the order of the sites: `checksums`, the CRC-32 of
-    their pixels; `places`, where each begins and the last ends in the part's file; or `chunks`, the file of each. `files`: bytes and SHA-256 of the part's files.
+    `source`: the `specification` before the images were read. By size and in the order of the sites: `checksums`, the CRC-32 of
+    their pixels; `places`, where each begins and the last ends in the part's file; or `chunks`, the file of each.
     """
+    folder = out / parcel.name
     index = {
         "folder": parcel.folder,
-        "made": source,
-        "files": files or {},
+        "bytes": {name: (folder / name).stat().st_size for name in outputs or {}},
         "sites": parcel.names,
         "missing": parcel.missing,
         "crc32": checksums,
         "places": places or {},
         "chunks": chunks or {},
     }
-    write_json(out / parcel.name / packed_store.INDEX, index)
+    Receipt(folder / packed_store.INDEX, source, outputs or {}, details=index).write()
 
 
 def encode(root: Path, form: StoreSpec, stem: str) -> list[tuple[bytes, int]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import BESIDE, predict_experiment
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
@@ -75,9 +75,8 @@ def score_experiments(
     `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
     images went through the network, how long that took, and what identifies the scores. Scores that lie
     there whole, made by the same weights from the same sites in the same way, are kept; others give way.
-    Before an experiment that would end after the deadline of `budget` it stops, and `budget.spent` says
-    so: the same call goes on. Returns the stacked scores by kind, in the order of the
-    ladder; when it stopped, those of the experiments so far.
+    Raises TimeSpent before an experiment that would end after the deadline of `budget`: the same call goes on.
+    Returns the stacked scores by kind, in the order of the ladder.
     """
     _check(statistics, scope, batch_sizes, refinements, views)
     beside = _embedded_sites(sites, taught)
@@ -101,16 +100,45 @@ def score_experiments(
     return {kind: kept[kind].stacked() for kind in kept}
 
 
+def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
+                   stored: bool = False, **options: Any) -> dict[str, dict[str, pd.DataFrame]]:
+    """Scores by network, as `score_experiments` makes them in `<out>/<name>`: `networks` holds the options of each, by name.
+
+    Scores of other networks in `out` are removed unless they are `stored`. When the time is spent, those of other making have
+    given way in the folders of all networks before TimeSpent is raised, so that nothing there passes for a result.
+    """
+    if not stored:
+        keep_only(out, networks)
+    scores, late = {}, None
+    for name, own in networks.items():
+        try:
+            scores[name] = score_experiments(root, sites, name=name, out=out / name, budget=budget, stored=stored, **own, **options)
+        except TimeSpent as spent:
+            late, budget = late or spent, Budget(0.0)
+    if late is not None:
+        raise late
+    return scores
+
+
+def embed_experiments(root: Path, sites: pd.DataFrame, *, out: Path, statistics: Sequence[str] = ("running", "adapted"),
+                      **settings: Any) -> dict[str, pd.DataFrame]:
+    """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
+
+    `settings`: other arguments of `score_experiments`, which writes to `<out>/<kind>/`. Networks of
+    different cell types have different features, so that embeddings are to be compared within a cell type.
+    """
+    return {kind: score_experiments(root, sites, out=out / kind, statistics=[kind], taught=sites, **settings)["embeddings"] for kind in statistics}
+
+
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
            budget: Budget, name: str) -> None:
-    """Add what is missing, experiment by experiment, while the budget lasts."""
+    """Add what is missing, experiment by experiment."""
     for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in kept if experiment in kept[kind].missing]
         model, card = networks[mine["cell_type"].iloc[0]]
         if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
             done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
-            budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
-            break
+            raise TimeSpent(f"scored {done} of {len(asked)} experiments with {name}")
         if kinds:
             began = time.monotonic()
             found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))

@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.networks.backbones import backbone as named
 from cellsignal.learn.networks.heads import COSINES, HEADS, Head
 from cellsignal.learn.networks.standardise import STANDARDISE
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
 HEAD = "head."
@@ -165,14 +165,14 @@ class ModelConfig:
 
 
 AGAIN = "train again; older versions wrote other weights"
-NEEDED = {each.name for each in fields(ModelConfig) if each.default is MISSING and each.default_factory is MISSING} | {"scope", "sha256"}
+NEEDED = {each.name for each in fields(ModelConfig) if each.default is MISSING and each.default_factory is MISSING} | {"scope"}
 
 
-def save_weights(path: Path, state: dict[str, torch.Tensor], card: ModelConfig, **facts: object) -> str:
-    """Write weights as safetensors and, last, their JSON with card, facts and SHA-256, which is returned."""
+def save_weights(path: Path, state: dict[str, torch.Tensor], card: ModelConfig, *, identity: Mapping[str, Any] | None = None, **facts: object) -> str:
+    """Write weights as safetensors and, last, their receipt, a JSON with card and facts among its details; gives their SHA-256."""
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
     digest = sha256(path)
-    receipts.write(path.with_suffix(".json"), {**vars(card), **facts, "sha256": digest})
+    Receipt(path.with_suffix(".json"), identity or {}, {path.name: digest}, details={**vars(card), **facts}).write()
     return digest
 
 
@@ -183,9 +183,9 @@ def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier
     than `channels`, where that is given, or the weights' SHA-256 differs from the one on record: safetensors itself carries no
     checksum, and a flipped bit would load in silence.
     """
-    facts = _facts(path)
-    check_sha256(path, facts["sha256"])
-    card = _config(facts)
+    receipt = _receipt(path)
+    check_sha256(path, recorded_sha256(receipt))
+    card = _config(receipt)
     if channels not in (None, card.channels):
         raise InputError(f"this network takes {card.channels} channels, and a site has {channels}", where=path, cure="train it again")
     model = card.network()
@@ -194,7 +194,7 @@ def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"does not fit the network that its JSON describes ({reason})", where=path, cure="train again") from None
-    model.origin = facts["sha256"]
+    model.origin = recorded_sha256(receipt)
     return model, card
 
 
@@ -208,16 +208,24 @@ def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Te
 
 def read_config(path: Path) -> ModelConfig:
     """What the JSON beside the weights `path` says of them; InputError when it is missing, damaged or lacks a fact."""
-    return _config(_facts(path))
+    return _config(_receipt(path))
 
 
-def _facts(path: Path) -> dict:
+def _receipt(path: Path) -> Receipt:
     if not path.with_suffix(".json").exists():
         raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
-    facts = receipts.read(path.with_suffix(".json"), cure=AGAIN)
-    if absent := sorted(NEEDED - facts.keys()):
-        raise InputError(f"does not say {', '.join(absent)}", where=path.with_suffix(".json"), cure=AGAIN)
-    return facts
+    receipt = Receipt.read(path.with_suffix(".json"), cure=AGAIN)
+    if absent := sorted(NEEDED - receipt.details.keys()):
+        raise InputError(f"does not say {', '.join(absent)}", where=receipt.path, cure=AGAIN)
+    recorded_sha256(receipt)
+    return receipt
+
+
+def recorded_sha256(receipt: Receipt) -> str:
+    """SHA-256 of the weights that a receipt is about; InputError when it is about none, or about several files."""
+    if len(receipt.outputs) != 1:
+        raise InputError("does not say one file's SHA-256", where=receipt.path, cure=AGAIN)
+    return next(iter(receipt.outputs.values()))
 
 
 def _kernel(path: Path) -> str:
@@ -227,9 +235,9 @@ def _kernel(path: Path) -> str:
     return "2-pretrain-controls" if path.stem.startswith("pretrain") else "3-train-cell-type"
 
 
-def _config(facts: dict) -> ModelConfig:
+def _config(receipt: Receipt) -> ModelConfig:
     """Older cards say less: what they do not say did not exist."""
-    return ModelConfig(**{each.name: facts[each.name] for each in fields(ModelConfig) if each.name in facts})
+    return ModelConfig(**{each.name: receipt.details[each.name] for each in fields(ModelConfig) if each.name in receipt.details})
 
 
 def load_body(model: Classifier, path: Path) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cellsignal import code_identity, receipts
-from cellsignal.budget import Budget, DeadlineMonitor
+from cellsignal import code_identity
+from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.files import read_json, sha256
+from cellsignal.files import sha256
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SCOPES, SiteImages, concat, epoch_batches, group_batches, sites_fingerprint, virtual_batches
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.checkpointing import checkpoint_blocks as recomputed
-from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.training.checkpoint import CODE, HELD_OUT, Checkpoint, TrainingState, held_out_value
 from cellsignal.learn.training.distributed import ProcessGroup, Tell, current_group, launch, process_count
@@ -29,6 +29,7 @@ from cellsignal.learn.training.losses import LOSSES
 from cellsignal.learn.training.optim import set_learning_rate
 from cellsignal.learn.training.phase import Phase
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
 # Whether a network, its sites and a way of training go together, asked before any of them is set to work.
@@ -137,8 +138,8 @@ def fit(
     the notebook so far, and what was given to train with (augmentation, losses, relabel, classes of one's own). Weights of
     other code are trained again, but for copies of those `elsewhere`; either is said in a line.
 
-    Before an epoch that would end after the deadline of `budget` the phase stops, its checkpoint
-    written and `weights` not; `budget.spent` says so, and phases that follow return at once.
+    Raises TimeSpent before an epoch that would end after the deadline of `budget`, when its checkpoint is
+    written and `weights` is not.
 
     `device`: "auto", "cpu" or "cuda"; `processes`: how many train together, 0 for one per GPU. Several
     share the batches of each step, through Hugging Face Accelerate, and learn what one process learns
@@ -168,9 +169,6 @@ def fit(
     checkpoint = Checkpoint(weights, fingerprint={
         **(fingerprint or {}), **vars(phase), **others, "class_numbers": data.class_numbers, "backbone": model.backbone,
         **model.options, "origin": model.origin, CODE: _code(model, data, phase, relabel)})
-    budget = budget or Budget()
-    if budget.spent:
-        return list(history)
     world = current_group(device)
     leads = world is None or world.first
     if (ended := _finished(model, checkpoint, before=history, leads=leads, elsewhere=elsewhere)) is not None:
@@ -182,14 +180,16 @@ def fit(
             print(f"{weights.name}: other code ({', '.join(other)}) began this training; it begins anew")
     story = _TrainingLog(list(history), phase, on_epoch if leads else lambda history: None, shown=leads)
     hidden = UnlabelledSites(data, unlabelled, relabel) if phase.pseudo_epochs else None
-    training = _PhaseTraining(model, data, held_out, phase, checkpoint, budget, workers, list(history), task, controls, hidden,
+    training = _PhaseTraining(model, data, held_out, phase, checkpoint, budget or Budget(), workers, list(history), task, controls, hidden,
                          compile, recompute)
     with story:
         if world is not None or (processes := process_count(device, processes)) == 1:
             training.run(world or ProcessGroup(device=pick_device(device)), story.take)
         else:
-            launch(training.run, device=device, processes=processes, told=training.noting(story))
-            training.collect()
+            launch(training.run, device=device, processes=processes, told=story.take)
+            training.collect(story)
+    if spent := training.spent or story.spent:  # the latter of processes of their own
+        raise TimeSpent(spent)
     return story.history
 
 
@@ -210,6 +210,7 @@ class _PhaseTraining:
     unlabelled: UnlabelledSites | None
     compile: bool
     recompute: bool
+    spent: str = ""  # where this process stopped because the time is over
 
     def run(self, world: ProcessGroup, tell: Tell) -> None:
         """Train in this process of the `world`; the first one tells {"old": row} and {"new": row} of each epoch, and {"spent": note}."""
@@ -238,8 +239,8 @@ class _PhaseTraining:
             enough = self.budget.fits(MARGIN * (ordinary + naming))
             row = None if world.any(not enough) else self._epoch(state, world, epoch)
             if row is None:
-                self.budget.stop(f"{self.phase.name}, epoch {epoch} of {self.phase.epochs}")
-                tell({"spent": self.budget.note})
+                self.spent = f"{self.phase.name}, epoch {epoch} of {self.phase.epochs}"
+                tell({"spent": self.spent})
                 return False
             state.end_epoch(row)
             tell({"new": row})
@@ -281,17 +282,9 @@ class _PhaseTraining:
         return ModelConfig.of(self.model, class_numbers=self.data.class_numbers, well_types=well_types, scope=self.phase.scope,
                        task=self.task)
 
-    def noting(self, story: "_TrainingLog") -> Tell:
-        """What the processes of a launch tell goes into the story, and into the budget of this process."""
-        def told(message: dict[str, Any]) -> None:
-            if "spent" in message:
-                self.budget.stop(message["spent"])
-            story.take(message)
-        return told
-
-    def collect(self) -> None:
+    def collect(self, story: "_TrainingLog") -> None:
         """Take over the weights that other processes wrote."""
-        if not self.budget.spent and _finished(self.model, self.checkpoint, before=self.before) is None:
+        if not story.spent and _finished(self.model, self.checkpoint, before=self.before) is None:
             raise StepFailed(f"{self.phase.name}: the weights are not there")
 
 
@@ -299,11 +292,12 @@ class _TrainingLog:
     """The history as it grows, a bar, and whoever wants to be called for each new epoch."""
 
     def __init__(self, before: History, phase: Phase, on_epoch: Callable[[History], None], *, shown: bool) -> None:
-        self.history, self.on_epoch = before, on_epoch
+        self.history, self.on_epoch, self.spent = before, on_epoch, ""
         self.bar = progress_bar(total=phase.epochs, desc=phase.name, unit="epoch", disable=not shown)
 
     def take(self, message: dict[str, Any]) -> None:
-        """Note an epoch of an earlier run, {"old": row}, or one that has just ended, {"new": row}."""
+        """Note an epoch of an earlier run, {"old": row}, one that has just ended, {"new": row}, or where the time is {"spent": note}."""
+        self.spent = message.get("spent", "")
         if "old" in message:
             self.history = [*self.history, message["old"]]
             self.bar.initial = self.bar.n = self.bar.n + 1
@@ -338,7 +332,7 @@ def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dic
     weights = checkpoint.weights
     if (ended := finished_history(checkpoint, before=before, write=leads, elsewhere=elsewhere)) is not None:
         model.load_state_dict(read_tensors(weights))
-        model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+        model.origin = recorded_sha256(Receipt.read(weights.with_suffix(".json")))
     return ended
 
 
@@ -351,26 +345,27 @@ def finished_history(checkpoint: Checkpoint, *, before: Sequence[dict] = (), wri
     """
     weights = checkpoint.weights
     try:
-        facts = receipts.read(weights.with_suffix(".json"))
-        check_sha256(weights, facts["sha256"])
-        if facts["fingerprint"] != checkpoint.fingerprint and not _taken_up(checkpoint, facts, elsewhere, say=write):
+        receipt = Receipt.read(weights.with_suffix(".json"))
+        check_sha256(weights, recorded_sha256(receipt))
+        if not receipt.is_current(checkpoint.fingerprint) and not _taken_up(checkpoint, receipt, elsewhere, say=write):
             return None
-        told = [*before, *facts["history"][len(facts["history"]) - facts["fingerprint"]["epochs"]:]]
+        rows = receipt.details["history"]
+        told = [*before, *rows[len(rows) - receipt.identity["epochs"]:]]
     except (InputError, KeyError, TypeError):  # absent or damaged: it is simply not finished
         return None
-    if write and told != facts["history"]:
-        receipts.write(weights.with_suffix(".json"), {**facts, "history": told})
+    if write and told != rows:
+        replace(receipt, details={**receipt.details, "history": told}).write()
     return told
 
 
-def _taken_up(checkpoint: Checkpoint, facts: dict, elsewhere: Sequence[Path], *, say: bool) -> bool:
+def _taken_up(checkpoint: Checkpoint, receipt: Receipt, elsewhere: Sequence[Path], *, say: bool) -> bool:
     """Whether finished weights of other code are taken as they are; `say` which, or that they are trained again."""
-    if not (other := checkpoint.other_code(facts["fingerprint"])):
+    if not (other := checkpoint.other_code(receipt.identity)):
         return False
     name, code = checkpoint.weights.name, ", ".join(other)
     for folder in elsewhere:
         path = Path(folder) / name
-        if path.is_file() and sha256(path) == facts["sha256"]:
+        if path.is_file() and sha256(path) == recorded_sha256(receipt):
             if say:
                 print(f"{name}: taken up from {folder}, although other code ({code}) trained it; without that folder it is trained again")
             return True
@@ -381,7 +376,7 @@ def _taken_up(checkpoint: Checkpoint, facts: dict, elsewhere: Sequence[Path], *,
 
 def history_of(weights: Path) -> History:
     """The history in the JSON beside `weights`, for the phase that follows; InputError when there is none."""
-    facts = receipts.read(weights.with_suffix(".json"))
-    if not isinstance(facts.get("history"), list):
-        raise InputError("has no history", where=weights.with_suffix(".json"), cure="run the step that writes it again")
-    return facts["history"]
+    receipt = Receipt.read(weights.with_suffix(".json"))
+    if not isinstance(receipt.details.get("history"), list):
+        raise InputError("has no history", where=receipt.path, cure="run the step that writes it again")
+    return receipt.details["history"]

@@ -74,7 +74,7 @@ def _contents(facts: Facts) -> str:
         "kernels/": "the notebooks that the entry points execute",
         "run/weights/": "trained networks (safetensors) and, beside each, its architecture, classes and history (JSON)",
         "run/scores/": "the networks' predictions",
-        "run/done/, run/manifests/": "what each step made, with SHA-256",
+        "run/receipts/": "what each step made, with SHA-256",
         "run/*.csv, run/*.json": "the submission, the measured accuracies, what the decision fitted, the run's own record",
         "pretrained/": "the weights that training began with",
         "directory_structure.txt": "all folders",

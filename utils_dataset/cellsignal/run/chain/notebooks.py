@@ -28,10 +28,6 @@ NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there afte
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
 
 
-class Unfinished(RuntimeError):
-    """The time budget is spent before the work is done; the same call goes on where it stopped."""
-
-
 class Stopped(RuntimeError):
     """A step was ended because another one failed or the user wished so."""
 
@@ -102,10 +98,10 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def parameters_read(path: Path) -> set[str]:
-    """The parameters that a cell of the notebook reads, and `run`, which `session.begin` reads in every notebook."""
+    """The parameters that a cell of the notebook reads, and those that `cellsignal.start` reads in every notebook."""
     cells = code_cells(path)
     read = {name for cell in cells if not _has_parameters(cell) for name in loaded(source(cell))}
-    return {"run", *read} & set(parameter_names(path))
+    return {"run", "time_budget_minutes", *read} & set(parameter_names(path))
 
 
 def _parameters_cell(path: Path) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files, shapes
 from cellsignal.data.tables.splits import TRAIN, split_sites
-from cellsignal.decide.scores.cache import read_notes
+from cellsignal.decide.scores.cache import read_receipt
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.plans import ALL
@@ -64,16 +65,18 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
 def merge_scores(run: Path, came: Path, experiment: str) -> None:
     """Take the scores of an experiment from the run folder `came` of its part: the file of each kind, then the note that vouches for it."""
     for path in sorted(came.glob(f"scores/*/*/{experiment}.parquet")):
-        theirs = receipts.read(path.parent / METADATA, shapes.ScoreNotes)
+        theirs = Receipt.read(path.parent / METADATA, shapes.ScoreDetails)
         target = run / path.relative_to(came)
-        ours = read_notes(target.parent)
-        if experiment not in theirs["experiments"]:
-            raise InputError(f"says nothing of {experiment}", where=path.parent / METADATA, cure=files.AGAIN)
-        if ours.get(experiment) == theirs["experiments"][experiment] and target.is_file() and files.sha256(target) == files.sha256(path):
+        ours = read_receipt(target.parent)
+        if path.name not in theirs.outputs:
+            raise InputError(f"says nothing of {experiment}", where=theirs.path, cure=files.AGAIN)
+        same = all(getattr(ours, kind).get(name) == getattr(theirs, kind).get(name) for kind, name in (("identity", experiment), ("outputs", path.name)))
+        if same and target.is_file() and files.sha256(target) == files.sha256(path):
             continue  # a prediction of an earlier run, kept
         with files.atomic_path(target) as temporary:
             shutil.copyfile(path, temporary)
-        receipts.write(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
+        details = {**theirs.details, "experiments": {**ours.details["experiments"], **theirs.details["experiments"]}}
+        Receipt(ours.path, {**ours.identity, **theirs.identity}, {**ours.outputs, **theirs.outputs}, details=details).write()
 
 
 def seed_cache(run: Path, place: Path, experiment: str) -> None:

@@ -14,6 +14,7 @@ from cellsignal.data import simulated
 from cellsignal.decide.evaluate.answers import FILE, read_known
 from cellsignal.decide.evaluate.compare import Result
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import rebuild, steps
 from cellsignal.run.recipe import Recipe
@@ -105,19 +106,22 @@ def _check(run: Path, found: Iterable[Path]) -> None:
     for path in filter(Path.is_file, found):
         digests = vouched.get(path.relative_to(run).as_posix(), ())
         if files.sha256(path) not in digests:
+            cure = "run the command or the kernel that writes it again"
+            for receipt in sorted((run / manifest.FOLDER).glob("*.json")) if not digests else ():
+                Receipt.read(receipt, cure=cure)  # a damaged one may have been about it
             what = "not as the run left it" if digests else "no finished step of the run left it"
-            raise InputError(what, where=path, cure="run the command or the kernel that writes it again")
+            raise InputError(what, where=path, cure=cure)
 
 
 def parameters(run: Path) -> dict[str, Any]:
-    """A run's parameters: of its recipe.json, or of the manifests where its kernels ran one by one.
+    """A run's parameters: of its recipe.json, or of the receipts where its kernels ran one by one.
 
     What it does not tell, because an older version or no kernel of it knew the key, has its default.
     """
     default = {name: each.get_default(call_default_factory=True) for name, each in Recipe.model_fields.items()}
     if (run / "recipe.json").is_file():
         return default | files.read_json(run / "recipe.json", shapes.Description)["parameters"]
-    told = [each["parameters"] for each in manifest.read_all(run) if each["parameters"].get("network", "model") == "model"]
+    told = [each.details["parameters"] for each in manifest.read_all(run) if each.details["parameters"].get("network", "model") == "model"]
     return default | {key: value for values in told for key, value in values.items() if key not in manifest.SPECIFIC}
 
 
@@ -125,7 +129,7 @@ def cost(run: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """What a run took.
 
     "weights": learnt numbers in all networks that answered; "training_seconds", "prediction_seconds" and "seconds", all
-    steps together, as the chain or else the manifests tell them; "processes" of training, "device" of prediction. None: not known.
+    steps together, as the chain or else the receipts tell them; "processes" of training, "device" of prediction. None: not known.
     """
     seconds = _seconds(run)
     training = [value for step, value in seconds.items() if step.startswith(TRAINING)]
@@ -149,11 +153,11 @@ def _networks(run: Path, values: Mapping[str, Any]) -> list[Path]:
 def _seconds(run: Path) -> dict[str, float]:
     if (run / "seconds.json").is_file():
         return files.read_json(run / "seconds.json", shapes.Seconds)
-    return {each["step"]: each["seconds"] for each in manifest.read_all(run) if "seconds" in each}
+    return {each.identity["step"]: each.details["seconds"] for each in manifest.read_all(run)}
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob(SCORED))]
+    told = [Receipt.read(path, shapes.ScoreDetails).details.get("device") for path in sorted(run.glob(SCORED))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 

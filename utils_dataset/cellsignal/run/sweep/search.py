@@ -12,6 +12,7 @@ from urllib.parse import quote
 from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.learn.training.checkpoint import held_out_value
+from cellsignal.receipts import Receipt
 from cellsignal.run.sweep.search_space import Range
 from cellsignal.run.sweep.trials import DONE, PRUNED, UNFINISHED, Trial, unchanged
 
@@ -47,24 +48,19 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
 
 def _networks(run: Path) -> list[str]:
     """The folders of weights that the run fills, in its order: `all` for a joint network, the cell types, else the folds."""
-    parameters = _read(run / "recipe.json", shapes.Description).get("parameters", {})
+    try:
+        parameters = files.read_json(run / "recipe.json", shapes.Description)["parameters"]
+    except (OSError, InputError):
+        parameters = {}
     folds = [f"fold-{fold}" for fold in range(parameters.get("folds", 0))]
     return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
 
 
 def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
     """The rows of a phase of the network `model`, and whether it has ended."""
-    ended = _read(folder / "model.json", shapes.Card).get("history")
-    rows = ended if ended is not None else _read(folder / "model.checkpoint.json", shapes.Progress).get("rows", [])
+    ended, going_on = Receipt.find(folder / "model.json", shapes.Card), Receipt.find(folder / "model.checkpoint.json", shapes.Checkpoint)
+    rows = ended.details.get("history", []) if ended else going_on.details.get("rows", []) if going_on else []
     return [row for row in rows if row.get("phase") == phase], ended is not None
-
-
-def _read(path: Path, shape: Any) -> Mapping[str, Any]:
-    """What a JSON file of a shape says; nothing when it is not there (any more)."""
-    try:
-        return files.read_json(path, shape)
-    except (OSError, InputError):
-        return {}
 
 
 STUDY = "study.db"  # SQLite, which no kill tears; nothing is pickled

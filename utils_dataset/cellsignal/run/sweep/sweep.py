@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellsignal import files
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import environment, inputs, recipe
 from cellsignal.run.chain import steps
-from cellsignal.run.chain.notebooks import Unfinished
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import provenance, session
+from cellsignal.run.record import provenance
 from cellsignal.run.sweep import search_space
 from cellsignal.run.sweep.driver import Listed, Source, Sweep
 from cellsignal.run.sweep.progress import Display
@@ -39,7 +39,7 @@ def run_sweep(
     All trials work on the same plates: the recipe's `data`, or those that its `preset` and `seed` draw, once. A trial that
     fails leaves its reason and the others go on. The same call again goes on; what is whole is not repeated. `trials`: of
     a search, in all. Raises InputError before anything runs when a parameter is at fault, StepFailed in the end
-    when a trial failed, and Unfinished when the time budget (the recipe's) is spent.
+    when a trial failed, and TimeSpent when the time budget (the recipe's) is spent.
     """
     base = recipe.load(params, overrides)
     asked = search_space.read(space, params=params)
@@ -149,13 +149,13 @@ def _measure(space: Space, base: Recipe) -> str:
 
 def _drive(bench: SweepRunner, source: Source, *, jobs: int) -> None:
     """Make all trials whole, and say what they came to."""
-    sweep = Sweep(bench.folder, source, kinds=KINDS[TASKS[bench.base.task].metric], jobs=jobs, budget=session.budget(bench.base.time_budget_minutes))
+    sweep = Sweep(bench.folder, source, kinds=KINDS[TASKS[bench.base.task].metric], jobs=jobs, budget=Budget(environment.deadline(bench.base.time_budget_minutes)))
     with Display() as display:
         sweep.drive(display)
     trials, variants = sweep.write()
     bench.conclude(sweep.records, trials, variants)
     if sweep.budget.spent:
-        raise Unfinished(f"time budget spent {sweep.budget.note}; the same command goes on")
+        raise TimeSpent(f"time budget spent {sweep.budget.note}; the same command goes on")
     failed = trials[trials["status"] == FAILED].to_dict("records")  # in the order of the table, whichever ended first
     if len(failed) > (len(trials) - 1 if bench.space.kind == "search" else 0):  # a search meets what does not fit together
         first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files, shapes
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.chain import leash, steps
 from cellsignal.run.recipe import Recipe
@@ -37,7 +38,7 @@ def unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 @dataclass
 class Trial:
-    """A variant with a seed: `<folder>` its run, `<folder>.yaml` its recipe, `<folder>.json` its record, `<folder>.log` its words."""
+    """A variant with a seed: `<folder>` its run, `<folder>.yaml` its recipe, `<folder>.json` its receipt, `<folder>.log` its words."""
 
     variant: str
     seed: int
@@ -55,11 +56,8 @@ class Trial:
 
     def record(self) -> dict[str, Any] | None:
         """How it ended, if it did and with these very values; None else."""
-        try:
-            found = receipts.read(self._beside(".json"), shapes.Trial)
-        except InputError:
-            return None
-        return found if unchanged(found["values"], self._decisive()) else None
+        found = Receipt.find(self._beside(".json"), shapes.Trial)
+        return dict(found.details) if found and unchanged(found.identity, self._decisive()) else None
 
     def start(self, *, threads: int) -> None:
         """Begin it, or go on with it."""
@@ -107,8 +105,8 @@ class Trial:
 
     def _write(self, status: str, told: Mapping[str, Any]) -> dict[str, Any]:
         about = {"variant": self.variant, "seed": self.seed, "changes": dict(self.changes)}
-        written = {**about, "status": status, "error": "", **told, "values": self._decisive()}
-        receipts.write(self._beside(".json"), written)
+        written = {**about, "status": status, "error": "", **told}
+        Receipt(self._beside(".json"), self._decisive(), complete=status == DONE, details=written).write()
         return written
 
     def _decisive(self) -> dict[str, Any]:

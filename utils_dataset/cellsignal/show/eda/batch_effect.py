@@ -51,7 +51,7 @@ def _ninety_fifth_percentile(values: pd.Series) -> float:
 def _dots(axes: Axes, rows: pd.DataFrame) -> None:
     for place, (experiment, row) in enumerate(rows.iterrows()):
         colour = cell_type_colour(experiment.rsplit("-", 1)[0])
-        axes.plot((row["_low"], row["_high"]), (place, place), color=colour, alpha=0.4, lw=3)
+        axes.plot((row["_fifth_percentile"], row["_ninety_fifth_percentile"]), (place, place), color=colour, alpha=0.4, lw=3)
         axes.plot(row["mean"], place, "o", color=colour, ms=4.5)
     axes.tick_params(axis="y", length=0)
 

@@ -69,10 +69,11 @@ def _well(axes: np.ndarray, image: np.ndarray, ends: np.ndarray, task: Task) -> 
     for place, channel in zip(axes[1:], scaled(image, ends)):
         place.imshow(channel, cmap="gray", vmin=0, vmax=1)
     for place in axes:
-        _bare(place)
+        hide_ticks(place)
 
 
-def _bare(axes: Axes) -> None:
+def hide_ticks(axes: Axes) -> None:
+    """Leave nothing of the axes but what is drawn in them."""
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -88,7 +89,7 @@ def show_composites(images: list[np.ndarray], titles: list[str], *, rows: list[s
     figure = picture(max(5, 2.3 * columns), 2.6 * len(places))
     grid = figure.subplots(len(places), columns, squeeze=False)
     for axes in grid.flat:
-        _bare(axes)
+        hide_ticks(axes)
     for line, (name, some) in zip(grid, places.items()):
         line[0].set_ylabel(name)
         ends = limits(np.stack([images[i] for i in some]))
