@@ -1,7 +1,6 @@
 """Sites with several labels: how often each is, which go together, what they look like, and how well they are found."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +115,7 @@ def label_parts(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
         for row in rungs
         if row.get("method") == chosen
     ]
-    yield f"<h1>cellsignal</h1>\n{html.paragraph('Run ' + run.name, quiet=True)}" + (html.numbers(boxes) if boxes else "")
+    yield html.head("cellsignal", f"Run {run.name}", boxes)
     yield _macro_f1(rungs, trouble)
     if rungs and "counts" in metrics and metrics.get("task") in TASKS:
         yield _classes(metrics, rungs)
@@ -133,7 +132,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of floors and thresholds")]
     for split in dict.fromkeys(row["split"] for row in rungs):
         cells = [[row["rung"], float(row["macro_f1"])] for row in of_split(rungs, split)]
-        parts.append(f"<h3>{escape(SPLITS[split].capitalize())}</h3>\n{html.table(['answers', 'macro F1'], cells)}")
+        parts.append(html.subsection(SPLITS[split].capitalize(), html.table(["answers", "macro F1"], cells)))
     return html.section("Macro F1", *parts)
 
 
