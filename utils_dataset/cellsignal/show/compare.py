@@ -211,11 +211,11 @@ def _difference(axes: Axes, row: Row, y: int, *, colour: str) -> None:
 
 
 @styled
-def confusion(row: Row, *, most: int = 15) -> Figure:
+def confusion(row: Row) -> Figure:
     """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""
     if not row["wrong"]:
         return blank(f"{row['recipe']}: nothing is confused")
-    counts, pairs = np.array(row["matrix"]), row["pairs"][:most]
+    counts, pairs = np.array(row["matrix"]), row["pairs"][:15]
     figure = picture(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
     scale = LogNorm(1, counts.max()) if counts.max() >= 20 else Normalize(0, counts.max())

@@ -57,9 +57,9 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
 
 
 @styled
-def label_ladder(rungs: list[dict], *, split: str = "") -> Figure:
+def label_ladder(rungs: list[dict]) -> Figure:
     """Macro F1 of the floors and of every kind of thresholds, a bar each; the test sites' where they are known."""
-    rows = of_split(rungs, split)
+    rows = of_split(rungs)
     if not rows:
         return blank("No macro F1 yet.")
     figure = picture(8, 1 + 0.42 * len(rows))
@@ -76,9 +76,9 @@ def label_ladder(rungs: list[dict], *, split: str = "") -> Figure:
 
 
 @styled
-def class_scores(rungs: list[dict], counts: Sequence[int], task: Task, *, split: str = "") -> Figure:
+def class_scores(rungs: list[dict], counts: Sequence[int], task: Task) -> Figure:
     """F1 of each class under each kind of thresholds, from the most frequent class in training to the rarest."""
-    rows = [row for row in of_split(rungs, split) if "by_class" in row]
+    rows = [row for row in of_split(rungs) if "by_class" in row]
     if not rows:
         return blank("No F1 of classes yet.")
     order = np.argsort(counts, kind="stable")

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PHASE = "whole"  # the epochs on the treatments, of which the best is kept
 
 
-def curve(run: Path, *, phase: str = PHASE) -> list[float]:
-    """The best of the held-out sites so far after each epoch of `phase`, in the order in which the networks are trained.
+def curve(run: Path) -> list[float]:
+    """The best of the held-out sites so far after each epoch on the treatments, in the order in which the networks are trained.
 
     With several networks that is the mean over all of them, of which those to come count nothing: a value says as
     much at the same epoch of two trials, and never falls.
@@ -35,7 +35,7 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
     values: list[float] = []
     before = 0.0
     for name in names:
-        rows, ended = _rows(run / "weights" / name, phase)
+        rows, ended = _rows(run / "weights" / name)
         best = 0.0
         for row in rows:
             best = max(best, held_out_value(row) or 0.0)
@@ -56,11 +56,11 @@ def _networks(run: Path) -> list[str]:
     return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
 
 
-def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
-    """The rows of a phase of the network `model`, and whether it has ended."""
+def _rows(folder: Path) -> tuple[list[Mapping[str, Any]], bool]:
+    """The rows of that phase of the network `model`, and whether it has ended."""
     ended, going_on = Receipt.find(folder / "model.json", shapes.Card), Receipt.find(folder / "model.checkpoint.json", shapes.Checkpoint)
     rows = ended.details.get("history", []) if ended else going_on.details.get("rows", []) if going_on else []
-    return [row for row in rows if row.get("phase") == phase], ended is not None
+    return [row for row in rows if row.get("phase") == PHASE], ended is not None
 
 
 STUDY = "study.db"  # SQLite, which no kill tears; nothing is pickled
