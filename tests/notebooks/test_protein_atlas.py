@@ -11,7 +11,6 @@ from building import in_groups
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.commands import check_file, score_files
-from cellsignal.decide.labels.thresholds import read_thresholds
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment
 from cellsignal.run.chain import script
@@ -55,8 +54,9 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
     chosen = next(row for row in metrics["rungs"] if row.get("method") == "fitted" and row["split"] == "test")
     assert score_files(run / "submission.csv", atlas / "solution.csv")["macro_f1"] == pytest.approx(chosen["macro_f1"])
     networks = {path.parent.name: sha256(path) for path in run.glob("weights/*/model.safetensors")}
-    thresholds = read_thresholds(run / "weights/thresholds.json", weights=networks)
-    assert set(networks) == {"fold-0", "fold-1"} and thresholds.sites == 120 and len(thresholds.values) == 28
+    thresholds = read_json(run / "weights/thresholds.json")
+    assert set(networks) == {"fold-0", "fold-1"} and thresholds["weights"] == networks
+    assert thresholds["sites"] == 120 and len(thresholds["values"]) == 28
     assert len(tables.sample) == 48 and "2 sites show the picture of another one" in capsys.readouterr().out
     text = write_report(run).read_text()
     assert f"{chosen['macro_f1']:.3f}" in text and "By class" in text and text.count('src="data:image/png') >= 6

@@ -34,8 +34,7 @@ def results(folder: Path) -> pd.DataFrame:
 
 
 def study(folder: Path) -> "optuna.Study":
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.journal")))
-    return optuna.load_study(study_name="sweep", storage=storage)
+    return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / search.STUDY}")
 
 
 def test_a_search_finds_better_rates_and_writes_the_best(bench: Run) -> None:
@@ -89,22 +88,12 @@ def test_a_killed_search_goes_on_with_the_very_trials_that_ran(bench: Run, tmp_p
         time.sleep(0.05)
     process.kill()
     process.wait()
-    with open(tmp_path / "out/study.journal", "a") as journal:
-        journal.write('{"op_code": 5, "torn')
-    before = [trial.params for trial in study_of_whole_lines(tmp_path / "out")]
+    before = [trial.params for trial in study(tmp_path / "out").trials]
     sweeping_quickly(tmp_path)
     folder = bench(slow, trials=3)
     assert [trial.params for trial in study(folder).trials][:2] == before
     assert set(results(folder)["status"]) == {"done"} and len(results(folder)) == 3
     assert results(bench(slow, trials=3)).equals(results(folder))  # nothing is left to do
-
-
-def study_of_whole_lines(folder: Path) -> list["optuna.trial.FrozenTrial"]:
-    copy = folder / "copy"
-    copy.mkdir()
-    text = (folder / "study.journal").read_text()
-    (copy / "study.journal").write_text(text[: text.rindex("\n") + 1])
-    return study(copy).trials
 
 
 def sweeping_quickly(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cellsignal.files import write_json
 from cellsignal.receipts import Receipt
-from cellsignal.show.html import table
+from cellsignal.show.html import head, links, number, page, paragraph, section, table
 from cellsignal.show.report import write_report
 
 
@@ -92,6 +92,11 @@ def test_raw_and_assigned_never_share_a_column(tmp_path, rungs):
         rows = re.findall(r"<tr>(.*?)</tr>", line)
         columns = zip(*(re.findall(r'<td class="(\w*)[^>]*>([^<]*)<', row) for row in rows[1:]))
         assert all(len({kind for kind, value in column if value}) <= 1 for column in columns)
+
+
+def test_a_page_escapes_whatever_no_template_made():
+    text = page("<t>", ["<script>", section("<a>", paragraph("<b>"), "<c>"), head("<d>", "<e>", [number("<f>", "<g>")]), links([('"', "<h>")])])
+    assert "&lt;script&gt;" in text and not re.search("<(t|script|a|b|c|d|e|f|g|h)>", text) and 'href="&#34;"' in text
 
 
 def test_tables_escape_and_leave_nothing_blank_by_mistake():

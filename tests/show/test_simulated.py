@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cellsignal.data import simulated
@@ -53,15 +54,15 @@ def test_a_message_in_place_of_a_figure_is_of_no_data() -> None:
 
 
 def test_a_page_of_simulated_data_has_a_title_and_a_banner() -> None:
-    assert "imulated" not in html.page("cellsignal: demo", ["<h1>x</h1>"])
+    assert "imulated" not in html.page("cellsignal: demo", [Markup("<h1>x</h1>")])
     with simulated.showing(True):
-        text = html.page("cellsignal: demo", ["<h1>x</h1>"])
+        text = html.page("cellsignal: demo", [Markup("<h1>x</h1>")])
     assert "<title>cellsignal: demo (simulated data)</title>" in text
     assert re.search(r'<body>\n<div role="note"[^>]*><b>Simulated data\.</b> [^<]*</div>\n<h1>x</h1>', text)
 
 
 CAVEATS = {True: "His figures and ours come from different data: compare the order of the gains, not their size.",
-           False: "His figures are of the competition&#x27;s test wells: where ours are of others, compare the order of the gains, not their size."}
+           False: "His figures are of the competition&#39;s test wells: where ours are of others, compare the order of the gains, not their size."}
 
 
 @pytest.mark.parametrize("drawn", [True, False])

@@ -31,16 +31,16 @@ ZOOM = 0.5  # least share of a picture's area
 JITTER = 0.1
 
 
-def official(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
+def official(root: Path, stem: str) -> np.ndarray:
     """A site as the official utilities read it: scikit-image, one file a channel; uint8[H, W, C]. ImportError without it."""
     from skimage.io import imread
 
-    return np.stack([imread(channel_path(root, stem, channel)) for channel in range(1, channels + 1)], axis=-1)
+    return np.stack([imread(channel_path(root, stem, channel)) for channel in range(1, CHANNELS + 1)], axis=-1)
 
 
-def opencv(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
+def opencv(root: Path, stem: str) -> np.ndarray:
     """A site by OpenCV, one file a channel; uint8[H, W, C]."""
-    files = (str(channel_path(root, stem, channel)) for channel in range(1, channels + 1))
+    files = (str(channel_path(root, stem, channel)) for channel in range(1, CHANNELS + 1))
     return np.stack([cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files], axis=-1)
 
 

@@ -251,12 +251,12 @@ class Estimate:
         return max(vars(self), key=vars(self).__getitem__)
 
 
-def estimate(lots: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
+def estimate(lots: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int) -> Estimate:
     """What lots of sites take on a host, whose network sees images of `image_size` px."""
     compute = 0.0
     for lot in lots:
         seen, learnt = (each.seconds(host.flops, host.bandwidth, width=host.width)
-                        for each in count_work(backbone, lot.image_size or image_size, classes=classes))
+                        for each in count_work(backbone, lot.image_size or image_size))
         compute += lot.seen * seen / host.looking + lot.learnt * learnt / host.efficiency
     reads = sum(lot.reads for lot in lots)
     scale = (image_size / source.image_size) ** 2
@@ -269,24 +269,22 @@ def adapted_passes(screen: ScreenSize, host: Host, image_size: int) -> int:
     return 1 if screen.plate * image_size**2 <= host.pixels else 1 + REFINEMENTS
 
 
-def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS,
-         screen: ScreenSize = RXRX1_SCREEN, scales: Sequence[float] = SCALES) -> pd.DataFrame:
-    """Hours and bottleneck of a recipe on every host, from every source, at every scale.
+def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS) -> pd.DataFrame:
+    """Hours and bottleneck of a recipe on RxRx1 on every host, from every source, at every scale.
 
     `recipe`: as `training_workloads` takes it. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
     alone), quota_weeks and sessions (of Kaggle's, None elsewhere).
     """
-    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts, screen=screen, scales=scales))
+    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts))
 
 
-def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host],
-          screen: ScreenSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
+def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host]) -> Iterator[dict[str, Any]]:
     for host in hosts:
-        passes = adapted_passes(screen, host, image_size)
-        lots = training_workloads(screen, recipe, adapted_passes=passes)
+        passes = adapted_passes(RXRX1_SCREEN, host, image_size)
+        lots = training_workloads(RXRX1_SCREEN, recipe, adapted_passes=passes)
         for source in sources:
             once = estimate(lots, host, source, backbone=backbone, image_size=image_size)
-            for scale in scales:
+            for scale in SCALES:
                 hours = {part: scale * seconds / 3600 for part, seconds in vars(once).items()}
                 total = max(hours.values())
                 quota = (total / QUOTA_HOURS, ceil(total / SESSION_HOURS)) if host.name == KAGGLE else (None, None)

@@ -54,15 +54,14 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> Piece:
     return work
 
 
-def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False, augmented: bool = True) -> SiteImages:
+def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False) -> SiteImages:
     """Sites as a training has them: random symmetries of the square, 1,108 classes; from memory with `cache`."""
-    change = build_augmentation(AugmentationSettings(), seed=0) if augmented else None
-    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=change, cache=cache)
+    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=build_augmentation(AugmentationSettings(), seed=0), cache=cache)
 
 
-def batches_of(count: int, batch_size: int, *, least: int, seed: int = 0) -> list[np.ndarray]:
+def batches_of(count: int, batch_size: int, *, least: int) -> list[np.ndarray]:
     """Shuffled rows of `count` sites in whole batches, epoch after epoch, until there are `least` batches."""
-    generator, found = np.random.default_rng(seed), []
+    generator, found = np.random.default_rng(0), []
     size = min(batch_size, count)
     while len(found) < least:
         rows = generator.permutation(count)

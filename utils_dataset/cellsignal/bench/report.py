@@ -116,12 +116,12 @@ def sources(bench: Benchmark) -> list[cost.Source]:
             cost.Source("store", CHANNELS * size**2, rates["read", "ours: store"], size)]
 
 
-def pages(bench: Benchmark, recipe: Mapping[str, Any], *, image_size: int = 512, backbone: str = "densenet121") -> pd.DataFrame:
+def pages(bench: Benchmark, recipe: Mapping[str, Any]) -> pd.DataFrame:
     """Hours and bottleneck of a recipe on RxRx1 here and on the machines of `cost.HOSTS`."""
     mine = here(bench)
     # The share of its ceiling that a GPU reached here is better than an assumption for others.
     hosts = [replace(host, efficiency=mine.efficiency, looking=mine.looking) if mine.memory else host for host in cost.HOSTS]
-    return cost.page(recipe, sources(bench), backbone=backbone, image_size=image_size, hosts=[mine, *hosts])
+    return cost.page(recipe, sources(bench), backbone="densenet121", image_size=512, hosts=[mine, *hosts])
 
 
 def _assumed(bench: Benchmark) -> list[str]:

@@ -18,9 +18,7 @@ from cellsignal.tasks import RXRX1, Task
 FILES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv")
 
 
-def download_competition(
-    folder: Path, *, competition: str = RXRX1.competition, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True
-) -> None:
+def download_competition(folder: Path, *, tables: bool = False, cell_types: Sequence[str] = (), look: bool = True) -> None:
     """Bring the competition's files into `folder`: all of them, the tables alone, or the tables and some cell types.
 
     Kaggle gives single files or one archive of everything, and 74,000 single images for the smallest cell type would take
@@ -29,20 +27,20 @@ def download_competition(
     small or an unknown cell type; StepFailed when Kaggle fails.
     """
     folder = Path(folder)
-    _fetch_tables(folder, competition)
+    _fetch_tables(folder)
     if tables:
         print(f"wrote {', '.join(FILES)} in {folder}")
         return
     known = read_tables(folder)
     missing = rxrx1.missing_images(known, cell_types=cell_types)
     if missing:
-        _fetch_images(known, missing, competition)
+        _fetch_images(known, missing)
     print(f"{folder}: {', '.join(cell_types) or 'all cell types'} {'unpacked' if missing else 'kept'}")
     if look:
         look_through(folder, cell_types=cell_types)
 
 
-def _fetch_tables(folder: Path, competition: str) -> None:
+def _fetch_tables(folder: Path) -> None:
     """The tables, all or none, if they are not there: a table that cannot be read is not taken for one."""
     if all((folder / name).exists() for name in FILES):
         return
@@ -51,29 +49,29 @@ def _fetch_tables(folder: Path, competition: str) -> None:
     staged = folder / DOWNLOADS / "tables"
     require_room(folder, 64 << 20, purpose="the tables")
     for name in FILES:
-        fetched = client.download(competition, staged, name)
+        fetched = client.download(RXRX1.competition, staged, name)
         if fetched.suffix == ".zip":  # Kaggle keeps large files so
-            unpack(fetched, staged, where=f"{competition}: {fetched.name}", experiments=())
+            unpack(fetched, staged, where=f"{RXRX1.competition}: {fetched.name}", experiments=())
     try:
         read_tables(staged)
     except InputError as error:
         shutil.rmtree(staged)
-        raise StepFailed(f"{competition}: what came are no tables ({error})") from None
+        raise StepFailed(f"{RXRX1.competition}: what came are no tables ({error})") from None
     for name in sorted(FILES, reverse=True):
         (staged / name).replace(folder / name)
     _remove(staged)
 
 
-def _fetch_images(tables: Tables, experiments: Sequence[str], competition: str) -> None:
-    folder, archive = tables.root, tables.root / DOWNLOADS / f"{competition}.zip"
+def _fetch_images(tables: Tables, experiments: Sequence[str]) -> None:
+    folder, archive = tables.root, tables.root / DOWNLOADS / f"{RXRX1.competition}.zip"
     share = tables.wells["experiment"].isin(experiments).mean()
     there = archive.stat().st_size if archive.exists() else 0
     # Kaggle's client tells the size of the archive only when it writes it; the public release holds the same images.
     require_room(folder, round((1 + share) * IMAGES.size) - there, purpose="the archive and what comes out of it")
-    client.download(competition, archive.parent)
+    client.download(RXRX1.competition, archive.parent)
     if not zipfile.is_zipfile(archive):
         archive.unlink()
-        raise StepFailed(f"{competition}: what came is no archive; the same command downloads it again")
+        raise StepFailed(f"{RXRX1.competition}: what came is no archive; the same command downloads it again")
     rxrx1.record_images(folder, unpack(archive, folder, where=archive, experiments=experiments))
     _remove(archive)
 

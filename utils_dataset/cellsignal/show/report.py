@@ -1,7 +1,6 @@
 """One page about a run: the ladder, the curves, the plates, and how it was made."""
 
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -88,8 +87,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
         for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
             label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
-    title = f"<h1>cellsignal</h1>\n{html.paragraph('Run ' + run.name, quiet=True)}"
-    return title + (html.numbers(boxes) if boxes else "")
+    return html.head("cellsignal", f"Run {run.name}", boxes)
 
 
 def _ladder(rungs: list[dict], floor: dict | None, *, theirs: dict, trouble: str, note: str) -> str:
@@ -126,7 +124,7 @@ def _rung_table(split: str, rows: list[dict], *, theirs: dict) -> str:
     names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(theirs)]
     table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(theirs)])
     caveat = html.paragraph(THEIRS[simulated.shown()], quiet=True) if theirs else ""
-    return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}{caveat}"
+    return html.subsection(SPLITS.get(split, split).capitalize(), table, caveat)
 
 
 def _floor(floor: dict | None) -> str:
@@ -148,7 +146,7 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
         cells = [[name, *(row["by_cell_type"].get(name) for row in some)] for name in names]
         header, kinds = ["cell type", *(row["rung"] for row in some)], ["", *[kind] * len(some)]
         if some:
-            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", html.table(header, cells, kinds=kinds)]
+            tables.append(html.subsection(f"{kind.capitalize()} accuracy", html.table(header, cells, kinds=kinds)))
     yield html.section("By cell type", *tables)
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
     figure = experiment_dots(sum(last, []))
@@ -202,7 +200,7 @@ def _plates(run: Path) -> str:
     """The main figures of the first notebook."""
     there = {name: run / "eda" / f"{name}.png" for name in PLATES}
     pictures = [
-        f"<h3>{PLATES[name]}</h3>\n{html.image(path.read_bytes(), PLATES[name])}"
+        html.subsection(PLATES[name], html.image(path.read_bytes(), PLATES[name]))
         for name, path in there.items()
         if path.is_file()
     ]
@@ -236,7 +234,7 @@ def _recipe(run: Path) -> str:
 
 def _group(name: str, values: dict) -> str:
     rows = [[key, _text(value)] for key, value in values.items()]
-    return f"<h3>{escape(name.capitalize())}</h3>\n{html.table(['name', 'value'], rows)}"
+    return html.subsection(name.capitalize(), html.table(["name", "value"], rows))
 
 
 def _text(value: object) -> str:

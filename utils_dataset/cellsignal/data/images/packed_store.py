@@ -146,12 +146,11 @@ class Store:
         checked[place.row] = 1
         return out
 
-    def read_many(self, stems: Sequence[str], out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
+    def read_many(self, stems: Sequence[str], out: np.ndarray | None = None) -> np.ndarray:
         """Several sites, uint8[N, C, H, W], written into `out` where it is given; raises as `read` does."""
-        size = self._size(size)
-        out = self._buffer(out, (len(stems), *self.shapes[size]))
+        out = self._buffer(out, (len(stems), *self.shapes[self._size(None)]))
         for row, stem in enumerate(stems):
-            self.read(stem, out[row], size=size)
+            self.read(stem, out[row])
         return out
 
     def place(self, stem: str) -> SiteLocation | None:

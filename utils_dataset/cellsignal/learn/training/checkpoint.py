@@ -172,11 +172,6 @@ def held_out_value(row: dict) -> float | None:
     return row.get(HELD_OUT + metric_of(row))
 
 
-def best_epoch(rows: Sequence[dict]) -> dict | None:
-    """The row that did best on the held-out sites, the first of equals; None when none was measured."""
-    return max((row for row in rows if held_out_value(row) is not None), key=held_out_value, default=None)
-
-
 # Everything a phase of training changes, and how it comes back from disk.
 
 

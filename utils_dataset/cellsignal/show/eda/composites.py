@@ -10,10 +10,10 @@ from cellsignal.tasks import RXRX1, Task
 LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
 
 
-def limits(images: np.ndarray, *, low: float = LOW, high: float = HIGH) -> np.ndarray:
+def limits(images: np.ndarray) -> np.ndarray:
     """The grey values drawn as black and as full colour, float[C,2], over all of uint8[...,C,H,W]."""
     pixels = np.moveaxis(images, -3, 0).reshape(images.shape[-3], -1)
-    ends = np.percentile(pixels, (low, high), axis=1).T
+    ends = np.percentile(pixels, (LOW, HIGH), axis=1).T
     ends[:, 1] = np.maximum(ends[:, 1], ends[:, 0] + 1)  # an even channel stays black
     return ends
 
