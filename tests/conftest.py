@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # One thread each: on a shared machine two threads that wait for each other are many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +27,44 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared with real competition data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make) gives a folder that `make` filled, once for all workers of a session; nobody may write there."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(base / f"{name}.lock", timeout=900):
+            if not (base / f"{name}.made").exists():
+                make(base / name)
+                (base / f"{name}.made").touch()
+        return base / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_plates(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The simulated plates of preset tiny and seed 0."""
+    from cellsignal.data.microscope.simulate import simulate
+
+    return once("tiny-plates", lambda folder: simulate(folder, preset="tiny", seed=0))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str]:
+    """The run folder of a finished run of tiny.yaml, and what the command printed."""
+
+    def run(folder: Path) -> None:
+        command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / "papermill_params/tiny.yaml"), "--out", str(folder / "run")]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        (folder / "printed.txt").write_text(ended.stdout)
+
+    folder = once("tiny-run", run)
+    return folder / "run", (folder / "printed.txt").read_text()
 
 
 @pytest.fixture(autouse=True)

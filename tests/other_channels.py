@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from building import make_network, make_phase, train_phase
+from cellsignal.data.settings import WellSettings
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.bench.sample import take_sample
 from cellsignal.data.packing import pack
 from cellsignal.data.check import check_dataset
@@ -19,11 +22,9 @@ from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.predict.predict import score_experiments
 from cellsignal.decide.submission import write_answers
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
-from cellsignal.learn.networks.classifier import Classifier, read_config
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
+from cellsignal.learn.networks.classifier import read_config
 from cellsignal.show.eda import plots
 from cellsignal.tasks import RXRX1
 
@@ -56,13 +57,13 @@ def main(root: Path, out: Path) -> None:
     problems = check_dataset(root, progress=False)
     tables = read_tables(root)
     sites, _ = whole_sites(root, tables.sites)
-    sites["split"] = split_sites(tables.wells, sites, how="experiment", held_out=1, seed=0)
+    sites["split"] = split_sites(tables.wells, sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0)
     pack.pack(pack.plan_pack(root), out / "packed", progress=False)
-    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=augmentation("none", seed=0))
-    model = Classifier("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
-    phase = Phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
+    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0))
+    model = make_network("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
+    phase = make_phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
     weights = out / "weights/HUVEC/model.safetensors"
-    fit(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
+    train_phase(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
     asked = sites[sites["split"] == "test"]
     scores = score_experiments(root, asked, weights=out / "weights", out=out / "scores", statistics=["adapted"])["adapted"]
     decision = decide(scores.loc[tables.sample], tables.wells)

@@ -68,7 +68,7 @@ def test_a_new_file_of_a_room_counts(tmp_path: Path) -> None:
 
 
 def test_cells_count_from_the_beginning_on_and_once() -> None:
-    cells = ["seed = 3", "from cellsignal.run.record import session; folder = session.begin(globals())"]
+    cells = ["seed = 3", "import cellsignal; session = cellsignal.start(globals(), '1-eda')"]
     notebook = Notebook()
     notebook.begin(cells)
     assert notebook.code() == ""
@@ -79,7 +79,7 @@ def test_cells_count_from_the_beginning_on_and_once() -> None:
     cells.append("train = 2")
     assert notebook.code() != first
     other = Notebook()
-    other.begin(["seed = 5", "a cell more", "session.begin(globals())"])
+    other.begin(["seed = 5", "a cell more", "cellsignal.start(globals(), '1-eda')"])
     other.cells = [*other.cells, "train = 1"]
     assert other.code() == first, "parameters and what finds the package are no code of a training"
 

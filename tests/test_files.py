@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.errors import InputError, system_error
+from cellsignal.run.record import manifest
 
 
 def failing(code: int, *, only: Callable[..., bool] = lambda *arguments: True) -> Callable[..., None]:
@@ -102,20 +103,20 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "fault"), [
-    ({"outputs": ["a"]}, "outputs: input should be a valid dictionary"),
-    ({"outputs": {"a": 1}}, "outputs.a: input should be a valid string"),
+    ({"taken_up": ["a"]}, "taken_up: input should be a valid dictionary"),
+    ({"taken_up": {"a": 1}}, "taken_up.a: input should be a valid string"),
     ({"seconds": "9"}, "seconds: input should be a valid number"),
     ({"seconds": True}, "seconds: input should be a valid number"),
     ({"seconds": 10**400}, "seconds: input should be a valid number"),
-    ({"identity": None}, "identity: input should be a valid dictionary"),
+    ({"parameters": None}, "parameters: input should be a valid dictionary"),
 ])  # fmt: skip
 def test_the_key_that_is_of_another_shape_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
-    marker = {"identity": {}, "outputs": {}, "pages": {}, "seconds": 1, "of a later version": 3}
-    files.write_json(tmp_path / "a.json", marker)
-    assert files.read_json(tmp_path / "a.json", shapes.Marker) == marker
-    files.write_json(tmp_path / "a.json", {**marker, **change})
+    details = {"parameters": {}, "code": "", "taken_up": {}, "progress": "", "seconds": 1, "written": 1.0, "of a later version": 3}
+    files.write_json(tmp_path / "a.json", details)
+    assert files.read_json(tmp_path / "a.json", manifest.Details) == details
+    files.write_json(tmp_path / "a.json", {**details, **change})
     with pytest.raises(InputError) as refused:
-        files.read_json(tmp_path / "a.json", shapes.Marker)
+        files.read_json(tmp_path / "a.json", manifest.Details)
     assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.RUN_AGAIN}"
 
 

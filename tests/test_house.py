@@ -18,23 +18,39 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relativ
 # The package
 
 
+@cache
+def code(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(code(path))
+
+
+@cache
+def modules(path: Path) -> set[Path]:
+    """The package's files that a file imports itself."""
+    paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported(code(path)) if name.startswith(f"{PACKAGE.name}.")}
+    return {other for other in paths if other in FILES}
+
+
 @each_file
 def test_no_bare_except_no_pickle_no_environment(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
-    calls = {f"{ast.unparse(node)}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    nodes = list(ast.walk(parsed(path)))
+    assert not [node.lineno for node in nodes if isinstance(node, ast.ExceptHandler) and node.type is None]
+    calls = {f"{ast.unparse(node)}" for node in nodes if isinstance(node, ast.Attribute)}
     assert not calls & {"torch.load", "torch.save", "pd.read_pickle", "joblib.load", "joblib.dump"}
-    assert not {name.split(".")[0] for name in imported(path.read_text())} & {"pickle", "cloudpickle", "dill"}
+    assert not {name.split(".")[0] for name in imported(code(path))} & {"pickle", "cloudpickle", "dill"}
     if path != PACKAGE / "run/environment.py":
         assert not [call for call in calls if call.startswith(("os.environ", "os.getenv", "os.putenv"))]
-        assert not imported(path.read_text()) & {"os.environ", "os.getenv"}
+        assert not imported(code(path)) & {"os.environ", "os.getenv"}
 
 
 @each_file
 def test_public_things_are_documented_and_typed(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree)
-    for node in tree.body:
+    assert ast.get_docstring(parsed(path))
+    for node in parsed(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -42,20 +58,14 @@ def test_public_things_are_documented_and_typed(path: Path) -> None:
             assert all(argument.annotation for argument in arguments), node.name
 
 
-def modules(code: str) -> set[Path]:
-    """The package's files that `code` imports itself."""
-    paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported(code) if name.startswith(f"{PACKAGE.name}.")}
-    return {path for path in paths if path.is_file()}
-
-
 @cache
 def reached(path: Path) -> set[Path]:
     """The package's files that a file imports, and those that these import."""
-    found, left = set(), modules(path.read_text())
-    while left - found:
-        found |= left
-        left = set().union(*(modules(other.read_text()) for other in left))
-    return found
+    seen, left = set(), set(modules(path))
+    while left:
+        seen |= left
+        left = set().union(*map(modules, left)) - seen
+    return seen
 
 
 def room(path: Path) -> str:
@@ -66,7 +76,7 @@ def room(path: Path) -> str:
 @each_file
 def test_imports_run_downwards(path: Path) -> None:
     mine, on_ground = room(path), path.relative_to(PACKAGE).as_posix() in GROUND
-    others = [other for other in modules(path.read_text()) if other.relative_to(PACKAGE).as_posix() not in GROUND]
+    others = [other for other in modules(path) if other.relative_to(PACKAGE).as_posix() not in GROUND]
     upwards = [other for other in others if on_ground or (room(other) != mine and ROOMS[room(other)] >= ROOMS[mine])]
     assert upwards == []
 
@@ -74,7 +84,7 @@ def test_imports_run_downwards(path: Path) -> None:
 @cache
 def depth(rooms: str) -> int:
     """Longest chain of rooms below one room."""
-    below = {room(other) for path in FILES if room(path) == rooms for other in modules(path.read_text())}
+    below = {room(other) for path in FILES if room(path) == rooms for other in modules(path)}
     return 1 + max((depth(other) for other in below - {rooms, ""}), default=0)
 
 

@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,16 +13,17 @@ from papermill import inspect_notebook
 from pydantic import Field
 from sizes import functions, length
 
-import cellsignal
-from cellsignal.code_identity import assigned, imported
-from cellsignal.kaggle import account
+from cellsignal.code_identity import assigned, imported, loaded
+from cellsignal.kaggle import account, colab
 from cellsignal.kaggle.client import FIRST_RUN, PLACEHOLDER, slugify
 from cellsignal.errors import InputError
+from cellsignal.learn.settings import TrainingSettings
+from cellsignal.run import parameters
 from cellsignal.run import recipe as recipes
 from cellsignal.run.chain import notebooks, plans
-from cellsignal.run.recipe import BACKBONES, COVARIATES, LOSSES
 from cellsignal.run.parameters import NotebookParameters
 from cellsignal.run.recipe import Recipe
+from cellsignal.settings import flat, group_of, keys
 from cellsignal.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,40 +35,20 @@ KEYS = {
     "dataset_sources", "competition_sources", "kernel_sources", "model_sources", "keywords", "machine_shape",
     "docker_image_pinning_type",
 }  # fmt: skip
-BOOTSTRAP = '''import os
-import subprocess
-import sys
+SETUP = '''import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY, REF = "", "v0.1.0"  # what Colab installs; `cellsignal colab init` writes it here
-if getattr(find_spec("cellsignal"), "origin", None) is None:  # not installed: a checkout, an attached data set, a clone
-    mounts, clone = Path("/kaggle/input"), Path("/content/cellsignal")
-    attached = [mount for layout in ("*", "competitions/*", "datasets/*/*", "notebooks/*/*") for mount in mounts.glob(layout)]
-    places = [place / "utils_dataset" for place in (Path.cwd(), *Path.cwd().parents, *attached)] + attached
-    roots = [place for place in places if (place / "cellsignal/__init__.py").is_file()]
-    if REPOSITORY and not roots and "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:  # Kaggle's image is Colab's
-        git, pip = ["git", "-C", f"{clone}"], [sys.executable, "-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]
-        fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", REF]  # a tag, a branch, a whole commit
-        for command in (["git", "init", "-q", f"{clone}"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
-            done = subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}, capture_output=True, text=True)
-            if done.returncode:
-                raise ModuleNotFoundError(f"cannot install {REPOSITORY} at {REF}: {' '.join(done.stderr.split())[-300:]}; check the connection and both names")
-        roots = [clone / "utils_dataset"]
-    if not roots:
-        there = ", ".join(str(mount.relative_to(mounts)) for mount in attached) or "nothing"
-        raise ModuleNotFoundError(f"no cellsignal here; attached is {there}; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub")
-    sys.path.insert(0, str(roots[0]))
+places = [Path.cwd(), *Path.cwd().parents, *Path("/kaggle/input").glob("*"), *Path("/kaggle/input").glob("*s/*/*")]  # old layout and new
+sys.path += [str(root) for place in places for root in (place / "utils_dataset", place) if (root / "cellsignal/__init__.py").is_file()]
+assert getattr(find_spec("cellsignal"), "origin", None), f"no cellsignal in {', '.join(map(str, places))}; on Kaggle attach the data set cellsignal-utils, on Colab open a notebook by its badge"
+import cellsignal
 
-from cellsignal.run.record import session
-
-folder = session.begin(globals())  # the run folder, ours while this kernel lives'''
-OWN = {  # parameters of notebooks outside the chain, where they are no recipe's
-    "compare": {"run", "runs"},
-    "benchmark": {"run", "sites", "image_size", "network_size", "backbone", "batch_size", "rounds", "seconds"},
+session = cellsignal.start(globals(), "STEP")'''
+OWN = {  # values of notebooks outside the chain that are not the demo's
+    "compare": {"preset": ""},
+    "benchmark": {"preset": "", "network.backbone": "densenet121", "training.batch_size": 8},
 }
-LABEL_LOSSES = ("bce", "focal", "lovasz")  # those that take several labels
-PLACE = 'REPOSITORY, REF = "", "v0.1.0"'
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
@@ -88,6 +68,11 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def text(cell: dict[str, Any]) -> str:
     return "".join(cell["source"])
+
+
+def code(path: Path) -> list[dict[str, Any]]:
+    """The code cells but for the one that `cellsignal colab init` writes."""
+    return [cell for cell in cells(path, "code") if not colab.is_cell(cell)]
 
 
 def parameters_cell(path: Path) -> dict[str, Any]:
@@ -132,17 +117,23 @@ def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None
 
 @each_notebook
 def test_every_notebook_starts_the_same_way(path: Path) -> None:
-    own = re.sub('^REPOSITORY, REF = ".*?", ".*?"', PLACE, text(cells(path, "code")[1]), flags=re.MULTILINE)
-    assert own == BOOTSTRAP  # whoever published a fork of it where
+    [begins] = [text(cell) for cell in code(path) if "cellsignal.start(" in text(cell)]
+    assert begins == SETUP.replace("STEP", path.stem) and code(path)[1] == next(cell for cell in code(path) if text(cell) == begins)
 
 
-def test_colab_installs_this_version() -> None:
-    assert f'"v{cellsignal.__version__}"' in BOOTSTRAP
+def test_the_set_up_is_eight_lines() -> None:
+    assert len([line for line in SETUP.splitlines() if line]) <= 8
 
 
 @each_notebook
 def test_every_notebook_ends_with_its_manifest(path: Path) -> None:
-    assert f'session.end(folder, "{path.stem}", globals()' in text(cells(path, "code")[-1])
+    assert [text(cell).count("session.finish()") for cell in code(path)] == [0] * (len(code(path)) - 1) + [1]
+
+
+@each_notebook
+def test_no_cell_guards_against_spent_time(path: Path) -> None:
+    read = set().union(*(set(loaded(text(cell))) for cell in code(path) if cell is not parameters_cell(path)))
+    assert not read & {"budget", "spent", "complete", "time_budget_minutes"}
 
 
 @each_notebook
@@ -155,27 +146,36 @@ def test_no_cell_overwrites_a_parameter(path: Path) -> None:
             assert not (stored | imported(text(cell))) & names
 
 
+def resolved(path: Path, injected: dict[str, Any] = {}) -> dict[str, Any]:
+    """By dotted key what the notebook reads of a recipe, as its set-up resolves it."""
+    networks = {"cell_type": "all"} if "cell_type" in literals(path) else {}  # no recipe names it
+    recipe = parameters.check({**literals(path), **networks, **injected}).recipe
+    return {key: value for key, value in flat(recipe.model_dump()).items() if key in notebooks.parameters_read(path)}
+
+
 @each_notebook
-def test_parameters_are_the_recipe_and_the_demo(path: Path) -> None:
-    name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
-    demo = yaml.safe_load((ROOT / f"papermill_params/{name}.yaml").read_text())
-    default = Recipe(run=f"runs/{name}").model_dump()
+def test_parameters_are_the_plain_keys_the_groups_and_at_most_three_of_its_own(path: Path) -> None:
     given = literals(path)
-    own = {"cell_type", "network", "stored", "scored", *OWN.get(path.stem, ())}  # which of the run's networks, and what to take as it lies there: the chain says it
-    assert set(given) <= {*Recipe.model_fields, *own}
-    given = {name: value for name, value in given.items() if name not in own}
-    assert given == {name: demo.get(name, default[name]) for name in given}
+    assert len(text(parameters_cell(path)).splitlines()) <= 15
+    own = [name for name in given if name not in Recipe.model_fields]
+    assert sorted({*given} - {*own}) == sorted(Recipe.model_fields) and len(own) <= 3 and set(own) <= set(NotebookParameters.model_fields)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_names_all_that_the_demo_sets(path: Path) -> None:
+@each_notebook
+def test_parameters_are_those_of_the_demo(path: Path) -> None:
+    name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
+    demo = flat(recipes.load(ROOT / f"papermill_params/{name}.yaml").model_dump()) | {"run": f"runs/{path.stem if path.stem in OWN else name}"} | OWN.get(path.stem, {})
+    assert resolved(path) == {key: demo[key] for key in resolved(path)}
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_that_papermill_injects_is_the_recipe(recipe: Path) -> None:
     """`papermill -f` leaves the notebooks' literals, which are the demo's, where a file names no other value."""
-    demo = yaml.safe_load((ROOT / "papermill_params/demo.yaml").read_text())
-    assert set(demo) <= set(yaml.safe_load(path.read_text()))
-
-
-def test_the_chain_notebook_names_every_parameter() -> None:
-    assert set(literals(ROOT / "kernels/0-chain/0-chain.ipynb")) == set(Recipe.model_fields)
+    whole = recipes.load(recipe)
+    injected = {"run": whole.run, **yaml.safe_load(recipe.read_text())}  # the file's name names the run
+    for path in {step.notebook for step in plans.plan(whole, ["U2OS"], kernels=ROOT / "kernels") if step.notebook}:
+        found = resolved(path, injected)
+        assert found == {key: value for key, value in flat(whole.model_dump()).items() if key in found}
 
 
 @each_notebook
@@ -186,12 +186,13 @@ def test_papermill_tells_type_comment_and_choices_of_every_parameter(path: Path)
         assert ast.literal_eval(parameter["default"]) == literals(path)[name]
         shown = re.search(r"[^\[]+(?: \[([\w|-]+)\])?$", parameter["help"])
         assert shown and (shown[1] or "").split("|") == (list(choices_of(name, path.stem)) or [""]), name
-        assert name != "loss" or parameter["help"].endswith(", ".join(LOSSES if path.stem != "protein-atlas" else LABEL_LOSSES))
 
 
 def kind_of(name: str) -> str:
     """The type of a parameter as the notebooks spell it."""
     kind = NotebookParameters.model_fields[name].annotation
+    if group_of(NotebookParameters, name):
+        return "dict"
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0]).__name__
     return str(kind) if get_origin(kind) else kind.__name__
@@ -199,10 +200,10 @@ def kind_of(name: str) -> str:
 
 def choices_of(name: str, stem: str) -> tuple[str, ...]:
     """What a parameter may be, as text; () for what cannot be listed."""
-    of_tasks = [TASKS[stem]] if stem in TASKS else list(TASKS.values()) if stem == "0-chain" else [TASKS["rxrx1"]]
+    of_tasks = [TASKS[stem]] if stem in TASKS else list(TASKS.values()) if stem in ("0-chain", *OWN) else [TASKS["rxrx1"]]
     listed = {
-        "backbone": BACKBONES, "covariates": COVARIATES, "preset": tuple(preset for task in of_tasks for preset in task.presets),
-        **({"task": ("protein-atlas",), "standardise": ("none", "image")} if stem == "protein-atlas" else {}),  # its sites lie on no plates
+        "preset": tuple(preset for task in of_tasks for preset in task.presets),
+        **({"task": ("protein-atlas",)} if stem == "protein-atlas" else {}),
     }  # fmt: skip
     kind = NotebookParameters.model_fields[name].annotation
     literal = get_args(kind) if get_origin(kind) is Literal else ()
@@ -210,37 +211,46 @@ def choices_of(name: str, stem: str) -> tuple[str, ...]:
 
 
 @each_notebook
-def test_a_cell_reads_every_parameter(path: Path) -> None:
-    every = set(literals(path))
-    assert path.stem == "0-chain" or notebooks.parameters_read(path) == every  # the chain hands all of them on
+def test_a_cell_reads_every_parameter_that_only_notebooks_have(path: Path) -> None:
+    own = set(literals(path)) - set(Recipe.model_fields)
+    assert own <= notebooks.parameters_read(path)
 
 
-def test_a_notebook_or_the_chain_reads_every_field_of_the_recipe() -> None:
-    assert set(Recipe.model_fields) == read_somewhere()
+@each_notebook
+def test_a_cell_reads_every_key_that_the_parameters_cell_shows(path: Path) -> None:
+    shown = {key for key in flat(literals(path)) if "." in key and key.partition(".")[0] in Recipe.model_fields}
+    assert path.stem == "0-chain" or shown <= notebooks.parameters_read(path)  # the chain hands all of them on
+
+
+def test_a_notebook_or_the_chain_reads_every_key_of_the_recipe() -> None:
+    assert set(keys(Recipe)) == read_somewhere()
 
 
 def read_somewhere() -> set[str]:
-    """The parameters that the notebooks of a plan read, and those that the chain does."""
-    planned = {step.notebook for task in TASKS for step in plans.plan(plans.Shape(task), ["U2OS"], kernels=ROOT / "kernels")}
-    chain = {node.attr for node in ast.walk(ast.parse((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text()))
-             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "recipe"}  # fmt: skip
+    """The keys that the notebooks of a plan read, and those that the chain does."""
+    planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels") if step.notebook}
+    read = set().union(*map(notebooks.parameters_read, planned)) & set(keys(Recipe))
+    chain = recipes.keys_read((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.place", ""))
     assert plans.READ_BY_CHAIN <= chain | {"seed"}
-    return (set().union(*map(notebooks.parameters_read, planned)) | plans.READ_BY_CHAIN) & set(Recipe.model_fields)
+    return read | plans.READ_BY_CHAIN
 
 
-def test_a_field_that_nothing_reads_is_found_and_refused(tmp_path: Path) -> None:
+def test_a_key_that_nothing_reads_is_found_and_refused(tmp_path: Path) -> None:
     """The test above would fail, and a run that sets it ends in one line."""
 
-    class More(Recipe):
+    class MoreTraining(TrainingSettings):
         unread: int = Field(0, description="what no notebook knows")
 
-    assert set(More.model_fields) - read_somewhere() == {"unread"}
+    class More(Recipe):
+        training: MoreTraining = Field(default_factory=MoreTraining, description="how they are trained")
+
+    assert set(keys(More)) - read_somewhere() == {"training.unread"}
     path = tmp_path / "more.yaml"
-    path.write_text("seed: 1\nunread: 3\n")
+    path.write_text("seed: 1\ntraining:\n  unread: 3\n")
     values, places = recipes.read(path)
     with pytest.raises(InputError) as refused:
         plans.check(recipes.check(values, places=places, model=More), kernels=ROOT / "kernels")
-    assert str(refused.value) == f"{path}:2: unread is 3, and no step of the task rxrx1 reads it; leave it out"
+    assert str(refused.value) == f"{path}:3: training.unread is 3, and no step of the task rxrx1 reads it; leave it out"
 
 
 # What Kaggle reads
@@ -263,14 +273,11 @@ def test_kernel_metadata_is_explicit(path: Path) -> None:
     assert "alice/cellsignal-utils" in metadata["dataset_sources"]
 
 
-@pytest.mark.parametrize("path", [*METADATA, UTILS], ids=lambda path: path.parent.name)
-def test_tracked_metadata_names_nobody(path: Path) -> None:
-    """Git's own copy, because a filter lets the working tree carry a name."""
-    show = ["git", "-C", str(ROOT), "show", f":{path.relative_to(ROOT).as_posix()}"]
-    tracked = subprocess.run(show, capture_output=True, text=True).stdout or path.read_text()
-    assert set(re.findall(r'"([\w-]+)/cellsignal', tracked)) == {PLACEHOLDER}
-    assert FIRST_RUN in tracked
-    assert f"{path.name} filter={account.FILTER}" in (ROOT / ".gitattributes").read_text().splitlines()
+def test_metadata_names_nobody_or_one_user() -> None:
+    """A fresh clone has a placeholder, after `cellsignal kaggle init` one name: never a placeholder half replaced."""
+    texts = [path.read_text() for path in (*METADATA, UTILS)]
+    owners = set(re.findall(r'"([\w-]+)/cellsignal', " ".join(texts)))
+    assert len(owners) == 1 and {FIRST_RUN in text for text in texts} == {owners == {PLACEHOLDER}}
 
 
 def test_every_kernel_folder_has_its_notebook_and_metadata() -> None:

@@ -7,7 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal import receipts, tasks
+from cellsignal.data.settings import WellSettings
+from cellsignal.learn.settings import AugmentationSettings
+from cellsignal.run.recipe import Recipe
+from building import make_network, make_phase, train_phase
+from cellsignal.decide.settings import PredictionSettings
+from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.tables.folds import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
@@ -16,12 +21,11 @@ from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_f
 from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
 from cellsignal.decide.labels.thresholds import METHODS
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
-from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import Classifier, read_config
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
+from cellsignal.budget import Budget, TimeSpent
+from cellsignal.learn.networks.classifier import read_config
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs, environment
 from cellsignal.run.chain import plans
 
@@ -92,10 +96,10 @@ def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("networks")
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
-        train, watch = make_train_validation(asked.root, parts, augment=augmentation("none", seed=0), channels=TOY.suffixes, class_numbers=range(3))
-        phase = Phase("whole", 8, 8, 4e-3, scope="mixed", keep="last", schedule="cosine", loss="bce")
-        model = Classifier("densenet-small", channels=2, classes=3, seed=fold)
-        history = fit(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
+        train, watch = make_train_validation(asked.root, parts, augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        phase = make_phase("whole", 8, 8, 4e-3, batch_scope="mixed", keep="last", schedule="cosine", loss="bce")
+        model = make_network("densenet-small", channels=2, classes=3, seed=fold)
+        history = train_phase(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
         assert history[-1]["held_out_macro_f1"] > history[0]["held_out_macro_f1"]
     return folder
 
@@ -138,8 +142,8 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
     assert (again.test == scores.test).all() and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     stored = stored_label_scores(out, asked.labelled, asked.test)
     assert (stored.test == scores.test).all() and (stored.held_out == scores.held_out).all() and (stored.folds == asked.folds).all()
-    budget = Budget(0.0)
-    assert score_folds(asked, weights=weights, out=out, views=2, budget=budget) is None and budget.spent
+    with pytest.raises(TimeSpent, match="^scored 0 of 4 parts$"):
+        score_folds(asked, settings=PredictionSettings(tta_views=2), weights=weights, out=out, budget=Budget(0.0))
     assert not list(out.glob("*.parquet"))  # those of one view have given way
     with pytest.raises(InputError, match="no scores of 48 sites"):
         stored_label_scores(out, asked.labelled, asked.test)
@@ -147,13 +151,13 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])
 def test_stored_scores_of_another_name_are_refused(asked: LabelledSites, tmp_path: Path, name: str) -> None:
-    receipts.write(tmp_path / "metadata.json", {"experiments": {name: {"sha256": ""}}})
+    Receipt(tmp_path / "metadata.json", outputs={f"{name}.parquet": ""}, details={"experiments": {}}).write()
     with pytest.raises(InputError, match=f"metadata.json: names '{name}', which is no part of a prediction; start --from weights"):
         stored_label_scores(tmp_path, asked.labelled, asked.test)
 
 
 def test_views_are_averaged_or_the_largest_counts(asked: LabelledSites, weights: Path, tmp_path: Path) -> None:
-    mean, largest = (score_folds(asked, weights=weights, out=tmp_path / how, views=4, combine=how) for how in ("mean", "max"))
+    mean, largest = (score_folds(asked, settings=PredictionSettings(tta_views=4, combine=how), weights=weights, out=tmp_path / how) for how in ("mean", "max"))
     assert (largest.test >= mean.test - 1e-6).all() and (largest.test > mean.test).any()
 
 
@@ -169,6 +173,6 @@ def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypat
 
 
 def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:
-    [step] = plans.plan(plans.Shape(task="protein-atlas", folds=2), [], kernels=environment.kernels())
+    [step] = plans.plan(Recipe(task="protein-atlas", wells=WellSettings(folds=2)), [], kernels=environment.kernels())
     assert step.name == "protein-atlas" and "weights/fold-1/model.safetensors" in step.outputs
     assert step.makes == ("weights", "scores", "submission")

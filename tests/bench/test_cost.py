@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from building import make_network
+from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost
+from cellsignal.run.recipe import Recipe
+from cellsignal.settings import keys
 from cellsignal.bench.cost import Work, count_weights, count_work
 from cellsignal.data.tables.splits import split_sites
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.learn.networks.classifier import Classifier
 
 FAST = cost.Source("store", 1.5e6, 2000.0, 512)
 
@@ -28,7 +31,7 @@ def test_work_is_what_the_papers_say() -> None:
 
 def test_work_is_counted_as_it_would_be_done() -> None:
     seen, _ = count_work("densenet-small", 32, classes=7)
-    model, images = Classifier("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
+    model, images = make_network("densenet-small", channels=6, classes=7).eval(), torch.rand(2, 6, 32, 32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.classify(model.embed(images))
     assert seen.flops == counter.get_total_flops() / 2
@@ -41,7 +44,7 @@ def test_an_operator_takes_what_its_arithmetic_or_its_traffic_takes() -> None:
 
 def test_the_screen_is_that_of_the_tables(shared: Path) -> None:
     tables = read_tables(shared / "rxrx1")
-    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, how="experiment", held_out=1, seed=0))
+    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
     found = cost.dataset_size(sites)
     for name, count in vars(cost.RXRX1_SIZE).items():
         assert count == pytest.approx(getattr(found, name), rel=0.02), name
@@ -51,18 +54,22 @@ DATA_SET = cost.DatasetSize(train=1000, held_out=100, test=300, controls=200, co
 
 
 def workload(part: str, **recipe: object) -> cost.Workload:
-    return next(each for each in cost.training_workloads(DATA_SET, **recipe) if each.part == part)
+    """`recipe`: by the keys alone, whose groups are looked up; and `adapted_passes`."""
+    passes = {key: recipe.pop(key) for key in ("adapted_passes",) if key in recipe}
+    dotted = {name: value for key, value in recipe.items() for name in keys(Recipe) if name.endswith(f".{key}")}
+    assert len(dotted) == len(recipe)
+    return next(each for each in cost.training_workloads(DATA_SET, dotted, **passes) if each.part == part)
 
 
 def test_every_parameter_that_costs_is_counted() -> None:
     assert workload("controls", pretrain_epochs=3) == cost.Workload("controls", 600, 60, 660)
-    assert workload("whole", epochs=4, ensemble=["resnet50"]).trained == 8000 == workload("whole", epochs=4, compare_batches=True).trained
+    assert workload("whole", epochs=4, ensemble=["resnet50"]).trained == 8000 == workload("whole", epochs=4, ablate_virtual_batch=True).trained
     assert workload("whole", epochs=4, classes="all").trained == 4 * 1220
-    assert [(each.image_size, each.trained) for each in cost.training_workloads(DATA_SET, epochs=4, sizes=[16, 32]) if each.part == "whole"] == [(16, 2000), (32, 2000)]
+    assert [(each.image_size, each.trained) for each in cost.training_workloads(DATA_SET, {"training.epochs": 4, "augmentation.progressive_sizes": [16, 32]}) if each.part == "whole"] == [(16, 2000), (32, 2000)]
     assert workload("final", final_epochs=2).trained == 2200 and workload("held out", epochs=4).inferred == 400
-    assert workload("pseudo-labels", epochs=9, pseudo_epochs=2, pseudo_share=0.5, pseudo_step=0.6).trained == (0.5 + 1) * 300
-    assert workload("prediction").inferred == 400 * 2 + 100 and workload("prediction", statistics="batch", passes=97).inferred == 400 * (2 + 97)
-    assert workload("prediction", views=8, adapted_passes=6).inferred == 400 * (1 + 6) + 100 + 7 * 400 * 6
+    assert workload("pseudo-labels", epochs=9, pseudo_label_epochs=2, pseudo_label_share=0.5, pseudo_label_step=0.6).trained == (0.5 + 1) * 300
+    assert workload("prediction").inferred == 400 * 2 + 100 and workload("prediction", statistics="batch", num_batch_sizes=97).inferred == 400 * (2 + 97)
+    assert workload("prediction", tta_views=8, adapted_passes=6).inferred == 400 * (1 + 6) + 100 + 7 * 400 * 6
 
 
 def test_the_slowest_part_is_the_bottleneck() -> None:
@@ -83,7 +90,7 @@ def test_what_was_measured_is_what_is_predicted() -> None:
 
 
 def test_the_page_has_hours_quota_and_bottleneck() -> None:
-    table = cost.page({"epochs": 90, "pretrain_epochs": 10}, [FAST], backbone="densenet121", image_size=512)
+    table = cost.page({"training.epochs": 90, "training.pretrain_epochs": 10}, [FAST], backbone="densenet121", image_size=512)
     assert len(table) == 4 * 3 and set(table["host"]) == {host.name for host in cost.HOSTS}
     kaggle = table[table["host"] == "T4 x 2"].set_index("scale")
     assert kaggle.loc[10, "hours"] == pytest.approx(10 * kaggle.loc[1, "hours"]) and kaggle.loc[1, "quota_weeks"] == pytest.approx(kaggle.loc[1, "hours"] / 30)

@@ -67,7 +67,7 @@ def test_the_cost_page_has_here_and_elsewhere(found: dict[str, Any]) -> None:
     brodt = yaml.safe_load((ROOT / "papermill_params/brodt.yaml").read_text())
     assert {name: brodt[name] for name in benchmark.BRODT} == benchmark.BRODT
     chosen, name = benchmark.costs_of(ROOT / "papermill_params/demo.yaml")
-    assert (chosen["epochs"], chosen["pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COSTS)
+    assert (chosen["training.epochs"], chosen["training.pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COSTS)
 
 
 def test_images_show_every_way(found: dict[str, Any]) -> None:

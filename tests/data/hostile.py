@@ -95,7 +95,7 @@ def _tar(kind: bytes) -> bytes:
     return out.getvalue()
 
 
-def _strange_names() -> dict[str, bytes]:
+def strange_names() -> dict[str, bytes]:
     """Names that lead out of the folder, or mean something else elsewhere."""
     return {
         "parent": _named("../outside.png"),
@@ -123,7 +123,7 @@ def _strange_names() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def _strange_kinds() -> dict[str, bytes]:
+def strange_kinds() -> dict[str, bytes]:
     """Members that are no files."""
     return {
         "symbolic link": _kind(stat.S_IFLNK),
@@ -213,4 +213,4 @@ def _nested() -> dict[str, bytes]:
 
 def archives() -> dict[str, bytes]:
     """Name of the attack: its bytes."""
-    return _strange_names() | _strange_kinds() | _shared_places() | _lies() | _broken() | _nested()
+    return strange_names() | strange_kinds() | _shared_places() | _lies() | _broken() | _nested()

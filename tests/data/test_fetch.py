@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from shelf import CONTENT, Shelf
 
-from cellsignal.data.download import http as fetching
 from cellsignal.data.download import http
 from cellsignal.data.download.http import fetch
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 
 STEP = 1 << 16  # bytes that a cut connection may cost
 
@@ -80,7 +80,7 @@ def test_a_second_call_goes_on(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_killed_between_the_last_byte_and_the_check(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "plates.zip.part").write_bytes(CONTENT)
-    fetching.files.write_json(tmp_path / "plates.zip.part.json", {"url": shelf.url("plates.zip"), "validator": '"one"'})
+    Receipt(tmp_path / "plates.zip.part.json", {"url": shelf.url("plates.zip"), "validator": '"one"'}, complete=False).write()
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
     assert [status for _, _, status in shelf.asked] == [416]
     assert names(tmp_path) == {"plates.zip"}
@@ -89,7 +89,7 @@ def test_killed_between_the_last_byte_and_the_check(shelf: Shelf, tmp_path: Path
 @pytest.mark.parametrize("left", [CONTENT + b"more", CONTENT[:-1] + b"?"], ids=["too long", "another byte"])
 def test_a_beginning_that_is_none_costs_a_second_download(shelf: Shelf, tmp_path: Path, left: bytes) -> None:
     (tmp_path / "plates.zip.part").write_bytes(left)
-    fetching.files.write_json(tmp_path / "plates.zip.part.json", {"url": shelf.url("plates.zip"), "validator": '"one"'})
+    Receipt(tmp_path / "plates.zip.part.json", {"url": shelf.url("plates.zip"), "validator": '"one"'}, complete=False).write()
     if len(left) == len(CONTENT):
         assert "the MD5 is" in failing(shelf, tmp_path / "plates.zip")
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
@@ -227,6 +227,7 @@ mount -t tmpfs -o size=1m none {folder} && exec {python} - <<'END'
 from pathlib import Path
 from cellsignal.data.download import http as fetch
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 fetch.require_room = lambda *arguments, **options: None  # as if somebody else filled the disk meanwhile
 try:
     fetch.fetch({url!r}, Path({folder!r}) / "plates.zip")

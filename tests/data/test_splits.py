@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from cellsignal.data.settings import WellSettings
 from cellsignal.data.tables.plate_design import duplicate_layouts
 from cellsignal.data.tables.splits import split_by_experiment, split_random, split_sites
 from cellsignal.data.tables.wells import Tables, read_tables
@@ -91,7 +92,7 @@ def test_sites_get_the_split_of_their_well(tables: Tables, seed: int, how: str) 
     split = {"experiment": split_by_experiment, "random": split_random}[how](tables.wells, seed=seed)
     by_well = dict(zip(tables.wells["id_code"], split))
     part = tables.sites[tables.sites["cell_type"] == "RPE"]
-    sites = split_sites(tables.wells, part, how=how, seed=seed)
+    sites = split_sites(tables.wells, part, settings=WellSettings(split=how), seed=seed)
     assert sites.tolist() == [by_well[id_code] for id_code in part["id_code"]]
 
 
@@ -116,8 +117,6 @@ def test_a_fraction_is_between_0_and_1(wells: pd.DataFrame, fraction: float) -> 
 def test_faults_of_the_caller(tables: Tables) -> None:
     with pytest.raises(InputError, match="held_out is -1"):
         split_by_experiment(tables.wells, held_out=-1)
-    with pytest.raises(InputError, match="no split 'plate'; use experiment or random"):
-        split_sites(tables.wells, tables.sites, how="plate")
 
 
 def test_the_real_split(shared: Path) -> None:

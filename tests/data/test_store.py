@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.scores import cache
 from cellsignal.decide.evaluate.answers import design_digest
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
 GONE, HALF = "train/HUVEC-01/Plate1/B02_s1", "train/HUVEC-02/Plate3/B02_s2"  # no image at all; two channels lost
@@ -65,9 +67,9 @@ def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: s
 def test_a_store_of_simulated_plates_says_so(plates: Tables, tmp_path: Path) -> None:
     """And is of the same design as what was packed, for a comparison of runs."""
     assert not simulated.is_simulated(packed(plates, tmp_path / "real").root)
-    files.write_json(plates.root / "simulate.json", {"preset": "tiny", "seed": 0})
+    Receipt(plates.root / "simulate.json", {"preset": "tiny", "seed": 0}).write()
     made = packed(plates, tmp_path / "drawn").root
-    assert simulated.receipt(made) == {"preset": "tiny", "seed": 0}
+    assert simulated.identity(made) == {"preset": "tiny", "seed": 0}
     assert design_digest(made) == design_digest(plates.root) != design_digest(tmp_path / "real")
 
 
@@ -256,17 +258,26 @@ def test_names_that_are_exchanged_in_an_index_are_found(plates: Tables, tmp_path
 def test_an_index_that_does_not_fit_is_refused(plates: Tables, tmp_path: Path, change: dict) -> None:
     made = packed(plates, tmp_path / "store", cell_types=("RPE",))
     path = made.root / "train/RPE-01/Plate1" / packed_store.INDEX
-    files.write_json(path, {**files.read_json(path), **change})
+    index = Receipt.read(path)
+    replace(index, details={**index.details, **change}).write()
     with pytest.raises(InputError, match=r"sites.json: is no index of a store( \(.*\))?; delete its folder in the store, then pack"):
         packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
     for told, match in (({"store": 99}, "is no store that this version reads"), ({"parts": [1]}, "does not say what the store holds"),
                         ({"shapes": {"abc": [6, 8, 8]}}, "does not say"), ({"shapes": {}}, "does not say"),
                         ({"shapes": {"8": [6, 8, 8]}, "parts": {"a": {"folder": "a"}}}, "does not say"),
                         ({"parts": {}, "codec": "jpeg"}, "no codec 'jpeg'; choose one of")):
-        files.write_json(made.root / packed_store.FILE, {**files.read_json(made.root / packed_store.FILE), **told})
+        edit_store(made.root, told)
         with pytest.raises(InputError, match=match):
             read_site(made.root, "train/RPE-01/Plate1/B02_s1")
-        files.write_json(made.root / packed_store.FILE, {"store": 1, "whole": True, "codec": "raw", "suffixes": [], "shapes": {}, "parts": {}})
+        Receipt(made.root / packed_store.FILE, {"store": 1, "codec": "raw", "suffixes": [], "shapes": {}}, details={"parts": {}}).write()
+
+
+def edit_store(root: Path, told: dict) -> None:
+    """Have store.json say something else, as if it had been written so."""
+    receipt = Receipt.read(root / packed_store.FILE)
+    details = {name: value for name, value in told.items() if name == "parts"}
+    identity = {name: value for name, value in told.items() if name != "parts"}
+    replace(receipt, identity={**receipt.identity, **identity}, details={**receipt.details, **details}).write()
 
 
 def test_a_store_of_something_else_is_refused(plates: Tables, tmp_path: Path) -> None:
@@ -316,7 +327,7 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
     """As OME-Zarr has them: a file for each site."""
     made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
     path, stem = made.root / "train/RPE-01/Plate1" / packed_store.INDEX, "train/RPE-01/Plate1/B02_s1"
-    index = files.read_json(path)
+    index = Receipt.read(path)
     chunk = path.parent / "chunk"
     chunk.write_bytes(made.read(stem).tobytes())
     (tmp_path / "outside").write_bytes(chunk.read_bytes())
@@ -325,7 +336,7 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
     os.mkfifo(path.parent / "pipe")
     (path.parent / "zero").symlink_to("/dev/zero")
     for name, refusal in names.items():
-        files.write_json(path, {**index, "places": {}, "chunks": {"8": [name] * len(index["sites"])}})
+        replace(index, details={**index.details, "places": {}, "chunks": {"8": [name] * len(index.details["sites"])}}).write()
         again = packed_store.Store(made.root)
         if refusal is None:
             assert np.array_equal(again.read(stem), made.read(stem))
@@ -341,14 +352,14 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
     ({"shapes": {"8": "688"}}, r"does not say what the store holds \(shapes.8: input should be a valid list\); delete it"),
     ({"codec": ["raw"]}, r"does not say what the store holds \(codec: input should be a valid string\)"),
     ({"suffixes": "_w1.png"}, "suffixes: input should be a valid list"),
-    ({"parts": {"../other": {"folder": "a", "digest": "", "files": {}}}}, "'../other' does not name a file inside the store; delete it"),
-    ({"parts": {"a": {"folder": "a", "digest": "", "files": {"/etc/passwd": {"bytes": 1, "sha256": ""}}}}}, "'/etc/passwd' does not name a file inside"),
-    ({"parts": {"a": {"folder": "a", "digest": "", "files": {"8.npy": {"bytes": "1", "sha256": ""}}}}}, "files.8.npy.bytes: input should be a valid int"),
+    ({"parts": {"../other": {"folder": "a", "digest": "", "bytes": {}}}}, "'../other' does not name a file inside the store; delete it"),
+    ({"parts": {"a": {"folder": "a", "digest": "", "bytes": {"/etc/passwd": 1}}}}, "'/etc/passwd' does not name a file inside"),
+    ({"parts": {"a": {"folder": "a", "digest": "", "bytes": {"8.npy": "1"}}}}, "bytes.8.npy: input should be a valid int"),
     ({"shapes": {"8": [6, 8, 8], "4": [6, 4, 4]}}, "sites.json: lacks sizes that store.json names; delete its folder"),
 ])  # fmt: skip
 def test_a_store_json_of_another_shape_is_refused(plates: Tables, tmp_path: Path, told: dict, match: str) -> None:
     made = packed(plates, tmp_path / "store", codec="raw", cell_types=("RPE",))
-    files.write_json(made.root / packed_store.FILE, {**files.read_json(made.root / packed_store.FILE), **told})
+    edit_store(made.root, told)
     with pytest.raises(InputError, match=match):
         packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
 
@@ -358,11 +369,12 @@ def test_a_store_json_of_another_shape_is_refused(plates: Tables, tmp_path: Path
 def test_places_beyond_all_bounds_take_no_memory(plates: Tables, tmp_path: Path, codec: str, end: int) -> None:
     made = packed(plates, tmp_path / "store", codec=codec, cell_types=("RPE",))
     path = made.root / "train/RPE-01/Plate1" / packed_store.INDEX
-    index = files.read_json(path)
-    files.write_json(path, {**index, "places": {"8": [end + row for row in index["places"]["8"]]}})
+    index = Receipt.read(path)
+    places = index.details["places"]["8"]
+    replace(index, details={**index.details, "places": {"8": [end + row for row in places]}}).write()
     with pytest.raises(InputError, match="is cut short|is no index of a store"):
         packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
-    files.write_json(path, {**index, "places": {"8": [index["places"]["8"][0], *[end] * len(index["sites"])]}})
+    replace(index, details={**index.details, "places": {"8": [places[0], *[end] * len(index.details["sites"])]}}).write()
     if codec != "raw":
         with pytest.raises(InputError, match="the pixels of train/RPE-01/Plate1/B02_s1 are damaged|is no index of a store"):
             packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")

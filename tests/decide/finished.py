@@ -11,7 +11,10 @@ from safetensors.torch import save_file
 from cellsignal.decide.evaluate.answers import write_known
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain import steps
+from cellsignal.run.recipe import Recipe
+from cellsignal.settings import keys, nested
 
 DESIGN = {"HUVEC": 3, "RPE": 2}  # test experiments
 
@@ -41,6 +44,8 @@ def answers(table: pd.DataFrame, share: float, *, seed: int, siRNAs: int = 24) -
 def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.DataFrame], seed: int = 0, siRNAs: int = 24,
               data: str = "one", **parameters: object) -> Path:
     """A finished run folder with answers for the wells of `tables`, a recipe, seconds and weights."""
+    names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
+    dotted = {names.get(name, name): value for name, value in parameters.items()}
     table = pd.concat(tables, ignore_index=True)
     given = {"running raw": 0.05, "adapted raw": raw, "groups+expected assigned": assigned}
     noise = 100 * seed + int(1000 * raw)
@@ -52,10 +57,10 @@ def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.
               for split, mine in indexed.groupby("split") for name in given]  # fmt: skip
     groups = [list(range(first, siRNAs, 4)) for first in range(4)]
     write_json(folder / "metrics.json", {"ladder": ladder, "plate_groups": groups, "data": data})
-    write_json(folder / "recipe.json", {"parameters": {"seed": seed, "run": str(folder), "processes": 2, **parameters}})
+    write_json(folder / "recipe.json", {"parameters": nested({"seed": seed, "run": str(folder), "machine.num_processes": 2, **dotted})})
     write_json(folder / "seconds.json", {"2-pretrain-controls@RPE": 40.0, "3-train-cell-type@RPE": 80.0, "4-predict-assign": 30.0})
     write_json(folder / "run.json", {"run": folder.name})
-    write_json(folder / "scores/model/adapted/metadata.json", {"device": "cpu"})
+    Receipt(folder / "scores/model/adapted/metadata.json", details={"experiments": {}, "device": "cpu"}).write()
     place = folder / "weights/RPE/model.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
     save_file({"body.weight": torch.zeros(10, 100), "body.running_mean": torch.zeros(10)}, place)
@@ -67,4 +72,4 @@ def vouch(folder: Path) -> None:
     """Have the markers of a run vouch for its files as they are."""
     step = steps.Step("4-predict-assign", outputs=("answers.csv", "metrics.json"), extras=("scores/**/*", "weights/**/*"))
     for each in (step, steps.record()):
-        steps.write_marker(folder, each, identity={}, seconds=1.0)
+        steps.write_receipt(folder, each, identity={}, seconds=1.0)

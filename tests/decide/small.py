@@ -1,14 +1,17 @@
 """One experiment that fits on a page: 4 plates of 3 wells, 12 siRNAs in four groups."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.assign.assign import METHODS
+from cellsignal.decide.settings import AssignmentSettings
 
 GROUPS = [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
 ROTATIONS = {"HUVEC-90": [0, 1, 2, 3], "HUVEC-91": [1, 2, 3, 0], "HUVEC-92": [-1, 0, 1, 2]}
 
+METHODS = get_args(AssignmentSettings.model_fields["method"].annotation)
 each_method = pytest.mark.parametrize("method", METHODS)
 each_one_to_one = pytest.mark.parametrize("method", METHODS[1:])
 

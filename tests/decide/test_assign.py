@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise import gaussian, group_on_plate, real_layout
-from small import GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
+from small import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
 
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign import solvers
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.assign.assign import assign, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.errors import InputError
@@ -24,12 +25,12 @@ from cellsignal.errors import InputError
 
 def test_raw_takes_the_most_likely_class() -> None:
     scores, wells, _ = experiment()
-    assert assign(scores, wells, method="raw").tolist() == scores.idxmax(axis=1).tolist()
+    assert assign(scores, wells, settings=AssignmentSettings(method="raw")).tolist() == scores.idxmax(axis=1).tolist()
 
 
 def test_exact_is_the_best_of_all_one_to_one_assignments() -> None:
     scores, wells, _ = experiment(signal=2.0)
-    decision = decide(scores, wells, method="exact", groups=GROUPS, certainty=0)
+    decision = decide(scores, wells, settings=AssignmentSettings(method="exact", min_group_posterior=0), groups=GROUPS)
     for plate, group in zip([1, 2, 3, 4], decision.experiments["group_on_plate"].iloc[0]):
         block = scores[(wells["plate"] == plate).to_numpy()]
         totals = [sum(block.loc[id_code, sirna] for id_code, sirna in zip(block.index, order))
@@ -73,7 +74,7 @@ def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, met
     scores = scores.round() if ties else scores
     rng = np.random.default_rng(seed)
     kept = rng.permutation(12)[missing:]
-    how = {"method": method, "groups": GROUPS if grouped else None, "certainty": 0}
+    how = {"settings": AssignmentSettings(method=method, min_group_posterior=0), "groups": GROUPS if grouped else None}
     shuffled = decide(scores.iloc[kept, rng.permutation(12)], wells.sample(frac=1, random_state=seed), **how)
     straight = decide(scores.iloc[sorted(kept)], wells, **how)
     assert shuffled.predictions.index.equals(scores.index[kept]) and shuffled.confidence.index.equals(scores.index[kept])
@@ -100,7 +101,7 @@ def test_wells_may_be_missing_from_a_real_sized_plate(seed: int, missing: int, m
     scores[np.arange(len(sirnas)), sirnas] += 3
     ids = [f"RPE-09_{sirna // 277 + 1}_{k:04d}" for k, sirna in enumerate(sirnas)]
     wells = pd.DataFrame({"id_code": ids, "experiment": "RPE-09", "cell_type": "RPE", "plate": sirnas // 277 + 1})
-    decision = decide(pd.DataFrame(scores, index=ids, columns=range(1108)), wells, method=method, groups=groups)
+    decision = decide(pd.DataFrame(scores, index=ids, columns=range(1108)), wells, settings=AssignmentSettings(method=method), groups=groups)
     assert decision.experiments.loc["RPE-09", "group_on_plate"] == [1, 2, 3, 4]
     assert decision.predictions.is_unique and (decision.predictions.to_numpy() // 277 == sirnas // 277).all()
     assert abs(decision.confidence.mean() - (decision.predictions.to_numpy() == sirnas).mean()) < 0.1
@@ -109,7 +110,7 @@ def test_wells_may_be_missing_from_a_real_sized_plate(seed: int, missing: int, m
 @each_one_to_one
 def test_a_whole_plate_may_be_missing(method: str) -> None:
     scores, wells, truth = experiment(signal=9.0)
-    chosen = assign(scores.iloc[3:], wells, method=method, groups=GROUPS, certainty=0)
+    chosen = assign(scores.iloc[3:], wells, settings=AssignmentSettings(method=method, min_group_posterior=0), groups=GROUPS)
     assert chosen.tolist() == truth.iloc[3:].tolist()
 
 
@@ -119,7 +120,7 @@ def test_a_class_of_minus_infinity_is_never_chosen_while_another_is_possible(see
     scores, wells, _ = experiment(seed=seed, signal=1.0)
     scores[dead] = -np.inf
     kept = np.random.default_rng(seed).permutation(12)[missing:]
-    decision = decide(scores.iloc[kept], wells, method=method)
+    decision = decide(scores.iloc[kept], wells, settings=AssignmentSettings(method=method))
     assert dead not in decision.predictions.to_numpy()
     assert np.isfinite(decision.confidence).all()
 
@@ -128,9 +129,9 @@ def test_a_class_of_minus_infinity_is_never_chosen_while_another_is_possible(see
 def test_minus_infinity_is_chosen_only_when_nothing_else_is_left(method: str) -> None:
     scores, wells, truth = experiment()
     scores.iloc[0, scores.columns != truth.iloc[0]] = -np.inf
-    chosen = assign(scores, wells, method=method, groups=GROUPS, certainty=0)
+    chosen = assign(scores, wells, settings=AssignmentSettings(method=method, min_group_posterior=0), groups=GROUPS)
     assert chosen.iloc[0] == truth.iloc[0] and chosen.is_unique
-    hopeless = assign(scores.mask(scores < np.inf, -np.inf), wells, method=method)
+    hopeless = assign(scores.mask(scores < np.inf, -np.inf), wells, settings=AssignmentSettings(method=method))
     assert hopeless.is_unique and len(hopeless) == 12
 
 
@@ -141,11 +142,11 @@ def test_minus_infinity_is_chosen_only_when_nothing_else_is_left(method: str) ->
 def test_the_route_of_an_experiment_is_told(method: str) -> None:
     scores, wells, truth = experiment(signal=9.0)
     alone = "raw" if method == "raw" else "one-to-one"
-    assert decide(scores, wells, method=method).experiments.loc["HUVEC-01", "route"] == alone
-    row = decide(scores, wells, method=method, groups=GROUPS, rotations=ROTATIONS, certainty=0.9).experiments.loc["HUVEC-01"]
+    assert decide(scores, wells, settings=AssignmentSettings(method=method)).experiments.loc["HUVEC-01", "route"] == alone
+    row = decide(scores, wells, settings=AssignmentSettings(method=method, min_group_posterior=0.9), groups=GROUPS, rotations=ROTATIONS).experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"], row["rotation"], row["note"]) == ("groups", [3, 4, 1, 2], True, "")
     assert (row["cell_type"], row["wells"], row["method"], row["surprise_bits"]) == ("HUVEC", 12, method, 0)
-    known = decide(scores, wells, method=method, known={"HUVEC-01": KnownLayout(truth, confidence=0.9)})
+    known = decide(scores, wells, settings=AssignmentSettings(method=method), known={"HUVEC-01": KnownLayout(truth, confidence=0.9)})
     row = known.experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"]) == ("known layout", None) and np.isnan(row["group_confidence"])
     assert known.predictions.equals(truth.rename("sirna")) and (known.confidence == 0.9).all()
@@ -153,7 +154,7 @@ def test_the_route_of_an_experiment_is_told(method: str) -> None:
 
 def test_an_unlikely_layout_is_a_surprise() -> None:
     scores, wells, _ = experiment(signal=9.0, rotation=(1, 0, 2, 3))
-    row = decide(scores, wells, groups=GROUPS, rotations=ROTATIONS, rotation_prior=0.5, certainty=0).experiments.iloc[0]
+    row = decide(scores, wells, settings=AssignmentSettings(rotation_prior=0.5, min_group_posterior=0), groups=GROUPS, rotations=ROTATIONS).experiments.iloc[0]
     assert row["group_on_plate"] == [2, 1, 3, 4] and not row["rotation"] and row["surprise_bits"] > 3
 
 
@@ -191,8 +192,6 @@ def test_a_measured_temperature_is_taken_as_it_is() -> None:
 
 def test_faults_are_named() -> None:
     scores, wells, _ = experiment()
-    with pytest.raises(InputError, match="unknown method 'best'.*raw, greedy, exact, expected"):
-        assign(scores, wells, method="best")
     with pytest.raises(InputError, match="well HUVEC-01_1_B02 is not in the data set"):
         assign(scores, wells.iloc[1:])
     with pytest.raises(InputError, match="well HUVEC-01_1_B03 comes twice"):
@@ -217,7 +216,7 @@ def test_the_real_layout_in_half_a_second(shared: Path) -> None:
     seconds = []
     for _ in range(3):
         started = time.process_time()
-        chosen = assign(scores, wells, method="exact", groups=groups, rotations=rotations)
+        chosen = assign(scores, wells, settings=AssignmentSettings(method="exact"), groups=groups, rotations=rotations)
         seconds.append(time.process_time() - started)
     assert (chosen == truth).mean() == pytest.approx(0.7199, abs=5e-4)
     decision = decide(scores, wells, groups=groups, rotations=rotations)

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from building import make_network
 from cellsignal.data.images.reader import read_sites
 from cellsignal.decide.predict.inference import Controls, PlateInference, log_probabilities
 from cellsignal.decide.predict.inference import predict_experiment, well_scores
 from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.networks.batchnorm import batch_statistics
@@ -20,7 +22,8 @@ from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_w
 from cellsignal.learn.networks.standardise import channel_stats
 
 KINDS = ["treatment"] * 5 + ["positive_control"] * 3 + ["negative_control"]
-RICH = {"covariates": {"cell_type": ["HUVEC", "RPE"], "plate": ["1", "2"]}, "heads": "both", "standardise": "plate", "control_features": True}
+RUNNING = PredictionSettings(statistics="running")
+RICH = {"levels": {"cell_type": ["HUVEC", "RPE"], "plate": ["1", "2"]}, "heads": "both", "standardise": "plate", "control_features": True}
 Plates = tuple[Path, pd.DataFrame]
 
 
@@ -40,7 +43,7 @@ def plates(tmp_path: Path) -> Plates:
 
 
 def network(**options: object) -> tuple[Classifier, ModelConfig]:
-    model = Classifier("densenet-small", channels=6, classes=4, seed=1, **options)
+    model = make_network("densenet-small", channels=6, classes=4, seed=1, **options)
     return model, ModelConfig.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
 
 
@@ -122,7 +125,7 @@ def test_scores_are_made_again_when_the_statistics_of_plates_change(plates: Plat
     scores = []
     for add in (0.0, 15.0):
         stated.assign(mean=stated["mean"] + add).to_csv(root / "pixel_stats.csv", index=False)
-        scores.append(score_experiments(root, sites, weights=tmp_path / "weights", out=tmp_path / "out", statistics=("running",))["running"])
+        scores.append(score_experiments(root, sites, weights=tmp_path / "weights", out=tmp_path / "out", settings=RUNNING, all_statistics=False)["running"])
     assert scores[0].equals(scores[1]) == (standardise == "none")
 
 
@@ -131,6 +134,6 @@ def test_scores_are_made_again_when_a_control_is_gone(plates: Plates, tmp_path: 
     model, card = network(control_features=True)
     save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
     def identity(part: pd.DataFrame) -> str:
-        score_experiments(root, part, weights=tmp_path / "weights", out=tmp_path / "out", statistics=("adapted",))
-        return read_json(tmp_path / "out/adapted/metadata.json")["experiments"]["HUVEC-03"]["identity"]
+        score_experiments(root, part, weights=tmp_path / "weights", out=tmp_path / "out", all_statistics=False)
+        return read_json(tmp_path / "out/adapted/metadata.json")["identity"]["HUVEC-03"]
     assert identity(sites) == identity(sites) != identity(sites.drop(index=6))

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.microscope.simulate import PRESETS
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.decide.assign.assign import METHODS
+from small import METHODS
 from cellsignal.decide.commands import assign_files, confidence_path, score_files
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.commands import routes_table
@@ -84,7 +85,7 @@ def right(out: Path, data: Path) -> float:
 @pytest.mark.parametrize("groups", [True, False])
 def test_what_is_written_is_valid_and_says_the_same_twice(data: Path, scores: Path, tmp_path: Path, method: str, groups: bool) -> None:
     out = tmp_path / "deep/submission.csv"
-    decision = assign_files([scores], data=data, out=out, method=method, groups=groups)
+    decision = assign_files([scores], settings=AssignmentSettings(method=method, plate_groups=groups), data=data, out=out)
     sample = read_tables(data).sample
     table = pd.read_csv(tmp_path / "deep/submission.confidence.csv")
     assert table.columns.tolist() == ["id_code", "sirna", "confidence"] and table["id_code"].tolist() == sample
@@ -139,7 +140,7 @@ def test_the_tiny_screen_is_solved_by_clear_scores(tmp_path: Path) -> None:
                    repeats=tiny.repeats, missing=tiny.missing)
     path = save(scored(data, signal=8), tmp_path / "scores.npz")
     for method in METHODS:
-        assign_files([path], data=data, out=tmp_path / "submission.csv", method=method)
+        assign_files([path], settings=AssignmentSettings(method=method), data=data, out=tmp_path / "submission.csv")
         assert right(tmp_path / "submission.csv", data) == 1, method
 
 
@@ -169,7 +170,7 @@ def test_labelled_wells_without_errors_tell_no_temperature(data: Path, tmp_path:
 def test_scores_of_controls_are_no_answers(data: Path, scores: Path, tmp_path: Path) -> None:
     save(scored(data).assign(**{"1108": 0.0, "1138": 0.0}).rename(columns=int), tmp_path / "with.npz")
     for name, path in (("with", tmp_path / "with.npz"), ("without", scores)):
-        assign_files([path], data=data, out=tmp_path / f"{name}.csv", method="raw", groups=False)
+        assign_files([path], settings=AssignmentSettings(method="raw", plate_groups=False), data=data, out=tmp_path / f"{name}.csv")
     assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
 
 
@@ -177,7 +178,7 @@ def test_a_known_layout_is_copied_when_asked(data: Path, tmp_path: Path) -> None
     path = save(scored(data, signal=1.0, trained=False), tmp_path / "scores.csv.gz")
     usual = assign_files([path], data=data, out=tmp_path / "usual.csv").experiments["route"]
     assert "known layout" not in set(usual)
-    decision = assign_files([path], data=data, out=tmp_path / "known.csv", known_layouts=True)
+    decision = assign_files([path], settings=AssignmentSettings(known_layouts=True), data=data, out=tmp_path / "known.csv")
     routes = decision.experiments["route"]
     assert routes["HUVEC-04"] == "known layout" and routes.drop("HUVEC-04").equals(usual.drop("HUVEC-04"))
     tables = read_tables(data)
@@ -192,7 +193,7 @@ def test_the_table_of_routes_is_short_and_tells_all(data: Path, scores: Path, tm
     assert [line.split()[0] for line in lines[1:]] == ["HUVEC-03", "HUVEC-04", "RPE-03", "RPE-04"]
     assert max(map(len, lines)) <= 100 and len(set(map(len, lines))) == 1
     assert lines[1].split()[1] == "groups" and sorted(lines[1].split()[2:6]) == list("1234")
-    decision = assign_files([scores], data=data, out=tmp_path / "submission.csv", groups=False)
+    decision = assign_files([scores], settings=AssignmentSettings(plate_groups=False), data=data, out=tmp_path / "submission.csv")
     decision.experiments.loc["RPE-04", "note"] = "two of a kind"
     lines = routes_table(decision).splitlines()
     assert lines[1].split()[:6] == ["HUVEC-03", "one-to-one", "-", "-", "-", "-"] and lines[-1] == "RPE-04: two of a kind"
@@ -243,13 +244,13 @@ def test_bad_input_is_one_line_and_writes_neither_file(
 def test_a_submission_may_lie_in_the_data_set_and_be_written_again(data: Path, scores: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     for method in ("raw", "exact"):
-        assign_files([scores], data=tmp_path / "data", out=tmp_path / "data/submission.csv", method=method)
+        assign_files([scores], settings=AssignmentSettings(method=method), data=tmp_path / "data", out=tmp_path / "data/submission.csv")
     assert read_tables(tmp_path / "data").sample == read_submission(tmp_path / "data/submission.csv").index.tolist()
 
 
 def test_scores_of_few_siRNAs_are_answered_and_the_table_says_how(data: Path, tmp_path: Path) -> None:
     path = save(scored(data).iloc[:, :5].rename_axis("id_code"), tmp_path / "scores.csv")
-    assigned = assign_files([path], data=data, out=tmp_path / "submission.csv", groups=False)
+    assigned = assign_files([path], settings=AssignmentSettings(plate_groups=False), data=data, out=tmp_path / "submission.csv")
     assert assigned.experiments["route"].eq("raw").all()
     assert assigned.experiments["note"].str.contains("wells share 5 siRNAs: each well its best").all()
 
@@ -260,7 +261,7 @@ def test_groups_that_the_design_does_not_have_are_refused(tmp_path: Path, data: 
         table[~table["experiment"].isin(["HUVEC-02", "RPE-02", "RPE-01"])].to_csv(tmp_path / name, index=False)
     with pytest.raises(InputError, match="no plate groups in the training table; add --no-groups"):
         assign_files([scores], data=tmp_path, out=tmp_path / "submission.csv")
-    assign_files([scores], data=tmp_path, out=tmp_path / "submission.csv", groups=False)
+    assign_files([scores], settings=AssignmentSettings(plate_groups=False), data=tmp_path, out=tmp_path / "submission.csv")
 
 
 def test_a_submission_that_cannot_be_written_leaves_no_confidences(data: Path, scores: Path, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_real_votes_make_a_valid_submission(shared: Path, tmp_path: Path) -> Non
     per_experiment = decision.predictions.groupby(decision.predictions.index.str.rsplit("_", n=2).str[0])
     assert per_experiment.apply(lambda sirnas: sirnas.is_unique).all()
     assert max(map(len, routes_table(decision).splitlines())) <= 100
-    known = assign_files([path], data=shared / "rxrx1", out=tmp_path / "known.csv", known_layouts=True)
+    known = assign_files([path], settings=AssignmentSettings(known_layouts=True), data=shared / "rxrx1", out=tmp_path / "known.csv")
     truth = known.predictions[known.predictions.index.str.startswith("HUVEC-18")]
     assert known.experiments["route"]["HUVEC-18"] == "known layout" and known.confidence[truth.index].between(0.9999, 1).all()
     assert decision.predictions[truth.index].eq(truth).mean() > 0.7

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import GROUPS, each_method, each_one_to_one, experiment
+from small import METHODS, GROUPS, each_method, each_one_to_one, experiment
 
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.settings import AssignmentSettings
+from cellsignal.decide.assign.assign import assign, decide
 from cellsignal.errors import InputError
 
 def replicated(scores: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -24,11 +25,11 @@ def replicated(scores: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame,
 def test_replicates_each_take_their_best(method: str) -> None:
     scores, wells, truth = experiment(signal=9.0)
     both, places = replicated(scores, wells)
-    decision = decide(both, places, method=method)
+    decision = decide(both, places, settings=AssignmentSettings(method=method))
     note = "" if method == "raw" else "18 wells share 12 siRNAs: each well its best"
     assert decision.experiments.loc["HUVEC-02", ["route", "note"]].tolist() == ["raw", note]
     assert decision.predictions.iloc[12:].tolist() == [*truth, *truth.iloc[:6]]
-    alone = decide(scores, wells, method=method)
+    alone = decide(scores, wells, settings=AssignmentSettings(method=method))
     assert decision.predictions.iloc[:12].equals(alone.predictions)
     assert decision.experiments.loc["HUVEC-01", "route"] == alone.experiments.loc["HUVEC-01", "route"]
 
@@ -36,7 +37,7 @@ def test_replicates_each_take_their_best(method: str) -> None:
 @each_one_to_one
 def test_replicates_on_a_plate_take_their_best_of_its_group(method: str) -> None:
     scores, wells, truth = experiment(signal=9.0)
-    decision = decide(*replicated(scores, wells), method=method, groups=GROUPS, certainty=0)
+    decision = decide(*replicated(scores, wells), settings=AssignmentSettings(method=method, min_group_posterior=0), groups=GROUPS)
     row = decision.experiments.loc["HUVEC-02"]
     assert (row["route"], row["group_on_plate"]) == ("groups", [3, 4, 1, 2])
     assert row["note"] == "; ".join(f"plate {plate}, 6 wells share 3 siRNAs: each well its best" for plate in (1, 2))
@@ -49,15 +50,15 @@ def test_groups_that_do_not_fit_the_plates_are_not_used(method: str) -> None:
     faults = {"4 plates but 2 plate groups": GROUPS[:2], "116280 ways to lay 20 plate groups": [[k] for k in range(20)],
               "a plate group without a scored siRNA": [*GROUPS[:3], [77]]}
     for fault, groups in faults.items():
-        decision = decide(scores, wells, method=method, groups=groups)
+        decision = decide(scores, wells, settings=AssignmentSettings(method=method), groups=groups)
         row = decision.experiments.iloc[0]
         assert row["note"].startswith(fault) and row["note"].endswith(": no groups used"), row["note"]
-        assert decision.predictions.equals(assign(scores, wells, method=method))
+        assert decision.predictions.equals(assign(scores, wells, settings=AssignmentSettings(method=method)))
 
 
 def test_raw_takes_replicates() -> None:
     scores, wells, _ = experiment()
-    decision = decide(scores[[0, 1, 2]], wells, method="raw")
+    decision = decide(scores[[0, 1, 2]], wells, settings=AssignmentSettings(method="raw"))
     assert len(decision.predictions) == 12 and decision.experiments["temperature"].iloc[0] == 1
 
 
@@ -85,7 +86,7 @@ def test_a_class_that_is_impossible_everywhere_costs_one_well_and_no_more(method
     found = []
     for lost in ([], [7]):
         scores[lost] = -np.inf
-        decision = decide(scores, wells, method=method, groups=groups)
+        decision = decide(scores, wells, settings=AssignmentSettings(method=method), groups=groups)
         heat = decision.experiments["temperature"]
         found.append(((decision.predictions.to_numpy() == truth).mean(), decision.confidence.mean(), heat.to_numpy()))
     (accuracy, confidence, heat), (accuracy_without, confidence_without, heat_without) = found
@@ -109,7 +110,7 @@ def test_a_constant_per_well_changes_nothing(method: str, lost: list[int]) -> No
     scores, wells, _ = plates_of(overconfidence=1.0)
     scores[lost] = -np.inf
     moved = scores + 100 * np.random.default_rng(1).normal(size=(len(scores), 1)).astype(np.float32)
-    same = assign(scores, wells, method=method) == assign(moved, wells, method=method)
+    same = assign(scores, wells, settings=AssignmentSettings(method=method)) == assign(moved, wells, settings=AssignmentSettings(method=method))
     assert same.mean() > 0.99  # rounding alone breaks a tie
 
 
@@ -118,9 +119,9 @@ def test_huge_scores_are_masks_below_and_refused_above(method: str, recwarn: pyt
     scores, wells, _ = experiment()
     masked, impossible = scores.copy(), scores.copy()
     masked[3], impossible[3] = np.float32(-3.4e38), np.float32(-np.inf)
-    assert assign(masked, wells, method=method).equals(assign(impossible, wells, method=method))
+    assert assign(masked, wells, settings=AssignmentSettings(method=method)).equals(assign(impossible, wells, settings=AssignmentSettings(method=method)))
     with pytest.raises(InputError, match="of class 0"):
-        assign(scores + 3e38, wells, method=method)
+        assign(scores + 3e38, wells, settings=AssignmentSettings(method=method))
     assert not recwarn.list
 
 
@@ -148,7 +149,7 @@ def test_whatever_is_impossible_every_well_has_an_answer(
     places = pd.DataFrame({"id_code": ids, "experiment": rng.choice(["A", "B"], wells), "cell_type": "RPE",
                            "plate": rng.integers(1, plates + 1, wells)})
     groups = [list(range(k, classes, plates)) for k in range(plates)] if grouped else None
-    decision = decide(pd.DataFrame(values, index=ids, columns=range(classes)), places, method=method, groups=groups, certainty=0)
+    decision = decide(pd.DataFrame(values, index=ids, columns=range(classes)), places, settings=AssignmentSettings(method=method, min_group_posterior=0), groups=groups)
     assert decision.predictions.isin(range(classes)).all() and decision.confidence.between(0, 1 + 1e-6).all()
     assert np.isfinite(decision.experiments["temperature"]).all()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from noise import real_layout, votes
 
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.assign.groups import choose_groups, log_group_probabilities
 from cellsignal.errors import InputError
@@ -29,6 +30,15 @@ def test_a_clear_permutation_is_found_whatever_it_is(order: tuple[int, ...]) -> 
     assert choice.rotation == (order in TURNS)
     assert (choice.surprise_bits == 0) == (order in TURNS)
     assert choice.on_its_plate.min() >= choice.confidence - 1e-9
+
+
+def test_every_permutation_has_its_probability() -> None:
+    choice = choose_groups(screen(TURNS[1], seed=0, signal=0.1, shared=0.1), PLATES, rotations=TURNS, rotation_prior=0.5)
+    assert len({tuple(order) for order in choice.orders.tolist()}) == len(choice.posterior) == 24
+    assert choice.posterior.sum() == pytest.approx(1) and choice.posterior.max() == choice.confidence
+    assert tuple(choice.orders[choice.posterior.argmax()]) == choice.group_on_plate
+    same_plate = choice.orders == np.array(choice.group_on_plate)
+    np.testing.assert_allclose(choice.posterior @ same_plate, choice.on_its_plate)
 
 
 def test_noise_that_wells_share_is_no_evidence() -> None:
@@ -84,7 +94,7 @@ def test_real_networks_agree_on_rotations_and_the_unsure_say_so(shared: Path) ->
     path = shared / "rxrx1/real_predictions.csv.gz"
 
     def choices(networks: list[str]) -> dict:
-        plans = decide(votes(path, networks), wells, method="exact", groups=groups, rotations=rotations, certainty=0).plans
+        plans = decide(votes(path, networks), wells, settings=AssignmentSettings(method="exact", min_group_posterior=0), groups=groups, rotations=rotations).plans
         return {plan.experiment: plan.choice for plan in plans}
 
     together = choices(names)

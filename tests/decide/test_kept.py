@@ -1,25 +1,28 @@
 """Interrupted as often as you like, a prediction ends with the very scores of one that was not; others are never mixed in."""
 
+import pkgutil
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-
-from cellsignal import receipts
+from building import make_network
+from cellsignal.decide.settings import PredictionSettings
+from cellsignal.learn.settings import MachineSettings
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.data.images.reader import whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.decide.predict import inference, predict
-from cellsignal.decide.scores import cache
 from cellsignal.decide.commands import assign_files
+from cellsignal.decide.predict import inference, predict
 from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.scores import cache
 from cellsignal.files import read_json, sha256
-from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
+from cellsignal.receipts import Receipt
 
 TESTS, STATISTICS = ["HUVEC-03", "RPE-03"], ("running", "batch", "adapted")
 Scores = dict[str, pd.DataFrame]
@@ -44,15 +47,15 @@ class Power(RuntimeError):
 def networks(folder: Path, *, seed: int, scope: str = "plate") -> Path:
     for cell_type in ("HUVEC", "RPE"):
         card = ModelConfig("densenet-small", 6, list(range(8)), ["treatment"], scope=scope)
-        save_weights(folder / cell_type / "model.safetensors", Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
+        save_weights(folder / cell_type / "model.safetensors", make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict(), card)
     return folder
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of an untrained network beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     networks(root / "weights", seed=1)
     return root
 
@@ -71,7 +74,8 @@ def scored(plates: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     def go(out: Path, **knobs: Any) -> list[str]:
         sent.clear()
-        prediction(plates, out, **knobs)
+        with suppress(TimeSpent):
+            prediction(plates, out, **knobs)
         return list(sent)
 
     return go
@@ -80,7 +84,10 @@ def scored(plates: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 def prediction(plates: Path, out: Path, *, root: Path | None = None, sites: Callable = lambda sites: sites, **knobs: Any) -> Scores:
     """Scores of all six experiments, of `sites` of them."""
     asked, _ = whole_sites(plates, read_tables(plates).sites)
-    options = {"weights": plates / "weights", "out": out, "batch_sizes": (5, 9), **knobs}
+    options = {"weights": plates / "weights", "out": out, **knobs}
+    given = {"smallest_batch": 5, "largest_batch": 9, "num_batch_sizes": 2, **options}
+    options = {key: value for key, value in options.items() if key not in PredictionSettings.model_fields}
+    options["settings"] = PredictionSettings(**{key: value for key, value in given.items() if key in PredictionSettings.model_fields})
     return score_experiments(root or plates, sites(asked), **options)
 
 
@@ -97,9 +104,9 @@ def parquets(out: Path) -> dict[str, str]:
 
 def facts(out: Path) -> dict[str, Any]:
     """The metadata, but for times."""
-    found = {kind: receipts.read(out / kind / "metadata.json") for kind in STATISTICS}
+    found = {kind: Receipt.read(out / kind / "metadata.json").facts for kind in STATISTICS}
     for each in found.values():
-        for table in (each, *each["experiments"].values()):
+        for table in (each["details"], *each["details"]["experiments"].values()):
             del table["seconds"]
     return found
 
@@ -118,23 +125,23 @@ def test_sessions_of_one_experiment_end_with_the_same_submission(plates: Path, u
         out, budget = tmp_path / str(session), Parts(1)
         if session:  # the output of the session before, mounted, and its files taken up
             shutil.copytree(tmp_path / str(session - 1), out)
-        scores = prediction(plates, out, budget=budget)
         done = min(session + 1, 6)
-        assert (budget.spent, budget.note) == ((True, f"scored {done} of 6 experiments with model") if done < 6 else (False, ""))
+        with nullcontext() if done == 6 else pytest.raises(TimeSpent, match=f"^scored {done} of 6 experiments with model$"):
+            scores = prediction(plates, out, budget=budget)
         assert [path.stem for path in sorted(out.glob("batch/*.parquet"))] == experiments[:done]
-        assert list(facts(out)["adapted"]["experiments"]) == experiments[:done]
+        assert list(facts(out)["adapted"]["details"]["experiments"]) == experiments[:done]
     for kind in STATISTICS:
         pd.testing.assert_frame_equal(scores[kind], expected[kind], check_exact=True)
     assert parquets(out) == parquets(before) and facts(out) == facts(before)
     assert submission(plates, out) == submission(plates, before)
 
 
-@pytest.mark.parametrize("stage", ["write_scores", "write_metadata"])
+@pytest.mark.parametrize("stage", ["cellsignal.decide.scores.cache.write_scores", "cellsignal.receipts.Receipt.write"])
 def test_killed_between_two_files_it_goes_on(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """The power goes off before the third, then the fifth and the last of these files, and each session goes on."""
-    really = getattr(cache, stage)
+    really = pkgutil.resolve_name(stage)
     for after in (2, 5, 4):
         left = [after]
 
@@ -144,19 +151,18 @@ def test_killed_between_two_files_it_goes_on(
                 raise Power
             return really(*arguments, **options)
 
-        monkeypatch.setattr(cache, stage, off)
+        monkeypatch.setattr(stage, off)
         with pytest.raises(Power):
             scored(tmp_path)
-    monkeypatch.setattr(cache, stage, really)
+    monkeypatch.setattr(stage, really)
     assert 0 < len(scored(tmp_path)) < 6
     assert parquets(tmp_path) == parquets(undisturbed[0]) and facts(tmp_path) == facts(undisturbed[0])
 
 
-def test_a_spent_budget_scores_nothing_and_keeps_its_note(scored: Callable[..., list[str]], tmp_path: Path) -> None:
-    budget = Parts(0)
-    assert scored(tmp_path, budget=budget) == [] and budget.note == "scored 0 of 6 experiments with model"
-    budget.note = "scored 3 of 6 experiments with plain"
-    assert scored(tmp_path, budget=budget) == [] and budget.note == "scored 3 of 6 experiments with plain"
+def test_a_spent_budget_scores_nothing(plates: Path, tmp_path: Path) -> None:
+    with pytest.raises(TimeSpent, match="^scored 0 of 6 experiments with model$"):
+        prediction(plates, tmp_path, budget=Parts(0))
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_an_experiment_that_would_be_late_is_not_begun(
@@ -172,19 +178,18 @@ def test_an_experiment_that_would_be_late_is_not_begun(
         return really(*arguments, **options)
 
     monkeypatch.setattr(inference, "log_probabilities", slow)
-    assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=Budget(1000 + 10)) == ["HUVEC-01", "HUVEC-02"]
     now[0] = 1000.0
-    assert scored(tmp_path, statistics=("running",), budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
     now[0] = 1000.0
     budget = Budget(1000 + 10)
     budget.took(len(undisturbed[1]["running"]), 1e6)  # with the network before
-    assert scored(tmp_path, statistics=("running",), budget=budget) == []
+    assert scored(tmp_path, statistics="running", all_statistics=False, budget=budget) == []
 
 
 OTHERS = {
-    "scope": {"scope": "experiment"},
-    "refinements": {"refinements": 3},
-    "precision": {"precision": "bf16"},
+    "scope": {"statistics_scope": "experiment"},
+    "precision": {"machine": MachineSettings(device="cpu", precision="bf16")},
     "a site less": {"sites": lambda sites: sites[sites.duplicated(["experiment", "well_type"])]},
     "sites in another order": {"sites": lambda sites: sites[::-1]},
 }
@@ -196,7 +201,7 @@ def test_scores_made_otherwise_are_not_mixed_in(
     scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, other: str
 ) -> None:
     out = shutil.copytree(undisturbed[0], tmp_path / "out")
-    knobs = {"statistics": ("adapted",), **OTHERS[other]}
+    knobs = {"all_statistics": False, **OTHERS[other]}
     assert scored(out, **knobs, budget=Parts(2)) == ["HUVEC-01", "HUVEC-02"]
     assert set(parquets(out)) == {"adapted/HUVEC-01.parquet", "adapted/HUVEC-02.parquet"}
     scored(tmp_path / "fresh", **knobs, budget=Parts(2))
@@ -215,22 +220,22 @@ def test_other_weights_images_or_code_make_other_scores(
         shutil.copytree(undisturbed[0], again)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert len(scored(again, weights=weights, statistics=("running",))) == how_many
+            assert len(scored(again, weights=weights, statistics="running", all_statistics=False)) == how_many
     shutil.copytree(plates, tmp_path / "plates")
     sites = read_tables(plates).sites
     first = sites.loc[(sites["experiment"] == "RPE-02") & (sites["plate"] == 3) & (sites["well_type"] == "treatment"), "stem"].min()
     shutil.copyfile(plates / f"{first}_w2.png", tmp_path / f"plates/{first}_w1.png")
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
-    assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics=("running",)) == ["RPE-02"]
+    assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics="running", all_statistics=False) == ["RPE-02"]
     capsys.readouterr()
     monkeypatch.setattr(cache, "code", lambda: "of tomorrow")
-    assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics=("running",))) == 6
+    assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics="running", all_statistics=False)) == 6
     assert "running: other code made the scores of " in capsys.readouterr().out
 
 
 def test_batch_sizes_concern_batch_scores_alone(scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path) -> None:
     out, before = shutil.copytree(undisturbed[0], tmp_path / "out"), parquets(undisturbed[0])
-    assert len(scored(out, batch_sizes=(3, 9))) == 6
+    assert len(scored(out, smallest_batch=3)) == 6
     changed = {name for name, digest in parquets(out).items() if before[name] != digest}
     assert len(changed) == 6 and all(name.startswith("batch/") for name in changed)
     assert read_json(out / "adapted/metadata.json") == read_json(undisturbed[0] / "adapted/metadata.json")
@@ -244,9 +249,21 @@ def noted(**changes: Any) -> Callable[[Path], None]:
     """The note of RPE-02, changed."""
 
     def damage(out: Path) -> None:
-        told = receipts.read(out / "adapted/metadata.json")
-        told["experiments"]["RPE-02"] |= changes
-        receipts.write(out / "adapted/metadata.json", told)
+        written = Receipt.read(out / "adapted/metadata.json")
+        written.details["experiments"]["RPE-02"] |= changes
+        written.write()
+
+    return damage
+
+
+def vouched(**changes: Any) -> Callable[[Path], None]:
+    """What the receipt says of RPE-02, changed."""
+
+    def damage(out: Path) -> None:
+        written = Receipt.read(out / "adapted/metadata.json")
+        for kind, (name, value) in changes.items():
+            getattr(written, kind)[name] = value
+        written.write()
 
     return damage
 
@@ -263,8 +280,8 @@ def swap(out: Path) -> None:
 
 DAMAGES = {
     "a bit": (flip, 1), "another's": (swap, 1), "gone": (lambda out: (out / "adapted/RPE-02.parquet").unlink(), 1),
-    "identity": (noted(identity="0" * 64), 1), "seconds": (noted(seconds="long"), 1), "images": (noted(images=None), 1),
-    "digest": (noted(sha256=["x"]), 1), "no note": (noted(gathered=[]), 1),
+    "identity": (vouched(identity=("RPE-02", "0" * 64)), 1), "no identity": (vouched(identity=("RPE-02", None)), 1), "seconds": (noted(seconds="long"), 1), "images": (noted(images=None), 1),
+    "digest": (vouched(outputs=("RPE-02.parquet", "0" * 64)), 1), "no digest": (vouched(outputs=("RPE-02.parquet", ["x"])), 6), "no note": (noted(gathered=[]), 1),
     "no metadata": (lambda out: (out / "adapted/metadata.json").unlink(), 6), "half": (damaged('{"experiments": {'), 6),
     "a list": (damaged("[]"), 6), "notes in a list": (damaged('{"experiments": ["RPE-02"]}'), 6), "deep": (damaged("[" * 100_000), 6),
 }

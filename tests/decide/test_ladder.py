@@ -33,7 +33,7 @@ def test_every_rung_adds_what_its_name_says() -> None:
     wanted = [[5, 1, 0, 0], [4, 1, 0, 3], [0, 0, 5, 1], [0, 0, 1, 5]]
     table = scores(wanted)
     ladder = evaluate_ladder({"running": table * 0 + table[0].to_numpy()[:, None], "adapted": table}, WELLS, TRUTH,
-                   groups=[[0, 1], [2, 3]], statistics="adapted", split="test")
+                   design={"groups": [[0, 1], [2, 3]]}, statistics="adapted", split="test")
     by_rung = {row["rung"]: (row["kind"], row["accuracy"]) for row in ladder}
     assert by_rung == {
         "running": ("raw", 0.25), "adapted": ("raw", 0.75), "exact": ("assigned", pytest.approx(1.0)),
@@ -46,8 +46,8 @@ def test_every_rung_adds_what_its_name_says() -> None:
 
 def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() -> None:
     poor, good = scores(np.zeros((4, 4)).tolist()), scores(np.eye(4).tolist())
-    ladder = evaluate_ladder({"adapted": poor}, WELLS, TRUTH, groups=[[0, 1], [2, 3]], statistics="adapted", split="test",
-                   virtual=good, final=good)
+    ladder = evaluate_ladder({"adapted": poor}, WELLS, TRUTH, design={"groups": [[0, 1], [2, 3]]}, statistics="adapted", split="test",
+                   better={"virtual batch": good}, final={"mixup": good})
     assert [(row["rung"], row["kind"], row["accuracy"]) for row in ladder] == [
         ("adapted", "raw", 0.25), ("virtual batch", "raw", 1.0), ("exact", "assigned", 1.0), ("groups", "assigned", 1.0),
         ("groups+exact", "assigned", 1.0), ("groups+expected", "assigned", 1.0), ("mixup", "raw", 1.0), ("mixup", "assigned", 1.0),
@@ -60,13 +60,13 @@ def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() ->
 
 def test_the_rungs_above_rest_on_the_statistics_below_them() -> None:
     kinds = {"running": scores(np.zeros((4, 4)).tolist()), "batch": scores(np.eye(4).tolist()), "adapted": scores(np.zeros((4, 4)).tolist())}
-    ladder = evaluate_ladder(kinds, WELLS, TRUTH, groups=[], statistics="batch", split="test")
+    ladder = evaluate_ladder(kinds, WELLS, TRUTH, design={"groups": []}, statistics="batch", split="test")
     assert [(row["rung"], row["accuracy"]) for row in ladder] == [
         ("running", 0.25), ("adapted", 0.25), ("batch", 1.0), ("exact", 1.0)]
 
 
 def test_without_groups_their_rungs_are_left_out() -> None:
-    ladder = evaluate_ladder({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, groups=[], statistics="adapted", split="test")
+    ladder = evaluate_ladder({"adapted": scores(np.eye(4).tolist())}, WELLS, TRUTH, design={"groups": []}, statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "exact"]
 
 
@@ -74,14 +74,14 @@ def test_wells_of_another_split_give_nothing_away() -> None:
     table = scores([[0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]])  # the first well of each experiment is unsure
     held = WELLS["id_code"].isin([IDS[0], IDS[4]])
     wells = WELLS.assign(split=np.where(held, "held_out", "train"))
-    [exact] = [row for row in evaluate_ladder({"adapted": table + np.eye(8, 4, 1)}, wells, TRUTH[held.to_numpy()], groups=[],
+    [exact] = [row for row in evaluate_ladder({"adapted": table + np.eye(8, 4, 1)}, wells, TRUTH[held.to_numpy()], design={"groups": []},
                                     statistics="adapted", split="held_out") if row["rung"] == "exact"]
     assert (exact["accuracy"], exact["wells"]) == (0.5, 2), "by elimination both would be right"
 
 
 def test_replicates_leave_the_one_to_one_rungs_out() -> None:
     table = scores(np.eye(4).tolist())[[0, 1]]
-    ladder = evaluate_ladder({"adapted": table}, WELLS, TRUTH, groups=[[0], [1]], statistics="adapted", split="test")
+    ladder = evaluate_ladder({"adapted": table}, WELLS, TRUTH, design={"groups": [[0], [1]]}, statistics="adapted", split="test")
     assert [row["rung"] for row in ladder] == ["adapted", "groups"]
 
 

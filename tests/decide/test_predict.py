@@ -1,5 +1,6 @@
 """Scores per well: sites averaged, batches irrelevant under adapted statistics, files that say how."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,35 +9,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import log_softmax
-
+from building import make_network
+from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches
-from cellsignal.decide.predict.inference import well_scores
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches, well_scores
 from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope_note, score_experiments
 from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 CLASSES = list(range(8))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with tiny plates, untrained weights and their scores."""
     run = tmp_path_factory.mktemp("run")
-    simulate(run / "data", preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, run / "data", dirs_exist_ok=True)
     for cell_type in ("HUVEC", "RPE"):
-        model = Classifier("densenet-small", channels=6, classes=8, seed=1)
+        model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"]))
-    predict(run, run / "scores", batch_sizes=(2, 3, 40))
+    predict(run, run / "scores", smallest_batch=2, largest_batch=40, num_batch_sizes=3)
     return run
 
 
@@ -44,7 +44,8 @@ def predict(run: Path, out: Path, **knobs: Any) -> dict[str, pd.DataFrame]:
     """Score the test wells of a run."""
     tables = read_tables(run / "data")
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
-    return score_experiments(tables.root, asked, **{"weights": run / "weights", "out": out, **knobs})
+    settings = PredictionSettings(**{key: knobs.pop(key) for key in list(knobs) if key in PredictionSettings.model_fields})
+    return score_experiments(tables.root, asked, settings=settings, **{"weights": run / "weights", "out": out, **knobs})
 
 
 def test_the_sites_of_a_well_are_averaged() -> None:
@@ -74,7 +75,7 @@ def plate(run: Path) -> Plate:
     sites = read_tables(run / "data").sites
     sites = sites[(sites["experiment"] == "RPE-01") & (sites["plate"] == 1)].iloc[:30].reset_index(drop=True)
     images = read_sites(run / "data", sites)
-    return Plate(images, Classifier("densenet-small", channels=6, classes=8, seed=1))
+    return Plate(images, make_network("densenet-small", channels=6, classes=8, seed=1))
 
 
 @settings(deadline=None, max_examples=6)
@@ -162,21 +163,21 @@ def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path)
         scores = read_all_scores([run / "scores" / statistics])
         assert sorted(scores.index) == sorted(read_tables(run / "data").sample)
         assert scores.dtypes.eq(np.float32).all() and np.allclose(np.exp(scores).sum(axis=1), 1, atol=1e-5)
-    facts = read_json(run / "scores/adapted/metadata.json")
+    facts = read_json(run / "scores/adapted/metadata.json")["details"]
     mine = facts["experiments"]["HUVEC-03"]
     assert mine["gathered"] == {"exact": 4} and mine["images"] == mine["sites"] and mine["seconds"] > 0
     assert facts["images"] == sum(one["images"] for one in facts["experiments"].values())
     assert (facts["statistics"], facts["scope"], facts["note"]) == ("adapted", "plate", "")
     assert facts["training_scope"] == {"HUVEC": "plate", "RPE": "plate"}
-    assert read_json(run / "scores/batch/metadata.json")["batch_sizes"] == [2, 3, 40]
+    assert read_json(run / "scores/batch/metadata.json")["details"]["batch_sizes"] == [2, 21, 40]
 
 
 def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: Path, tmp_path: Path) -> None:
     """The plates of an experiment share statistics then, and the metadata repeat the warning."""
-    with pytest.warns(UserWarning, match="by experiment, but HUVEC, RPE learned from plate batches.*scope: plate") as told:
-        scores = predict(run, tmp_path, statistics=("adapted",), scope="experiment")
+    with pytest.warns(UserWarning, match="by experiment, but HUVEC, RPE learned from plate batches.*statistics_scope: plate") as told:
+        scores = predict(run, tmp_path, all_statistics=False, statistics_scope="experiment")
     assert len(told) == 1 and list(scores) == ["adapted"] and [path.name for path in tmp_path.iterdir()] == ["adapted"]
-    facts = read_json(tmp_path / "adapted/metadata.json")
+    facts = read_json(tmp_path / "adapted/metadata.json")["details"]
     assert facts["note"] == str(told[0].message) == scope_note(run / "weights", ["HUVEC", "RPE"], "model", "experiment")
     assert facts["experiments"]["RPE-03"]["gathered"] == {"exact": 1}
     before = read_all_scores([run / "scores/adapted"]).loc[scores["adapted"].index]
@@ -185,7 +186,7 @@ def test_statistics_over_another_scope_than_in_training_are_warned_of_once(run: 
 
 def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) -> None:
     told = {"plate": ["1", "2", "3", "4"]}
-    model = Classifier("densenet-small", channels=6, classes=8, covariates=told, seed=1)
+    model = make_network("densenet-small", channels=6, classes=8, levels=told, seed=1)
     with torch.no_grad():
         model.head.weight[:, -4:] = torch.eye(8)[:, :4] * 1000  # the answer is the plate
     for cell_type in ("HUVEC", "RPE"):
@@ -198,18 +199,18 @@ def test_a_network_that_knows_the_plate_is_told_it(run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("trained", "scope", "warned"), [
-    ("mixed", "experiment", False), ("mixed", "mixed", False), ("experiment", "experiment", False), ("mixed", "plate", True),
+    ("mixed", "experiment", False), ("experiment", "experiment", False), ("mixed", "plate", True),
 ])
 def test_mixed_batches_want_the_statistics_of_the_experiment(
     run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, trained: str, scope: str, warned: bool
 ) -> None:
     for cell_type in ("HUVEC", "RPE"):
-        model = Classifier("densenet-small", channels=6, classes=8, seed=1)
+        model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(tmp_path / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"], scope=trained))
-    predict(run, tmp_path / "out", weights=tmp_path, statistics=("running",), scope=scope)
+    predict(run, tmp_path / "out", weights=tmp_path, statistics="running", all_statistics=False, statistics_scope=scope)
     told = [str(one.message) for one in recwarn if "batches" in str(one.message)]
-    assert bool(told) == warned and all("predict with scope: experiment" in one for one in told)
+    assert bool(told) == warned and all("predict with statistics_scope: experiment" in one for one in told)
 
 
 def test_the_note_about_scopes_can_be_had_without_prediction(run: Path) -> None:
@@ -230,12 +231,6 @@ def test_only_the_scores_of_the_networks_asked_for_are_kept(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("knobs", "message"), [
-    ({"statistics": ("batch", "median")}, "unknown kind 'median'"),
-    ({"batch_sizes": ()}, "batches of no size"),
-    ({"batch_sizes": (32, 1)}, "batches of 32, 1"),
-    ({"refinements": -1}, "-1 refinements"),
-    ({"scope": "well"}, "unknown scope 'well'"),
-    ({"precision": "fp8"}, "unknown precision 'fp8'"),
     ({"name": "absent"}, "absent"),
 ])
 def test_bad_knobs_are_refused_before_any_score_is_lost(run: Path, knobs: dict, message: str) -> None:
@@ -274,7 +269,7 @@ def test_scores_of_controls_are_left_out(run: Path, tmp_path: Path) -> None:
     for path in (run / "scores/adapted").glob("*.parquet"):
         pd.read_parquet(path).assign(**{"1138": 0.0}).to_parquet(tmp_path / path.name, index=False)
     for name, scores in (("with", tmp_path), ("without", run / "scores/adapted")):
-        assign_files([scores], data=run / "data", out=tmp_path / f"{name}.csv", method="raw", groups=False)
+        assign_files([scores], settings=AssignmentSettings(method="raw", plate_groups=False), data=run / "data", out=tmp_path / f"{name}.csv")
     assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
 
 

@@ -6,6 +6,7 @@ import pytest
 from scipy.special import log_softmax
 
 from cellsignal.decide.refine import SCALE, blend_scores, plate_centred, cosines, fit_scale
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.errors import InputError
 
@@ -100,12 +101,12 @@ def test_the_scale_is_the_one_that_suits_the_held_out_wells() -> None:
 def test_held_out_wells_are_compared_with_training_wells_alone() -> None:
     embeddings, wells = screen(noise=1.5)
     scores = even(wells, "held_out", "test")
-    ways = {"statistics": "adapted", "weight": 0.5, "scale": 10.0}
-    first = refine_scores({"adapted": scores, "embeddings": embeddings}, wells, **ways)
+    ways = PredictionSettings(prototype_weight=0.5, prototype_scale=10.0)
+    first = refine_scores({"adapted": scores, "embeddings": embeddings}, wells, ways)
     assert list(first.rungs) == ["prototypes"] and first.scale == 10 and first.scores is first.rungs["prototypes"]
     held, test = truth_of(wells, "held_out"), truth_of(wells, "test")
     lied = wells.assign(sirna=wells["sirna"].where(wells["split"] != "held_out", 11 - wells["sirna"]))  # other labels
-    second = refine_scores({"adapted": scores, "embeddings": embeddings}, lied, **ways)
+    second = refine_scores({"adapted": scores, "embeddings": embeddings}, lied, ways)
     np.testing.assert_array_equal(first.scores.loc[held.index], second.scores.loc[held.index])
     assert not np.allclose(first.scores.loc[test.index], second.scores.loc[test.index])
     assert first.scores.idxmax(axis=1).loc[test.index].eq(test).mean() > second.scores.idxmax(axis=1).loc[test.index].eq(test).mean() > 1 / 12
@@ -115,13 +116,10 @@ def test_views_come_first_and_prototypes_on_top_with_a_fitted_scale() -> None:
     embeddings, wells = screen()
     scores = even(wells, "held_out", "test")
     views = scores + np.linspace(0, 0.1, 12, dtype=np.float32)
-    both = refine_scores({"adapted": scores, "views": views, "embeddings": embeddings}, wells, statistics="adapted", weight=0.5)
+    both = refine_scores({"adapted": scores, "views": views, "embeddings": embeddings}, wells, PredictionSettings(prototype_weight=0.5))
     assert list(both.rungs) == ["views", "prototypes"] and both.rungs["views"] is views and both.scale > 5
-    plain = refine_scores({"adapted": scores}, wells, statistics="adapted")
+    plain = refine_scores({"adapted": scores}, wells, PredictionSettings())
     assert plain.scores is scores and plain.rungs == {} and plain.scale == 0
-    for bad in ({"weight": 1.5}, {"weight": -0.1}, {"scale": -1.0}):
-        with pytest.raises(InputError, match="prototypes with weight"):
-            refine_scores({"adapted": scores}, wells, statistics="adapted", **bad)
 
 
 def test_networks_are_averaged_over_the_same_wells_and_classes() -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.decide.scores.files import read_all_scores, read_scores, write_metadata, write_scores
-from cellsignal.decide.submission import read_submission, write_submission
+from cellsignal.decide.scores.files import read_all_scores, read_scores, write_scores
+from cellsignal.decide.submission import read_submission, write_answers
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 IDS = ["HUVEC-01_1_B02", "HUVEC-01_1_B03", "HUVEC-01_2_B02"]
 SUFFIXES = [".parquet", ".csv", ".csv.gz", ".npz"]
@@ -80,7 +81,7 @@ def test_formats_may_be_mixed_and_columns_ascend(tmp_path: Path, suffix: str, fi
     scores = drawn()
     parts = zip(np.array_split(np.arange(len(scores)), 3), (first, second, suffix))
     paths = [save(scores.iloc[rows], tmp_path / f"{rows[0]:02d}{end}") for rows, end in parts]
-    write_metadata(tmp_path, statistics="adapted")
+    Receipt(tmp_path / "metadata.json", details={"statistics": "adapted"}).write()
     (tmp_path / "submission.csv").write_text("id_code,sirna\n")
     for asked in (paths, [tmp_path]):
         pd.testing.assert_frame_equal(read_all_scores(asked), scores.sort_index(axis=1), check_index_type=False)
@@ -279,15 +280,19 @@ def test_files_that_are_no_scores(tmp_path: Path) -> None:
         read_all_scores([tmp_path / "a.parquet", tmp_path / "a.parquet"])
 
 
+def write(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
+    return write_answers(path, predictions, pd.Series(0.5, index=predictions.index.drop_duplicates()), sample=sample)
+
+
 def test_a_submission_keeps_the_order_of_the_sample(tmp_path: Path) -> None:
-    path = write_submission(tmp_path / "submission.csv", pd.Series([5, 6, 7], index=IDS), sample=IDS[::-1])
+    path = write(tmp_path / "submission.csv", pd.Series([5, 6, 7], index=IDS), sample=IDS[::-1])
     assert path.read_text().splitlines() == ["id_code,sirna", f"{IDS[2]},7", f"{IDS[1]},6", f"{IDS[0]},5"]
     assert read_submission(path, sample=IDS).to_dict() == dict(zip(IDS, (5, 6, 7)))
 
 
 def test_a_control_is_no_answer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="given a control, siRNA 1138"):
-        write_submission(tmp_path / "submission.csv", pd.Series([5, 1138, 7], index=IDS), sample=IDS)
+        write(tmp_path / "submission.csv", pd.Series([5, 1138, 7], index=IDS), sample=IDS)
 
 
 @pytest.mark.parametrize(("ids", "message"), [
@@ -295,5 +300,5 @@ def test_a_control_is_no_answer(tmp_path: Path) -> None:
 ])
 def test_a_malformed_submission_is_never_written(tmp_path: Path, ids: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        write_submission(tmp_path / "submission.csv", pd.Series(0, index=ids), sample=IDS)
+        write(tmp_path / "submission.csv", pd.Series(0, index=ids), sample=IDS)
     assert not list(tmp_path.iterdir())

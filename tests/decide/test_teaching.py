@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from building import make_network, make_phase, train_phase
 from cellsignal.decide.pseudo_labels import PseudoLabels
+from cellsignal.decide.settings import AssignmentSettings
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.files import sha256
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
+from cellsignal.budget import Budget, TimeSpent
 from trainings import Epochs
 
 NUMBERS = [*range(8), 1138]
 GROUPS = [[0, 1, 2, 3], [4, 5, 6, 7]]
-DESIGN = {"groups": GROUPS, "rotations": {"HUVEC-01": [0, 1], "HUVEC-02": [1, 0]}, "certainty": 0.0}
+DESIGN = {"groups": GROUPS, "rotations": {"HUVEC-01": [0, 1], "HUVEC-02": [1, 0]}, "settings": AssignmentSettings(min_group_posterior=0.0)}
 
 
 def plates() -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -54,24 +54,26 @@ def given(**knobs: Any) -> dict[str, Any]:
     test = SITES[SITES["experiment"] == "HUVEC-03"].assign(sirna=pd.NA)
     treatment, control = (images(test[test["well_type"] == kind]) for kind in ("treatment", "negative_control"))
     wells = SITES.assign(sirna=SITES["sirna"].mask(SITES["experiment"] == "HUVEC-03")).drop_duplicates("id_code")
-    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, controls=control, **{"share": 0.5, "step": 0.25, "since": 2} | knobs)}
+    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, TrainingSettings(**{"epochs": 5, "pseudo_label_epochs": 3, "pseudo_label_share": 0.5, "pseudo_label_step": 0.25} | knobs), controls=control)}
 
 
-def train(weights: Path, *, pseudo_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
-    phase = Phase("whole", epochs, 12, 3e-3, pseudo_epochs=pseudo_epochs, ema=0.5, keep="last", loss="cross-entropy")
-    model = Classifier("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
-    return fit(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
+def train(weights: Path, *, pseudo_label_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
+    phase = make_phase("whole", epochs, 12, 3e-3, pseudo_label_epochs=pseudo_label_epochs, ema_decay=0.5, keep="last", loss="cross-entropy")
+    model = make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=0)
+    return train_phase(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_interrupted_twice_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     rows = train(tmp_path / "whole.safetensors", **given())
     assert [row.get("pseudo_labels") for row in rows] == [None, None, 8, 12, 16], "two sites a well, of half the wells and more"
-    for epochs in (3, 1, 9):
-        parts = train(tmp_path / "parts.safetensors", budget=Epochs(epochs), **given())
+    for epochs in (3, 1):
+        with pytest.raises(TimeSpent):
+            train(tmp_path / "parts.safetensors", budget=Epochs(epochs), **given())
+    parts = train(tmp_path / "parts.safetensors", budget=Epochs(9), **given())
     assert sha256(tmp_path / "whole.safetensors") == sha256(tmp_path / "parts.safetensors")
     assert [row["loss"] for row in parts] == [row["loss"] for row in rows]
-    train(tmp_path / "none.safetensors", pseudo_epochs=0)
+    train(tmp_path / "none.safetensors", pseudo_label_epochs=0)
     assert sha256(tmp_path / "whole.safetensors") != sha256(tmp_path / "none.safetensors")
 
 
@@ -90,8 +92,8 @@ def test_other_shares_or_another_design_are_another_training(tmp_path: Path) -> 
     """A finished phase is not repeated while its labels would be the same, and is when they would not."""
     facts = given()["relabel"].facts
     assert facts == given()["relabel"].facts
-    assert facts != given(share=0.25)["relabel"].facts
+    assert facts != given(pseudo_label_share=0.25)["relabel"].facts
     assert facts != replace(given()["relabel"], design={**DESIGN, "groups": []}).facts
-    first = train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given())
-    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given()) == first
-    assert train(tmp_path / "model.safetensors", pseudo_epochs=1, epochs=1, **given(share=1.0, since=0))[0]["pseudo_labels"] == 16
+    first = train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given())
+    assert train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given()) == first
+    assert train(tmp_path / "model.safetensors", pseudo_label_epochs=1, epochs=1, **given(pseudo_label_share=1.0, epochs=1, pseudo_label_epochs=1))[0]["pseudo_labels"] == 16

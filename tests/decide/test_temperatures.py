@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import FRACTION, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.temperature import decided_temperatures
@@ -77,7 +78,7 @@ def test_wells_that_swap_their_sirnas_are_as_sure_as_they_should_be(correlation:
 def test_raw_answers_have_the_temperature_of_single_wells() -> None:
     scores, wells = screen(["RPE-01"], pairs(0.9))
     held_out = labels(wells, "RPE-01")
-    found = decided_temperatures(scores, held_out, wells, method="raw")
+    found = decided_temperatures(scores, held_out, wells, settings=AssignmentSettings(method="raw"))
     assert found["RPE"] == pytest.approx(fit_temperature(scores, held_out["sirna"]), rel=0.02)
 
 

@@ -1,5 +1,6 @@
 """Views and embeddings: each plate seen from all sides, features beside the scores, and what a training kernel makes of them."""
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,27 +10,33 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
+from building import make_network
 from cellsignal.data.images.reader import read_sites, whole_sites
-from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import Tables, read_tables
-from cellsignal.decide.predict.inference import predict_experiment, score_images
-from cellsignal.decide.predict.inference import PlateInference, inference_answers, log_probabilities, apply_view
-from cellsignal.decide.predict.predict import scope_note, score_experiments
+from cellsignal.decide.predict.inference import (
+    PlateInference,
+    apply_view,
+    inference_answers,
+    log_probabilities,
+    predict_experiment,
+    score_images,
+)
+from cellsignal.decide.settings import PredictionSettings
+from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
 
 NUMBERS = [*range(8), 1108, 1138]  # a network that knows controls, too
 CARD = ModelConfig("densenet-small", 6, NUMBERS, ["treatment"])
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def tables(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Tiny plates, and one untrained network for both cell types."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     save_weights(root / "weights/all/model.safetensors", network().state_dict(), CARD)
     return read_tables(root)
 
@@ -40,7 +47,7 @@ def sites(tables: Tables) -> pd.DataFrame:
 
 
 def network() -> Classifier:
-    return Classifier("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
+    return make_network("densenet-small", channels=6, classes=len(NUMBERS), seed=1)
 
 
 def plate(tables: Tables, sites: pd.DataFrame) -> np.ndarray:
@@ -91,23 +98,36 @@ def test_embeddings_of_a_plate_in_parts_are_those_of_the_last_refinement(
     np.testing.assert_allclose(parts, exact, atol=1e-3)
 
 
-def score(tables: Tables, sites: pd.DataFrame, out: Path, **knobs: Any) -> dict[str, pd.DataFrame]:
+def score(tables: Tables, sites: pd.DataFrame, out: Path, views: int = 1, **knobs: Any) -> dict[str, pd.DataFrame]:
     asked = sites[sites["dataset"] == "test"]
-    return score_experiments(tables.root, asked, weights=tables.root / "weights", out=out, statistics=("running", "adapted"), **knobs)
+    return score_experiments(tables.root, asked, weights=tables.root / "weights", out=out, settings=PredictionSettings(tta_views=views), **knobs)
 
 
 def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
     found = score(tables, sites, tmp_path, views=2, taught=sites)
-    assert list(found) == ["running", "adapted", "views", "embeddings"]
-    for kind in ("running", "adapted", "views"):
+    assert list(found) == ["running", "batch", "adapted", "views", "embeddings"]
+    for kind in ("running", "batch", "adapted", "views"):
         assert sorted(found[kind].index) == sorted(tables.sample) and found[kind].columns.tolist() == list(range(8))
         assert np.allclose(np.exp(found[kind]).sum(axis=1), 1, atol=1e-5), "controls are no answers"
     treatment = tables.wells[tables.wells["well_type"] == "treatment"]
     assert sorted(found["embeddings"].index) == sorted(treatment["id_code"]) and found["embeddings"].shape[1] == network().features
-    facts = read_json(tmp_path / "views/metadata.json")
+    facts = read_json(tmp_path / "views/metadata.json")["details"]
     assert (facts["basis"], facts["views"], sorted(facts["experiments"])) == ("adapted", 2, ["HUVEC-03", "RPE-03"])
-    assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["images"]
-    assert read_json(tmp_path / "embeddings/metadata.json")["values"].startswith("features")
+    assert facts["images"] == read_json(tmp_path / "adapted/metadata.json")["details"]["images"]
+    assert read_json(tmp_path / "embeddings/metadata.json")["details"]["values"].startswith("features")
+
+
+def test_embeddings_under_each_kind_of_statistics_lie_apart_from_the_scores(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
+    asked = sites[sites["experiment"] == "RPE-03"]
+    found = embed_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path)
+    assert list(found) == ["running", "adapted"]
+    model = network()
+    for kind, table in found.items():
+        expected = score_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path / "scores", settings=PredictionSettings(statistics=kind), all_statistics=False)[kind]
+        logits = model.head(torch.from_numpy(table.to_numpy(copy=True)))[:, :8]
+        assert table.index.equals(expected.index) and (tmp_path / kind / "embeddings/RPE-03.parquet").is_file()
+        assert np.abs(logits.log_softmax(1).detach().numpy() - expected.to_numpy()).mean() < 0.05, "of a well of two sites about the same"
+    assert not np.allclose(found["running"], found["adapted"], atol=1e-2)
 
 
 def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
@@ -117,8 +137,8 @@ def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(t
     for joint, scope in ((True, "plate"), (False, "mixed")):
         assert bool(scope_note(tmp_path, ["HUVEC"], "model", "experiment", joint=joint)) == joint
         with warnings.catch_warnings(action="ignore"):
-            score_experiments(tables.root, asked, weights=tmp_path, out=tmp_path / "out", statistics=("running",), joint=joint)
-        assert read_json(tmp_path / "out/running/metadata.json")["training_scope"] == {"HUVEC": scope}
+            score_experiments(tables.root, asked, weights=tmp_path, out=tmp_path / "out", settings=PredictionSettings(statistics="running"), all_statistics=False, joint=joint)
+        assert read_json(tmp_path / "out/running/metadata.json")["details"]["training_scope"] == {"HUVEC": scope}
 
 
 def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs(
@@ -133,7 +153,7 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
 
     monkeypatch.setattr("cellsignal.decide.predict.predict.predict_experiment", counted)
     first = score(tables, sites, tmp_path, views=2, taught=sites)
-    assert told[0] == ["running", "adapted", "views", "embeddings"] and told[-1] == ["embeddings"]
+    assert told[0] == ["running", "batch", "adapted", "views", "embeddings"] and told[-1] == ["embeddings"]
     told.clear()
     again = score(tables, sites, tmp_path, views=2, taught=sites)
     assert told == [] and all(again[kind].equals(first[kind]) for kind in first)
@@ -143,12 +163,12 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
     told.clear()
     assert score(tables, sites, tmp_path, views=4, taught=sites)["embeddings"].equals(first["embeddings"]) and told == [["embeddings"]]
     score(tables, sites, tmp_path)
-    assert sorted(path.parent.name for path in tmp_path.rglob("metadata.json")) == ["adapted", "running"]
+    assert sorted(path.parent.name for path in tmp_path.rglob("metadata.json")) == ["adapted", "batch", "running"]
 
 
 @pytest.mark.parametrize("views", [0, 3, 16])
 def test_other_numbers_of_views_are_refused(tables: Tables, sites: pd.DataFrame, tmp_path: Path, views: int) -> None:
-    with pytest.raises(InputError, match=f"{views} views"):
+    with pytest.raises(InputError, match=f"tta_views is {views}"):
         score(tables, sites, tmp_path, views=views)
 
 

@@ -1,5 +1,6 @@
 """Both Kaggle clients that pip can give, and the way from them to the small Kaggle of server.py."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -115,11 +116,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", ".partial*")
     for name in ("kernels", "utils_dataset"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=left_out)
-    for name in ("kernel-metadata.json", ".gitattributes"):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "kernel-metadata.json", folder)
     for path in account.tracked_metadata(folder):  # who tries this may have written a name into the original
-        cleaned = subprocess.run(account.clean("nobody"), shell=True, input=path.read_bytes(), capture_output=True, check=True)
-        path.write_bytes(cleaned.stdout)
+        described = json.loads(account.with_name(path.read_text(), ours.PLACEHOLDER))
+        if "code_file" in described:
+            described["code_file"] = f"{ours.FIRST_RUN} ({described['code_file']})"
+        else:
+            described["resources"] = [{"path": ours.FIRST_RUN}]
+        path.write_text(json.dumps(described, indent=2) + "\n")
     for name, value in {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     for part in ("AUTHOR", "COMMITTER"):

@@ -18,7 +18,7 @@ LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no exper
 MADE = {
     "1-eda": ("eda/wells.png",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.safetensors", "weights/{cell_type}/pretrain.json"),
-    "3-train-cell-type": ("weights/{cell_type}/{network}.safetensors", "weights/{cell_type}/{network}.json"),
+    "3-train-cell-type": ("weights/{cell_type}/{network_name}.safetensors", "weights/{cell_type}/{network_name}.json"),
     "4-predict-assign": ("submission.csv", "submission.confidence.csv", "metrics.json"),
     "0-chain": ("submission.csv", "metrics.json", "report.html"),
 }
@@ -41,10 +41,10 @@ def step_of(pushed: Pushed) -> str:
 def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress: str = "", **other: Any) -> Outcome:
     """A session that ends well; `other` are parameters that it ran with instead of those it was given."""
     root = kaggle.folder / "sessions" / pushed.slug / str(pushed.version)
-    values = {"network": "model", **given(pushed), **other}
+    values = {"network_name": "model", **given(pushed), **other}
     step = step_of(pushed)
     if step in ("1-eda", "4-predict-assign", "0-chain"):
-        del values["network"]
+        del values["network_name"]
     run = root / values["run"]
     taken_up = _take_up(pushed, run)
     for name in MADE[step] if complete else ():
@@ -58,12 +58,12 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
 
 
 def _take_up(pushed: Pushed, run: Path) -> dict[str, str]:
-    """Copy what the mounted run folders' manifests list."""
+    """Copy what the mounted run folders' receipts list."""
     taken: dict[str, str] = {}
     for mount in filter(None, pushed.mounts["notebooks"].values()):
         source = mount / run.relative_to(run.parents[1])
         for each in manifest.read_all(source):
-            places = [*each["outputs"], f"manifests/{each['step']}.json"]
+            places = [*each.outputs, f"receipts/{each.identity['step']}.json"]
             for name in places:
                 (run / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / name, run / name)

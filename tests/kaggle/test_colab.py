@@ -1,4 +1,4 @@
-"""Colab: each notebook's badge opens that notebook, its first cell installs what the badge shows."""
+"""Colab: each notebook's badge opens that notebook, and a cell before the set-up installs what the badge shows."""
 
 import json
 import re
@@ -7,12 +7,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 from typer.testing import CliRunner
 
 from cellsignal.cli.main import app
 from cellsignal.errors import InputError
-from cellsignal.kaggle import colab
+from cellsignal.kaggle import colab, kernel_folders
 from cellsignal.kaggle.colab import origin, write_links
 from cellsignal.run import environment
 
@@ -43,7 +44,7 @@ def git(root: Path, *arguments: str) -> None:
 def test_the_tracked_files_have_badges_where_a_repository_is_set() -> None:
     """And README and notebooks agree on repository and ref, whoever has published them where."""
     [(repository, ref)] = {re.search('^REPOSITORY, REF = "(.*?)", "(.*?)"', text, re.MULTILINE).groups()
-                           for name in NOTEBOOKS for text in source(ROOT, name) if "REPOSITORY, REF" in text}  # fmt: skip
+                           for name in NOTEBOOKS for text in source(ROOT, name) if "REPOSITORY, REF" in text} or {("", "")}  # fmt: skip
     readme = (ROOT / "README.md").read_text()
     if not repository:
         assert not [name for name in NOTEBOOKS if "Open in Colab" in (ROOT / name).read_text()] and "Open in Colab" not in readme
@@ -61,6 +62,10 @@ def test_badge_and_origin_of_a_notebook(checkout: Path, notebook: str) -> None:
     assert button.endswith(f"(https://colab.research.google.com/github/somebody/her-fork/blob/v9.9.9/{notebook})")
     [line] = [line for text in source(checkout, notebook)[1:] for line in text.splitlines() if line.startswith("REPOSITORY")]
     assert line.startswith('REPOSITORY, REF = "somebody/her-fork", "v9.9.9"')
+    cells = json.loads((checkout / notebook).read_text())["cells"]
+    [place] = [number for number, cell in enumerate(cells) if colab.is_cell(cell)]
+    assert cells[place - 1]["cell_type"] == "markdown" and "cellsignal.start(" in "".join(cells[place + 1]["source"])
+    nbformat.validate(nbformat.read(checkout / notebook, as_version=4))
 
 
 def test_nothing_else_changes_and_the_way_back_is_exact(checkout: Path) -> None:
@@ -82,6 +87,13 @@ def test_a_badge_is_taken_out_as_it_was_put_in(checkout: Path) -> None:
     for name, text in before.items():
         assert "Open in Colab" in source(checkout, name)[0]
         assert colab.without_badge(source(checkout, name)[0]) == colab.without_badge(text)
+
+
+def test_what_is_pushed_to_kaggle_knows_nothing_of_colab(checkout: Path) -> None:
+    texts = {name: kernel_folders.notebook_text(checkout / name, {}) for name in NOTEBOOKS}
+    write_links(checkout, "a/b", "main")
+    assert texts == {name: kernel_folders.notebook_text(checkout / name, {}) for name in NOTEBOOKS}
+    assert not [text for text in texts.values() if "REPOSITORY" in text or "Open in Colab" in text]
 
 
 def test_badges_are_made_where_there_are_none(checkout: Path) -> None:
@@ -125,7 +137,7 @@ def test_a_commit_is_written_whole(checkout: Path) -> None:
     commit = colab.commit_of(checkout, "HEAD")
     for ref in (commit[:8], commit[:8].upper(), commit):
         assert colab.init(repository="a/b", ref=ref)[1] == commit
-    assert f'REPOSITORY, REF = "a/b", "{commit}"' in source(checkout, NOTEBOOKS[0])[3]
+    assert [text for text in source(checkout, NOTEBOOKS[0]) if f'REPOSITORY, REF = "a/b", "{commit}"' in text]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +178,9 @@ def test_refs_that_cannot_be(checkout: Path, refused: Callable[..., str], ref: s
 
 def test_a_notebook_that_lost_its_first_cell_stops_everything(checkout: Path) -> None:
     text = (checkout / NOTEBOOKS[-1]).read_text()
-    (checkout / NOTEBOOKS[-1]).write_text(text.replace("REPOSITORY, REF", "HOME, REF"))
+    (checkout / NOTEBOOKS[-1]).write_text(text.replace("cellsignal.start(", "cellsignal.begin("))
     before = {path: path.read_text() for path in checkout.rglob("*.ipynb")}
-    with pytest.raises(InputError, match="0 cells name REPOSITORY and REF"):
+    with pytest.raises(InputError, match=r"0 cells call cellsignal.start\(\)"):
         write_links(checkout, "a/b", "v2")
     assert before == {path: path.read_text() for path in before}
 

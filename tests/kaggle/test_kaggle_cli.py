@@ -17,7 +17,7 @@ from cellsignal.run.record import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
-ONE = ("-p", "cell_types=[RPE]")
+ONE = ("-p", "wells.cell_types=[RPE]")
 QUICK = ("--poll", "0.05")
 
 
@@ -73,7 +73,7 @@ def test_from_the_first_push_to_the_submission(server: FakeKaggle, cellsignal: C
     assert watched.code == 0 and "4-predict-assign complete" in watched.out
     pulled = cellsignal("pull", TINY)
     assert pulled.code == 0 and f"report      {tmp_path / 'runs/tiny/report.html'}" in pulled.out
-    assert "of 4 steps, each as its manifest says" in pulled.out
+    assert "of 4 steps, each as its receipt says" in pulled.out
     submitted = cellsignal("submit", TINY, "-m", "the first one")
     assert submitted.code == 0 and submitted.out.splitlines()[-1] == f"sent {tmp_path / 'runs/tiny/submission.csv'}"
     [sent] = server.submissions

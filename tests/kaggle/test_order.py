@@ -61,12 +61,12 @@ def test_a_competition_that_is_attached_wins_over_the_preset(plan: Make) -> None
 
 
 def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
-    atlas = plan("protein-atlas", "preset=", "folds=2")
+    atlas = plan("protein-atlas", "preset=", "wells.folds=2")
     assert [(kernel.step, kernel.gpu) for kernel in atlas.kernels] == [("protein-atlas", True)]
     assert atlas.competitions == ("human-protein-atlas-image-classification",)
     assert atlas.kernels[0].parameters["task"] == "protein-atlas" and "weights/fold-1/model.safetensors" in atlas.kernels[0].outputs
     with pytest.raises(InputError, match="^-p groups=false: groups is False, and no step of the task protein-atlas reads it; leave it out$"):
-        plan("protein-atlas", "groups=false")
+        plan("protein-atlas", "assignment.plate_groups=false")
     with pytest.raises(InputError, match="unknown preset 'demo'; use one of: atlas-demo, atlas-tiny"):
         plan("protein-atlas", "preset=demo")
 
@@ -85,12 +85,12 @@ def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make
 def test_a_mounted_folder_of_plates_is_named_to_the_kernels(plan: Make) -> None:
     """Where two data sets with plates are attached."""
     place = "/kaggle/input/datasets/bob/plates/second"
-    for kernel in plan("brodt", f"data={place}", "cell_types=[U2OS]", datasets=["bob/plates"]).kernels:
+    for kernel in plan("brodt", f"data={place}", "wells.cell_types=[U2OS]", datasets=["bob/plates"]).kernels:
         assert kernel.parameters["data"] == place
 
 
 def test_a_recipe_for_the_cpu_asks_for_no_gpu(plan: Make) -> None:
-    assert not [kernel for kernel in plan("tiny", "device=cpu").kernels if kernel.gpu]
+    assert not [kernel for kernel in plan("tiny", "machine.device=cpu").kernels if kernel.gpu]
 
 
 def test_the_whole_chain_is_one_kernel(plan: Make) -> None:
@@ -120,7 +120,7 @@ def test_no_such_step(plan: Make, only: str, cell_type: str) -> None:
 
 
 def test_experiments_choose_cell_types(plan: Make) -> None:
-    steps = [kernel.step for kernel in plan("brodt", "experiments=[U2OS-01, HUVEC-01, HUVEC-20]").kernels]
+    steps = [kernel.step for kernel in plan("brodt", "wells.experiments=[U2OS-01, HUVEC-01, HUVEC-20]").kernels]
     assert [step for step in steps if step.startswith("2-")] == ["2-pretrain-controls@HUVEC", "2-pretrain-controls@U2OS"]
 
 
@@ -130,11 +130,11 @@ def test_experiments_choose_cell_types(plan: Make) -> None:
         ("real-small", [], "data: Kaggle cannot see the folder runs/real-small/data; upload it as a data set and add --dataset"),
         ("tiny", ["run=/kaggle/working/x"], "run: '/kaggle/working/x' is no folder below"),
         ("tiny", ["run=../x"], "run: '../x' is no folder below"),
-        ("brodt", ["time_budget_minutes=691"], "time_budget_minutes: 691 minutes, and Kaggle ends a session after 12 hours; write 690 or less"),
+        ("brodt", ["machine.time_budget_minutes=691"], "time_budget_minutes: 691 minutes, and Kaggle ends a session after 12 hours; write 690 or less"),
         ("tiny", ["preset=huge"], "preset: unknown preset 'huge'; use one of: demo"),
-        ("tiny", ["cell_types=[U2OS]"], "cell_types: no cell type U2OS; choose from HUVEC, RPE"),
-        ("brodt", ["cell_types=[MCF7]"], "cell_types: no cell type MCF7; choose from HUVEC, HEPG2"),
-        ("brodt", ["cell_types=[U2OS]", "experiments=[HUVEC-01]"], "experiments: no experiment of U2OS is named"),
+        ("tiny", ["wells.cell_types=[U2OS]"], "cell_types: no cell type U2OS; choose from HUVEC, RPE"),
+        ("brodt", ["wells.cell_types=[MCF7]"], "cell_types: no cell type MCF7; choose from HUVEC, HEPG2"),
+        ("brodt", ["wells.cell_types=[U2OS]", "wells.experiments=[HUVEC-01]"], "experiments: no experiment of U2OS is named"),
     ],
 )
 def test_what_cannot_run_on_kaggle(plan: Make, name: str, overrides: list[str], words: str) -> None:
@@ -154,7 +154,7 @@ NAMES = ["tiny", "Brodt, full size (2nd try)", "a-very-long-recipe-name-that-nob
 
 @pytest.mark.parametrize("called", NAMES)
 def test_slugs_are_what_kaggle_takes_and_leave_room_for_a_second_place(plan: Make, called: str) -> None:
-    kernels = plan("brodt", "compare_batches=true", called=called).kernels
+    kernels = plan("brodt", "training.ablate_virtual_batch=true", called=called).kernels
     slugs = [kernel.slug for kernel in kernels]
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", slug) and 5 <= len(slug + kernel_folders.SECOND_SLUG_SUFFIX) <= 50 for slug in slugs)
     assert len({slug for slug in slugs}) == len(kernels)

@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from server import FakeKaggle
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import kernel_folders, pull
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
 from cellsignal.run.record import provenance
 
@@ -60,10 +62,10 @@ def test_all_that_a_run_made_arrives(
     pulled = pull.pull(state, tmp_path / "tiny")
     there = {path.relative_to(tmp_path / "tiny").as_posix() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}
     weights = {f"weights/{name}/{network}{end}" for name in ("HUVEC", "RPE") for network in ("pretrain", "model") for end in (".json", ".safetensors")}
-    manifests = {f"manifests/{step}.json" for step in state.steps}
-    ours = {"recipe.json", "seconds.json", "report.html", "pulled.json", "done/record.json"}
-    assert there - {".chain.lock"} == weights | manifests | ours | {"submission.csv", "submission.confidence.csv", "metrics.json", "eda/wells.png", "run.json"}
-    assert pulled.files == len(weights) + len(manifests) + 5 and set(pulled.manifests) == set(state.steps)
+    theirs = {f"receipts/{step}.json" for step in state.steps}
+    ours = {"recipe.json", "seconds.json", "report.html", "pulled.json", "receipts/record.json"}
+    assert there - {".chain.lock"} == weights | theirs | ours | {"submission.csv", "submission.confidence.csv", "metrics.json", "eda/wells.png", "run.json"}
+    assert pulled.files == len(weights) + len(theirs) + 5 and set(pulled.receipts) == set(state.steps)
     source = left(server)
     assert all((tmp_path / "tiny" / name).read_bytes() == (source / name).read_bytes() for name in weights)
     described = files.read_json(tmp_path / "tiny/recipe.json")
@@ -82,9 +84,8 @@ def test_a_preset_that_drew_nothing_is_not_on_record(
     state = pushed()
     source = left(server)
     files.write_json(source / "metrics.json", {"simulated": drawn})
-    written = receipts.read(source / "manifests/4-predict-assign.json")
-    written["outputs"]["metrics.json"] = files.sha256(source / "metrics.json")
-    receipts.write(source / "manifests/4-predict-assign.json", written)
+    written = Receipt.read(source / "receipts/4-predict-assign.json")
+    replace(written, outputs={**written.outputs, "metrics.json": files.sha256(source / "metrics.json")}).write()
     pull.pull(state, tmp_path / "tiny")
     assert files.read_json(tmp_path / "tiny/recipe.json")["parameters"]["preset"] == preset
 
@@ -94,7 +95,7 @@ def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., PushS
     assert (tmp_path / "tiny/submission.csv").read_bytes() == (left(server, "alice/cellsignal-tiny-0-chain") / "submission.csv").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["submission.csv", "weights/RPE/model.safetensors", "manifests/2-pretrain-controls@RPE.json"])
+@pytest.mark.parametrize("name", ["submission.csv", "weights/RPE/model.safetensors", "receipts/2-pretrain-controls@RPE.json"])
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_a_file_that_is_not_what_its_manifest_names(
     server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, name: str, fault: str
@@ -103,7 +104,7 @@ def test_a_file_that_is_not_what_its_manifest_names(
     path = left(server) / name
     whole = path.read_bytes()
     path.unlink() if fault == "missing" else path.write_bytes(whole[:-3] + b"???")
-    words = "is missing among the outputs" if fault == "missing" else "is not the file that its manifest names"
+    words = "is missing among the outputs" if fault == "missing" else "is not the file that its receipt names"
     with pytest.raises(StepFailed) as refused:
         pull.pull(state, tmp_path / "tiny")
     assert str(refused.value) == f"4-predict-assign: {name} {words}; run the same command again"
@@ -126,11 +127,10 @@ def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., Pus
 
 def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
-    path = left(server) / "manifests/4-predict-assign.json"
-    found = receipts.read(path)
-    found["outputs"]["../../escaped.csv"] = "0" * 64
-    receipts.write(path, found)
-    with pytest.raises(StepFailed, match="there is no manifest of 4-predict-assign"):
+    path = left(server) / "receipts/4-predict-assign.json"
+    found = Receipt.read(path)
+    replace(found, outputs={**found.outputs, "../../escaped.csv": "0" * 64}).write()
+    with pytest.raises(StepFailed, match="there is no receipt of 4-predict-assign"):
         pull.pull(state, tmp_path / "tiny")
 
 

@@ -36,9 +36,11 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
 
 
 @pytest.fixture(scope="session")
-def local(run_here: Callable[..., Path]) -> Path:
-    """The run folder of the same recipe."""
-    return run_here()
+def local(request: pytest.FixtureRequest) -> Path:
+    """The run folder of the same recipe, made with the same libraries."""
+    if request.config.getoption("--libraries"):
+        return request.getfixturevalue("run_here")()
+    return request.getfixturevalue("tiny_run")[0]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +99,7 @@ def drawn(open_account: Callable[..., Account]) -> Iterator[Account]:
         yield there
 
 
-ATTACHED = ["-p", "preset=", "-p", "cell_types=[HUVEC, RPE]"]  # plates that are the competition's data and not drawn
+ATTACHED = ["-p", "preset=", "-p", "wells.cell_types=[HUVEC, RPE]"]  # plates that are the competition's data and not drawn
 
 
 @pytest.fixture(scope="session")
@@ -153,10 +155,10 @@ def test_sessions_cut_short_by_their_budget_end_with_the_same_submission(
     open_account: Callable[..., Account], run_here: Callable[..., Path]
 ) -> None:
     there = open_account("new")
-    longer = ["-p", "epochs=80", "-p", "pretrain_epochs=60"]
+    longer = ["-p", "training.epochs=80", "-p", "training.pretrain_epochs=60"]
     reference = run_here(*longer)
     with there.kaggle:
-        there.cellsignal("kaggle", "push", TINY, *longer, "-p", "time_budget_minutes=1", "--until-done", *QUICK)
+        there.cellsignal("kaggle", "push", TINY, *longer, "-p", "machine.time_budget_minutes=1", "--until-done", *QUICK)
         there.cellsignal("kaggle", "pull", TINY)
         assert max(map(len, there.kaggle.kernels.values())) > 1  # at least one needed a second session
     assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (reference / "submission.csv").read_bytes()

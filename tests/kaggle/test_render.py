@@ -78,7 +78,7 @@ def test_a_pushed_kernel_has_no_badge_of_colab(plan: Make, tmp_path: Path) -> No
 
 
 def test_parameters_stand_as_papermill_injects_them(plan: Make, tmp_path: Path) -> None:
-    tiny = plan('cell_types=[RPE]', "learning_rate=1.0e-05")
+    tiny = plan('wells.cell_types=[RPE]', "training.learning_rate=1.0e-05")
     kernel = of(tiny, "3-train-cell-type@RPE")
     values = {**kernel.parameters, "experiments": ["RPE-01", 'a "quoted" \\ name'], "preset": "ti\nny {brace} µ"}
     text = kernel_folders.notebook_text(kernel.notebook, values)
@@ -100,7 +100,7 @@ def test_a_kernel_that_goes_on_asks_for_its_earlier_self_as_soon_as_it_can(plan:
     for kernel in (*tiny.kernels, *plan(as_one_kernel=True).kernels):
         described, notebook = rendered(kernel_folders.render(tmp_path / kernel.step, tiny, kernel, resumes=True))
         sources = ["".join(cell["source"]) for cell in notebook["cells"]]
-        place = next(number for number, source in enumerate(sources) if "session.begin(" in source)
+        place = next(number for number, source in enumerate(sources) if "cellsignal.start(" in source)
         assert sources[place + 1] == kernel_folders.expect_cell(kernel.step)
         assert not [source for source in sources[:place] if source.startswith("from cellsignal")]
 
@@ -141,12 +141,12 @@ def test_a_notebook_that_kaggle_would_refuse_for_its_size(plan: Make, tmp_path: 
 
 def test_an_identity_is_of_all_that_decides_the_result(plan: Make) -> None:
     first = kernel_folders.identities(plan())
-    assert kernel_folders.identities(plan("workers=3", "parallel=1", "time_budget_minutes=5.0")) == first
+    assert kernel_folders.identities(plan("machine.num_workers=3", "machine.parallel_notebooks=1", "machine.time_budget_minutes=5.0")) == first
     seeded = kernel_folders.identities(plan("seed=1"))
     assert not [step for step in first if first[step] == seeded[step]]
-    assigned = kernel_folders.identities(plan("assignment=exact"))
+    assigned = kernel_folders.identities(plan("assignment.method=exact"))
     assert {step for step in first if first[step] != assigned[step]} == {"4-predict-assign"}
-    pretrained = kernel_folders.identities(plan("pretrain_epochs=3"))
+    pretrained = kernel_folders.identities(plan("training.pretrain_epochs=3"))
     assert {step for step in first if first[step] == pretrained[step]} == {"1-eda"}  # all others stand on it
     assert kernel_folders.identities(plan(datasets=["bob/plates"])) != first
 
@@ -154,7 +154,7 @@ def test_an_identity_is_of_all_that_decides_the_result(plan: Make) -> None:
 def test_the_same_work_has_the_same_parameters_whatever_the_code(plan: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first, made = kernel_folders.work_identities(plan()), kernel_folders.identities(plan())
     mend(monkeypatch, "learn")
-    assert kernel_folders.work_identities(plan("workers=3")) == first and kernel_folders.identities(plan()) != made
+    assert kernel_folders.work_identities(plan("machine.num_workers=3")) == first and kernel_folders.identities(plan()) != made
     assert kernel_folders.work_identities(plan("seed=1")) != first and kernel_folders.work_identities(plan(datasets=["bob/plates"])) != first
 
 
@@ -178,7 +178,7 @@ def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make,
     checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
     made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", as_one_kernel=True))]
     training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"
-    for old, new in (("# of weights and batches", "# of batches and weights"), ("augmentation(augment, seed=draws", "augmentation('none', seed=draws")):
+    for old, new in (("# of weights and batches", "# of batches and weights"), ("build_augmentation(augment, seed=draws", "build_augmentation('none', seed=draws")):
         text = training.read_text()
         assert old in text
         training.write_text(text.replace(old, new))

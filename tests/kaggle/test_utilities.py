@@ -14,6 +14,7 @@ from server import FakeKaggle
 from cellsignal.errors import StepFailed
 from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import errors, utility_dataset
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.record import provenance
 
@@ -28,6 +29,7 @@ def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypat
     for room in ("cli", "run"):
         (tmp_path / "root/cellsignal" / room).mkdir(parents=True)
     for name in ("__init__.py", "cli/main.py", "run/environment.py"):
+        (tmp_path / "root/cellsignal" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment.PACKAGE / name, tmp_path / "root/cellsignal" / name)
     shutil.copytree(environment.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
     monkeypatch.setattr(environment, "PACKAGE", tmp_path / "root/cellsignal")
@@ -79,7 +81,7 @@ def test_a_version_on_its_way_is_waited_for_and_a_foreign_or_a_lost_one_replaced
     content = {"owner": "alice", "content": "0" * 64}
     record = tmp_path / "built.json"
     assert utility_dataset._uploaded_version(record, content, 1) == 0
-    record.write_text(json.dumps({**content, "version": 2}))
+    Receipt(record, content, details={"version": 2, "codes": []}).write()
     assert [utility_dataset._uploaded_version(record, content, before) for before in (0, 1, 2, 3)] == [0, 2, 2, 0]
     assert utility_dataset._uploaded_version(record, {**content, "content": "1" * 64}, 2) == 0
     os.utime(record, (0, 0))

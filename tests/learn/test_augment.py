@@ -13,8 +13,9 @@ import pytest
 import torch
 from albumentations.augmentations.geometric import functional as theirs
 
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import Augment, augmentation
+from cellsignal.learn.batches.augment import Augment, build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, iter_batches
 
 RAMP = (np.arange(64)[:, None] * 3 + np.zeros((6, 1, 64))).astype(np.uint8)  # every row of an image is 3 brighter than the last
@@ -22,7 +23,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 6, 24, 24), np.uint8)
 
 
 def test_a_crop_is_a_window_of_the_image_and_stays_small() -> None:
-    crop = augmentation("none", seed=0, crop=0.875)
+    crop = build_augmentation(AugmentationSettings(symmetries="none", crop=0.875), seed=0)
     windows = [crop(RAMP, epoch=epoch, site=3) for epoch in range(80)]
     assert {window.shape for window in windows} == {(6, 56, 56)}
     assert all(np.array_equal(np.unique(np.diff(window[:, :, 0].astype(int))), [3]) for window in windows), "at its own scale"
@@ -30,7 +31,7 @@ def test_a_crop_is_a_window_of_the_image_and_stays_small() -> None:
 
 
 def test_a_resized_crop_is_as_large_as_the_image_and_magnifies_it() -> None:
-    zoom = augmentation("none", seed=0, resized_crop=0.5)
+    zoom = build_augmentation(AugmentationSettings(symmetries="none", resized_crop=0.5), seed=0)
     windows = [zoom(RAMP, epoch=epoch, site=3) for epoch in range(40)]
     assert {window.shape for window in windows} == {RAMP.shape}
     spans = np.array([int(window[0, -1, 0]) - int(window[0, 0, 0]) for window in windows]) / (3 * 63)
@@ -38,7 +39,7 @@ def test_a_resized_crop_is_as_large_as_the_image_and_magnifies_it() -> None:
 
 
 def test_a_resized_crop_is_what_opencv_makes_of_the_window() -> None:
-    zoom = augmentation("none", seed=1, resized_crop=0.3)
+    zoom = build_augmentation(AugmentationSettings(symmetries="none", resized_crop=0.3), seed=1)
     smooth = cv2.GaussianBlur(np.random.default_rng(1).uniform(0, 255, (64, 64)), (0, 0), 3).astype(np.uint8)
     for site in range(12):
         made = zoom(smooth[None], epoch=0, site=site)[0]
@@ -51,7 +52,7 @@ def test_a_resized_crop_is_what_opencv_makes_of_the_window() -> None:
 
 
 def test_the_symmetries_are_the_eight_of_albumentations() -> None:
-    turn = augmentation("d4", seed=0)
+    turn = build_augmentation(AugmentationSettings(), seed=0)
     expected = {theirs.d4(NOISE[0].transpose(1, 2, 0), element).transpose(2, 0, 1).tobytes()
                 for element in ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")}
     seen = [turn(NOISE[0], epoch=epoch, site=7).tobytes() for epoch in range(400)]
@@ -64,7 +65,7 @@ def test_the_symmetries_are_the_eight_of_albumentations() -> None:
 def test_host_and_device_make_the_same_bits_in_any_company(name: str, width: int, options: dict) -> None:
     if name == "none" and not options:
         return
-    made, images = augmentation(name, seed=3, **options), NOISE[..., :width]
+    made, images = build_augmentation(AugmentationSettings(symmetries=name, **options), seed=3), NOISE[..., :width]
     alone = np.stack([made(image, epoch=2, site=site) for site, image in enumerate(images)])
     rows = np.random.default_rng(0).permutation(len(images))
     together = made.on_device(torch.from_numpy(images[rows]), rows, epoch=2)
@@ -76,13 +77,13 @@ def test_host_and_device_make_the_same_bits_in_any_company(name: str, width: int
 
 
 def test_crops_come_before_the_symmetries_and_follow_their_key() -> None:
-    both = augmentation("d4", seed=5, crop=0.5, resized_crop=0.5)
+    both = build_augmentation(AugmentationSettings(crop=0.5, resized_crop=0.5), seed=5)
     assert both(RAMP, epoch=1, site=2).shape == (6, 32, 32)
-    again = augmentation("d4", seed=5, crop=0.5, resized_crop=0.5)
+    again = build_augmentation(AugmentationSettings(crop=0.5, resized_crop=0.5), seed=5)
     assert np.array_equal(both(RAMP, epoch=1, site=9), again(RAMP, epoch=1, site=9))
     assert len({both(RAMP, epoch=epoch, site=9).tobytes() for epoch in range(5)}) == 5
-    assert len({augmentation("d4", seed=seed, crop=0.5)(RAMP, epoch=1, site=9).tobytes() for seed in range(5)}) == 5
-    assert augmentation("none", seed=0) is None
+    assert len({build_augmentation(AugmentationSettings(crop=0.5), seed=seed)(RAMP, epoch=1, site=9).tobytes() for seed in range(5)}) == 5
+    assert build_augmentation(AugmentationSettings(symmetries="none"), seed=0) is None
 
 
 def test_any_albumentations_pipeline_is_drawn_by_its_key_in_any_thread() -> None:
@@ -151,14 +152,6 @@ def test_the_library_and_its_licence_are_named_once(name: str, licence: str, tmp
     facts.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
     script = ("import importlib.metadata as metadata, sys; from cellsignal.learn.batches import augment; found = metadata.distributions;"
               "metadata.distributions = lambda **which: found(path=[sys.argv[1]], **which);"
-              "augment.augmentation('d4', seed=0); [augment.Augment(lambda height, width: [], seed=0) for _ in range(2)]")
+              "augment.build_augmentation(augment.AugmentationSettings(), seed=0); [augment.Augment(lambda height, width: [], seed=0) for _ in range(2)]")
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert ended.stdout == f"augmentation by {name} 9.9 ({licence})\n"
-
-
-@pytest.mark.parametrize(("options", "words"), [({"crop": 0}, "crop: a window of 0"), ({"resized_crop": 1.5}, "resized_crop: a window of 1.5")])
-def test_a_window_larger_than_the_image_is_refused(options: dict, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        augmentation("d4", seed=0, **options)
-    with pytest.raises(InputError, match="augment: unknown augmentation 'd5'; use one of: d4, none"):
-        augmentation("d5", seed=0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from building import make_network
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.backbones import BACKBONES, backbone, stem_name
 from cellsignal.learn.networks.classifier import Classifier
@@ -27,7 +28,7 @@ def losses(model: Classifier, images: torch.Tensor, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("name", [*SMALL, "plain-cnn"])
 def test_every_small_backbone_takes_any_channels_and_learns(name: str) -> None:
-    model, size = Classifier(name, channels=4, classes=3), BACKBONES[name].smallest
+    model, size = make_network(name, channels=4, classes=3), BACKBONES[name].smallest
     images = torch.randint(0, 255, (6, 4, size, size), dtype=torch.uint8)
     found = losses(model, images, 4)
     assert found[-1] < found[0] and model(images).shape == (6, 3)
@@ -36,7 +37,7 @@ def test_every_small_backbone_takes_any_channels_and_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_ones_are_small_and_equal_for_equal_seeds(name: str) -> None:
-    one, same, other = (Classifier(name, channels=6, classes=3, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (make_network(name, channels=6, classes=3, seed=seed).state_dict() for seed in (1, 1, 2))
     assert 0.15e6 < sum(tensor.numel() for tensor in one.values()) < 0.65e6
     assert all(torch.equal(tensor, same[key]) for key, tensor in one.items()) and not torch.equal(one["head.weight"], other["head.weight"])
 
@@ -45,7 +46,7 @@ def test_small_ones_are_small_and_equal_for_equal_seeds(name: str) -> None:
 def test_large_backbones_see_any_channels_at_their_smallest_size(name: str) -> None:
     if name in ("se-resnext50", "xception"):
         pytest.importorskip("timm")
-    model = Classifier(name, channels=5, classes=3).eval()
+    model = make_network(name, channels=5, classes=3).eval()
     size = BACKBONES[name].smallest
     with torch.inference_mode():
         assert model(torch.randint(0, 255, (1, 5, size, size), dtype=torch.uint8)).shape == (1, 3)
@@ -56,7 +57,7 @@ def test_large_backbones_see_any_channels_at_their_smallest_size(name: str) -> N
 
 def test_any_network_of_timm_has_a_name() -> None:
     pytest.importorskip("timm")
-    model = Classifier("timm:mobilenetv3_small_050", channels=6, classes=3).eval()
+    model = make_network("timm:mobilenetv3_small_050", channels=6, classes=3).eval()
     with torch.inference_mode():
         assert model(torch.zeros((1, 6, 32, 32), dtype=torch.uint8)).shape == (1, 3)
     assert backbone("timm:mobilenetv3_small_050").hub.startswith("timm/mobilenetv3_small_050")
@@ -66,7 +67,7 @@ def test_any_network_of_timm_has_a_name() -> None:
 
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(InputError, match="unknown backbone 'resnet'.*densenet121.*timm:NAME"):
-        Classifier("resnet", channels=6, classes=2)
+        backbone("resnet")
 
 
 def test_without_timm_its_networks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +81,4 @@ def test_without_timm_its_networks_are_refused_in_one_line(monkeypatch: pytest.M
     monkeypatch.setattr(builtins, "__import__", absent)
     for name in ("se-resnext50", "timm:resnet18"):
         with pytest.raises(InputError, match="one of timm's, which is not installed; pip install timm"):
-            Classifier(name, channels=6, classes=2)
+            make_network(name, channels=6, classes=2)

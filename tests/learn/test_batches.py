@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, sites_fingerprint, epoch_batches, concat, iter_batches, make_train_validation, virtual_batches
 
 CLASSES = [0, 10, 20, 30]
@@ -44,7 +45,7 @@ def test_order_is_a_function_of_seed_and_epoch(patches: tuple) -> None:
 def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -> None:
     root, sites = patches
     def pictures(rows, *, cache: bool, workers: int):
-        data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=augmentation("d4", seed=3))
+        data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=build_augmentation(AugmentationSettings(), seed=3))
         served = iter_batches(data, rows, epoch=2, workers=workers)
         return {int(i): image.numpy().copy() for images, at in served for i, image in zip(at, images)}
     whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, workers=0)
@@ -54,7 +55,7 @@ def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -
 
 def test_d4_gives_all_eight_symmetries_of_the_square_and_no_more() -> None:
     image = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4)
-    seen = {augmentation("d4", seed=0)(image, epoch=e, site=7).tobytes() for e in range(200)}
+    seen = {build_augmentation(AugmentationSettings(), seed=0)(image, epoch=e, site=7).tobytes() for e in range(200)}
     quarter = [np.rot90(image, k, axes=(1, 2)) for k in range(4)]
     assert seen == {np.ascontiguousarray(p).tobytes() for q in quarter for p in (q, q[:, :, ::-1])}
 
@@ -69,7 +70,7 @@ def test_labels_are_positions_among_the_class_numbers(patches: tuple) -> None:
 def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     root, sites = patches
     sites = sites.assign(split=np.where(sites["experiment"] == "HUVEC-01", "train", "held_out")).iloc[:-1]
-    augment = augmentation("d4", seed=0)
+    augment = build_augmentation(AugmentationSettings(), seed=0)
     train, held_out = make_train_validation(root, sites, augment=augment)
     assert (len(train), len(held_out)) == (16, 15) and train.class_numbers == held_out.class_numbers == CLASSES
     assert train.augment is augment and held_out.augment is None and train.cached is not None
@@ -106,7 +107,7 @@ def test_virtual_batches_hold_what_fits_and_lose_nothing(sizes: list[int], virtu
 @pytest.mark.parametrize("cache", [True, False])
 def test_joined_sets_hold_both_and_share_their_pictures(patches: tuple, cache: bool) -> None:
     root, sites = patches
-    first, second = (SiteImages(root, part, class_numbers=CLASSES, cache=cache, augment=augmentation("d4", seed=0))
+    first, second = (SiteImages(root, part, class_numbers=CLASSES, cache=cache, augment=build_augmentation(AugmentationSettings(), seed=0))
                      for part in (sites.iloc[:20], sites.iloc[20:]))
     both = concat(first, second)
     assert both.stems == first.stems + second.stems and both.labels.tolist() == [*first.labels, *second.labels]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from building import make_network
 from cellsignal.learn.networks.backbones import BACKBONES
 from cellsignal.learn.batches.dataset import num_batches
 from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, NO_LAYERS_NOTE, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, no_layers_note, batchnorm_layers
@@ -18,7 +19,7 @@ LAYERS = 37  # of a densenet-small
 
 @pytest.fixture
 def model() -> Classifier:
-    return Classifier("densenet-small", channels=6, classes=4, seed=1).eval()
+    return make_network("densenet-small", channels=6, classes=4, seed=1).eval()
 
 
 @pytest.fixture
@@ -144,5 +145,5 @@ def test_networks_without_batch_normalisation_are_known(name: str) -> None:
     if name.startswith("timm:") or name in ("se-resnext50", "xception"):
         pytest.importorskip("timm")
     with torch.device("meta"):
-        model = Classifier(name, channels=6, classes=3)
+        model = make_network(name, channels=6, classes=3)
     assert no_layers_note(model) == (NO_LAYERS_NOTE if name in ("plain-cnn", "timm:convnext_atto") else "")

@@ -2,20 +2,21 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import albumentations
 import pytest
-from trainings import CLASSES, Epochs, small
+from trainings import CLASSES, Epochs, cut_short, small
 
-from cellsignal import code_identity, receipts
+from building import make_network, make_phase, train_phase
+from cellsignal import code_identity
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.training import fit
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
+from cellsignal.receipts import Receipt
 
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"
 
@@ -25,7 +26,7 @@ def trained(patches: tuple, weights: Path, transforms: Callable | None = None, *
     root, sites = patches
     augment = Augment(transforms, seed=0) if transforms else None
     data = SiteImages(root, sites.iloc[:16], class_numbers=CLASSES, cache=True, augment=augment)
-    fit.fit(Classifier("plain-cnn", channels=6, classes=4), data, phase=Phase("train", 2, 8, 3e-3), weights=weights, device="cpu", **options)
+    train_phase(make_network("plain-cnn", channels=6, classes=4), data, phase=make_phase("train", 2, 8, options.pop("learning_rate", 3e-3)), weights=weights, device="cpu", **options)
     return sha256(weights)
 
 
@@ -103,7 +104,7 @@ def test_finished_weights_of_other_code_are_taken_up_from_an_attached_run_alone(
     assert capsys.readouterr().out == (
         f"model.safetensors: taken up from {there}, although other code (learn) trained it; without that folder it is trained again\n")
     assert seen == [2] and weights.stat().st_mtime_ns == before
-    assert read_json(weights.with_suffix(".json"))["fingerprint"]["code"]["learn"] != "of tomorrow", "on record stays who trained them"
+    assert read_json(weights.with_suffix(".json"))["identity"]["code"]["learn"] != "of tomorrow", "on record stays who trained them"
     trained(patches, weights)
     assert capsys.readouterr().out == AGAIN.format("learn") and weights.stat().st_mtime_ns != before
 
@@ -112,8 +113,8 @@ def test_half_trained_weights_of_other_code(
     patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name in ("here", "attached"):
-        small(patches, tmp_path / name / "model.safetensors", options={"budget": Epochs(3)})
-    code = read_json(tmp_path / "here/model.checkpoint.json")["fingerprint"]["code"]
+        cut_short(patches, tmp_path / name / "model.safetensors", options={"budget": Epochs(3)})
+    code = read_json(tmp_path / "here/model.checkpoint.json")["identity"]["code"]
     of_tomorrow(monkeypatch)
     seen = []
     told = {"on_epoch": lambda history: seen.append(len(history))}
@@ -124,28 +125,27 @@ def test_half_trained_weights_of_other_code(
     small(patches, tmp_path / "new/model.safetensors", options={"elsewhere": [tmp_path / "attached"], **told})
     assert seen == [4]
     assert capsys.readouterr().out == f"model.safetensors: goes on at epoch 3 of {tmp_path / 'attached'}, whose code was other (learn)\n"
-    assert read_json(tmp_path / "new/model.json")["begun_by"] == [code] and read_json(tmp_path / "here/model.json")["begun_by"] == []
+    assert read_json(tmp_path / "new/model.json")["details"]["begun_by"] == [code] and read_json(tmp_path / "here/model.json")["details"]["begun_by"] == []
 
 
 def test_a_checkpoint_of_this_code_wins_over_one_of_other_code_that_came_further(
     patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small(patches, tmp_path / "further/model.safetensors", options={"budget": Epochs(3)})
+    cut_short(patches, tmp_path / "further/model.safetensors", options={"budget": Epochs(3)})
     of_tomorrow(monkeypatch)
-    small(patches, tmp_path / "ours/model.safetensors", options={"budget": Epochs(1)})
+    cut_short(patches, tmp_path / "ours/model.safetensors", options={"budget": Epochs(1)})
     for first in ("further", "ours"):
         second = {"further": "ours", "ours": "further"}[first]
         folders = [tmp_path / first, tmp_path / second]
-        small(patches, tmp_path / f"{first}-first/model.safetensors", options={"elsewhere": folders, "budget": Epochs(0)})
-        assert read_json(tmp_path / f"{first}-first/model.checkpoint.json")["epoch"] == 1
+        cut_short(patches, tmp_path / f"{first}-first/model.safetensors", options={"elsewhere": folders, "budget": Epochs(0)})
+        assert read_json(tmp_path / f"{first}-first/model.checkpoint.json")["details"]["epoch"] == 1
 
 
 def test_weights_from_before_code_counted_are_trained_again(patches: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights = tmp_path / "model.safetensors"
     trained(patches, weights)
-    facts = read_json(weights.with_suffix(".json"))
-    del facts["fingerprint"]["code"]
-    receipts.write(weights.with_suffix(".json"), {name: value for name, value in facts.items() if name != receipts.CHECKSUM})
+    written = Receipt.read(weights.with_suffix(".json"))
+    replace(written, identity={name: value for name, value in written.identity.items() if name != "code"}).write()
     trained(patches, weights)
     assert capsys.readouterr().out == AGAIN.format("cellsignal, data, given, learn, notebook")
 
@@ -153,5 +153,5 @@ def test_weights_from_before_code_counted_are_trained_again(patches: tuple, tmp_
 def test_other_settings_are_no_other_code(patches: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights = tmp_path / "model.safetensors"
     trained(patches, weights)
-    trained(patches, weights, fingerprint={"augment": ["d4", 0.5]})
+    trained(patches, weights, learning_rate=1e-3)
     assert capsys.readouterr().out == ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +9,16 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from building import make_network, make_phase, run_epoch
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
 from cellsignal.learn.networks.covariates import encode
-from cellsignal.learn.training.epoch import evaluate, train_epoch
+from cellsignal.learn.training.epoch import evaluate
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 
 CLASSES = [0, 10, 20, 30]
-PLAIN = Phase("plain", 1, 8, 1.0)
+PLAIN = make_phase("plain", 1, 8, 1.0)
 PLATES = {"plate": ["1", "2"]}
 
 
@@ -35,7 +34,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Classifier]:
     def body(channels: int) -> tuple[nn.Module, int]:
         return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 5
     monkeypatch.setitem(BACKBONES, "plain", Backbone(body))
-    return lambda **options: Classifier("plain", channels=6, classes=4, **options)
+    monkeypatch.setattr("cellsignal.learn.settings.BACKBONES", ["plain"])
+    return lambda **options: make_network("plain", channels=6, classes=4, **options)
 
 
 def gradients(model: Classifier) -> dict[str, torch.Tensor]:
@@ -53,14 +53,14 @@ def mean_gradients(model: Classifier, data: SiteImages, rows: np.ndarray) -> dic
 
 def last_step(model: Classifier, data: SiteImages, steps: list, **options) -> dict[str, torch.Tensor]:
     """The gradients that the last step of an epoch used; no weight moves."""
-    train_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=PLAIN, **options)
+    run_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=PLAIN, **options)
     return gradients(model)
 
 
 @pytest.mark.parametrize("told", [{}, PLATES], ids=["image", "plate"])
 @pytest.mark.parametrize("parts", [[8, 8, 8], [3, 8, 5], [2, 9]])
 def test_a_virtual_batch_is_the_mean_over_its_sites(plain: Callable, data: SiteImages, parts: list[int], told: dict) -> None:
-    model, order = plain(covariates=told), np.random.default_rng(0).permutation(len(data))
+    model, order = plain(levels=told), np.random.default_rng(0).permutation(len(data))
     rows = order[: sum(parts)]
     step = np.split(rows, np.cumsum(parts)[:-1])
     expected = mean_gradients(model, data, rows)
@@ -79,10 +79,10 @@ def test_an_overflowing_step_is_skipped_and_leaves_nothing_behind(plain: Callabl
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-107)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    train_epoch(model, data, [first], optimizer, phase=PLAIN, scaler=scaler)
+    run_epoch(model, data, [first], optimizer, phase=PLAIN, scaler=scaler)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()) and scaler.get_scale() == 2.0**20
-    train_epoch(model, data, [second], optimizer, phase=PLAIN, scaler=scaler)
-    train_epoch(other, data, [second], torch.optim.SGD(other.parameters(), lr=1.0), phase=PLAIN)
+    run_epoch(model, data, [second], optimizer, phase=PLAIN, scaler=scaler)
+    run_epoch(other, data, [second], torch.optim.SGD(other.parameters(), lr=1.0), phase=PLAIN)
     for name, tensor in other.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=name)
     assert not torch.equal(other.head.weight, before["head.weight"])
@@ -90,7 +90,7 @@ def test_an_overflowing_step_is_skipped_and_leaves_nothing_behind(plain: Callabl
 
 def test_loss_and_accuracy_are_means_over_sites(plain: Callable, data: SiteImages) -> None:
     model, rows = plain(), np.arange(11)
-    row = train_epoch(model, data, [[rows[:8]], [rows[8:]]], torch.optim.SGD(model.parameters(), lr=0.0), phase=PLAIN)
+    row = run_epoch(model, data, [[rows[:8]], [rows[8:]]], torch.optim.SGD(model.parameters(), lr=0.0), phase=PLAIN)
     logits = model(torch.from_numpy(np.stack([data.image(i) for i in rows])))
     labels = torch.from_numpy(data.labels[rows])
     assert row["loss"] == pytest.approx(binary_cross_entropy_with_logits(logits, one_hot(labels, 4).float()).item(), rel=1e-5)
@@ -105,18 +105,18 @@ def test_a_mixed_site_counts_as_the_one_that_dominates_it(plain: Callable, data:
     oracle = plain()
     monkeypatch.setattr(oracle, "embed", lambda prepared: prepared.mean((2, 3))[:, :4])
     monkeypatch.setattr(oracle, "classify", lambda features: features + 0 * oracle.head.bias)
-    phase = Phase("final", 1, 8, 1e-5, mixup=1.0)
+    phase = make_phase("final", 1, 8, 1e-5, mixup_alpha=1.0)
     optimizer = torch.optim.SGD(oracle.parameters(), lr=0.0)
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
-    assert train_epoch(oracle, data, steps, optimizer, phase=phase)["accuracy"] == 1
+    assert run_epoch(oracle, data, steps, optimizer, phase=phase)["accuracy"] == 1
 
 
 def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) -> None:
     steps = [[rows] for rows in np.split(np.arange(32), 4)]
     def loss(*, seed: int = 0, epoch: int = 0, mixup: float = 0.4, told: dict = {}) -> float:
-        model = plain(covariates=told)
-        phase = Phase("final", 1, 8, 1e-5, mixup=mixup, seed=seed)
-        return train_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=phase, epoch=epoch)["loss"]
+        model = plain(levels=told)
+        phase = make_phase("final", 1, 8, 1e-5, mixup_alpha=mixup, seed=seed)
+        return run_epoch(model, data, steps, torch.optim.SGD(model.parameters(), lr=0.0), phase=phase, epoch=epoch)["loss"]
     assert loss() == loss() and loss(told=PLATES) == loss(told=PLATES)
     assert len({loss(), loss(seed=1), loss(epoch=1), loss(mixup=0.0)}) == 4
 
@@ -124,10 +124,10 @@ def test_mixing_follows_seed_epoch_and_batch(plain: Callable, data: SiteImages) 
 def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: SiteImages) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        model = Classifier("densenet-small", channels=6, classes=4)
-        phase = Phase("whole", 1, 8, 1e-3, precision=precision)
+        model = make_network("densenet-small", channels=6, classes=4)
+        phase = make_phase("whole", 1, 8, 1e-3)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
-        losses[precision] = train_epoch(model, data, [[np.arange(16)], [np.arange(16, 32)]], optimizer, phase=phase)["loss"]
+        losses[precision] = run_epoch(model, data, [[np.arange(16)], [np.arange(16, 32)]], optimizer, phase=phase, precision=precision)["loss"]
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
     assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
@@ -135,10 +135,10 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])
 def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     monkeypatch.setattr("cellsignal.learn.training.epoch.EXACT_PIXELS", pixels)
-    model, sizes = Classifier("densenet-small", channels=6, classes=4), []
+    model, sizes = make_network("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images: sizes.append(len(images)) or forward(images))
-    accuracy = evaluate(model, data, phase=PLAIN)
+    accuracy = evaluate(model, data, scope="plate")
     assert sizes == ([8] * 4 if pixels == 2**23 else [4] * 8)
     if pixels == 2**23:
         with torch.inference_mode(), batch_statistics(model):
@@ -153,7 +153,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
     data: SiteImages, monkeypatch: pytest.MonkeyPatch, rows: list[int], scope: str
 ) -> None:
     """A random split leaves such sites."""
-    model, said = Classifier("densenet-small", channels=6, classes=4), {}
+    model, said = make_network("densenet-small", channels=6, classes=4), {}
     some = SiteImages(data.root, data.sites.iloc[rows], class_numbers=CLASSES, cache=True)
     forward = model.forward
     def noted(images: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
         said.update({image.numpy().tobytes(): row for image, row in zip(images, logits, strict=True)})
         return logits
     monkeypatch.setattr(model, "forward", noted)
-    accuracy, right = evaluate(model, some, phase=replace(PLAIN, scope=scope)), 0
+    accuracy, right = evaluate(model, some, scope=scope), 0
     scopes = {"plate": [row // 8 for row in rows], "mixed": [0] * len(rows)}[scope]
     for place in set(scopes):
         mine = [i for i, its in enumerate(scopes) if its == place]
@@ -174,6 +174,6 @@ def test_a_held_out_site_alone_on_its_plate_is_scored_with_running_statistics(
 
 def test_without_held_out_sites_nothing_is_measured(patches: tuple) -> None:
     root, sites = patches
-    model = Classifier("densenet-small", channels=6, classes=4)
-    assert evaluate(model, None, phase=PLAIN) is None
-    assert evaluate(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), phase=PLAIN) is None
+    model = make_network("densenet-small", channels=6, classes=4)
+    assert evaluate(model, None, scope="plate") is None
+    assert evaluate(model, SiteImages(root, sites.iloc[:0], class_numbers=CLASSES), scope="plate") is None

@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy, one_hot
 
 from cellsignal.errors import InputError
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.losses import LOSSES, parse_loss, smooth_targets
 from cellsignal.learn.training.losses import arcface, cosface, margin_loss
 from cellsignal.learn.training.metrics import METRICS
@@ -34,8 +35,8 @@ def test_a_sum_is_read_and_weighed() -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0.8 cross-entropy + 0.2 arcfac", "bce +", "bce - focal", "0.5 0.5 bce"])
 def test_what_is_no_loss_is_named(text: str) -> None:
-    with pytest.raises(InputError, match="is no loss; use one of: bce, cross-entropy, focal, lovasz, arcface, cosface"):
-        parse_loss(text)
+    with pytest.raises(InputError, match=r"is no \[weight\] name; names are bce, cross-entropy, focal, lovasz, arcface, cosface"):
+        TrainingSettings(loss=text)
 
 
 def test_arcface_widens_the_angle_and_cosface_takes_from_the_cosine() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.learn.batches.mixup import cutmix, mixture, mixup
 
 IMAGES = torch.arange(6 * 2, dtype=torch.uint8).reshape(6, 2) * 20
@@ -67,8 +68,8 @@ def test_windows_have_the_areas_that_the_authors_draw() -> None:
 
 
 def test_with_both_kinds_a_fair_coin_decides() -> None:
-    kinds = [mixture(4, mixup_alpha=0.4, cutmix_alpha=1.0, key=(0, 0, n)).window is None for n in range(400)]
+    kinds = [mixture(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=1.0), key=(0, 0, n)).window is None for n in range(400)]
     assert 160 < sum(kinds) < 240
-    assert mixture(4, mixup_alpha=0.0, cutmix_alpha=0.0, key=(0, 0, 0)) is None
-    assert mixture(4, mixup_alpha=0.4, cutmix_alpha=0.0, key=(0, 0, 7)).window is None
-    assert mixture(4, mixup_alpha=0.0, cutmix_alpha=1.0, key=(0, 0, 7)).window is not None
+    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=0.0), key=(0, 0, 0)) is None
+    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=0.0), key=(0, 0, 7)).window is None
+    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=1.0), key=(0, 0, 7)).window is not None

@@ -1,52 +1,52 @@
-"""The knobs of a phase are checked before it starts, and its rate falls where it should."""
+"""The rate of a phase falls where it should, and its pictures grow."""
+
+from typing import Any
 
 import pytest
+from building import make_phase
 
 from cellsignal.errors import InputError
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.phase import Phase, learning_rate_at
 
 
 def test_the_rate_falls_where_the_slides_say() -> None:
-    rates = [learning_rate_at(epoch, 375, 1e-3, schedule="steps") for epoch in (0, 319, 320, 349, 350, 374)]
+    rates = [learning_rate_at(epoch, TrainingSettings(epochs=375)) for epoch in (0, 319, 320, 349, 350, 374)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
-    assert learning_rate_at(50, 100, 1.0, schedule="cosine") == pytest.approx(0.5)
-    assert {Phase("final", 30, 8, 1e-5, schedule="constant").rate(epoch) for epoch in range(30)} == {1e-5}
+    assert learning_rate_at(50, TrainingSettings(epochs=100, learning_rate=1.0, schedule="cosine")) == pytest.approx(0.5)
+    assert {make_phase("final", 30, 8, 1e-5, schedule="constant").rate(epoch) for epoch in range(30)} == {1e-5}
 
 
-@pytest.mark.parametrize("knob", ["optimizer", "schedule", "trainable", "keep", "scope", "loss", "precision"])
-def test_a_choice_that_does_not_exist_is_named(knob: str) -> None:
-    with pytest.raises(InputError, match=f"phase head: 'nonsense' is no {knob}; use one of: "):
-        Phase("head", 1, 8, 1e-3, **{knob: "nonsense"})
-
-
-def test_a_virtual_batch_holds_a_batch() -> None:
-    with pytest.raises(InputError, match="phase whole: a virtual batch of 7 cannot hold a batch of 8"):
-        Phase("whole", 1, 8, 1e-3, virtual_batch=7)
-    assert Phase("whole", 1, 8, 1e-3, virtual_batch=8).virtual_batch == 8
+@pytest.mark.parametrize("own", [{"trainable": "nothing"}, {"keep": "all"}, {"seed": "one"}, {"epochs": 3}])
+def test_a_phase_checks_its_own(own: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"^Phase: .*{next(iter(own))}"):
+        Phase(name="head", training=TrainingSettings(), **own)
 
 
 def test_surins_rate_warms_up_and_falls_twice() -> None:
-    phase = Phase("whole", 30, 8, 0.01, optimizer="sgd", warmup_epochs=5, decay_epochs=[15, 25])
-    rates = [phase.rate(epoch) for epoch in range(30)]
+    falling = make_phase("whole", 30, 8, 0.01, optimizer="sgd", warmup_epochs=5, decay_epochs=[15, 25])
+    rates = [falling.rate(epoch) for epoch in range(30)]
     assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
     assert rates[5:] == pytest.approx([0.01] * 10 + [0.001] * 10 + [0.0001] * 5)
-    assert phase.decay_epochs == (15, 25), "as YAML gives it, and hashable"
 
 
 def test_cosines_come_once_or_in_cycles() -> None:
-    once = Phase("whole", 10, 8, 1.0, schedule="cosine", warmup_epochs=2)
+    once = make_phase("whole", 10, 8, 1.0, schedule="cosine", warmup_epochs=2)
     assert [once.rate(epoch) for epoch in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
-    cyclic = Phase("whole", 12, 8, 1.0, schedule="cyclic", cycles=3)
+    cyclic = make_phase("whole", 12, 8, 1.0, schedule="cyclic", cycles=3)
     assert [cyclic.rate(epoch) for epoch in range(12)] == pytest.approx([1, 0.853553, 0.5, 0.146447] * 3, abs=1e-6)
 
 
 def test_sizes_share_the_epochs() -> None:
-    phase = Phase("whole", 7, 8, 1e-3, sizes=[32, 48, 64])
-    assert [phase.size(epoch) for epoch in range(7)] == [32, 32, 32, 48, 48, 64, 64]
-    assert Phase("whole", 7, 8, 1e-3).size(3) is None
+    growing = make_phase("whole", 7, 8, 1e-3, progressive_sizes=[32, 48, 64])
+    assert [growing.size(epoch) for epoch in range(7)] == [32, 32, 32, 48, 48, 64, 64]
+    assert make_phase("whole", 7, 8, 1e-3).size(3) is None
 
 
-@pytest.mark.parametrize(("knob", "value"), [("ema", 1.0), ("cycles", 0), ("label_smoothing", -0.1), ("sizes", (0,)), ("momentum", 1.5)])
-def test_a_number_out_of_its_range_is_named(knob: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"phase whole: {knob} "):
-        Phase("whole", 1, 8, 1e-3, **{knob: value})
+def test_each_phase_takes_its_own_part_of_the_settings() -> None:
+    recipe = TrainingSettings(pretrain_epochs=1, head_epochs=2, epochs=3, final_epochs=4, final_learning_rate=0.5, learning_rate=0.1, schedule="cosine",
+                              loss="focal", ema_decay=0.9, pseudo_label_epochs=1, decay_epochs=[2])
+    assert [each.epochs for each in (recipe.pretraining, recipe.head, recipe.whole, recipe.final)] == [1, 2, 3, 4]
+    assert [each.schedule for each in (recipe.pretraining, recipe.head, recipe.whole, recipe.final)] == ["cosine", "constant", "cosine", "constant"]
+    assert [each.loss for each in (recipe.pretraining, recipe.head, recipe.whole, recipe.final)] == ["bce", "focal", "focal", "focal"]
+    assert (recipe.final.learning_rate, recipe.head.learning_rate, recipe.whole.pseudo_label_epochs, recipe.head.pseudo_label_epochs) == (0.5, 0.1, 1, 0)

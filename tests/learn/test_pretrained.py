@@ -6,17 +6,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from building import make_network
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn.networks import pretrained
 from cellsignal.learn.networks.backbones import stem_name
-from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import adapted_stem, load_pretrained
 
 
 def rgb(path: Path, *, backbone: str = "resnet-small", drop: str = "", **more: torch.Tensor) -> dict[str, torch.Tensor]:
     """A file as ImageNet's are: the body for three channels, and a classifier."""
-    body = Classifier(backbone, channels=3, classes=2, seed=9).body.state_dict()
+    body = make_network(backbone, channels=3, classes=2, seed=9).body.state_dict()
     tensors = {**body, "fc.weight": torch.ones(1000, 128), "fc.bias": torch.ones(1000), **more}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items() if name != drop}, path)
     return body
@@ -35,7 +35,7 @@ def test_an_adapted_stem_answers_grey_pictures_as_before(channels: int) -> None:
 
 def test_the_stem_is_adapted_and_the_rest_taken_as_it_is(tmp_path: Path) -> None:
     known = rgb(tmp_path / "w.safetensors")
-    model = Classifier("resnet-small", channels=6, classes=4)
+    model = make_network("resnet-small", channels=6, classes=4)
     head, stem = model.head.weight.clone(), f"{stem_name(model.body)}.weight"
     assert load_pretrained(model, tmp_path / "w.safetensors") == model.origin == sha256(tmp_path / "w.safetensors")
     taken = model.body.state_dict()
@@ -45,16 +45,16 @@ def test_the_stem_is_adapted_and_the_rest_taken_as_it_is(tmp_path: Path) -> None
 
 
 def test_weights_of_our_own_networks_are_taken_too(tmp_path: Path) -> None:
-    taught = Classifier("resnet-small", channels=6, classes=9, seed=4)
+    taught = make_network("resnet-small", channels=6, classes=9, seed=4)
     save_file({name: tensor.contiguous() for name, tensor in taught.state_dict().items()}, tmp_path / "w.safetensors")
-    model = Classifier("resnet-small", channels=6, classes=4)
+    model = make_network("resnet-small", channels=6, classes=4)
     load_pretrained(model, tmp_path / "w.safetensors")
     assert all(torch.equal(tensor, taught.body.state_dict()[name]) for name, tensor in model.body.state_dict().items())
 
 
 def test_old_files_without_counters_are_taken(tmp_path: Path) -> None:
     rgb(tmp_path / "w.safetensors", drop="features.1.num_batches_tracked")
-    load_pretrained(Classifier("resnet-small", channels=6, classes=4), tmp_path / "w.safetensors")
+    load_pretrained(make_network("resnet-small", channels=6, classes=4), tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize(("fault", "message"), [
@@ -65,7 +65,7 @@ def test_old_files_without_counters_are_taken(tmp_path: Path) -> None:
 ])
 def test_what_does_not_fit_is_refused_and_leaves_the_network_alone(tmp_path: Path, fault: dict, message: str) -> None:
     rgb(tmp_path / "w.safetensors", **fault)
-    model = Classifier("resnet-small", channels=6, classes=4)
+    model = make_network("resnet-small", channels=6, classes=4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(InputError, match=f"{message}.*pretrained: \"\" to train from scratch"):
         load_pretrained(model, tmp_path / "w.safetensors")
@@ -76,7 +76,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_text("<html>")
     for name, message in (("w", "is no safetensors file"), ("absent", "no such weights")):
         with pytest.raises(InputError, match=message):
-            load_pretrained(Classifier("resnet-small", channels=6, classes=4), tmp_path / f"{name}.safetensors")
+            load_pretrained(make_network("resnet-small", channels=6, classes=4), tmp_path / f"{name}.safetensors")
 
 
 def test_what_cannot_be_downloaded_says_what_to_attach(monkeypatch: pytest.MonkeyPatch) -> None:

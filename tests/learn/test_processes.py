@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,25 +15,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainings import STEADY, Epochs, small, steady
+from trainings import STEADY, Epochs, cut_short, small, steady
 
+from building import history_of, make_network
+from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.distributed import launch
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.fit import history_of
 from cellsignal.learn.training.distributed import process_count
 
-TWO = {"processes": 2}
+TWO = {"num_processes": 2}
 KINDS = {
     "one batch each": {"batch_size": 4},
     "uneven steps": {"batch_size": 3, "virtual_batch": 7},
     "one batch a step": {"batch_size": 8, "virtual_batch": 8},  # the other process adds nothing
-    "mixup": {"batch_size": 3, "virtual_batch": 7, "mixup": 0.4},
-    "cutmix": {"batch_size": 4, "virtual_batch": 12, "cutmix": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
-    "average": {"batch_size": 3, "virtual_batch": 7, "ema": 0.9},
+    "mixup_alpha": {"batch_size": 3, "virtual_batch": 7, "mixup_alpha": 0.4},
+    "cutmix_alpha": {"batch_size": 4, "virtual_batch": 12, "cutmix_alpha": 1.0},  # two of a kind that are cut whole have no spread in a smaller batch
+    "average": {"batch_size": 3, "virtual_batch": 7, "ema_decay": 0.9},
     "head": {"batch_size": 3, "virtual_batch": 7, "trainable": "head"},
 }
 
@@ -48,7 +49,7 @@ def test_several_processes_learn_what_one_learns(patches: tuple, tmp_path: Path,
     trained = {}
     for name, changes, count in (("one", alone, 1), ("two", {}, processes)):
         model, rounding = steady()
-        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"processes": count}, **STEADY | KINDS[kind] | changes)
+        rows = small(patches, tmp_path / f"{name}/model.safetensors", model=model, options={"num_processes": count}, **STEADY | KINDS[kind] | changes)
         trained[name] = curves(rows), load_file(tmp_path / f"{name}/model.safetensors")
     assert len(set(trained["one"][0][:, 0].tolist())) == 4, "it does learn"
     torch.testing.assert_close(*trained.values(), rtol=rounding, atol=rounding)  # running statistics too, and the batches they count
@@ -59,7 +60,7 @@ def test_in_fp32_the_curves_agree_within_float_error(patches: tuple, tmp_path: P
     for processes in (1, 2):
         model, rounding = steady(kind=torch.float32)
         rows = small(patches, tmp_path / f"{processes}/model.safetensors", model=model, batch_size=4, virtual_batch=16,
-                     options={"processes": processes}, **STEADY)
+                     options={"num_processes": processes}, **STEADY)
         losses.append(curves(rows)[:, 0])
     torch.testing.assert_close(*losses, rtol=rounding, atol=rounding)
 
@@ -91,14 +92,14 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
 ) -> None:
     shape = {"batch_size": 3, "virtual_batch": virtual_batch, "epochs": len(order), **STEADY}
     model, rounding = steady()
-    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"processes": order[0]}, **shape)
+    whole = small(patches, tmp_path / "whole/model.safetensors", model=model, options={"num_processes": order[0]}, **shape)
     weights = tmp_path / "parts/model.safetensors"
     for processes in order:
-        budget = Epochs(1)
-        rows = small(patches, weights, model=steady()[0], options={"processes": processes, "budget": budget}, **shape)
-        together = read_json(tmp_path / "parts" / ("model.checkpoint.json" if budget.spent else "model.json"))["batches_per_step"]
-        assert together == order[0], "as the phase began"
-    assert not budget.spent
+        with suppress(TimeSpent):
+            small(patches, weights, model=steady()[0], options={"num_processes": processes, "budget": Epochs(1)}, **shape)
+        [facts] = (tmp_path / "parts").glob("*.json")
+        assert read_json(facts)["details"]["batches_per_step"] == order[0], "as the phase began"
+    rows = history_of(weights)
     found, expected = ((curves(each), load_file(path)) for each, path in ((rows, weights), (whole, tmp_path / "whole/model.safetensors")))
     torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
 
@@ -106,10 +107,13 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
 def test_two_interrupted_processes_end_with_the_same_bits(patches: tuple, tmp_path: Path) -> None:
     whole, seen = small(patches, tmp_path / "whole/model.safetensors", options=TWO, batch_size=3), []
     for _ in range(3):
-        budget = Epochs(2)
-        rows = small(patches, tmp_path / "parts/model.safetensors", batch_size=3,
-                     options={**TWO, "budget": budget, "on_epoch": lambda history: seen.append(len(history))})
-        assert budget.note in ("train, epoch 2 of 4", "")
+        budget, words, rows = Epochs(2), "", []
+        try:
+            rows = small(patches, tmp_path / "parts/model.safetensors", batch_size=3,
+                         options={**TWO, "budget": budget, "on_epoch": lambda history: seen.append(len(history))})
+        except TimeSpent as spent:
+            words = str(spent)
+        assert words == ("" if rows else "train, epoch 2 of 4")
     assert seen == [1, 2, 3, 4, 4], "each epoch as it ends, and the finished phase once"
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
     assert [row["loss"] for row in rows] == [row["loss"] for row in whole]
@@ -123,7 +127,7 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
         with open(tmp_path / "log", "a") as file:
             file.write(f"{os.getpid()} {epoch}\n")
         return np.arange(16) % 5 - 1
-    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_epochs=2, ema=0.9,
+    rows = small(patches, tmp_path / "model.safetensors", batch_size=3, epochs=3, pseudo_label_epochs=2, ema_decay=0.9,
                  options={**TWO, "unlabelled": others, "relabel": relabel})
     asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert [epoch for _, epoch in asked] == ["1", "2"] and len({process for process, _ in asked}) == 1
@@ -131,9 +135,9 @@ def test_the_first_process_names_sites_without_labels_for_all(patches: tuple, tm
 
 
 def test_the_model_here_ends_with_the_weights_and_their_name(patches: tuple, tmp_path: Path) -> None:
-    model, weights = Classifier("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
+    model, weights = make_network("densenet-small", channels=6, classes=4), tmp_path / "model.safetensors"
     small(patches, weights, model=model, epochs=1, options=TWO)
-    assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["sha256"]
+    assert model.origin == sha256(weights) == read_json(tmp_path / "model.json")["outputs"]["model.safetensors"]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(weights).items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
@@ -146,9 +150,9 @@ def test_a_scaler_skips_the_same_steps_in_all_processes(patches: tuple, tmp_path
                         lambda device, precision: torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=2))
     states = []
     for processes in (1, 2):
-        options = {"processes": processes, "budget": Epochs(3)}
-        small(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
-        states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["scaler"])
+        options = {"num_processes": processes, "budget": Epochs(3)}
+        cut_short(patches, tmp_path / f"{processes}/model.safetensors", batch_size=4, virtual_batch=8, options=options)
+        states.append(read_json(tmp_path / f"{processes}/model.checkpoint.json")["details"]["scaler"])
     assert states[0] == states[1] and states[0]["scale"] < 2.0**126
 
 
@@ -185,7 +189,7 @@ def test_what_one_process_cannot_read_is_named_by_all(patches: tuple, tmp_path: 
 
 
 def test_a_loss_that_is_no_number_ends_all_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30, options=TWO)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from trainings import small
 
+from building import make_network
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.devices import compiled, tuned
@@ -23,7 +24,7 @@ IMAGES = torch.arange(4 * 6 * 64 * 64).remainder(251).to(torch.uint8).view(4, 6,
 
 def pair(backbone: str) -> tuple[Classifier, Classifier]:
     """A network, and its twin that recomputes."""
-    model = Classifier(backbone, channels=6, classes=4).train()
+    model = make_network(backbone, channels=6, classes=4).train()
     again = copy.deepcopy(model)
     assert checkpoint_blocks(again.body) == KINDS[backbone][0] == checkpoint_blocks(again.body)
     return model, again
@@ -58,16 +59,16 @@ def test_a_copy_recomputes_itself() -> None:
 
 
 def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, tmp_path: Path) -> None:
-    phase = {"epochs": 2, "ema": 0.9, "mixup": 0.4}
-    for name, options in {"plain": {}, "again": {"recompute": True}}.items():
+    phase = {"epochs": 2, "ema_decay": 0.9, "mixup_alpha": 0.4}
+    for name, options in {"plain": {}, "again": {"gradient_checkpointing": True}}.items():
         small(patches, tmp_path / f"{name}/model.safetensors", options=options, **phase)
     assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "again/model.safetensors")
-    assert small(patches, tmp_path / "plain/model.safetensors", options={"recompute": True}, **phase), "no other training"
+    assert small(patches, tmp_path / "plain/model.safetensors", options={"gradient_checkpointing": True}, **phase), "no other training"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) -> None:
-    model = Classifier("densenet-small", channels=6, classes=1108).train()
+    model = make_network("densenet-small", channels=6, classes=1108).train()
     prepared = model.prepare(IMAGES)
     real = sum(_kept(model, prepared))
     counted = training_memory("densenet-small", size=64, batch_size=4, precision=precision)
@@ -91,16 +92,16 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
         return torch._dynamo.optimize("eager")(function)
     for name, options in {"plain": {}, "fast": {"compile": True}}.items():
         monkeypatch.setattr(torch, "compile", eager)
-        small(patches, tmp_path / f"{name}/model.safetensors", model=Classifier("plain-cnn", channels=6, classes=4), epochs=2,
-              ema=0.9, options=options)
+        small(patches, tmp_path / f"{name}/model.safetensors", model=make_network("plain-cnn", channels=6, classes=4), epochs=2,
+              ema_decay=0.9, options=options)
     assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
-    known = [read_json(tmp_path / f"{name}/model.json")["fingerprint"].get("compile") for name in ("plain", "fast")]
+    known = [read_json(tmp_path / f"{name}/model.json")["identity"].get("compile") for name in ("plain", "fast")]
     assert known == [None, True]
 
 
 def test_without_a_compiler_one_line_says_so() -> None:
     broken = partial(torch.compile, backend=lambda graph, inputs: 1 / 0)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set compile: false"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set machine.compile: false"):
         patch.setattr(torch, "compile", broken)
         compiled(lambda images: images + 1)(torch.ones(3))
 

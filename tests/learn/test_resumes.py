@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import trainings
-from trainings import Epochs, small
+from trainings import Epochs, cut_short, small
 
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.budget import Budget, DeadlineMonitor
+from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.learn.training.checkpoint import Checkpoint
+from cellsignal.receipts import Receipt
 
 NAMES = [f"{name}.safetensors" for name in trainings.PHASES]
 
@@ -84,13 +86,11 @@ def test_out_of_time_and_on_from_what_the_last_session_left(
 
 
 def test_a_spent_budget_says_how_far_the_phase_came(patches: tuple, tmp_path: Path) -> None:
-    budget = Epochs(2)
-    rows = small(patches, tmp_path / "model.safetensors", options={"budget": budget})
-    assert [row["epoch"] for row in rows] == [1, 2] and budget.spent and budget.note == "train, epoch 2 of 4"
-    assert read_json(tmp_path / "model.checkpoint.json")["epoch"] == 2 and not (tmp_path / "model.safetensors").exists()
-    later = small(patches, tmp_path / "next.safetensors", name="final", options={"budget": budget, "history": rows})
-    assert later == rows and budget.note == "train, epoch 2 of 4", "phases that follow return at once"
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("next")]
+    seen = []
+    options = {"budget": Epochs(2), "on_epoch": lambda history: seen.append([row["epoch"] for row in history])}
+    assert cut_short(patches, tmp_path / "model.safetensors", options=options) == "train, epoch 2 of 4"
+    assert seen == [[1], [1, 2]]
+    assert read_json(tmp_path / "model.checkpoint.json")["details"]["epoch"] == 2 and not (tmp_path / "model.safetensors").exists()
 
 
 def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,8 @@ def test_an_epoch_that_would_be_late_is_not_begun(patches: tuple, tmp_path: Path
     monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", slow)
     monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: now[0] + 1e-6 * next(ticks))
     budget = Budget(1000 + 200)
-    small(patches, tmp_path / "model.safetensors", epochs=9, watch=False, options={"budget": budget})
+    assert cut_short(patches, tmp_path / "model.safetensors", epochs=9, watch=False, options={"budget": budget}) == "train, epoch 3 of 9"
     assert began == [1000, 1060, 1120], "20 seconds are left, and an epoch takes 60"
-    assert budget.note == "train, epoch 3 of 9"
 
 
 @pytest.mark.parametrize(("seconds", "images", "ends"), [
@@ -124,12 +123,16 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
     slow = type("Slow", (), {"images": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
     monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
     monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: clock._now)
-    options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow}
-    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    rows = []
+    options = {"budget": Budget(1000 + seconds), **trainings.pseudo(patches), "relabel": slow, "on_epoch": lambda history: rows.__setitem__(slice(None), history)}
+    def train() -> None:
+        with suppress(TimeSpent):
+            small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_label_epochs=2, watch=False, options=options)
+    train()
     assert ended == ends
     assert [row.get("labelling_seconds") for row in rows] == [None, 100, 100][:len(ends)]
     options["budget"] = Budget(clock._now + 180)
-    rows = small(patches, tmp_path / "model.safetensors", epochs=3, pseudo_epochs=2, watch=False, options=options)
+    train()
     assert len(rows) == min(3, len(ends) + 1), "a session that begins with labelling does not guess"
 
 
@@ -137,8 +140,8 @@ def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: t
     small(patches, tmp_path / "whole/model.safetensors", batch_size=3)
     weights, budget = tmp_path / "parts/model.safetensors", Budget(time.time() + 1e6)
     monkeypatch.setattr(DeadlineMonitor, "late", lambda pace: setattr(pace, "done", pace.done + 1) or pace.done == 3)
-    assert small(patches, weights, batch_size=3, options={"budget": budget}) == []
-    assert (budget.spent, budget.note, list(tmp_path.glob("parts/*"))) == (True, "train, epoch 0 of 4", [])
+    assert cut_short(patches, weights, batch_size=3, options={"budget": budget}) == "train, epoch 0 of 4"
+    assert not list(tmp_path.glob("parts/*"))
     monkeypatch.undo()
     small(patches, weights, batch_size=3, options={"budget": Budget(time.time() + 1e6)})
     assert sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
@@ -169,7 +172,7 @@ def test_budgets() -> None:
 
 
 def left_off(patches: tuple, folder: Path, epochs: int, **options) -> Path:
-    small(patches, folder / "model.safetensors", options={"budget": Epochs(epochs), **options})
+    cut_short(patches, folder / "model.safetensors", options={"budget": Epochs(epochs), **options})
     return folder
 
 
@@ -177,8 +180,8 @@ def left_off(patches: tuple, folder: Path, epochs: int, **options) -> Path:
 def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path: Path, order: tuple[int, ...]) -> None:
     folders = [left_off(patches, tmp_path / str(epochs), epochs) for epochs in order]
     seen, weights = [], tmp_path / "here/model.safetensors"
-    small(patches, weights, options={"budget": Epochs(0), "elsewhere": [tmp_path / "absent", *folders]})
-    assert read_json(tmp_path / "here/model.checkpoint.json")["epoch"] == 3, "at once: the next session may see only this folder"
+    cut_short(patches, weights, options={"budget": Epochs(0), "elsewhere": [tmp_path / "absent", *folders]})
+    assert read_json(tmp_path / "here/model.checkpoint.json")["details"]["epoch"] == 3, "at once: the next session may see only this folder"
     small(patches, weights, options={"on_epoch": lambda history: seen.append(len(history))})
     small(patches, tmp_path / "whole/model.safetensors")
     assert seen == [4] and sha256(weights) == sha256(tmp_path / "whole/model.safetensors")
@@ -191,11 +194,11 @@ def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp
     tensors, facts = next(bad.glob("*.safetensors")), bad / "model.checkpoint.json"
     content = bytearray(tensors.read_bytes())
     content[-100] ^= 4
-    told = receipts.read(facts)
+    told = Receipt.read(facts)
     {"flip": lambda: tensors.write_bytes(content), "truncate": lambda: tensors.write_bytes(content[:200]), "delete": tensors.unlink,
      "json": lambda: facts.write_text("{"), "edited": lambda: facts.write_text(facts.read_text().replace('"loss": ', '"loss": 1')),
-     "stranger": lambda: receipts.write(facts, told | {"fingerprint": {**told["fingerprint"], "seed": 5}}),
-     "epoch": lambda: receipts.write(facts, told | {"epoch": "three"}), "digest": lambda: receipts.write(facts, told | {"sha256": [told["sha256"]]}),
+     "stranger": lambda: replace(told, identity={**told.identity, "seed": 5}).write(),
+     "epoch": lambda: replace(told, details={**told.details, "epoch": "three"}).write(), "digest": lambda: replace(told, outputs={tensors.name: [told.outputs]}).write(),
      "deep": lambda: facts.write_text("[" * 100_000)}[damage]()
     seen = []
     small(patches, tmp_path / "here/model.safetensors",
@@ -206,12 +209,12 @@ def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp
 def test_our_own_checkpoint_wins_unless_another_came_further(patches: tuple, tmp_path: Path) -> None:
     other, here = left_off(patches, tmp_path / "other", 2), left_off(patches, tmp_path / "here", 2)
     before = (here / "model.checkpoint.json").stat().st_ino
-    small(patches, here / "model.safetensors", options={"elsewhere": [other, here], "budget": Epochs(0)})
+    cut_short(patches, here / "model.safetensors", options={"elsewhere": [other, here], "budget": Epochs(0)})
     assert (here / "model.checkpoint.json").stat().st_ino == before
     tensors = next(here.glob("*.safetensors"))
     os.truncate(tensors, 100)
-    small(patches, here / "model.safetensors", options={"elsewhere": [other], "budget": Epochs(0)})
-    assert sha256(tensors) == read_json(here / "model.checkpoint.json")["sha256"]
+    cut_short(patches, here / "model.safetensors", options={"elsewhere": [other], "budget": Epochs(0)})
+    assert sha256(tensors) == read_json(here / "model.checkpoint.json")["outputs"][tensors.name]
 
 
 def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "attached"
     folder.mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    receipts.write(folder / "m.checkpoint.json", {"fingerprint": {}, "tensors": "../secret", "sha256": empty, "epoch": 1})
+    Receipt(folder / "m.checkpoint.json", {}, {"../secret": empty}, details={"epoch": 1}).write()
     Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).adopt([folder])
     assert not (tmp_path / "here").exists()
 
@@ -227,12 +230,12 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_no_checkpoint(patches: tuple, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss is"):
         small(patches, tmp_path / "model.safetensors", learning_rate=1e30)
-    assert all(read_json(path)["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
+    assert all(read_json(path)["details"]["rows"][-1]["loss"] < 1e30 for path in tmp_path.glob("*.json"))
 
 
 def test_a_checkpoint_whose_tensors_cannot_be_read_gives_way(tmp_path: Path) -> None:
     for content in (b"", (10**18).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"):
         (tmp_path / "m.checkpoint-1.safetensors").write_bytes(content)
         digest = sha256(tmp_path / "m.checkpoint-1.safetensors")
-        receipts.write(tmp_path / "m.checkpoint.json", {"fingerprint": {}, "tensors": "m.checkpoint-1.safetensors", "sha256": digest, "epoch": 1})
+        Receipt(tmp_path / "m.checkpoint.json", {}, {"m.checkpoint-1.safetensors": digest}, details={"epoch": 1}).write()
         assert Checkpoint(tmp_path / "m.safetensors", fingerprint={}).load() is None

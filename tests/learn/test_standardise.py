@@ -8,14 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from building import make_network, make_phase, train_phase
 from cellsignal.data.images.reader import read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
 from cellsignal.learn.networks.standardise import channel_stats
 from cellsignal.learn.networks.covariates import SideInputs
-from cellsignal.learn.training.fit import fit
 
 Patches = tuple[Path, pd.DataFrame]
 
@@ -87,9 +85,9 @@ def test_statistics_that_lack_a_column_are_refused(patches: Patches, stated: Pat
 
 def test_a_network_is_told_what_it_was_built_for(patches: Patches, stated: Path) -> None:
     sites, rows = patches[1], torch.tensor([9, 30])
-    plain = Classifier("plain-cnn", channels=6, classes=4)
+    plain = make_network("plain-cnn", channels=6, classes=4)
     assert SideInputs(plain, stated, sites)[rows] == {}
-    rich = Classifier("plain-cnn", channels=6, classes=4, covariates={"plate": ["1", "2"]}, standardise="experiment")
+    rich = make_network("plain-cnn", channels=6, classes=4, levels={"plate": ["1", "2"]}, standardise="experiment")
     told = SideInputs(rich, stated, sites)[rows.numpy()]
     assert told["covariates"].tolist() == [[0, 1], [0, 1]]
     torch.testing.assert_close(told["moments"], channel_stats(stated, sites, "experiment", 6)[rows])
@@ -102,8 +100,8 @@ def test_other_statistics_are_another_training(patches: Patches, stated: Path, t
     data = SiteImages(root, sites, class_numbers=[0, 10, 20, 30], cache=True)
     data.root = stated
     def train() -> str:
-        model = Classifier("plain-cnn", channels=6, classes=4, standardise="experiment")
-        fit(model, data, phase=Phase("still", 1, 16, 1e-3), weights=tmp_path / "model.safetensors", device="cpu")
+        model = make_network("plain-cnn", channels=6, classes=4, standardise="experiment")
+        train_phase(model, data, phase=make_phase("still", 1, 16, 1e-3), weights=tmp_path / "model.safetensors", device="cpu")
         return model.origin
     first = train()
     assert train() == first
@@ -114,7 +112,7 @@ def test_other_statistics_are_another_training(patches: Patches, stated: Path, t
 
 def test_standardised_plates_look_alike(patches: Patches, stated: Path) -> None:
     root, sites = patches
-    model = Classifier("plain-cnn", channels=6, classes=4, standardise="plate")
+    model = make_network("plain-cnn", channels=6, classes=4, standardise="plate")
     seen = model.prepare(torch.from_numpy(read_sites(root, sites)), SideInputs(model, stated, sites)[np.arange(32)]["moments"])
     for rows in np.split(np.arange(32), 4):
         torch.testing.assert_close(seen[rows].mean((0, 2, 3)), torch.zeros(6), rtol=0, atol=1e-4)

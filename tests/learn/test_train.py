@@ -1,21 +1,23 @@
 """Training learns, remembers, resumes bit for bit, and trusts no damaged file."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cellsignal.learn.settings import MachineSettings, TrainingSettings
+from building import history_of, make_network, make_phase, train_phase
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit, history_of
 from cellsignal.run import environment
 from cellsignal.run.chain import plans
 from cellsignal.run.chain.progress import Display
+from cellsignal.run.recipe import Recipe
 
 CLASSES = [0, 10, 20, 30]
 
@@ -29,9 +31,9 @@ def train(patches: tuple, weights: Path, *, epochs: int = 4, on_epoch=lambda his
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (SiteImages(root, part, class_numbers=CLASSES, cache=True) for part in (sites[first], sites[~first]))
-    phase = Phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
-               held_out=held_out if watch else None, history=history, on_epoch=on_epoch)
+    machine = {key: changes.pop(key) for key in list(changes) if key in MachineSettings.model_fields}
+    phase = make_phase(**{"name": "train", "epochs": epochs, "batch_size": 8, "learning_rate": 3e-3} | changes)
+    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, history=history, on_epoch=on_epoch, **machine)
 
 
 def killed_after(epochs: int):
@@ -54,7 +56,7 @@ KINDS = {
     "whole": {},
     "virtual batch": {"batch_size": 3, "virtual_batch": 7},
     "head": {"trainable": "head", "virtual_batch": 16},
-    "final": {"mixup": 0.4, "keep": "last", "watch": False, "schedule": "constant"},
+    "final": {"mixup_alpha": 0.4, "keep": "last", "watch": False, "schedule": "constant"},
     "bf16": {"precision": "bf16"},
 }
 
@@ -74,7 +76,7 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = plans.plan(plans.Shape(final_epochs=1), ["RPE"], kernels=environment.kernels())
+    plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
     display = Display(tmp_path)
     display.started(step)
@@ -136,7 +138,7 @@ def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path,
     whole = train(patches, tmp_path / "whole/model.safetensors", virtual_batch=16)
     with pytest.raises(Killed):
         train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16, on_epoch=killed_after(2))
-    assert read_json(tmp_path / "parts/model.checkpoint.json")["scaler"]["scale"] > 0
+    assert read_json(tmp_path / "parts/model.checkpoint.json")["details"]["scaler"]["scale"] > 0
     train(patches, tmp_path / "parts/model.safetensors", virtual_batch=16)
     assert sha256(tmp_path / "whole/model.safetensors") == sha256(tmp_path / "parts/model.safetensors")
     assert whole[-1]["loss"] < whole[0]["loss"]
@@ -145,8 +147,8 @@ def test_fp16_with_its_scaler_learns_and_resumes(patches: tuple, tmp_path: Path,
 
 def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: Path) -> None:
     def story(on_epoch=lambda history: None) -> Classifier:
-        model, history = Classifier("densenet-small", channels=6, classes=4), ()
-        for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup": 0.4, "watch": False}}.items():
+        model, history = make_network("densenet-small", channels=6, classes=4), ()
+        for name, changes in {"head": {"trainable": "head"}, "whole": {}, "final": {"mixup_alpha": 0.4, "watch": False}}.items():
             history = train(patches, tmp_path / f"{name}.safetensors", epochs=2, name=name, model=model, history=history,
                             on_epoch=on_epoch, **changes)
         return model
@@ -158,20 +160,20 @@ def test_phases_follow_one_another_and_tell_one_story(patches: tuple, tmp_path: 
     assert [row["held_out_accuracy"] is None for row in rows] == [False] * 4 + [True] * 2
     again = story(on_epoch=lambda history: [row["phase"] for row in history])
     assert rows == history_of(tmp_path / "final.safetensors"), "nothing was trained again"
-    assert first.origin == again.origin == read_json(tmp_path / "final.json")["sha256"]
+    assert first.origin == again.origin == read_json(tmp_path / "final.json")["outputs"]["final.safetensors"]
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
 def test_a_phase_after_another_beginning_is_another_training(patches: tuple, tmp_path: Path) -> None:
     def after(learning_rate: float) -> list[dict]:
-        model = Classifier("densenet-small", channels=6, classes=4)
+        model = make_network("densenet-small", channels=6, classes=4)
         train(patches, tmp_path / "head.safetensors", epochs=1, model=model, trainable="head", learning_rate=learning_rate)
         return train(patches, tmp_path / "whole.safetensors", epochs=1, model=model)
     assert after(1e-3) == after(1e-3) != after(2e-3)
 
 
 def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> None:
-    model = Classifier("densenet-small", channels=6, classes=4)
+    model = make_network("densenet-small", channels=6, classes=4)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     history = train(patches, tmp_path / "head.safetensors", model=model, trainable="head", learning_rate=3e-2, epochs=8)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -182,8 +184,8 @@ def test_the_head_learns_and_the_body_stays(patches: tuple, tmp_path: Path) -> N
 @pytest.mark.parametrize(("keep", "watch"), [("best", True), ("last", True), ("last", False), ("best", False)])
 def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, watch: bool) -> None:
     accuracies = iter([0.2, 0.6, 0.1, 0.5])
-    monkeypatch.setattr("cellsignal.learn.training.fit.held_out_score", lambda model, held_out, **rest: next(accuracies) if held_out else None)
-    model, seen = Classifier("densenet-small", channels=6, classes=4), []
+    monkeypatch.setattr("cellsignal.learn.training.fit.evaluate", lambda model, held_out, **rest: next(accuracies) if held_out else None)
+    model, seen = make_network("densenet-small", channels=6, classes=4), []
     train(patches, tmp_path / "model.safetensors", model=model, keep=keep, watch=watch,
           on_epoch=lambda history: seen.append(model.head.weight.detach().clone()))
     kept = seen[1 if keep == "best" and watch else 3]
@@ -192,7 +194,7 @@ def test_the_best_or_the_last_weights_are_kept(patches: tuple, tmp_path: Path, m
 
 
 def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
-    model = Classifier("densenet-small", channels=6, classes=4)
+    model = make_network("densenet-small", channels=6, classes=4)
     before = model.head.weight.detach().clone()
     earlier = train(patches, tmp_path / "a.safetensors", epochs=1)
     assert train(patches, tmp_path / "b.safetensors", epochs=0, model=model, history=earlier) == earlier
@@ -200,13 +202,13 @@ def test_no_epochs_keep_what_was_there(patches: tuple, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_words(patches: tuple, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower the learning rate"):
+    with pytest.raises(InputError, match="phase train: the loss is (nan|inf) in epoch .*; lower training.learning_rate"):
         train(patches, tmp_path / "model.safetensors", learning_rate=1e30)
 
 
 def test_a_network_that_is_told_the_plate_learns_it(patches: tuple, tmp_path: Path) -> None:
     told = {"plate": ["1", "2", "3"]}
-    model = Classifier("densenet-small", channels=6, classes=4, covariates=told)
+    model = make_network("densenet-small", channels=6, classes=4, levels=told)
     before = model.head.weight.detach().clone()
     train(patches, tmp_path / "model.safetensors", model=model, epochs=2)
     loaded, card = load_weights(tmp_path / "model.safetensors")
@@ -255,10 +257,10 @@ def test_a_damaged_card_means_training_again(patches: tuple, tmp_path: Path, dam
     weights, card = tmp_path / "model.safetensors", tmp_path / "model.json"
     train(patches, weights, epochs=1)
     before, told = sha256(weights), card.read_text()
-    card.write_text(told.replace('"class_numbers": [\n  0,', '"class_numbers": [\n  1,', 1) if damage == "a class number" else damage)
+    card.write_text(re.sub(r'("class_numbers": \[\s+)0,', r'\g<1>1,', told, count=1) if damage == "a class number" else damage)
     assert card.read_text() != told
     train(patches, weights, epochs=1)
-    assert sha256(weights) == before and load_weights(weights)[1].class_numbers == json.loads(told)["class_numbers"]
+    assert sha256(weights) == before and load_weights(weights)[1].class_numbers == json.loads(told)["identity"]["class_numbers"]
 
 
 def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) ->
     with pytest.raises(InputError, match="no such weights; run 3-train-cell-type, which writes them"):
         load_weights(tmp_path / "absent.safetensors")
     with pytest.raises(InputError, match="weights of a densenet-small do not fit the densenet121"):
-        load_body(Classifier("densenet121", channels=6, classes=4), weights)
+        load_body(make_network("densenet121", channels=6, classes=4), weights)
     content = bytearray(weights.read_bytes())
     content[-50] ^= 1
     weights.write_bytes(content)

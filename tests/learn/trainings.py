@@ -5,21 +5,23 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from torch import nn
 
-from cellsignal.learn.batches.augment import augmentation
-from cellsignal.learn.networks.backbones import BACKBONES, Backbone
+from building import add_backbone, make_network, make_phase, train_phase
+from cellsignal.learn.settings import AugmentationSettings, MachineSettings
+from cellsignal.learn.batches.augment import build_augmentation
+from cellsignal.learn.networks.backbones import Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
 
 CLASSES = [0, 10, 20, 30]
 
@@ -55,7 +57,7 @@ class Epochs(Budget):
 
     def fits(self, seconds: float) -> bool:
         self.epochs -= 1
-        return self.epochs >= 0 and not self.spent
+        return self.epochs >= 0
 
 
 def small(patches: tuple, weights: Path, *, model: Classifier | None = None, watch: bool = True, cache: bool = True,
@@ -64,10 +66,17 @@ def small(patches: tuple, weights: Path, *, model: Classifier | None = None, wat
     root, sites = patches
     first = sites["experiment"] == "HUVEC-01"
     data, held_out = (kind(root, part, class_numbers=CLASSES, cache=cache) for part in (sites[first], sites[~first]))
-    data.augment = augmentation(augment, seed=0)
-    phase = Phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
-    return fit(model or Classifier("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights,
-               held_out=held_out if watch else None, **{"device": "cpu", **(options or {})})
+    data.augment = build_augmentation(AugmentationSettings(symmetries=augment), seed=0)
+    machine = {key: changes.pop(key) for key in list(changes) if key in MachineSettings.model_fields}
+    phase = make_phase(**{"name": "train", "epochs": 4, "batch_size": 8, "learning_rate": 3e-3} | changes)
+    return train_phase(model or make_network("densenet-small", channels=6, classes=4), data, phase=phase, weights=weights, held_out=held_out if watch else None, **{**machine, **(options or {})})
+
+
+def cut_short(patches: tuple, weights: Path, **knobs: Any) -> str:
+    """Train as `small` does until the time is spent; how far it came."""
+    with pytest.raises(TimeSpent) as spent:
+        small(patches, weights, **knobs)
+    return str(spent.value)
 
 
 def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
@@ -78,9 +87,9 @@ def steady(*, kind: torch.dtype = torch.float64) -> tuple[Classifier, float]:
     plain gradient descent (`STEADY`) is linear. A number is then a sum of at most 7 sites x 32 x 32 pixels in each of at
     most 16 steps, each term rounded once: rounding errors of both signs add up as the root of their count (Higham 2002).
     """
-    BACKBONES["one-norm"] = Backbone(lambda channels: (nn.Sequential(
-        nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8))
-    model = Classifier("one-norm", channels=6, classes=4).to(kind)
+    add_backbone("one-norm", Backbone(lambda channels: (nn.Sequential(
+        nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8)))
+    model = make_network("one-norm", channels=6, classes=4).to(kind)
     return model, torch.finfo(kind).eps * (16 * 7 * 32 * 32) ** 0.5
 
 
@@ -112,7 +121,7 @@ def pseudo(patches: tuple) -> dict:
 
 
 PHASES = {"head": {"trainable": "head", "epochs": 2},
-          "model": {"epochs": 6, "mixup": 0.4, "cutmix": 1.0, "ema": 0.9, "optimizer": "radam", "pseudo_epochs": 3}}
+          "model": {"epochs": 6, "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "ema_decay": 0.9, "optimizer": "radam", "pseudo_label_epochs": 3}}
 
 
 def session(root: str, sites: str, folder: str, *, seconds: float | None = None, elsewhere: str = "", death: tuple | list = ()) -> None:
@@ -120,13 +129,18 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     if death:
         _die_writing(*death)
     patches = Path(root), pd.read_csv(sites).astype({"sirna": "Int64"})
-    model, history = Classifier("densenet-small", channels=6, classes=4), []
+    model, history = make_network("densenet-small", channels=6, classes=4), []
     budget = Budget(None if seconds is None else time.time() + seconds)
+    words = "whole"
     for name, changes in PHASES.items():
         options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}
-        history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
-                        **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
-    print(budget.note or "whole", flush=True)
+        try:
+            history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
+                            **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)
+        except TimeSpent as spent:
+            words = str(spent)
+            break
+    print(words, flush=True)
 
 
 def take_up(weights: Path, folder: Path) -> None:

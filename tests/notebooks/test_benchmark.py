@@ -11,12 +11,15 @@ from cellsignal.bench.compare import read_benchmark
 from cellsignal.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {"run": "", "sites": 4, "image_size": 32, "backbone": "densenet-small", "batch_size": 2, "rounds": 1, "seconds": 0.0, "workers": 1, "device": "cpu"}
+TINY = """measurement: {sites: 4, image_size: 32, rounds: 1, seconds: 0.0}
+network: {backbone: densenet-small}
+training: {batch_size: 2}
+machine: {num_workers: 1, device: cpu}
+"""
 
 
 def test_the_notebook_measures_draws_and_cleans_up(tmp_path: Path) -> None:
-    given = [str(word) for name, value in {**TINY, "run": tmp_path / "run"}.items() for word in ("-p", name, value)]
-    command = [sys.executable, "-m", "papermill", ROOT / "kernels/benchmark/benchmark.ipynb", tmp_path / "out.ipynb", "-k", "python3", *given]
+    command = [sys.executable, "-m", "papermill", ROOT / "kernels/benchmark/benchmark.ipynb", tmp_path / "out.ipynb", "-k", "python3", "-p", "run", tmp_path / "run", "-y", TINY]
     ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     outputs = [output for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
@@ -24,5 +27,5 @@ def test_the_notebook_measures_draws_and_cleans_up(tmp_path: Path) -> None:
     found = read_benchmark(tmp_path / "run/benchmark.json")
     assert found["method"]["sites"] == 4 and found["method"]["device"] == "cpu" and found["cost"]["recipe"] == "brodt"
     assert not (tmp_path / "run/data/benchmark").exists()
-    outputs = read_json(tmp_path / "run/manifests/benchmark.json")["outputs"]
+    outputs = read_json(tmp_path / "run/receipts/benchmark.json")["outputs"]
     assert set(outputs) == {"benchmark.json", "benchmark-timeline.png", "benchmark-rates.png", "benchmark-cost.png"}

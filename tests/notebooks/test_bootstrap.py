@@ -1,14 +1,17 @@
-"""The first cell of every notebook: where it finds the package, and what it says when there is none."""
+"""The set-up of every notebook: where it finds the package, and what it says when there is none; and the cell for Colab before it."""
 
-import re
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cellsignal.kaggle import colab
+from cellsignal.run import environment
 from cellsignal.run.chain import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,29 +21,32 @@ Bootstrap = Callable[..., Path]
 
 @pytest.fixture
 def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bootstrap:
-    """bootstrap(*marks, repository=..., ref="v0.1.0") runs the cell as if cellsignal was not installed; gives the folder it would import it from.
+    """bootstrap(*marks, repository="", ref="v0.1.0") runs the cells as if cellsignal was not installed; gives the folder it would import it from.
 
-    /kaggle/input and /content are folders of tmp_path, `here` the current one.
+    The first cell is there when there is a repository. /kaggle/input and /content are folders of tmp_path, `here` the current one.
     """
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    installed = [*map(Path, sys.path), environment.PACKAGE.parent]
+    monkeypatch.setattr(sys, "path", [str(place) for place in installed if place.is_absolute() and not (place / "cellsignal").is_dir()])
+    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "editable" not in str(finder)])
     for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "cellsignal"]:
+        monkeypatch.delitem(sys.modules, name)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*marks: str, repository: str = REPOSITORY, ref: str = "v0.1.0") -> Path:
+    def run(*marks: str, repository: str = "", ref: str = "v0.1.0") -> Path:
         for name in marks:
             monkeypatch.setenv(name, "Batch")
-        text = notebooks.source(notebooks.code_cells(ROOT / "kernels/1-eda/1-eda.ipynb")[1])
-        search = text.partition("from cellsignal.run.record import session")[0].replace('find_spec("cellsignal")', "None")
-        for place in ("/kaggle/input", "/content/cellsignal"):
-            search = search.replace(f'"{place}"', f'"{tmp_path}{place}"')
-        assert search.count(str(tmp_path)) == 2
-        search = re.sub('REPOSITORY, REF = ".*?", ".*?"', f'REPOSITORY, REF = "{repository}", "{ref}"', search)
+        [setup] = [text for cell in notebooks.code_cells(ROOT / "kernels/1-eda/1-eda.ipynb") if "cellsignal.start(" in (text := notebooks.source(cell))]
         before = list(sys.path)
-        exec(search, {})  # the cell is what is tested
-        assert sys.path[1:] == before
-        return Path(sys.path[0])
+        for text in [*[colab.source(repository, ref)] * bool(repository), setup.partition("import cellsignal\n")[0]]:
+            for place in ("/kaggle/input", "/content/cellsignal"):
+                text = text.replace(f'"{place}', f'"{tmp_path}{place}')
+            exec(text, {})  # the cells are what is tested
+        importlib.invalidate_caches()
+        assert sys.path[: len(before)] == before, "what is installed comes first"
+        return Path(find_spec("cellsignal").origin).parent.parent
 
     return run
 
@@ -70,13 +76,18 @@ def test_the_checkout_we_are_in_comes_first(bootstrap: Bootstrap, tmp_path: Path
     assert bootstrap() == folder
 
 
-def test_without_the_package_it_says_what_is_mounted_and_what_to_attach(bootstrap: Bootstrap, tmp_path: Path) -> None:
-    with pytest.raises(ModuleNotFoundError, match="attached is nothing; on Kaggle attach the data set cellsignal-utils, on Colab set REPOSITORY to OWNER/NAME on GitHub$"):
-        bootstrap("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG")
+def test_without_the_package_it_says_where_it_looked_and_what_to_attach(bootstrap: Bootstrap, tmp_path: Path) -> None:
     (tmp_path / "kaggle/input/datasets/alice/other").mkdir(parents=True)
-    with pytest.raises(ModuleNotFoundError) as caught:
+    (tmp_path / "here/cellsignal").mkdir()  # a folder of this name is no package
+    with pytest.raises(AssertionError, match=f"^no cellsignal in {tmp_path / 'here'}, .*on Kaggle attach the data set cellsignal-utils") as caught:
         bootstrap("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG")
-    assert "datasets/alice/other" in str(caught.value) and "\n" not in str(caught.value)
+    assert "input/datasets/alice/other" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_installed_comes_before_what_is_attached(bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path / "kaggle/input/cellsignal-utils")
+    monkeypatch.syspath_prepend(package(tmp_path / "site"))
+    assert bootstrap() == tmp_path / "site"
 
 
 @pytest.fixture
@@ -112,13 +123,13 @@ def test_colab_fetches_a_tag_a_branch_or_a_commit(
     ref = github("rev-parse", "v0.1.0") if kind == "commit" else kind
     clone = tmp_path / "content/cellsignal"
     for _ in range(2):  # and once more, after an installation that failed
-        assert bootstrap("COLAB_RELEASE_TAG", ref=ref) == clone / "utils_dataset"
+        assert bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY, ref=ref) == clone / "utils_dataset"
         assert (clone / "later").exists() == later
 
 
 def test_colab_says_in_one_line_what_failed(bootstrap: Bootstrap, github: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModuleNotFoundError, match="^cannot install somebody/cellsignal at v9: .*find remote ref v9; check the connection") as caught:
-        bootstrap("COLAB_RELEASE_TAG", ref="v9")
+        bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY, ref="v9")
     assert "\n" not in str(caught.value) and caught.value.__context__ is None
     assert capfd.readouterr().err == ""
 
@@ -129,16 +140,24 @@ def test_colab_without_a_connection_says_so_in_one_line(
     (tmp_path / "gitconfig").write_text('[url "https://nowhere.invalid/"]\n insteadOf = https://github.com/\n')
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     with pytest.raises(ModuleNotFoundError) as caught:
-        bootstrap("COLAB_RELEASE_TAG")
+        bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY)
     said = str(caught.value)
     assert said.startswith("cannot install somebody/cellsignal at v0.1.0: ") and said.endswith("; check the connection and both names")
     assert "nowhere.invalid" in said and "\n" not in said and capfd.readouterr().err == ""
 
 
-def test_colab_asks_git_for_nothing_until_a_repository_is_set(bootstrap: Bootstrap, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("marks", [(), ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")])
+def test_elsewhere_the_cell_for_colab_does_nothing(bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, marks: tuple[str, ...]) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *asked, **options: pytest.fail(f"{asked}"))
-    with pytest.raises(ModuleNotFoundError, match="on Colab set REPOSITORY to OWNER/NAME on GitHub$"):
-        bootstrap("COLAB_RELEASE_TAG", repository="")
+    folder = package(tmp_path / "kaggle/input/cellsignal-utils")
+    assert bootstrap(*marks, repository=REPOSITORY) == folder
+
+
+def test_colab_fetches_nothing_where_the_package_is_installed(bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the notebooks that a chain starts there."""
+    monkeypatch.setattr(subprocess, "run", lambda *asked, **options: pytest.fail(f"{asked}"))
+    monkeypatch.syspath_prepend(package(tmp_path / "site"))
+    assert bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY) == tmp_path / "site"
 
 
 def test_colab_installs_what_it_fetched_and_asks_nobody_for_a_password(
@@ -153,7 +172,8 @@ def test_colab_installs_what_it_fetched_and_asks_nobody_for_a_password(
 
     monkeypatch.setattr(subprocess, "run", stand_in)
     clone = tmp_path / "content/cellsignal"
-    assert bootstrap("COLAB_RELEASE_TAG") == clone / "utils_dataset"
+    package(clone / "utils_dataset")
+    assert bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY) == clone / "utils_dataset"
     assert [command[0] for command in commands] == ["git", "git", "git", sys.executable]
     assert commands[1][3:] == ["fetch", "-q", "--depth", "1", f"https://github.com/{REPOSITORY}", "v0.1.0"]
     assert commands[3][1:] == ["-m", "pip", "install", "-q", f"{clone}/utils_dataset[local]"]

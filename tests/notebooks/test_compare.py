@@ -30,5 +30,5 @@ def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
     assert "<title>cellsignal: runs compared (simulated data)</title>" in (tmp_path / "compare/compare.html").read_text()
     [difference] = [row for row in told["differences"] if row["kind"] == "raw"]
     assert difference["of_experiments"][1] < -0.2 and (difference["recipe"], difference["from"]) == ("brodt", "best"), "folders come by name"
-    manifest = read_json(tmp_path / "compare/manifests/compare.json")
-    assert set(manifest["outputs"]) == {"compare.html", "compare.json"} and manifest["taken_up"] == {}
+    written = read_json(tmp_path / "compare/receipts/compare.json")
+    assert set(written["outputs"]) == {"compare.html", "compare.json"} and written["details"]["taken_up"] == {}

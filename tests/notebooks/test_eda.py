@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
-
-from cellsignal.data.microscope.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
@@ -32,15 +29,8 @@ def execute(out: Path, **parameters: str) -> str:
     return "".join(output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "") for output, shown in zip(outputs, data))
 
 
-@pytest.fixture(scope="module")
-def plates(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("plates") / "tiny"
-    simulate(folder, preset="tiny")
-    return folder
-
-
-def test_on_simulated_plates(plates, tmp_path):
-    shown = execute(tmp_path, data=str(plates), preset="")
+def test_on_simulated_plates(tiny_plates, tmp_path):
+    shown = execute(tmp_path, data=str(tiny_plates), preset="")
     assert "experiments without a whole control site: none" in shown
     assert "from pixel_stats.csv" in shown
     assert "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 0)" in shown

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from building import in_groups
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.files import read_json
 from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE
@@ -21,8 +22,8 @@ def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
     simulate(tmp_path / "plates", preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])
     run = tmp_path / "run"
-    values = {"run": str(run), "data": str(tmp_path / "plates"), "preset": "", "pretrain_epochs": 1, "epochs": 1, "final_epochs": 0,
-              "backbone": "plain-cnn", "passes": 9, "compare_batches": False, "cell_type": "RPE"}  # fmt: skip
+    values = in_groups({"run": str(run), "data": str(tmp_path / "plates"), "preset": "", "pretrain_epochs": 1, "epochs": 1, "final_epochs": 0,
+              "backbone": "plain-cnn", "num_batch_sizes": 9, "cell_type": "RPE"})  # fmt: skip
     for kernel in ("2-pretrain-controls", "3-train-cell-type", "4-predict-assign"):
         script.execute(KERNELS / f"{kernel}/{kernel}.ipynb", values)
         environment.release(run)
@@ -34,7 +35,7 @@ def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture
     for kind in ("batch", "adapted"):
         assert raw[kind] == raw["running"]
         assert (run / f"scores/model/{kind}/RPE-03.parquet").read_bytes() == (run / "scores/model/running/RPE-03.parquet").read_bytes()
-        told = read_json(run / f"scores/model/{kind}/metadata.json")["experiments"].values()
+        told = read_json(run / f"scores/model/{kind}/metadata.json")["details"]["experiments"].values()
         assert all(fact["gathered"] == {NO_LAYERS: 4} and fact["images"] == fact["sites"] for fact in told), "one pass, not nine"
     page = " ".join(re.sub("<[^>]*>", "", write_report(run).read_text(encoding="utf-8")).split())
     assert page.index("The network has no layers of batch normalisation") < page.index("By cell type")

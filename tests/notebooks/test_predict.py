@@ -7,19 +7,18 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
-
-from cellsignal.data.microscope.simulate import simulate
+from building import in_groups, make_network
+from cellsignal.budget import Budget
 from cellsignal.decide.predict import predict
 from cellsignal.files import read_json
-from cellsignal.budget import Budget
-from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import script
 from cellsignal.run.record import manifest, session
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "kernels/4-predict-assign/4-predict-assign.ipynb"
 STEP = "4-predict-assign"
-VALUES = {"run": "runs/tiny", "preset": "", "compare_batches": True, "final_epochs": 1, "passes": 2, "smallest_batch": 3, "largest_batch": 5}
+VALUES = {"run": "runs/tiny", "preset": "", "ablate_virtual_batch": True, "virtual_batch": 32, "final_epochs": 1, "num_batch_sizes": 2, "smallest_batch": 3, "largest_batch": 5}
 Session = Callable[..., Path]
 
 
@@ -36,13 +35,13 @@ class Parts(Budget):
 
 
 @pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny plates, and weights of untrained networks beside them."""
     root = tmp_path_factory.mktemp("plates")
-    simulate(root, preset="tiny", seed=0)
+    shutil.copytree(tiny_plates, root, dirs_exist_ok=True)
     for seed, name in enumerate(("plain", "model", "final")):
         for cell_type in ("HUVEC", "RPE"):
-            state = Classifier("densenet-small", channels=6, classes=8, seed=seed).state_dict()
+            state = make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
             save_weights(root / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
     return root
 
@@ -55,12 +54,12 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
         monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
-        monkeypatch.setattr(session, "budget", lambda minutes: Parts(experiments))
+        monkeypatch.setattr(session, "Budget", lambda deadline: Parts(experiments))
         folder = environment.default_run(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:
             shutil.copytree(earlier, tmp_path / name / "input/notebooks/alice/predict/runs/tiny", ignore=shutil.ignore_patterns("weights"))
-        script.execute(NOTEBOOK, {**VALUES, "data": str(plates), **values})
+        script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(plates), **values}))
         environment.release(folder)
         plt.close("all")
         return folder
@@ -74,22 +73,22 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
     whole = one_session("whole")
-    assert len(answers(whole)) == 2 and manifest.read(whole, STEP)["complete"]
+    assert len(answers(whole)) == 2 and manifest.read(whole, STEP).complete
     notes, folder = [], None
     for number in range(8):
         folder = one_session(str(number), 2, earlier=folder)
         written = manifest.read(folder, STEP)
-        notes.append(written["progress"])
-        if written["complete"]:
+        notes.append(written.details["progress"])
+        if written.complete:
             break
         assert not answers(folder) and not (folder / "metrics.json").exists(), "nothing that looks like a result"
-        assert any(name.endswith(".parquet") for name in written["outputs"]), "what the next session takes up"
+        assert any(name.endswith(".parquet") for name in written.outputs), "what the next session takes up"
     assert notes == [f"scored {done} of 4 experiments with {name}" for name, done in (
         ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
     assert answers(folder) == answers(whole)
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert read_json(whole / "metrics.json")["simulated"] is True
-    assert set(written["outputs"]) == set(manifest.read(whole, STEP)["outputs"])
+    assert set(written.outputs) == set(manifest.read(whole, STEP).outputs)
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
@@ -98,8 +97,8 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
     tables.mkdir()
     for path in plates.glob("*.csv"):
         shutil.copy(path, tables)
-    whole = one_session("whole", compare_batches=False)
-    stored = one_session("stored", 0, earlier=whole, compare_batches=False, data=str(tables), stored="scores")
+    whole = one_session("whole", ablate_virtual_batch=False)
+    stored = one_session("stored", 0, earlier=whole, ablate_virtual_batch=False, data=str(tables), stored="scores")
     assert len(answers(stored)) == 2 and answers(stored) == answers(whole)
     assert read_json(stored / "metrics.json")["ladder"] == read_json(whole / "metrics.json")["ladder"]
 
@@ -107,10 +106,10 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
 @pytest.mark.filterwarnings("ignore:statistics are gathered")
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")
-    again = one_session("again", earlier=whole, assignment="greedy")
-    assert answers(again) != answers(whole) and manifest.read(again, STEP)["complete"]
-    other = one_session("other", 3, earlier=whole, scope="experiment")
-    assert not answers(other) and set(manifest.read(other, STEP)["outputs"]) == {
+    again = one_session("again", earlier=whole, method="greedy")
+    assert answers(again) != answers(whole) and manifest.read(again, STEP).complete
+    other = one_session("other", 3, earlier=whole, statistics_scope="experiment")
+    assert not answers(other) and set(manifest.read(other, STEP).outputs) == {
         f"scores/plain/{kind}/{name}" for kind in ("running", "batch", "adapted") for name in (
             "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
 
@@ -128,7 +127,7 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
         return really(*arguments, **options)
 
     monkeypatch.setattr(predict, "predict_experiment", told)
-    knobs = {"data": str(unknown), "compare_batches": False, "final_epochs": 0}
+    knobs = {"data": str(unknown), "ablate_virtual_batch": False, "final_epochs": 0}
     folder = one_session("adapted", **knobs)
     assert dict(scored) == {
         "HUVEC-02": ["running", "batch", "adapted"], "HUVEC-03": ["running", "adapted"],

@@ -7,10 +7,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 
+from building import in_groups
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.decide.commands import check_file, score_files
-from cellsignal.decide.labels.thresholds import read_thresholds
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment
 from cellsignal.run.chain import script
@@ -20,7 +20,7 @@ from cellsignal.show.report import write_report
 from cellsignal.tasks import PROTEIN_ATLAS
 
 NOTEBOOK = environment.kernels() / "protein-atlas/protein-atlas.ipynb"
-VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3}
+VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3, "schedule": "cosine", "loss": "bce"}
 Session = Callable[..., dict[str, Any]]
 
 
@@ -36,7 +36,7 @@ def session(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ses
     """Run the notebook as a script in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: None)
-    return lambda **values: script.execute(NOTEBOOK, {**VALUES, "data": str(atlas), **values})
+    return lambda **values: script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(atlas), **values}))
 
 
 def test_sessions_that_are_too_short_end_with_the_same_submission(
@@ -44,9 +44,9 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
 ) -> None:
     run = tmp_path / "runs/atlas"
     spent = session(time_budget_minutes=1e-9)  # over before it begins
-    assert spent["budget"].spent and not (run / "submission.csv").exists() and not manifest.read(run, "protein-atlas")["complete"]
+    assert spent["session"].spent == "whole, epoch 0 of 1" and not (run / "submission.csv").exists() and not manifest.read(run, "protein-atlas").complete
     session()
-    assert manifest.read(run, "protein-atlas")["complete"]
+    assert manifest.read(run, "protein-atlas").complete
     tables = read_site_tables(atlas, PROTEIN_ATLAS)
     assert check_file(run / "submission.csv", sample=atlas / "sample_submission.csv") == PROTEIN_ATLAS
     metrics = read_json(run / "metrics.json")
@@ -54,8 +54,9 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
     chosen = next(row for row in metrics["rungs"] if row.get("method") == "fitted" and row["split"] == "test")
     assert score_files(run / "submission.csv", atlas / "solution.csv")["macro_f1"] == pytest.approx(chosen["macro_f1"])
     networks = {path.parent.name: sha256(path) for path in run.glob("weights/*/model.safetensors")}
-    thresholds = read_thresholds(run / "weights/thresholds.json", weights=networks)
-    assert set(networks) == {"fold-0", "fold-1"} and thresholds.sites == 120 and len(thresholds.values) == 28
+    thresholds = read_json(run / "weights/thresholds.json")
+    assert set(networks) == {"fold-0", "fold-1"} and thresholds["weights"] == networks
+    assert thresholds["sites"] == 120 and len(thresholds["values"]) == 28
     assert len(tables.sample) == 48 and "2 sites show the picture of another one" in capsys.readouterr().out
     text = write_report(run).read_text()
     assert f"{chosen['macro_f1']:.3f}" in text and "By class" in text and text.count('src="data:image/png') >= 6

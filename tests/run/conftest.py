@@ -11,48 +11,46 @@ import pytest
 from cellsignal import files
 from cellsignal.code_identity import assigned
 from cellsignal.run.chain import notebooks
+from cellsignal.run.recipe import Recipe
+from cellsignal.settings import group_of
 
-BOOTSTRAP = """from cellsignal import files
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(0)"""
+BOOTSTRAP = """import cellsignal
+from cellsignal import files
+session = cellsignal.start(globals(), {step!r})
+folder = session.folder
+recipe = session.recipe"""
 WEIGHTS = """for suffix in ("safetensors", "json"):
-    files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{seed}} {{{epochs}}}")"""
-TRAINING = """run = ""
-seed = 0
-cell_type = ""
-network = "model"
-workers = 0
-virtual_batch = 0
-epochs = 0"""
-TOYS = {
-    "1-eda": ('run = ""\ncell_types = []\nexperiments = []', "print('plates')"),
-    "2-pretrain-controls": (
-        'run = ""\nseed = 0\ncell_type = ""\npretrain_epochs = 0',
-        WEIGHTS.format(name="pretrain", epochs="pretrain_epochs"),
+    files.write_text(folder / f"weights/{{cell_type}}/{name}.{{suffix}}", f"{{recipe.seed}} {{recipe.training.{epochs}}}")"""
+TOYS = {  # name: its own parameters, what of the recipe it reads, and its work
+    "1-eda": ("", "recipe.wells.cell_types, recipe.wells.experiments", "print('plates')"),
+    "2-pretrain-controls": ('cell_type = ""', "recipe.training.pretrain_epochs", WEIGHTS.format(name="pretrain", epochs="pretrain_epochs")),
+    "3-train-cell-type": (
+        'cell_type = ""\nnetwork_name = "model"', "recipe.machine.num_workers, recipe.training.virtual_batch, recipe.training.epochs",
+        WEIGHTS.format(name="{network_name}", epochs="epochs"),
     ),
-    "3-train-cell-type": (TRAINING, WEIGHTS.format(name="{network}", epochs="epochs")),
     "4-predict-assign": (
-        'run = ""\nassignment = ""\nstored = ""\ncompare_batches = False',
+        'stored = ""', "recipe.assignment.method, recipe.training.ablate_virtual_batch",
         """if stored != "scores":
     learnt = sorted((folder / "weights").glob("*/model.safetensors"))
     files.write_text(folder / "scores/model/toy.parquet", "".join(path.read_text() for path in learnt))
 files.write_json(folder / "metrics.json", {"ladder": []})
 files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
-files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},0\\n")""",
+files.write_text(folder / "submission.csv", f"id_code,sirna\\n{recipe.assignment.method},0\\n")""",
     ),
 }
 
 
 @pytest.fixture
 def write_toy() -> Callable[..., Path]:
-    """write_toy(folder, name, body=..., parameters=...) writes a notebook as the chain expects it, and gives its path."""
+    """write_toy(folder, name, body=..., own=..., reads=...) writes a notebook as the chain expects it, and gives its path."""
 
-    def write(folder: Path, name: str, *, body: str | None = None, parameters: str | None = None) -> Path:
-        known, usual = TOYS[name]
-        end = f"session.end(folder, {name!r}, globals(), complete=not budget.spent, progress=budget.note)"
-        reading = f"print({', '.join(assigned(parameters or known))})"  # as real ones read all that they name
-        cells = [nbformat.v4.new_code_cell(text) for text in (parameters or known, BOOTSTRAP, reading, body or usual, end)]
+    def write(folder: Path, name: str, *, body: str | None = None, own: str | None = None, reads: str = "") -> Path:
+        mine, known, usual = TOYS[name]
+        plain = [f"{key} = {value!r}" for key, value in Recipe().model_dump().items() if not isinstance(value, dict)]
+        groups = [f"{key} = {{}}" for key in Recipe.model_fields if group_of(Recipe, key)]
+        parameters = "\n".join([*plain, *groups, mine if own is None else own])
+        reading = f"print({', '.join(['recipe.seed', *assigned(mine if own is None else own), reads or known])})"  # as real ones read all that they name
+        cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP.format(step=name), reading, body or usual, "session.finish()")]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = folder / name / f"{name}.ipynb"

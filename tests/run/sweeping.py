@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from cellsignal import files
+from cellsignal.receipts import Receipt
 
 if TYPE_CHECKING:
     import pytest
@@ -37,7 +38,7 @@ def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") ->
     for drawing in ("draw_variants", "draw_search"):  # tests/show looks at pictures
         monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank("toys"))
     (folder / "plates").mkdir()
-    (folder / "base.yaml").write_text("data: plates\nlearning_rate: 0.1\nepochs: 6\nrun: elsewhere\n")
+    (folder / "base.yaml").write_text("data: plates\ntraining: {learning_rate: 0.1, epochs: 6}\nrun: elsewhere\n")
 
     def run(space: dict, **options: object) -> Path:
         (folder / "space.yaml").write_text(yaml.safe_dump({kind: space} if kind else space, sort_keys=False))
@@ -48,7 +49,7 @@ def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") ->
 
 def accuracy(values: dict[str, Any]) -> float:
     """Best at a learning rate of 0.01; a seed shifts it a little."""
-    return round(0.8 - 0.2 * abs(math.log10(values["learning_rate"]) + 2) + 0.01 * values["seed"], 6)
+    return round(0.8 - 0.2 * abs(math.log10(values["training"]["learning_rate"]) + 2) + 0.01 * values["seed"], 6)
 
 
 def trial(params: Path, run: Path) -> None:
@@ -56,18 +57,18 @@ def trial(params: Path, run: Path) -> None:
     values = yaml.safe_load(params.read_text())
     with open(run.parent / "begun.txt", "a") as begun:
         begun.write(f"{run.name}\n")
-    if values["momentum"] == 0.13:
+    if values["training"]["momentum"] == 0.13:
         sys.exit("cellsignal: error: the loss is nan; lower the learning rate")
-    if values["dropout"] == 0.5:
+    if values["network"]["dropout"] == 0.5:
         sys.exit(137)
     right = accuracy(values)
-    files.write_json(run / "recipe.json", {"parameters": {"cell_types": ["U2OS"], "joint": False}, "code": "0" * 64})
+    files.write_json(run / "recipe.json", {"parameters": {"wells": {"cell_types": ["U2OS"]}}, "code": "0" * 64})
     rows: list[dict[str, Any]] = []
     for epoch in range(EPOCHS):
-        time.sleep(0 if (run.parent / "hurry").exists() else values["weight_decay"])
+        time.sleep(0 if (run.parent / "hurry").exists() else values["training"]["weight_decay"])
         rows.append({"phase": "whole", "epoch": epoch + 1, "held_out_accuracy": right * (epoch + 1) / EPOCHS})
-        files.write_json(run / "weights/U2OS/model.checkpoint.json", {"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows})
-    files.write_json(run / "weights/U2OS/model.json", {"history": rows})
+        Receipt(run / "weights/U2OS/model.checkpoint.json", details={"phase": "whole", "epoch": epoch + 1, "epochs": EPOCHS, "rows": rows}).write()
+    Receipt(run / "weights/U2OS/model.json", details={"history": rows}).write()
     tensors = {"head.weight": ((2, 3), (0, 24)), "norm.running_mean": ((5,), (24, 44))}
     header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": ends} for name, (shape, ends) in tensors.items()}).encode()
     for name in ("model", "model-2", "model-2-final", "plain"):

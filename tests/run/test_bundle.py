@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from building import recipe_of
+from cellsignal.settings import changed
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
@@ -28,7 +30,7 @@ SECTIONS = ["ARCHIVE CONTENTS", "HARDWARE", "SOFTWARE", "DATA SETUP", "DATA PROC
 def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
     """A finished run of toys, with things beside it that are nobody's business."""
     folder = tmp_path / "runs/toys"
-    chain.run_chain(recipe.check({"data": str(plates), "seed": 7}), run=folder, kernels=kernels)
+    chain.run_chain(recipe_of({"data": str(plates), "seed": 7}), run=folder, kernels=kernels)
     for name in ("eda/wells.png", "notebooks/mine.ipynb", "weights/U2OS/model.checkpoint-3.safetensors", "notes.csv", "secret.txt"):
         files.write_text(folder / name, "not to be handed out")
     return folder
@@ -37,7 +39,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
 def describe(run: Path, made: dict[str, Any]) -> None:
     """Let a run say that it was made otherwise, as if it had been."""
     files.write_json(run / "recipe.json", made)
-    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
+    steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
 
 
 def unpacked(path: Path, place: Path) -> Path:
@@ -54,7 +56,7 @@ def test_it_holds_all_that_kaggle_asks_for_and_nothing_else(run: Path, tmp_path:
     assert {"README.md", "SETTINGS.json", "requirements.txt", "entry_points.md", "directory_structure.txt", "SHA256SUMS", "params.yaml",
             "prepare_data.py", "train.py", "predict.py", "LICENSE", "cellsignal/cli/main.py", "kernels/4-predict-assign/4-predict-assign.ipynb",
             "run/weights/U2OS/model.safetensors", "run/scores/model/toy.parquet", "run/submission.csv",
-            "run/submission.confidence.csv", "run/metrics.json", "run/done/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
+            "run/submission.confidence.csv", "run/metrics.json", "run/receipts/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
     assert not [name for name in names if re.search(r"\.(png|jpe?g|html|tiff?)$|\.checkpoint|__pycache__|secret|notes|/\.", name)]
     told = [line.split("  ") for line in (root / "SHA256SUMS").read_text().splitlines()]
     assert {name: digest for digest, name in told} == {name: files.sha256(root / name) for name in names - {"SHA256SUMS"}}
@@ -107,8 +109,7 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it"):
         bundle.bundle(run)
     weights.write_text(kept)
-    (run / "done/4-predict-assign.json").unlink()
-    (run / "manifests/4-predict-assign.json").unlink()
+    (run / "receipts/4-predict-assign.json").unlink()
     with pytest.raises(InputError, match="4-predict-assign is not whole; run it to the end"):
         bundle.bundle(run)
     describe(run, {**made, "parameters": {**made["parameters"], "lens": 1}})
@@ -122,13 +123,13 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     made = files.read_json(run / "recipe.json")
-    describe(run, {**made, "parameters": {**made["parameters"], "pretrained": str(begun)}})
+    describe(run, {**made, "parameters": changed(made["parameters"], {"network.pretrained": str(begun)})})
     with pytest.raises(InputError, match="begun.safetensors: no such file, and training from scratch begins with it"):
         bundle.bundle(run)
     begun.write_text("weights")
     root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
     assert entry_points.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
-    assert f'pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
+    assert f'network.pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
 
 
 @pytest.fixture

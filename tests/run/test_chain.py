@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import environment, recipe
+from cellsignal.run import environment
 from cellsignal.run.chain import chain, notebooks
 from cellsignal.run.chain.notebooks import StepFailed
 
@@ -28,7 +29,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixtu
 
     def steps(**parameters: Any) -> list[str]:
         capsys.readouterr()
-        checked = recipe.check({"data": str(plates), **parameters})
+        checked = recipe_of({"data": str(plates), **parameters})
         chain.run_chain(checked, run=tmp_path / "run", kernels=kernels)
         lines = capsys.readouterr().out.splitlines()
         return sorted(line.split()[0] for line in lines if line.endswith("started"))
@@ -41,43 +42,45 @@ def test_everything_once_then_only_what_depends_on_a_change(
 ) -> None:
     folder = tmp_path / "run"
     assert run() == ALL
-    assert sorted(path.stem for path in (folder / "done").iterdir()) == sorted([*ALL, "record"])
+    assert sorted(path.stem for path in (folder / "receipts").iterdir()) == sorted([*ALL, "record"])
     assert set(files.read_json(folder / "seconds.json")) == {*ALL} - {"report"}
-    assert files.read_json(folder / "recipe.json")["parameters"]["cell_types"] == ["U2OS"]
+    assert files.read_json(folder / "recipe.json")["parameters"]["wells"]["cell_types"] == ["U2OS"]
     assert run() == []
-    assert run(assignment="raw", workers=1, parallel=1) == ["4-predict-assign", "report"]
+    assert run(method="raw", num_workers=1, parallel_notebooks=1) == ["4-predict-assign", "report"]
     assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n"
 
     (folder / "weights/U2OS/model.json").write_text("damaged")
-    assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # same weights: the prediction stands
+    assert run(method="raw") == ["3-train-cell-type@U2OS", "report"]  # same weights: the prediction stands
 
     write_toy(kernels, "1-eda", body="print('other code')")
-    assert run(assignment="raw") == ["1-eda", "report"]
+    assert run(method="raw") == ["1-eda", "report"]
 
     capsys.readouterr()
-    marker = files.read_json(folder / "done/3-train-cell-type@U2OS.json")
+    marker = files.read_json(folder / "receipts/3-train-cell-type@U2OS.json")
     write_toy(kernels, "3-train-cell-type", body="raise KeyError('stopped')")
     with pytest.raises(StepFailed, match="stopped"):
-        run(assignment="raw")
+        run(method="raw")
     assert ("3-train-cell-type@U2OS: other code (notebook) made it, and it runs again; weights that this code makes are made again, "
             "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
-    assert files.read_json(folder / "done/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
+    assert files.read_json(folder / "receipts/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
     write_toy(kernels, "3-train-cell-type")
-    assert run(assignment="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
+    assert run(method="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
 
-    (folder / "done/report.json").write_text("{")
+    (folder / "receipts/report.json").write_text("{")
     (folder / ".partial-1-orphan.csv").write_text("half")
-    assert run(assignment="raw") == ["report"]
+    assert run(method="raw") == ["report"]
     assert not (folder / ".partial-1-orphan.csv").exists()
 
 
-def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(run: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(
+    run: Callable[..., list[str]], tmp_path: Path, in_this_process: None
+) -> None:
     def traces() -> list[str]:
-        return sorted(path.name for room in ("done", "notebooks") for path in (tmp_path / "run" / room).iterdir())
+        return sorted(path.name for room in ("receipts", "notebooks") for path in (tmp_path / "run" / room).iterdir())
 
     assert run() == ALL
     without = traces()
-    assert "3-train-cell-type@U2OS+plain" in run(virtual_batch=32, compare_batches=True)
+    assert "3-train-cell-type@U2OS+plain" in run(virtual_batch=32, ablate_virtual_batch=True)
     weights = tmp_path / "run/weights/U2OS/plain.json"
     plain = [f"3-train-cell-type@U2OS+plain{suffix}" for suffix in (".html", ".ipynb", ".json")]
     assert traces() == sorted([*without, *plain]) and weights.is_file()
@@ -95,7 +98,7 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
     with pytest.raises(StepFailed, match="^2-pretrain-controls@U2OS: ZeroDivisionError: division by zero; see "):
         run()
     assert time.monotonic() - began < 30
-    assert [path.stem for path in (tmp_path / "run/done").iterdir()] == ["simulate"]
+    assert [path.stem for path in (tmp_path / "run/receipts").iterdir()] == ["simulate"]
     write_toy(kernels, "2-pretrain-controls", body="print('nothing')")
     with pytest.raises(StepFailed, match="ended without writing weights/U2OS/pretrain.safetensors"):
         run()
@@ -174,5 +177,5 @@ def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates
     time.sleep(3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    whole = {path.stem for path in (tmp_path / "run/done").glob("[!.]*.json")}
+    whole = {path.stem for path in (tmp_path / "run/receipts").glob("[!.]*.json") if files.read_json(path)["identity"].keys() != {"step"}}
     assert set(run()) == set(ALL) - whole

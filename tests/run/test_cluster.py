@@ -2,38 +2,40 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import Machines
 
-from cellsignal import files, receipts
+from building import recipe_of
+from cellsignal import files
 from cellsignal.data.microscope import simulate
 from cellsignal.data.packing import pack
 from cellsignal.errors import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
-from cellsignal.run import recipe
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
 from cellsignal.run.record import provenance
 
-PREDICTION = """from cellsignal import receipts
+PREDICTION = """from cellsignal.receipts import Receipt
 if stored != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
-    place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(data).iterdir())
-    notes = receipts.read(place / "metadata.json")["experiments"] if (place / "metadata.json").exists() else {}
+    place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(recipe.data).iterdir())
+    digests = dict(Receipt.read(place / "metadata.json").outputs) if (place / "metadata.json").exists() else {}
     for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
         made = f"{name} {learnt} {len(tables)}"
         if not (place / f"{name}.parquet").exists():
             files.write_text(place / f"{name}.parquet", made)
-        notes[name] = {"sha256": files.sha256(place / f"{name}.parquet")}
-    receipts.write(place / "metadata.json", {"experiments": {name: notes[name] for name in sorted(notes)}})
+        digests[f"{name}.parquet"] = files.sha256(place / f"{name}.parquet")
+    Receipt(place / "metadata.json", {}, {name: digests[name] for name in sorted(digests)}, details={"experiments": {}}).write()
 if not scored:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
     scores = [path.read_text() for path in sorted((folder / "scores").glob("*/*/*.parquet"))]
-    files.write_text(folder / "submission.csv", f"id_code,sirna\\n{assignment},{scores}\\n")"""
+    files.write_text(folder / "submission.csv", f"id_code,sirna\\n{recipe.assignment.method},{scores}\\n")"""
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
 PARTS = [f"4-predict-assign@U2OS-0{number}" for number in (1, 2, 3)]  # training experiments, too, are embedded for prototypes
 ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "report", "simulate"]
@@ -52,13 +54,12 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., list[str]]:
     """run(folder, storage=..., **parameters) gives the names of the steps that were not kept."""
-    write_toy(kernels, "4-predict-assign", parameters='run = ""\ndata = ""\nassignment = ""\nstored = ""\nscored = []\nprototypes = 0.0', body=PREDICTION)
-    names = ("seed", "cell_type", "pretrain_epochs", "workers", "processes", "run")
-    write_toy(kernels, "2-pretrain-controls", parameters="\n".join(f"{name} = 0" for name in names))
+    write_toy(kernels, "4-predict-assign", own='stored = ""\nscored = []', reads="recipe.assignment.method, recipe.prediction.prototype_weight", body=PREDICTION)
+    write_toy(kernels, "2-pretrain-controls", reads="recipe.training.pretrain_epochs, recipe.machine.num_workers, recipe.machine.num_processes")
 
     def steps(name: str, *, storage: str = "", alone: bool = False, way: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
-        checked = recipe.check({"data": str(plates), "prototypes": 0.3, **parameters})
+        checked = recipe_of({"data": str(plates), "prototype_weight": 0.3, **parameters})
         engine = None if alone else ray_cluster.Cluster("local", storage)
         chain.run_chain(checked, run=tmp_path / name, kernels=kernels, engine=engine, way=way)
         return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
@@ -84,8 +85,8 @@ def test_a_shared_folder_gets_the_files_that_one_machine_makes(run: Callable[...
 
 
 def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    plain = {"pages": False, "assignment": "raw"}
-    run("run", pages=False)
+    plain = {"html_pages": False, "method": "raw"}
+    run("run", html_pages=False)
     assert run("run", **plain) == ["4-predict-assign"]
     (tmp_path / "run/scores/model/adapted/U2OS-02.parquet").unlink()
     assert run("run", **plain) == ["4-predict-assign@U2OS-02"]  # the same scores: the decision stands
@@ -101,13 +102,13 @@ def test_over_a_storage_the_same_files_come_and_stay(
     run("one", alone=True)
     assert run("two", storage=storage) == ALL
     assert made(tmp_path / "two") == made(tmp_path / "one") == made(tmp_path / "store")
-    assert {path.stem for path in (tmp_path / "store/done").iterdir()} == {*ALL} - {*PARTS, "simulate"}
+    assert {path.stem for path in (tmp_path / "store/receipts").iterdir()} == {*ALL} - {*PARTS, "simulate"}
     assert run("two", storage=storage) == []
     assert not {*TRAININGS, "1-eda", "4-predict-assign"} & {*run("elsewhere", storage=storage)}
     assert made(tmp_path / "elsewhere") == made(tmp_path / "one")
     [place] = (tmp_path / "store/weights/U2OS").glob("model.safetensors")
     place.write_text("damaged")
-    assert TRAININGS[1] in run("third", storage=storage, pages=False)
+    assert TRAININGS[1] in run("third", storage=storage, html_pages=False)
     assert made(tmp_path / "third") == made(tmp_path / "one")
 
 
@@ -129,10 +130,10 @@ def test_a_failure_there_is_the_line_it_is_here(
 
 
 def test_what_no_machine_can_do_is_refused(run: Callable[..., list[str]], machines: Machines) -> None:
-    with pytest.raises(InputError, match="2-pretrain-controls@U2OS: no machine of the cluster has 9 cores; set workers"):
-        run("run", workers=8)
+    with pytest.raises(InputError, match="2-pretrain-controls@U2OS: no machine of the cluster has 9 cores; set machine.num_workers"):
+        run("run", num_workers=8)
     machines.alive[0]["Resources"]["GPU"] = 2.0
-    run("run", processes=2, workers=1)
+    run("run", num_processes=2, num_workers=1)
     assert machines.asked[-5] == {"max_retries": ray_cluster.RETRIES, "num_cpus": 3, "num_gpus": 2}
 
 
@@ -196,27 +197,25 @@ def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatc
 def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
     storage = f"file://{tmp_path}/store"
     files.write_text(tmp_path / "store/evil", "evil")
-    marker = {"identity": {}, "outputs": {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, "pages": {}, "seconds": 1.0}
-    receipts.write(tmp_path / "store/done/1-eda.json", marker)
+    Receipt(tmp_path / "store/receipts/1-eda.json", {}, {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, details={"seconds": 1.0}).write()
     with pytest.raises(InputError) as refused:
-        run("deep/er/run", storage=storage, pages=False)
+        run("deep/er/run", storage=storage, html_pages=False)
     assert str(refused.value) == (
         f"{storage}: names a file '../../../.bashrc', which would lie outside {tmp_path}/deep/er/run; take nothing from it that you do not trust")
     assert not (tmp_path / ".bashrc").exists()
 
 
-@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": None}, {"seconds": "1"}])
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": None}, {"details": {"seconds": "1"}}])
 def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
-    marker = {"identity": {}, "outputs": {}, "pages": {}, "seconds": 1.0, **change}
-    receipts.write(tmp_path / f"store/done/{TRAININGS[1]}.json", marker)
-    assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", pages=False)
+    replace(Receipt(tmp_path / f"store/receipts/{TRAININGS[1]}.json", details={"seconds": 1.0}), **change).write()
+    assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", html_pages=False)
 
 
 def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = worker.Storage(f"file://{tmp_path}/store")
     for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
-        storage.put_json("data/abc.json", listed)
+        storage.put_receipt("data/abc.json", Receipt(tmp_path, details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
             worker._plates(storage, "abc", "")

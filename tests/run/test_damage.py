@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import files
 from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, recipe
+from cellsignal.run import inputs
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain
 from cellsignal.run.chain.notebooks import StepFailed
@@ -43,7 +44,7 @@ def run(tmp_path: Path, kernels: Path, in_this_process: None, capsys: pytest.Cap
 
     def go(**values: Any) -> list[str]:
         capsys.readouterr()
-        chain.run_chain(recipe.check(values), run=go.folder, kernels=kernels)
+        chain.run_chain(recipe_of(values), run=go.folder, kernels=kernels)
         return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
 
     go.folder = tmp_path / "run"
@@ -72,14 +73,15 @@ def test_an_image_that_a_marker_names_is_drawn_again(run: Run, tables_alone: Non
     image = run.folder / "data/train/HUVEC-01/Plate1/B02_s1_w1.png"
     before = image.read_bytes()
     flip(image, -1)
-    assert run(preset="tiny") == ["report", "simulate"] and image.read_bytes() == before
+    # The report runs too where the seconds that it shows have changed.
+    assert "simulate" in run(preset="tiny") and image.read_bytes() == before
     assert run(preset="tiny") == []
 
 
 @pytest.mark.parametrize("step", ["simulate", "3-train-cell-type@U2OS", "4-predict-assign", "1-eda"])
 def test_a_step_whose_marker_is_damaged_runs_again(run: Run, plates: Path, step: str) -> None:
     run(data=str(plates))
-    flip(run.folder / f"done/{step}.json")
+    flip(run.folder / f"receipts/{step}.json")
     assert step in run(data=str(plates)) and run(data=str(plates)) == []
 
 
@@ -88,9 +90,8 @@ def test_what_an_archive_tells_is_what_the_run_left(run: Run, plates: Path) -> N
     cases = {
         "recipe.json": "recipe.json: not as the run left it; run the command that made it again$",
         "seconds.json": "seconds.json: not as the run left it; run the command that made it again$",
-        "done/record.json": "record.json: not .*; run the command that made it again$",
-        "done/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
-        "manifests/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
+        "receipts/record.json": "record.json: not .*; run the command that made it again$",
+        "receipts/3-train-cell-type@U2OS.json": "U2OS.json: not .*; delete it, and run the command that made it again$",
         "weights/U2OS/model.json": "model.json: not as 3-train-cell-type@U2OS left it; run the command that made it again$",
     }
     for name, words in cases.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cellsignal.run import recipe
+from building import recipe_of
 from cellsignal.run.chain import chain, leash
 
 LATEST = 120.0  # seconds, which only a failure takes
@@ -38,7 +38,7 @@ def start(run: Path, plates: Path, kernels: Path) -> subprocess.Popen[bytes]:
 from pathlib import Path
 from cellsignal.cli import main as cli
 from cellsignal.run.chain import chain, leash; from cellsignal.run import recipe
-checked = recipe.check({{"data": {str(plates)!r}, "pages": False}})
+checked = recipe.check({{"data": {str(plates)!r}, "machine": {{"html_pages": False}}}})
 cli.app = lambda **options: chain.run_chain(checked, run={str(run)!r}, kernels=Path({str(kernels)!r})) and 0
 cli.main()"""
     # As from a terminal: tests that run under nohup would hand on that SIGHUP is ignored.
@@ -65,7 +65,7 @@ def test_notebooks_end_with_the_run_that_started_them(
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGKILL:
         write_toy(kernels, "2-pretrain-controls")
-        chain.run_chain(recipe.check({"data": str(plates), "pages": False}), run=run, kernels=kernels)
+        chain.run_chain(recipe_of({"data": str(plates), "html_pages": False}), run=run, kernels=kernels)
         assert (run / "submission.csv").is_file()
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal import files, receipts
 from cellsignal.data import simulated
 from cellsignal.data.download import rxrx1
 from cellsignal.data.microscope import simulate
 from cellsignal.data.microscope import workdir
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs, environment
 
 
@@ -85,7 +85,7 @@ def test_plates_that_are_named_win_over_a_preset_and_one_line_says_so(
         assert inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3) == plates
     assert capsys.readouterr().out == f"preset 'tiny' draws nothing: plates that are named as `data` win over it, {plates}\n"
     assert inputs.resolve(str(plates), run=tmp_path, preset="tiny", seed=3) == (plates, "") and not simulated.shown()
-    receipts.write(plates / simulate.RECEIPT, {"preset": "small", "seed": 1})
+    Receipt(plates / simulate.RECEIPT, {"preset": "small", "seed": 1}).write()
     inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3)
     assert capsys.readouterr().out.startswith("SIMULATED DATA: a virtual microscope draws every picture (preset 'small', seed 1), ")
     assert simulated.shown()
@@ -101,7 +101,7 @@ def test_named_plates_that_the_preset_drew_keep_its_name(tmp_path: Path, capsys:
 
 def test_a_preset_that_draws_says_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(inputs, "_said", set())
-    monkeypatch.setattr(simulate, "simulate", lambda out, **how: (print("drawing"), files.write_json(out / simulate.RECEIPT, how)))
+    monkeypatch.setattr(simulate, "simulate", lambda out, **how: (print("drawing"), Receipt(out / simulate.RECEIPT, how).write()))
     inputs.prepare("", run=tmp_path, preset="tiny", seed=7)
     assert capsys.readouterr().out == (
         "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 7), and none is the competition's; "

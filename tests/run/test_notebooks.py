@@ -19,6 +19,7 @@ from cellsignal.kaggle import kernel_folders
 from cellsignal.run import environment as paths
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
+from cellsignal.run.recipe import Recipe
 
 FAILURES = {
     "from cellsignal.errors import InputError\nraise InputError('bad row', where='a.csv:3', cure='mend it')": (
@@ -78,7 +79,8 @@ def test_failure(tmp_path: Path, write_toy: Callable[..., Path], body: str) -> N
 def test_every_kind_of_bad_input_is_known_by_its_name() -> None:
     """A notebook keeps only the name of an error's class, so whoever adds one adds it there."""
     rooms = ("data", "learn", "decide", "show", "bench", "run")  # what notebooks import
-    trees = [ast.parse(path.read_text()) for room in rooms for path in (paths.PACKAGE / room).glob("*.py")]
+    files = [*paths.PACKAGE.glob("*.py"), *(path for room in rooms for path in (paths.PACKAGE / room).rglob("*.py"))]
+    trees = [ast.parse(path.read_text()) for path in files]
     kinds = {node.name: {ast.unparse(base) for base in node.bases} for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     assert {name for name, bases in kinds.items() if bases & notebooks.INPUT_ERRORS} == notebooks.INPUT_ERRORS - {"InputError"}
 
@@ -94,12 +96,12 @@ def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[.
 
 
 def test_small_numbers_stay_numbers(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
-    run(write_toy(tmp_path, "1-eda", body="assert isinstance(learning_rate, float), learning_rate"), tmp_path, learning_rate=1e-5)
+    run(write_toy(tmp_path, "1-eda", body="assert isinstance(training['learning_rate'], float), training"), tmp_path, training={"learning_rate": 1e-5})
 
 
 def test_parameter_names(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
     path = write_toy(tmp_path, "2-pretrain-controls")
-    assert notebooks.parameter_names(path) == ["run", "seed", "cell_type", "pretrain_epochs"]
+    assert notebooks.parameter_names(path) == [*Recipe.model_fields, "cell_type"]
     path.write_text(path.read_text().replace('"parameters"', '"other"'))
     with pytest.raises(InputError, match="0 cells are tagged"):
         notebooks.parameter_names(path)

@@ -190,10 +190,10 @@ def test_what_only_a_shell_knows_is_refused(home: Path, refused: Callable[..., s
         paths.claim(name)
     assert str(caught.value) == f"{name}: {HOMELESS[name]}"
     Path("recipe.yaml").write_text("preset: tiny\n")
-    for key in ("run", "data", "pretrained"):
+    for key, line in (("run", "run: {}"), ("data", "data: {}"), ("network.pretrained", "network: {{pretrained: {}}}")):
         said = f"{key} is {name!r}: {HOMELESS[name]}"
         assert refused("run", "recipe.yaml", "-p", f"{key}='{name}'") == f"-p {key}='{name}': {said}"
-        Path("bad.yaml").write_text(f"seed: 1\n{key}: {name!r}\n")
+        Path("bad.yaml").write_text(f"seed: 1\n{line.format(repr(name))}\n")
         assert refused("run", "bad.yaml") == f"bad.yaml:2: {said}"
     Path("good.yaml").write_text("variants: {one: {}}\n")
     Path("space.yaml").write_text(f"variants:\n  one: {{recipe: '{name}'}}\n")
@@ -208,9 +208,9 @@ def test_every_path_of_a_command_may_begin_with_a_tilde(home: Path, refused: Cal
     assert refused("check", "~/plates") == f"{home}/plates: no such folder; name the folder that holds the tables"
     (home / "bad.yaml").write_text("epoch: 3\n")
     assert refused("kaggle", "pull", "~/bad.yaml").startswith(f"{home}/bad.yaml:1: unknown key 'epoch'")
-    (home / "recipe.yaml").write_text("data: ~/nowhere\nrun: ~/runs/one\npretrained: ~/weights.safetensors\n")
+    (home / "recipe.yaml").write_text("data: ~/nowhere\nrun: ~/runs/one\nnetwork: {pretrained: ~/weights.safetensors}\n")
     assert refused("run", "~/recipe.yaml").startswith(f"{home}/nowhere: no such data folder")
     checked = recipe.load(home / "recipe.yaml")
-    assert [checked.data, checked.run, checked.pretrained] == [f"{home}/nowhere", f"{home}/runs/one", f"{home}/weights.safetensors"]
+    assert [checked.data, checked.run, checked.network.pretrained] == [f"{home}/nowhere", f"{home}/runs/one", f"{home}/weights.safetensors"]
     files.write_json(Path("SETTINGS.json"), {"RAW_DATA_DIR": "~/plates", "RUN_DIR": "run", "SUBMISSION_DIR": "~"})
     assert entry_points.settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}

@@ -2,14 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from building import recipe_of
 from cellsignal import files
 from cellsignal.errors import InputError
-from cellsignal.run import inputs, recipe
+from cellsignal.receipts import Receipt
+from cellsignal.run import inputs
 from cellsignal.run.chain import chain, rebuild, steps
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.show import report
@@ -33,7 +36,7 @@ def run(folder: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture
     def go(way: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
         try:
-            chain.run_chain(recipe.check({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
+            chain.run_chain(recipe_of({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
         finally:
             go.said = capsys.readouterr().out.splitlines()
         return sorted(line.split()[0] for line in go.said if line.endswith("started"))
@@ -57,7 +60,7 @@ def test_each_way_runs_its_steps_and_says_first_what_it_overwrites(run: Run, fol
     with pytest.raises(InputError, match="toy.parquet: not as 4-predict-assign left it; start --from weights"):
         run("scores", seed=1)
     scores.write_text("1 375")
-    assert run("scores", seed=1, assignment="raw") == DECISION
+    assert run("scores", seed=1, method="raw") == DECISION
     assert not any("scores/model" in line for line in run.said)
     assert "keeps: the plates, weights/, scores/" in run.said and "raw,0" in (folder / "submission.csv").read_text()
 
@@ -77,14 +80,18 @@ def test_weights_are_taken_whatever_made_them(run: Run, folder: Path, kernels: P
         run(seed=2)
 
 
-def test_a_run_that_came_without_markers_is_vouched_for_by_its_manifests(run: Run, folder: Path) -> None:
+def test_a_run_whose_kernels_ran_one_by_one_is_vouched_for_by_their_receipts(run: Run, folder: Path) -> None:
+    def as_kernels_leave_it() -> None:
+        for path in (folder / "receipts").glob("*.json"):
+            written = Receipt.read(path)
+            replace(written, identity={"step": path.stem}).write() if "parameters" in written.details else path.unlink()
+
     run()
-    shutil.rmtree(folder / "done")
+    as_kernels_leave_it()
     assert run("weights") == [*DECISION, "simulate"]
-    shutil.rmtree(folder / "done")
+    as_kernels_leave_it()
     assert run("scores") == [*DECISION, "simulate"]
-    shutil.rmtree(folder / "done")
-    shutil.rmtree(folder / "manifests")
+    shutil.rmtree(folder / "receipts")
     with pytest.raises(InputError, match="no whole weights of 2-pretrain-controls@U2OS; start --from scratch"):
         run("weights")
 
@@ -106,6 +113,9 @@ def test_damaged_weights_are_refused_and_nothing_is_removed(run: Run, folder: Pa
     (folder / "weights/U2OS/model.safetensors").unlink()
     with pytest.raises(InputError, match="model.safetensors: is missing; start"):
         run("weights")
+    (folder / "receipts/3-train-cell-type@U2OS.json").write_text("{")
+    with pytest.raises(InputError, match="3-train-cell-type@U2OS.json: not readable as JSON .*; start --from scratch"):
+        run("weights")
 
 
 def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
@@ -120,7 +130,7 @@ def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
         run("weights")
     (folder / "scores/kept.parquet").write_text("of the rebuild so far")
     with pytest.raises(StepFailed, match="stopped"):
-        run("weights", workers=1)  # changes no result
+        run("weights", num_workers=1)  # changes no result
     assert "--from weights: goes on where it stopped" in run.said and (folder / "scores/kept.parquet").exists()
     with pytest.raises(StepFailed, match="stopped"):
         run("weights", seed=3)
@@ -134,17 +144,17 @@ def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys
     assert step.makes == ("weights", "scores", "submission")
     for name in (*step.outputs, "scores/a.parquet"):
         files.write_text(run / name, name)
-    steps.write_marker(run, step, identity={}, seconds=1)
+    steps.write_receipt(run, step, identity={}, seconds=1)
     for way, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
         [driven], taken = rebuild.begin(run, [step], way, values={})
         assert driven.overrides.get("stored") == told and taken == {}
         said = capsys.readouterr().out
         assert (f"submission.csv, {fitted}" in said) == (way != "scratch") and "0.safetensors" not in said
-        assert steps.read_any(run, step) is None
+        assert steps.read(run, step) is None
         if way == "scores":  # killed here, after the decision wrote some: the note remembers what the step had left
             files.write_text(run / fitted, "another threshold")
             assert rebuild.begin(run, [step], way, values={})[0] == [driven]
-            steps.write_marker(run, step, identity={}, seconds=1)
+            steps.write_receipt(run, step, identity={}, seconds=1)
     assert not (run / "weights").exists() and not (run / "scores").exists()
 
 

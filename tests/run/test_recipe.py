@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cellsignal.settings import flat, keys
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.errors import InputError
 from cellsignal.run import recipe
 
@@ -15,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_shipped_recipes_are_whole(path: Path) -> None:
     loaded = recipe.load(path)
     written = yaml.safe_load(path.read_text())
-    assert {key: getattr(loaded, key) for key in written} == written
+    assert {key: value for key, value in flat(loaded.model_dump()).items() if key in flat(written)} == flat(written)
     assert loaded.run == written.get("run", f"runs/{path.stem}")
 
 
@@ -27,28 +29,43 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 def test_overrides_win_and_are_yaml(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text("seed: 1\nrun: here\n")
-    loaded = recipe.load(path, ["seed=2", "cell_types=[RPE, U2OS]", "groups=false", "learning_rate=1.0e-4", "run="])
-    assert (loaded.seed, loaded.groups, loaded.learning_rate) == (2, False, 1e-4)
-    assert loaded.cell_types == ["RPE", "U2OS"]
+    loaded = recipe.load(path, ["seed=2", "wells.cell_types=[RPE, U2OS]", "assignment.plate_groups=false", "training.learning_rate=1.0e-4", "run="])
+    assert (loaded.seed, loaded.assignment.plate_groups, loaded.training.learning_rate) == (2, False, 1e-4)
+    assert loaded.wells.cell_types == ["RPE", "U2OS"]
     assert loaded.run == "runs/one"
-
-
-def test_every_parameter_is_described() -> None:
-    assert all(field.description for field in recipe.Recipe.model_fields.values())
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "2e5", "1e+2"])
 def test_the_cure_for_a_number_without_a_dot_is_the_same_number(tmp_path: Path, text: str) -> None:
     path = tmp_path / "one.yaml"
-    path.write_text(f"learning_rate: {text}\n")
+    path.write_text(f"training: {{learning_rate: {text}}}\n")
     with pytest.raises(InputError) as caught:
         recipe.load(path)
     cure = str(caught.value).rsplit("write ", 1)[1]
-    path.write_text(f"learning_rate: {cure}\n")
-    assert recipe.load(path).learning_rate == float(text)
+    path.write_text(f"training: {{learning_rate: {cure}}}\n")
+    assert recipe.load(path).training.learning_rate == float(text)
 
 
-def test_backbones_are_those_that_can_be_built() -> None:
-    from cellsignal.learn.networks.backbones import BACKBONES
+def test_overrides_change_what_they_name_of_a_group_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("training:\n  epochs: 3\n  batch_size: 8\n")
+    loaded = recipe.load(path, ["training={epochs: 4, loss: focal}", "network={}"])
+    assert (loaded.training.epochs, loaded.training.batch_size, loaded.training.loss) == (4, 8, "focal")
+    assert loaded.place("training.batch_size") == f"{path}:3" and loaded.place("training.loss") == "-p training={epochs: 4, loss: focal}"
 
-    assert tuple(BACKBONES) == recipe.BACKBONES
+
+def test_a_notebook_is_given_what_is_not_the_default() -> None:
+    given = recipe.shortened(recipe.load(ROOT / "papermill_params/demo.yaml").model_dump())
+    assert given["training"] == {"pretrain_epochs": 12, "epochs": 22, "learning_rate": 2e-3, "schedule": "cosine"}
+    assert given["network"] == {"backbone": "densenet-small"} and given["assignment"] == {} and given["preset"] == "demo"
+
+
+@pytest.mark.parametrize(("code", "read"), [
+    ("recipe.training.epochs + seed", {"training.epochs", "seed"}), ("fit(recipe.augmentation.pretraining)", {f"augmentation.{name}" for name in (
+        "symmetries", "crop", "resized_crop", "channel_scale", "channel_shift")}), ("recipe = session.recipe", set()),
+    ("f(session.recipe.wells.split)", {"wells.split"}), ("training['epochs']", {f"training.{name}" for name in TrainingSettings.model_fields}),
+    ("recipe.training.model_dump()", {f"training.{name}" for name in TrainingSettings.model_fields}), ("run_chain(recipe)", set(keys(recipe.Recipe))),
+    ("session.time_budget", {"machine.time_budget_minutes"}), ("found['recipe'].cost; draw.by_recipe(recipe=1)", set()),
+])
+def test_what_a_cell_reads_is_told_by_its_code(code: str, read: set[str]) -> None:
+    assert recipe.keys_read(code) == read

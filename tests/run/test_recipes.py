@@ -10,21 +10,21 @@ import pytest
 from cellsignal import files
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ("preset=tiny", "epochs=1", "passes=1", "pages=false")
+SHORT = ("preset=tiny", "training.epochs=1", "prediction.num_batch_sizes=1", "machine.html_pages=false")
 # What each needs to be short, the networks it leaves, and the rungs that only it has.
 SOLUTIONS = {
-    "brodt-small": (("pretrain_epochs=1", "head_epochs=1", "final_epochs=1"), ["final", "head", "model", "plain", "plain-head", "pretrain"], {"virtual batch", "mixup"}),
+    "brodt-small": (("training.pretrain_epochs=1", "training.head_epochs=1", "training.final_epochs=1"), ["final", "head", "model", "plain", "plain-head", "pretrain"], {"virtual batch", "mixup"}),
     "surin-small": ((), ["model"], set()),
-    "moreau-small": (("head_epochs=1", "sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
-    "sypetkowski-small": (("pseudo_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
-    "best-small": (("pseudo_epochs=1",), ["model", "model-2"], {"views", "prototypes", "ensemble"}),
+    "moreau-small": (("training.head_epochs=1", "augmentation.progressive_sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
+    "sypetkowski-small": (("training.pseudo_label_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
+    "best-small": (("training.pseudo_label_epochs=1",), ["model", "model-2"], {"views", "prototypes", "ensemble"}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [
-    *(name for name in SOLUTIONS if name != "sypetkowski-small"),
-    pytest.param("sypetkowski-small", marks=pytest.mark.slow),  # whose ways best-small has all
-])
+EVERY_DAY = ("brodt-small", "best-small")  # between them they take every path of training and prediction
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EVERY_DAY else pytest.mark.slow) for name in SOLUTIONS])
 def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
     own, networks, rungs = SOLUTIONS[name]
     command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / f"papermill_params/{name}.yaml"), "--out", str(tmp_path / "run")]
@@ -44,11 +44,14 @@ def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
 def test_the_small_file_of_a_solution_keeps_what_makes_it(name: str) -> None:
     """What a small file may change is size and time: networks, plates, epochs, rates and batches."""
     from cellsignal.run import recipe
+    from cellsignal.settings import flat
 
     free = {
-        "preset", "run", "data", "seed", "workers", "parallel", "backbone", "ensemble", "pretrained", "sizes", "batch_size", "virtual_batch", "compare_batches",
-        "learning_rate", "final_learning_rate", "weight_decay", "schedule", "smallest_batch", "largest_batch", "passes", "pseudo_step", "ema", "decay_epochs", "mixup",
+        "preset", "run", "data", "seed", "machine.num_workers", "machine.parallel_notebooks", "network.backbone", "network.ensemble", "network.pretrained",
+        "augmentation.progressive_sizes", "augmentation.mixup_alpha", "training.batch_size", "training.virtual_batch", "training.ablate_virtual_batch",
+        "training.learning_rate", "training.final_learning_rate", "training.weight_decay", "training.schedule", "training.pseudo_label_step",
+        "training.ema_decay", "training.decay_epochs", "prediction.smallest_batch", "prediction.largest_batch", "prediction.num_batch_sizes",
     }  # fmt: skip
-    whole, small = (recipe.load(ROOT / f"papermill_params/{name}{end}.yaml").model_dump() for end in ("", "-small"))
+    whole, small = (flat(recipe.load(ROOT / f"papermill_params/{name}{end}.yaml").model_dump()) for end in ("", "-small"))
     changed = {key for key in whole if whole[key] != small[key] and key not in free and not key.endswith("epochs")}
     assert changed == set()

@@ -1,15 +1,16 @@
 """Run folders read for a comparison: what is one recipe, what it cost, and what cannot be compared."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from finished import vouch, wells, write_run
 
-from cellsignal import receipts
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.record.results import read_results
 
@@ -21,12 +22,12 @@ def make(folder: Path, name: str, *, tables: tuple[pd.DataFrame, ...] = (TEST,),
 
 
 def test_runs_that_differ_in_their_seed_are_one_recipe(tmp_path: Path) -> None:
-    runs = [make(tmp_path, name, seed=seed, data_folder=1, backbone=name[:4], workers=seed)
+    runs = [make(tmp_path, name, seed=seed, data_folder=1, backbone=name[:4], num_workers=seed)
             for seed in (0, 1) for name in (f"brodt-seed{seed}", f"best-s{seed}")]
     results, differing = read_results(runs, here=tmp_path / "x")
     assert [(each.name, each.recipe, each.seed) for each in results] == [
         ("brodt-seed0", "brodt", 0), ("best-s0", "best", 0), ("brodt-seed1", "brodt", 1), ("best-s1", "best", 1)]
-    assert differing.to_dict() == {"brodt": {"backbone": "brod"}, "best": {"backbone": "best"}}
+    assert differing.to_dict() == {"brodt": {"network.backbone": "brod"}, "best": {"network.backbone": "best"}}
     assert results[0].cost == {"weights": 1000, "training_seconds": 120.0, "prediction_seconds": 30.0, "seconds": 150.0,
                                "processes": 2, "device": "cpu"}, "buffers of batch normalisation are not learnt"
 
@@ -51,9 +52,9 @@ def test_what_is_attached_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_kernel_alone_tells_its_parameters_and_times_by_its_manifest(tmp_path: Path) -> None:
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
-    manifest = {"step": "4-predict-assign", "complete": True, "parameters": {"seed": 4, "run": "x"}, "code": "", "outputs": {},
-                "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
-    receipts.write(tmp_path / "a/manifests/4-predict-assign.json", manifest)
+    vouching = Receipt.read(tmp_path / "a/receipts/4-predict-assign.json")
+    details = {"parameters": {"seed": 4, "run": "x"}, "code": "", "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
+    replace(vouching, identity={"step": "4-predict-assign"}, details=details).write()
     for name in ("recipe.json", "seconds.json"):
         (tmp_path / "a" / name).unlink()
     result = read_results(runs, here=tmp_path / "x")[0][0]
@@ -97,7 +98,7 @@ def test_what_a_comparison_reads_is_what_the_run_left(tmp_path: Path, name: str)
     with pytest.raises(InputError, match=f"two/{name}: not as the run left it; run the command or the kernel that writes it again$"):
         read_results(runs, here=tmp_path / "x")
     for marker in ("4-predict-assign", "record"):
-        (tmp_path / f"two/done/{marker}.json").unlink()
+        (tmp_path / f"two/receipts/{marker}.json").unlink()
     with pytest.raises(InputError, match="two/answers.csv: no finished step of the run left it; run"):
         read_results(runs, here=tmp_path / "x")
 
@@ -129,11 +130,11 @@ def test_weights_with_a_broken_header_are_named(tmp_path: Path, content: bytes |
     ("seconds.json", {"4-predict-assign": "9"}, "4-predict-assign: input should be a valid number"),
     ("metrics.json", {"data": ["one"]}, "data: input should be a valid string"),
     ("metrics.json", {"data": "one", "plate_groups": [["1"]]}, "plate_groups.0.0: input should be a valid integer"),
-    ("scores/model/adapted/metadata.json", {"device": 3}, "device: input should be a valid string"),
+    ("scores/model/adapted/metadata.json", {"experiments": {}, "device": 3}, "device: input should be a valid string"),
 ])  # fmt: skip
 def test_what_is_of_another_shape_is_named(tmp_path: Path, name: str, content: object, fault: str) -> None:
     runs = [make(tmp_path, each, epochs=len(each)) for each in ("a", "bc")]
-    write_json(tmp_path / "bc" / name, content)
+    Receipt(tmp_path / "bc" / name, details=content).write() if name.startswith("scores/") else write_json(tmp_path / "bc" / name, content)
     vouch(tmp_path / "bc")
     with pytest.raises(InputError) as refused:
         read_results(runs, here=tmp_path / "x")

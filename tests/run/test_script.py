@@ -11,32 +11,33 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from building import history_of
 from trainings import write_patches
 
 from cellsignal import code_identity
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.training.fit import history_of
 from cellsignal.run import environment as paths
 from cellsignal.run.chain import notebooks, script
 
-CELLS = ['run = ""\ndata = ""\nseed = 3\ncell_type = "U2OS"\nepochs = 2\ntime_budget_minutes = 0.0\nprocesses = 1', """
+CELLS = ['run = ""\ndata = ""\nseed = 3\ncell_type = "U2OS"\ntraining = {"epochs": 2}\nmachine = {}', """
 import os
 from pathlib import Path
 import pandas as pd
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import AugmentationSettings, NetworkSettings, TrainingSettings
 from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(time_budget_minutes)""", """
+from cellsignal.learn.training.fit import TrainingSites, fit
+import cellsignal
+session = cellsignal.start(globals(), "3-train-cell-type")
+folder, recipe = session.folder, session.recipe""", """
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
-phase = Phase("whole", epochs, 4, 0.1, virtual_batch=8, seed=seed, optimizer="sgd")
-model = Classifier("plain-cnn", channels=6, classes=4, seed=seed)
-history = fit(model, train, held_out=watch, phase=phase, weights=folder / f"{cell_type}.safetensors", device="cpu",
-              processes=processes, budget=budget)
+learning = TrainingSettings(epochs=recipe.training.epochs, batch_size=4, learning_rate=0.1, virtual_batch=8, optimizer="sgd")
+phase = Phase(name="whole", training=learning, augmentation=AugmentationSettings(), seed=seed)
+model = Classifier(NetworkSettings(backbone="plain-cnn"), channels=6, classes=4, seed=seed)
+history = fit(model, TrainingSites(train, watch), phase, weights=folder / f"{cell_type}.safetensors", machine=recipe.machine, budget=session.time_budget)
 (folder / f"{os.getpid()}.process").touch()
 print(f"{len(history)} epochs, seed {seed}")"""]  # fmt: skip
 
@@ -51,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cells[0].metadata["tags"] = ["parameters"]
     kernelspec = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), folder / "train.ipynb")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "epochs": 3, "head_epochs": 1}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "training": {"epochs": 3, "head_epochs": 1}, "machine": {"device": "cpu"}}))
     return folder / "train.ipynb", folder / "recipe.yaml"
 
 
@@ -83,15 +84,15 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
     environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
     one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
-    facts = [read_json(path.with_suffix(".json"))["fingerprint"] for path in (one, two)]
+    facts = [read_json(path.with_suffix(".json"))["identity"] for path in (one, two)]
     assert facts[0] == facts[1] and facts[0]["code"]["notebook"] == code_identity.cells_digest(CELLS[2:]), "what finds the package is no part of it"
     assert sha256(one) == sha256(two)
 
 
 def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple[Path, Path]) -> None:
-    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "pretrain_epochs=4"])
-    assert (values["cell_type"], values["seed"], values["epochs"]) == ("HUVEC-x=1", 7, 3)
-    assert not {"pretrain_epochs", "head_epochs", "network"} & set(values), "the notebook does not know them"
+    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "training.pretrain_epochs=4"])
+    assert (values["cell_type"], values["seed"], values["training"]["epochs"]) == ("HUVEC-x=1", 7, 3)
+    assert not {"preset", "network", "wells"} & set(values), "the notebook does not know them"
     assert script.parameters(*made, ["cell_type=7"])["cell_type"] == 7, "YAML like all others, and the set-up refuses it"
     with pytest.raises(InputError, match="unknown key 'cel_type'"):
         script.parameters(*made, ["cel_type=HUVEC"])
@@ -102,11 +103,11 @@ def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple
 def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
     made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    wrong = call(made, tmp_path / "run", "-p", "epochs=many")
+    wrong = call(made, tmp_path / "run", "-p", "training.epochs=many")
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "epochs is 'many'" in wrong.stderr
     with pytest.raises(InputError, match="no.ipynb: no such file"):
         script.main(tmp_path / "no.ipynb", made[1])
-    given = [f"run={tmp_path / 'run'}", "time_budget_minutes=0.0001"]
+    given = [f"run={tmp_path / 'run'}", "machine.time_budget_minutes=0.0001"]
     with pytest.raises(SystemExit) as ended:
         script.main(*made, given)
     assert ended.value.code == 3

@@ -1,19 +1,22 @@
 """Steps: their order, and what makes one stale."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cellsignal import receipts
+from cellsignal.receipts import Receipt
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.run import environment
-from cellsignal.run.chain import plans, rebuild, steps
+from cellsignal.run.chain import plans, steps
+from cellsignal.run.recipe import Recipe
 
-DONE = {"simulate": {"outputs": {"data/train.csv": "aa"}}}
+DONE = {"simulate": Receipt(Path("simulate.json"), outputs={"data/train.csv": "aa"})}
 
 
 def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
-    plan = plans.plan(plans.Shape(), ["HUVEC", "RPE"], kernels=kernels)
+    plan = plans.plan(Recipe(), ["HUVEC", "RPE"], kernels=kernels)
     assert [step.name for step in plan] == [
         "2-pretrain-controls@HUVEC",
         "3-train-cell-type@HUVEC",
@@ -28,35 +31,37 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
 
 
 def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
-    plan = {step.name: step for step in plans.plan(plans.Shape(compare_batches=True, final_epochs=1), ["RPE"], kernels=environment.kernels())}
+    plan = {step.name: step for step in plans.plan(Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=1)), ["RPE"], kernels=environment.kernels())}
     model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
     assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
     assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
     assert [Path(name).name for name in model.outputs] == [
         "model.safetensors", "model.json", "final.safetensors", "final.json"]
     assert [Path(name).name for name in plain.outputs] == ["plain.safetensors", "plain.json"]
-    values = {"virtual_batch": 128, "final_epochs": 5, "epochs": 3, "cell_type": ""}
-    given = steps.parameters(plain, values)
-    assert given == {
-        "cell_type": "RPE", "network": "plain", "virtual_batch": 0, "final_epochs": 0, "epochs": 3, "cell_types": []}
-    assert steps.parameters(model, values)["virtual_batch"] == 128
+    values = Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=5, epochs=3)).model_dump()
+    given, own = steps.parameters(plain, values), steps.decisive(plain, values)
+    assert (given["cell_type"], given["network_name"], given["training"], given["wells"]) == ("RPE", "plain", {"epochs": 3}, {})
+    assert (own["training.virtual_batch"], own["training.final_epochs"], own["training.epochs"], own["wells.cell_types"]) == (0, 0, 3, [])
+    assert steps.decisive(model, values)["training.virtual_batch"] == 128 and "training.ablate_virtual_batch" not in own
 
 
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
-    step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
-    values = {"run": "/r", "seed": 3, "pretrain_epochs": 1, "epochs": 2, "parallel": 2}
-    assert steps.parameters(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "pretrain_epochs": 1}
+    step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
+    values = Recipe(run="/r", seed=3, training=TrainingSettings(pretrain_epochs=1, epochs=2)).model_dump()
+    assert steps.decisive(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "training.pretrain_epochs": 1}
+    given = steps.parameters(step, values)
+    assert given["training"] == {"pretrain_epochs": 1, "epochs": 2} and set(given) == {*Recipe.model_fields, "cell_type"}, "whole groups, without defaults"
 
 
 def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
-    step = plans.plan(plans.Shape(), ["RPE"], kernels=kernels)[0]
+    step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
-        done = {"simulate": {"outputs": {f"{folder}/train.csv": table}}}
-        return steps.identity(step, parameters={"run": folder, "workers": 0, **parameters}, done=done)
+        done = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
+        return steps.identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, done=done)
 
     first = identity("/here", "aa", seed=0)
-    assert identity("/there", "aa", seed=0, data="x", workers=4) == first
+    assert identity("/there", "aa", seed=0, data="x", **{"machine.num_workers": 4}) == first
     assert identity("/here", "bb", seed=0) != first
     assert identity("/here", "aa", seed=1) != first
 
@@ -66,39 +71,38 @@ def test_a_marker_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: P
     same = steps.identity(step, parameters={}, done={})
     page = tmp_path / "report.html"
     page.write_text("whole")
-    written = steps.write_marker(tmp_path, step, identity=same, seconds=1.0)
-    assert steps.read_marker(tmp_path, step, same=same) == written
-    assert steps.read_marker(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
+    written = steps.write_receipt(tmp_path, step, identity=same, seconds=1.0)
+    assert steps.current(tmp_path, step, same=same) == written
+    assert steps.current(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
     for damage in (lambda: page.write_text("other"), page.unlink):
         damage()
-        assert steps.read_marker(tmp_path, step, same=same) is None
-    (tmp_path / "done/report.json").write_text("{}")
-    assert steps.read_marker(tmp_path, step, same=same) is None
+        assert steps.current(tmp_path, step, same=same) is None
+    (tmp_path / "receipts/report.json").write_text("{}")
+    assert steps.current(tmp_path, step, same=same) is None
 
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
-    def simulated(data: Path) -> dict | None:
-        return steps.read_marker(tmp_path, steps.simulate(data=str(data), preset=""), same={})
+    def simulated(data: Path) -> Receipt | None:
+        return steps.current(tmp_path, steps.simulate(data=str(data), preset=""), same={})
 
     image = "train/U2OS-01/Plate1/B02_s1_w1.png"
     for folder, content in (("mine", "one"), ("others", "another")):
         shutil.copytree(plates, tmp_path / folder)
         (tmp_path / folder / image).parent.mkdir(parents=True)
         (tmp_path / folder / image).write_text(content)
-    mine = steps.write_marker(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
-    assert len(mine["outputs"]) == 5
+    mine = steps.write_receipt(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
+    assert len(mine.outputs) == 5
     assert simulated(tmp_path / "mine") == mine
     assert simulated(tmp_path / "others") is None
     (tmp_path / "mine" / image).write_text("retouched")
     assert simulated(tmp_path / "mine") is None
 
 
-@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"pages": "x"}, {"identity": []}, {"seconds": "9"}, {"outputs": {"../a": "0" * 64}}, {"pages": {"/a": "0"}}])
+@pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": []}, {"complete": 1}, {"details": {"seconds": "9"}}, {"outputs": {"../a": "0" * 64}}, {"outputs": {"/a": "0"}}])
 def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
     step = steps.Step("1-eda", outputs=("a",))
     (tmp_path / "a").write_text("a")
-    marker = steps.write_marker(tmp_path, step, identity={}, seconds=1.0)
-    assert steps.read_any(tmp_path, step) == marker
-    receipts.write(tmp_path / "done/1-eda.json", {**marker, **change})
-    assert steps.read_any(tmp_path, step) is None
-    assert rebuild.recorded_outputs(tmp_path, step) is None
+    marker = steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
+    assert steps.read(tmp_path, step) == marker
+    replace(marker, **change).write()
+    assert steps.read(tmp_path, step) is None

@@ -1,14 +1,15 @@
 """What machines share: files that are whole or not there, and checkpoints that go on elsewhere."""
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.run.cluster import shared_storage
 from cellsignal.run.cluster.shared_storage import Storage
 
@@ -28,8 +29,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     def checkpoint(run: str, epoch: int, *, of: str = "mine") -> Path:
         tensors = tmp_path / run / f"weights/U2OS/model.checkpoint-{epoch}.safetensors"
         files.write_text(tensors, f"{of} {epoch}")
-        facts = {"epoch": epoch, "tensors": tensors.name, "sha256": files.sha256(tensors), "fingerprint": of}
-        receipts.write(tmp_path / run / NAME, facts)
+        Receipt(tmp_path / run / NAME, {"of": of}, {tensors.name: files.sha256(tensors)}, complete=False, details={"epoch": epoch}).write()
         return tmp_path / run
 
     return checkpoint
@@ -46,8 +46,8 @@ def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
     assert shared.names("run") == ["run/a.txt", "run/deep/b.txt"] and shared.names("nothing") == []
     shared.get_all(tmp_path / "there", digests, under="run/")
     assert held(tmp_path / "there") == held(tmp_path / "here")
-    shared.put_json("done/a.json", digests)
-    assert shared.read_json("done/a.json") == digests and shared.read_json("done/b.json") is None
+    shared.put_receipt("receipts/a.json", written := Receipt(tmp_path, outputs=digests))
+    assert shared.read_receipt("receipts/a.json") == written and shared.read_receipt("receipts/b.json") is None
     shared.remove(["run/a.txt"])
     shared.get_all(tmp_path / "there", digests, under="run/")  # what is there is not fetched
     with pytest.raises(StepFailed, match="run/a.txt is not there$"):
@@ -78,7 +78,7 @@ def test_a_checkpoint_goes_on_elsewhere(shared: Storage, write: Callable[..., Pa
     assert held(other) == held(first)
     shared_storage.upload(shared, write("other", 5), [NAME])
     shared_storage.download(shared, first, [NAME])
-    assert json.loads((first / NAME).read_text())["epoch"] == 5
+    assert Receipt.read(first / NAME).details["epoch"] == 5
     assert [name for name in shared.names("weights")] == ["weights/U2OS/model.checkpoint-5.safetensors", NAME]
     shared_storage.delete(shared, [NAME])
     assert shared.names("weights") == []
@@ -91,13 +91,13 @@ def test_who_came_as_far_keeps_what_it_has(shared: Storage, write: Callable[...,
     shared_storage.download(shared, mine, [NAME])
     assert held(mine) == before
     shared_storage.upload(shared, mine, [NAME])  # who trains now has the storage
-    assert shared.read_json(NAME)["epoch"] == 3
+    assert shared.read_receipt(NAME).details["epoch"] == 3
 
 
 def test_damaged_checkpoints_are_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_storage, "PAUSE", 0)
     shared_storage.upload(shared, write("first", 3), [NAME])
-    shared.put_json("weights/U2OS/model.checkpoint-3.safetensors", {"other": "tensors"})
+    shared.put_receipt("weights/U2OS/model.checkpoint-3.safetensors", Receipt(tmp_path))
     shared_storage.download(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other" / NAME).exists()
     (tmp_path / "first/weights/U2OS/model.checkpoint-3.safetensors").unlink()
@@ -113,10 +113,10 @@ def test_checkpoints_are_stored_while_a_training_works(
     with shared_storage.uploaded_checkpoint(shared, tmp_path / "first", [NAME]):
         write("first", 3)
         for _ in range(500):
-            if shared.read_json(NAME):
+            if shared.read_receipt(NAME):
                 break
             shared_storage.Event().wait(0.01)
-    assert shared.read_json(NAME)["epoch"] == 3
+    assert shared.read_receipt(NAME).details["epoch"] == 3
 
 
 @pytest.mark.parametrize("name", ["../../../.bashrc", "/etc/cron.d/x", "weights/../../x"])
@@ -138,15 +138,16 @@ def test_nothing_is_fetched_through_a_link(shared: Storage, tmp_path: Path) -> N
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("change", [{"tensors": "../../../x"}, {"tensors": ".."}, {"tensors": 5}, {"tensors": ["x"]}, {"epoch": "9"}, {"sha256": None}, {"epoch": True}])
+@pytest.mark.parametrize("change", [{"outputs": {"../../../x": "0"}}, {"outputs": {"..": "0"}}, {"outputs": {"x": 5}}, {"outputs": ["x"]}, {"outputs": {}}, {"details": {"epoch": "9"}},
+                                    {"details": {"epoch": True}}])
 def test_a_stored_checkpoint_of_another_shape_is_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
     first = write("first", 3)
     shared_storage.upload(shared, first, [NAME])
-    shared.put_json(NAME, {**shared.read_json(NAME), **change})
+    shared.put_receipt(NAME, replace(shared.read_receipt(NAME), **change))
     shared_storage.download(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other").exists()
     shared_storage.upload(shared, first, [NAME])  # which is none, and gives way
-    assert shared.read_json(NAME)["epoch"] == 3
+    assert shared.read_receipt(NAME).details["epoch"] == 3
 
 
 def test_a_checkpoint_that_is_named_outside_is_refused(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:

@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import sweeping
 import yaml
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.run import recipe
 from cellsignal.run.sweep import sweep, results as sweep_results
-from cellsignal.run.chain.notebooks import Unfinished
+from cellsignal import TimeSpent
 
 Run = Callable[..., Path]
 
@@ -37,20 +39,20 @@ def results(folder: Path) -> pd.DataFrame:
 
 
 def test_variants_with_seeds(bench: Run, tmp_path: Path) -> None:
-    (tmp_path / "other.yaml").write_text("data: nowhere\npreset: tiny\nlearning_rate: 0.01\n")
-    folder = bench({"variants": {"base": None, "faster rate": {"learning_rate": 1.0}, "other": {"recipe": "other.yaml"}}}, seeds=[0, 1])
+    (tmp_path / "other.yaml").write_text("data: nowhere\npreset: tiny\ntraining: {learning_rate: 0.01}\n")
+    folder = bench({"variants": {"base": None, "faster rate": {"training.learning_rate": 1.0}, "other": {"recipe": "other.yaml"}}}, seeds=[0, 1])
     table = results(folder)
     assert table["variant"].tolist() == ["base", "faster rate", "other"] * 2 and set(table["status"]) == {"done"}
     assert table["held_out_raw"].tolist() == pytest.approx([0.6, 0.4, 0.8, 0.61, 0.41, 0.81])
     assert table["test_assigned"].tolist() == pytest.approx([0.69, 0.49, 0.89, 0.7, 0.5, 0.9])
     assert set(table["seconds"]) == {2.5} and set(table["weights"]) == {12}  # two networks of 2 x 3
     given = yaml.safe_load((folder / "trials/faster-rate-seed1.yaml").read_text())
-    assert (given["learning_rate"], given["seed"], given["pages"], given["preset"]) == (1.0, 1, False, "")
+    assert (given["training"]["learning_rate"], given["seed"], given["machine"]["html_pages"], given["preset"]) == (1.0, 1, False, "")
     assert given["data"] == str(tmp_path / "plates") and yaml.safe_load((folder / "trials/other-seed0.yaml").read_text())["data"] == given["data"]
 
 
 def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
-    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}}, seeds=[0, 1, 2])
+    folder = bench({"variants": {"base": {}, "best": {"training.learning_rate": 0.01}}}, seeds=[0, 1, 2])
     variants = pd.read_csv(folder / "variants.csv").set_index("variant")
     assert variants.loc["best", "held_out_raw_mean"] == pytest.approx(0.81)
     assert variants.loc["best", "held_out_raw_std"] == pytest.approx(0.01)
@@ -61,15 +63,15 @@ def test_the_table_tells_differences_from_the_first_variant(bench: Run) -> None:
 
 
 def test_the_best_is_a_recipe_that_says_where_it_comes_from(bench: Run, tmp_path: Path) -> None:
-    folder = bench({"variants": {"base": {}, "best": {"learning_rate": 0.01}}, "measure": "assigned"}, overrides=["epochs=7"])
+    folder = bench({"variants": {"base": {}, "best": {"training.learning_rate": 0.01}}, "measure": "assigned"}, overrides=["training.epochs=7"])
     text = (folder / "best.yaml").read_text()
     assert "the best of its variants on what was held out, best." in text and "accuracy, assigned: 0.9000 (seed 0)" in text
     found = recipe.load(folder / "best.yaml")
-    assert (found.learning_rate, found.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
+    assert (found.training.learning_rate, found.training.epochs, found.data, found.run) == (0.01, 7, "plates", "runs/best")
 
 
 def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -> None:
-    space = {"variants": {"broken": {"momentum": 0.13}, "killed": {"dropout": 0.5}, "whole": {}}}
+    space = {"variants": {"broken": {"training.momentum": 0.13}, "killed": {"network.dropout": 0.5}, "whole": {}}}
     with pytest.raises(StepFailed, match="2 of 3 trials failed, such as broken, seed 0: the loss is nan; lower the learning rate; see"):
         bench(space)
     table = results(Path("out")).set_index("variant")
@@ -81,33 +83,33 @@ def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -
 
 def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     with pytest.raises(StepFailed):
-        bench({"variants": {"broken": {"momentum": 0.13}, "whole": {}, "other": {"epochs": 3}}})
-    folder = bench({"variants": {"broken": {"momentum": 0.2}, "whole": {}, "other": {"epochs": 4}, "new": {"ema": 0.9}}}, jobs=1)
+        bench({"variants": {"broken": {"training.momentum": 0.13}, "whole": {}, "other": {"training.epochs": 3}}})
+    folder = bench({"variants": {"broken": {"training.momentum": 0.2}, "whole": {}, "other": {"training.epochs": 4}, "new": {"training.ema_decay": 0.9}}}, jobs=1)
     assert begun(folder) == ["broken-seed0"] * 2 + ["new-seed0"] + ["other-seed0"] * 2 + ["whole-seed0"]
     assert set(results(folder)["status"]) == {"done"} and "The code changed" not in (folder / "results.md").read_text()
-    record = receipts.read(folder / "trials/whole-seed0.json")
-    del record["values"]["ema"]  # as if that key had been invented since
-    receipts.write(folder / "trials/whole-seed0.json", {**record, "code": "older"})
-    bench({"variants": {"whole": {}, "other": {"epochs": 5}}})
+    record = Receipt.read(folder / "trials/whole-seed0.json")
+    del record.identity["training.ema_decay"]  # as if that key had been invented since
+    replace(record, details={**record.details, "code": "older"}).write()
+    bench({"variants": {"whole": {}, "other": {"training.epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 
 
 def test_a_grid_is_every_combination(bench: Run) -> None:
-    table = results(bench({"grid": {"learning_rate": [0.1, 0.01], "sizes": [[], [32, 64]]}}))
-    assert table["variant"].tolist() == ["learning_rate=0.1,sizes=", "learning_rate=0.1,sizes=32+64", "learning_rate=0.01,sizes=",
-                                         "learning_rate=0.01,sizes=32+64"]
-    assert table["learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["sizes"].tolist() == ["[]", "[32, 64]"] * 2
+    table = results(bench({"grid": {"training.learning_rate": [0.1, 0.01], "augmentation.progressive_sizes": [[], [32, 64]]}}))
+    assert table["variant"].tolist() == ["learning_rate=0.1,progressive_sizes=", "learning_rate=0.1,progressive_sizes=32+64", "learning_rate=0.01,progressive_sizes=",
+                                         "learning_rate=0.01,progressive_sizes=32+64"]
+    assert table["training.learning_rate"].tolist() == [0.1, 0.1, 0.01, 0.01] and table["augmentation.progressive_sizes"].tolist() == ["[]", "[32, 64]"] * 2
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
-    with pytest.raises(Unfinished, match="time budget spent before base-seed0; the same command goes on"):
-        bench({"variants": {"base": {}}}, overrides=["time_budget_minutes=1.0e-9"])
+    with pytest.raises(TimeSpent, match="time budget spent before base-seed0; the same command goes on"):
+        bench({"variants": {"base": {}}}, overrides=["machine.time_budget_minutes=1.0e-9"])
     assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_sweep_takes_its_trials_with_it_and_goes_on(bench: Run, tmp_path: Path, number: int) -> None:
-    space = {"variants": {"quick": {}, "slow": {"weight_decay": 20.0}, "slower": {"weight_decay": 30.0}}}
+    space = {"variants": {"quick": {}, "slow": {"training.weight_decay": 20.0}, "slower": {"training.weight_decay": 30.0}}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     process = subprocess.Popen([sys.executable, sweeping.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "out/results.csv").exists() and len(begun(tmp_path / "out")) == 3)
@@ -167,7 +169,7 @@ def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:
 
 
 def test_cells_that_spreadsheets_would_calculate_are_text(bench: Run) -> None:
-    out = bench({"variants": {"=1+1": {}, "@x": {"epochs": 7}, "a|b": {"epochs": 8}, "plain -1": {"epochs": 9}}})
+    out = bench({"variants": {"=1+1": {}, "@x": {"training.epochs": 7}, "a|b": {"training.epochs": 8}, "plain -1": {"training.epochs": 9}}})
     for name in ("results.csv", "variants.csv"):
         assert [line.partition(",")[0] for line in (out / name).read_text().splitlines()] == ["variant", "'=1+1", "'@x", "a|b", "plain -1"]
     table = pd.read_csv(out / "results.csv")
@@ -184,8 +186,9 @@ def test_negative_numbers_stay_numbers() -> None:
 def test_a_record_of_another_shape_is_no_record(bench: Run) -> None:
     out = bench({"variants": {"base": {}}})
     [record] = (out / "trials").glob("*.json")
-    whole = files.read_json(record)
-    for change in ({"values": []}, {"status": None}, {"seed": "0"}):
-        files.write_json(record, {**whole, **change})
+    whole = Receipt.read(record)
+    for change in ({"identity": []}, {"details": {**whole.details, "status": None}}, {"details": {**whole.details, "seed": "0"}}):
+        replace(whole, **change).write()
         assert len(results(bench({"variants": {"base": {}}}))) == 1
-        assert files.read_json(record) == {**whole, "seconds": files.read_json(record)["seconds"]}
+        again = Receipt.read(record)
+        assert again == replace(whole, details={**whole.details, "seconds": again.details["seconds"]})

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from cellsignal import files
+from building import recipe_of
+from cellsignal import TimeSpent, files
 from cellsignal.cli import main
-from cellsignal.run import environment, recipe
+from cellsignal.run import environment
 from cellsignal.run.chain import chain
 from cellsignal.run.record import manifest
-from cellsignal.run.chain.notebooks import Unfinished
 
 TRAINING = "3-train-cell-type@U2OS"
 IN_TWO_SESSIONS = """before = folder / f"weights/{cell_type}/model.checkpoint.json"
@@ -24,7 +24,7 @@ if before.exists():
         files.write_text(folder / f"weights/{cell_type}/model.{suffix}", "whole")
 else:
     files.write_text(before, "{}")
-    budget.stop("whole, epoch 1 of 2")"""
+    raise cellsignal.TimeSpent("whole, epoch 1 of 2")"""
 Run = Callable[..., Path]
 
 
@@ -33,14 +33,14 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Run:
     """run(key=value) runs the chain and gives its folder."""
 
     def go(**parameters: Any) -> Path:
-        checked = recipe.check({"data": str(plates), **parameters})
+        checked = recipe_of({"data": str(plates), **parameters})
         return chain.run_chain(checked, run=tmp_path / "run", kernels=kernels)
 
     return go
 
 
 def whole(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "done").glob("*.json")}
+    return {path.stem for path in (folder / "receipts").glob("*.json") if files.read_json(path)["identity"].keys() != {"step"}}
 
 
 def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
@@ -49,22 +49,22 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
     write_toy(kernels, "3-train-cell-type", body=IN_TWO_SESSIONS)
     write_toy(kernels, "1-eda", body="import time\ntime.sleep(6)")  # still runs when the training stops
     line = f"^time budget spent in {TRAINING}: whole, epoch 1 of 2; the same command goes on$"
-    with pytest.raises(Unfinished, match=line):
+    with pytest.raises(TimeSpent, match=line):
         run()
     folder = tmp_path / "run"
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
-    assert not manifest.read(folder, TRAINING)["complete"]
+    assert not manifest.read(folder, TRAINING).complete
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
-    assert manifest.read(folder, TRAINING)["complete"]
+    assert manifest.read(folder, TRAINING).complete
 
 
 def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run()
     capsys.readouterr()
-    with pytest.raises(Unfinished, match="^time budget spent before 4-predict-assign; the same command goes on$"):
-        run(assignment="raw", time_budget_minutes=1e-6)
+    with pytest.raises(TimeSpent, match="^time budget spent before 4-predict-assign; the same command goes on$"):
+        run(method="raw", time_budget_minutes=1e-6)
     printed = capsys.readouterr().out
     assert f"{TRAINING} kept" in printed and "started" not in printed
     assert (tmp_path / "run/submission.csv").read_text() == "id_code,sirna\nexpected,0\n"
@@ -85,32 +85,30 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
         really(notebook, **options)
 
     monkeypatch.setattr(chain.notebooks, "execute", slow)
-    with pytest.raises(Unfinished, match="^time budget spent before 1-eda; the same command goes on$"):
-        run(time_budget_minutes=660, parallel=1)
+    with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; the same command goes on$"):
+        run(time_budget_minutes=660, parallel_notebooks=1)
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
     taken["1-eda"] = 650
-    with pytest.raises(Unfinished, match="^time budget spent before report; the same command goes on$"):
-        run(time_budget_minutes=660, parallel=1)  # EDA comes first, and has all the time there is
+    with pytest.raises(TimeSpent, match="^time budget spent before report; the same command goes on$"):
+        run(time_budget_minutes=660, parallel_notebooks=1)  # EDA comes first, and has all the time there is
     assert "1-eda" in whole(folder)
-    run(time_budget_minutes=10, parallel=1)  # less than those 15 minutes, but this session has only begun
+    run(time_budget_minutes=10, parallel_notebooks=1)  # less than those 15 minutes, but this session has only begun
     assert "report" in whole(folder)
     taken.update({"4-predict-assign": 644, "1-eda": 0})
-    (folder / "done/1-eda.json").unlink()
-    run(assignment="raw", time_budget_minutes=660, parallel=1)
+    (folder / "receipts/1-eda.json").unlink()
+    run(method="raw", time_budget_minutes=660, parallel_notebooks=1)
     assert (folder / "submission.csv").read_text() == "id_code,sirna\nraw,0\n" and {"1-eda", "report"} < whole(folder)
 
 
 def with_budgets(kernels: Path, *names: str) -> None:
     """Give toys the parameter of notebooks that keep their time themselves."""
     for path in (kernels / f"{name}/{name}.ipynb" for name in names):
-        path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0', 1))
+        path.write_text(path.read_text().replace("recipe = session.recipe", "recipe, budget = session.recipe, session.time_budget", 1))
 
 
 @pytest.mark.parametrize("minutes", [0.0, 100.0])
 def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_toy: Callable[..., Path], minutes: float) -> None:
-    write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [budget.deadline, time_budget_minutes])')
-    path = kernels / "1-eda/1-eda.ipynb"
-    path.write_text(path.read_text().replace('run = \\"\\"', 'run = \\"\\"\\ntime_budget_minutes = 0.0'))
+    write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [session.time_budget.deadline, recipe.machine.time_budget_minutes])')
     folder = run(time_budget_minutes=minutes)
     deadline, given = files.read_json(folder / "eda/deadline.json")
     assert given == minutes
@@ -122,7 +120,7 @@ def test_the_command_says_one_line_and_exits_with_3(
     plates: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(environment, "kernels", lambda: kernels)
-    (tmp_path / "one.yaml").write_text(f"data: {plates}\ntime_budget_minutes: 1.0e-6\n")
+    (tmp_path / "one.yaml").write_text(f"data: {plates}\nmachine: {{time_budget_minutes: 1.0e-6}}\n")
     monkeypatch.setattr(sys, "argv", ["cellsignal", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "run")])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as ended:
@@ -137,7 +135,6 @@ def test_the_command_says_one_line_and_exits_with_3(
 
 def test_a_notebook_without_a_manifest_has_not_ended(run: Run, kernels: Path) -> None:
     path = kernels / "1-eda/1-eda.ipynb"
-    path.write_text(path.read_text().replace("session.end(", "print("))
-    path.write_text(path.read_text().replace("complete=not budget.spent, progress=budget.note", "sep=''"))
-    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its manifest$"):
+    path.write_text(path.read_text().replace("session.finish()", "print()"))
+    with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its receipt$"):
         run()

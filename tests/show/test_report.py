@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from cellsignal.files import write_json
-from cellsignal.show.html import table
+from cellsignal.receipts import Receipt
+from cellsignal.show.html import head, links, number, page, paragraph, section, table
 from cellsignal.show.report import write_report
 
 
@@ -45,7 +46,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):
-        write_json(tmp_path / f"weights/HUVEC/{name}.json", {"history": history})
+        Receipt(tmp_path / f"weights/HUVEC/{name}.json", details={"history": history}).write()
     for name in ("notebooks/1-eda.html", "notebooks/2-pretrain-controls@HUVEC.html", "submission.csv", "submission.confidence.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
@@ -62,7 +63,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
 
 def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
     for name in ("HUVEC/model", "HUVEC/plain", "HUVEC/final", "RPE/model"):
-        write_json(tmp_path / f"weights/{name}.json", {"history": history})
+        Receipt(tmp_path / f"weights/{name}.json", details={"history": history}).write()
     def shown(**parameters) -> list[str]:
         write_json(tmp_path / "recipe.json", {"parameters": parameters})
         return re.findall(r'alt="training of ([^"]*)"', read(write_report(tmp_path))[0])
@@ -93,6 +94,11 @@ def test_raw_and_assigned_never_share_a_column(tmp_path, rungs):
         assert all(len({kind for kind, value in column if value}) <= 1 for column in columns)
 
 
+def test_a_page_escapes_whatever_no_template_made():
+    text = page("<t>", ["<script>", section("<a>", paragraph("<b>"), "<c>"), head("<d>", "<e>", [number("<f>", "<g>")]), links([('"', "<h>")])])
+    assert "&lt;script&gt;" in text and not re.search("<(t|script|a|b|c|d|e|f|g|h)>", text) and 'href="&#34;"' in text
+
+
 def test_tables_escape_and_leave_nothing_blank_by_mistake():
     text = table(["a", "b"], [["<x>", 0.5], [None, 1.0]])
     assert "&lt;x&gt;" in text and "0.500" in text and "None" not in text
@@ -104,6 +110,6 @@ def test_metrics_of_another_shape_are_named(tmp_path, rungs, change):
     write_json(tmp_path / "metrics.json", {"ladder": rungs, **change})
     write_json(tmp_path / "recipe.json", {"parameters": [1]})
     write_json(tmp_path / "seconds.json", ["a"])
-    write_json(tmp_path / "weights/HUVEC/model.json", {"history": "long"})
+    Receipt(tmp_path / "weights/HUVEC/model.json", details={"history": "long"}).write()
     text, _ = read(write_report(tmp_path))
     assert "metrics.json is damaged." in text and "recipe.json is damaged." in text and "HUVEC: model.json is damaged." in text

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from cellsignal.data import simulated
 from cellsignal.files import write_json
+from cellsignal.receipts import Receipt
 from cellsignal.run.environment import PACKAGE
 from cellsignal.show import benchmark, ladder, html, style, sweeps
 from cellsignal.show.eda import plots
@@ -52,15 +54,15 @@ def test_a_message_in_place_of_a_figure_is_of_no_data() -> None:
 
 
 def test_a_page_of_simulated_data_has_a_title_and_a_banner() -> None:
-    assert "imulated" not in html.page("cellsignal: demo", ["<h1>x</h1>"])
+    assert "imulated" not in html.page("cellsignal: demo", [Markup("<h1>x</h1>")])
     with simulated.showing(True):
-        text = html.page("cellsignal: demo", ["<h1>x</h1>"])
+        text = html.page("cellsignal: demo", [Markup("<h1>x</h1>")])
     assert "<title>cellsignal: demo (simulated data)</title>" in text
     assert re.search(r'<body>\n<div role="note"[^>]*><b>Simulated data\.</b> [^<]*</div>\n<h1>x</h1>', text)
 
 
 CAVEATS = {True: "His figures and ours come from different data: compare the order of the gains, not their size.",
-           False: "His figures are of the competition&#x27;s test wells: where ours are of others, compare the order of the gains, not their size."}
+           False: "His figures are of the competition&#39;s test wells: where ours are of others, compare the order of the gains, not their size."}
 
 
 @pytest.mark.parametrize("drawn", [True, False])
@@ -75,10 +77,10 @@ def test_the_report_goes_by_what_the_run_noted_of_its_data(tmp_path: Path, rungs
 
 
 def test_the_report_of_a_run_that_noted_nothing_looks_at_its_data(tmp_path: Path) -> None:
-    write_json(tmp_path / "data/simulate.json", {"preset": "tiny", "seed": 0})
+    Receipt(tmp_path / "data/simulate.json", {"preset": "tiny", "seed": 0}).write()
     assert "(simulated data)</title>" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_damaged_receipt_is_one_too(tmp_path: Path) -> None:
     (tmp_path / "simulate.json").write_text("{")
-    assert simulated.is_simulated(tmp_path) and simulated.receipt(tmp_path) == {}
+    assert simulated.is_simulated(tmp_path) and simulated.identity(tmp_path) == {}

@@ -20,7 +20,7 @@ Call = Callable[..., str]
 
 RECIPES = {
     "tiny.yaml": [],
-    "protein-atlas.yaml": ["-p", "preset=atlas-tiny", "-p", "folds=2", "-p", "epochs=1"],
+    "protein-atlas.yaml": ["-p", "preset=atlas-tiny", "-p", "wells.folds=2", "-p", "training.epochs=1"],
 }
 MADE = {"tiny.yaml": 4 + 12 + 1, "protein-atlas.yaml": 2 + 4 + 1}  # networks, tables of scores, the submission
 

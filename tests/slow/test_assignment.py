@@ -11,7 +11,9 @@ from noise import families, gaussian, group_on_plate, real_layout, votes
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from cellsignal.decide.assign.assign import METHODS, assign, decide
+from cellsignal.decide.settings import AssignmentSettings
+from cellsignal.decide.assign.assign import assign, decide
+from small import METHODS
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
@@ -39,9 +41,9 @@ def measured(scores: pd.DataFrame, folder: Path) -> dict[str, float]:
     found = {"raw": float((scores.to_numpy().argmax(1) == truth).mean())}
     for method in METHODS[1:]:
         started = time.process_time()
-        right = assign(scores, wells, method=method, groups=groups, rotations=rotations) == truth
+        right = assign(scores, wells, settings=AssignmentSettings(method=method), groups=groups, rotations=rotations) == truth
         found[f"{method} seconds"] = time.process_time() - started
-        decision = decide(scores, wells, method=method, groups=groups, rotations=rotations, certainty=0)
+        decision = decide(scores, wells, settings=AssignmentSettings(method=method, min_group_posterior=0), groups=groups, rotations=rotations)
         found[method] = float(right.mean())
         found[f"{method} ECE"] = expected_calibration_error(decision.confidence, decision.predictions == truth)
     found["permutations"] = (decision.experiments["group_on_plate"] == pd.Series(group_on_plate(truth, groups))).sum()
@@ -105,7 +107,7 @@ def test_real_networks_on_the_one_real_experiment_whose_truth_the_tables_tell(sh
     wells, _, groups, rotations = real_layout(shared / "rxrx1")
     scores = votes(shared / "rxrx1/real_predictions.csv.gz", [f"model_{number:02d}" for number in range(1, 13)])
     truth = known_layouts(wells, scores)["HUVEC-18"].sirnas
-    right = {method: assign(scores, wells, method=method, groups=groups if method != "raw" else [], rotations=rotations)
+    right = {method: assign(scores, wells, settings=AssignmentSettings(method=method), groups=groups if method != "raw" else [], rotations=rotations)
              [truth.index].eq(truth).mean() for method in METHODS}
     print("\nHUVEC-18, votes of 12 networks:", {method: round(float(share), 4) for method, share in right.items()})
     assert right["raw"] + 0.1 < right["greedy"] < right["exact"] < right["expected"]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 # Long enough to be killed in the middle; prototypes embed the training experiments too.
-PARAMETERS = ["pretrain_epochs=8", "prototypes=0.3", "prototype_scale=8.0"]
+PARAMETERS = ["training.pretrain_epochs=8", "prediction.prototype_weight=0.3", "prediction.prototype_scale=8.0"]
 PATTERNS = ("weights/**/*.safetensors", "scores/**/*.parquet", "submission*.csv", "metrics.json")
 
 
@@ -74,7 +74,7 @@ def test_a_machine_dies(alone: dict[str, str], nodes: Any, tmp_path: Path, apart
     both = "cellsignal-*/weights/*/pretrain.checkpoint.json" if apart else "out/weights/*/pretrain.checkpoint.json"
     until(lambda: len({path.parent.name for path in tmp_path.glob(both)}) == 2, process)  # each machine trains for one cell type
     nodes.remove_node(second, allow_graceful=False)
-    assert not list((out / "done").glob("2-pretrain-controls@*.json"))
+    assert not list((out / "receipts").glob("2-pretrain-controls@*.json"))
     said = process.communicate()[1]  # that a machine is gone Ray itself prints, in many words
     assert process.returncode == 0, said
     assert not [line for line in said.splitlines() if line.strip() and "%|" not in line]

@@ -19,11 +19,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
+from building import recipe_of
 from cellsignal import code_identity, files
 from cellsignal.data.microscope import simulate
 from cellsignal.decide.evaluate.compare import compare
 from cellsignal.errors import InputError
-from cellsignal.run import environment, recipe
+from cellsignal.run import environment
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain, rebuild, script
 from cellsignal.run.record import manifest, provenance
@@ -34,7 +35,7 @@ from cellsignal.show import report
 pytestmark = pytest.mark.slow
 
 PLATES = simulate.Preset(cell_types=("HUVEC",), classes=4, train=2, test=1, image_size=32, pixel_size=3.0, missing=0)
-VALUES = {"preset": "flips", "backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 1, "epochs": 1, "parallel": 1}
+VALUES = {"preset": "flips", "backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 1, "epochs": 1, "parallel_notebooks": 1}
 TEXT = {"header": rb"\S", "key": rb"(?<=[\"',<])[a-z_]", "number": rb"\d(?=[\d.,]*)", "text": rb"[A-Za-z]{4}", "end": rb"\S(?=\s*\Z)"}
 OUTCOMES = ("made again", "refused", "no result hangs on it", "changed unseen")
 IMAGES = 5  # of thousands
@@ -89,7 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def run(folder: Path, *, engine: LocalExecutor, way: str = "") -> None:
     try:
-        chain.run_chain(recipe.check(VALUES), run=folder, way=way, engine=engine)
+        chain.run_chain(recipe_of(VALUES), run=folder, way=way, engine=engine)
     finally:
         environment.release(folder)
 

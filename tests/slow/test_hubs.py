@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from building import make_network
 from cellsignal.learn.networks.backbones import BACKBONES
-from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import load_pretrained
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def test_untrained_weights_of_the_hubs_network_give_the_same_features(name: str,
     entry = BACKBONES[name]
     theirs = timm.create_model(entry.hub.removeprefix("timm/"), pretrained=False).eval()
     save_file({key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}, tmp_path / "w.safetensors")
-    ours = Classifier(name, channels=3, classes=2).eval()
+    ours = make_network(name, channels=3, classes=2).eval()
     load_pretrained(ours, tmp_path / "w.safetensors")
     images = torch.rand(2, 3, entry.smallest, entry.smallest, dtype=torch.float64)  # untrained activations go up to 1e7
     with torch.inference_mode():

@@ -77,4 +77,4 @@ def test_kill(tmp_path: Path, undisturbed: tuple[bytes, float], kill: int) -> No
     for path in everything:
         read(path)
     assert not [path for path in everything if ".partial-" in path.name or ".simulation" in path.parts]
-    assert json.loads((out / "done/report.json").read_text())["outputs"]
+    assert json.loads((out / "receipts/report.json").read_text())["outputs"]

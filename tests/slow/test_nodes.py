@@ -8,32 +8,34 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from building import history_of
 from trainings import write_patches
 
 from cellsignal.files import sha256
-from cellsignal.learn.training.fit import history_of
 
 pytestmark = pytest.mark.slow
 
-CELLS = ['run = ""\ndata = ""\nepochs = 2\nenough = 0\nprocesses = 1\ntime_budget_minutes = 0.0', """
+CELLS = ['run = ""\ndata = ""\ntraining = {"epochs": 2}\nenough = 0\nmachine = {}', """
 from pathlib import Path
 import pandas as pd
 import torch
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import AugmentationSettings, NetworkSettings, TrainingSettings
 from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
-from cellsignal.run.record import session
-folder = session.begin(globals())
-budget = session.budget(time_budget_minutes)
+from cellsignal.learn.training.fit import TrainingSites, fit
+import cellsignal
+session = cellsignal.start(globals(), "3-train-cell-type")
+folder, recipe, budget = session.folder, session.recipe, session.time_budget
 sites = pd.read_csv(Path(data) / "sites.csv").astype({"sirna": "Int64"})
 train, watch = (SiteImages(Path(data), part, class_numbers=[0, 10, 20, 30], cache=True) for _, part in sites.groupby("experiment"))
-model = Classifier("plain-cnn", channels=6, classes=4).double()  # deep networks and Adam magnify rounding without a bound
+model = Classifier(NetworkSettings(backbone="plain-cnn"), channels=6, classes=4).double()  # deep networks and Adam magnify rounding without a bound
 def stop(history):
     if len(history) == int(enough):
-        budget.stop("enough for now")
-fit(model, train, held_out=watch, phase=Phase("whole", epochs, 4, 0.1, virtual_batch=8, optimizer="sgd"), weights=folder / "model.safetensors",
-    device="cpu", processes=processes, budget=budget, on_epoch=stop)"""]  # fmt: skip
+        raise cellsignal.TimeSpent("enough for now")
+learning = TrainingSettings(epochs=recipe.training.epochs, batch_size=4, learning_rate=0.1, virtual_batch=8, optimizer="sgd")
+phase = Phase(name="whole", training=learning, augmentation=AugmentationSettings())
+fit(model, TrainingSites(train, watch), phase, weights=folder / "model.safetensors", machine=recipe.machine, budget=budget, on_epoch=stop)"""]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cells = [nbformat.v4.new_code_cell(text) for text in CELLS]
     cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "train.ipynb")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "epochs": 4}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": str(root), "training": {"epochs": 4}, "machine": {"device": "cpu"}}))
     return folder / "train.ipynb", folder / "recipe.yaml"
 
 

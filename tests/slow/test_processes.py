@@ -10,12 +10,10 @@ from statistics import median
 import pytest
 import torch
 
+from building import make_network, make_phase, train_phase
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")]
 
@@ -26,9 +24,9 @@ def rate(root: Path, folder: Path, processes: int = 1) -> float:
     sites = read_tables(root).sites
     sites = sites[(sites["dataset"] == "train") & (sites["well_type"] == "treatment")]
     data = SiteImages(root, sites, class_numbers=range(100), cache=True)
-    model = Classifier("densenet-small", channels=6, classes=100)
-    phase = Phase("whole", 3, 8, 1e-3, virtual_batch=32)
-    history = fit(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", processes=processes)
+    model = make_network("densenet-small", channels=6, classes=100)
+    phase = make_phase("whole", 3, 8, 1e-3, virtual_batch=32)
+    history = train_phase(model, data, phase=phase, weights=folder / "model.safetensors", device="cpu", num_processes=processes)
     return len(sites) / median(row["seconds"] for row in history[1:])
 
 
@@ -41,12 +39,12 @@ def strangers(root: Path, folder: Path) -> float:
 def test_two_processes_come_near_to_two_trainings_side_by_side(tmp_path: Path) -> None:
     simulate(tmp_path / "small", preset="small")
     ways: dict[str, Callable[[Path, Path], float]] = {
-        "one process": rate, "two processes": lambda root, folder: rate(root, folder, processes=2), "two trainings": strangers,
+        "one process": rate, "two processes": lambda root, folder: rate(root, folder, num_processes=2), "two trainings": strangers,
     }  # fmt: skip
     rates, before = {way: [] for way in ways}, torch.get_num_threads()
     for turn in range(5):
         for way, train in ways.items():
-            rates[way].append(train(tmp_path / "small", tmp_path / f"{turn}-{way}"))
+            rates[way].append(train_phase(tmp_path / "small", tmp_path / f"{turn}-{way}"))
     torch.set_num_threads(before)
     found = {way: median(each) for way, each in rates.items()}
     print(*(f"{way}: {each:.0f} sites/s, {each / found['one process']:.2f} times" for way, each in found.items()), sep="\n")

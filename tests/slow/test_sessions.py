@@ -11,18 +11,19 @@ import pytest
 
 from cellsignal import files
 from cellsignal.kaggle import kernel_folders
+from cellsignal.run import recipe
 from cellsignal.run.record import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
 # Every phase and both networks of a cell type.
-PARAMETERS = {"pretrain_epochs": 3, "head_epochs": 2, "epochs": 4, "final_epochs": 2, "virtual_batch": 32, "compare_batches": True}
+TRAINING = {"pretrain_epochs": 3, "head_epochs": 2, "epochs": 4, "final_epochs": 2, "virtual_batch": 32, "ablate_virtual_batch": True}
 
 pytestmark = pytest.mark.slow
 
 
-def run(folder: Path, **parameters: object) -> subprocess.CompletedProcess[str]:
-    flags = [word for name, value in {**PARAMETERS, **parameters}.items() for word in ("-p", f"{name}={value}")]
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    flags = [word for each in (*(f"training.{name}={value}" for name, value in TRAINING.items()), *overrides) for word in ("-p", each)]
     command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(TINY), "--out", str(folder), *flags]
     return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
@@ -45,7 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_one_command_again_and_again(undisturbed: dict[str, str], tmp_path: Path) -> None:
     sessions, minutes = 0, 0.3
-    while (ended := run(tmp_path / "run", time_budget_minutes=minutes)).returncode == 3:
+    while (ended := run(tmp_path / "run", f"machine.time_budget_minutes={minutes}")).returncode == 3:
         assert ended.stdout.splitlines()[-1].startswith("time budget spent ")
         sessions, minutes = sessions + 1, minutes * 1.15  # a busy machine must get through at last
         assert sessions < 30
@@ -60,14 +61,14 @@ def test_one_kernel_that_mounts_its_earlier_version(undisturbed: dict[str, str],
     kaggle = machine.Machine(machine.bare_python(tmp_path / "bare"), tmp_path / "sessions", layout)
     package = shutil.copytree(ROOT / "utils_dataset", tmp_path / "package")  # with the notebooks, which are a link there
     inputs = {kaggle.mount("datasets", "alice/cellsignal-utils"): package}
-    minutes, complete, sessions = 0.5, False, 0
+    tiny, minutes, complete, sessions = recipe.load(TINY), 0.5, False, 0
     while not complete:
-        values = {**PARAMETERS, "run": "runs/tiny", "preset": "tiny", "time_budget_minutes": minutes}
+        values = {**tiny.model_dump(), "training": {**tiny.training.model_dump(), **TRAINING}, "machine": {"time_budget_minutes": minutes}, "run": "runs/tiny"}
         text = kernel_folders.notebook_text(ROOT / "kernels/0-chain/0-chain.ipynb", values)
         outcome = kaggle.run(text, inputs=inputs)
         assert outcome.status == "COMPLETE", outcome.log[-2000:]
         written = manifest.read(outcome.folder / "runs/tiny", "0-chain")
-        complete, sessions, minutes = written["complete"], sessions + 1, minutes * 1.4
+        complete, sessions, minutes = written.complete, sessions + 1, minutes * 1.4
         inputs[kaggle.mount("notebooks", "alice/cellsignal-tiny-0-chain")] = outcome.folder
         assert sessions < 20
     print(f"{sessions} sessions")

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from building import make_network, make_phase
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import PRESETS, simulate
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.files import read_json
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
-from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.phase import Phase
-from cellsignal.learn.training.fit import fit
 
-BRODT = range(32, 129)
+BRODT = PredictionSettings(smallest_batch=32, largest_batch=128, num_batch_sizes=97)
 # 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
 PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, test=3, image_size=48, pixel_size=4.0,
                  phenotype=5.0, repeats=())
@@ -28,10 +28,9 @@ PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, t
 def train(tables: Tables, weights: Path, *, seed: int) -> None:
     """A small network for the treatments of the training experiments, good enough to tell methods apart."""
     sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
-    data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=augmentation("d4", seed=seed))
-    model = Classifier("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
-    fit(model, data, weights=weights, phase=Phase("whole", epochs=16, batch_size=16, learning_rate=3e-3,
-                                                  schedule="cosine", seed=seed))
+    data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=build_augmentation(AugmentationSettings(), seed=seed))
+    model = make_network("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
+    train(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
 
 
 def compare(root: Path, *, seed: int) -> dict[str, dict]:
@@ -40,10 +39,10 @@ def compare(root: Path, *, seed: int) -> dict[str, dict]:
     tables = read_tables(root / "data")
     train(tables, root / "weights/HUVEC/model.safetensors", seed=seed)
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
-    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", batch_sizes=BRODT)
+    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", settings=BRODT)
     found = {}
     for kind, table in scores.items():
-        facts = read_json(root / "scores" / kind / "metadata.json")
+        facts = read_json(root / "scores" / kind / "metadata.json")["details"]
         right = accuracy(table.idxmax(axis=1), tables.solution, tables.wells)["accuracy"]
         found[kind] = {"accuracy": right, "images": facts["images"], "seconds": facts["seconds"]}
         print(f"seed {seed} {kind:8} accuracy {right:.4f}  images {facts['images']:6,}  {facts['seconds']:6.2f} s")

@@ -16,13 +16,13 @@ from cellsignal import files
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANTS = {"base": {}, "sgd": {"optimizer": "sgd"}, "broken": {"learning_rate": 1.0e30}}
+VARIANTS = {"base": {}, "sgd": {"training.optimizer": "sgd"}, "broken": {"training.learning_rate": 1.0e30}}
 
 
 def command(folder: Path, space: dict, *options: str) -> list[str]:
     path = folder / "space.yaml"
     path.write_text(yaml.safe_dump(space, sort_keys=False))
-    short = ["-p", "cell_types=[RPE]", "-p", "pretrain_epochs=0"]
+    short = ["-p", "wells.cell_types=[RPE]", "-p", "training.pretrain_epochs=0"]
     return [sys.executable, "-m", "cellsignal.cli.main", "sweep", str(ROOT / "papermill_params/tiny.yaml"), str(path), *short, *options]
 
 
@@ -48,8 +48,8 @@ def test_a_killed_sweep_comes_to_the_same_table(tmp_path: Path) -> None:
 
 def test_a_search_of_real_runs_prunes_and_writes_the_best(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    space = {"search": {"learning_rate": {"low": 1.0e-5, "high": 1.0e-1, "log": True}}}
-    call = command(tmp_path, space, "--trials", "8", "-p", "epochs=8", "-p", "schedule=cosine", "--out", str(tmp_path / "out"))
+    space = {"search": {"training.learning_rate": {"low": 1.0e-5, "high": 1.0e-1, "log": True}}}
+    call = command(tmp_path, space, "--trials", "8", "-p", "training.epochs=8", "-p", "training.schedule=cosine", "--out", str(tmp_path / "out"))
     ended = subprocess.run(call, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     found = table(tmp_path / "out")

@@ -5,11 +5,16 @@ import time
 MARGIN = 1.1  # a part is given this many times what one of its size took at worst
 
 
+class TimeSpent(RuntimeError):
+    """The time budget is spent before the work is done: the message says how far it came, and the same call goes on there."""
+
+
 class Budget:
     """Time until `deadline`, in seconds since 1970 (time.time()), which processes can hand on; None: there is no end.
 
-    Work asks `fits` before each part and calls `stop` when the next one does not. From then on it is
-    `spent`: nothing fits any more, and `note` says how far the work came.
+    Work asks `fits` before each part and raises TimeSpent when the next one does not. Work that goes on side by side calls
+    `stop` instead, and ends when what still runs has ended: from then on it is `spent`, nothing fits any more, and `note`
+    says how far the work came.
     """
 
     def __init__(self, deadline: float | None = None) -> None:

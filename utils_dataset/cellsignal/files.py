@@ -248,11 +248,11 @@ def open_regular(path: Path) -> int:
     return descriptor
 
 
-def sha256(path: Path, *, chunk: int = 1 << 20) -> str:
+def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(chunk), b""):
+        for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 

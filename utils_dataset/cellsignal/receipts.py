@@ -1,67 +1,115 @@
-"""Receipts: JSON records with the SHA-256 of files and a checksum of their own."""
+"""Receipts: JSON records of what made some files, their SHA-256, and whether they are complete; with a checksum of their own, written last."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cellsignal import files
 from cellsignal.errors import InputError
 
-CHECKSUM = "checksum"  # the last key: SHA-256 of the record without it
+CHECKSUM = "checksum"  # the last key: SHA-256 of the receipt without it
 RUN_AGAIN = "delete it and run the step that writes it again"
+KINDS = {"identity": dict, "outputs": dict, "complete": bool, "details": dict}
 
 
-def text(facts: Mapping[str, Any]) -> str:
-    """A record as text: indented JSON, the checksum last; ValueError for NaN."""
-    return _dumped({**facts, CHECKSUM: hashlib.sha256(_dumped(facts).encode()).hexdigest()})
+@dataclass(frozen=True)
+class Receipt:
+    """What the file `path` says of others; two receipts that say the same are equal wherever they lie.
+
+    `identity`: all that decides what is made, such as parameters, inputs and code. `outputs`: SHA-256 by the files' names.
+    `complete`: nothing is left to do. `details`: what else readers want to know.
+    """
+
+    path: Path = field(compare=False)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, details: Any = None, *, cure: str = RUN_AGAIN) -> "Receipt":
+        """Read a receipt; InputError when it is missing, not as it was written, or `details` are not of this type (`files.shaped`)."""
+        try:
+            with os.fdopen(files.open_regular(path), "rb") as stream:
+                record = cls.parse(path, stream.read())
+        except FileNotFoundError:
+            raise InputError("no such file", where=path, cure="run the step that writes it") from None
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error), where=path, cure=cure) from None
+        if details is not None:
+            files.shaped(record.details, details, where=path, cure=cure)
+        return record
+
+    @classmethod
+    def find(cls, path: Path, details: Any = None) -> "Receipt | None":
+        """The same; None for one that is missing, damaged, or of another kind or version."""
+        try:
+            return cls.read(path, details)
+        except (InputError, OSError):
+            return None
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes) -> "Receipt":
+        """The receipt whose file holds `content`; ValueError unless it is to the byte as `content` gave it."""
+        try:
+            record = files.parse_json(content)
+        except ValueError as error:
+            raise ValueError(f"not readable as JSON ({error})") from None
+        facts = {name: value for name, value in record.items() if name != CHECKSUM} if isinstance(record, dict) else {}
+        try:
+            unaltered = _sealed(facts) == content  # bytes, not values: 1.0 and 1.00 are the same number
+        except ValueError:  # NaN
+            unaltered = False
+        if not unaltered:
+            raise ValueError("not as it was written")
+        return cls.of(path, facts)
+
+    @classmethod
+    def of(cls, path: Path, facts: Any) -> "Receipt":
+        """The receipt that says these `facts`; ValueError if they are those of none."""
+        if not isinstance(facts, dict) or {name: type(value) for name, value in facts.items()} != KINDS:
+            raise ValueError("not a receipt of this version")
+        if not all(isinstance(digest, str) for digest in facts["outputs"].values()):
+            raise ValueError("not a receipt of this version")
+        return cls(path, **facts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that it says."""
+        return {name: getattr(self, name) for name in KINDS}
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of its file: indented JSON, the checksum last; ValueError for NaN."""
+        return _sealed(self.facts)
+
+    def write(self) -> "Receipt":
+        """Write it atomically; gives it as it is read back."""
+        files.write_bytes(self.path, self.content)
+        return replace(self, **json.loads(json.dumps(self.facts)))
+
+    def is_current(self, identity: Mapping[str, Any]) -> bool:
+        """Whether all is there, and was made by what `identity` says."""
+        return self.complete and self.identity == json.loads(json.dumps(identity))
+
+    def check_outputs(self, folder: Path, names: Iterable[str] | None = None, *, made_by: str, cure: str) -> None:
+        """InputError for the first output, or of these `names` the first, that is missing in `folder` or has another SHA-256."""
+        for name in self.outputs if names is None else names:
+            if not (folder / name).is_file():
+                raise InputError("is missing", where=folder / name, cure=cure)
+            if files.sha256(folder / name) != self.outputs[name]:
+                raise InputError(f"not as {made_by} left it", where=folder / name, cure=cure)
 
 
-def parse(content: bytes) -> dict[str, Any]:
-    """The content of a record without its checksum; ValueError unless the bytes are exactly those of `text`."""
-    try:
-        record = files.parse_json(content)
-    except ValueError as error:
-        raise ValueError(f"not readable as JSON ({error})") from None
-    facts = {name: value for name, value in record.items() if name != CHECKSUM} if isinstance(record, dict) else {}
-    try:
-        unaltered = text(facts).encode() == content  # bytes, not values: 1.0 and 1.00 are the same number
-    except ValueError:  # NaN
-        unaltered = False
-    if not unaltered:
-        raise ValueError("not as it was written")
-    return facts
+def _sealed(facts: Mapping[str, Any]) -> bytes:
+    return _dumped({**facts, CHECKSUM: hashlib.sha256(_dumped(facts)).hexdigest()})
 
 
-def write(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a record atomically."""
-    files.write_text(path, text(facts))
-
-
-def read(path: Path, shape: Any = None, *, cure: str = RUN_AGAIN) -> dict[str, Any]:
-    """Read a record; InputError if it is missing, altered since `write`, or not of a `shape` (`files.shaped`)."""
-    try:
-        with os.fdopen(files.open_regular(path), "rb") as stream:
-            facts = parse(stream.read())
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, cure="run the step that writes it") from None
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error), where=path, cure=cure) from None
-    return facts if shape is None else files.shaped(facts, shape, where=path, cure=cure)
-
-
-def check(folder: Path, outputs: Mapping[str, str], *, made_by: str, cure: str) -> None:
-    """InputError for the first file of `folder` that is missing or differs from its SHA-256 in `outputs` (by name)."""
-    for name, digest in outputs.items():
-        if not (folder / name).is_file():
-            raise InputError("is missing", where=folder / name, cure=cure)
-        if files.sha256(folder / name) != digest:
-            raise InputError(f"not as {made_by} left it", where=folder / name, cure=cure)
-
-
-def _dumped(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+def _dumped(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

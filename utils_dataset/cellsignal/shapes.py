@@ -4,9 +4,35 @@ from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
-Digests = dict[str, str]  # SHA-256 by a name relative to the run folder
 Seconds = dict[str, float]  # seconds.json: by step
 Split = Literal["test", "held_out"]
+
+
+class WellParameters(TypedDict, total=False):
+    """Of the group `wells`."""
+
+    cell_types: list[str]
+    folds: int
+
+
+class NetworkParameters(TypedDict, total=False):
+    """Of the group `network`."""
+
+    one_network: bool
+    pretrained: str
+
+
+class TrainingParameters(TypedDict, total=False):
+    """Of the group `training`."""
+
+    final_epochs: int
+    ablate_virtual_batch: bool
+
+
+class MachineParameters(TypedDict, total=False):
+    """Of the group `machine`."""
+
+    num_processes: int
 
 
 class Parameters(TypedDict, total=False):
@@ -17,13 +43,11 @@ class Parameters(TypedDict, total=False):
     run: str
     seed: int
     cell_type: str
-    cell_types: list[str]
-    network: str
-    joint: bool
-    folds: int
-    processes: int
-    final_epochs: int
-    compare_batches: bool
+    network_name: str
+    wells: WellParameters
+    network: NetworkParameters
+    training: TrainingParameters
+    machine: MachineParameters
 
 
 class Description(TypedDict):
@@ -35,38 +59,6 @@ class Description(TypedDict):
     python: NotRequired[str]
     hardware: NotRequired[dict[str, Any]]
     libraries: NotRequired[dict[str, str]]
-
-
-class Marker(TypedDict):
-    """done/<step>.json: a step is whole."""
-
-    identity: dict[str, Any]
-    outputs: Digests
-    pages: Digests
-    seconds: float
-
-
-class Manifest(TypedDict):
-    """manifests/<step>.json: what a notebook was given, made and took up."""
-
-    step: str
-    complete: bool
-    parameters: Parameters
-    code: str
-    outputs: Digests
-    taken_up: Digests
-    progress: str
-    written: float
-    seconds: NotRequired[float]
-    hardware: NotRequired[dict[str, Any]]
-
-
-class Rebuild(TypedDict):
-    """rebuild.json: a rebuild is under way."""
-
-    same: str
-    taken: dict[str, Marker]
-    cleared: bool
 
 
 class Rung(TypedDict):
@@ -141,71 +133,48 @@ class Epoch(TypedDict):
 
 
 class Card(TypedDict, total=False):
-    """<network>.json beside weights: as far as it tells how they were learnt."""
+    """Details of weights' receipts, <network>.json: as far as they tell how those were learnt."""
 
-    sha256: str
     history: list[Epoch]
 
 
-class ScoreNotes(TypedDict):
-    """metadata.json in a folder of scores."""
+class ScoreDetails(TypedDict):
+    """Details of the receipt in a folder of scores, metadata.json."""
 
     experiments: dict[str, dict[str, Any]]
-
-
-class ScoreDevice(TypedDict, total=False):
-    """The same, as far as it tells on what it was made."""
-
-    device: str
+    device: NotRequired[str]
 
 
 class Checkpoint(TypedDict):
-    """<network>.checkpoint.json: what any checkpoint says."""
+    """Details of <network>.checkpoint.json, as far as they tell how far a training has come."""
 
-    tensors: str
-    sha256: str
     epoch: int
-    fingerprint: Any
-
-
-class Progress(TypedDict, total=False):
-    """The same, as far as it tells whoever watches how far a training has come."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    rows: list[Epoch]
+    phase: NotRequired[str]
+    epochs: NotRequired[int]
+    rows: NotRequired[list[Epoch]]
 
 
 class Trial(TypedDict):
-    """<trial>.json: how a trial of a sweep ended."""
+    """Details of the receipt of a sweep's trial: how it ended."""
 
     variant: str
     seed: int
     changes: dict[str, Any]
     status: str
     error: str
-    values: dict[str, Any]
     seconds: NotRequired[float]
-
-
-class PackedFile(TypedDict):
-    """A file of a store's part."""
-
-    bytes: int
-    sha256: str
 
 
 class StorePart(TypedDict):
     """A part of a store, as store.json tells it."""
 
     folder: str
-    files: dict[str, PackedFile]
+    bytes: dict[str, int]
     digest: str
 
 
 class Store(TypedDict):
-    """store.json: a packed store."""
+    """Identity and details of store.json, the receipt of a packed store."""
 
     codec: str
     suffixes: list[str]
@@ -214,11 +183,10 @@ class Store(TypedDict):
 
 
 class StoreIndex(TypedDict):
-    """sites.json: one part of a store; by size, a row for each site."""
+    """Details of sites.json, the receipt of one part of a store; by size, a row for each site."""
 
     folder: str
-    made: dict[str, Any]
-    files: dict[str, PackedFile]
+    bytes: dict[str, int]
     sites: list[str]
     missing: dict[str, list[int]]
     crc32: dict[str, list[int]]
@@ -226,21 +194,8 @@ class StoreIndex(TypedDict):
     chunks: dict[str, list[str]]
 
 
-class Upload(TypedDict, total=False):
-    """What was uploaded of the package last."""
+class Upload(TypedDict):
+    """Details of the receipt of an upload of the package: its version on Kaggle, and the code of all that were uploaded."""
 
     version: int
     codes: list[str]
-
-
-class PartNote(TypedDict):
-    """<file>.part.json: of which file on the server the part is the beginning."""
-
-    url: str
-    validator: str
-
-
-class Download(TypedDict):
-    """download.json: how many images of each experiment came."""
-
-    images: dict[str, int]

@@ -32,7 +32,7 @@ def call(server: FakeKaggle, tmp_path: Path) -> Call:
         server.datasets.setdefault("alice/cellsignal-utils", Dataset("CellSignal utils", [tmp_path]))
 
     def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload, **waiting: object) -> dict[str, str]:
-        checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"cell_types={types}", *overrides])
+        checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"wells.cell_types={types}", *overrides])
         plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), as_one_kernel=only == "0-chain")
         with push_state.open_state(tmp_path / "build") as pushed:
             options = push.Waiting(**{"interval": 0.05, "patience": 60.0, **waiting})

@@ -3,16 +3,18 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import sessions
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
-from cellsignal import code_identity, receipts
+from cellsignal import code_identity
 from cellsignal.errors import StepFailed
 from cellsignal.kaggle import utility_dataset
 from cellsignal.kaggle.errors import QuotaSpent
+from cellsignal.receipts import Receipt
 from cellsignal.run.record import provenance
 
 Call = Callable[..., dict[str, str]]
@@ -52,8 +54,9 @@ def test_code_that_another_push_brought_to_kaggle_is_known(
 
 def mended(pushed: Pushed, server: FakeKaggle) -> Outcome:
     outcome = sessions.work(pushed, server)
-    path = outcome.folder / f"runs/tiny/manifests/{PRETRAIN}.json"
-    receipts.write(path, {**receipts.read(path), "code": "mended"})
+    path = outcome.folder / f"runs/tiny/receipts/{PRETRAIN}.json"
+    found = Receipt.read(path)
+    replace(found, details={**found.details, "code": "mended"}).write()
     return outcome
 
 
@@ -71,7 +74,7 @@ def test_a_listing_of_the_session_before_is_not_believed(server: FakeKaggle, cal
 def test_a_listing_that_stays_that_of_the_session_before(server: FakeKaggle, call: Call) -> None:
     assert call(only="1") == {}
     server.listings_late = 100
-    with pytest.raises(StepFailed, match="^1-eda: the output is of the wrong run: its manifest is that of the session before"):
+    with pytest.raises(StepFailed, match="^1-eda: the output is of the wrong run: its receipt is that of the session before"):
         call("seed=5", only="1")
 
 
@@ -124,7 +127,7 @@ def test_too_few_hours_for_a_session(server: FakeKaggle, call: Call) -> None:
     with pytest.raises(QuotaSpent, match=f"^{PRETRAIN}: 0.8 GPU hours are left this week, too little for a session; `kaggle quota` says when"):
         call(only="2")
     assert pushes(server) == ["1-eda"]
-    assert call("time_budget_minutes=5", only="2") == {}  # who asks for so little has it
+    assert call("machine.time_budget_minutes=5", only="2") == {}  # who asks for so little has it
 
 
 def test_a_session_that_may_need_all_hours_has_them(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from holdings import Dataset
 from server import FakeKaggle, Outcome, Pushed
 from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
-from cellsignal import files, receipts
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import push, push_state, watch
 from cellsignal.kaggle.errors import LoginFailed, RateLimited, ServerError, Unreachable
+from cellsignal.receipts import Receipt
 from cellsignal.run.record import provenance
 
 Connect = Callable[..., dict[str, str]]
@@ -65,7 +66,7 @@ def test_no_more_sessions_than_kaggle_runs(server: FakeKaggle, call: Call, monke
 def test_the_same_call_keeps_all_and_a_changed_parameter_repeats_what_stands_on_it(
     server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for overrides in ([], ["workers=2"], ["epochs=3"]):
+    for overrides in ([], ["machine.num_workers=2"], ["training.epochs=3"]):
         assert call(*overrides, cell_type="RPE") == {}
     assert pushes(server) == ["2-pretrain-controls-rpe", "3-train-cell-type-rpe", "3-train-cell-type-rpe"]
     said = capsys.readouterr().out
@@ -125,8 +126,9 @@ def test_a_failure_that_nobody_saw_is_told_before_it_is_repeated(server: FakeKag
 
 def other_code(pushed: Pushed, server: FakeKaggle) -> Outcome:
     outcome = sessions.work(pushed, server)
-    path = outcome.folder / "runs/tiny/manifests/1-eda.json"
-    receipts.write(path, {**receipts.read(path), "code": "older"})
+    path = outcome.folder / "runs/tiny/receipts/1-eda.json"
+    found = Receipt.read(path)
+    replace(found, details={**found.details, "code": "older"}).write()
     return outcome
 
 
@@ -135,7 +137,7 @@ def other_code(pushed: Pushed, server: FakeKaggle) -> Outcome:
     [
         (lambda pushed, server: sessions.work(pushed, server, seed=1), "its seed is 1 and not 0"),
         (other_code, "it was made by other code"),
-        (lambda pushed, server: Outcome(), "there is no manifest of 1-eda in runs/tiny"),
+        (lambda pushed, server: Outcome(), "there is no receipt of 1-eda in runs/tiny"),
     ],
 )
 def test_the_output_of_another_run(server: FakeKaggle, call: Call, turn: Callable[..., Outcome], words: str) -> None:
@@ -282,9 +284,9 @@ def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, cal
 
     def without(pushed: Pushed) -> Outcome:
         left = sessions.work(pushed, server)
-        path = next(left.folder.rglob(f"manifests/{PREDICT}.json"))
-        found = receipts.read(path)
-        receipts.write(path, {**found, "outputs": {name: digest for name, digest in found["outputs"].items() if name != "submission.csv"}})
+        path = next(left.folder.rglob(f"receipts/{PREDICT}.json"))
+        found = Receipt.read(path)
+        replace(found, outputs={name: digest for name, digest in found.outputs.items() if name != "submission.csv"}).write()
         return left
 
     server.runner = lambda pushed: without(pushed) if PREDICT in pushed.slug else sessions.work(pushed, server)
@@ -297,9 +299,9 @@ def test_a_kernel_that_says_it_is_done_without_its_files(server: FakeKaggle, cal
 @pytest.mark.parametrize("change", [{"slug": 5}, {"outputs": "submission.csv"}, {"outputs": [1]}, {"version": "2"}, {"parameters": []}, {"best": {"whole": "1"}}, {"status": "lost"}, {"pushed": None}])
 def test_a_state_of_another_shape_is_named(tmp_path: Path, change: dict) -> None:
     step = {"identity": "i", "slug": "a/b", "gpu": False, "run": "runs/x", "parameters": {}, "code": "c", "status": "running", "of a later version": 1}
-    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": step}, "two_slugs": False})
+    Receipt(tmp_path / push_state.STATE, {"recipe": ""}, details={"steps": {"1-eda": step}, "two_slugs": False}).write()
     assert push_state.read(tmp_path).steps["1-eda"].slug == "a/b"
-    files.write_json(tmp_path / push_state.STATE, {"steps": {"1-eda": {**step, **change}}, "two_slugs": False})
+    Receipt(tmp_path / push_state.STATE, {"recipe": ""}, details={"steps": {"1-eda": {**step, **change}}, "two_slugs": False}).write()
     with pytest.raises(InputError, match=r"state.json: not a state of pushes \(.*\); delete it: what is complete will be pushed again$") as refused:
         push_state.read(tmp_path)
     assert "\n" not in str(refused.value)

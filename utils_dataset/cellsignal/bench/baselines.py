@@ -22,6 +22,7 @@ from cellsignal.bench.sample import CHANNELS
 from cellsignal.bench.timer import now
 from cellsignal.data.images.reader import channel_path
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 
 BRODT, SYPETKOWSKI = 8, 24  # sites a batch
 WORKERS = 2
@@ -30,16 +31,16 @@ MIN_AREA = 0.5  # least share of an image's area
 JITTER = 0.1
 
 
-def official(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
+def official(root: Path, stem: str) -> np.ndarray:
     """A site as the official utilities read it: scikit-image, one file a channel; uint8[H, W, C]. ImportError without it."""
     from skimage.io import imread
 
-    return np.stack([imread(channel_path(root, stem, channel)) for channel in range(1, channels + 1)], axis=-1)
+    return np.stack([imread(channel_path(root, stem, channel)) for channel in range(1, CHANNELS + 1)], axis=-1)
 
 
-def opencv(root: Path, stem: str, *, channels: int = CHANNELS) -> np.ndarray:
+def opencv(root: Path, stem: str) -> np.ndarray:
     """A site by OpenCV, one file a channel; uint8[H, W, C]."""
-    files = (str(channel_path(root, stem, channel)) for channel in range(1, channels + 1))
+    files = (str(channel_path(root, stem, channel)) for channel in range(1, CHANNELS + 1))
     return np.stack([cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files], axis=-1)
 
 
@@ -101,7 +102,7 @@ class Eager:
     """A network trained the usual way: eager, channels first, floats from the host, fp16 on a GPU and fp32 on a CPU."""
 
     def __init__(self, backbone: str, *, channels: int, classes: int, device: torch.device) -> None:
-        self.model = Classifier(backbone, channels=channels, classes=classes).to(device, memory_format=torch.contiguous_format)
+        self.model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).to(device, memory_format=torch.contiguous_format)
         self.device, self.half = device, device.type == "cuda"
         self.optimizer = torch.optim.Adam(self.model.parameters(), amsgrad=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.half)

@@ -11,13 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_BYTES, REFINEMENTS
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
 
 # The work of a network: operations and memory traffic of a site, counted on the meta device.
 
 
+EPOCHS = ("pretrain_epochs", "head_epochs", "epochs", "final_epochs")
 COUNTED_BATCH = 4  # of the sites that are counted; a batch's constant part, the weights, is divided by it as in training by small ones
 
 
@@ -49,7 +52,7 @@ class Work:
 def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> tuple[Work, Work]:
     """The work of a site in inference, and in training (forwards and backwards, without the optimiser)."""
     with torch.device("meta"):
-        model = Classifier(backbone, channels=channels, classes=classes)
+        model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes)
         images = torch.empty(COUNTED_BATCH, channels, image_size, image_size).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), _OperatorCounter() as inference:
         model.eval().classify(model.embed(images))
@@ -61,7 +64,7 @@ def count_work(backbone: str, image_size: int, *, channels: int = len(RXRX1.chan
 def count_weights(backbone: str, *, channels: int = len(RXRX1.channels), classes: int = 1108) -> int:
     """How many weights a network has."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in Classifier(backbone, channels=channels, classes=classes).parameters())
+        return sum(weight.numel() for weight in Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).parameters())
 
 
 class _OperatorCounter(TorchDispatchMode):
@@ -144,15 +147,16 @@ class Workload:
     image_size: int | None = None
 
 
-def training_workloads(data_set: DatasetSize, *, pretrain_epochs: int = 0, head_epochs: int = 0, epochs: int = 0, final_epochs: int = 0,
-           classes: str = "treatments", ensemble: Sequence[str] = (), compare_batches: bool = False, sizes: Sequence[int] = (),
-           pseudo_epochs: int = 0, pseudo_share: float = 0.0, pseudo_step: float = 0.0, **prediction: Any) -> list[Workload]:
-    """The workloads of a recipe, from its parameters; `prediction`: parameters of `prediction_workloads`.
+def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], **prediction: Any) -> list[Workload]:
+    """The workloads of a recipe, given by dotted key (0 epochs where it names none); `prediction`: parameters of `prediction_workloads`.
 
     Held-out sites are scored after every epoch. Members of an ensemble are assumed to be as large as the first network.
     """
-    networks = 1 + len(ensemble)
-    trainings = networks + compare_batches  # the network without a virtual batch is trained once more from the same pretraining
+    pretrain_epochs, head_epochs, epochs, final_epochs = (recipe.get(f"training.{name}", 0) for name in EPOCHS)
+    pseudo_epochs, pseudo_share, pseudo_step = (recipe.get(f"training.pseudo_label_{name}", 0) for name in ("epochs", "share", "step"))
+    classes, sizes = recipe.get("wells.classes", "treatments"), recipe.get("augmentation.progressive_sizes", ())
+    networks = 1 + len(recipe.get("network.ensemble", ()))
+    trainings = networks + recipe.get("training.ablate_virtual_batch", False)  # the network without a virtual batch is trained once more from the same pretraining
     training_sites = data_set.train + (data_set.controls + data_set.controls_held_out) * (classes == "all")
     workloads = [Workload("controls", pretrain_epochs * data_set.controls * networks, pretrain_epochs * data_set.controls_held_out * networks,
                 pretrain_epochs * (data_set.controls + data_set.controls_held_out) * networks)]
@@ -166,18 +170,19 @@ def training_workloads(data_set: DatasetSize, *, pretrain_epochs: int = 0, head_
     workloads.append(Workload("pseudo-labels", trainings * pseudo_labelled, trainings * scored, trainings * (pseudo_labelled + scored)))
     final_sites = networks * final_epochs * (training_sites + data_set.held_out)
     workloads.append(Workload("final", final_sites, 0, final_sites))
-    workloads.append(prediction_workloads(data_set, networks=trainings + networks * (final_epochs > 0), **prediction))
+    settings = PredictionSettings(**{key.partition(".")[2]: value for key, value in recipe.items() if key.startswith("prediction.")})
+    workloads.append(prediction_workloads(data_set, settings, networks=trainings + networks * (final_epochs > 0), **prediction))
     return [workload for workload in workloads if workload.trained or workload.inferred]
 
 
-def prediction_workloads(data_set: DatasetSize, *, networks: int, statistics: str = "adapted", passes: int = 1, views: int = 1, adapted_passes: int = 1,
-              tests_answered: bool = False) -> Workload:
+def prediction_workloads(data_set: DatasetSize, settings: PredictionSettings, *, networks: int, adapted_passes: int = 1,
+                         tests_answered: bool = False) -> Workload:
     """The prediction: every kind of statistics by the first network, only the chosen one by the others; sites are decoded once a network.
 
     Only sites with known answers are worth the passes of `batch` where that is a mere rung: held-out ones, and the test's where
     `tests_answered`.
     """
-    sites = data_set.held_out + data_set.test
+    sites, statistics, passes, views = data_set.held_out + data_set.test, settings.statistics, settings.num_batch_sizes, settings.tta_views
     passes_of = {"running": 1, "batch": passes, "adapted": adapted_passes}
     first_network = sites * (passes_of["running"] + passes_of["adapted"]) + passes * (sites if statistics == "batch" or tests_answered else data_set.held_out)
     other_networks = (networks - 1) * sites * passes_of[statistics] + networks * (views - 1) * sites * passes_of[statistics]
@@ -246,12 +251,12 @@ class Estimate:
         return max(vars(self), key=vars(self).__getitem__)
 
 
-def estimate(workloads: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int, classes: int = 1108) -> Estimate:
+def estimate(workloads: Sequence[Workload], host: Host, source: Source, *, backbone: str, image_size: int) -> Estimate:
     """The time of workloads on a host, for network inputs of `image_size` px."""
     compute = 0.0
     for workload in workloads:
         inference_seconds, training_seconds = (work.seconds(host.flops, host.bandwidth, width=host.width)
-                        for work in count_work(backbone, workload.image_size or image_size, classes=classes))
+                        for work in count_work(backbone, workload.image_size or image_size))
         compute += workload.inferred * inference_seconds / host.inference_efficiency + workload.trained * training_seconds / host.efficiency
     reads = sum(workload.reads for workload in workloads)
     scale = (image_size / source.image_size) ** 2
@@ -264,24 +269,22 @@ def adapted_passes(data_set: DatasetSize, host: Host, image_size: int) -> int:
     return 1 if data_set.plate * image_size**2 <= host.pixels else 1 + REFINEMENTS
 
 
-def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS,
-         data_set: DatasetSize = RXRX1_SIZE, scales: Sequence[float] = SCALES) -> pd.DataFrame:
-    """Hours and bottleneck of a recipe on every host, from every source, at every scale.
+def page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host] = HOSTS) -> pd.DataFrame:
+    """Hours and bottleneck of a recipe on RxRx1 on every host, from every source, at every scale.
 
-    `recipe`: parameters of `training_workloads`. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
+    `recipe`: as `training_workloads` takes it. Columns host, source, scale, hours, bottleneck, read, decode, compute (hours
     alone), quota_weeks and sessions (of Kaggle's, None elsewhere).
     """
-    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts, data_set=data_set, scales=scales))
+    return pd.DataFrame(_page(recipe, sources, backbone=backbone, image_size=image_size, hosts=hosts))
 
 
-def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host],
-          data_set: DatasetSize, scales: Sequence[float]) -> Iterator[dict[str, Any]]:
+def _page(recipe: Mapping[str, Any], sources: Sequence[Source], *, backbone: str, image_size: int, hosts: Sequence[Host]) -> Iterator[dict[str, Any]]:
     for host in hosts:
-        passes = adapted_passes(data_set, host, image_size)
-        workloads = training_workloads(data_set, **recipe, adapted_passes=passes)
+        passes = adapted_passes(RXRX1_SIZE, host, image_size)
+        workloads = training_workloads(RXRX1_SIZE, recipe, adapted_passes=passes)
         for source in sources:
             seconds_of = estimate(workloads, host, source, backbone=backbone, image_size=image_size)
-            for scale in scales:
+            for scale in SCALES:
                 hours = {part: scale * seconds / 3600 for part, seconds in vars(seconds_of).items()}
                 total = max(hours.values())
                 quota = (total / QUOTA_HOURS, ceil(total / SESSION_HOURS)) if host.name == KAGGLE else (None, None)

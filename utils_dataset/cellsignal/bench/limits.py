@@ -73,8 +73,8 @@ def decoding_rate(sites: Sequence[Sequence[Path]]) -> Candidate:
     contents = [[np.frombuffer(Path(path).read_bytes(), np.uint8) for path in paths] for paths in sites]
 
     def work() -> float:
-        for channels in contents:
-            for content in channels:
+        for site in contents:
+            for content in site:
                 cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         return len(contents)
 

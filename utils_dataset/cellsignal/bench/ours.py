@@ -13,11 +13,13 @@ from cellsignal.data.images import reader
 from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
-from cellsignal.learn.batches.augment import augmentation
+from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.training.epoch import BufferPool, train_epoch, training_inputs
+from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
+from cellsignal.learn.training import epoch as training
+from cellsignal.learn.training.epoch import BufferPool, training_inputs
 from cellsignal.learn.training.optim import optimizer
 from cellsignal.learn.training.phase import Phase
 
@@ -52,15 +54,14 @@ def reading_pngs(root: Path, stems: Sequence[str]) -> WorkFunction:
     return work
 
 
-def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False, augmented: bool = True) -> SiteImages:
+def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False) -> SiteImages:
     """Sites as in training: random symmetries of the square, 1,108 classes; from memory with `cache`."""
-    augment = augmentation("d4", seed=0) if augmented else None
-    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=augment, cache=cache)
+    return SiteImages(root, sites, class_numbers=range(CLASSES), augment=build_augmentation(AugmentationSettings(), seed=0), cache=cache)
 
 
-def batches_of(count: int, batch_size: int, *, min_batches: int, seed: int = 0) -> list[np.ndarray]:
+def batches_of(count: int, batch_size: int, *, min_batches: int) -> list[np.ndarray]:
     """Shuffled rows of `count` sites in whole batches, epoch after epoch, until there are `least` batches."""
-    generator, batches = np.random.default_rng(seed), []
+    generator, batches = np.random.default_rng(0), []
     size = min(batch_size, count)
     while len(batches) < min_batches:
         rows = generator.permutation(count)
@@ -72,43 +73,43 @@ class Trainer:
     """Our network in training: Adam, binary cross-entropy, the precision of the device."""
 
     def __init__(self, backbone: str, *, batch_size: int, device: torch.device, precision: str = "auto", workers: int = 0) -> None:
-        self.model = Classifier(backbone, channels=CHANNELS, classes=CLASSES).to(device)
-        self.phase = Phase("benchmark", 1, batch_size, LEARNING_RATE, precision=precision)
-        self.optimizer = optimizer("adam", self.model.parameters(), learning_rate=LEARNING_RATE)
-        self.scaler = gradient_scaler(device, precision)
-        self.device, self.workers, self.number, self.buffers = device, workers, 0, BufferPool()
+        self.model = Classifier(NetworkSettings(backbone=backbone), channels=CHANNELS, classes=CLASSES).to(device)
+        self.phase = Phase(name="benchmark", training=TrainingSettings(epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE))
+        self.machine = MachineSettings(precision=precision, num_workers=workers)
+        self.learner = training.Learner(self.model, optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
+                                        scaler=gradient_scaler(device, precision))
+        self.device, self.number, self.buffers = device, 0, BufferPool()
 
     def epoch(self, data: SiteImages, *, batches: int) -> WorkFunction:
         """Training steps of one batch each."""
-        steps = group_batches(batches_of(len(data), self.phase.batch_size, min_batches=batches), 1)
+        steps = group_batches(batches_of(len(data), self.phase.training.batch_size, min_batches=batches), 1)
         sites = sum(len(rows) for [rows] in steps)
 
         def work() -> float:
             self.number += 1
-            train_epoch(self.model, data, steps, self.optimizer, phase=self.phase, epoch=self.number, scaler=self.scaler,
-                        workers=self.workers)
+            training.train_epoch(self.learner, data, steps, epoch=self.number)
             return sites
         return work
 
     def inputs(self, images: torch.Tensor) -> torch.Tensor:
         """The network's input from uint8[N, C, H, W] on the device, as in training; valid until the next batch."""
-        with autocast(self.device, self.phase.precision):
+        with autocast(self.device, self.machine.precision):
             return training_inputs(self.model, images, None, phase=self.phase, epoch=0, number=0, room=self.buffers)
 
     def loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of network inputs against targets float[N, classes] on the device."""
-        with autocast(self.device, self.phase.precision):
+        with autocast(self.device, self.machine.precision):
             logits = self.model.classify(self.model.embed(inputs)).float()
         return self.phase.losses(logits, targets, None)
 
     def adapted(self, images: np.ndarray) -> np.ndarray:
         """Log-probabilities float32[N, classes] of images uint8[N, C, H, W], normalised by all of them."""
-        return log_probabilities(PlateInference(self.model, images, precision=self.phase.precision), "adapted")[0]
+        return log_probabilities(PlateInference(self.model, images, precision=self.machine.precision), "adapted")[0]
 
 
 def augmenting(images: np.ndarray, learner: Trainer, *, data: SiteImages) -> WorkFunction:
     """Images in memory, batch by batch: a random symmetry each, then what the network sees; no reading ahead."""
-    size, numbers = learner.phase.batch_size, iter(range(10**9))
+    size, numbers = learner.phase.training.batch_size, iter(range(10**9))
     batches = batches_of(len(images), size, min_batches=max(1, len(images) // size))
     data.cached = list(images)
 

@@ -35,7 +35,7 @@ GPU_RATIO = 1.7  # the promise for training and prediction there
 def report(bench: Benchmark, *, place: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
     """Machine, method, rows, ratios, timeline, shares of the hardware limits, and the cost of `recipe` on other machines.
 
-    `recipe`: parameters of `cost.training_workloads`.
+    `recipe`: parameters of `cost.training_workloads`, by dotted key.
     """
     return {
         "schema": SCHEMA,
@@ -116,12 +116,12 @@ def sources(bench: Benchmark) -> list[cost.Source]:
             cost.Source("store", CHANNELS * size**2, rates["read", "ours: store"], size)]
 
 
-def pages(bench: Benchmark, recipe: Mapping[str, Any], *, image_size: int = 512, backbone: str = "densenet121") -> pd.DataFrame:
+def pages(bench: Benchmark, recipe: Mapping[str, Any]) -> pd.DataFrame:
     """Hours and bottleneck of a recipe on RxRx1, on this machine and on the machines of `cost.HOSTS`."""
     this_host = this_machine(bench)
     # The share of its ceiling that a GPU reached on this machine is better than an assumption for others.
     hosts = [replace(host, efficiency=this_host.efficiency, inference_efficiency=this_host.inference_efficiency) if this_host.memory else host for host in cost.HOSTS]
-    return cost.page(recipe, sources(bench), backbone=backbone, image_size=image_size, hosts=[this_host, *hosts])
+    return cost.page(recipe, sources(bench), backbone="densenet121", image_size=512, hosts=[this_host, *hosts])
 
 
 def _assumptions(bench: Benchmark) -> list[str]:

@@ -191,7 +191,7 @@ class Benchmark:
 
     def everything(self) -> None:
         """Run every stage; network and sites are created first, so that wrong arguments fail early."""
-        print(f"{self.learner.model.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
+        print(f"{self.learner.model.settings.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
         for stage in (self.machine, self.reading, self.augmenting, self.data_path, self.training, self.predicting, self.experiment):
             stage()
         self.timeline()

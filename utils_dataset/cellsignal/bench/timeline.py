@@ -14,6 +14,7 @@ from cellsignal.bench import baselines
 from cellsignal.bench.ours import CLASSES, Trainer
 from cellsignal.bench.timer import now
 from cellsignal.data.images.packed_store import open_store
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.learn.batches.augment import CropFlipRotate
 from cellsignal.tasks import RXRX1
 
@@ -46,7 +47,7 @@ def measure_step(step: Callable[[OnPhase], int], *, rounds: int, device: torch.d
 
 def our_step(store: Path, stems: Sequence[str], learner: Trainer) -> Callable[[OnPhase], int]:
     """Our step: pixels are read into the batch, sent as bytes, augmented and scaled on the device."""
-    source, geometry, size = open_store(store), CropFlipRotate(seed=0), learner.phase.batch_size
+    source, geometry, size = open_store(store), CropFlipRotate(AugmentationSettings(), seed=0), learner.phase.training.batch_size
     buffer = torch.empty((size, *source.shapes[source.sizes[0]]), dtype=torch.uint8, pin_memory=learner.device.type == "cuda")
     generator, _ = np.random.default_rng(0), learner.model.train()
 
@@ -61,11 +62,11 @@ def our_step(store: Path, stems: Sequence[str], learner: Trainer) -> Callable[[O
         lap("augment")
         loss = learner.loss(inputs, targets)
         lap("forward")
-        learner.scaler.scale(loss).backward()
+        learner.learner.scaler.scale(loss).backward()
         lap("backward")
-        learner.scaler.step(learner.optimizer)
-        learner.scaler.update()
-        learner.optimizer.zero_grad(set_to_none=True)
+        learner.learner.scaler.step(learner.learner.optimizer)
+        learner.learner.scaler.update()
+        learner.learner.optimizer.zero_grad(set_to_none=True)
         lap("step")
         return size
     return step

@@ -31,12 +31,12 @@ Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two
 def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")] = None) -> None:
     """Write your name where the plain client looks for it.
 
-    `kaggle kernels push` and `kaggle datasets create` then work in this checkout; Git goes on seeing a placeholder.
+    `kaggle kernels push` and `kaggle datasets create` then work in this checkout. Commit the files or not, as you like.
     """
     from cellsignal.kaggle import account
 
     owner, written = account.init(user)
-    print(f"{owner} is written into {len(written)} metadata files; Git still sees a placeholder there")
+    print(f"{owner} is written into {len(written)} metadata files")
 
 
 @app.command(epilog="Example: cellsignal kaggle push papermill_params/brodt.yaml --until-done")
@@ -72,16 +72,16 @@ def push(
     if dry_run:
         _dry_run(folder, plan, chosen)
         return
+    from cellsignal.budget import TimeSpent
     from cellsignal.kaggle import utility_dataset
     from cellsignal.kaggle.push import PushRunner, Waiting
-    from cellsignal.run.chain.notebooks import Unfinished
 
     with push_state.open_state(folder, recipe=params) as pushed:
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
         spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
         progress_text = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
-        raise Unfinished(f"time budget spent in {progress_text}; the same command goes on, and with --until-done by itself")
+        raise TimeSpent(f"time budget spent in {progress_text}; the same command goes on, and with --until-done by itself")
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
 
 
@@ -133,7 +133,7 @@ def pull(
 ) -> None:
     """Fetch what a pushed recipe made.
 
-    Every file is checked against its step's manifest before it moves into the run folder, and a report is written.
+    Every file is checked against its step's receipt before it moves into the run folder, and a report is written.
     """
     from cellsignal.kaggle import pull as pulling
     from cellsignal.kaggle import push_state
@@ -143,9 +143,9 @@ def pull(
     run = out or environment.default_run(recipe.load(params).run)
     pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
     pulled = pulling.pull(pushed, Path(run))
-    commits = sorted({each["commit"] for each in pulled.manifests.values() if each.get("commit")})
+    commits = sorted({each.details["commit"] for each in pulled.receipts.values() if each.details.get("commit")})
     print(summary(pulled.run))
-    print(f"fetched     {pulled.files} files of {len(pulled.manifests)} steps, each as its manifest says; commit {', '.join(commits) or 'unknown'}")
+    print(f"fetched     {pulled.files} files of {len(pulled.receipts)} steps, each as its receipt says; commit {', '.join(commits) or 'unknown'}")
 
 
 @app.command(epilog="Example: cellsignal kaggle submit papermill_params/brodt.yaml -m 'the first one'")

@@ -18,10 +18,11 @@ import typer
 if find_spec("fcntl") is None:  # all that follows keeps its files apart by these locks
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
+from cellsignal.budget import TimeSpent
 from cellsignal.cli import benchmark, datasets, kaggle, run
 from cellsignal.errors import InputError, system_error
 from cellsignal.run import environment
-from cellsignal.run.chain.notebooks import StepFailed, Unfinished
+from cellsignal.run.chain.notebooks import StepFailed
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
 
@@ -165,12 +166,12 @@ def assign(
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
     """
     from cellsignal.decide.commands import assign_files, routes_table
+    from cellsignal.decide.settings import AssignmentSettings
     from cellsignal.decide.submission import confidence_path
 
-    assigned = assign_files(
-        scores, data=data, out=out, confidence=confidence, method=method.value, groups=groups, probabilities=probabilities,
-        rotation_prior=rotation_prior, certainty=certainty, known_layouts=known_layouts,
-    )  # fmt: skip
+    settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=certainty,
+                                  known_layouts=known_layouts)
+    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, probabilities=probabilities)
     print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")
 
 
@@ -260,7 +261,7 @@ def main() -> NoReturn:
         _exit(error, code=2)
     except StepFailed as error:
         _exit(error, code=1)
-    except Unfinished as spent:  # no error: the same command goes on
+    except TimeSpent as spent:  # no error: the same command goes on
         print(spent)
         sys.exit(3)
     except OSError as error:  # no right to write, no space left

@@ -33,7 +33,7 @@ def run(
     """Go from plates to a submission and a report.
 
     The same call again goes on where an earlier one stopped, and repeats only what changed. It exits with 3 when
-    its time budget (time_budget_minutes) is spent.
+    its time budget (machine.time_budget_minutes) is spent.
 
     --from says first what it overwrites, and asks nothing. From scores, it only decides again: minutes, and no image
     is opened. From weights, it predicts and decides with them as they are, and trains nothing. From scratch, it

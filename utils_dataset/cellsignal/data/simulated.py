@@ -3,13 +3,12 @@
 Code that opens data calls `show` once; code that draws figures or writes pages calls `shown` or `titled`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files
-from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 RECEIPT = "simulate.json"  # in the folder of a simulation, and of a store that was packed from it
 WORKING_FOLDER = ".simulation"  # in the folder of an unfinished simulation
@@ -22,13 +21,10 @@ def is_simulated(root: Path | str) -> bool:
     return (Path(root) / RECEIPT).is_file()
 
 
-def receipt(root: Path | str) -> dict[str, Any]:
-    """The receipt of a simulation with `preset` and `seed`; empty if there is none or it is damaged."""
-    try:
-        content = files.read_json(Path(root) / RECEIPT)
-    except InputError:
-        return {}
-    return content if isinstance(content, dict) else {}
+def identity(root: Path | str) -> Mapping[str, Any]:
+    """The identity of a simulation with `preset` and `seed`; empty if there is none or its receipt is damaged."""
+    receipt = Receipt.find(Path(root) / RECEIPT)
+    return receipt.identity if receipt else {}
 
 
 def show(simulated: bool) -> None:

@@ -18,6 +18,7 @@ from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import files_of, is_submission, name_of, read_all_scores
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_answers
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream, output_file
@@ -38,9 +39,8 @@ class Assigned:
 
 
 def assign_files(
-    scores: Sequence[Path], *, data: Path, out: Path, confidence: Path | None = None, method: str = "expected",
-    groups: bool = True, probabilities: bool = False, rotation_prior: float = 0.99, certainty: float = 0.95,
-    known_layouts: bool = False,
+    scores: Sequence[Path], settings: AssignmentSettings = AssignmentSettings(), *, data: Path, out: Path, confidence: Path | None = None,
+    probabilities: bool = False,
 ) -> Assigned:
     """Read scores, choose one siRNA per test well, and write the submission `out` and `confidence`.
 
@@ -49,7 +49,6 @@ def assign_files(
     cell type, where at least ENOUGH of them are wrong: they should be held out, because a network is
     too sure of what it was trained on.
     `confidence`: `<out without suffix>.confidence.csv` when None; it holds `id_code,sirna,confidence`.
-    `method`, `rotation_prior`, `certainty`: see `assign.decide`.
 
     Both files are written at the end, or neither: where a link leads, and to a device or a FIFO as they are. Raises InputError.
     """
@@ -58,16 +57,16 @@ def assign_files(
     out, confidence = output_file(out), output_file(confidence or confidence_path(out))
     _check_places(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
-    design = plate_design(tables.wells, groups=groups, rotation_prior=rotation_prior, certainty=certainty)
-    if groups and not design["groups"]:
+    design = plate_design(tables.wells, settings)
+    if settings.plate_groups and not design["groups"]:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
     table = read_all_scores(scores, probabilities=probabilities)
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
     tests = _test_scores(table, tables, where=name_of(scores))
     labelled = _labelled(table, tables.wells)
-    temperatures = decided_temperatures(table, labelled, tables.wells, method=method, **design)
-    known = solve_known_layouts(tables.wells, tests) if known_layouts else None
-    decision = decide(tests, tables.wells, method=method, temperatures=temperatures, known=known, **design)
+    temperatures = decided_temperatures(table, labelled, tables.wells, **design)
+    known = solve_known_layouts(tables.wells, tests) if settings.known_layouts else None
+    decision = decide(tests, tables.wells, temperatures=temperatures, known=known, **design)
     write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
     return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
 

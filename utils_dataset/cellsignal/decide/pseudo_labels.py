@@ -18,10 +18,10 @@ from torch import nn
 from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.predict.inference import score_images
-from cellsignal.errors import InputError
 from cellsignal.learn.batches.dataset import SCOPES, SiteImages, sites_fingerprint
 from cellsignal.learn.networks.batchnorm import REFINEMENTS
 from cellsignal.learn.networks.classifier import ModelConfig
+from cellsignal.learn.settings import TrainingSettings
 
 Predict = Callable[..., pd.DataFrame]
 MOST = 0.5  # of a plate's treatment wells have to be held out for its statistics to be the plate's: pictures may be missing
@@ -35,27 +35,19 @@ class PseudoLabels:
     count for the statistics where their kind filled the training batches, and which a network with control features
     refers to; `held_out`: labelled sites that the network does not learn from, which measure the temperature of the
     confidences where whole plates (or what `scope` says) are held out; without them the plates' own quarrels do.
-    `wells`: columns as in `Tables.wells`; `design`: arguments of `assign.decide`, as `design_of` gives them. Of the wells, `share` are used in
-    epoch `since` (from 0) and `step` more in each one after it. `predict`: `predict.score_images`, or what answers
-    like it. Raises InputError for a share that is none.
+    `wells`: columns as in `Tables.wells`; `design`: arguments of `assign.decide`, as `plate_design` gives them. Of the wells,
+    `training.pseudo_label_share` are used in the first of the last `pseudo_label_epochs` epochs, and `pseudo_label_step` more in each
+    one after it. `predict`: `predict.score_images`, or what answers like it.
     """
 
     data: SiteImages
     wells: pd.DataFrame
     design: Mapping[str, Any]
-    share: float = 0.4
-    step: float = 0.015
-    since: int = 0
-    scope: str = "plate"
+    training: TrainingSettings = TrainingSettings()
     precision: str = "auto"
     controls: SiteImages | None = None
     held_out: SiteImages | None = None
     predict: Predict = field(default=score_images)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1 or self.step < 0:
-            raise InputError(f"a share of {self.share:g} that grows by {self.step:g}", where="pseudo_share",
-                             cure="give a share from 0 to 1, and 0 or more for its growth")
 
     def __call__(self, model: nn.Module, card: ModelConfig, epoch: int) -> np.ndarray:
         """Class index of each site of `data`, int64, -1 where it is not used; hangs on weights and epoch alone."""
@@ -70,7 +62,7 @@ class PseudoLabels:
         known = {"design": sorted(self.design.items()), "wells": sites_fingerprint(self.wells.assign(stem=self.wells["id_code"]))}
         sets = {name: None if some is None else sites_fingerprint(some.sites) for name, some in (("controls", self.controls), ("held_out", self.held_out))}
         text = json.dumps({**known, **sets}, sort_keys=True, default=str)
-        return {"share": self.share, "step": self.step, "since": self.since, "scope": self.scope, "precision": self.precision,
+        return {"training": self.training.model_dump(), "precision": self.precision,
                 "known": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     @property
@@ -80,7 +72,9 @@ class PseudoLabels:
 
     def count(self, wells: int, epoch: int) -> int:
         """How many of so many wells are used in an epoch."""
-        return round(wells * min(1.0, self.share + self.step * max(0, epoch - self.since)))
+        settings = self.training
+        since = settings.epochs - settings.pseudo_label_epochs
+        return round(wells * min(1.0, settings.pseudo_label_share + settings.pseudo_label_step * max(0, epoch - since)))
 
     def answers(self, model: nn.Module, card: ModelConfig) -> tuple[pd.Series, pd.Series]:
         """siRNA and confidence of every unlabelled well, by id_code in ascending order."""
@@ -101,10 +95,10 @@ class PseudoLabels:
         # their temperature would be that of a predictor that answers nowhere.
         if self.held_out is None:
             return pd.DataFrame()
-        sites, keys = self.held_out.sites, SCOPES[self.scope] or SCOPES["experiment"]
+        sites, keys = self.held_out.sites, SCOPES[self.training.batch_scope] or SCOPES["experiment"]
         mine = sites[sites["well_type"] == "treatment"].drop_duplicates("id_code").set_index("id_code")
         there = self.wells[self.wells["well_type"] == "treatment"].groupby(keys).size().rename("there")
         return mine[mine.groupby(keys)["stem"].transform("size") >= MOST * mine.join(there, on=keys)["there"].fillna(0)]
 
     def _scores(self, model: nn.Module, card: ModelConfig, data: SiteImages) -> pd.DataFrame:
-        return self.predict(model, card, data, self.controls, scope=self.scope, precision=self.precision)
+        return self.predict(model, card, data, self.controls, scope=self.training.batch_scope, precision=self.precision)

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from cellsignal.decide.assign.calibration import fit_temperature
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 
 # What wells look like beside those whose siRNA is known: plate-centred embeddings and the classes' prototypes.
@@ -99,21 +100,18 @@ class RefinedScores:
     scale: float = 0.0  # of the cosines to the prototypes; 0 where there are none
 
 
-def refine_scores(answers: Mapping[str, pd.DataFrame], wells: pd.DataFrame, *, statistics: str, weight: float = 0.0,
-            scale: float = 0.0, joint: bool = False) -> RefinedScores:
-    """Put views and prototypes on top of the scores that one network gave under `statistics`.
+def refine_scores(answers: Mapping[str, pd.DataFrame], wells: pd.DataFrame, settings: PredictionSettings, *, joint: bool = False) -> RefinedScores:
+    """Put views and prototypes on top of the scores that one network gave under `settings.statistics`.
 
     `answers`: as `predict.score_experiments` returns them, with "views" and "embeddings" where these were asked for.
     `wells`: columns as in `Tables.wells`, and split: a held-out well is compared with training wells alone, a
-    test well with all labelled ones. `weight`: of the prototypes, 0 to 1; `scale`: of their cosines, 0 for the one
+    test well with all labelled ones. `settings.prototype_scale`: of the prototypes' cosines, 0 for the one
     that suits the held-out wells best (a network that has learnt these wells wants the scale of one that has not).
-    `joint`: one network for all cell types. Raises InputError for a weight or scale that is none.
+    `joint`: one network for all cell types.
     """
-    if not 0 <= weight <= 1 or scale < 0:
-        raise InputError(f"prototypes with weight {weight:g} and scale {scale:g}", where="prototypes",
-                         cure="give a weight from 0 to 1 and a scale of 0 (fitted) or more")
+    weight, scale = settings.prototype_weight, settings.prototype_scale
     rungs = {"views": answers["views"]} if "views" in answers else {}
-    scores = rungs.get("views", answers[statistics])
+    scores = rungs.get("views", answers[settings.statistics])
     if weight and len(answers["embeddings"]):
         beside = _beside(answers["embeddings"], wells, joint=joint)
         held = wells[wells["split"] == "held_out"].set_index("id_code")["sirna"].dropna()

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from cellsignal.data.tables import headers, schema
 from cellsignal.data.tables.wells import read_solution
 from cellsignal.errors import InputError, Problem, raise_if_any
-from cellsignal.files import atomic_paths, write_text
+from cellsignal.files import atomic_paths
 from cellsignal.tasks import RXRX1
 
 
@@ -17,26 +17,6 @@ class AnswerRow(TypedDict):
 
     id_code: schema.Text
     sirna: schema.Treatment
-
-
-def write_submission(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
-    """Write `id_code,sirna` in the order of the sample submission.
-
-    `predictions`: siRNA by id_code. Raises InputError when a well of the sample has no
-    prediction, a predicted well is not in the sample, or a siRNA is a control; then nothing is written.
-    """
-    write_text(path, _as_text(predictions, sample, where=path))
-    return path
-
-
-def _as_text(predictions: pd.Series, sample: list[str], *, where: Path) -> str:
-    check_ids(predictions.index, sample, where=where)
-    controls = predictions.index[predictions.isin(RXRX1.controls)]
-    if len(controls):
-        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=where,
-                         cure="score treatment siRNAs only")
-    ordered = predictions.reindex(sample).astype(int)
-    return ordered.rename("sirna").rename_axis("id_code").to_csv(lineterminator="\n")
 
 
 def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series:
@@ -90,13 +70,17 @@ def confidence_path(submission: Path) -> Path:
 
 def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
                   beside: Path | None = None) -> Path:
-    """Write the submission and, `beside` it, `id_code,sirna,confidence`; both or neither.
+    """Write the submission in the order of the sample and, `beside` it, `id_code,sirna,confidence`; both or neither.
 
-    `confidence`: the probability that a well's siRNA is right, by id_code. `beside` is
-    `confidence_path(path)` when None. Raises what `write_submission` raises.
+    `predictions`: siRNA by id_code; `confidence`: the probability that it is right. `beside` is `confidence_path(path)` when None.
+    Raises InputError when a well of the sample has no prediction, a predicted well is not in the sample, or a siRNA is a control.
     """
-    table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).rename_axis("id_code")
-    texts = _as_text(predictions, sample, where=path), table.reindex(sample).to_csv(float_format="%.6f", lineterminator="\n")
+    check_ids(predictions.index, sample, where=path)
+    controls = predictions.index[predictions.isin(RXRX1.controls)]
+    if len(controls):
+        raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=path, cure="score treatment siRNAs only")
+    table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).reindex(sample).rename_axis("id_code")
+    texts = table["sirna"].astype(int).to_csv(lineterminator="\n"), table.to_csv(float_format="%.6f", lineterminator="\n")
     with atomic_paths(path, beside or confidence_path(path)) as temporaries:
         for temporary, text in zip(temporaries, texts):
             temporary.write_text(text, encoding="utf-8")

@@ -1,13 +1,15 @@
-"""The notebooks on Colab: badges that open them, and the repository and ref that their first cell installs.
+"""The notebooks on Colab: badges that open them, and a cell before the set-up that installs the package.
 
 Colab opens one notebook and none of its neighbours, so the notebook has to know where it was published. Until somebody
-says so there is no badge, because it would lead nowhere.
+says so there is neither, because the badge would lead nowhere.
 """
 
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cellsignal
 from cellsignal import files
@@ -16,12 +18,29 @@ from cellsignal.run import environment
 
 _IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _BADGE = re.compile(r" ?\[!\[Open in Colab\]\([^)\s]*\)\]\([^)\s]*\)")
-_ORIGIN = re.compile(r'^REPOSITORY, REF = "[^"\n]*", "[^"\n]*"', re.MULTILINE)
+_SETS_UP = "cellsignal.start("  # in the cell before which the package has to be there
+_CELL = "colab"  # its tag and its id
+_SOURCE = '''# Written by `cellsignal colab init`. On Colab, which knows nothing of this package, it is fetched and installed.
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+REPOSITORY, REF = "{repository}", "{ref}"  # on GitHub; a tag, a branch, a whole commit
+on_colab = "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ  # Kaggle's image is Colab's
+if on_colab and getattr(find_spec("cellsignal"), "origin", None) is None:
+    git, pip = ["git", "-C", "/content/cellsignal"], [sys.executable, "-m", "pip", "install", "-q", "/content/cellsignal/utils_dataset[local]"]
+    fetch = [*git, "fetch", "-q", "--depth", "1", f"https://github.com/{{REPOSITORY}}", REF]
+    for command in (["git", "init", "-q", "/content/cellsignal"], fetch, [*git, "checkout", "-q", "FETCH_HEAD"], pip):
+        done = subprocess.run(command, env={{**os.environ, "GIT_TERMINAL_PROMPT": "0"}}, capture_output=True, text=True)
+        if done.returncode:
+            raise ModuleNotFoundError(f"cannot install {{REPOSITORY}} at {{REF}}: {{' '.join(done.stderr.split())[-300:]}}; check the connection and both names")
+    sys.path.append("/content/cellsignal/utils_dataset")'''
 _GITHUB = re.compile(r"(?:https?://(?:[^/@\s]*@)?github\.com/|(?:ssh://)?git@github\.com[:/])([^/\s]+/[^/\s]+?)(?:\.git)?/?")
 
 
 def init(*, repository: str = "", ref: str = "") -> tuple[str, str, list[Path]]:
-    """Write badges and origin of the notebooks for a GitHub repository at a ref; gives both and the files that changed.
+    """Write badges and the cell for Colab into the notebooks for a GitHub repository at a ref; gives both and the files that changed.
 
     `repository` is OWNER/NAME, empty for Git's remote `origin`; `ref` a tag, branch or commit, empty for this version's tag.
     InputError, and nothing written, when a name cannot be one or there is no checkout.
@@ -36,7 +55,7 @@ def init(*, repository: str = "", ref: str = "") -> tuple[str, str, list[Path]]:
 
 
 def write_links(root: Path, repository: str, ref: str) -> list[Path]:
-    """Give README and notebooks of a checkout their badges, and the notebooks their origin; the files that changed."""
+    """Give README and notebooks of a checkout their badges, and the notebooks their cell; the files that changed."""
     notebooks = sorted(root.glob("kernels/*/*.ipynb"))
     texts = {path: _notebook(path, root=root, repository=repository, ref=ref) for path in notebooks}
     texts[root / "README.md"] = _readme(root, notebooks, repository=repository, ref=ref)
@@ -54,6 +73,16 @@ def badge(repository: str, ref: str, path: str) -> str:
 def without_badge(text: str) -> str:
     """A notebook's first cell as it is where nobody opens it on Colab, such as on Kaggle."""
     return re.sub(rf"{_BADGE.pattern}\n*", "", text)
+
+
+def source(repository: str, ref: str) -> str:
+    """The code of the cell that installs the package on Colab, and elsewhere does nothing."""
+    return _SOURCE.format(repository=repository, ref=ref)
+
+
+def is_cell(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell is the one for Colab."""
+    return _CELL in cell["metadata"].get("tags", [])
 
 
 def origin(root: Path) -> str:
@@ -94,14 +123,17 @@ def _ref(name: str) -> str:
 
 
 def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
-    """A notebook's text with its badge below the title and its origin in the first cell that runs; all else as it was."""
+    """A notebook's text with its badge below the title and the cell for Colab before the set-up; all else as it was."""
     notebook = files.read_json(path)
     title_cell = notebook["cells"][0]
     _rewrite(title_cell, _with_badge("".join(title_cell["source"]), badge(repository, ref, path.relative_to(root).as_posix())))
-    origin_cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and _ORIGIN.search("".join(cell["source"]))]
-    if len(origin_cells) != 1:
-        raise InputError(f"{len(origin_cells)} cells name REPOSITORY and REF", where=path, cure=f"git checkout {path.name}")
-    _rewrite(origin_cells[0], _ORIGIN.sub(f'REPOSITORY, REF = "{repository}", "{ref}"', "".join(origin_cells[0]["source"])))
+    cells = [cell for cell in notebook["cells"] if not is_cell(cell)]
+    begins = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code" and _SETS_UP in "".join(cell["source"])]
+    if len(begins) != 1:
+        raise InputError(f"{len(begins)} cells call {_SETS_UP})", where=path, cure=f"git checkout {path.name}")
+    lines = source(repository, ref).splitlines(keepends=True)
+    cell = {"cell_type": "code", "execution_count": None, "id": _CELL, "metadata": {"tags": [_CELL]}, "outputs": [], "source": lines}
+    notebook["cells"] = [*cells[: begins[0]], cell, *cells[begins[0] :]]
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 

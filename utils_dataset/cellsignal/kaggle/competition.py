@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellsignal.data.download import rxrx1
 from cellsignal.data.download.archives import require_room, unpack
-from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, TABLE_LIMITS, print_problems
+from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, print_problems
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.commands import check_file, task_of
 from cellsignal.errors import InputError, StepFailed
@@ -18,9 +18,7 @@ from cellsignal.tasks import RXRX1, Task
 FILES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv")
 
 
-def download_competition(
-    folder: Path, *, competition: str = RXRX1.competition, tables: bool = False, cell_types: Sequence[str] = (), check_images: bool = True
-) -> None:
+def download_competition(folder: Path, *, tables: bool = False, cell_types: Sequence[str] = (), check_images: bool = True) -> None:
     """Bring the competition's files into `folder`: all of them, the tables alone, or the tables and some cell types.
 
     Kaggle gives single files or one archive of everything, and 74,000 single images for the smallest cell type would take
@@ -29,20 +27,20 @@ def download_competition(
     small or an unknown cell type; StepFailed when Kaggle fails.
     """
     folder = Path(folder)
-    _fetch_tables(folder, competition)
+    _fetch_tables(folder)
     if tables:
         print(f"wrote {', '.join(FILES)} in {folder}")
         return
     tables_read = read_tables(folder)
     missing = rxrx1.missing_images(tables_read, cell_types=cell_types)
     if missing:
-        _fetch_images(tables_read, missing, competition)
+        _fetch_images(tables_read, missing)
     print(f"{folder}: {', '.join(cell_types) or 'all cell types'} {'unpacked' if missing else 'kept'}")
     if check_images:
         print_problems(folder, cell_types=cell_types)
 
 
-def _fetch_tables(folder: Path, competition: str) -> None:
+def _fetch_tables(folder: Path) -> None:
     """The tables, all or none, if they are not there: a table that cannot be read is not taken for one."""
     if all((folder / name).exists() for name in FILES):
         return
@@ -51,29 +49,29 @@ def _fetch_tables(folder: Path, competition: str) -> None:
     temporary = folder / DOWNLOADS / "tables"
     require_room(folder, 64 << 20, purpose="the tables")
     for name in FILES:
-        fetched = client.download(competition, temporary, name)
+        fetched = client.download(RXRX1.competition, temporary, name)
         if fetched.suffix == ".zip":  # Kaggle keeps large files so
-            unpack(fetched, temporary, where=f"{competition}: {fetched.name}", experiments=(), limits=TABLE_LIMITS)
+            unpack(fetched, temporary, where=f"{RXRX1.competition}: {fetched.name}", experiments=())
     try:
         read_tables(temporary)
     except InputError as error:
         shutil.rmtree(temporary)
-        raise StepFailed(f"{competition}: what came are no tables ({error})") from None
+        raise StepFailed(f"{RXRX1.competition}: what came are no tables ({error})") from None
     for name in sorted(FILES, reverse=True):
         (temporary / name).replace(folder / name)
     _remove(temporary)
 
 
-def _fetch_images(tables: Tables, experiments: Sequence[str], competition: str) -> None:
-    folder, archive = tables.root, tables.root / DOWNLOADS / f"{competition}.zip"
+def _fetch_images(tables: Tables, experiments: Sequence[str]) -> None:
+    folder, archive = tables.root, tables.root / DOWNLOADS / f"{RXRX1.competition}.zip"
     share = tables.wells["experiment"].isin(experiments).mean()
     downloaded = archive.stat().st_size if archive.exists() else 0
     # Kaggle's client tells the size of the archive only when it writes it; the public release holds the same images.
     require_room(folder, round((1 + share) * IMAGES.size) - downloaded, purpose="the archive and what comes out of it")
-    client.download(competition, archive.parent)
+    client.download(RXRX1.competition, archive.parent)
     if not zipfile.is_zipfile(archive):
         archive.unlink()
-        raise StepFailed(f"{competition}: what came is no archive; the same command downloads it again")
+        raise StepFailed(f"{RXRX1.competition}: what came is no archive; the same command downloads it again")
     rxrx1.record_images(folder, unpack(archive, folder, where=archive, experiments=experiments))
     _remove(archive)
 

@@ -33,7 +33,8 @@ class Kernel:
     step: str
     slug: str  # without its owner
     notebook: Path
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # as its notebook is given them
+    decisive: dict[str, Any]  # those that it reads, by dotted key
     gpu: bool
     code: dict[str, str]  # its identity, by part (`code_identity`)
     needs: tuple[str, ...] = ()  # steps whose outputs it mounts
@@ -65,13 +66,13 @@ def plan_kernels(
         recipe = recipe.model_copy(update={"preset": ""})  # attached plates win over it
     values = {**recipe.model_dump(), "run": _run_folder(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
-    _check_time(recipe.time_budget_minutes)
+    _check_time(recipe.machine.time_budget_minutes)
     if as_one_kernel:
         planned_steps = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
     else:
-        planned_steps = plans.plan(plans.Shape.of(recipe), cell_types(recipe), kernels=kernels)
+        planned_steps = plans.plan(recipe, cell_types(recipe), kernels=kernels)
     plans.check(recipe, kernels=kernels)
-    step_kernels = [_kernel(step, values, name=name, gpu=recipe.device != "cpu") for step in planned_steps]
+    step_kernels = [_kernel(step, values, name=name, gpu=recipe.machine.device != "cpu") for step in planned_steps]
     return PushPlan(
         name=name,
         owner=owner,
@@ -89,6 +90,7 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
         slug=slug(name, step.name),
         notebook=step.notebook,
         parameters=steps.parameters(step, values),
+        decisive=steps.decisive(step, values),
         gpu=gpu and step.name not in CPU_STEPS,
         code=step.code,
         needs=tuple(need for need in step.needs if need != "simulate"),
@@ -115,14 +117,14 @@ def cell_types(recipe: Recipe) -> list[str]:
     task, known = TASKS[recipe.task], _known(recipe)
     if not task.cell_types:
         return []
-    if unknown := [name for name in recipe.cell_types if known and name not in known]:
-        raise InputError(f"no cell type {unknown[0]}", where="cell_types", cure=f"choose from {', '.join(known)}")
-    chosen = recipe.cell_types or known or task.cell_types
-    if recipe.experiments:
-        chosen = [name for name in chosen if name in _of_experiments(recipe.experiments)]
+    if unknown := [name for name in recipe.wells.cell_types if known and name not in known]:
+        raise InputError(f"no cell type {unknown[0]}", where="wells.cell_types", cure=f"choose from {', '.join(known)}")
+    chosen = recipe.wells.cell_types or known or task.cell_types
+    if recipe.wells.experiments:
+        chosen = [name for name in chosen if name in _of_experiments(recipe.wells.experiments)]
     if not chosen:
-        what = f"no experiment of {', '.join(recipe.cell_types or known)} is named"
-        raise InputError(what, where="experiments", cure="name others, or leave `cell_types` empty")
+        what = f"no experiment of {', '.join(recipe.wells.cell_types or known)} is named"
+        raise InputError(what, where="wells.experiments", cure="name others, or leave `wells.cell_types` empty")
     return sorted(chosen, key=list(known).index if known else chosen.index)
 
 
@@ -154,7 +156,7 @@ def _check_time(minutes: float) -> None:
     if minutes > environment.LONGEST_MINUTES:
         what = f"{minutes:g} minutes, and Kaggle ends a session after 12 hours"
         cure = f"write {environment.LONGEST_MINUTES:g} or less, or 0 for 11 hours; --until-done goes on in further sessions"
-        raise InputError(what, where="time_budget_minutes", cure=cure)
+        raise InputError(what, where="machine.time_budget_minutes", cure=cure)
 
 
 def _run_folder(run: str) -> str:
@@ -207,7 +209,7 @@ def expect_earlier(step: str) -> None:
 
 def expect_cell(step: str) -> str:
     """The source of the cell that says so."""
-    return f"from cellsignal.kaggle import kernel_folders as earlier\n\nearlier.expect_earlier({step!r})  # pushed to go on, not to begin from nothing"
+    return f"from cellsignal.kaggle.kernel_folders import expect_earlier\n\nexpect_earlier({step!r})  # pushed to go on, not to begin from nothing"
 
 
 # A kernel as the client pushes it: one folder with the notebook, its parameters baked in, and every metadata key.
@@ -271,13 +273,13 @@ def notebook_text(path: Path, parameters: Mapping[str, Any], *, resumed_step: st
     `resumed_step`: the step whose earlier session has to be mounted; the cell after the one that finds the package says so.
     """
     notebook = notebooks.read(path)
-    cells = [_without_outputs(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell)]
+    cells = [_without_outputs(cell) for cell in notebook["cells"] if "injected-parameters" not in _tags(cell) and not colab.is_cell(cell)]
     position = next((number for number, cell in enumerate(cells) if "parameters" in _tags(cell)), None)
     if position is None:
         raise InputError("no cell is tagged `parameters`", where=path, cure="tag the cell that sets them")
     cells.insert(position + 1, _parameters_cell(parameters))
     if resumed_step:
-        begin_position = next(number for number, cell in enumerate(cells) if "session.begin(" in "".join(cell["source"]))
+        begin_position = next(number for number, cell in enumerate(cells) if "cellsignal.start(" in "".join(cell["source"]))
         cells.insert(begin_position + 1, _code_cell("expects-earlier", expect_cell(resumed_step)))
     kept_metadata = {key: value for key, value in notebook["metadata"].items() if key in _METADATA_KEYS}
     rendered = notebooks.normalise({**notebook, "cells": cells, "metadata": kept_metadata}, where=path)
@@ -289,7 +291,7 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def _without_outputs(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell without outputs, counts, what papermill noted of an execution, and the badge of Colab."""
+    """A cell without outputs, counts, what papermill noted of an execution, and the badge for Colab."""
     bare = {**cell, "metadata": {"tags": _tags(cell)} if _tags(cell) else {}}
     if cell["cell_type"] == "code":
         return bare | {"outputs": [], "execution_count": None}
@@ -337,7 +339,7 @@ def _chain_notebooks(kernel: Kernel) -> dict[str, str]:
 def _identities(plan: PushPlan, definition: Callable[[Kernel, Mapping[str, Any]], Any]) -> dict[str, str]:
     digests: dict[str, str] = {}
     for kernel in plan.kernels:  # each stands behind those that it needs
-        parameters = {name: value for name, value in kernel.parameters.items() if name == "run" or name not in PATHS_AND_SPEED}
+        parameters = {name: value for name, value in kernel.decisive.items() if name == "run" or name not in PATHS_AND_SPEED}
         content = {
             "made": definition(kernel, parameters),
             "metadata": metadata(plan, kernel, slug=kernel.slug, mounts=first_slugs(plan, kernel)),

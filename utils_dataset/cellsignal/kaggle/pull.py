@@ -1,4 +1,4 @@
-"""Fetching what a run on Kaggle made: every file against the hash in its step's manifest, then into the run folder."""
+"""Fetching what a run on Kaggle made: every file against the hash in its step's receipt, then into the run folder."""
 
 import os
 import re
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellsignal import files
+from cellsignal import files, settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, watch
 from cellsignal.kaggle.kernel_folders import CHAIN
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import steps
 from cellsignal.run.record import manifest
-from cellsignal.run.record.manifest import Manifest
 
 PREDICT_STEP, EDA_STEP = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
-PROVENANCE_KEYS = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a manifest, what made the run
+PROVENANCE_KEYS = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a receipt's details, what made the run
 RECEIPT = "pulled.json"  # in a run folder: what was fetched, so that it may be fetched again over itself
 
 
@@ -29,7 +29,7 @@ class Pulled:
 
     run: Path
     files: int
-    manifests: dict[str, Manifest]  # by step
+    receipts: dict[str, Receipt]  # by step
 
 
 def pull(state: PushState, run: Path) -> Pulled:
@@ -44,9 +44,9 @@ def pull(state: PushState, run: Path) -> Pulled:
     working_folder = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
     with _locked(run):
         fetched = [_fetch(step, pushed, working_folder / f"{step} {pushed.version}") for step, pushed in chosen.items()]
-        manifests = {step_manifest["step"]: step_manifest for source, _ in fetched for step_manifest in manifest.read_all(source)}
+        manifests = {step_manifest.identity["step"]: step_manifest for source, _ in fetched for step_manifest in manifest.read_all(source)}
         moved_files = {name for source, digests in fetched for name in _move(source, run, digests)}
-        files.write_json(run / RECEIPT, {step: pushed.version_slug for step, pushed in chosen.items()})
+        Receipt(run / RECEIPT, {step: pushed.version_slug for step, pushed in chosen.items()}).write()
         if CHAIN not in chosen:  # which leaves these itself
             _describe(run, manifests)
         shutil.rmtree(working_folder)
@@ -65,7 +65,7 @@ def _choose_kernels(state: PushState) -> dict[str, PushedKernel]:
 
 def _check_target(run: Path) -> None:
     """Refuse a run folder with work that did not come from Kaggle."""
-    existing = [name for name in ("done", "weights", "scores", "submission.csv") if (run / name).exists()]
+    existing = [name for name in ("receipts", "weights", "scores", "submission.csv") if (run / name).exists()]
     if existing and not (run / RECEIPT).is_file():
         raise InputError(f"another run's {existing[0]} is there", where=run, cure="add --out with a folder of its own")
 
@@ -77,7 +77,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its manifest lists, checked."""
+    """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its receipt lists, checked."""
     client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/", resume=True)
     run = folder / pushed.run
     step_manifest = manifest.read(run, step)
@@ -85,7 +85,7 @@ def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[st
     if step_manifest is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    digests = {**step_manifest["taken_up"], **step_manifest["outputs"]}
+    digests = {**step_manifest.details["taken_up"], **step_manifest.outputs}
     for name, digest in digests.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, digests
@@ -96,31 +96,31 @@ def _check_file(path: Path, digest: str, *, doing: str) -> None:
         raise StepFailed(f"{doing} is missing among the outputs; run the same command again")
     if files.sha256(path) != digest:
         path.unlink()
-        raise StepFailed(f"{doing} is not the file that its manifest names; run the same command again")
+        raise StepFailed(f"{doing} is not the file that its receipt names; run the same command again")
 
 
 def _move(source: Path, run: Path, digests: Mapping[str, str]) -> Iterator[str]:
-    """Move what was checked, and the manifests; gives the names."""
+    """Move what was checked, and the receipts; gives the names."""
     manifests = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
     for name in [*digests, *manifests, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
-        if (source / name).is_file():  # a manifest can stand among what was taken up
+        if (source / name).is_file():  # a receipt can stand among what was taken up
             target = files.inside(run, name, source=source)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source / name, target)
             yield name
 
 
-def _describe(run: Path, manifests: Mapping[str, Manifest]) -> None:
+def _describe(run: Path, manifests: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    networks = [step_manifest for step_manifest in manifests.values() if step_manifest["parameters"].get("network", "model") == "model"]
-    values = {name: value for step_manifest in networks for name, value in step_manifest["parameters"].items() if name not in manifest.SPECIFIC}
-    cell_types = {step_manifest["parameters"]["cell_type"] for step_manifest in networks if "cell_type" in step_manifest["parameters"]}
-    provenance = {name: value for name, value in manifests[PREDICT_STEP].items() if name in PROVENANCE_KEYS}
+    given_parameters = [settings.flat(given) for step_manifest in manifests.values() if (given := step_manifest.details["parameters"]).get("network_name", "model") == "model"]
+    values = {key: value for given in given_parameters for key, value in given.items() if key not in manifest.SPECIFIC}
+    cell_types = {given["cell_type"] for given in given_parameters if "cell_type" in given}
+    provenance = {name: value for name, value in manifests[PREDICT_STEP].details.items() if name in PROVENANCE_KEYS}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
-    files.write_json(run / "recipe.json", {"parameters": {**values, "cell_types": sorted(cell_types)}, **provenance})
-    files.write_json(run / "seconds.json", {step: step_manifest["seconds"] for step, step_manifest in manifests.items() if "seconds" in step_manifest})
-    steps.write_marker(run, steps.record(), identity={}, seconds=0.0)
+    files.write_json(run / "recipe.json", {"parameters": settings.nested({**values, "wells.cell_types": sorted(cell_types)}), **provenance})
+    files.write_json(run / "seconds.json", {step: step_manifest.details["seconds"] for step, step_manifest in manifests.items()})
+    steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
     report.write_report(run)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cellsignal import settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, kernel_folders, push_state, watch
 from cellsignal.kaggle.errors import Busy, InvalidSource, Missing, QuotaSpent, RateLimited, Refused, ServerError, Unreachable
@@ -105,7 +106,7 @@ class Sender:
             slug=first_slug + SECOND_SLUG_SUFFIX * (self.state.two_slugs and earlier == first_slug),
             gpu=kernel.gpu,
             run=self.plan.run,
-            parameters=kernel.parameters,
+            parameters=kernel.decisive,
             outputs=list(kernel.outputs),
             code=self.code,
             progress=same_work.progress if same_work else "",
@@ -119,8 +120,8 @@ class Sender:
 
     def _render(self, kernel: Kernel, pushed: PushedKernel) -> Path:
         mounts = [self.state.steps[need].slug for need in kernel.needs] + [pushed.earlier] * bool(pushed.earlier)
-        if kernel.parameters.get("time_budget_minutes", 0.0) != pushed.minutes and "time_budget_minutes" in kernel.parameters:
-            kernel = replace(kernel, parameters={**kernel.parameters, "time_budget_minutes": pushed.minutes})
+        if kernel.decisive.get(MINUTES, 0.0) != pushed.minutes and MINUTES in kernel.decisive:
+            kernel = replace(kernel, parameters=settings.changed(kernel.parameters, {MINUTES: pushed.minutes}))
         options = {"slug": _without_owner(pushed.slug), "mounts": list(map(_without_owner, mounts)), "resumes": bool(pushed.earlier)}
         return kernel_folders.render(self.state.path.parent / kernel.step, self.plan, kernel, **options)
 
@@ -185,10 +186,11 @@ def session_minutes(hours: float, *, running: Collection[float], starting: int) 
 
 
 def work_minutes(budget: float) -> float:
-    """Minutes of work that a session has when the quota is no limit; `asked` is the recipe's time_budget_minutes."""
+    """Minutes of work that a session has when the quota is no limit; `asked` is the recipe's machine.time_budget_minutes."""
     return budget or environment.SESSION_MINUTES
 
 
+MINUTES = "machine.time_budget_minutes"
 MAX_SESSIONS = {True: 2, False: 5}  # that Kaggle runs at once for one account, with and without a GPU
 SESSION_HOURS = 13.0  # after which we no longer wait for a session, of which Kaggle gives 12
 QUEUE_HOURS = 24.0  # hours that a session may wait for its machine
@@ -332,7 +334,7 @@ class PushRunner:
             self.out_of_time[step] = outcome.detail
         elif not advanced and not mounted_itself:
             minutes = f" of {pushed.minutes:g} minutes" if pushed.minutes else ""
-            raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise time_budget_minutes")
+            raise StepFailed(f"{step}: a whole session{minutes} brought it no further than {outcome.detail}; raise machine.time_budget_minutes")
         else:
             self._push_again(step)
 
@@ -411,7 +413,7 @@ class PushRunner:
                 self._wait_for_session(kernel.gpu, str(error))
                 continue
             if pushed is not None:
-                if minutes != kernel.parameters.get("time_budget_minutes", 0.0):
+                if minutes != kernel.decisive.get(MINUTES, 0.0):
                     self.board.say(f"{kernel.step} works {minutes:g} minutes, because {hours:g} GPU hours are left this week")
                 self.waiting.remove(kernel)
                 self.running[kernel.step] = PollClock()
@@ -421,7 +423,7 @@ class PushRunner:
 
         0 is for Kaggle's own limit. Raises QuotaSpent when nothing runs and too little is left.
         """
-        budget = kernel.parameters.get("time_budget_minutes", 0.0)
+        budget = kernel.decisive.get(MINUTES, 0.0)
         if hours is None or not kernel.gpu:
             return budget
         free_sessions = MAX_SESSIONS[True] - self._sessions_in_use(gpu=True)

@@ -12,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from cellsignal import files
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 
 STATE = "state.json"
@@ -22,7 +23,7 @@ class Status(StrEnum):
 
     pushing = "pushing"  # the client was called; whether Kaggle heard it is not known
     running = "running"  # queued or at work
-    complete = "complete"  # ended, and its manifest says that it is whole
+    complete = "complete"  # ended, and its receipt says that it is whole
     incomplete = "incomplete"  # ended well because its time was spent
     failed = "failed"  # ended otherwise, and that was said
 
@@ -37,16 +38,16 @@ class PushedKernel:
     run: str  # run folder in the kernel
     parameters: dict[str, Any]
     code: str  # provenance.code_digest() of the package it was pushed with
-    outputs: list[str] = field(default_factory=list)  # what its manifest must name when it says that all is done
+    outputs: list[str] = field(default_factory=list)  # what its receipt must name when it says that all is done
     status: Status = Status.pushing
     version: int = 0  # on Kaggle; 0 while not known
     work: str = ""  # its identity but for the code: what an earlier session of the same work left can be gone on with
-    progress: str = ""  # of an incomplete step, as its manifest says
+    progress: str = ""  # of an incomplete step, as its receipt says
     best: dict[str, int] = field(default_factory=dict)  # how far this work ever came, by phase
     failure: str = ""
     pushed: float = 0.0  # when, in seconds since 1970
     minutes: float = 0.0  # that its session may work
-    written: float = 0.0  # when its manifest was, by the clock of its session
+    written: float = 0.0  # when its receipt was, by the clock of its session
     seen: float = 0.0  # the same of the session before: what Kaggle lists for a while after this one has ended
     earlier: str = ""  # owner/slug of the last session of this work that ended well, and is mounted
     stray: str = ""  # owner/slug that Kaggle runs without its earlier self: it takes a session until it ends
@@ -74,8 +75,7 @@ class PushState:
     def save(self) -> None:
         """Write it atomically."""
         steps = {name: asdict(pushed) for name, pushed in self.steps.items()}
-        files.write_json(self.path, {"steps": steps, "two_slugs": self.two_slugs, "recipe": self.recipe})
-
+        Receipt(self.path, {"recipe": self.recipe}, complete=False, details={"steps": steps, "two_slugs": self.two_slugs}).write()
 
     def note(self, pushed: PushedKernel, status: Status, **changes: object) -> None:
         """Write down what became of a push."""
@@ -85,9 +85,9 @@ class PushState:
         self.save()
 
 
-# What state.json holds; a status is looked up, and so checked, by its enumeration.
+# The details of state.json; a status is looked up, and so checked, by its enumeration.
 _STEP = TypedDict("_STEP", {each.name: NotRequired[each.type] for each in fields(PushedKernel) if each.name != "status"})
-_FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool, "recipe": NotRequired[str]})
+_FILE = TypedDict("_FILE", {"steps": dict[str, _STEP], "two_slugs": bool})
 
 
 def folder_of(name: str) -> Path:
@@ -113,12 +113,13 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
 
 def _read(path: Path) -> PushState:
     what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
-    content = files.read_json(path, _FILE, fault=what, cure=cure)
+    content = Receipt.read(path, cure=cure)
+    files.shaped(content.details, _FILE, where=path, fault=what, cure=cure)
     try:
-        steps = {name: _as_pushed(values) for name, values in content["steps"].items()}
+        steps = {name: _as_pushed(values) for name, values in content.details["steps"].items()}
+        return PushState(path, steps, content.details["two_slugs"], content.identity["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{what} ({error})", where=path, cure=cure) from None
-    return PushState(path, steps, content["two_slugs"], content.get("recipe", ""))
 
 
 def _as_pushed(values: dict[str, Any]) -> PushedKernel:

@@ -16,6 +16,7 @@ from cellsignal.kaggle import client
 from cellsignal.kaggle.client import DATASET
 from cellsignal.kaggle.errors import RateLimited, ServerError, Unreachable
 from cellsignal.kaggle.push_state import folder_of
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.record import provenance
 
@@ -56,24 +57,25 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
             uploaded.unlink(missing_ok=True)
             _upload(folder, current_version)
             version = current_version + 1
-            files.write_json(uploaded, {**content, "version": version, "codes": list(dict.fromkeys(reversed(codes)))[::-1]})  # now: who ends us while we wait must not upload it twice
+            Receipt(uploaded, content, details={"version": version, "codes": list(dict.fromkeys(reversed(codes)))[::-1]}).write()  # now: who ends us while we wait must not upload it twice
         return _wait(f"{owner}/{SLUG}", version, waiting, failed=failed) if version > current_version else version
 
 
 def _uploaded_version(record: Path, content: dict[str, str], current_version: int) -> int:
     """The version under which this content is there or on its way; 0 when it never went up, or should have shown long ago."""
-    if current_version == 0 or not record.is_file():
+    recorded = Receipt.find(record, shapes.Upload)
+    if current_version == 0 or recorded is None:
         return 0
-    recorded = dict(files.read_json(record, shapes.Upload))
-    version, _ = recorded.pop("version", 0), recorded.pop("codes", None)
+    version = recorded.details["version"]
     unpacking = version == current_version + 1 and time.time() - record.stat().st_mtime < MAX_UNPACK_SECONDS
-    return version if recorded == content and (version == current_version or unpacking) else 0
+    return version if recorded.is_current(content) and (version == current_version or unpacking) else 0
 
 
 def codes_after(code: str, record: Path | None = None) -> list[str]:
     """The code digests of the packages that were uploaded from here after one with this code; all for ""."""
     record = record or folder_of("utils_dataset").with_suffix(".json")
-    codes = files.read_json(record, shapes.Upload).get("codes", []) if record.is_file() else []
+    recorded = Receipt.find(record, shapes.Upload)
+    codes = recorded.details["codes"] if recorded else []
     return codes[codes.index(code) + 1 :] if code in codes else codes if code == "" else []
 
 

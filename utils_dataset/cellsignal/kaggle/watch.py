@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cellsignal import settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import parse_json
 from cellsignal.kaggle import client, utility_dataset
 from cellsignal.kaggle.errors import Missing, RateLimited, ServerError, Unreachable, redact
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain.steps import PATHS_AND_SPEED
 from cellsignal.run.record import manifest
-from cellsignal.run.record.manifest import Manifest
 
 # What became of a pushed step: its session's state and, once that ended well, whose work it left.
 
@@ -36,11 +37,11 @@ class Outcome:
 
     status: Status  # running, complete, incomplete or failed
     detail: str = ""  # QUEUED or RUNNING; how far it came; why it failed; of what is complete, what is to be known
-    written: float = 0.0  # when its manifest was, by the clock of its session
+    written: float = 0.0  # when its receipt was, by the clock of its session
 
 
 def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) -> Outcome:
-    """Ask Kaggle what became of a step, and its manifest whether it is the work that was pushed.
+    """Ask Kaggle what became of a step, and its receipt whether it is the work that was pushed.
 
     `interval`: seconds between looks at the files of a session that ended, until they are its own. Raises what the
     client raises when Kaggle does not answer.
@@ -57,43 +58,43 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
     difference = output_differs(step_manifest, step, pushed)
     if step_manifest is None or difference:
         return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if step_manifest["complete"] and (missing := sorted(set(pushed.outputs) - {*step_manifest["outputs"], *step_manifest["taken_up"]})):
+    if step_manifest.complete and (missing := sorted(set(pushed.outputs) - {*step_manifest.outputs, *step_manifest.details["taken_up"]})):
         return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
-    if step_manifest["complete"]:
-        return Outcome(Status.complete, "" if step_manifest["code"] == pushed.code else NEWER_CODE_NOTE, step_manifest["written"])
-    return Outcome(Status.incomplete, step_manifest["progress"], step_manifest["written"])
+    if step_manifest.complete:
+        return Outcome(Status.complete, "" if step_manifest.details["code"] == pushed.code else NEWER_CODE_NOTE, step_manifest.details["written"])
+    return Outcome(Status.incomplete, step_manifest.details["progress"], step_manifest.details["written"])
 
 
-def _newest(step: str, pushed: PushedKernel, interval: float) -> Manifest | None:
-    """The manifest of a session that ended well; for a while Kaggle lists none, or that of the session before."""
-    step_manifest = read_manifest(step, pushed)
+def _newest(step: str, pushed: PushedKernel, interval: float) -> Receipt | None:
+    """The receipt of a session that ended well; for a while Kaggle lists none, or that of the session before."""
+    step_manifest = read_receipt(step, pushed)
     for _ in range(EXTRA_LOOKS if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
-        if step_manifest is not None and step_manifest["written"] > pushed.seen:
+        if step_manifest is not None and step_manifest.details["written"] > pushed.seen:
             break
         time.sleep(interval)
-        step_manifest = read_manifest(step, pushed)
+        step_manifest = read_receipt(step, pushed)
     return step_manifest
 
 
-def read_manifest(step: str, pushed: PushedKernel) -> Manifest | None:
-    """The manifest of a session that ended well; None when it left none, or a damaged one."""
+def read_receipt(step: str, pushed: PushedKernel) -> Receipt | None:
+    """The receipt of a session that ended well; None when it left none, or a damaged one."""
     with tempfile.TemporaryDirectory() as folder:
         place = manifest.place(Path(pushed.run), step).as_posix()
         client.output(pushed.version_slug, Path(folder), f"^{re.escape(place)}$")
         return manifest.read(Path(folder) / pushed.run, step)
 
 
-def output_differs(step_manifest: Manifest | None, step: str, pushed: PushedKernel) -> str:
-    """In what a manifest is not of the work that was pushed as `step`; "" when it is."""
+def output_differs(step_manifest: Receipt | None, step: str, pushed: PushedKernel) -> str:
+    """In what a receipt is not of the work that was pushed as `step`; "" when it is."""
     if step_manifest is None:
-        return f"there is no manifest of {step} in {pushed.run}"
-    if step_manifest["written"] <= pushed.seen:
-        return "its manifest is that of the session before"
-    parameters = step_manifest["parameters"]
+        return f"there is no receipt of {step} in {pushed.run}"
+    if step_manifest.details["written"] <= pushed.seen:
+        return "its receipt is that of the session before"
+    parameters = settings.flat(step_manifest.details["parameters"])
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and parameters.get(name) != value:
             return f"its {name} is {parameters.get(name)!r} and not {value!r}"
-    if step_manifest["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
+    if step_manifest.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
 

@@ -18,7 +18,7 @@ def pick_device(device: str) -> torch.device:
     if device not in DEVICES:
         raise InputError(f"unknown device {device!r}", where="device", cure=f"use one of: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU here", where="device", cure="use device: auto or device: cpu")
+        raise InputError("no GPU here", where="device", cure="use machine.device: auto or cpu")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -72,5 +72,5 @@ def compiled(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torc
             return fast(images)
         except torch._dynamo.exc.TorchDynamoException as error:
             first = str(error).strip().splitlines()[0]
-            raise InputError(f"torch.compile failed ({first})", where="compile", cure="set compile: false") from error
+            raise InputError(f"torch.compile failed ({first})", where="compile", cure="set machine.compile: false") from error
     return call

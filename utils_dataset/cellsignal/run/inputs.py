@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.data import simulated
 from cellsignal.data.images.packed_store import is_store
+from cellsignal.data.settings import WellSettings
 from cellsignal.data.simulated import WORKING_FOLDER
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.tasks import RXRX1, TASKS, Task
 
@@ -68,7 +70,7 @@ def prepare(
             _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
     simulated.show(simulated.is_simulated(root))
     if simulated.shown():
-        told = simulated.receipt(root)
+        told = simulated.identity(root)
         _say(_warning(told.get("preset"), told.get("seed")))
     return root
 
@@ -152,7 +154,7 @@ def _drawn(root: Path, preset: str, seed: int) -> bool:
     """Whether a folder holds what this preset draws."""
     if not simulated.is_simulated(root):
         return False
-    told = receipts.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again")
+    told = Receipt.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again").identity
     return (told.get("preset"), told.get("seed")) == (preset, seed)
 
 
@@ -190,19 +192,14 @@ def attach(package: str) -> None:
 
 
 def cell_types_to_train(
-    task: str, data: str, *, run: str | Path, preset: str = "", seed: int = 0, cell_types: Collection[str] = (),
-    experiments: Collection[str] = (), folds: int = 2,
+    task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str = "", seed: int = 0
 ) -> list[str]:
     """The cell types to train, those with most wells first; none where a task has none. InputError for tables that cannot be trained on."""
-    return READERS[TASKS[task].reader](
-        task, data, run=run, preset=preset, seed=seed, cell_types=cell_types, experiments=experiments, folds=folds
-    )
+    return READERS[TASKS[task].reader](task, data, settings, run=run, preset=preset, seed=seed)
 
 
-def _wells(
-    task: str, data: str, *, run: str | Path, preset: str, seed: int, cell_types: Collection[str], experiments: Collection[str], folds: int
-) -> list[str]:
-    tables = open_tables(data, run=run, preset=preset, seed=seed, cell_types=cell_types, experiments=experiments)
+def _wells(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
+    tables = open_tables(data, run=run, preset=preset, seed=seed, cell_types=settings.cell_types, experiments=settings.experiments)
     wells = tables.wells
     _check_test(wells, where=tables.root)
     sizes = wells.loc[wells["dataset"] == "train", "cell_type"].value_counts()
@@ -214,22 +211,21 @@ def _check_test(wells: "pd.DataFrame", *, where: Path) -> None:
     asked = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
     if asked.empty:
         what = "no test wells among these experiments"
-        raise InputError(what, where=where, cure="name a test experiment in `experiments` too, or leave it empty")
+        raise InputError(what, where=where, cure="name a test experiment in `wells.experiments` too, or leave it empty")
     trained = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
     if untrained := sorted(set(asked["cell_type"]) - set(trained["cell_type"])):
         what = f"{', '.join(untrained)} has test wells and no training wells"
-        raise InputError(what, where=where, cure="leave it out with `cell_types` or `experiments`")
+        raise InputError(what, where=where, cure="leave it out with `wells.cell_types` or `wells.experiments`")
 
 
-def _sites(
-    task: str, data: str, *, run: str | Path, preset: str, seed: int, cell_types: Collection[str], experiments: Collection[str], folds: int
-) -> list[str]:
+def _sites(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
     """Labelled sites have no cell types to be told apart by; what names some is refused."""
-    for name, given in (("cell_types", cell_types), ("experiments", experiments)):
+    for name, given in (("cell_types", settings.cell_types), ("experiments", settings.experiments)):
         if given:
-            raise InputError(f"the task {task} has no {name}", where=name, cure="leave it empty")
+            raise InputError(f"the task {task} has no {name}", where=f"wells.{name}", cure="leave it empty")
     tables = open_sites(data, run=run, preset=preset, seed=seed, task=TASKS[task])
     labelled = int((tables.sites["dataset"] == "train").sum())
+    folds = settings.folds
     if labelled < 2 * folds:
         raise InputError(f"{labelled} labelled sites are too few for {folds} folds", where=tables.root, cure="choose fewer folds")
     return []

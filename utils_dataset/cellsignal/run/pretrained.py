@@ -16,7 +16,7 @@ def find_pretrained(source: str, backbone: str) -> Path:
     if source != IMAGENET:
         path = environment.default_data(source)
         if not path.is_file():
-            raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set pretrained: ""')
+            raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set network.pretrained: ""')
         return path
     found = next(mounts.holding_file(file_name(backbone)), None)
     return found or download(backbone)

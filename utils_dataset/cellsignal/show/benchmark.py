@@ -22,6 +22,7 @@ PARTS = {
 }  # fmt: skip
 HOUR_MARKS = {1: "o", 10: "s", 100: "D"}
 LIMITS = {"read": "#56B4E9", "decode": "#0072B2", "compute": "#D55E00"}
+QUOTA = 30  # hours of GPU a week on Kaggle
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -103,10 +104,10 @@ def _lane(axes: Axes, rows: Rows, y: int, *, longest: float) -> None:
 
 
 @styled
-def draw_cost(rows: Rows, *, recipe: str = "", quota: float = 30.0) -> Figure:
+def draw_cost(rows: Rows, *, recipe: str = "") -> Figure:
     """Hours of a recipe on every machine and from every source, for 1, 10 and 100 times the plates; colours name the bottleneck.
 
-    `rows`: those of `cost` in benchmark.json. `quota`: Kaggle's hours of GPU a week, drawn as a line.
+    `rows`: those of `cost` in benchmark.json. Kaggle's hours of GPU a week are drawn as a line.
     """
     if not rows:
         return blank("no cost was worked out")
@@ -119,8 +120,8 @@ def draw_cost(rows: Rows, *, recipe: str = "", quota: float = 30.0) -> Figure:
         for row in lane_rows:
             axes.plot(row["hours"], y, HOUR_MARKS.get(row["scale"], "o"), color=LIMITS[row["bottleneck"]], ms=7)
             axes.annotate(_hours(row["hours"]), (row["hours"], y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
-    axes.axvline(quota, color="#444444", lw=1, ls="--")
-    axes.annotate(f" {quota:.0f} h: a week's quota on Kaggle", (quota, -0.75), fontsize=8, color="#444444", va="center")
+    axes.axvline(QUOTA, color="#444444", lw=1, ls="--")
+    axes.annotate(f" {QUOTA} h: a week's quota on Kaggle", (QUOTA, -0.75), fontsize=8, color="#444444", va="center")
     _plain(axes)
     axes.set_yticks(range(len(labels)), [f"{host}, {source}" for host, source in labels])
     axes.set_ylim(len(labels) - 0.4, -1.1)

@@ -1,7 +1,6 @@
 """Comparing runs: accuracy with intervals, cost, differences, and confusions between siRNAs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +211,11 @@ def _difference(axes: Axes, row: Row, y: int, *, colour: str) -> None:
 
 
 @styled
-def confusion(row: Row, *, most: int = 15) -> Figure:
+def confusion(row: Row) -> Figure:
     """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""
     if not row["wrong"]:
         return blank(f"{row['recipe']}: nothing is confused")
-    counts, pairs = np.array(row["matrix"]), row["pairs"][:most]
+    counts, pairs = np.array(row["matrix"]), row["pairs"][:15]
     figure = new_figure(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))
     scale = LogNorm(1, counts.max()) if counts.max() >= 20 else Normalize(0, counts.max())
@@ -312,7 +311,7 @@ def _head(comparison: Mapping[str, Any]) -> str:
             for best in sorted(rows, key=lambda row: -row["accuracy"])[:1]:
                 boxes.append(html.number(f"{best['accuracy']:.3f}", f"best {kind} accuracy, {SPLITS[split]}: {best['recipe']}", kind=kind))
     words = f"{len(comparison['runs'])} runs of {len(recipes)} recipes"
-    return "<h1>Runs compared</h1>\n" + html.paragraph(words, quiet=True) + (html.numbers(boxes) if boxes else "")
+    return html.head("Runs compared", words, boxes)
 
 
 def _accuracy_table(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
@@ -340,7 +339,7 @@ def _overall(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
     names = ["recipe", "runs", "rung", "accuracy", "std", "wells, 95\u00a0%", "experiments, 95\u00a0%", "training, min", "weights, M"]
     sizes = ", ".join(dict.fromkeys(f"{row['wells']:,} wells of {row['experiments']} experiments" for row in rows))
     table = html.table(names, cells, kinds=["", "", "", kind])
-    return _titled(f"{kind.capitalize()} accuracy", html.paragraph(sizes, quiet=True), table) if rows else ""
+    return html.subsection(f"{kind.capitalize()} accuracy", html.paragraph(sizes, quiet=True), table) if rows else ""
 
 
 def _cost_table(runs: Sequence[TableRow]) -> list[str]:
@@ -356,7 +355,7 @@ def _parts(comparison: Mapping[str, Any], *, split: str, kind: str, by: str) -> 
     found = {(row["part"], row["recipe"]): f"{row['accuracy']:.3f} ({_interval_text(row['wilson'])})" for row in rows}
     cells = [[part, *(found.get((part, recipe), "") for recipe in recipes)] for part in dict.fromkeys(row["part"] for row in rows)]
     table = html.table([by.replace("_", " "), *recipes], cells, kinds=["", *[kind] * len(recipes)])
-    return _titled(f"{kind.capitalize()} accuracy (wells, 95 %)", table) if rows else ""
+    return html.subsection(f"{kind.capitalize()} accuracy (wells, 95 %)", table) if rows else ""
 
 
 def _rungs(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
@@ -365,7 +364,7 @@ def _rungs(comparison: Mapping[str, Any], *, split: str, kind: str) -> str:
     found = {(row["rung"], row["recipe"]): row["accuracy"] for row in rows}
     cells = [[rung, *(found.get((rung, recipe)) for recipe in recipes)] for rung in dict.fromkeys(row["rung"] for row in rows)]
     table = html.table(["rung", *recipes], cells, kinds=["", *[kind] * len(recipes)])
-    return _titled(f"{kind.capitalize()} accuracy", table) if rows else ""
+    return html.subsection(f"{kind.capitalize()} accuracy", table) if rows else ""
 
 
 def _differences(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
@@ -381,7 +380,7 @@ def _difference_table(rows: Sequence[TableRow], *, kind: str) -> str:
     cells = [[row["recipe"], row["from"], row["seeds"], row["mean"], row["standard_error"], _interval_text(row["of_wells"]),
               _interval_text(row["of_experiments"])] for row in rows]
     names = ["recipe", "less", "seeds", "difference", "standard error over seeds", "wells, 95\u00a0%", "experiments, 95\u00a0%"]
-    return _titled(f"{kind.capitalize()} accuracy", html.table(names, cells, kinds=["", "", "", kind])) if rows else ""
+    return html.subsection(f"{kind.capitalize()} accuracy", html.table(names, cells, kinds=["", "", "", kind])) if rows else ""
 
 
 def _pair_rows(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
@@ -401,7 +400,7 @@ def _pair_table(rows: Sequence[TableRow], *, kind: str) -> str:
               _interval_text(row["of_experiments"]), _probability(row["p"]), _probability(row["p_holm"])] for row in rows[:MOST]]
     names = ["first", "second", "first alone right", "second alone right", "difference", "experiments, 95\u00a0%", "p", "p, Holm"]
     wells = ", ".join(dict.fromkeys(f"{row['wells']:,} wells" for row in rows))
-    return _titled(f"{kind.capitalize()} answers", html.paragraph(wells, quiet=True), html.table(names, cells)) if rows else ""
+    return html.subsection(f"{kind.capitalize()} answers", html.paragraph(wells, quiet=True), html.table(names, cells)) if rows else ""
 
 
 def _probability(p: float) -> str:
@@ -445,7 +444,3 @@ def _parameters(table: pd.DataFrame) -> str:
 
 def _interval_text(interval: Sequence[float]) -> str:
     return f"{interval[0]:.3f}\u00a0to\u00a0{interval[1]:.3f}"
-
-
-def _titled(title: str, *parts: str) -> str:
-    return f"<h3>{escape(title)}</h3>\n" + "\n".join(parts)

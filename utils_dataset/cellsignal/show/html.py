@@ -1,8 +1,10 @@
-"""Self-contained HTML pages: headings, tables and embedded images."""
+"""Self-contained HTML pages: headings, tables and embedded images, by Jinja templates that escape all text."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from jinja2 import Environment
+from markupsafe import Markup
 
 from cellsignal.data.simulated import shown, titled
 
@@ -35,83 +37,89 @@ td { overflow-wrap: anywhere; }
 a { color: var(--raw); }
 """
 
-
-def page(title: str, parts: Iterable[str]) -> str:
-    """A complete page, with a banner and a label in the title if the data are simulated."""
-    body = "\n".join([*[banner()] * shown(), *parts])
-    return f"""<!doctype html>
+TEMPLATES = Environment(autoescape=True, trim_blocks=True).from_string("""
+{% macro page(title, style, parts) %}
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(titled(title))}</title>
-<style>{STYLE}</style>
+<title>{{ title }}</title>
+<style>{{ style }}</style>
 </head>
 <body>
-{body}
+{{ parts | join("\n") }}
 </body>
 </html>
-"""
+{% endmacro %}
+{% macro head(title, words, boxes=()) %}
+<h1>{{ title }}</h1>
+<p class="quiet">{{ words }}</p>
+{% if boxes %}<div class="numbers">{{ boxes | join }}</div>{% endif %}
+{% endmacro %}
+{% macro section(title) %}
+<section>
+<h2>{{ title }}</h2>
+{{ varargs | select | join("\n") }}
+</section>
+{%- endmacro %}
+{% macro subsection(title) %}
+<h3>{{ title }}</h3>
+{{ varargs | select | join("\n") }}
+{%- endmacro %}
+{% macro paragraph(text, quiet=False) %}
+<p{% if quiet %} class="quiet"{% endif %}>{{ text }}</p>
+{%- endmacro %}
+{% macro number(value, label, kind="") %}
+<div class="number"><b class="{{ kind }}">{{ value }}</b>{{ label }}</div>
+{%- endmacro %}
+{% macro table(header, rows, columns) %}
+<div class="wide"><table>
+<thead><tr>{% for name in header %}<th class="{{ ' figure' if columns[loop.index0][1] }}">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for value in row %}{% set kind, numeric = columns[loop.index0] %}<td class="{{ kind }}{{ ' figure' if numeric }}">
+{%- if value is float %}{{ '%.3f' % value }}{% elif value is not none %}{{ value }}{% endif %}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{%- endmacro %}
+{% macro image(data, alt) %}
+<img alt="{{ alt }}" src="data:image/png;base64,{{ data }}">
+{%- endmacro %}
+{% macro links(targets) %}
+<ul>{% for address, name in targets %}<li><a href="{{ address }}">{{ name }}</a></li>{% endfor %}</ul>
+{%- endmacro %}
+""").module
+
+# Parts of a page, as (title, *parts), (text, quiet), (value, label, kind), (title, words, boxes) and (pairs of address and name).
+section, subsection, paragraph = TEMPLATES.section, TEMPLATES.subsection, TEMPLATES.paragraph
+number, head, links = TEMPLATES.number, TEMPLATES.head, TEMPLATES.links
 
 
-def banner() -> str:
+def page(title: str, parts: Iterable[str]) -> str:
+    """A complete page of such parts, all other text escaped; with a banner and a label in the title if the data are simulated."""
+    return str(TEMPLATES.page(titled(title), Markup(STYLE), [*[banner()] * shown(), *parts]))
+
+
+def banner() -> Markup:
     """The banner of a page of simulated data."""
-    return (
+    return Markup(
         '<div role="note" style="margin: 0 0 1.6rem; padding: 0.8rem 1.2rem; border-radius: 8px; border: 1px solid #c77700; '
         'border-left-width: 8px; background: #fff4dc; color: #4a2c00"><b>Simulated data.</b> A virtual microscope drew every '
         "image behind these figures: they show what each idea is worth there, and are no figures of the competition.</div>"
     )
 
 
-def section(title: str, *parts: str) -> str:
-    """A section with a heading."""
-    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
-
-
-def paragraph(text: str, *, quiet: bool = False) -> str:
-    """A paragraph of plain text."""
-    kind = ' class="quiet"' if quiet else ""
-    return f"<p{kind}>{escape(text)}</p>"
-
-
-def number(value: str, label: str, *, kind: str = "") -> str:
-    """One key figure with its label below it."""
-    return f'<div class="number"><b class="{kind}">{escape(value)}</b>{escape(label)}</div>'
-
-
-def numbers(boxes: Iterable[str]) -> str:
-    """Key figures in a row."""
-    return f'<div class="numbers">{"".join(boxes)}</div>'
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence], *, kinds: Sequence[str] = ()) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence], *, kinds: Sequence[str] = ()) -> Markup:
     """A table; numbers are right-aligned with three decimals, None is empty.
 
     `kinds`: "raw" or "assigned" for each column that is coloured as such, else "".
     """
-    kinds = [*kinds, *[""] * len(header)]
     cells = list(rows)
-    numeric = [any(isinstance(row[c], float) for row in cells) for c in range(len(header))]
-    head = "".join(_cell("th", text, kind="", numeric=f) for text, f in zip(header, numeric))
-    lines = [
-        "".join(_cell("td", value, kind=k, numeric=f) for value, k, f in zip(row, kinds, numeric))
-        for row in cells
-    ]
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
+    numeric = [any(isinstance(row[column], float) for row in cells) for column in range(len(header))]
+    return TEMPLATES.table(header, cells, list(zip([*kinds, *[""] * len(header)], numeric)))
 
 
-def _cell(tag: str, value: object, *, kind: str, numeric: bool) -> str:
-    text = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-    return f'<{tag} class="{kind}{" figure" if numeric else ""}">{escape(text)}</{tag}>'
-
-
-def image(png: bytes, alt: str) -> str:
+def image(png: bytes, alt: str) -> Markup:
     """A PNG inside the page."""
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{b64encode(png).decode()}">'
-
-
-def links(targets: Iterable[tuple[str, str]]) -> str:
-    """A list of (address relative to the page, name)."""
-    rows = "".join(f'<li><a href="{escape(address)}">{escape(name)}</a></li>' for address, name in targets)
-    return f"<ul>{rows}</ul>"
+    return TEMPLATES.image(b64encode(png).decode(), alt)

@@ -1,7 +1,6 @@
 """Figures and report sections of multi-label sites: class frequencies, co-occurrence, thresholds and F1."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,9 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
 
 
 @styled
-def label_ladder(rungs: list[dict], *, split: str = "") -> Figure:
+def label_ladder(rungs: list[dict]) -> Figure:
     """Macro F1 of the floors and of every kind of thresholds, a bar each; the test sites' where they are known."""
-    rows = of_split(rungs, split)
+    rows = of_split(rungs)
     if not rows:
         return blank("No macro F1 yet.")
     figure = new_figure(8, 1 + 0.42 * len(rows))
@@ -77,9 +76,9 @@ def label_ladder(rungs: list[dict], *, split: str = "") -> Figure:
 
 
 @styled
-def class_scores(rungs: list[dict], counts: Sequence[int], task: Task, *, split: str = "") -> Figure:
+def class_scores(rungs: list[dict], counts: Sequence[int], task: Task) -> Figure:
     """F1 of each class under each kind of thresholds, from the most frequent class in training to the rarest."""
-    rows = [row for row in of_split(rungs, split) if "by_class" in row]
+    rows = [row for row in of_split(rungs) if "by_class" in row]
     if not rows:
         return blank("No F1 of classes yet.")
     order = np.argsort(counts, kind="stable")
@@ -116,7 +115,7 @@ def label_parts(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
         for row in rungs
         if row.get("method") == chosen
     ]
-    yield f"<h1>cellsignal</h1>\n{html.paragraph('Run ' + run.name, quiet=True)}" + (html.numbers(boxes) if boxes else "")
+    yield html.head("cellsignal", f"Run {run.name}", boxes)
     yield _macro_f1(rungs, trouble)
     if rungs and "counts" in metrics and metrics.get("task") in TASKS:
         yield _classes(metrics, rungs)
@@ -133,7 +132,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of floors and thresholds")]
     for split in dict.fromkeys(row["split"] for row in rungs):
         cells = [[row["rung"], float(row["macro_f1"])] for row in of_split(rungs, split)]
-        parts.append(f"<h3>{escape(SPLITS[split].capitalize())}</h3>\n{html.table(['answers', 'macro F1'], cells)}")
+        parts.append(html.subsection(SPLITS[split].capitalize(), html.table(["answers", "macro F1"], cells)))
     return html.section("Macro F1", *parts)
 
 

@@ -1,7 +1,6 @@
 """The report of a run: the ladder, training curves, plates, and the recipe."""
 
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from cellsignal import files, shapes
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import experiment_dots, ladder, of_split
@@ -73,8 +73,11 @@ def _read_or_reason(path: Path, shape: Any) -> tuple[Any, str]:
     try:
         return files.read_json(path, shape), ""
     except InputError:
-        exists = path.exists()
-        return None, f"{path.name} is {'damaged' if exists else 'not there yet'}."
+        return None, _trouble(path)
+
+
+def _trouble(path: Path) -> str:
+    return f"{path.name} is {'damaged' if path.exists() else 'not there yet'}."
 
 
 def _head(run: Path, rungs: list[dict]) -> str:
@@ -84,8 +87,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
         for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
             label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
-    title = f"<h1>cellsignal</h1>\n{html.paragraph('Run ' + run.name, quiet=True)}"
-    return title + (html.numbers(boxes) if boxes else "")
+    return html.head("cellsignal", f"Run {run.name}", boxes)
 
 
 def _ladder(rungs: list[dict], floor: dict | None, *, brodt: dict, trouble: str, note: str) -> str:
@@ -122,7 +124,7 @@ def _rung_table(split: str, rows: list[dict], *, brodt: dict) -> str:
     names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(brodt)]
     table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(brodt)])
     caveat = html.paragraph(BRODT_CAVEATS[simulated.shown()], quiet=True) if brodt else ""
-    return f"<h3>{escape(SPLITS.get(split, split).capitalize())}</h3>\n{table}{caveat}"
+    return html.subsection(SPLITS.get(split, split).capitalize(), table, caveat)
 
 
 def _floor(floor: dict | None) -> str:
@@ -144,7 +146,7 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
         cells = [[name, *(row["by_cell_type"].get(name) for row in kind_rows)] for name in names]
         header, kinds = ["cell type", *(row["rung"] for row in kind_rows)], ["", *[kind] * len(kind_rows)]
         if kind_rows:
-            tables += [f"<h3>{kind.capitalize()} accuracy</h3>", html.table(header, cells, kinds=kinds)]
+            tables.append(html.subsection(f"{kind.capitalize()} accuracy", html.table(header, cells, kinds=kinds)))
     yield html.section("By cell type", *tables)
     last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
     figure = experiment_dots(sum(last, []))
@@ -174,7 +176,7 @@ def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
     recipe, _ = _read_or_reason(run / "recipe.json", shapes.Description)
     parameters = (recipe or {}).get("parameters", {})
-    cell_types = parameters.get("cell_types")  # an earlier run may have trained others, whose weights stay
+    cell_types = parameters.get("wells", {}).get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not cell_types or folder.name in cell_types]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
     return html.section("Training", *(parts or [html.paragraph("No weights yet.", quiet=True)]))
@@ -182,12 +184,14 @@ def _training(run: Path) -> str:
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     """One figure per network; its last JSON holds the history of all phases."""
-    last = "final" if parameters.get("final_epochs") else "model"
-    for name in [last, *["plain"] * bool(parameters.get("compare_batches"))]:
-        description, trouble = _read_or_reason(folder / f"{name}.json", shapes.Card)
-        if trouble:
-            yield html.paragraph(f"{folder.name}: {trouble}", quiet=True)
-        if history := (description or {}).get("history"):
+    training = parameters.get("training", {})
+    last = "final" if training.get("final_epochs") else "model"
+    for name in [last, *["plain"] * bool(training.get("ablate_virtual_batch"))]:
+        path = folder / f"{name}.json"
+        description = Receipt.find(path, shapes.Card)
+        if description is None:
+            yield html.paragraph(f"{folder.name}: {_trouble(path)}", quiet=True)
+        elif history := description.details.get("history"):
             title = folder.name if name != "plain" else f"{folder.name}, treatments without the virtual batch"
             yield html.image(curves(history, title=title).png(), f"training of {title}")
 
@@ -196,7 +200,7 @@ def _plates(run: Path) -> str:
     """The main figures of the first notebook."""
     paths = {name: run / "eda" / f"{name}.png" for name in PLATES}
     images = [
-        f"<h3>{PLATES[name]}</h3>\n{html.image(path.read_bytes(), PLATES[name])}"
+        html.subsection(PLATES[name], html.image(path.read_bytes(), PLATES[name]))
         for name, path in paths.items()
         if path.is_file()
     ]
@@ -230,7 +234,7 @@ def _recipe(run: Path) -> str:
 
 def _group(name: str, values: dict) -> str:
     rows = [[key, _text(value)] for key, value in values.items()]
-    return f"<h3>{escape(name.capitalize())}</h3>\n{html.table(['name', 'value'], rows)}"
+    return html.subsection(name.capitalize(), html.table(["name", "value"], rows))
 
 
 def _text(value: object) -> str:

@@ -1,16 +1,15 @@
 """Unpacking an archive into a data set: into a working folder first, checked, then moved into place."""
 
-import io
+import errno
 import os
 import re
 import shutil
-import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -18,34 +17,19 @@ from zlib import crc32
 
 from cellsignal import files
 from cellsignal.errors import FULL, InputError, StepFailed, system_error
-from cellsignal.files import stays_inside
 from cellsignal.progress_bars import progress_bar
 
-# Validating an untrusted zip archive: every member is checked before a byte is written.
-
-
-# The files of a data set; other members of an archive are ignored.
-_IMAGE = re.compile(r"(?:train|test|images)/([A-Za-z0-9]{1,20}-\d{1,3})/Plate\d{1,2}/[A-P]\d\d_s\d_w\d\.png")
+# The files of a data set. Other members are ignored, so that no hostile name, link or device can do harm: a name of these
+# patterns stays in its folder, and is written as a plain file.
+_IMAGE = re.compile(r"(?:train|test|images)/([A-Za-z0-9]{1,20}-\d{1,3})/Plate\d{1,2}/[A-P]\d\d_s\d_w\d\.png", re.ASCII)
 _TABLE = re.compile(r"(?:train|test|train_controls|test_controls|sample_submission|metadata)\.csv")
 _INNER = re.compile(r"(?:train|test)\.zip")  # the competition's older bundles hold a zip for each of the two
-_ASCII = re.compile(r"[ -~]{1,250}")
-_FORBIDDEN_CHARACTERS = frozenset('\\:*?"<>|')  # separators, drives and wildcards of other systems
+_LARGEST = {".png": 4 << 20, ".csv": 64 << 20, ".zip": 80 << 30}  # bytes of one member; RxRx1 has 0.3 MB, 10 MB and 40 GB
+_RATIO = 200  # of compression; tables reach 10, and a zip bomb 1,000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DOWNLOAD_AGAIN = "delete it and download it again from a source that you trust"
 # What the standard library raises on damaged or hostile archives.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OverflowError, IndexError)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Size limits of an archive; the defaults are a few times RxRx1: 753,063 files, images below 0.3 MB."""
-
-    members: int = 1_000_000
-    directory: int = 128 << 20  # bytes of the central directory: reading it takes ten times that in memory
-    image: int = 4 << 20  # bytes of one image
-    table: int = 64 << 20  # bytes of one table; the largest is 10 MB
-    inner: int = 80 << 30  # bytes of a nested archive
-    ratio: int = 200  # of compression; tables reach 10, and a zip bomb 1,000
 
 
 @dataclass(frozen=True)
@@ -69,117 +53,30 @@ def readable(where: object) -> Iterator[None]:
         yield
     except (InputError, StepFailed):
         raise
-    except _ZIP_ERRORS as error:
-        raise InputError(f"is no whole zip archive ({shown(str(error))})", where=where, cure=_DOWNLOAD_AGAIN) from None
+    except (*_ZIP_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a list of members before the first byte
+            raise
+        safe = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        raise InputError(f"is no whole zip archive ({safe[:80]})", where=where, cure=_DOWNLOAD_AGAIN) from None
 
 
-def shown(text: str) -> str:
-    """Untrusted text on one short line, without control characters."""
-    safe = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return safe if len(safe) <= 80 else f"{safe[:77]}..."
-
-
-class _BoundedReader(io.RawIOBase):
-    """A stream that returns at most `limit` bytes at once, because zipfile reads the whole central directory at once."""
-
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
-        self.stream, self.limit = stream, limit
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.stream.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(min(size, self.limit + 1) if size >= 0 else self.limit + 1)
-        if len(content) > self.limit:
-            raise zipfile.BadZipFile(f"its list of members is longer than {self.limit:,} bytes")
-        return content
-
-
-def open_zip(stream: BinaryIO, *, where: object, limits: Limits) -> zipfile.ZipFile:
-    """Open an archive whose list of members is no larger than the limits; InputError when it is not whole."""
-    with readable(where):
-        return zipfile.ZipFile(_BoundedReader(stream, limits.directory))
-
-
-def members(archive: zipfile.ZipFile, *, prefix: str, where: object, limits: Limits) -> list[Member]:
-    """The members that belong to a data set, in their order in the archive.
-
-    All members are checked: InputError for names that leave the folder, links, devices, encryption, sizes beyond the
-    limits, overlapping members and duplicate names.
-    """
-    if len(archive.infolist()) > limits.members:
-        _refuse(where, f"lists {len(archive.infolist()):,} members, more than a data set has")
-    for info in archive.infolist():
-        _check_member(info, where=where)
-    infos = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.header_offset)
-    _check_overlaps(infos, end=archive.start_dir, where=where)
-    selected = [member for info in infos if (member := _as_member(info, prefix=prefix)) is not None]
-    _check_sizes(selected, where=where, limits=limits)
-    _check_duplicates(selected, where=where)
+def members(archive: zipfile.ZipFile, *, prefix: str, where: object) -> list[Member]:
+    """The members that belong to a data set, in their order in the archive; InputError for sizes and compression methods that none has."""
+    selected = []
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        name = f"{prefix}{info.filename}".removeprefix("rxrx1/")
+        image = _IMAGE.fullmatch(name)
+        if not (image or (not prefix and (_TABLE.fullmatch(name) or _INNER.fullmatch(name)))):
+            continue
+        path = PurePosixPath(name)
+        if info.file_size > _LARGEST[path.suffix]:
+            raise InputError(f"{name} would become {info.file_size:,} bytes, no more than {_LARGEST[path.suffix]:,} are usual", where=where, cure=_DOWNLOAD_AGAIN)
+        if info.compress_type not in _METHODS:
+            raise InputError(f"{name} is compressed by method {info.compress_type}, which no such data set uses", where=where, cure=_DOWNLOAD_AGAIN)
+        selected.append(Member(info, path, image[1] if image else ""))
+    if sum(member.info.file_size for member in selected) > _RATIO * archive.start_dir:  # a zip bomb, or overlapping members
+        raise InputError(f"would become more than {_RATIO} times as large", where=where, cure=_DOWNLOAD_AGAIN)
     return selected
-
-
-def _as_member(info: zipfile.ZipInfo, *, prefix: str) -> Member | None:
-    """A member with its path in the data set; None if it does not belong to one."""
-    name = f"{prefix}{info.filename}".removeprefix("rxrx1/")
-    image = _IMAGE.fullmatch(name)
-    if image or (not prefix and (_TABLE.fullmatch(name) or _INNER.fullmatch(name))):
-        return Member(info, PurePosixPath(name), image[1] if image else "")
-    return None
-
-
-def _refuse(where: object, what: str) -> None:
-    raise InputError(what, where=where, cure=_DOWNLOAD_AGAIN)
-
-
-def _check_member(info: zipfile.ZipInfo, *, where: object) -> None:
-    """Refuse a member that is not a regular file or a folder below this one."""
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    name = shown(info.orig_filename)
-    # The library cuts names at a zero byte and converts separators of other systems: check the original name.
-    inside = stays_inside(info.orig_filename.removesuffix("/"))  # which ends the name of a folder
-    if not inside or not _ASCII.fullmatch(info.orig_filename) or _FORBIDDEN_CHARACTERS & set(info.orig_filename):
-        _refuse(where, f"member {name!r} would not stay in its folder or has a strange name")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > info.is_dir():
-        _refuse(where, f"member {name!r} is a link, a device or the like")
-    if info.flag_bits & 0x2061:  # encrypted, a patch, strongly encrypted, with a masked header
-        _refuse(where, f"member {name!r} is encrypted")
-    if info.compress_type not in _METHODS:
-        _refuse(where, f"member {name!r} is compressed by method {info.compress_type}, which no such data set uses")
-
-
-def _check_overlaps(infos: list[zipfile.ZipInfo], *, end: int, where: object) -> None:
-    """Refuse overlapping members, which zip bombs use."""
-    next_starts = [*(info.header_offset for info in infos), end]
-    for info, next_start in zip(infos, next_starts[1:]):
-        # 30 bytes stand before the name in front of the data.
-        if info.header_offset < 0 or info.header_offset + 30 + len(info.orig_filename) + info.compress_size > next_start:
-            _refuse(where, f"member {shown(info.orig_filename)!r} shares its bytes with another or lies outside the archive")
-
-
-def _check_sizes(selected: Iterable[Member], *, where: object, limits: Limits) -> None:
-    for member in selected:
-        limit = limits.image if member.experiment else limits.inner if member.is_archive else limits.table
-        size, compressed = member.info.file_size, member.info.compress_size
-        if size > limit:
-            _refuse(where, f"member {shown(str(member.path))!r} would become {size:,} bytes, no more than {limit:,} are usual")
-        if size > limits.ratio * (compressed + 64):
-            _refuse(where, f"member {shown(str(member.path))!r} would become {size / max(compressed, 1):,.0f} times as large")
-
-
-def _check_duplicates(selected: Iterable[Member], *, where: object) -> None:
-    seen: set[str] = set()
-    for member in selected:
-        name = str(member.path).casefold()  # some file systems know no case
-        if name in seen:
-            _refuse(where, f"member {shown(str(member.path))!r} is there twice")
-        seen.add(name)
 
 
 WORKING_FOLDER = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
@@ -195,7 +92,6 @@ def unpack(
     where: object = "",
     experiments: Collection[str] | None = None,
     accept: Callable[[Path], None] = lambda folder: None,
-    limits: Limits = Limits(),
 ) -> Counter[str]:
     """Unpack the tables and images of a zip archive into the folder `target`; the number of images by experiment.
 
@@ -210,7 +106,7 @@ def unpack(
     with files.locked(root, busy_message="another process unpacks into this folder"), on_a_full_disk(root):
         _refuse_links(working_folder, below=root)
         with _removing_partial(working_folder):
-            paths = _unpack_members(source, root, prefix="", where=where, experiments=experiments, limits=limits)
+            paths = _unpack_members(source, root, prefix="", where=where, experiments=experiments)
             accept(working_folder)
         _move(paths, working_folder, root)
         shutil.rmtree(working_folder, ignore_errors=True)
@@ -258,12 +154,13 @@ class _DiskTooSmall(Exception):
     """The archive is valid, but the disk is too small."""
 
 
-def _unpack_members(
-    source: Path | BinaryIO, root: Path, *, prefix: str, where: object, experiments: Collection[str] | None, limits: Limits
-) -> list[PurePosixPath]:
+def _unpack_members(source: Path | BinaryIO, root: Path, *, prefix: str, where: object, experiments: Collection[str] | None) -> list[PurePosixPath]:
     """Unpack the requested members into the working folder unless they exist; the paths of all of them below `root`."""
-    with _stream(source) as stream, open_zip(stream, where=where, limits=limits) as archive:
-        selected = members(archive, prefix=prefix, where=where, limits=limits)
+    with ExitStack() as stack:
+        stream = stack.enter_context(_stream(source))
+        with readable(where):
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+        selected = members(archive, prefix=prefix, where=where)
         requested = [member for member in selected if not member.experiment or experiments is None or member.experiment in experiments]
         if not requested:
             what = "holds neither tables nor images of a data set" if not selected else "holds no image of these experiments"
@@ -276,19 +173,10 @@ def _unpack_members(
                     bar.update(_write(archive, member, root / WORKING_FOLDER))
     paths = [member.path for member in requested if not member.is_archive]
     for member in requested:
-        if member.is_archive:
-            paths += _unpack_inner(member, root, where=where, experiments=experiments, limits=limits)
-    return paths
-
-
-def _unpack_inner(
-    member: Member, root: Path, *, where: object, experiments: Collection[str] | None, limits: Limits
-) -> list[PurePosixPath]:
-    """Unpack train.zip or test.zip from the working folder, and remove it."""
-    path = root / WORKING_FOLDER / member.path
-    inside = f"{where}: {member.path}"
-    paths = _unpack_members(path, root, prefix=f"{path.stem}/", where=inside, experiments=experiments, limits=limits)
-    path.unlink()
+        if member.is_archive:  # train.zip or test.zip, which lies in the working folder now
+            inner = root / WORKING_FOLDER / member.path
+            paths += _unpack_members(inner, root, prefix=f"{inner.stem}/", where=f"{where}: {member.path}", experiments=experiments)
+            inner.unlink()
     return paths
 
 

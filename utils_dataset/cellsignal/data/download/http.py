@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.data.download.archives import on_a_full_disk, require_room
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import StepFailed
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -235,7 +236,7 @@ def _resume(session: "Session", url: str, part: Path, bar: "tqdm") -> FileInfo:
             raise Interrupted("the file changed", wait=0)
         local_size = local_size if response.status_code == 206 else 0
         require_room(part.parent, info.size - local_size, purpose="the download")
-        files.write_json(_resume_file(part), {"url": url, "validator": info.validator})
+        Receipt(_resume_file(part), {"url": url, "validator": info.validator}, complete=False).write()
         bar.total, bar.n = info.size, local_size
         _append(response, part, info, local_size=local_size, bar=bar)
     return info
@@ -256,19 +257,15 @@ def _append(response: "Response", part: Path, info: FileInfo, *, local_size: int
 
 
 def _resume_file(part: Path) -> Path:
-    """The file with URL and validator of a partial download."""
+    """The receipt with URL and validator of a partial download."""
     return part.with_name(f"{part.name}.json")
 
 
 def _resume_point(url: str, part: Path) -> tuple[int, str]:
     """Bytes of a partial download and its validator; (0, "") if it cannot be resumed."""
-    try:
-        saved = files.read_json(_resume_file(part), shapes.PartNote)
-        if saved["url"] == url and saved["validator"] and (size := _size(part)):
-            return size, saved["validator"]
-    except InputError:
-        pass
-    return 0, ""
+    saved = Receipt.find(_resume_file(part))
+    known = saved is not None and saved.identity.get("url") == url and isinstance(saved.identity.get("validator"), str)
+    return (_size(part), saved.identity["validator"]) if known and saved.identity["validator"] and _size(part) else (0, "")
 
 
 def _size(part: Path) -> int:

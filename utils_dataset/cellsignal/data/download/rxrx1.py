@@ -7,24 +7,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.data import check
-from cellsignal.data.download.archives import Limits, gigabytes, require_room, unpack
+from cellsignal.data.download.archives import gigabytes, require_room, unpack
 from cellsignal.data.download.http import BLOCK, RemoteFile, fetch
 from cellsignal.data.images.folders import entries
 from cellsignal.data.tables.wells import Tables, read_tables, select
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1, TASKS
 
 # The record of completed downloads: the number of images of each experiment.
 
 
-RECEIPT = "download.json"  # {"images": {experiment: number of files}}, in the data set's folder
+RECEIPT = "download.json"  # in the data set's folder: how many images each experiment has
 
 
 def record_images(root: Path, images: Mapping[str, int]) -> None:
     """Record that these experiments are complete, with the number of images of each."""
-    files.write_json(root / RECEIPT, {"images": dict(sorted({**_recorded_images(root), **images}.items()))})
+    Receipt(root / RECEIPT, details=dict(sorted({**_recorded_images(root), **images}.items()))).write()
 
 
 def missing_images(tables: Tables, *, cell_types: Sequence[str] = ()) -> list[str]:
@@ -39,7 +40,7 @@ def missing_images(tables: Tables, *, cell_types: Sequence[str] = ()) -> list[st
 
 
 def _recorded_images(root: Path) -> Mapping[str, int]:
-    return files.read_json(root / RECEIPT, shapes.Download)["images"] if (root / RECEIPT).exists() else {}
+    return Receipt.read(root / RECEIPT, dict[str, int]).details if (root / RECEIPT).exists() else {}
 
 
 def _count_images(folder: Path) -> int:
@@ -60,7 +61,6 @@ IMAGES = Published("https://storage.googleapis.com/rxrx/rxrx1/rxrx1-images.zip",
 METADATA_SHA256 = "799ed719d2be136db29fef6fcb7a51ceb94d1de9d43421a49b16409329a2f1b7"
 LICENCE = "RxRx1 by Recursion, CC BY-NC-SA 4.0: no commercial use, share alike; its tables hold the test labels"
 DOWNLOADS = ".downloads"  # in the data set's folder: archives that are not whole, or not unpacked yet
-TABLE_LIMITS = Limits(members=1_000, directory=1 << 20)
 KAGGLEHUB_BYTES = {RXRX1.competition: 2 * IMAGES.size}  # bytes that a competition's archive and its content take, where it is known
 _TABLE_NAMES = ("train_controls.csv", "metadata.csv")
 _PRINTED_PROBLEMS = 20  # problems that a download prints; `cellsignal check` prints all
@@ -153,7 +153,7 @@ def _fetch_tables(folder: Path) -> None:
             raise InputError("holds another metadata.csv than the published one", where=folder, cure=cure)
         return
     archive = fetch(TABLES.url, folder / DOWNLOADS / "rxrx1-metadata.zip", md5=TABLES.md5)
-    unpack(archive, folder, where=TABLES.url, experiments=(), accept=_accept_metadata, limits=TABLE_LIMITS)
+    unpack(archive, folder, where=TABLES.url, experiments=(), accept=_accept_metadata)
     _remove_archive(archive)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from cellsignal import files, shapes
 from cellsignal.data.images.codecs import Codec, codec
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 FILE, INDEX = "store.json", "sites.json"
 VERSION = 1
@@ -48,7 +49,10 @@ class StoreFile:
 
     def __init__(self, root: Path, name: str, *, digest: str) -> None:
         self.path = root / name / INDEX
-        index = files.read_json(self.path, shapes.StoreIndex, fault=_INVALID_INDEX, cure=_REPACK_FOLDER)
+        receipt = Receipt.find(self.path, shapes.StoreIndex)
+        if receipt is None:
+            raise InputError(_INVALID_INDEX, where=self.path, cure=_REPACK_FOLDER)
+        index = receipt.details
         self.sites: list[str] = index["sites"]
         self.missing: dict[str, list[int]] = index["missing"]
         try:
@@ -65,7 +69,7 @@ class StoreFile:
 
 
 def index_digest(index: Mapping[str, Any]) -> str:
-    """SHA-256 over the sites of an index and the CRC-32 of their pixels; store.json holds it."""
+    """SHA-256 over the sites of an index and the CRC-32 of their pixels, whatever the codec; store.json holds it."""
     return hashlib.sha256(json.dumps([index["sites"], index["crc32"]]).encode()).hexdigest()
 
 
@@ -73,15 +77,17 @@ class Store:
     """An open store, usable from threads and forked processes; a pickled one is opened again.
 
     `suffixes`: of its channels' PNGs. `sizes`: of the longer side in pixels, the largest first, which is the default for
-    reading. InputError for a store that is incomplete or of another version.
+    reading. `sha256`: of its files, by their names below the root. InputError for a store that is incomplete or of another
+    version.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        content = _read_store_file(self.root)
+        receipt = _read_store_file(self.root)
+        content, self.sha256 = receipt.identity, receipt.outputs
         self.codec: Codec = codec(content["codec"])
         self.suffixes: tuple[str, ...] = tuple(content["suffixes"])
-        self.parts: dict[str, dict[str, Any]] = content["parts"]
+        self.parts: dict[str, dict[str, Any]] = receipt.details["parts"]
         self._folders: dict[str, list[str]] = {}
         for name, facts in self.parts.items():
             self._folders.setdefault(facts["folder"], []).append(name)
@@ -104,7 +110,7 @@ class Store:
             raise InputError(what, where=self.root / FILE, cure=_REPACK)
         if not self.shapes:
             raise InputError(_INVALID_STORE, where=self.root / FILE, cure=_REPACK)
-        names = (file for name, facts in self.parts.items() for file in (name, *facts["files"]))
+        names = (file for name, facts in self.parts.items() for file in (name, *facts["bytes"]))
         outside = next((name for name in names if not files.stays_inside(name)), None)
         if outside is not None:
             raise InputError(f"{outside!r} does not name a file inside the store", where=self.root / FILE, cure=_REPACK)
@@ -141,12 +147,11 @@ class Store:
         checked[location.row] = 1
         return out
 
-    def read_many(self, stems: Sequence[str], out: np.ndarray | None = None, *, size: int | None = None) -> np.ndarray:
+    def read_many(self, stems: Sequence[str], out: np.ndarray | None = None) -> np.ndarray:
         """Several sites, uint8[N, C, H, W], read into `out` if given; raises as `read` does."""
-        size = self._size(size)
-        out = self._buffer(out, (len(stems), *self.shapes[size]))
+        out = self._buffer(out, (len(stems), *self.shapes[self._size(None)]))
         for row, stem in enumerate(stems):
-            self.read(stem, out[row], size=size)
+            self.read(stem, out[row])
         return out
 
     def locate(self, stem: str) -> SiteLocation | None:
@@ -287,14 +292,15 @@ def open_store(root: Path | str) -> Store:
     return store
 
 
-def _read_store_file(root: Path) -> dict[str, Any]:
-    """The validated content of store.json."""
-    content = files.read_json(root / FILE)
-    if not isinstance(content, dict) or content.get("store") != VERSION:
+def _read_store_file(root: Path) -> Receipt:
+    """The validated receipt of a store."""
+    receipt = Receipt.read(root / FILE, cure=_REPACK)
+    if receipt.identity.get("store") != VERSION:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_PACK_AGAIN)
-    if not content.get("whole"):
+    if not receipt.complete:
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    return files.shaped(content, shapes.Store, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
+    files.shaped({**receipt.identity, **receipt.details}, shapes.Store, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
+    return receipt
 
 
 def store_files(store: Store) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,6 @@ from cellsignal.data.images import packed_store
 from cellsignal.data.images.folders import entries
 from cellsignal.errors import InputError, Problem, raise_if_any
 from cellsignal.files import sha256
-from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -124,9 +123,7 @@ def _copy_into(out: np.ndarray, image: np.ndarray) -> np.ndarray:
     return out
 
 
-def read_sites(
-    root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXRX1.suffixes, progress: bool = False
-) -> np.ndarray:
+def read_sites(root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXRX1.suffixes) -> np.ndarray:
     """All sites of a table, in its order, as uint8[N, C, H, W], read by several threads.
 
     InputError names the first faulty file, or the first site whose size differs.
@@ -149,8 +146,7 @@ def read_sites(
 
     pool = ThreadPoolExecutor()
     try:
-        results = pool.map(read, range(len(stems)))
-        list(progress_bar(results, desc="read sites", total=len(stems), unit="site", disable=not progress))
+        list(pool.map(read, range(len(stems))))
     finally:
         pool.shutdown(cancel_futures=True)
     return images

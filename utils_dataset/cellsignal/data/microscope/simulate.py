@@ -82,8 +82,8 @@ def simulate(
     check_channels(preset)
     preset_values = _preset(preset, image_size=image_size)
     data_set = DESIGNERS[type(preset_values)](preset_values, seed=seed, like=like, experiments=experiments)
-    receipt = {"preset": preset, "seed": seed, "parameters": asdict(preset_values), "wells": _digest(data_set.table)}
-    with working_folder(Path(out), receipt, keep_other_code=keep) as unfinished:
+    identity = {"preset": preset, "seed": seed, "parameters": asdict(preset_values), "wells": _digest(data_set.table)}
+    with working_folder(Path(out), identity, keep_other_code=keep) as unfinished:
         if unfinished:
             with on_a_full_disk(Path(out)):
                 data_set.write(Path(out), processes=processes, parallel_map=parallel_map)

@@ -1,46 +1,44 @@
 """The working folder of a simulation: locked, with a receipt, resumable; and a parallel map over processes."""
 
-import json
 import multiprocessing
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
 
-from cellsignal import files, receipts
+from cellsignal import files
 from cellsignal.code_identity import changed, package_code
 from cellsignal.data.simulated import RECEIPT, WORKING_FOLDER
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 
 CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
-OUTPUTS = "outputs"  # in a receipt: SHA-256 of the tables, by name; images carry checksums of their own
 Part, Output = TypeVar("Part"), TypeVar("Output")
 ParallelMap = Callable[..., Iterator[Any]]  # as `run_in_processes`: whoever draws the parts
 
 
 @contextmanager
-def working_folder(out: Path, receipt: dict[str, Any], *, keep_other_code: bool = True) -> Iterator[bool]:
+def working_folder(out: Path, identity: dict[str, Any], *, keep_other_code: bool = True) -> Iterator[bool]:
     """Create and lock `out`; yields whether anything is left to do.
 
-    Unless the block raises, `out` is then complete and has a receipt with the hashes of its tables. InputError if it
-    holds anything but this simulation, if a table was altered, and for plates drawn by another version of the code,
-    except complete ones if `keep_other_code`: these are kept with a note.
+    Unless the block raises, `out` is then complete and has a receipt with the hashes of its tables; images carry
+    checksums of their own. InputError if it holds anything but this simulation, if a table was altered, and for plates
+    drawn by another version of the code, except complete ones if `keep_other_code`: these are kept with a note.
     """
-    receipt = json.loads(json.dumps(receipt))
     with _exclusive(out):
-        unfinished = _prepare_folder(out, receipt=receipt)
+        unfinished = _prepare_folder(out, identity=identity)
         _check_code(out, keep_other_code=keep_other_code, complete=not unfinished)
         yield unfinished
         if unfinished:
             files.remove_temporary(out, ())
-            files.write_json(out / CODE, package_code("data"))
-            tables = sorted(path.name for path in out.glob("*.csv"))
-            receipts.write(out / RECEIPT, {**receipt, OUTPUTS: {name: files.sha256(out / name) for name in tables}})
+            Receipt(out / CODE, package_code("data")).write()
+            Receipt(out / RECEIPT, identity, {path.name: files.sha256(path) for path in sorted(out.glob("*.csv"))}).write()
         shutil.rmtree(out / WORKING_FOLDER, ignore_errors=True)
 
 
@@ -54,42 +52,34 @@ def _exclusive(out: Path) -> Iterator[None]:
         yield
 
 
-def _prepare_folder(out: Path, *, receipt: dict[str, Any]) -> bool:
+def _prepare_folder(out: Path, *, identity: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
     existing = [path for path in (out / RECEIPT, out / WORKING_FOLDER / RECEIPT) if path.exists()]
     if existing:
-        saved = _read_receipt(existing[0], out=out)
-        outputs = saved.pop(OUTPUTS, {})
-        if saved != receipt:
+        start_again = f"delete the whole folder {out} and simulate again"
+        receipt = Receipt.read(existing[0], cure=start_again)  # without it the rest cannot be distinguished from foreign files
+        if not replace(receipt, complete=True).is_current(identity):
             raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
-        receipts.check(out, outputs, made_by="the simulation", cure=f"delete the whole folder {out} and simulate again")
-        return existing[0] != out / RECEIPT
+        receipt.check_outputs(out, made_by="the simulation", cure=start_again)
+        return not receipt.complete
     if any(path.name != WORKING_FOLDER for path in out.iterdir()):
         cure = "choose another folder"
         if (out / "train.csv").exists():
             cure = "leave the preset out to use these plates (-p preset=), or choose another folder"
         raise InputError("holds files that no simulation wrote", where=out, cure=cure)
-    files.write_json(out / WORKING_FOLDER / CODE, package_code("data"))
-    receipts.write(out / WORKING_FOLDER / RECEIPT, receipt)
+    Receipt(out / WORKING_FOLDER / CODE, package_code("data")).write()
+    Receipt(out / WORKING_FOLDER / RECEIPT, identity, complete=False).write()
     return True
 
 
 def _check_code(out: Path, *, keep_other_code: bool, complete: bool) -> None:
     """Refuse plates drawn by another version of the code, or print that they are kept."""
-    try:
-        code = files.read_json(out / (CODE if complete else f"{WORKING_FOLDER}/{CODE}"))
-    except InputError:  # of an earlier version, which did not note it
-        code = {}
-    if not (changed_rooms := changed(code, package_code("data"))):
+    code = Receipt.find(out / (CODE if complete else f"{WORKING_FOLDER}/{CODE}"))
+    if not (changed_rooms := changed(code and code.identity, package_code("data"))):
         return
     if not (complete and keep_other_code):
         raise InputError(f"drawn by other code of cellsignal ({', '.join(changed_rooms)})", where=out, cure="delete this folder, or choose another")
     print(f"{out}: kept, although other code of cellsignal ({', '.join(changed_rooms)}) drew these plates; delete the folder to draw them anew")
-
-
-def _read_receipt(path: Path, *, out: Path) -> dict[str, Any]:
-    # Without its receipt the rest cannot be told from foreign files.
-    return receipts.read(path, cure=f"delete the whole folder {out} and simulate again")
 
 
 def worker_folder(out: Path) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 
 from cellsignal import files
 from cellsignal.data.images.codecs import CHUNKS
-from cellsignal.data.packing.plate_file import SITES_PER_THREAD, PlateShard, StoreSpec, write_index, prefetch_map, resized_copies, specification
+from cellsignal.data.packing.plate_file import SITES_PER_THREAD, PlateShard, StoreSpec, prefetch_map, resized_copies, specification, write_index
 from cellsignal.errors import InputError
 
 PLATE = "plate.ome.zarr"  # in the folder of its images

@@ -22,6 +22,7 @@ from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, re
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 from cellsignal.tasks import Task
 
 CODEC = "raw"
@@ -131,10 +132,10 @@ def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool =
         todo = [shard for shard in plan.shards if not up_to_date(out, shard, plan.spec)]
         _check_room(out, plan, todo)
         if finished and any((out / shard.name / packed_store.INDEX).exists() for shard in todo):  # what is replaced is not whole meanwhile
-            files.write_json(out / packed_store.FILE, _unfinished(plan))
+            _unfinished(out, plan).write()
         _write(out, plan, todo, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress, parallel_map=parallel_map)
         if todo or not finished:
-            files.write_json(out / packed_store.FILE, {**plan.spec.as_json(), "whole": True, "parts": dict(_parts_in_folder(out, plan))})
+            _finished(out, plan).write()
     return [shard.name for shard in todo]
 
 
@@ -143,14 +144,14 @@ def _prepare_folder(out: Path, plan: PackPlan) -> bool:
     if not (out / packed_store.FILE).exists():
         if any(not path.name.startswith(files.TEMPORARY) for path in out.iterdir()):
             raise InputError("holds files that no packing wrote", where=out, cure="choose another folder")
-        files.write_json(out / packed_store.FILE, _unfinished(plan))
-    content = files.read_json(out / packed_store.FILE)
-    if not isinstance(content, dict) or {key: content.get(key) for key in plan.spec.as_json()} != plan.spec.as_json():
-        raise InputError(_store_difference(content if isinstance(content, dict) else {}, plan.spec.as_json()), where=out, cure=_OTHER_FOLDER)
+        _unfinished(out, plan).write()
+    receipt = Receipt.read(out / packed_store.FILE, cure=_OTHER_FOLDER)
+    if receipt.identity != plan.spec.as_json():
+        raise InputError(_store_difference(receipt.identity, plan.spec.as_json()), where=out, cure=_OTHER_FOLDER)
     files.remove_temporary(out, [path.name for path in out.iterdir() if path.is_dir()])
     for table in (*sorted(plan.root.glob("*.csv")), *filter(Path.is_file, [plan.root / simulated.RECEIPT])):
         _copy(table, out / table.name)
-    return bool(content.get("whole"))
+    return receipt.complete
 
 
 def _store_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
@@ -165,8 +166,19 @@ def _as_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _unfinished(plan: PackPlan) -> dict[str, object]:
-    return {**plan.spec.as_json(), "whole": False, "parts": {}}
+def _unfinished(out: Path, plan: PackPlan) -> Receipt:
+    return Receipt(out / packed_store.FILE, plan.spec.as_json(), complete=False, details={"parts": {}})
+
+
+def _finished(out: Path, plan: PackPlan) -> Receipt:
+    """The receipt of a store with all parts in the folder that match the spec."""
+    indices = dict(_parts_in_folder(out, plan))
+    outputs = {f"{name}/{file}": digest for name, index in indices.items() for file, digest in index.outputs.items()}
+    parts = {
+        name: {"folder": index.details["folder"], "sites": len(index.details["sites"]), "digest": packed_store.index_digest(index.details), "bytes": index.details["bytes"]}
+        for name, index in indices.items()
+    }  # fmt: skip
+    return Receipt(out / packed_store.FILE, plan.spec.as_json(), outputs, details={"parts": parts})
 
 
 def _copy(table: Path, target: Path) -> None:
@@ -202,17 +214,16 @@ def _write_part(out: Path, spec: StoreSpec, shard: PlateShard) -> int:
 FORMATS: dict[str, Callable[..., None]] = {"plates": plate_file.write, "ome-zarr": omezarr.write}
 
 
-def _parts_in_folder(out: Path, plan: PackPlan) -> Iterator[tuple[str, dict[str, object]]]:
-    """The entries of store.json for all parts in the folder that match the spec."""
+def _parts_in_folder(out: Path, plan: PackPlan) -> Iterator[tuple[str, Receipt]]:
+    """All parts in the folder that match the spec, by name."""
     planned, folders = ({getattr(shard, attribute) for shard in plan.shards} for attribute in ("name", "folder"))
     for path in sorted(out.rglob(packed_store.INDEX)):
         name = path.parent.relative_to(out).as_posix()
         index = read_index(out, name)
-        if index is not None and index["folder"] in folders and name not in planned:
+        if index is not None and index.details["folder"] in folders and name not in planned:
             continue  # of a folder that is cut in other parts now
-        if index is not None and {key: index["made"].get(key) for key in plan.spec.as_json()} == plan.spec.as_json():
-            digest = packed_store.index_digest(index)
-            yield name, {"folder": index["folder"], "sites": len(index["sites"]), "digest": digest, "files": index["files"]}
+        if index is not None and {key: index.identity.get(key) for key in plan.spec.as_json()} == plan.spec.as_json():
+            yield name, index
 
 
 def size_lines(plan: PackPlan) -> list[str]:

@@ -20,7 +20,8 @@ from cellsignal.data.images.codecs import Codec
 from cellsignal.data.images.folders import entries
 from cellsignal.data.images.reader import area_resized, read_site
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, read_json, write_json
+from cellsignal.files import atomic_path
+from cellsignal.receipts import Receipt
 
 Item, Output = TypeVar("Item"), TypeVar("Output")
 SITES_PER_THREAD = 4  # sites that a thread may read ahead of the writer; they are held in memory
@@ -78,21 +79,18 @@ class StoreSpec:
 def up_to_date(out: Path, shard: PlateShard, spec: StoreSpec) -> bool:
     """Whether a part is complete and was made from the same images with the same spec."""
     index = read_index(out, shard.name)
-    if index is None or index["made"] != specification(shard, spec):
+    if index is None or not index.is_current(specification(shard, spec)):
         return False
-    folder, sizes = out / shard.name, {name: file["bytes"] for name, file in index["files"].items()}
-    chunks = (folder / name for names in index.get("chunks", {}).values() for name in names)
+    folder, sizes = out / shard.name, index.details["bytes"]
+    chunks = (folder / name for names in index.details["chunks"].values() for name in names)
     return all(path.is_file() for path in chunks) and all(
         path.is_file() and path.stat().st_size == sizes[path.name] for path in (folder / name for name in sizes)
     )
 
 
-def read_index(out: Path, name: str) -> dict[str, Any] | None:
-    """The index of a complete part; None if there is no such part."""
-    try:
-        return read_json(out / name / packed_store.INDEX, shapes.StoreIndex)
-    except InputError:
-        return None
+def read_index(out: Path, name: str) -> Receipt | None:
+    """The receipt of a complete part; None if there is no such part."""
+    return Receipt.find(out / name / packed_store.INDEX, shapes.StoreIndex)
 
 
 def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, threads: int, on_site: Callable[[], Any]) -> None:
@@ -110,32 +108,32 @@ def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, thre
                 pixel_file.write(content)
                 pixel_file.checksums.append(checksum)
             on_site()
-    written = {paths[size].name: {"bytes": pixel_file.offsets[-1], "sha256": pixel_file.digest.hexdigest()} for size, pixel_file in pixel_files.items()}
+    outputs = {paths[size].name: pixel_file.digest.hexdigest() for size, pixel_file in pixel_files.items()}
     checksums, offsets = ({size: getattr(pixel_file, kind) for size, pixel_file in pixel_files.items()} for kind in ("checksums", "offsets"))
-    write_index(out, shard, source, files=written, checksums=checksums, offsets=offsets)
+    write_index(out, shard, source, outputs=outputs, checksums=checksums, offsets=offsets)
 
 
 def write_index(
-    out: Path, shard: PlateShard, specification: dict[str, Any], *, checksums: dict[int, list[int]], files: dict[str, Any] | None = None,
+    out: Path, shard: PlateShard, source: dict[str, Any], *, checksums: dict[int, list[int]], outputs: dict[str, str] | None = None,
     offsets: dict[int, list[int]] | None = None, chunks: dict[int, list[str]] | None = None,
 ) -> None:
-    """Write the index of a part, which marks it as complete.
+    """Write the receipt of a part, its index, which marks it as complete.
 
     `source`: its `specification` before the images were read. By size and in the order of the sites: `checksums`, the
-    CRC-32 of their pixels; `places`, their offsets in the part's file and the end of the last; or `chunks`, the file of
-    each. `files`: bytes and SHA-256 of the part's files.
+    CRC-32 of their pixels; `offsets` in the part's file, and the end of the last; or `chunks`, the file of each.
+    `outputs`: SHA-256 of the part's files.
     """
+    folder = out / shard.name
     index = {
         "folder": shard.folder,
-        "made": specification,
-        "files": files or {},
+        "bytes": {name: (folder / name).stat().st_size for name in outputs or {}},
         "sites": shard.names,
         "missing": shard.missing,
         "crc32": checksums,
         "places": offsets or {},
         "chunks": chunks or {},
     }
-    write_json(out / shard.name / packed_store.INDEX, index)
+    Receipt(folder / packed_store.INDEX, source, outputs or {}, details=index).write()
 
 
 def encode(root: Path, spec: StoreSpec, stem: str) -> list[tuple[bytes, int]]:

@@ -71,11 +71,11 @@ def missing_sites(packed: packed_store.Store, stems: Iterable[str]) -> Iterator[
 def altered_files(packed: packed_store.Store, parts: Iterable[str]) -> Iterator[Problem]:
     """One problem for each file of these parts that is not as it was packed."""
     for name in parts:
-        for file, expected in packed.parts[name]["files"].items():
+        for file, length in packed.parts[name]["bytes"].items():
             path = packed.root / name / file
             if not path.is_file():
                 yield Problem(str(path), "no such file", _REPACK)
-            elif path.stat().st_size != expected["bytes"]:
-                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {expected['bytes']:,}", _REPACK)
-            elif files.sha256(path) != expected["sha256"]:
+            elif path.stat().st_size != length:
+                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {length:,}", _REPACK)
+            elif files.sha256(path) != packed.sha256.get(f"{name}/{file}"):
                 yield Problem(str(path), "its bytes are not those that were packed", _REPACK)

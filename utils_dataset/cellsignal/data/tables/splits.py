@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.util import hash_array
 
+from cellsignal.data.settings import WellSettings
 from cellsignal.data.tables.plate_design import duplicate_layouts, layout_families
 from cellsignal.errors import InputError
 
@@ -52,17 +53,15 @@ def split_random(wells: pd.DataFrame, *, fraction: float = 0.05, seed: int = 0) 
 
 
 def split_sites(
-    wells: pd.DataFrame, sites: pd.DataFrame, *, how: str, held_out: int = 1, seed: int = 0
+    wells: pd.DataFrame, sites: pd.DataFrame, settings: WellSettings = WellSettings(), *, seed: int = 0
 ) -> pd.Series:
-    """The split of each site, made by `how`: "experiment" or "random".
+    """The split of each site, by whole experiments or at random as `settings.split` says.
 
     Give it the wells of all cell types, even where only one is trained: a layout may be shared
     across cell types, and every kernel of a run must come to the same split.
     """
-    if how not in ("experiment", "random"):
-        raise InputError(f"no split {how!r}", where="split", cure="use experiment or random")
-    if how == "experiment":
-        split = split_by_experiment(wells, held_out=held_out, seed=seed)
+    if settings.split == "experiment":
+        split = split_by_experiment(wells, held_out=settings.validation_experiments, seed=seed)
     else:
         split = split_random(wells, seed=seed)
     return sites["id_code"].map(dict(zip(wells["id_code"], split))).rename("split")

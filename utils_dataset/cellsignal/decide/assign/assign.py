@@ -21,6 +21,7 @@ from cellsignal.decide.assign.groups import GroupChoice, choose_groups, groups_o
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.decide.assign.solvers import marginals, possible_columns, softmax
 from cellsignal.decide.scores.files import HUGE, without_masks
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 
 # Anybody's scores as arrays, and the blocks of wells that share siRNAs.
@@ -154,7 +155,6 @@ def _check(values: np.ndarray, scores: pd.DataFrame) -> None:
                          cure="give natural-log probabilities; -inf is one, NaN is none")
 
 
-METHODS = ("raw", "greedy", "exact", "expected")
 # Networks that favour a few siRNAs in all wells make these quarrel without being too sure: on the votes of real
 # networks the temperature then ran to 4 and more, where simulated ones that were twice too sure stayed below 2.
 RUNAWAY = 3.0
@@ -275,22 +275,22 @@ class Decision:
 
 
 def decide(
-    scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected", groups: list[list[int]] | None = None,
-    rotations: Mapping[str, list[int]] | None = None, rotation_prior: float = 0.99, certainty: float = 0.95,
-    temperatures: Mapping[str, float] | None = None, known: Mapping[str, KnownLayout] | None = None,
+    scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings(), *, groups: list[list[int]] | None = None,
+    rotations: Mapping[str, list[int]] | None = None, temperatures: Mapping[str, float] | None = None,
+    known: Mapping[str, KnownLayout] | None = None,
 ) -> Decision:
     """Choose a siRNA for every well and tell how sure that is.
 
     `scores`: index id_code, columns class numbers, natural-log probabilities; `wells` tells experiment, cell
-    type and plate of each id_code. `method`: "raw" takes the most likely class of each well; "greedy" the best
+    type and plate of each id_code. `settings.method`: "raw" takes the most likely class of each well; "greedy" the best
     score of all, then the best of what is left; "exact" the one-to-one assignment with the largest summed
     log-probability; "expected" the one with the largest expected number of right wells. They work per plate
     with `groups`, lists of class numbers that share a plate, and per experiment without. Where wells outnumber
     siRNAs each takes its best, and where groups do not fit the plates none are used; `note` says so.
 
     `rotations`: index of the group on plates 1, 2, ... of training experiments (`data.plates.rotations`); these
-    layouts and their cyclic shifts share `rotation_prior` among all permutations. `certainty`: least posterior
-    probability at which a permutation is believed; below it no groups are used for the experiment.
+    layouts and their cyclic shifts share `settings.rotation_prior` among all permutations. `settings.min_group_posterior`: least
+    posterior probability at which a permutation is believed; below it no groups are used for the experiment.
     `temperatures`: by cell type, from held-out wells (`temperatures.measured_temperatures`); of other cell types the
     wells' quarrels tell, block by block. `known`: by experiment, the layout where one is known (`known.known_layouts`).
 
@@ -302,28 +302,24 @@ def decide(
     labelled well measured is beyond belief). Raises InputError when a well is unknown, a
     score is no number, an experiment has two cell types, or nothing is scored.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}", where="assignment", cure=f"use one of: {', '.join(METHODS)}")
     screen, turns, plans, known = as_score_matrix(scores, wells), shifts(rotations or {}), [], known or {}
-    if method == "greedy" or screen.values.min() == -np.inf:  # then one well's scores are weighed against another's
+    if settings.method == "greedy" or screen.values.min() == -np.inf:  # then one well's scores are weighed against another's
         screen = normalised(screen)
     for name, rows in screen.experiments.items():
         layout = known.get(name, NO_LAYOUT)
         if len(layout.sirnas):
-            plan = _by_layout(screen, name, rows, layout, method=method)
+            plan = _by_layout(screen, name, rows, layout, method=settings.method)
         elif groups:
-            plan = _by_groups(screen, name, rows, groups, method=method, turns=turns,
-                              rotation_prior=rotation_prior, certainty=certainty)
+            plan = _by_groups(screen, name, rows, groups, settings=settings, turns=turns)
         else:
-            plan = _whole(screen, name, rows, method=method)
+            plan = _whole(screen, name, rows, method=settings.method)
         plans.append(replace(plan, note=_joined(layout.note, plan.note)))
-    return Decision(screen, plans, method, dict(temperatures or {}), scores.index)
+    return Decision(screen, plans, settings.method, dict(temperatures or {}), scores.index)
 
 
-def assign(scores: pd.DataFrame, wells: pd.DataFrame, *, method: str = "expected",
-           groups: list[list[int]] | None = None, **design: Any) -> pd.Series:
+def assign(scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings(), **design: Any) -> pd.Series:
     """The predictions of `decide` alone, siRNA by id_code; `design`: its other arguments. Raises what it raises."""
-    return decide(scores, wells, method=method, groups=groups, **design).predictions
+    return decide(scores, wells, settings, **design).predictions
 
 
 def _whole(screen: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
@@ -334,9 +330,10 @@ def _whole(screen: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
     return Plan(name, "raw" if crowd or method == "raw" else "one-to-one", [part], choice, _joined(note, crowd))
 
 
-def _by_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, method: str,
-               turns: set[tuple[int, ...]], rotation_prior: float, certainty: float) -> Plan:
+def _by_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, settings: AssignmentSettings,
+               turns: set[tuple[int, ...]]) -> Plan:
     """Each plate with its group where the groups fit and the permutation is certain enough, else the whole experiment."""
+    method = settings.method
     members = np.stack([np.isin(screen.classes, group) for group in groups], axis=1)
     numbers, plates = np.unique(screen.plates[rows], return_inverse=True)
     unscored = "" if members.any(0).all() else "a plate group without a scored siRNA"
@@ -344,8 +341,8 @@ def _by_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[li
         return _whole(screen, name, rows, method=method, note=f"{fault}: no groups used")
     here = {tuple(turn[plate - 1] for plate in numbers) for turn in turns if len(turn) >= numbers[-1]}
     likely = log_group_probabilities(screen.of(rows), members.astype(np.float32))
-    choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=rotation_prior)
-    if choice.confidence < certainty:
+    choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=settings.rotation_prior)
+    if choice.confidence < settings.min_group_posterior:
         note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
         return _whole(screen, name, rows, method=method, choice=choice, note=note)
     parts = [
@@ -374,12 +371,11 @@ def _joined(*notes: str) -> str:
 # What the design of a screen tells the decision, from the tables.
 
 
-def plate_design(wells: pd.DataFrame, *, groups: bool = True, rotation_prior: float = 0.99, certainty: float = 0.95) -> dict[str, Any]:
-    """The arguments of `assign.decide` that hold for a whole screen: groups, rotations, and how far these are believed.
+def plate_design(wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings()) -> dict[str, Any]:
+    """The arguments of `assign.decide` that hold for a whole screen: the settings, plate groups and rotations.
 
-    `wells`: of all cell types, columns as in `Tables.wells`; only labelled ones tell. Without `groups`, or where the
+    `wells`: of all cell types, columns as in `Tables.wells`; only labelled ones tell. Without `settings.plate_groups`, or where the
     tables show none, there are none, and each siRNA is once in an experiment.
     """
-    known = plate_groups(wells) if groups else []
-    return {"groups": known, "rotations": rotations(wells, known) if known else None,
-            "rotation_prior": rotation_prior, "certainty": certainty}
+    known = plate_groups(wells) if settings.plate_groups else []
+    return {"settings": settings, "groups": known, "rotations": rotations(wells, known) if known else None}

@@ -29,6 +29,8 @@ class GroupChoice:
     on_its_plate: np.ndarray  # posterior probability that each plate, by itself, has its group
     rotation: bool | None  # whether it is one of the layouts given as rotations; None without any
     surprise_bits: float  # by how much the scores alone like another layout better than any rotation
+    orders: np.ndarray  # every permutation, index of the group by plate, int [permutations, plates]
+    posterior: np.ndarray  # probability of each of `orders`
 
 
 def choose_groups(
@@ -51,7 +53,7 @@ def choose_groups(
     surprise = (likelihood.max() - likelihood[usual].max()) / np.log(2) if usual.any() else 0.0
     return GroupChoice(
         tuple(orders[best].tolist()), float(posterior[best]), on_its_plate,
-        rotation=bool(usual[best]) if usual.any() else None, surprise_bits=float(surprise),
+        rotation=bool(usual[best]) if usual.any() else None, surprise_bits=float(surprise), orders=orders, posterior=posterior,
     )
 
 

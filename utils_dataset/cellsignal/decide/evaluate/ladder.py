@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal.decide.assign.assign import assign
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.learn.networks.batchnorm import STATISTICS
 
 # Accuracy overall, by cell type and by experiment.
@@ -47,51 +48,50 @@ ASSIGNED = [("exact", "exact", False), ("groups", "raw", True), ("groups+exact",
 Rung = tuple[str, str, pd.Series]  # name, "raw" or "assigned", siRNA by id_code
 
 
-def evaluate_ladder(scores: dict[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series, *, groups: list[list[int]],
-          statistics: str, split: str, virtual: pd.DataFrame | None = None, better: Mapping[str, pd.DataFrame] | None = None,
-          final: pd.DataFrame | None = None, last: str = "mixup", **knowledge: Any) -> list[dict]:
+def evaluate_ladder(
+    scores: Mapping[str, pd.DataFrame], wells: pd.DataFrame, truth: pd.Series, *, statistics: str, split: str, design: Mapping[str, Any],
+    better: Mapping[str, pd.DataFrame] = {}, final: Mapping[str, pd.DataFrame] = {},
+) -> list[dict]:
     """Accuracy of every rung on the wells of `truth`.
 
     Only wells whose `split` (a column of `wells`) is the one named take part: wells that a network
     was trained on would give the others away by elimination. `scores`: by kind of statistics, and what else a prediction gave, which is no rung; the rungs above
-    rest on `statistics`, which therefore comes last of these. `virtual`: scores under `statistics` of the network trained with the
-    virtual batch, where `scores` are those of one trained without. `better`: by rung, in their order, scores that are
-    better still: "views", "prototypes", "ensemble". The assigned rungs add plate knowledge to the
+    rest on `statistics`, which therefore comes last of these. `better`: by rung, in their order, scores that are
+    better still: "virtual batch", where `scores` are of a network trained without one; "views", "prototypes", "ensemble". The assigned rungs add plate knowledge to the
     best scores so far: each siRNA once per experiment ("exact"), plate groups ("groups"), both, and
-    both with the largest expected number of right wells ("groups+expected"). `final`: scores of the
-    network trained on, on all labelled wells; its rung is called `last` and has a raw accuracy and one with all
-    knowledge. Where there are more wells than siRNAs, as with replicates, a one-to-one rung is left out.
-    `knowledge`: further arguments of `assign`, such as rotations and temperatures.
+    both with the largest expected number of right wells ("groups+expected"). `final`: by its rung, "mixup", scores of the
+    network trained on, on all labelled wells; the rung has a raw accuracy and one with all knowledge. Where there are more wells than siRNAs, as with replicates, a one-to-one rung is left out.
+    `design`: further arguments of `assign`, such as groups, rotations and temperatures.
 
     Returns rows {"rung", "kind": "raw" | "assigned", "split", "accuracy", "wells", "by_cell_type",
     "by_experiment", "answers": siRNA by id_code}.
     """
     wells = wells[wells["split"] == split]
-    knowledge = {"groups": groups, **knowledge}
     kinds = sorted((name for name in scores if name in STATISTICS), key=statistics.__eq__)  # a stable sort: the chosen one last
-    scores = {name: scores[name] for name in kinds} | ({} if virtual is None else {"virtual batch": virtual}) | dict(better or {})
-    *tables, final = (table if table is None else table[table.index.isin(wells["id_code"])] for table in (*scores.values(), final))
-    rungs = [_raw(name, table, wells) for name, table in zip(scores, tables, strict=True)]
-    best = tables[-1]
-    rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _ways(best, wells, knowledge)]
-    if final is not None:
-        rungs.append(_raw(last, final, wells))
-        rungs += [(last, "assigned", assign(final, wells, **way)) for _, way in _ways(final, wells, knowledge)[-1:]]
+    steps = {name: scores[name] for name in kinds} | dict(better)
+    steps, ends = ({name: table[table.index.isin(wells["id_code"])] for name, table in tables.items()} for tables in (steps, final))
+    rungs = [_raw(name, table, wells) for name, table in steps.items()]
+    best = list(steps.values())[-1]
+    rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _ways(best, wells, design)]
+    for last, table in ends.items():
+        rungs.append(_raw(last, table, wells))
+        rungs += [(last, "assigned", assign(table, wells, **way)) for _, way in _ways(table, wells, design)[-1:]]
     return [{"rung": name, "kind": kind, "split": split, **accuracy(predictions, truth, wells), "answers": predictions}
             for name, kind, predictions in rungs]
 
 
 def _raw(name: str, scores: pd.DataFrame, wells: pd.DataFrame) -> Rung:
-    return name, "raw", assign(scores, wells, method="raw")
+    return name, "raw", assign(scores, wells, AssignmentSettings(method="raw"))
 
 
-def _ways(scores: pd.DataFrame, wells: pd.DataFrame, knowledge: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _ways(scores: pd.DataFrame, wells: pd.DataFrame, design: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The assigned rungs that the layout allows, by name, each with the arguments of `assign`."""
     ways = []
     for name, method, grouped in ASSIGNED:
-        groups = knowledge["groups"] if grouped else []
+        groups = design.get("groups", []) if grouped else []
         if (groups or not grouped) and (method == "raw" or _one_to_one(scores, wells, groups=groups)):
-            ways.append((name, {**knowledge, "method": method, "groups": groups}))
+            settings = design.get("settings", AssignmentSettings()).model_copy(update={"method": method})
+            ways.append((name, {**design, "settings": settings, "groups": groups}))
     return ways
 
 

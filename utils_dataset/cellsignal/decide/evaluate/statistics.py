@@ -11,9 +11,9 @@ LEVEL = 0.95
 Interval = tuple[float, float]
 
 
-def wilson(share: float, wells: int, *, level: float = LEVEL) -> Interval:
+def wilson(share: float, wells: int) -> Interval:
     """Interval of a share of independent wells (Wilson, JASA 22:209, 1927); `share` may be a mean over runs."""
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.ppf((1 + LEVEL) / 2))
     middle, half = share + z * z / (2 * wells), z * sqrt(share * (1 - share) / wells + z * z / (4 * wells * wells))
     low, high = ((middle + sign * half) / (1 + z * z / wells) for sign in (-1, 1))
     return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put an end beyond a share of 0 or 1

@@ -11,16 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
-from cellsignal.decide.scores.cache import CURE, ScoreCache, read_notes, with_code
+from cellsignal.decide.scores.cache import CURE, ScoreCache, read_receipt, with_code
 from cellsignal.decide.scores.files import METADATA, read_scores
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, iter_batches
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.networks.classifier import Classifier, load_weights, read_config
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 
 LEAST = 1e-30  # probability whose logarithm is kept
 BATCH = 64  # sites sent through a network together; any number gives the same answer
@@ -64,49 +67,48 @@ def fold_name(fold: int) -> str:
 
 
 def score_folds(
-    asked: LabelledSites, *, weights: Path, out: Path, views: int = 1, combine: str = "mean", precision: str = "auto", workers: int = 0,
-    device: torch.device = torch.device("cpu"), budget: Budget | None = None,
-) -> LabelScores | None:
-    """Score held-out sites by their fold's network and test sites by every network; None when the `budget` was spent.
+    asked: LabelledSites, settings: PredictionSettings = PredictionSettings(), *, weights: Path, out: Path,
+    machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
+) -> LabelScores:
+    """Score held-out sites by their fold's network and test sites by every network.
 
-    `weights`: the folder with one `fold-<number>/model.safetensors` each. Normalised by running statistics. `views`:
-    1, 2, 4 or 8 symmetries of the square that a site is shown in. `combine`: "mean", or "max" (first place of the competition).
+    `weights`: the folder with one `fold-<number>/model.safetensors` each. Normalised by running statistics. `settings.combine`:
+    "mean", or "max" (first place of the competition).
 
     Writes `<out>/fold-<number>-{held-out,test}.parquet`, natural-log probabilities, and metadata.json. Those that lie there
-    whole, made by the same weights from the same sites in the same way, are kept; others give way.
+    whole, made by the same weights from the same sites in the same way, are kept; others give way. Raises TimeSpent
+    before a part that would end after the deadline of `budget`: the same call goes on.
     """
     budget = budget or Budget()
-    if budget.spent:  # not all networks are there
-        return None
-    parts, knobs = asked.parts(), {"views": views, "combine": combine, "precision": devices.resolve_precision(device, precision)}
+    device, views = devices.pick_device(machine.device), settings.tta_views
+    parts, knobs = asked.parts(), {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     kept = ScoreCache(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
     for name in progress_bar(kept.missing, desc="predict", unit="part"):
         table, began = parts[name], time.monotonic()
         if not budget.fits_part(len(table) * views):
-            budget.stop(budget.note or f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
-            return None
+            raise TimeSpent(f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
         model, card = load_weights(_place(weights, name), channels=len(asked.suffixes))
         data = SiteImages(asked.root, table, class_numbers=card.class_numbers, channels=asked.suffixes)
-        answers = site_probabilities(model.to(device), data, views=views, combine=combine, precision=precision, workers=workers)
+        answers = site_probabilities(model.to(device), data, settings, machine=machine)
         scores = pd.DataFrame(np.log(np.maximum(answers, LEAST)), table["id_code"].tolist(), card.class_numbers, np.float32)
         seconds = time.monotonic() - began
         kept.add(name, scores, {"gathered": {"running": 1}, "sites": len(table), "images": len(table) * views, "seconds": seconds})
         budget.took(len(table) * views, seconds)
-    return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=combine, where=out)
+    return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=settings.combine, where=out)
 
 
 @torch.inference_mode()
 def site_probabilities(
-    model: Classifier, data: SiteImages, *, views: int = 1, combine: str = "mean", precision: str = "auto", workers: int = 0
+    model: Classifier, data: SiteImages, settings: PredictionSettings = PredictionSettings(), *, machine: MachineSettings = MachineSettings()
 ) -> np.ndarray:
     """The probability of each class at each site by itself (a sigmoid), float32[N, K], views combined."""
     model, device = model.eval(), next(model.parameters()).device
     batches = np.array_split(np.arange(len(data)), max(1, -(-len(data) // BATCH)))
     answers = []
-    with devices.autocast(device, precision):
-        for images, _ in iter_batches(data, batches, workers=workers, device=device):
-            logits = torch.stack([model(apply_view(images, view)).float() for view in range(views)])
-            answers.append(COMBINED[combine](logits.sigmoid().cpu().numpy()))
+    with devices.autocast(device, machine.precision):
+        for images, _ in iter_batches(data, batches, workers=machine.num_workers, device=device):
+            logits = torch.stack([model(apply_view(images, view)).float() for view in range(settings.tta_views)])
+            answers.append(COMBINED[settings.combine](logits.sigmoid().cpu().numpy()))
     return np.concatenate(answers)
 
 
@@ -115,10 +117,11 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
 
     Raises InputError when some are missing, or are not the files that metadata.json beside them names.
     """
-    notes = read_notes(out)
-    if odd := next((name for name in notes if not _PART.fullmatch(name)), None):
+    written = read_receipt(out)
+    names = [name.removesuffix(".parquet") for name in written.outputs]
+    if odd := next((name for name in names if not _PART.fullmatch(name)), None):
         raise InputError(f"names {odd!r}, which is no part of a prediction", where=out / METADATA, cure=CURE)
-    tables = {name: _read(out / f"{name}.parquet", note) for name, note in notes.items()}
+    tables = {name: _read(out / f"{name}.parquet", written) for name in names}
     fold_of = {site: int(name.split("-")[1]) for name, table in tables.items() if name.endswith(HELD_OUT) for site in table.index}
     if missing := [site for site in labelled["id_code"] if site not in fold_of]:
         raise InputError(f"no scores of {len(missing)} sites, such as {missing[0]}", where=out, cure=CURE)
@@ -126,8 +129,8 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
     return _gathered(tables, labelled, test, folds, combine=combine, where=out)
 
 
-def _read(path: Path, note: object) -> pd.DataFrame:
-    if not path.is_file() or not isinstance(note, dict) or sha256(path) != note.get("sha256"):
+def _read(path: Path, written: Receipt) -> pd.DataFrame:
+    if not path.is_file() or sha256(path) != written.outputs.get(path.name):
         raise InputError("not the scores that metadata.json beside them names", where=path, cure=CURE)
     return read_scores(path)
 

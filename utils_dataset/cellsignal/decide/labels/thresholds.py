@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsignal.data.tables.labelled_sites import Labels, write_labels
-from cellsignal.errors import InputError
-from cellsignal.files import read_json, write_json
+from cellsignal.files import write_json
 
 HALF = 0.5
 
@@ -106,15 +105,3 @@ def write_thresholds(path: Path, thresholds: Thresholds) -> Path:
     """Write thresholds as JSON, atomically."""
     write_json(path, asdict(thresholds))
     return path
-
-
-def read_thresholds(path: Path, *, weights: Mapping[str, str] | None = None) -> Thresholds:
-    """Read thresholds; InputError when the file is damaged, or they belong to other than these `weights` (SHA-256 by name)."""
-    facts = read_json(path)
-    try:
-        found = Thresholds(**{**facts, "values": tuple(map(float, facts["values"]))})
-    except (TypeError, KeyError, ValueError):
-        raise InputError("these are no thresholds", where=path, cure="run the kernel that fits them again") from None
-    if weights is not None and dict(found.weights) != dict(weights):
-        raise InputError("they were fitted for other weights", where=path, cure="fit them again")
-    return found

@@ -12,18 +12,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cellsignal.budget import Budget
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import BESIDE, predict_experiment
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
-from cellsignal.errors import InputError
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn import devices
-from cellsignal.learn.batches.dataset import SCOPES
 from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
 from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
 from cellsignal.learn.networks.covariates import CONTROLS
 from cellsignal.learn.networks.standardise import stats_source
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
 
@@ -56,39 +56,37 @@ class PredictionConfig:
 
 def score_experiments(
     root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
-    statistics: Sequence[str] = STATISTICS, views: int = 1, taught: pd.DataFrame | None = None, scope: str = "plate",
-    batch_sizes: Sequence[int] = (32,), batch_for: Collection[str] | None = None, refinements: int = REFINEMENTS,
-    precision: str = "auto", device: torch.device = torch.device("cpu"), budget: Budget | None = None, stored: bool = False,
-    joint: bool | None = None,
+    settings: PredictionSettings = PredictionSettings(), all_statistics: bool = True, taught: pd.DataFrame | None = None,
+    batch_for: Collection[str] | None = None, machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
+    stored: bool = False, joint: bool | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Score the treatment wells of every experiment in `sites` under each kind of `statistics`.
+    """Score the treatment wells of every experiment in `sites` under `settings.statistics`, and with `all_statistics` each other kind.
 
-    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`trained.place`). `views`: above 1, scores
-    averaged over so many of `passes.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
-    `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on the last of `statistics`.
-    `scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
-    had is warned (`scope_note`). `batch_sizes`: of the passes that "batch" averages; `batch_for`: the experiments that
-    are worth them, None for all; `refinements`: of "adapted" where a scope is too large for one batch
-    (`log_probabilities`). `stored`: read back what lies in `out`, whatever made it (`stored.stored_scores`).
+    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`weights.weights_path`). `settings.tta_views`:
+    above 1, scores averaged over so many of `inference.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
+    `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on `settings.statistics`.
+    `settings.statistics_scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
+    had is warned (`scope_note`). `batch_for`: the experiments that are worth the passes of "batch", None for all. `stored`: read back what lies in `out`, whatever made it (`stored.stored_scores`).
 
     Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment,
     `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
     images went through the network, how long that took, and what identifies the scores. Scores that lie
     there whole, made by the same weights from the same sites in the same way, are kept; others give way.
-    Before an experiment that would end after the deadline of `budget` it stops, and `budget.spent` says
-    so: the same call goes on. Returns the stacked scores by kind, in the order of the
-    ladder; when it stopped, those of the experiments so far.
+    Raises TimeSpent before an experiment that would end after the deadline of `budget`: the same call goes on.
+    Returns the stacked scores by kind, in the order of the ladder.
     """
-    _check(statistics, scope, batch_sizes, refinements, views)
+    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if all_statistics else [settings.statistics]  # a stable sort: the chosen one last
     beside = _embedded_sites(sites, taught)
-    wanted = {kind: sites for kind in (*statistics, *["views"] * (views > 1))}
+    wanted = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
     if batch_for is not None and "batch" in wanted:
         wanted["batch"] = sites[sites["experiment"].isin(batch_for)]
     wanted |= {} if taught is None else {"embeddings": pd.concat([sites, beside])}
     if stored:
         return {kind: read_stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
     budget = budget or Budget()
-    knobs = PredictionConfig(scope, tuple(batch_sizes), refinements, devices.resolve_precision(device, precision), statistics[-1], views)
+    scope, device = settings.statistics_scope, devices.pick_device(machine.device)
+    precision = devices.resolve_precision(device, machine.precision)
+    knobs = PredictionConfig(scope, tuple(settings.batch_sizes), REFINEMENTS, precision, settings.statistics, settings.tta_views)
     networks = _networks(weights, pd.concat([sites, beside])["cell_type"].unique(), name=name, device=device, joint=joint)
     if note := scope_note(weights, list(networks), name, scope, joint=joint):
         warnings.warn(note, stacklevel=2)
@@ -101,16 +99,47 @@ def score_experiments(
     return {kind: kept[kind].stacked() for kind in kept}
 
 
+def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
+                   stored: bool = False, **options: Any) -> dict[str, dict[str, pd.DataFrame]]:
+    """Scores by network, as `score_experiments` makes them in `<out>/<name>`: `networks` holds the options of each, by name.
+
+    Scores of other networks in `out` are removed unless they are `stored`. When the time is spent, those of other making have
+    given way in the folders of all networks before TimeSpent is raised, so that nothing there passes for a result.
+    """
+    if not stored:
+        keep_only(out, networks)
+    scores, late = {}, None
+    for name, own in networks.items():
+        try:
+            scores[name] = score_experiments(root, sites, name=name, out=out / name, budget=budget, stored=stored, **own, **options)
+        except TimeSpent as spent:
+            late, budget = late or spent, Budget(0.0)
+    if late is not None:
+        raise late
+    return scores
+
+
+def embed_experiments(root: Path, sites: pd.DataFrame, settings: PredictionSettings = PredictionSettings(), *, out: Path,
+                      statistics: Sequence[str] = ("running", "adapted"), **options: Any) -> dict[str, pd.DataFrame]:
+    """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
+
+    `options`: other arguments of `score_experiments`, which writes to `<out>/<kind>/`. Networks of
+    different cell types have different features, so that embeddings are to be compared within a cell type.
+    """
+    ways = {kind: settings.model_copy(update={"statistics": kind}) for kind in statistics}
+    return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, taught=sites, **options)["embeddings"]
+            for kind, way in ways.items()}
+
+
 def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
            budget: Budget, name: str) -> None:
-    """Add what is missing, experiment by experiment, while the budget lasts."""
+    """Add what is missing, experiment by experiment."""
     for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in kept if experiment in kept[kind].missing]
         model, card = networks[mine["cell_type"].iloc[0]]
         if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
             done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
-            budget.stop(budget.note or f"scored {done} of {len(asked)} experiments with {name}")
-            break
+            raise TimeSpent(f"scored {done} of {len(asked)} experiments with {name}")
         if kinds:
             began = time.monotonic()
             found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
@@ -149,7 +178,7 @@ def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str
         return ""
     right = "experiment" if scope == "plate" else "plate"
     return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
-            f"accuracy suffers; predict with scope: {right}, or train with batches: {scope}")
+            f"accuracy suffers; predict with statistics_scope: {right}, or train with batch_scope: {scope}")
 
 
 def statistics_note(folder: Path) -> str:
@@ -169,22 +198,6 @@ def keep_only(folder: Path, names: Collection[str]) -> None:
     for path in Path(folder).glob("*/"):
         if path.name not in names:
             shutil.rmtree(path)
-
-
-def _check(statistics: Sequence[str], scope: str, batch_sizes: Sequence[int], refinements: int, views: int) -> None:
-    unknown = [("statistics", "kind", kind, STATISTICS) for kind in statistics if kind not in STATISTICS]
-    unknown += [("scope", "scope", scope, SCOPES)] if scope not in SCOPES else []
-    for where, what, value, known in unknown:
-        raise InputError(f"unknown {what} {value!r}", where=where, cure=f"use one of: {', '.join(known)}")
-    if not len(batch_sizes) or min(batch_sizes) < 2:
-        raise InputError(f"batches of {', '.join(map(str, batch_sizes)) or 'no size'}", where="batch_sizes",
-                         cure="name one size or more, each of 2 images at least")
-    if refinements < 0:
-        raise InputError(f"{refinements} refinements", where="refinements", cure="ask for none (0) or more")
-    if views not in (1, 2, 4, 8):
-        raise InputError(f"{views} views", where="views", cure="use 1, 2, 4 or 8 of the square's symmetries")
-    if not statistics:
-        raise InputError("no kind of statistics", where="statistics", cure=f"name one or more of: {', '.join(STATISTICS)}")
 
 
 def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal import receipts
 from cellsignal.code_identity import package_code
 from cellsignal.data.images.reader import image_fingerprint
-from cellsignal.decide.scores.files import METADATA, read_scores, write_metadata, write_scores
+from cellsignal.decide.scores.files import METADATA, read_scores, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
-from cellsignal.shapes import ScoreNotes
+from cellsignal.receipts import Receipt
+from cellsignal.shapes import ScoreDetails
 
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
 
 class ScoreCache:
-    """The scores of one kind: `<folder>/<experiment>.parquet`, and a note of each in `<folder>/metadata.json`.
+    """The scores of one kind: `<folder>/<experiment>.parquet`, and their receipt, `<folder>/metadata.json`.
 
-    A note holds the identity of what made the file and its SHA-256, beside the facts: writing it is the
+    The receipt holds the identity of what made each file, its SHA-256, and a note among the details: writing it is the
     moment at which the scores come to be. `identities`: what must have made the scores of each experiment,
     in their order; `facts` of the metadata hold for all of them. Starts with what is whole in the folder and
     of its identity, as `tables`; everything else there is removed, and a line says where only the code was other.
@@ -35,11 +35,14 @@ class ScoreCache:
                  **facts: Any) -> None:
         self.folder, self.identities, self.facts, self.read = folder, identities, facts, read
         self.notes: dict[str, dict[str, Any]] = {}
+        self.digests: dict[str, str] = {}  # by the file's name
         self.tables: dict[str, pd.DataFrame] = {}
-        if other := [name for name, note in read_notes(folder).items() if _of_other_code(note, identities.get(name, ""))]:
+        found = read_receipt(folder)
+        if other := [name for name, made_by in found.identity.items() if _of_other_code(made_by, identities.get(name, ""))]:
             print(f"{folder.name}: other code made the scores of {', '.join(other)}; they are predicted again")
-        for experiment, note, table in self._found():
-            self.notes[experiment], self.tables[experiment] = note, table
+        for experiment, table in self._usable(found):
+            self.notes[experiment], self.tables[experiment] = found.details["experiments"][experiment], table
+            self.digests[f"{experiment}.parquet"] = found.outputs[f"{experiment}.parquet"]
         for path in folder.glob("*.parquet"):
             if path.stem not in self.notes:
                 path.unlink()
@@ -56,7 +59,7 @@ class ScoreCache:
     def add(self, experiment: str, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
         """Write the scores of one experiment, and the note that makes them count."""
         path = write_scores(self.folder, table, experiment=experiment)
-        self.notes[experiment] = {**facts, "identity": self.identities[experiment], "sha256": sha256(path)}
+        self.notes[experiment], self.digests[path.name] = dict(facts), sha256(path)
         self.tables[experiment] = table
         self._write()
 
@@ -69,15 +72,17 @@ class ScoreCache:
     def _write(self) -> None:
         notes = {experiment: self.notes[experiment] for experiment in self.identities if experiment in self.notes}
         sums = {key: sum(note[key] for note in notes.values()) for key in COUNTS[1:]}
-        write_metadata(self.folder, **self.facts, **sums, experiments=notes)
+        identity, outputs = {name: self.identities[name] for name in notes}, {f"{name}.parquet": self.digests[f"{name}.parquet"] for name in notes}
+        details = {"values": "natural-log probabilities", **self.facts, **sums, "experiments": notes}
+        Receipt(self.folder / METADATA, identity, outputs, details=details).write()
 
-    def _found(self) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
-        """Experiment, note and scores of what is whole and of its identity; the folder may hold anything."""
-        for experiment, note in read_notes(self.folder).items():
+    def _usable(self, receipt: Receipt) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Experiment and scores of what is whole and of its identity; the folder may hold anything."""
+        for experiment, note in receipt.details["experiments"].items():
             path = self.folder / f"{experiment}.parquet"
-            if experiment in self.identities and _fits(note, self.identities[experiment]) and path.is_file():
-                if sha256(path) == note["sha256"] and (table := self._read(path)) is not None:
-                    yield experiment, note, table
+            if experiment in self.identities and receipt.identity.get(experiment) == self.identities[experiment] and _is_whole(note):
+                if path.is_file() and sha256(path) == receipt.outputs.get(path.name) and (table := self._read(path)) is not None:
+                    yield experiment, table
 
     def _read(self, path: Path) -> pd.DataFrame | None:
         """The table of a file; None where it holds none that can be used."""
@@ -120,24 +125,23 @@ def code() -> str:
     return hashlib.sha256(json.dumps(package_code("decide")).encode()).hexdigest()
 
 
-def read_notes(folder: Path) -> dict[str, Any]:
-    """The notes on record in a folder of scores, by experiment, in whatever state they are; none of a damaged record."""
-    try:
-        return receipts.read(folder / METADATA, ScoreNotes)["experiments"]
-    except (InputError, OSError):
-        return {}
+def read_receipt(folder: Path) -> Receipt:
+    """The receipt of a folder of scores; an empty one where there is none, or a damaged one."""
+    return Receipt.find(folder / METADATA, ScoreDetails) or Receipt(folder / METADATA, details={"experiments": {}})
 
 
-def _of_other_code(note: Any, identity: str) -> bool:
-    """Whether a note's identity differs in the code alone."""
-    theirs = note.get("identity") if isinstance(note, dict) else None
+def read_notes(folder: Path) -> dict[str, dict[str, Any]]:
+    """The notes on record in a folder of scores, by experiment."""
+    return read_receipt(folder).details["experiments"]
+
+
+def _of_other_code(theirs: Any, identity: str) -> bool:
+    """Whether an identity on record differs in the code alone."""
     return isinstance(theirs, str) and theirs != identity and theirs.partition(".")[0] == identity.partition(".")[0]
 
 
-def _fits(note: Any, identity: str) -> bool:
-    """Whether a note is one of ours, of this identity."""
-    if not isinstance(note, dict) or note.get("identity") != identity or not isinstance(note.get("sha256"), str):
-        return False
+def _is_whole(note: Mapping[str, Any]) -> bool:
+    """Whether a note says all that is summed up."""
     return isinstance(note.get("gathered"), dict) and all(type(note.get(key)) in (int, float) for key in COUNTS)
 
 
@@ -154,20 +158,20 @@ def read_stored_scores(folder: Path, sites: pd.DataFrame, *, read: Callable[[Pat
     from a file. Raises InputError when those of an
     experiment are missing, lack a well, or are not the file that metadata.json names.
     """
-    notes = read_notes(folder)
+    written = read_receipt(folder)
     treatments = sites[sites["well_type"] == "treatment"]
     tables = [
-        _read(folder / f"{experiment}.parquet", notes.get(experiment), mine["id_code"].unique(), read=read)
+        _read(folder / f"{experiment}.parquet", written, mine["id_code"].unique(), read=read)
         for (_, experiment), mine in treatments.groupby(["cell_type", "experiment"], sort=True)
     ]
     return pd.concat(tables).fillna(-np.inf) if tables else pd.DataFrame(index=pd.Index([], name="id_code", dtype=object))
 
 
-def _read(path: Path, note: object, id_codes: np.ndarray, *, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+def _read(path: Path, written: Receipt, id_codes: np.ndarray, *, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
     """The scores of one experiment, its wells in this order."""
     if not path.is_file():
         raise InputError("no such scores", where=path, cure=CURE)
-    if not isinstance(note, dict) or sha256(path) != note.get("sha256"):
+    if sha256(path) != written.outputs.get(path.name):
         raise InputError("not the scores that metadata.json beside them names", where=path, cure=CURE)
     table = read(path)
     missing = pd.Index(id_codes).difference(table.index)

@@ -22,7 +22,6 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from cellsignal import receipts
 from cellsignal.data.tables.headers import open_table, read_header, refuse_stream
 from cellsignal.errors import InputError, system_fault
 from cellsignal.files import atomic_path
@@ -342,13 +341,6 @@ def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path
     table = scores.rename(columns=str).rename_axis("id_code").reset_index()
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, index=False)
-    return path
-
-
-def write_metadata(folder: Path, **facts: object) -> Path:
-    """Write `<folder>/metadata.json`: how the scores beside it were made."""
-    path = Path(folder) / METADATA
-    receipts.write(path, {"values": "natural-log probabilities", **facts})
     return path
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from cellsignal.errors import InputError
+from cellsignal.learn.settings import AugmentationSettings
 
 if TYPE_CHECKING:
     import albumentations
@@ -39,18 +40,15 @@ _TURNED = (
 class CropFlipRotate:
     """A random window of each picture, and one of the eight symmetries of the square (D4) after it.
 
-    `crop`: share of a picture's sides that the window has. `resized_crop`: least share of the area of another window, before
-    that one, which is brought back to the picture's size: bilinear without antialiasing, since it only magnifies (as OpenCV's
+    `settings.crop`: share of a picture's sides that the window has (Brodt tried 448 of 512 px: 0.875); it stays that small.
+    `settings.resized_crop`: least share of the area of another window, before that one, which is brought back to the picture's
+    size (Sypetkowski: 0.5): bilinear without antialiasing, since it only magnifies (as OpenCV's
     INTER_LINEAR does), rounded to whole grey values. What a site gets is a function of (seed, epoch, site) alone; the host
     and the device make the same bits of it. Pictures that are not square are never turned by a quarter.
     """
 
-    def __init__(self, *, seed: int, d4: bool = True, crop: float = 1.0, resized_crop: float = 1.0) -> None:
-        for knob, share in (("crop", crop), ("resized_crop", resized_crop)):
-            if not 0 < share <= 1:
-                cure = "use a share above 0, up to 1 for the whole image"
-                raise InputError(f"a window of {share} of an image", where=knob, cure=cure)
-        self.seed, self.d4, self.crop, self.resized_crop = seed, d4, crop, resized_crop
+    def __init__(self, settings: AugmentationSettings, *, seed: int) -> None:
+        self.seed, self.d4, self.crop, self.resized_crop = seed, settings.symmetries == "d4", settings.crop, settings.resized_crop
 
     @property
     def facts(self) -> dict[str, float]:
@@ -126,7 +124,6 @@ def _sampled(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) ->
     return found.round().to(torch.uint8)
 
 
-AUGMENTATIONS = ("d4", "none")
 PIPELINE = "augmentation pipeline"
 LICENCES = {"albumentations": "MIT licence", "albumentationsx": "AGPL-3.0 or a commercial licence"}  # both are imported as albumentations
 Transforms = list["albumentations.BasicTransform"]
@@ -222,18 +219,10 @@ def random_key(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def augmentation(name: str, *, seed: int, crop: float = 1.0, resized_crop: float = 1.0) -> CropFlipRotate | None:
-    """The augmentation called `name`, after the crops: "d4" (the square's 8 symmetries; Surin, Brodt) or "none".
-
-    `crop`: share of an image's sides that a random window has (Brodt tried 448 of 512 px: 0.875); it
-    stays that small. `resized_crop`: least share of the area that a random window has, which is then
-    brought back to the image's size (Sypetkowski: 0.5). Both at 1: no crop. None when nothing is
-    left to do. Raises InputError for a share outside 0..1 and an unknown name.
-    """
-    if name not in AUGMENTATIONS:
-        raise InputError(f"unknown augmentation {name!r}", where="augment", cure=f"use one of: {', '.join(AUGMENTATIONS)}")
-    made = CropFlipRotate(seed=seed, d4=name == "d4", crop=crop, resized_crop=resized_crop)
-    return made if made.d4 or min(crop, resized_crop) < 1 else None
+def build_augmentation(settings: AugmentationSettings, *, seed: int) -> CropFlipRotate | None:
+    """The crops and symmetries of the settings; None where they leave each picture as it is."""
+    made = CropFlipRotate(settings, seed=seed)
+    return made if made.d4 or min(made.crop, made.resized_crop) < 1 else None
 
 
 def _each(transform: Any) -> Iterator[Any]:

@@ -129,7 +129,7 @@ def make_train_validation(root: Path, sites: pd.DataFrame, *, augment: Augment |
     """
     if sites.empty:
         raise InputError("no labelled wells of this kind to train on", where=root,
-                         cure="look at cell_types and experiments; without controls set pretrain_epochs: 0")
+                         cure="look at wells.cell_types and wells.experiments; without controls set training.pretrain_epochs: 0")
     if class_numbers is None:
         class_numbers = sorted(set(sites[LABELS].explode().dropna()) if LABELS in sites else set(sites["sirna"].astype(int)))
     cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
@@ -155,7 +155,7 @@ def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int
             place = sites.iloc[rows[0]]
             raise InputError("one site alone has no batch statistics",
                              where=f"{place['experiment']}, plate {place['plate']}",
-                             cure="set batches: experiment or mixed, or leave the experiment out")
+                             cure="set training.batch_scope: experiment or mixed, or leave the experiment out")
         batches += np.array_split(generator.permutation(rows), num_batches(len(rows), batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cellsignal.learn.settings import AugmentationSettings
+
 # Each keeps the draws of one purpose apart from those of augmentations, whose keys are (seed, epoch, site), and of
 # hidden covariates, whose stream is 2.
 MIXUP, CUTMIX, COIN = 1, 3, 4
@@ -81,8 +83,9 @@ def cutmix(alpha: float, sites: int, *, key: tuple[int, ...]) -> Mix:
     return Mix(torch.from_numpy(order), float(1 - np.prod(high - low)), (low[0], high[0], low[1], high[1]))
 
 
-def mixture(sites: int, *, mixup_alpha: float, cutmix_alpha: float, key: tuple[int, ...]) -> Mix | None:
-    """How a batch is mixed: with both kinds asked for a fair coin decides, also by the key alone; None without either."""
+def mixture(sites: int, settings: AugmentationSettings, *, key: tuple[int, ...]) -> Mix | None:
+    """How a batch is mixed: with both kinds set a fair coin decides, also by the key alone; None without either."""
+    mixup_alpha, cutmix_alpha = settings.mixup_alpha, settings.cutmix_alpha
     if mixup_alpha and cutmix_alpha:
         heads = np.random.default_rng((*key, COIN)).random() < 0.5
         return mixup(mixup_alpha, sites, key=key) if heads else cutmix(cutmix_alpha, sites, key=key)

@@ -11,8 +11,8 @@ from cellsignal.data.tables.plate_design import shifts
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.standardise import BY_PLACE, channel_stats
+from cellsignal.learn.settings import COVARIATES
 
-COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
 # Sites of test experiments, and of wells that hold no treatment in training, have levels that training never shows. So that
 # "unseen" is a thing that the network has seen, training hides these levels now and then.
 HIDDEN = {"experiment": 0.2, "well": 0.2}
@@ -106,7 +106,7 @@ class SideInputs:
     def __init__(self, model: Classifier, root: Path, sites: pd.DataFrame) -> None:
         self.levels = model.covariates
         self.codes = covariate_codes(sites, self.levels)
-        by = model.standardise
+        by = model.settings.standardise
         self.moments = channel_stats(root, sites, by, model.channels) if by in BY_PLACE and len(sites) else None
 
     def __getitem__(self, rows: torch.Tensor | np.ndarray) -> dict[str, torch.Tensor]:

@@ -1,45 +1,47 @@
 """What stands behind the pooled features: linear heads, one for all or one per cell type, and a cosine head that teaches."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cellsignal.errors import InputError
+from cellsignal.learn.settings import NetworkSettings
 
-HEADS = ("shared", "cell_type", "both")
-COSINES = ("none", "beside", "alone")
 SCALE = 30.0  # of cosines where they are the answer (ArcFace and CosFace are trained with about as much)
 
 
 class Head(nn.Module):
-    """Logits [N, classes] from features [N, F] and what is told beside the image.
+    """Logits [N, classes] from features [N, F] and what is known besides the image.
 
-    `kind`: "shared", one linear head; "cell_type", one for each of `cell_types`, picked by the covariates in the columns from
-    `first` on; "both", their sum. `cosine`: "none", "beside" (prototypes that only teach: Sypetkowski) or "alone" (the answer is
-    SCALE times their cosines). `control_features`: the input is cat(x, x*p, x*n, x*p*n), p and n mean features of positive and
-    negative controls (Brodt's list of what was not better).
+    `settings.heads`: "shared", one linear head; "cell_type", one for each cell type, picked by the covariates; "both", their sum.
+    `settings.cosine_head`: "none", "auxiliary" (prototypes that only teach: Sypetkowski) or "only" (the answer is SCALE times
+    their cosines). `settings.control_features`: the input is cat(x, x*p, x*n, x*p*n), p and n mean features of positive and
+    negative controls (Brodt's list of what was not better). `levels`: of each covariate, by name.
     """
 
-    def __init__(self, features: int, classes: int, *, covariates: int = 0, kind: str = "shared", cell_types: int = 0,
-                 first: int = 0, cosine: str = "none", dropout: float = 0.0, control_features: bool = False) -> None:
+    def __init__(self, settings: NetworkSettings, features: int, classes: int, *, levels: Mapping[str, Sequence[str]] = {}) -> None:
         super().__init__()
-        inputs = features * (4 if control_features else 1) + covariates
-        self.kind, self.cosine, self.control_features = kind, cosine, control_features
-        self.cell_types, self.first = cell_types, first
-        self.dropout = nn.Dropout(dropout)
+        self.kind, self.cosine_head, self.control_features = settings.heads, settings.cosine_head, settings.control_features
+        sizes, names = {name: len(known) for name, known in levels.items()}, list(levels)
+        self.cell_types = sizes.get("cell_type", 0)
+        self.first = sum(sizes[name] for name in names[:names.index("cell_type")]) if "cell_type" in names else 0
+        inputs = features * (4 if self.control_features else 1) + sum(sizes.values())
+        self.dropout = nn.Dropout(settings.dropout)
         self.weight = self.bias = self.own_weight = self.own_bias = self.prototypes = None
-        if cosine != "alone" and kind != "cell_type":
+        if self.cosine_head != "only" and self.kind != "cell_type":
             self.weight, self.bias = nn.Linear(inputs, classes).weight, nn.Parameter(torch.zeros(classes))
-        if cosine != "alone" and kind != "shared":
-            self.own_weight = nn.Parameter(torch.stack([nn.Linear(inputs, classes).weight.detach() for _ in range(cell_types)]))
-            self.own_bias = nn.Parameter(torch.zeros(cell_types, classes))
-        if cosine != "none":
+        if self.cosine_head != "only" and self.kind != "shared":
+            self.own_weight = nn.Parameter(torch.stack([nn.Linear(inputs, classes).weight.detach() for _ in range(self.cell_types)]))
+            self.own_bias = nn.Parameter(torch.zeros(self.cell_types, classes))
+        if self.cosine_head != "none":
             self.prototypes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(classes, features)))
 
     def forward(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
                 references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
         """`covariates`: [N, D], shares where sites are mixed; `references`: p and n, [F] or [N, F]."""
-        if self.cosine == "alone":
+        if self.cosine_head == "only":
             return SCALE * self.cosines(features)
         if not self.control_features:
             return self._linear(features, covariates)
@@ -64,7 +66,7 @@ class Head(nn.Module):
     def cosines(self, features: torch.Tensor) -> torch.Tensor:
         """Cosines of features [N, F] and the prototypes of the classes, [N, classes]; fp32, because margins are small."""
         if self.prototypes is None:
-            raise InputError("this network has no cosine head", where="cosine", cure='build it with cosine: "beside" or "alone"')
+            raise InputError("this network has no cosine head", where="cosine_head", cure='build it with cosine_head: "auxiliary" or "only"')
         with torch.autocast(features.device.type, enabled=False):
             known = self.prototypes
             return functional.linear(functional.normalize(features.to(known)), functional.normalize(known))

@@ -10,6 +10,7 @@ from torch import nn
 from cellsignal.learn.networks.checkpointing import checkpoint_blocks as recomputed
 from cellsignal.learn.networks.checkpointing import checkpointed_blocks
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
 
 NUMBERS = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # that an optimiser keeps for each weight
@@ -43,7 +44,7 @@ def training_memory(backbone: str, *, size: int, batch_size: int, channels: int 
     Weights, gradients and moments are fp32; what convolutions and products work on and keep is in `precision`.
     """
     with torch.device("meta"):
-        model = Classifier(backbone, channels=channels, classes=classes).train()
+        model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).train()
         images = torch.empty(batch_size, channels, size, size, dtype=_half(model, precision)).to(memory_format=torch.channels_last)
     inside, again = 0, len(checkpointed_blocks(model.body)) * recompute
     if again:

@@ -56,7 +56,7 @@ def load_pretrained(model: Classifier, path: Path) -> str:
     found = {name: tensor for name, tensor in found.items() if name in own or name.partition(".")[0] not in CLASSIFIERS}
     wrong = sorted(name for name in own.keys() | found.keys() if not _fits(name, own, found))
     if wrong:
-        what = f"does not fit the {model.backbone}: {len(wrong)} weights differ, the first is {wrong[0]}"
+        what = f"does not fit the {model.settings.backbone}: {len(wrong)} weights differ, the first is {wrong[0]}"
         raise InputError(what, where=path, cure='give it weights of this backbone, or set pretrained: "" to train from scratch')
     model.body.load_state_dict(found, strict=False)  # strict but for the counters
     model.origin = sha256(path)

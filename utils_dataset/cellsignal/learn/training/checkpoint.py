@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cellsignal import receipts
+from cellsignal import shapes
 from cellsignal.code_identity import changed
-from cellsignal.files import read_json, sha256, write_bytes
+from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compiled, gradient_scaler, resolve_precision
-from cellsignal.learn.networks.classifier import Classifier, ModelConfig, save_weights
+from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
+from cellsignal.learn.training.epoch import Learner
 from cellsignal.learn.training.optim import WeightAverage, optimizer
 from cellsignal.learn.training.phase import Phase
+from cellsignal.receipts import Receipt
 
 CODE = "code"  # in a fingerprint: which code trains, by part (`code_identity`)
-KINDS = {"tensors": str, "sha256": str, "epoch": int}  # what the JSON of any checkpoint says: it may come from anybody
 
 
 class Checkpoint:
-    """Tensors in `<stem>.checkpoint-<epoch>.safetensors`, everything else in `<stem>.checkpoint.json`.
+    """Tensors in `<stem>.checkpoint-<epoch>.safetensors`, everything else in their receipt, `<stem>.checkpoint.json`.
 
-    The JSON is written last and names its tensors with their SHA-256: replacing it is the moment
-    at which a checkpoint comes to be. `fingerprint` holds whatever must not change between runs; only what is taken up
+    Replacing the receipt is the moment at which a checkpoint comes to be; it is not complete, because the phase is not.
+    `fingerprint`, its identity, holds whatever must not change between runs; only what is taken up
     from another folder may be of other `CODE`, and `begun_by` then tells of which.
-    While a phase trains, a terminal shows `phase`, `epoch` and `epochs` of that JSON (run.progress).
+    While a phase trains, a terminal shows `phase`, `epoch` and `epochs` of its details (run.progress).
     """
 
     def __init__(self, weights: Path, *, fingerprint: dict[str, Any]) -> None:
@@ -37,17 +40,17 @@ class Checkpoint:
         self.fingerprint = json.loads(json.dumps(fingerprint))
         self.begun_by: list[Any] = []
 
-    def other_code(self, found: Any) -> list[str]:
+    def other_code(self, found: Mapping[str, Any]) -> list[str]:
         """What of the code differs from that of a fingerprint that is else the same; nothing for any other one."""
-        alike = isinstance(found, dict) and _but_code(found) == _but_code(self.fingerprint)
+        alike = {**found, CODE: None} == {**self.fingerprint, CODE: None}
         return changed(found.get(CODE), self.fingerprint.get(CODE, {})) if alike else []
 
     def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
         """Write a checkpoint after `epoch` of `epochs` epochs and forget the one before."""
         tensors_path = self.path.with_name(f"{self.path.stem}-{epoch}.safetensors")
         write_bytes(tensors_path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
-        facts = {"phase": phase, "epoch": epoch, "epochs": epochs, "tensors": tensors_path.name, "sha256": sha256(tensors_path)}
-        receipts.write(self.path, {**facts, **state, "fingerprint": self.fingerprint, "begun_by": self.begun_by})
+        details = {"phase": phase, "epoch": epoch, "epochs": epochs, **state, "begun_by": self.begun_by}
+        Receipt(self.path, self.fingerprint, {tensors_path.name: sha256(tensors_path)}, complete=False, details=details).write()
         self._sweep(keep=tensors_path.name)
 
     def adopt(self, folders: Sequence[Path]) -> None:
@@ -58,61 +61,61 @@ class Checkpoint:
         """
         if not folders:
             return
-        own = self._facts(self.path)
+        own = self._find(self.path)
+        if own and self._tensors(own) is None:
+            own = None
         places = [folder / self.path.name for folder in folders if Path(folder) != self.path.parent]
-        others = [(path, facts) for path in places if (facts := self._facts(path, any_code=True))]
-        if own and self._tensors(self.path, own) is None:
-            own = {}
-        for path, facts in sorted(others, key=lambda found: (found[1]["fingerprint"] != self.fingerprint, -found[1]["epoch"])):
-            differs = self.other_code(facts["fingerprint"])
-            if facts["epoch"] <= own.get("epoch", -1) or (own and differs):
+        others = [found for path in places if (found := self._find(path, any_code=True))]
+        for found in sorted(others, key=lambda found: (found.identity != self.fingerprint, -found.details["epoch"])):
+            differs = self.other_code(found.identity)
+            if own and (differs or found.details["epoch"] <= own.details["epoch"]):
                 return
-            if (content := self._tensors(path, facts)) is not None:
-                write_bytes(self.path.with_name(facts["tensors"]), content)
+            if (content := self._tensors(found)) is not None:
+                [name] = found.outputs
+                write_bytes(self.path.with_name(name), content)
+                begun_by = found.details.get("begun_by", [])
                 if differs:
-                    print(f"{self.weights.name}: goes on at epoch {facts['epoch']} of {path.parent}, whose code was other ({', '.join(differs)})")
-                    begun_by = [*facts.get("begun_by", []), facts["fingerprint"].get(CODE)]
-                    facts = {**facts, "fingerprint": self.fingerprint, "begun_by": begun_by}
-                receipts.write(self.path, facts)
-                self._sweep(keep=facts["tensors"])
+                    print(f"{self.weights.name}: goes on at epoch {found.details['epoch']} of {found.path.parent}, whose code was other ({', '.join(differs)})")
+                    begun_by = [*begun_by, found.identity.get(CODE)]
+                replace(found, path=self.path, identity=self.fingerprint, details={**found.details, "begun_by": begun_by}).write()
+                self._sweep(keep=name)
                 return
 
     def left_by_other_code(self) -> list[str]:
         """What of the code differs from that of the checkpoint that lies here, if it is else of this training."""
-        return self.other_code(self._facts(self.path, any_code=True).get("fingerprint"))
+        found = self._find(self.path, any_code=True)
+        return self.other_code(found.identity) if found else []
 
-    def _facts(self, path: Path, *, any_code: bool = False) -> dict[str, Any]:
-        """What the JSON of a checkpoint says; nothing when it is absent, damaged or another training's."""
-        try:
-            facts = receipts.read(path)
-            ours = facts["fingerprint"] == self.fingerprint or (any_code and bool(self.other_code(facts["fingerprint"])))
-            whole = ours and all(type(facts[key]) is kind for key, kind in KINDS.items())
-            return facts if whole else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+    def _find(self, path: Path, *, any_code: bool = False) -> Receipt | None:
+        """The receipt of a checkpoint; None when it is absent, damaged or another training's."""
+        found = Receipt.find(path, shapes.Checkpoint)
+        if found is None or len(found.outputs) != 1:
+            return None
+        return found if found.identity == self.fingerprint or (any_code and self.other_code(found.identity)) else None
 
     @staticmethod
-    def _tensors(path: Path, facts: dict[str, Any]) -> bytes | None:
-        """The file of tensors that belongs to the checkpoint `path`; None when it is not the one on record."""
+    def _tensors(receipt: Receipt) -> bytes | None:
+        """The file of tensors that a receipt is about; None when it is not the one on record."""
+        [(name, digest)] = receipt.outputs.items()
         try:
-            content = path.with_name(facts["tensors"]).read_bytes()
-        except (OSError, ValueError, TypeError):
+            content = receipt.path.with_name(name).read_bytes()
+        except (OSError, ValueError):
             return None
-        return content if hashlib.sha256(content).hexdigest() == facts["sha256"] else None
+        return content if hashlib.sha256(content).hexdigest() == digest else None
 
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest checkpoint of this very training, or None: absent, damaged or another training's."""
-        facts = self._facts(self.path)
-        content = self._tensors(self.path, facts) if facts else None
+    def load(self) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]] | None:
+        """The newest checkpoint of this very training, its tensors and details, or None: absent, damaged or another training's."""
+        found = self._find(self.path)
+        content = self._tensors(found) if found else None
         if content is None:
             return None
         try:
             tensors = load(content)
         except SafetensorError:
             return None
-        self.begun_by = facts.get("begun_by", [])
+        self.begun_by = found.details.get("begun_by", [])
         self.path.touch()  # in use again: whoever watches may show it
-        return tensors, facts
+        return tensors, found.details
 
     def clear(self) -> None:
         """Remove every file of the checkpoint: the training is over."""
@@ -123,10 +126,6 @@ class Checkpoint:
         for path in self.path.parent.glob(f"{self.path.stem}-*.safetensors"):
             if path.name != keep:
                 path.unlink(missing_ok=True)
-
-
-def _but_code(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fingerprint.items() if key != CODE}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -173,11 +172,6 @@ def held_out_value(row: dict) -> float | None:
     return row.get(HELD_OUT + metric_of(row))
 
 
-def best_epoch(rows: Sequence[dict]) -> dict | None:
-    """The row that did best on the held-out sites, the first of equals; None when none was measured."""
-    return max((row for row in rows if held_out_value(row) is not None), key=held_out_value, default=None)
-
-
 # Everything a phase of training changes, and how it comes back from disk.
 
 
@@ -186,20 +180,20 @@ class TrainingState:
 
     `found` is the checkpoint to go on from. `together`: how many batches a step of the optimiser
     takes without a virtual batch: one for each process that the phase began with. It stays when the
-    phase goes on in more processes or fewer. `embed`: the model's, compiled if so wanted.
+    phase goes on in more processes or fewer.
     """
 
-    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, world: ProcessGroup,
-                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None, compile: bool = False) -> None:
+    def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, machine: MachineSettings, world: ProcessGroup,
+                 found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> None:
         self.model, self.phase, self.checkpoint, self.world = model, phase, checkpoint, world
         self.rows, self.together = [], world.size
-        self.embed = compiled(model.embed) if compile else model.embed
         device = next(model.parameters()).device
-        self.precision = resolve_precision(device, phase.precision)
-        self.scaler = gradient_scaler(device, phase.precision)
-        self.optimizer = optimizer(phase.optimizer, trainable(model, phase.trainable), learning_rate=phase.learning_rate,
-                                   weight_decay=phase.weight_decay, momentum=phase.momentum)
-        self.average = WeightAverage(model, phase.ema) if phase.ema else None
+        self.precision = resolve_precision(device, machine.precision)
+        self.scaler = gradient_scaler(device, machine.precision)
+        self.optimizer = optimizer(phase.training, trainable(model, phase.trainable))
+        self.average = WeightAverage(model, phase.training.ema_decay) if phase.training.ema_decay else None
+        self.learner = Learner(model, self.optimizer, phase, machine, world, self.scaler, self.average,
+                               compiled(model.embed) if machine.compile else model.embed)
         self.kept = _copy(model)
         if found is not None:
             self._restore(*found)
@@ -236,7 +230,7 @@ class TrainingState:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
             steps = {"average_steps": self.average.steps}
-        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.epochs, phase=self.phase.name,
+        self.checkpoint.save(tensors, epoch=len(self.rows), epochs=self.phase.training.epochs, phase=self.phase.name,
                              rows=self.rows, scaler=self.scaler.state_dict(), batches_per_step=self.together, **steps)
 
     def finish(self, card: ModelConfig, *, before: list[dict]) -> None:
@@ -245,11 +239,11 @@ class TrainingState:
         self.model.requires_grad_(True)
         weights = self.checkpoint.weights
         if self.world.first:
-            save_weights(weights, self.kept, card, fingerprint=self.checkpoint.fingerprint, precision=self.precision,
+            save_weights(weights, self.kept, card, identity=self.checkpoint.fingerprint, precision=self.precision,
                          batches_per_step=self.together, begun_by=self.checkpoint.begun_by, history=before + self.rows)
             self.checkpoint.clear()
         self.world.meet()  # nobody reads them earlier
-        self.model.origin = read_json(weights.with_suffix(".json"))["sha256"]
+        self.model.origin = recorded_sha256(Receipt.read(weights.with_suffix(".json")))
 
 
 def _copy(model: Classifier) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from cellsignal.learn.devices import autocast, gradient_scaler, tuned
 from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, batch_statistics, without_tracking
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.covariates import CONTROLS, SideInputs, mask_covariates, plate_means
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ALONE, ProcessGroup, SharedStatistics
 from cellsignal.learn.training.losses import smooth_targets
 from cellsignal.learn.training.metrics import METRICS
@@ -50,13 +52,14 @@ def training_inputs(model: Classifier, images: torch.Tensor, moments: torch.Tens
 
     Random things depend on (phase.seed, epoch, number) alone. With a `room` the answer lasts until the next batch.
     """
-    jitters = phase.channel_scale or phase.channel_shift
-    if mix is not None and mix.window is not None and model.standardise == "none" and not jitters:
+    scale, shift = phase.augmentation.channel_scale, phase.augmentation.channel_shift
+    jitters = scale or shift
+    if mix is not None and mix.window is not None and model.settings.standardise == "none" and not jitters:
         # What is only divided by 255 may as well be cut before: bytes are less than floats.
         images, mix = mix.images(images), None
     prepared = model.prepare(images, moments, out=room and room.take(images.shape, dtype=model.dtype, device=images.device))
     if jitters:
-        prepared = jittered(prepared, scale=phase.channel_scale, shift=phase.channel_shift, key=(phase.seed, epoch, number))
+        prepared = jittered(prepared, scale=scale, shift=shift, key=(phase.seed, epoch, number))
     if mix is not None:
         prepared = mix.images(prepared).contiguous(memory_format=torch.channels_last)
     return resized(prepared, phase.size(epoch))
@@ -132,39 +135,50 @@ class ControlReferences:
         return plate_means(features, **{name: tensor.to(device, non_blocking=True) for name, tensor in there.items()})
 
 
-Embed = Callable[[torch.Tensor], torch.Tensor]
+@dataclass(frozen=True)
+class Learner:
+    """A network with all that moves it. An `average` of the weights follows each step; `embed` is another way, such as a compiled
+    one, to the network's features; in a `world` of several processes all of them step alike.
+    """
+
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    phase: Phase
+    machine: MachineSettings = MachineSettings()
+    world: ProcessGroup = ALONE
+    scaler: torch.amp.GradScaler | None = None
+    average: WeightAverage | None = None
+    embed: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def train_epoch(model: Classifier, data: SiteImages, steps: list[list[np.ndarray]], optimizer: torch.optim.Optimizer, *,
-                phase: Phase, epoch: int = 0, scaler: torch.amp.GradScaler | None = None, workers: int = 0,
-                world: ProcessGroup = ALONE, pace: DeadlineMonitor | None = None, average: WeightAverage | None = None,
-                controls: SiteImages | None = None, embed: Embed | None = None) -> dict[str, float] | None:
+def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
+                pace: DeadlineMonitor | None = None) -> dict[str, float] | None:
     """Take one step of the optimiser for each virtual batch of `steps` (see `virtual_batches`).
 
     A step follows the mean gradient over all sites of its virtual batch, however unequal its
     batches are. A step whose fp16 gradients overflow is skipped by the scaler, with its gradients.
-    In a `world` of several processes each takes whole batches of every step, and the gradients are
-    summed before the step, so that all of them step alike, or skip alike. An `average` of the weights
-    follows each step. `controls`: the sites to which a network with control features refers. `embed`:
-    another way, such as a compiled one, to the model's features.
+    In a world of several processes each takes whole batches of every step, and the gradients are
+    summed before the step, so that all of them step alike, or skip alike. `controls`: the sites to which a network with
+    control features refers.
     Returns the loss, a mean over sites, and the data's metric (`learn.metrics`). None when the epoch
     was broken off, because it would have been late (`pace`).
     """
-    scaler = scaler or gradient_scaler(_device(model), phase.precision)
+    model, optimizer, phase, world, average = learner.model, learner.optimizer, learner.phase, learner.world, learner.average
+    scaler = learner.scaler or gradient_scaler(_device(model), learner.machine.precision)
     totals, last = _Totals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     shares = [(sum(map(len, step)), world.mine([(next(numbers), rows) for rows in step])) for step in steps]
     mine = [rows for _, share in shares for _, rows in share]
-    learner = _LossStep(model, data, phase, epoch, controls, embed or model.embed)
+    loss_of = _LossStep(learner, data, epoch, controls)
     learning = [weight for group in optimizer.param_groups for weight in group["params"]]
-    pictures = iter_batches(data, mine, epoch=epoch, workers=workers, device=_device(model))
+    pictures = iter_batches(data, mine, epoch=epoch, workers=learner.machine.num_workers, device=_device(model))
     ready, fast = training_mode(model, phase.trainable, world=world, average=average), tuned(_device(model), map(len, mine))
     with ready as statistics, fast, closing(pictures) as batches:
         for (sites, share), end in zip(shares, last, strict=True):
             optimizer.zero_grad(set_to_none=True)
             for (number, _), (images, rows) in zip(share, batches):
                 statistics.age(number)
-                loss, counts = learner(images, rows, number)
+                loss, counts = loss_of(images, rows, number)
                 scaler.scale(loss * (len(rows) / sites)).backward()
                 totals.add(loss.detach() * len(rows), counts)
             if world.sum_gradients(learning, late=pace is not None and pace.late()):
@@ -214,23 +228,24 @@ def training_mode(model: Classifier, trainable: str, *, world: ProcessGroup = AL
 class _LossStep:
     """Turns the batches of an epoch into losses."""
 
-    def __init__(self, model: Classifier, data: SiteImages, phase: Phase, epoch: int, controls: SiteImages | None,
-                 embed: Embed) -> None:
-        self.model, self.data, self.phase, self.epoch, self.embed, self.room = model, data, phase, epoch, embed, BufferPool()
+    def __init__(self, learner: Learner, data: SiteImages, epoch: int, controls: SiteImages | None) -> None:
+        self.model = model = learner.model
+        self.phase, self.precision, self.embed = learner.phase, learner.machine.precision, learner.embed or model.embed
+        self.data, self.epoch, self.room = data, epoch, BufferPool()
         self.told = SideInputs(model, data.root, data.sites)
-        self.references = ControlReferences(model, controls, data.sites) if model.control_features else None
+        self.references = ControlReferences(model, controls, data.sites) if model.settings.control_features else None
 
     def __call__(self, images: torch.Tensor, rows: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss of batch `number` and the counts of its metric."""
         model, phase, key = self.model, self.phase, (self.phase.seed, self.epoch, number)
         torch.manual_seed(random_key(*key))  # for layers that draw, such as dropout, whichever process has the batch
-        mix = mixture(len(rows), mixup_alpha=phase.mixup, cutmix_alpha=phase.cutmix, key=key)
+        mix = mixture(len(rows), phase.augmentation, key=key)
         mix = mix and mix.exact(images)
         told = self._told(rows, mix, key)
         moments = told.pop("moments", None)
         targets = self.data.targets(rows).to(images.device, non_blocking=True)
         targets = targets if mix is None else mix.blend(targets)
-        with autocast(images.device, phase.precision):
+        with autocast(images.device, self.precision):
             seen = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, number=number, mix=mix,
                                    room=self.room)
             features = self.embed(seen)
@@ -250,14 +265,15 @@ class _LossStep:
         """The features of as many controls as a batch has sites, at the size of the others' images."""
         if self.references is None:
             return {}
-        beside = self.references.beside(rows, count=self.phase.batch_size, key=key)
+        beside = self.references.beside(rows, count=self.phase.training.batch_size, key=key)
         means = self.references.means(rows, beside, epoch=self.epoch, size=self.phase.size(self.epoch))
         return {"references": means if mix is None else tuple(mix.blend(mean) for mean in means)}
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor, cosines: torch.Tensor | None) -> torch.Tensor:
-        share, towards = self.phase.label_smoothing, 0.5 if self.data.multilabel else 1 / self.model.classes
+        settings = self.phase.training
+        share, towards = settings.label_smoothing, 0.5 if self.data.multilabel else 1 / self.model.classes
         smooth = smooth_targets(targets, share, towards=towards) if share else None
-        return self.phase.losses(logits, targets, cosines, smooth=smooth, margin=self.phase.margin, scale=self.phase.margin_scale)
+        return self.phase.losses(logits, targets, cosines, smooth=smooth, margin=settings.margin, scale=settings.margin_scale)
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:
@@ -266,8 +282,8 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: Classifier, data: SiteImages | None, *, phase: Phase, workers: int = 0,
-                   world: ProcessGroup = ALONE, controls: SiteImages | None = None) -> float | None:
+def evaluate(model: Classifier, data: SiteImages | None, *, scope: str, machine: MachineSettings = MachineSettings(),
+             world: ProcessGroup = ALONE, controls: SiteImages | None = None) -> float | None:
     """The data's metric on held-out sites, normalised by the held-out sites of their own scope.
 
     These are whole plates (or experiments) where whole experiments are held out; with a random split
@@ -278,8 +294,8 @@ def evaluate(model: Classifier, data: SiteImages | None, *, phase: Phase, worker
     if data is None or not len(data):
         return None
     _, height, width = data.shape
-    batches, alone = _held_out_batches(data.sites, phase.scope, size=max(2, EXACT_PIXELS // (height * width)))
-    known = {"precision": phase.precision, "workers": workers, "controls": controls}
+    batches, alone = _held_out_batches(data.sites, scope, size=max(2, EXACT_PIXELS // (height * width)))
+    known = {"machine": machine, "controls": controls}
     with batch_statistics(model):
         counts = _counts(model, data, world.mine(batches), **known)
     counts += _counts(model.eval(), data, world.mine(alone), **known)
@@ -294,14 +310,14 @@ def _held_out_batches(sites: pd.DataFrame, scope: str, *, size: int) -> tuple[li
     return [others[rows] for rows in batches], [np.array([row]) for row in alone]
 
 
-def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, precision: str, workers: int,
+def _counts(model: Classifier, data: SiteImages, batches: list[np.ndarray], *, machine: MachineSettings,
             controls: SiteImages | None) -> torch.Tensor:
     """The counts of the data's metric over all batches."""
     metric, told = METRICS[data.metric], SideInputs(model, data.root, data.sites)
-    references = ControlReferences(model, controls, data.sites) if model.control_features else None
+    references = ControlReferences(model, controls, data.sites) if model.settings.control_features else None
     counts = metric.none(model.classes).to(_device(model))
-    with autocast(counts.device, precision):
-        for images, rows in iter_batches(data, batches, workers=workers, device=counts.device):
+    with autocast(counts.device, machine.precision):
+        for images, rows in iter_batches(data, batches, workers=machine.num_workers, device=counts.device):
             known = told[rows]
             if references is not None:
                 known["references"] = references.means(rows, references.beside(rows))

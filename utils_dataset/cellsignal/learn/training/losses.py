@@ -1,7 +1,6 @@
 """Losses by name, and sums of them; each takes logits [N, K] and targets [N, K] in 0..1 and returns a scalar."""
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +9,8 @@ import torch
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from cellsignal.errors import InputError
+from cellsignal.learn import settings
+from cellsignal.learn.settings import ONE_LABEL
 
 # Losses on the cosines between a site's features and its classes', with a margin that the right class has to win by.
 
@@ -51,9 +51,6 @@ def margin_loss(name: str, cosines: torch.Tensor, targets: torch.Tensor, *, marg
     return sum(losses).mean()
 
 
-TERM = re.compile(r"(?:(?P<weight>\d+\.?\d*|\.\d+)\s*\*?\s*)?(?P<name>[a-z][a-z-]*)")
-
-
 def focal(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """BCE in which what is right already counts little: gamma 2, no class weights (Lin et al. 2017)."""
     return sigmoid_focal_loss(logits, targets, alpha=-1, gamma=2, reduction="mean")
@@ -85,7 +82,6 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "focal": focal,
     "lovasz": lovasz,
 }
-ONE_LABEL = {"cross-entropy", *MARGINS}  # what asks which class, not whether each
 
 
 @dataclass(frozen=True)
@@ -114,19 +110,9 @@ class Loss:
 
 
 @cache
-def parse_loss(text: str, *, where: str = "loss") -> Loss:
-    """The loss that an expression such as "0.8 cross-entropy + 0.1 arcface" means; a weight left out is 1.
-
-    Raises InputError, which names the term, for one that is none.
-    """
-    return Loss(tuple(_term(term.strip(), where) for term in text.split("+")))
-
-
-def _term(text: str, where: str) -> tuple[float, str]:
-    known = [*LOSSES, *MARGINS]
-    if (found := TERM.fullmatch(text)) is None or found["name"] not in known:
-        raise InputError(f"{text!r} is no loss", where=where, cure=f"use one of: {', '.join(known)}; or a sum such as 0.8 bce + 0.2 arcface")
-    return float(found["weight"] or 1), found["name"]
+def parse_loss(text: str) -> Loss:
+    """The loss that an expression such as "0.8 cross-entropy + 0.1 arcface" means (`settings.parse_loss`)."""
+    return Loss(settings.parse_loss(text))
 
 
 def smooth_targets(targets: torch.Tensor, share: float, *, towards: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from torch.nn import Parameter
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import TrainingSettings
 
 # What torch takes for granted stays as it is, but for Adam's AMSGrad (Reddi et al. 2018), which Brodt's
 # solution uses. Fused steps are fast; RAdam (Liu et al. 2020) has none.
@@ -19,10 +20,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimizer(name: str, weights: Iterable[Parameter], *, learning_rate: float, weight_decay: float = 0.0,
-              momentum: float = 0.9) -> torch.optim.Optimizer:
-    """The optimiser called `name` for these weights; only "sgd" has a `momentum` of its own, without Nesterov's look ahead."""
-    return OPTIMIZERS[name](weights, momentum, lr=learning_rate, weight_decay=weight_decay)
+def optimizer(settings: TrainingSettings, weights: Iterable[Parameter]) -> torch.optim.Optimizer:
+    """The optimiser for these weights; only "sgd" has a `momentum` of its own, without Nesterov's look ahead."""
+    return OPTIMIZERS[settings.optimizer](weights, settings.momentum, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def set_learning_rate(chosen: torch.optim.Optimizer, rate: float) -> float:

@@ -51,7 +51,7 @@ To be called from the folder of this archive. All paths are in `{SETTINGS}`, and
    SUBMISSION_DIR/submission.csv. For a new test set, put its tables and images into RAW_DATA_DIR first.
    `python -m predict --from scores` decides on the scores in RUN_DIR/scores and opens no image.
 
-Each says first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p workers=4`. Exit status 0:
+Each says first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
 done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent, and the same command goes on.
 """
 
@@ -74,7 +74,7 @@ def _contents(facts: Facts) -> str:
         "kernels/": "the notebooks that the entry points execute",
         "run/weights/": "trained networks (safetensors) and, beside each, its architecture, classes and history (JSON)",
         "run/scores/": "the networks' predictions",
-        "run/done/, run/manifests/": "what each step made, with SHA-256",
+        "run/receipts/": "what each step made, with SHA-256",
         "run/*.csv, run/*.json": "the submission, the measured accuracies, what the decision fitted, the run's own record",
         "pretrained/": "the weights that training began with",
         "directory_structure.txt": "all folders",
@@ -106,7 +106,7 @@ The package itself needs no installation: it is found in this folder. On a machi
 
 def _data(facts: Facts) -> str:
     task, preset = TASKS[facts.parameters.get("task", "rxrx1")], facts.parameters.get("preset")
-    begun = facts.parameters.get("pretrained")
+    begun = facts.parameters.get("network", {}).get("pretrained")
     weights = "\n\nTraining from scratch begins with ImageNet weights, which are downloaded from the Hugging Face Hub." if begun == "imagenet" else ""
     if preset:
         return f"The run used simulated data (`{preset}`); `python -m prepare_data` draws them into RAW_DATA_DIR (`data`) again, byte for byte.{weights}"

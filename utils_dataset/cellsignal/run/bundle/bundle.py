@@ -4,15 +4,16 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import cellsignal
-from cellsignal import code_identity, files, receipts, shapes
+from cellsignal import code_identity, files, settings, shapes
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import archive_texts, entry_points, requirements
 from cellsignal.run.bundle.archive_texts import Facts
@@ -71,21 +72,21 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
-    marker = run / "done" / f"{steps.record().name}.json"
-    if not marker.is_file():
+    record = manifest.place(run, steps.record().name)
+    if not record.is_file():
         raise InputError("the run is not whole", where=run, cure=TO_THE_END)
-    receipts.check(run, receipts.read(marker, shapes.Marker, cure=AGAIN)["outputs"], made_by="the run", cure=AGAIN)
+    Receipt.read(record, cure=AGAIN).check_outputs(run, made_by="the run", cure=AGAIN)
     return files.read_json(path, shapes.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:
     """The steps of the run that make something."""
-    gone = [name for name in parameters if name not in recipe.Recipe.model_fields]
+    gone = sorted(set(settings.flat(parameters)) - set(settings.keys(recipe.Recipe)))
     if gone:
         what = f"this package knows no {', '.join(gone)}, which the run was given"
         raise InputError(what, where="recipe.json", cure="bundle the run with the package that made it")
-    shape = plans.Shape.of(recipe.check(parameters, where="recipe.json"))
-    return [step for step in plans.plan(shape, parameters.get("cell_types", []), kernels=environment.kernels()) if step.makes]
+    checked = recipe.check(parameters, where="recipe.json")
+    return [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels()) if step.makes]
 
 
 def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents:
@@ -93,17 +94,19 @@ def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents
     found = _Contents()
     parameters, places = _without_paths(made["parameters"]), dict(entry_points.PLACES)
     told = _json({**made, "parameters": parameters})
-    marker = {**(steps.read_any(run, steps.record()) or {}), "outputs": {"recipe.json": hashlib.sha256(told).hexdigest()}}
+    record = replace(Receipt.read(manifest.place(run, steps.record().name)), outputs={"recipe.json": hashlib.sha256(told).hexdigest()})
     for step in plan:
         _add_step(found, run, step)
-    if str(parameters.get("pretrained", "")).endswith(".safetensors"):
-        places[entry_points.PRETRAINED] = _add_pretrained(found, Path(parameters.pop("pretrained")))
+    begun = parameters.get("network", {}).get("pretrained", "")
+    if begun.endswith(".safetensors"):
+        places[entry_points.PRETRAINED] = _add_pretrained(found, Path(begun))
+        parameters["network"] = {name: value for name, value in parameters["network"].items() if name != "pretrained"}
     _add_code(found)
     found.texts |= {
         entry_points.PARAMS: _params(run.name, parameters),
         entry_points.SETTINGS: _json(places),
         "run/recipe.json": told,
-        f"run/done/{steps.record().name}.json": receipts.text(marker).encode(),
+        f"run/{record.path.relative_to(run).as_posix()}": record.content,
         "requirements.txt": _requirements(made, found),
         "entry_points.md": archive_texts.entry_points().encode(),
         **{f"{name}.py": _script(name, what) for name, what in SCRIPTS.items()},
@@ -122,18 +125,16 @@ def _without_paths(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_step(found: _Contents, run: Path, step: Step) -> None:
     """What a step made, after a look at each file, and its own word on it."""
-    for path in (run / "done" / f"{step.name}.json", manifest.place(run, step.name)):
-        if path.is_file():  # one of them is enough, but not a damaged one
-            receipts.read(path, cure="delete it, and run the command that made it again")
-    marker = rebuild.recorded_outputs(run, step)
-    if marker is None or not set(step.outputs) <= set(marker["outputs"]):
+    path = manifest.place(run, step.name)
+    receipt = Receipt.read(path, steps.Details, cure="delete it, and run the command that made it again") if path.is_file() else None
+    if receipt is None or not receipt.complete or not set(step.outputs) <= set(receipt.outputs):
         raise InputError(f"{step.name} is not whole", where=run, cure=TO_THE_END)
-    receipts.check(run, marker["outputs"], made_by=step.name, cure=AGAIN)
-    for name, digest in marker["outputs"].items():
-        if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN:
-            found.paths[f"run/{name}"] = run / name, digest
-    kept = {name: digest for name, digest in marker["outputs"].items() if f"run/{name}" in found.paths}
-    found.texts[f"run/done/{step.name}.json"] = receipts.text({**marker, "outputs": kept, "pages": {}}).encode()
+    receipt.check_outputs(run, made_by=step.name, cure=AGAIN)
+    kept = [name for name in steps.outputs(run, step) if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN]
+    outputs = {name: receipt.outputs[name] for name in sorted({*kept} & {*receipt.outputs})}
+    found.paths |= {f"run/{name}": (run / name, digest) for name, digest in outputs.items()}
+    seconds = {"seconds": receipt.details["seconds"]}  # the rest tells of this machine
+    found.texts[f"run/{path.relative_to(run).as_posix()}"] = replace(receipt, outputs=outputs, details=seconds).content
 
 
 def _add_pretrained(found: _Contents, path: Path) -> str:
@@ -191,7 +192,7 @@ def _facts(
     run: Path, plan: Iterable[Step], made: Mapping[str, Any], parameters: Mapping[str, Any], found: _Contents, names: list[str]
 ) -> Facts:
     stages = {stage: _seconds(run, [step for step in plan if _first(step, stage)]) for stage in ("weights", "scores")}
-    trained = [manifest.read(run, step.name) or {} for step in plan if "weights" in step.makes]
+    trained = [receipt.details for step in plan if "weights" in step.makes and (receipt := manifest.read(run, step.name))]
     hardware = next((each["hardware"] for each in trained if each.get("hardware")), made.get("hardware", {}))
     _, submission = found.paths["run/submission.csv"]
     return Facts(run.name, parameters, made, hardware, stages, submission, names)
@@ -204,9 +205,9 @@ def _first(step: Step, stage: str) -> bool:
 
 def _seconds(run: Path, plan: Iterable[Step]) -> float | None:
     """What steps took together; None when that is not on record, because they took up stored scores or there are none."""
-    markers = [rebuild.recorded_outputs(run, step) or {} for step in plan]
-    stored = any(marker.get("identity", {}).get("parameters", {}).get("stored") for marker in markers)
-    return None if stored or not markers else sum(marker.get("seconds", 0.0) for marker in markers)
+    found = [receipt for step in plan if (receipt := steps.read(run, step))]
+    stored = any(receipt.identity.get("parameters", {}).get("stored") for receipt in found)
+    return None if stored or not found else sum(receipt.details["seconds"] for receipt in found)
 
 
 def _write(out: Path, contents: _Contents) -> None:

@@ -34,7 +34,7 @@ def arguments(root: Path, script: str, given: Sequence[str] = ()) -> list[str]:
     places = settings(root)
     if script == "prepare_data":
         return [*_prepare(root, places["RAW_DATA_DIR"]), *given]
-    paths = {"data": places["RAW_DATA_DIR"], "pretrained": places.get(PRETRAINED)}
+    paths = {"data": places["RAW_DATA_DIR"], "network.pretrained": places.get(PRETRAINED)}
     told = [part for key, path in paths.items() if path for part in ("-p", f"{key}={json.dumps(str(path))}")]
     way = {"train": "scratch", "predict": "weights"}[script]
     return ["run", str(root / PARAMS), *told, "--out", str(places["RUN_DIR"]), "--from", way, *given]

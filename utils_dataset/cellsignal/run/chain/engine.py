@@ -7,13 +7,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.record import manifest
-from cellsignal.run.record.manifest import Manifest
-
-Marker = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Job:
 
     step: Step
     parameters: Mapping[str, Any]
-    done: Mapping[str, Marker]  # of the steps before it
+    done: Mapping[str, Receipt]  # of the steps before it
     data: Path  # the plates
     page: bool  # write it as HTML too
     stop: Event  # set when it shall end
@@ -45,8 +43,8 @@ class LocalExecutor:
         """How many notebooks may run at once, of `parallel` on each machine."""
         return parallel
 
-    def execute(self, errand: Job) -> Manifest | None:
-        """Execute a notebook and give its manifest, None without one; errors as `notebooks.execute` raises them."""
+    def execute(self, errand: Job) -> Receipt | None:
+        """Execute a notebook and give its receipt, None without one; errors as `notebooks.execute` raises them."""
         step = errand.step
         target = self.run / f"notebooks/{step.name}.ipynb"
         notebooks.execute(step.notebook, target=target, parameters=errand.parameters, environment=self.environment, stop=errand.stop)
@@ -54,5 +52,5 @@ class LocalExecutor:
             notebooks.write_page(target)
         return manifest.read(self.run, step.name)
 
-    def whole(self, step: Step, marker: Marker) -> None:
-        """A step is whole, now or since an earlier run: its marker was written."""
+    def whole(self, step: Step, receipt: Receipt) -> None:
+        """A step is whole, now or since an earlier run: its receipt was written."""

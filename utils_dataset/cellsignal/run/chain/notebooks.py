@@ -19,6 +19,7 @@ from cellsignal.code_identity import assigned, loaded
 from cellsignal.data.simulated import shown, titled
 from cellsignal.errors import Faults, InputError, StepFailed
 from cellsignal.run.chain import leash
+from cellsignal.run.recipe import Recipe, keys_read
 
 INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps no more of an error than its name and text
 GRACE = 10.0  # seconds for a notebook that shall end; a chain that shall end has 20
@@ -26,10 +27,6 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 MISSING = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # what some leave out of a cell, and of one of code
 NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
 _one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
-
-
-class Unfinished(RuntimeError):
-    """The time budget is spent before the work is done; the same call goes on where it stopped."""
 
 
 class Stopped(RuntimeError):
@@ -102,10 +99,10 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def parameters_read(path: Path) -> set[str]:
-    """The parameters that a cell of the notebook reads, and `run`, which `session.begin` reads in every notebook."""
-    cells = code_cells(path)
-    read = {name for cell in cells if not _has_parameters(cell) for name in loaded(source(cell))}
-    return {"run", *read} & set(parameter_names(path))
+    """The parameters that a cell of the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
+    cells = [source(cell) for cell in code_cells(path) if not _has_parameters(cell)]
+    own = {name for name in parameter_names(path) if name not in Recipe.model_fields}
+    return {"run"}.union(*map(keys_read, cells), *(own & loaded(cell) for cell in cells))
 
 
 def _parameters_cell(path: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Which steps a run has, in the order in which free slots take them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
+from cellsignal import settings
 from cellsignal.errors import InputError
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.steps import Step
@@ -12,27 +13,10 @@ from cellsignal.run.recipe import Recipe
 from cellsignal.tasks import TASKS
 
 ALL = "all"  # the cell type of a network that serves all of them
-READ_BY_CHAIN = {"task", "data", "preset", "run", "seed", "parallel", "pages", "time_budget_minutes"}  # whatever the notebooks read
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The parameters of a run that decide which steps it has."""
-
-    task: str = "rxrx1"
-    backbone: str = "densenet121"
-    ensemble: Sequence[str] = ()
-    joint: bool = False
-    pretrain_epochs: int = 1
-    final_epochs: int = 0
-    compare_batches: bool = False
-    folds: int = 5
-    pages: bool = True
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Shape":
-        """That of a recipe."""
-        return cls(**{field.name: getattr(recipe, field.name) for field in fields(cls)})
+# Whatever the notebooks read.
+READ_BY_CHAIN = {
+    "task", "data", "preset", "run", "seed", "machine.parallel_notebooks", "machine.html_pages", "machine.time_budget_minutes",
+}  # fmt: skip
 
 
 def check(recipe: Recipe, *, kernels: Path) -> None:
@@ -40,59 +24,59 @@ def check(recipe: Recipe, *, kernels: Path) -> None:
 
     The default is accepted, because a file may name every parameter, and so is what asks for nothing (0, no text, no names).
     """
-    steps = plan(Shape.of(recipe), [ALL], kernels=kernels)
+    steps = plan(recipe, [ALL], kernels=kernels)
     read = READ_BY_CHAIN.union(*(notebooks.parameters_read(path) for path in {step.notebook for step in steps if step.notebook}))
-    for name, field in type(recipe).model_fields.items():
-        value = getattr(recipe, name)
-        if name not in read and value != field.default and (value or value is False):
-            what = f"{name} is {value!r}, and no step of the task {recipe.task} reads it"
-            raise InputError(what, where=recipe.place(name), cure="leave it out")
+    for key, value in settings.flat(recipe.model_dump()).items():
+        if key not in read and value != settings.field(type(recipe), key).default and (value or value is False):
+            what = f"{key} is {value!r}, and no step of the task {recipe.task} reads it"
+            raise InputError(what, where=recipe.place(key), cure="leave it out")
 
 
-def plan(shape: Shape, cell_types: Sequence[str], *, kernels: Path) -> list[Step]:
+def plan(recipe: Recipe, cell_types: Sequence[str], *, kernels: Path) -> list[Step]:
     """Every notebook step of a run; the task says by which plan. InputError when a notebook is missing."""
-    return PLANS[TASKS[shape.task].plan](shape, cell_types, kernels)
+    return PLANS[TASKS[recipe.task].plan](recipe, cell_types, kernels)
 
 
-def plan_by_cell_type(shape: Shape, cell_types: Sequence[str], kernels: Path) -> list[Step]:
+def plan_by_cell_type(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
     """Networks per cell type, or one for all of them, then one prediction.
 
     A cell type's training follows its pretraining; `cell_types` in order of size keeps all slots busy to the
     end. EDA comes last and so fills slots that no training wants.
     """
-    trained = [ALL] if shape.joint else cell_types
-    pretrained, final, networks = shape.pretrain_epochs > 0, shape.final_epochs > 0, members(shape.backbone, shape.ensemble)
+    network, training = recipe.network, recipe.training
+    trained = [ALL] if network.one_network else cell_types
+    pretrained, final, networks = training.pretrain_epochs > 0, training.final_epochs > 0, members(network.backbone, network.ensemble)
     trainings = []
     for cell_type in trained:
-        for network, backbone in networks.items():
-            trainings += [_pretraining(cell_type, network, backbone, kernels=kernels)] * pretrained
-        for network, backbone in networks.items():
-            trainings.append(_training(cell_type, network, backbone, pretrained=pretrained, final=final, kernels=kernels))
-        if shape.compare_batches:
+        for name, backbone in networks.items():
+            trainings += [_pretraining(cell_type, name, backbone, kernels=kernels)] * pretrained
+        for name, backbone in networks.items():
+            trainings.append(_training(cell_type, name, backbone, pretrained=pretrained, final=final, kernels=kernels))
+        if training.ablate_virtual_batch:
             trainings.append(_plain(cell_type, pretrained=pretrained, kernels=kernels))
-    if not shape.joint:  # one network each: which others there are does not count
-        trainings = [replace(step, overrides={**step.overrides, "cell_types": []}) for step in trainings]
+    if not network.one_network:  # one network each: which others there are does not count
+        trainings = [replace(step, overrides={**step.overrides, "wells.cell_types": []}) for step in trainings]
     eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
-    return [*trainings, _prediction(trainings, kernels=kernels), *[eda] * shape.pages]
+    return [*trainings, _prediction(trainings, kernels=kernels), *[eda] * recipe.machine.html_pages]
 
 
-def plan_folds(shape: Shape, cell_types: Sequence[str], kernels: Path) -> list[Step]:
+def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
     """A network per fold, and the decision, in one notebook that is called as the task is."""
-    networks = [f"fold-{fold}" for fold in range(shape.folds)]
+    networks = [f"fold-{fold}" for fold in range(recipe.wells.folds)]
     return [
         Step(
-            shape.task,
+            recipe.task,
             needs=("simulate",),
             outputs=(*(f for name in networks for f in _weights(name, ("model",))), "weights/thresholds.json", "submission.csv", "metrics.json"),
             extras=("scores/**/*", "eda/**/*"),
-            notebook=_notebook(kernels, shape.task),
+            notebook=_notebook(kernels, recipe.task),
             checkpoints=tuple(f"weights/{name}/model.checkpoint.json" for name in networks),
         )
     ]
 
 
 # By the plan that a task names.
-PLANS: dict[str, Callable[[Shape, Sequence[str], Path], list[Step]]] = {"by cell type": plan_by_cell_type, "in folds": plan_folds}
+PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {"by cell type": plan_by_cell_type, "in folds": plan_folds}
 
 
 def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) -> Step:
@@ -118,7 +102,7 @@ def _training(cell_type: str, network: str, backbone: str, *, pretrained: bool, 
 
 def _plain(cell_type: str, *, pretrained: bool, kernels: Path) -> Step:
     """A second network, without the virtual batch, for its rung of the ladder."""
-    overrides = {"network": "plain", "virtual_batch": 0, "final_epochs": 0}
+    overrides = {"network_name": "plain", "training.virtual_batch": 0, "training.ablate_virtual_batch": False, "training.final_epochs": 0}
     return _trained(cell_type, "plain", pretrained=pretrained, outputs=("plain",), overrides=overrides, kernels=kernels)
 
 
@@ -149,7 +133,7 @@ def _prediction(trainings: Sequence[Step], *, kernels: Path) -> Step:
 
 def _own(network: str, backbone: str) -> dict[str, object]:
     """What sets a member of the ensemble apart from `model`."""
-    return {"network": network, **({} if network == "model" else {"backbone": backbone})}
+    return {"network_name": network, **({} if network == "model" else {"network.backbone": backbone})}
 
 
 def _before(cell_type: str, network: str) -> str:

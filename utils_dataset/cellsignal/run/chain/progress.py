@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cellsignal import files, shapes
+from cellsignal import shapes
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain.steps import Step
 
 
@@ -87,8 +88,6 @@ def _written(path: Path) -> int:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """A checkpoint's facts; nothing when it is not there (any more)."""
-    try:
-        return files.read_json(path, shapes.Progress)
-    except (OSError, ValueError):
-        return {}
+    """A checkpoint's details; nothing when it is not there (any more)."""
+    found = Receipt.find(path, shapes.Checkpoint)
+    return found.details if found else {}

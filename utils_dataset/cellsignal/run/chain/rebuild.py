@@ -3,15 +3,13 @@
 Kaggle's Winning Model Documentation Guidelines call them very fast prediction, ordinary prediction and retraining.
 """
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cellsignal import receipts, shapes
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import steps
 from cellsignal.run.chain.steps import STAGES, Step
@@ -23,9 +21,8 @@ WAYS = {
     "scores": "decided again; nothing is trained or predicted, and no image is opened",
 }
 INSTEAD = {"weights": "start --from scratch, or without --from", "scores": "start --from weights, or without --from"}
-NOTE = "rebuild.json"  # there while a rebuild is under way
-Marker = dict[str, Any]
-Markers = dict[str, Marker]
+NOTE = "rebuild.json"  # there while a rebuild is under way; complete when there is room for it
+Receipts = dict[str, Receipt]  # by step
 
 
 def check(run: Path, way: str) -> None:
@@ -34,8 +31,8 @@ def check(run: Path, way: str) -> None:
         raise InputError(f"no {way} to start from", where=run / way, cure=INSTEAD[way])
 
 
-def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any]) -> tuple[list[Step], Markers]:
-    """The steps of `plan` that a way runs, after room was made for them, and the markers of those it takes as they are.
+def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any]) -> tuple[list[Step], Receipts]:
+    """The steps of `plan` that a way runs, after room was made for them, and the receipts of those it takes as they are.
 
     Says first what is overwritten. The same rebuild again, with parameters `values` of the same result, goes on where
     it stopped; without a way all steps run that are not whole. Raises InputError, with nothing removed, when what it
@@ -45,21 +42,22 @@ def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any
         ended(run)
         return list(plan), {}
     driven = [_told(step, way) for step in plan if way == "scratch" or set(step.makes) - set(_before(way))]
-    same = _digest(way, values)
-    note = _read_note(run, same)
-    taken = _taken(run, plan, way, known=note.get("taken", {}))
-    if note.get("cleared"):
+    same = {"way": way, "parameters": steps.without_speed(values)}
+    note = Receipt.find(run / NOTE)
+    note = note if note and replace(note, complete=True).is_current(same) else None
+    taken = _taken(run, plan, way, known=_noted(run, note))
+    if note and note.complete:
         print(f"--from {way}: goes on where it stopped", flush=True)
     else:
         for room in _rooms(way, driven):
             inputs.check_discard(run / room)
         _say(run, way, driven)
-        note = {"same": same, "taken": taken, "cleared": False}
-        receipts.write(run / NOTE, note)
+        note = Receipt(run / NOTE, same, complete=False, details={"taken": {name: receipt.facts for name, receipt in taken.items()}})
+        note.write()
         _clear(run, way, driven)
-        receipts.write(run / NOTE, {**note, "cleared": True})
+        replace(note, complete=True).write()
     names = {step.name for step in driven}
-    return driven, {name: marker for name, marker in taken.items() if name not in names}
+    return driven, {name: receipt for name, receipt in taken.items() if name not in names}
 
 
 def ended(run: Path) -> None:
@@ -67,23 +65,12 @@ def ended(run: Path) -> None:
     (run / NOTE).unlink(missing_ok=True)
 
 
-def recorded_outputs(run: Path, step: Step) -> Marker | None:
-    """What a step says that it made: its marker, or its manifest where a run came without markers; None without both."""
-    if (marker := steps.read_any(run, step)) is not None:
-        return marker
-    written = manifest.read(run, step.name)
-    if written is None or not written["complete"]:
-        return None
-    return {"identity": {}, "outputs": written["outputs"], "pages": {}, "seconds": written.get("seconds", 0.0)}
-
-
 def all_vouched(run: Path) -> dict[str, set[str]]:
-    """SHA-256 of a run's files by name, as its markers and manifests say that they were left."""
-    told = [each[what] for each in manifest.read_all(run) for what in ("taken_up", "outputs")]
-    told += [marker["outputs"] for path in (run / "done").glob("*.json") if (marker := steps.read_any(run, Step(path.stem)))]
+    """SHA-256 of a run's files by name, as its receipts say that they were left."""
     found: dict[str, set[str]] = {}
-    for name, digest in (item for each in told for item in each.items()):
-        found.setdefault(name, set()).add(digest)
+    for receipt in filter(None, map(Receipt.find, (run / manifest.FOLDER).glob("*.json"))):
+        for name, digest in (*receipt.outputs.items(), *receipt.details.get("taken_up", {}).items()):
+            found.setdefault(name, set()).add(digest)
     return found
 
 
@@ -97,40 +84,34 @@ def _told(step: Step, way: str) -> Step:
     return replace(step, overrides={**step.overrides, "stored": way}) if way in step.makes else step
 
 
-def _digest(way: str, values: Mapping[str, Any]) -> str:
-    """SHA-256 over a way and the parameters that change a result."""
-    results = {name: value for name, value in values.items() if name not in steps.PATHS_AND_SPEED}
-    return hashlib.sha256(json.dumps([way, results], sort_keys=True).encode()).hexdigest()
-
-
-def _read_note(run: Path, same: str) -> dict[str, Any]:
-    """The note of this very rebuild when it is under way, else nothing."""
+def _noted(run: Path, note: Receipt | None) -> Receipts:
+    """The receipts of a note; InputError for one that another version wrote."""
     try:
-        note = receipts.read(run / NOTE, shapes.Rebuild)
-    except InputError:
-        return {}
-    return note if note["same"] == same else {}
+        return {name: Receipt.of(manifest.place(run, name), facts) for name, facts in (note.details["taken"] if note else {}).items()}
+    except (KeyError, AttributeError, ValueError):
+        raise InputError("not of this version", where=run / NOTE, cure="delete it, and begin again") from None
 
 
-def _taken(run: Path, plan: Iterable[Step], way: str, *, known: Markers) -> Markers:
-    """By step, the marker of what a way leaves as it is; every file that it starts from was looked at."""
+def _taken(run: Path, plan: Iterable[Step], way: str, *, known: Receipts) -> Receipts:
+    """By step, the receipt of what a way leaves as it is; every file that it starts from was looked at."""
     found = {}
     for step in plan if way != "scratch" else ():
-        marker = known.get(step.name) or recorded_outputs(run, step)
+        receipt = known.get(step.name) or steps.read(run, step) or Receipt(manifest.place(run, step.name), details={"seconds": 0.0})
         if way in step.makes and step.name not in known:
-            marker = _whole(run, step, marker, way=way)
-        found[step.name] = marker or {"identity": {}, "outputs": {}, "pages": {}, "seconds": 0.0}
+            _check_whole(run, step, receipt, way=way)
+        found[step.name] = receipt
     return found
 
 
-def _whole(run: Path, step: Step, marker: Marker | None, *, way: str) -> Marker:
-    """A step's marker; InputError unless each file of the stage `way` is there, and is what the step left."""
-    left = {name: digest for name, digest in (marker or {"outputs": {}})["outputs"].items() if steps.stage(name) == way}
+def _check_whole(run: Path, step: Step, receipt: Receipt, *, way: str) -> None:
+    """InputError unless each file of the stage `way` is there, and is what the step left."""
+    left = [name for name in receipt.outputs if steps.stage(name) == way]
     wanted = [name for name in step.outputs if steps.stage(name) == way]
-    if not left or not set(wanted) <= set(left):
+    if not receipt.complete or not left or not set(wanted) <= set(left):
+        if receipt.path.is_file():
+            Receipt.read(receipt.path, cure=INSTEAD[way])  # which says what is wrong with it
         raise InputError(f"no whole {way} of {step.name}", where=run / way, cure=INSTEAD[way])
-    receipts.check(run, left, made_by=step.name, cure=INSTEAD[way])
-    return marker
+    receipt.check_outputs(run, left, made_by=step.name, cure=INSTEAD[way])
 
 
 def _say(run: Path, way: str, driven: Sequence[Step]) -> None:
@@ -162,6 +143,5 @@ def _clear(run: Path, way: str, driven: Sequence[Step]) -> None:
     """Empty folders, and take back the word of the steps that make them."""
     for step in (*driven, steps.report([])):
         steps.forget(run, step)
-        manifest.place(run, step.name).unlink(missing_ok=True)
     for room in _rooms(way, driven):
         inputs.discard(run / room)

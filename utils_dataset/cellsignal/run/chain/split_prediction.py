@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files, settings, shapes
+from cellsignal.data.settings import WellSettings
 from cellsignal.data.tables.splits import TRAIN, split_sites
-from cellsignal.decide.scores.cache import read_notes
+from cellsignal.decide.scores.cache import read_receipt
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.plans import ALL
@@ -19,8 +22,7 @@ from cellsignal.run.recipe import Recipe
 PARAMETER = "scored"  # of the notebook that scores some experiments alone when it is told so
 METADATA = "metadata.json"
 # A part decides nothing: whatever the decision is told, it is told the same, and stays as good as it was.
-_TOLD = ("assignment", "groups", "rotation_prior", "certainty", "known_layouts", "prototype_scale")
-DECISION = {name: Recipe.model_fields[name].default for name in _TOLD}
+DECISION = {key: settings.field(Recipe, key).default for key in (*(f"assignment.{name}" for name in AssignmentSettings.model_fields), "prediction.prototype_scale")}
 
 
 def experiment_steps(plan: Sequence[Step], values: Mapping[str, Any]) -> list[Step]:
@@ -40,11 +42,12 @@ def with_experiment_steps(plan: Sequence[Step], parts: Sequence[Step]) -> list[S
 
 def _experiments(values: Mapping[str, Any]) -> dict[str, str]:
     """Cell type by name of the experiments that a prediction scores or, for prototypes, embeds; those with most wells first."""
-    which = {name: values[name] for name in ("run", "preset", "seed", "experiments")}
-    wells = inputs.open_tables(values["data"], **which).wells
-    split = split_sites(wells, wells, how=values["split"], held_out=values["held_out"], seed=values["seed"])
-    asked = wells[(split != TRAIN) | (values["prototypes"] > 0)]
-    named = asked[asked["cell_type"].isin(values["cell_types"] or asked["cell_type"].unique())]
+    chosen = WellSettings(**values["wells"])
+    which = {name: values[name] for name in ("run", "preset", "seed")}
+    wells = inputs.open_tables(values["data"], **which, experiments=chosen.experiments).wells
+    split = split_sites(wells, wells, chosen, seed=values["seed"])
+    asked = wells[(split != TRAIN) | (values["prediction"]["prototype_weight"] > 0)]
+    named = asked[asked["cell_type"].isin(chosen.cell_types or asked["cell_type"].unique())]
     sizes = named.groupby(["experiment", "cell_type"]).size().sort_values(ascending=False, kind="stable")
     return dict(sizes.index)
 
@@ -56,7 +59,7 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
         needs=("simulate", *networks),
         extras=(f"scores/*/*/{experiment}.parquet",),
         notebook=whole.notebook,
-        overrides={**whole.overrides, **DECISION, PARAMETER: [experiment], "cell_types": [cell_type]},
+        overrides={**whole.overrides, **DECISION, PARAMETER: [experiment], "wells.cell_types": [cell_type]},
         part=experiment,
     )
 
@@ -64,16 +67,18 @@ def _piece(whole: Step, plan: Sequence[Step], experiment: str, cell_type: str) -
 def merge_scores(run: Path, came: Path, experiment: str) -> None:
     """Take the scores of an experiment from the run folder `came` of its part: the file of each kind, then the note that vouches for it."""
     for path in sorted(came.glob(f"scores/*/*/{experiment}.parquet")):
-        theirs = receipts.read(path.parent / METADATA, shapes.ScoreNotes)
+        theirs = Receipt.read(path.parent / METADATA, shapes.ScoreDetails)
         target = run / path.relative_to(came)
-        ours = read_notes(target.parent)
-        if experiment not in theirs["experiments"]:
-            raise InputError(f"says nothing of {experiment}", where=path.parent / METADATA, cure=files.RUN_AGAIN)
-        if ours.get(experiment) == theirs["experiments"][experiment] and target.is_file() and files.sha256(target) == files.sha256(path):
+        ours = read_receipt(target.parent)
+        if path.name not in theirs.outputs:
+            raise InputError(f"says nothing of {experiment}", where=theirs.path, cure=files.RUN_AGAIN)
+        same = all(getattr(ours, kind).get(name) == getattr(theirs, kind).get(name) for kind, name in (("identity", experiment), ("outputs", path.name)))
+        if same and target.is_file() and files.sha256(target) == files.sha256(path):
             continue  # a prediction of an earlier run, kept
         with files.atomic_path(target) as temporary:
             shutil.copyfile(path, temporary)
-        receipts.write(target.parent / METADATA, {**theirs, "experiments": {**ours, **theirs["experiments"]}})
+        details = {**theirs.details, "experiments": {**ours.details["experiments"], **theirs.details["experiments"]}}
+        Receipt(ours.path, {**ours.identity, **theirs.identity}, {**ours.outputs, **theirs.outputs}, details=details).write()
 
 
 def seed_cache(run: Path, place: Path, experiment: str) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a run, what each needs and leaves, and the markers that say a step is whole."""
+"""The steps of a run, what each needs and leaves, and when a step is whole."""
 
 import glob
 import re
@@ -7,16 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import code_identity, files, receipts, shapes
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from cellsignal import code_identity, files, settings
 from cellsignal.data.images.folders import entries
-from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
+from cellsignal.run.recipe import shortened
+from cellsignal.run.record import manifest
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
-PATHS_AND_SPEED = {"run", "data", "workers", "parallel", "processes", "recompute", "pages", "time_budget_minutes"}  # parameters that change no result
+PATHS_AND_SPEED = {  # parameters that change no result
+    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
+    "machine.html_pages", "machine.time_budget_minutes",
+}  # fmt: skip
+
+
+class Details(TypedDict):
+    """What the receipt of any step says besides."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Step:
     notebook: Path | None = None
     cell_type: str = ""
     checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by this step
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the run's parameters, by dotted key, by this step
     entry: str = ""  # the import by which a step without notebook starts
     after: tuple[str, ...] = ()  # steps that come before it, and leave nothing that it would not make itself
     part: str = ""  # the experiment, of a step that does a part of another one's work
@@ -92,86 +105,103 @@ def record() -> Step:
 
 
 def parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's parameters the step's notebook takes: the names in its own parameters cell."""
+    """What of a run's parameters the step's notebook is given: the names in its own parameters cell, of groups what is not the default."""
     if step.notebook is None:
         return {}
-    given = {**values, "cell_type": step.cell_type, **step.overrides}
+    given = shortened(_given(step, values))
     return {name: given[name] for name in notebooks.parameter_names(step.notebook) if name in given}
 
 
-def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
+def decisive(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's parameters the step's notebook reads, by dotted key."""
+    read = notebooks.parameters_read(step.notebook) if step.notebook else set()
+    return {key: value for key, value in settings.flat(_given(step, values)).items() if key in read}
+
+
+def _given(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    return settings.changed({**values, "cell_type": step.cell_type}, step.overrides)
+
+
+def without_speed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by dotted key, but for those that change no result."""
+    return {key: value for key, value in settings.flat(values).items() if key not in PATHS_AND_SPEED}
+
+
+def identity(step: Step, *, parameters: Mapping[str, Any], done: Mapping[str, Receipt]) -> dict[str, Any]:
     """All that decides what a step makes: parameters, hashes of what it needs, and the code that it may use.
 
-    `done` holds the markers of the steps before it. Places are left out, so that a run folder can be moved.
+    `done` holds the receipts of the steps before it. Places are left out, so that a run folder can be moved.
     """
     return {
         "step": step.name,
-        "parameters": {key: value for key, value in parameters.items() if key not in PATHS_AND_SPEED},
-        "inputs": {need: sorted(done[need]["outputs"].values()) for need in step.needs},
+        "parameters": without_speed(parameters),
+        "inputs": {need: sorted(products(done[need]).values()) for need in step.needs},
         "code": step.code,
     }
 
 
-def read_marker(run: Path, step: Step, *, same: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The marker of a step that is whole: same parameters, inputs and code, every file as it was."""
-    marker = read_any(run, step)
-    if marker is None or marker["identity"] != same:
+def current(run: Path, step: Step, *, same: Mapping[str, Any]) -> Receipt | None:
+    """The receipt of a step that is whole: same parameters, inputs and code, every file as it was."""
+    found = read(run, step)
+    if found is None or not found.is_current(same):
         return None
-    made = {**marker["outputs"], **marker["pages"]}
-    return marker if made == _hashes(run, [*made, *outputs(run, step), *step.pages]) else None
+    return found if found.outputs == _hashes(run, [*found.outputs, *outputs(run, step), *step.pages]) else None
 
 
 def other_code(run: Path, step: Step, *, same: Mapping[str, Any]) -> list[str]:
     """What of the code changed since the step was whole, from these parameters and inputs; nothing where these changed too."""
-    old = (read_any(run, step) or {}).get("identity")
-    if not isinstance(old, dict) or {**old, "code": None} != {**same, "code": None}:
+    found = read(run, step)
+    if found is None or {**found.identity, "code": None} != {**same, "code": None}:
         return []
-    return code_identity.changed(old.get("code"), same["code"])
+    return code_identity.changed(found.identity.get("code"), same["code"])
 
 
-def write_marker(run: Path, step: Step, *, identity: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Say that a step is whole; the very last thing that is written of it. StepFailed when an output is missing."""
+def write_receipt(run: Path, step: Step, *, identity: Mapping[str, Any], seconds: float) -> Receipt:
+    """Say that a step is whole; the very last thing that is written of it. StepFailed when an output is missing.
+
+    What its notebook said stays among the details.
+    """
     missing = [name for name in step.outputs if not (run / name).is_file()]
     if missing:
         raise StepFailed(f"it ended without writing {', '.join(missing)}")
-    marker = {
-        "identity": dict(identity),
-        "outputs": _hashes(run, outputs(run, step)),
-        "pages": _hashes(run, step.pages),
-        "seconds": round(seconds, 2),
-    }
-    receipts.write(_place(run, step), marker)
-    return marker
+    said = manifest.read(run, step.name) if step.notebook else None
+    made, details = (said.outputs, said.details) if said else ((), {})
+    hashes = _hashes(run, [*made, *outputs(run, step), *step.pages])
+    return Receipt(manifest.place(run, step.name), dict(identity), hashes, details={**details, "seconds": round(seconds, 2)}).write()
+
+
+def products(receipt: Receipt) -> dict[str, str]:
+    """SHA-256 by name of what a step made for others: all but its pages, which tell of times."""
+    return {name: digest for name, digest in receipt.outputs.items() if not name.startswith("notebooks/")}
 
 
 def forget(run: Path, step: Step) -> None:
-    """Take back the marker of a step that is about to run."""
-    _place(run, step).unlink(missing_ok=True)
+    """Take back the receipt of a step that is about to run."""
+    manifest.place(run, step.name).unlink(missing_ok=True)
 
 
 def forget_others(run: Path, names: Collection[str]) -> None:
-    """Remove the markers and pages of steps that the run once had and that `names` no longer holds.
+    """Remove the receipts and pages of steps that the chain once had and that `names` no longer holds.
 
-    What they made stays: weights are work that a later run may take up.
+    What they made stays: weights are work that a later run may take up. So do the receipts of notebooks that ran alone.
     """
     pages = [path for pattern in PAGES for path in (run / "notebooks").glob(pattern)]
-    for path in [*(run / "done").glob("*.json"), *pages]:
+    written = [path for path in (run / manifest.FOLDER).glob("*.json") if not _alone(Receipt.find(path))]
+    for path in [*written, *pages]:
         if path.stem not in names:
             path.unlink(missing_ok=True)
 
 
-def _place(run: Path, step: Step) -> Path:
-    return run / "done" / f"{step.name}.json"
+def _alone(receipt: Receipt | None) -> bool:
+    """Whether a notebook wrote a receipt, and no chain has taken it for a step's."""
+    return receipt is not None and receipt.identity.keys() == {"step"}
 
 
-def read_any(run: Path, step: Step) -> dict[str, Any] | None:
-    """A marker as it was written, whatever became of the files; None when absent or damaged."""
-    try:
-        marker = receipts.read(_place(run, step), shapes.Marker)
-    except InputError:
-        return None
-    outside = step.plates or all(map(files.stays_inside, (*marker["outputs"], *marker["pages"])))  # plates may lie anywhere
-    return marker if outside else None
+def read(run: Path, step: Step) -> Receipt | None:
+    """The receipt of a step as it was written, whatever became of the files; None when absent or damaged."""
+    found = Receipt.find(manifest.place(run, step.name), Details)
+    inside = found is not None and (step.plates or all(map(files.stays_inside, found.outputs)))  # plates may lie anywhere
+    return found if inside else None
 
 
 def outputs(run: Path, step: Step) -> list[str]:

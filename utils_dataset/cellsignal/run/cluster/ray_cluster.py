@@ -7,22 +7,24 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.chain import split_prediction
-from cellsignal.run.chain.engine import Job, LocalExecutor, Marker
+from cellsignal.run.chain import split_prediction, steps
+from cellsignal.run.chain.engine import Job, LocalExecutor
 from cellsignal.run.chain.notebooks import Stopped
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage, worker
 from cellsignal.run.cluster.shared_storage import Storage
-from cellsignal.run.record import provenance
-from cellsignal.run.record.manifest import Manifest
+from cellsignal.run.record import manifest, provenance
 
 LOCAL = "local"  # the address of a cluster of this machine alone, which lives as long as the run
 RETRIES = 3  # for a task whose machine dies; what fails by itself is not tried again
@@ -80,7 +82,7 @@ class Cluster(LocalExecutor):
             for left in waiting:
                 self.ray.cancel(left, force=True)
 
-    def execute(self, errand: Job) -> Manifest | None:
+    def execute(self, errand: Job) -> Receipt | None:
         """Execute a notebook on some machine, this one if it neither trains nor predicts."""
         step = errand.step
         if not step.apart:
@@ -95,15 +97,14 @@ class Cluster(LocalExecutor):
                 files.write_text(self.run / f"notebooks/{step.name}.ipynb", answer["notebook"])
             raise ERRORS[answer["error"]](answer["text"])
         self._take(step, answer)
-        return answer["manifest"]
+        return answer["receipt"]
 
-    def whole(self, step: Step, marker: Marker) -> None:
-        """Store the marker of a step that is whole, after its files."""
+    def whole(self, step: Step, receipt: Receipt) -> None:
+        """Store the receipt of a step that is whole, after its files."""
         if self.storage is None or step.part or step.plates:
             return
-        made = {**marker["outputs"], **marker["pages"]}
-        self.stored |= self.storage.put_all(self.run, [name for name, digest in made.items() if self.stored.get(name) != digest])
-        self.storage.put_json(f"done/{step.name}.json", marker)
+        self.stored |= self.storage.put_all(self.run, [name for name, digest in receipt.outputs.items() if self.stored.get(name) != digest])
+        self.storage.put_receipt(receipt.path.relative_to(self.run).as_posix(), receipt)
 
     def _sent(self, told: worker.Told, resources: Mapping[str, int], errand: Job) -> dict[str, Any]:
         """The answer to an errand; Stopped when it shall end before."""
@@ -128,13 +129,14 @@ class Cluster(LocalExecutor):
     def _resources(self, step: Step, parameters: Mapping[str, Any]) -> dict[str, int]:
         """Cores and GPUs of a notebook, a GPU for each process where there are any; InputError when no machine has them."""
         machines = [machine["Resources"] for machine in self._machines()]
-        processes = max(1, parameters.get("processes", 0))
-        wanted = {"CPU": processes + parameters.get("workers", 0), "GPU": 0}
-        if parameters.get("device") != "cpu" and any(machine.get("GPU", 0) for machine in machines):
+        settings = MachineSettings(**parameters.get("machine", {}))
+        processes = max(1, settings.num_processes)
+        wanted = {"CPU": processes + settings.num_workers, "GPU": 0}
+        if settings.device != "cpu" and any(machine.get("GPU", 0) for machine in machines):
             wanted["GPU"] = processes
         if not any(all(machine.get(kind, 0) >= count for kind, count in wanted.items()) for machine in machines):
             what = f"no machine of the cluster has {wanted['CPU']} cores" + (f" and {wanted['GPU']} GPUs" if wanted["GPU"] else "")
-            raise InputError(what, where=step.name, cure="set workers and processes lower")
+            raise InputError(what, where=step.name, cure="set machine.num_workers and machine.num_processes lower")
         return {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"]}
 
     def _machines(self) -> list[dict[str, Any]]:
@@ -158,7 +160,7 @@ class Cluster(LocalExecutor):
     def _deposit(self, errand: Job) -> dict[str, Any]:
         """Store what a notebook needs, and tell where."""
         step = errand.step
-        taken = {name: digest for need in step.needs if need != "simulate" for name, digest in errand.done[need]["outputs"].items()}
+        taken = {name: digest for need in step.needs if need != "simulate" for name, digest in steps.products(errand.done[need]).items()}
         with self.depositing:
             self.stored |= self.storage.put_all(self.run, [name for name in taken if self.stored.get(name) != taken[name]])
         shared_storage.upload(self.storage, self.run, step.checkpoints)
@@ -169,34 +171,29 @@ class Cluster(LocalExecutor):
 
     def _plates(self, errand: Job) -> str:
         """Store the plates, once; gives the name under which they lie there."""
-        outputs = errand.done["simulate"]["outputs"]
+        outputs = errand.done["simulate"].outputs
         digest = hashlib.sha256("\n".join(sorted(outputs.values())).encode()).hexdigest()[:16]
         with self.depositing:
-            if self.storage.read_json(f"data/{digest}.json") is None:
+            if self.storage.read_receipt(f"data/{digest}.json") is None:
                 found = {path.relative_to(errand.data).as_posix(): path for path in errand.data.rglob("*") if path.is_file()}
                 sizes = {name: path.stat().st_size for name, path in found.items() if not name.startswith(".")}
                 for name in progress_bar(sizes, desc="store the plates", unit="file"):
                     self.storage.put(errand.data / name, f"data/{digest}/{name}")
-                self.storage.put_json(f"data/{digest}.json", sizes)
+                self.storage.put_receipt(f"data/{digest}.json", Receipt(errand.data, details=sizes))
         return digest
 
     def _catch_up(self) -> None:
         """Fetch what the storage holds of steps that are whole there and were never here, and their checkpoints."""
-        for name in self.storage.names("done"):
-            ours = files.inside(self.run, name, source=self.storage.url)
+        for name in self.storage.names(manifest.FOLDER):
+            ours, theirs = files.inside(self.run, name, source=self.storage.url), self.storage.read_receipt(name)
+            if theirs is None or not theirs.complete or (ours.exists() and Receipt.find(ours) != theirs):
+                continue  # one of the two is damaged, or of another time: the step runs again
             try:
-                marker = files.shaped(self.storage.read_json(name), shapes.Marker, where=self.storage.url)
-                if ours.exists() and receipts.read(ours) != marker:
-                    continue
-            except InputError:
-                continue  # one of the two is damaged: the step runs again
-            made = {**marker["outputs"], **marker["pages"]}
-            try:
-                self.storage.get_all(self.run, made)
+                self.storage.get_all(self.run, theirs.outputs)
             except StepFailed:
                 continue  # it is not whole: the step runs again
-            receipts.write(ours, marker)
-            self.stored |= made
+            replace(theirs, path=ours).write()
+            self.stored |= theirs.outputs
         shared_storage.download(self.storage, self.run, [name for name in self.storage.names("weights") if name.endswith(".checkpoint.json")])
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files, shapes
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.receipts import Receipt
 
 STREAMS = 8  # files on their way at once: most are small, and what takes long is the answer
 TRIES, PAUSE = 3, 0.5  # to fetch a file that somebody writes again just now, with the same content, and seconds between them
@@ -48,12 +49,19 @@ class Storage:
         else:
             self.filesystem.put_file(str(path), self._place(name))
 
-    def put_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Store a record."""
+    def put_receipt(self, name: str, receipt: Receipt) -> None:
+        """Store a receipt."""
         if self.local:
-            receipts.write(self._path(name), value)
+            replace(receipt, path=self._path(name)).write()
         else:
-            self.filesystem.pipe_file(self._place(name), receipts.text(value).encode())
+            self.filesystem.pipe_file(self._place(name), receipt.content)
+
+    def read_receipt(self, name: str) -> Receipt | None:
+        """A stored receipt; None when it is not there or not whole."""
+        try:
+            return Receipt.parse(self._path(name), self.filesystem.cat_file(self._place(name)))
+        except (OSError, ValueError):
+            return None
 
     def get(self, name: str, path: Path, *, digest: str = "") -> None:
         """Fetch a file, whole or not at all; StepFailed when it is not there, or not the one with this SHA-256."""
@@ -74,13 +82,6 @@ class Storage:
         places = {name: files.inside(folder, name, source=self.url) for name in digests}
         wanted = [name for name, path in places.items() if not (path.is_file() and files.sha256(path) == digests[name])]
         run_parallel(lambda name: self.get(under + name, places[name], digest=digests[name]), wanted)
-
-    def read_json(self, name: str) -> Any:
-        """What a stored record says; None when it is not there or not whole."""
-        try:
-            return receipts.parse(self.filesystem.cat_file(self._place(name)))
-        except (OSError, ValueError):
-            return None
 
     def names(self, folder: str) -> list[str]:
         """The files below a folder, by their names in the whole tree."""
@@ -137,30 +138,31 @@ MIRROR_PAUSE = 60.0  # seconds between two looks: so much work is lost with a ma
 def upload(storage: Storage, folder: Path, names: Iterable[str]) -> None:
     """Store the checkpoints called so in a run folder, unless the storage's came as far: their tensors first."""
     for name in names:
-        ours, theirs = _read(folder / name), _checked(storage.read_json(name))
+        ours, theirs = _checked(Receipt.find(folder / name, shapes.Checkpoint)), _checked(storage.read_receipt(name))
         if not ours or not _further(ours, theirs, same=False):
             continue
+        tensors = _tensors(name, ours)
         try:
-            storage.put(folder / _beside(name, ours), _beside(name, ours))
+            storage.put(folder / tensors, tensors)
         except FileNotFoundError:
             continue  # the training has just written the next one
-        storage.put_json(name, ours)
-        _sweep(storage, name, keep=_beside(name, ours))
+        storage.put_receipt(name, ours)
+        _sweep(storage, name, keep=tensors)
 
 
 def download(storage: Storage, folder: Path, names: Iterable[str]) -> None:
     """Fetch the checkpoints called so into a run folder, unless its own came as far or are another training's."""
     for name in names:
         place = files.inside(folder, name, source=storage.url)
-        ours, theirs = _read(place), _checked(storage.read_json(name))
+        ours, theirs = _checked(Receipt.find(place, shapes.Checkpoint)), _checked(storage.read_receipt(name))
         if not theirs or (ours and not _further(theirs, ours, same=True)):
             continue
-        tensors = _beside(name, theirs)
+        tensors = _tensors(name, theirs)
         try:
-            storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=theirs["sha256"])
+            storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=next(iter(theirs.outputs.values())))
         except StepFailed:
             continue  # damaged, or the next one has come: whoever trains begins with what there is
-        receipts.write(place, theirs)
+        replace(theirs, path=place).write()
 
 
 def delete(storage: Storage, names: Iterable[str]) -> None:
@@ -188,16 +190,16 @@ def uploaded_checkpoint(storage: Storage, folder: Path, names: Iterable[str]) ->
         watcher.join()
 
 
-def _further(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> bool:
+def _further(one: Receipt, other: Receipt | None, *, same: bool) -> bool:
     """Whether a checkpoint came further than another; of two trainings' neither did, or if not `same` the first."""
-    if not other or one.get("fingerprint") != other.get("fingerprint"):
-        return not other or not same
-    return one.get("epoch", -1) > other.get("epoch", -1)
+    if other is None or one.identity != other.identity:
+        return other is None or not same
+    return one.details["epoch"] > other.details["epoch"]
 
 
-def _beside(name: str, facts: dict[str, Any]) -> str:
+def _tensors(name: str, receipt: Receipt) -> str:
     """The name of a checkpoint's tensors."""
-    return f"{Path(name).parent.as_posix()}/{facts['tensors']}"
+    return f"{Path(name).parent.as_posix()}/{next(iter(receipt.outputs))}"
 
 
 def _sweep(storage: Storage, name: str, *, keep: str) -> None:
@@ -205,18 +207,9 @@ def _sweep(storage: Storage, name: str, *, keep: str) -> None:
     storage.remove(each for each in storage.names(str(Path(name).parent)) if each.startswith(f"{stem}-") and each != keep)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a checkpoint says; nothing when it is absent or damaged."""
-    try:
-        return _checked(receipts.read(path))
-    except (OSError, InputError):
-        return {}
-
-
-def _checked(facts: Any) -> dict[str, Any]:
-    """What a checkpoint says, if it is one, and its tensors lie beside it."""
-    try:
-        files.shaped(facts, shapes.Checkpoint, where="checkpoint")
-    except InputError:
-        return {}
-    return facts if files.stays_inside(facts["tensors"]) and "/" not in facts["tensors"] else {}
+def _checked(receipt: Receipt | None) -> Receipt | None:
+    """The receipt of a checkpoint, if it is one, and its tensors lie beside it."""
+    if receipt is None or len(receipt.outputs) != 1 or type(receipt.details.get("epoch")) is not int:
+        return None
+    [name] = receipt.outputs
+    return receipt if files.stays_inside(name) and "/" not in name else None

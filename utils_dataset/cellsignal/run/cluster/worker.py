@@ -46,7 +46,7 @@ def describe_job(step: Step, **more: Any) -> Told:
 
 
 def run_job(told: Told) -> dict[str, Any]:
-    """Do what `tell` told, on this machine; gives the notebook's manifest and where its files are, or the error in a line.
+    """Do what `tell` told, on this machine; gives the notebook's receipt and where its files are, or the error in a line.
 
     Twice done it makes the same files.
     """
@@ -105,7 +105,8 @@ def _plates(storage: Storage, digest: str, place: str) -> Path:
     """The folder of this machine with the tables, and the images of an experiment or a cell type; what is there is not fetched again."""
     root = Path(tempfile.gettempdir()) / f"cellsignal-{os.getuid()}" / digest / "data"
     root.mkdir(parents=True, exist_ok=True)
-    sizes: Mapping[str, int] = files.shaped(storage.read_json(f"data/{digest}.json") or {}, dict[str, int], where=storage.url)
+    listed = storage.read_receipt(f"data/{digest}.json")
+    sizes: Mapping[str, int] = files.shaped(listed.details if listed else {}, dict[str, int], where=storage.url)
     wanted = [name for name in sizes if "/" not in name or place in ("", ALL) or any(_is_of(folder, place) for folder in name.split("/"))]
     with files.locked(root.with_name(".lock"), timeout=PATIENCE):
         places = {name: files.inside(root, name, source=storage.url) for name in wanted}
@@ -135,7 +136,7 @@ def _execute(told: Told, desk: Workspace) -> dict[str, Any]:
         with simulated.showing(simulated.is_simulated(desk.data)):
             notebooks.write_page(target)
     written = manifest.read(desk.folder, told["stem"] if told["part"] else told["step"])
-    return {"manifest": written, "came": str(desk.folder), "files": _hand_in(told, desk, complete=bool(written and written["complete"]))}
+    return {"receipt": written, "came": str(desk.folder), "files": _hand_in(told, desk, complete=bool(written and written.complete))}
 
 
 def _told_at_home(error: Exception, told: Told, desk: Workspace, target: Path) -> Exception:

@@ -1,1 +1,1 @@
-"""What a run says of itself: sessions, manifests, provenance, results."""
+"""What a run says of itself: sessions, receipts of steps, provenance, results."""

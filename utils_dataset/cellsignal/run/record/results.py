@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from cellsignal import files, shapes
+from cellsignal import files, settings, shapes
 from cellsignal.data import simulated
 from cellsignal.decide.evaluate.answers import FILE, read_known
 from cellsignal.decide.evaluate.compare import Result
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import rebuild, steps
 from cellsignal.run.recipe import Recipe
@@ -21,7 +22,7 @@ from cellsignal.run.record import manifest
 from cellsignal.run.record.weight_files import count_weights
 from cellsignal.tasks import TASKS
 
-FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "device", "preset", "pages"}  # parameters in which runs of one recipe may differ
+FREE = {*steps.PATHS_AND_SPEED, *manifest.SPECIFIC, "seed", "machine.device", "preset"}  # parameters in which runs of one recipe may differ
 SCORED = "scores/*/*/metadata.json"  # what tells the device of a prediction
 TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 
@@ -105,19 +106,23 @@ def _check(run: Path, found: Iterable[Path]) -> None:
     for path in filter(Path.is_file, found):
         digests = vouched.get(path.relative_to(run).as_posix(), ())
         if files.sha256(path) not in digests:
+            cure = "run the command or the kernel that writes it again"
+            for receipt in sorted((run / manifest.FOLDER).glob("*.json")) if not digests else ():
+                Receipt.read(receipt, cure=cure)  # a damaged one may have been about it
             what = "not as the run left it" if digests else "no finished step of the run left it"
-            raise InputError(what, where=path, cure="run the command or the kernel that writes it again")
+            raise InputError(what, where=path, cure=cure)
 
 
 def parameters(run: Path) -> dict[str, Any]:
-    """A run's parameters: of its recipe.json, or of the manifests where its kernels ran one by one.
+    """A run's parameters by dotted key: of its recipe.json, or of the receipts where its kernels ran one by one.
 
     What it does not tell, because an older version or no kernel of it knew the key, has its default.
     """
-    default = {name: each.get_default(call_default_factory=True) for name, each in Recipe.model_fields.items()}
+    default = settings.flat(Recipe().model_dump())
     if (run / "recipe.json").is_file():
-        return default | files.read_json(run / "recipe.json", shapes.Description)["parameters"]
-    told = [each["parameters"] for each in manifest.read_all(run) if each["parameters"].get("network", "model") == "model"]
+        return default | settings.flat(files.read_json(run / "recipe.json", shapes.Description)["parameters"])
+    given = [settings.flat(each.details["parameters"]) for each in manifest.read_all(run)]
+    told = [values for values in given if values.get("network_name", "model") == "model"]
     return default | {key: value for values in told for key, value in values.items() if key not in manifest.SPECIFIC}
 
 
@@ -125,7 +130,7 @@ def cost(run: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """What a run took.
 
     "weights": learnt numbers in all networks that answered; "training_seconds", "prediction_seconds" and "seconds", all
-    steps together, as the chain or else the manifests tell them; "processes" of training, "device" of prediction. None: not known.
+    steps together, as the chain or else the receipts tell them; "processes" of training, "device" of prediction. None: not known.
     """
     seconds = _seconds(run)
     training = [value for step, value in seconds.items() if step.startswith(TRAINING)]
@@ -134,26 +139,26 @@ def cost(run: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         "training_seconds": sum(training) if training else None,
         "prediction_seconds": seconds.get(PREDICTION),
         "seconds": sum(seconds.values()) if seconds else None,
-        "processes": values.get("processes") or None,
+        "processes": values.get("machine.num_processes") or None,
         "device": _device(run),
     }
 
 
 def _networks(run: Path, values: Mapping[str, Any]) -> list[Path]:
     """The weights that the last rung rests on: of each cell type, or of the one network for all."""
-    folders = [place for place in (run / "weights").glob("*/") if (place.name == "all") == bool(values.get("joint"))]
-    wanted = re.compile(rf"{'final' if values.get('final_epochs') else 'model'}(-\d+)?\.safetensors")
+    folders = [place for place in (run / "weights").glob("*/") if (place.name == "all") == bool(values.get("network.one_network"))]
+    wanted = re.compile(rf"{'final' if values.get('training.final_epochs') else 'model'}(-\d+)?\.safetensors")
     return [path for folder in folders for path in sorted(folder.iterdir()) if wanted.fullmatch(path.name)]
 
 
 def _seconds(run: Path) -> dict[str, float]:
     if (run / "seconds.json").is_file():
         return files.read_json(run / "seconds.json", shapes.Seconds)
-    return {each["step"]: each["seconds"] for each in manifest.read_all(run) if "seconds" in each}
+    return {each.identity["step"]: each.details["seconds"] for each in manifest.read_all(run)}
 
 
 def _device(run: Path) -> str | None:
-    told = [files.read_json(path, shapes.ScoreDevice).get("device") for path in sorted(run.glob(SCORED))]
+    told = [Receipt.read(path, shapes.ScoreDetails).details.get("device") for path in sorted(run.glob(SCORED))]
     return ", ".join(dict.fromkeys(filter(None, told))) or None
 
 
@@ -193,7 +198,7 @@ def _same_wells(found: Sequence[FoundRun]) -> None:
     for name, other in others:
         if odd := sorted(set(table["id_code"]) ^ set(other["id_code"])):
             raise InputError(f"{len(odd)} test wells are answered by it or by {first} alone, such as {odd[0]}", where=name,
-                             cure="set cell_types or experiments to those that every run has answered")
+                             cure="set wells.cell_types or wells.experiments to those that every run has answered")
 
 
 def _recipes(found: Sequence[FoundRun]) -> list[FoundRun]:

@@ -3,24 +3,28 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cellsignal import code_identity, files
-from cellsignal.budget import Budget
+from cellsignal import code_identity, files, settings
+from cellsignal.budget import Budget, TimeSpent
+from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
+from cellsignal.run.recipe import Recipe, keys_read
 from cellsignal.run.record import manifest, provenance
+from cellsignal.run.record.cells import CellWatch, Finished
 
 # A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
 PREDICTION = {
-    "cell_types", "compare_batches", "statistics", "scope", "smallest_batch", "largest_batch", "passes", "assignment", "groups",
-    "rotation_prior", "certainty", "known_layouts", "combine", "thresholds", "device", "ensemble", "joint", "views", "prototypes", "prototype_scale",
+    "wells.cell_types", "training.ablate_virtual_batch", "machine.device", "network.ensemble", "network.one_network",
+    *(f"prediction.{name}" for name in PredictionSettings.model_fields), *(f"assignment.{name}" for name in AssignmentSettings.model_fields),
 }  # fmt: skip
-OF_OTHERS = {"virtual_batch", "final_epochs", "backbone"}
+OF_OTHERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
 # A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
 GO_ON = (
     "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
@@ -29,33 +33,75 @@ GO_ON = (
 
 
 @dataclass
-class _Session:
-    """What `end` tells of a session's beginning."""
+class Session:
+    """A notebook at work, from `start` to `finish`."""
 
-    taken_up: dict[str, str] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+    step: str  # the notebook's name, such as 1-eda
+    folder: Path  # the run folder, absolute, ours while this process lives
+    checked: parameters.Checked = field(repr=False)  # the parameters of the notebook
+    time_budget: Budget  # counts from the start of the process
+    namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
+    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of what an attached run made
+    began: float = field(default_factory=time.monotonic, repr=False)
+    spent: str = ""  # how far the work came when the time was spent
+
+    @property
+    def recipe(self) -> Recipe:
+        """The parameters of the run: those of the notebook, and the defaults of what it leaves out."""
+        return self.checked.recipe
+
+    def resume_folders(self, *parts: str) -> list[Path]:
+        """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
+        places = [attached.joinpath(*parts) for attached in _attached(self.folder)]
+        return [place for place in places if place.is_dir()]
+
+    def finish(self) -> None:
+        """Write the notebook's manifest, its last act, and say how things stand."""
+        self._write(complete=True)
+
+    def finish_early(self, done: str) -> None:
+        """Finish with this cell, since what was `done` is all that was wanted: the cells that follow do nothing."""
+        raise Finished(done)
+
+    def end(self, reason: TimeSpent | Finished) -> None:
+        """Finish where the work stopped; the results of an earlier run, which are none of this one's, are removed."""
+        for name in manifest.RESULTS.get(self.step, ()):
+            (self.folder / name).unlink(missing_ok=True)
+        self.spent = str(reason) if isinstance(reason, TimeSpent) else ""
+        self._write(complete=not self.spent, progress=str(reason))
+
+    def _write(self, *, complete: bool, progress: str = "") -> None:
+        seconds = time.monotonic() - self.began
+        facts = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": self.taken_up}
+        written = manifest.write(self.folder, self.step, _read(self.checked, self.namespace.get("In", ())), **facts)
+        state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
+        print(f"{written.identity['step']}: {state}. {_sizes(self.folder)}")
+        if not complete and environment.where() == "kaggle" and not environment.under_chain():
+            print(GO_ON)
 
 
-_sessions: dict[Path, _Session] = {}
+def start(namespace: Mapping[str, Any], step: str) -> Session:
+    """Begin a notebook: check its parameters, claim its run folder and take up what attached runs hold.
 
-
-def begin(namespace: Mapping[str, Any]) -> Path:
-    """Claim the run folder that a notebook's variables name, and take up what attached runs hold; gives its absolute path.
 
     Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
     other parameters, is damaged, or does not fit the disk.
     """
-    parameters.check(namespace)
+    if step not in manifest.OUTPUTS:
+        raise InputError(f"unknown notebook {step!r}", where="cellsignal.start", cure=f"name one of: {', '.join(manifest.OUTPUTS)}")
+    checked = parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
-    folder = environment.claim(namespace["run"])
-    found = _sessions[folder] = _Session()
+    folder = environment.claim(checked.recipe.run)
+    session = Session(step, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
     mark(folder)
     if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
         for attached in _attached(folder):
-            _check(attached, manifest.parameters(namespace))
-            found.taken_up.update(_take_up(folder, attached, taken=found.taken_up))
-    return folder
+            _check(attached, {**checked.given, **checked.own})
+            session.taken_up.update(_take_up(folder, attached, taken=session.taken_up))
+    if "get_ipython" in namespace:  # IPython puts it there
+        CellWatch(session.end).watch(namespace["get_ipython"]())
+    return session
 
 
 def mark(folder: Path) -> None:
@@ -64,27 +110,19 @@ def mark(folder: Path) -> None:
         files.write_json(folder / manifest.RUN, {"run": environment.short(folder)})
 
 
-def budget(minutes: float) -> Budget:
-    """The time this notebook may work; `minutes` count from the start of its process, 0 for what the place allows."""
-    return Budget(environment.deadline(minutes))
+def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
+    """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
+    values = settings.flat(checked.recipe.model_dump())
+    read = set().union(*map(_keys_read, cells)) if cells else set(values)
+    own = {name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
+    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | own
 
 
-def resume_folders(folder: Path, *parts: str) -> list[Path]:
-    """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
-    places = [attached.joinpath(*parts) for attached in _attached(folder)]
-    return [place for place in places if place.is_dir()]
-
-
-def end(folder: Path, step: str, namespace: Mapping[str, Any], *, complete: bool = True, progress: str = "") -> None:
-    """Write the notebook's manifest, its last act, and say how things stand."""
-    session = _sessions.get(folder) or _Session()
-    seconds = time.monotonic() - session.began
-    told = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": session.taken_up}
-    written = manifest.write(folder, step, manifest.parameters(namespace), **told)
-    state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
-    print(f"{written['step']}: {state}. {_sizes(folder)}")
-    if not complete and environment.where() == "kaggle" and not environment.under_chain():
-        print(GO_ON)
+def _keys_read(cell: str) -> set[str]:
+    try:
+        return keys_read(cell)
+    except SyntaxError:  # IPython's own, such as %matplotlib
+        return set()
 
 
 def _attached(folder: Path) -> list[Path]:
@@ -92,7 +130,7 @@ def _attached(folder: Path) -> list[Path]:
     mine = environment.short(folder)
 
     def rank(run: Path) -> tuple[bool, float]:
-        return _name(run) != mine, -max((each["written"] for each in manifest.read_all(run)), default=0.0)
+        return _name(run) != mine, -max((each.details["written"] for each in manifest.read_all(run)), default=0.0)
 
     return sorted((run for run in mounts.runs() if run != folder), key=rank)
 
@@ -106,13 +144,13 @@ def _name(run: Path) -> str | None:
 def _check(attached: Path, ours: Mapping[str, Any]) -> None:
     """Refuse a run that was trained with other parameters."""
     for found in manifest.read_all(attached):
-        theirs = found["parameters"]
+        theirs = settings.flat(found.details["parameters"])
         free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
-        if theirs.get("network", "model") != ours.get("network", "model"):
+        if theirs.get("network_name", "model") != ours.get("network_name", "model"):
             free = free | OF_OTHERS
         key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
         if key is not None:
-            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found['step']} of this attached run"
+            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found.identity['step']} of this attached run"
             raise InputError(what, where=attached, cure="detach it, or set the parameter as it was")
 
 
@@ -124,7 +162,7 @@ def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[
     for name in absent:
         _copy(attached / name, files.inside(folder, name), digest=wanted[name])
     if absent:
-        codes = {each["code"] for each in manifest.read_all(attached)}
+        codes = {each.details["code"] for each in manifest.read_all(attached)}
         note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
         print(f"took up {len(absent)} files of {attached}{note}")
     return {name: digest for name, digest in wanted.items() if name in absent or files.sha256(folder / name) == digest}
@@ -134,12 +172,13 @@ def _offers(attached: Path) -> Iterator[tuple[str, str]]:
     """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
     found = manifest.read_all(attached)
     for path in sorted((attached / manifest.FOLDER).glob("*.json")):
-        if manifest.read(attached, path.stem) is None:
+        written = Receipt.find(path)
+        if written is None or ("parameters" in written.details and manifest.read(attached, path.stem) is None):
             print(f"note: {path} is damaged, or of an earlier version; nothing is taken up by its word")
     for each in found:
-        yield from each["outputs"].items()
+        yield from each.outputs.items()
     for each in found:
-        path = manifest.place(attached, each["step"])
+        path = manifest.place(attached, each.identity["step"])
         yield path.relative_to(attached).as_posix(), files.sha256(path)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cellsignal import files
+from cellsignal import files, settings
 from cellsignal.budget import Budget
 from cellsignal.run.sweep import results
 from cellsignal.run.sweep.progress import Display
@@ -125,7 +125,7 @@ class Sweep:
 
     def _begin(self, trial: Trial, display: Display) -> None:
         left = self.budget.left / 60 if self.budget.deadline is not None else 0.0
-        trial.values = {**trial.values, "time_budget_minutes": left}
+        trial.values = settings.changed(trial.values, {"machine.time_budget_minutes": left})
         trial.start(threads=self.threads)
         display.started(trial)
         self.running.append(trial)

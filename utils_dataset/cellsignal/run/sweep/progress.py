@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from cellsignal import files, shapes
+from cellsignal import shapes
+from cellsignal.receipts import Receipt
 from cellsignal.run.record import provenance
 from cellsignal.run.sweep.results import SHORT
 from cellsignal.run.sweep.trials import Trial
@@ -69,6 +70,7 @@ def _newest(run: Path) -> Mapping[str, Any]:
     """The facts of the checkpoint that was written last; nothing when there is none (any more)."""
     try:
         newest = max((run / "weights").glob("*/*.checkpoint.json"), key=lambda path: path.stat().st_mtime_ns)
-        return files.read_json(newest, shapes.Progress)
     except (OSError, ValueError):
         return {}
+    found = Receipt.find(newest, shapes.Checkpoint)
+    return found.details if found else {}

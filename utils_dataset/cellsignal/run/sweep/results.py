@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cellsignal import files, shapes
+from cellsignal import files, settings, shapes
 from cellsignal.errors import InputError
 from cellsignal.run import recipe
 from cellsignal.run.record.weight_files import count_weights
@@ -167,7 +167,7 @@ def write_best(
 ) -> None:
     """Write the parameters of the variant `chosen`: those of the file `params`, the overrides, and what the variant changes."""
     values, _ = recipe.read(params, overrides)
-    values = {key: value for key, value in {**values, **changes}.items() if key != "run"}
+    values = {key: value for key, value in settings.changed(values, changes).items() if key != "run"}
     value = f"{chosen[f'held_out_{measure}_mean']:.4f}"
     spread = f" ± {chosen[f'held_out_{measure}_std']:.4f}" if len(seeds) > 1 else ""
     over = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
@@ -177,5 +177,5 @@ def write_best(
         f"It is {params}{f' with {told}' if told else ''}.",
         f"There it has {metric}: {value}{spread} ({over}). By this it was chosen: expect a little less elsewhere.",
     ]
-    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     files.write_text(path, "".join(f"# {' '.join(line.split())}\n" for line in head) + text)

@@ -1,17 +1,18 @@
 """A search: Optuna suggests, weak trials are pruned early, and the study survives any kill."""
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from cellsignal import files, shapes
 from cellsignal.errors import InputError
 from cellsignal.learn.training.checkpoint import held_out_value
+from cellsignal.receipts import Receipt
 from cellsignal.run.sweep.search_space import Range
 from cellsignal.run.sweep.trials import DONE, PRUNED, UNFINISHED, Trial, unchanged
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 PHASE = "whole"  # the epochs on the treatments, of which the best is kept
 
 
-def curve(run: Path, *, phase: str = PHASE) -> list[float]:
-    """The best of the held-out sites so far after each epoch of `phase`, in the order in which the networks are trained.
+def curve(run: Path) -> list[float]:
+    """The best of the held-out sites so far after each epoch on the treatments, in the order in which the networks are trained.
 
     With several networks that is the mean over all of them, of which those to come count nothing: a value says as
     much at the same epoch of two trials, and never falls.
@@ -34,7 +35,7 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
     values: list[float] = []
     before = 0.0
     for name in names:
-        rows, ended = _rows(run / "weights" / name, phase)
+        rows, ended = _rows(run / "weights" / name)
         best = 0.0
         for row in rows:
             best = max(best, held_out_value(row) or 0.0)
@@ -47,27 +48,23 @@ def curve(run: Path, *, phase: str = PHASE) -> list[float]:
 
 def _networks(run: Path) -> list[str]:
     """The folders of weights that the run fills, in its order: `all` for a joint network, the cell types, else the folds."""
-    parameters = _read(run / "recipe.json", shapes.Description).get("parameters", {})
-    folds = [f"fold-{fold}" for fold in range(parameters.get("folds", 0))]
-    return ["all"] if parameters.get("joint") else list(parameters.get("cell_types", [])) or folds
-
-
-def _rows(folder: Path, phase: str) -> tuple[list[Mapping[str, Any]], bool]:
-    """The rows of a phase of the network `model`, and whether it has ended."""
-    ended = _read(folder / "model.json", shapes.Card).get("history")
-    rows = ended if ended is not None else _read(folder / "model.checkpoint.json", shapes.Progress).get("rows", [])
-    return [row for row in rows if row.get("phase") == phase], ended is not None
-
-
-def _read(path: Path, shape: Any) -> Mapping[str, Any]:
-    """What a JSON file of a shape says; nothing when it is not there (any more)."""
     try:
-        return files.read_json(path, shape)
+        parameters = files.read_json(run / "recipe.json", shapes.Description)["parameters"]
     except (OSError, InputError):
-        return {}
+        parameters = {}
+    wells = parameters.get("wells", {})
+    folds = [f"fold-{fold}" for fold in range(wells.get("folds", 0))]
+    return ["all"] if parameters.get("network", {}).get("one_network") else list(wells.get("cell_types", [])) or folds
 
 
-JOURNAL = "study.journal"  # a line of JSON for each event; nothing is pickled
+def _rows(folder: Path) -> tuple[list[Mapping[str, Any]], bool]:
+    """The rows of that phase of the network `model`, and whether it has ended."""
+    ended, going_on = Receipt.find(folder / "model.json", shapes.Card), Receipt.find(folder / "model.checkpoint.json", shapes.Checkpoint)
+    rows = ended.details.get("history", []) if ended else going_on.details.get("rows", []) if going_on else []
+    return [row for row in rows if row.get("phase") == PHASE], ended is not None
+
+
+STUDY = "study.db"  # SQLite, which no kill tears; nothing is pickled
 STARTUP = 4  # whole trials before one may be pruned
 WARMUP = 0.2  # of the recipe's epochs, before a trial may be pruned
 
@@ -95,7 +92,7 @@ class Search:
     compared = False
 
     def __init__(self, folder: Path, ranges: Sequence[Range], make: Make, *, about: Mapping[str, Any], trials: int, measure: str) -> None:
-        """`about`: the recipe and all else that must stay the same while the search goes on; holds `seed`, `epochs`, `seeds`."""
+        """`about`: the recipe and all else that must stay the same while the search goes on; by dotted key; holds `seed`, `training.epochs`, `seeds`."""
         self.ranges, self.make, self.trials, self.measure = ranges, make, trials, measure
         self.candidates: dict[str, _Candidate] = {}
         self.queue: list[Trial] = []
@@ -103,7 +100,7 @@ class Search:
         self.keys = tuple(each.key for each in ranges)
         self.seeds = len(about["seeds"])
         self.optuna = _optuna()
-        self.study = self._open(folder / JOURNAL, {**about, "measure": measure, "ranges": [asdict(each) for each in ranges]})
+        self.study = self._open(folder / STUDY, {**about, "measure": measure, "ranges": [asdict(each) for each in ranges]})
         for frozen in self.study.get_trials(deepcopy=False):
             self._restore(frozen)
 
@@ -145,9 +142,9 @@ class Search:
     def _open(self, path: Path, about: Mapping[str, Any]) -> "optuna.Study":
         """The study in `path`, which must be about the same."""
         optuna = self.optuna
-        _drop_torn_line(path)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_HeldLock()))
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=round(WARMUP * about["epochs"]))
+        # Without SQLite's locks, which file systems such as Google Drive's have not: the sweep's folder is ours already.
+        storage = f"sqlite:///file:{quote(str(path))}?vfs=unix-none&uri=true"
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=round(WARMUP * about["training.epochs"]))
         study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", pruner=pruner, load_if_exists=True)
         same = json.loads(json.dumps(about))
         if not unchanged(study.user_attrs.get("about", same), same):
@@ -192,16 +189,6 @@ class Search:
         self.study.tell(candidate.suggestion, value, state=self.optuna.trial.TrialState[state])
 
 
-class _HeldLock:
-    """The lock that Optuna asks for: the sweep's folder is ours already, and a lock file would outlive a kill."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 def _optuna() -> ModuleType:
     try:
         import optuna
@@ -209,9 +196,3 @@ def _optuna() -> ModuleType:
         raise InputError("a search needs Optuna", where="search", cure="pip install optuna, or list a `grid`") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off the end of a line that a killed sweep did not write to its end: Optuna would stumble over it."""
-    if path.is_file():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cellsignal import settings
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
 from cellsignal.run.chain import plans
@@ -54,7 +55,7 @@ class Space:
 
     def lines(self) -> dict[str, str]:
         """`file:line` of each key in the file, by the names on the way to it, joined by dots."""
-        return dict(_places(recipe.load_file(self.path)[0], self.path))
+        return dict(recipe.key_places(recipe.load_file(self.path)[0], self.path))
 
 
 def read(path: Path, *, params: Path) -> Space:
@@ -84,7 +85,7 @@ def values(variant: Variant, *, seed: int, overrides: Iterable[str] = (), where:
         if key in SHARED:
             cure = "set it in the recipe, or use --seeds" if key == "seed" else "set it in the recipe that the sweep starts from"
             raise InputError(f"{key} is the same for all trials", where=places[key], cure=cure)
-    checked = recipe.check({**given, **variant.changes, "seed": seed}, places=places, where=str(variant.params))
+    checked = recipe.check({**settings.changed(given, variant.changes), "seed": seed}, places=places, where=str(variant.params))
     plans.check(checked, kernels=environment.kernels())
     return checked.model_dump()
 
@@ -95,19 +96,11 @@ def _top(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(tree, yaml.MappingNode):
         raise InputError("not a list of `key: value` lines", where=path, cure=f"begin with one of: {', '.join(KINDS)}")
     places: dict[str, str] = {}
-    for key, place in _places(tree, path):
+    for key, place in recipe.key_places(tree, path):
         if key in places:
             raise InputError(f"{key!r} stands there twice", where=place, cure=f"keep this or {places[key]}")
         places[key] = place
     return content, places
-
-
-def _places(node: yaml.Node | None, path: Path, before: str = "") -> Iterable[tuple[str, str]]:
-    """Every key below a node and its `file:line`."""
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        name = f"{before}{key.value}"
-        yield name, f"{path}:{key.start_mark.line + 1}"
-        yield from _places(value, path, f"{name}.")
 
 
 def _one_kind(given: Mapping[str, Any], where: Mapping[str, str], path: Path) -> str:
@@ -132,10 +125,10 @@ def _variants(content: Mapping[str, Any], params: Path, where: Mapping[str, str]
     for name, changes in content.items():
         place = where.get(f"variants.{name}", where["variants"])
         if changes is not None and not isinstance(changes, dict):
-            raise InputError(f"{name} is {changes!r}", where=place, cure=f"write {name}: {{epochs: 10}}, or {name}: {{}}")
+            raise InputError(f"{name} is {changes!r}", where=place, cure=f"write {name}: {{training.epochs: 10}}, or {name}: {{}}")
         changes = {str(key): value for key, value in (changes or {}).items()}
         own = changes.pop("recipe", None)
-        listed.append(Variant(name, _recipe(own, params, folder, where=place) if own is not None else params, changes))
+        listed.append(Variant(name, _recipe(own, params, folder, where=place) if own is not None else params, settings.flat(changes)))
     return listed
 
 
@@ -154,7 +147,7 @@ def _grid(content: Mapping[str, Any], params: Path, where: Mapping[str, str]) ->
         if not isinstance(listed, list) or not listed:
             raise InputError(f"{key} is {listed!r}", where=where[f"grid.{key}"], cure=f"write a list of values, such as {key}: [1, 2]")
     rows = [dict(zip(content, row)) for row in product(*content.values())]
-    return [Variant(",".join(f"{key}={_short(value)}" for key, value in row.items()), params, row) for row in rows]
+    return [Variant(",".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in row.items()), params, row) for row in rows]
 
 
 def _short(value: Any) -> str:
@@ -212,7 +205,7 @@ def ranges(space: Space, *, base: Mapping[str, Any]) -> list[Range]:
     found = [_range(key, given, where=lines.get(f"search.{key}", str(space.path))) for key, given in (space.ranges or {}).items()]
     for each in found:
         for value in each.ends:
-            checked = recipe.check({**base, each.key: value}, places={each.key: lines[f"search.{each.key}"]}, where=str(space.path))
+            checked = recipe.check(settings.changed(base, {each.key: value}), places={each.key: lines[f"search.{each.key}"]}, where=str(space.path))
             plans.check(checked, kernels=environment.kernels())
     return found
 
@@ -234,7 +227,7 @@ def _numbers(key: str, given: Mapping[str, Any], *, where: str) -> Range:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{name} of {key} is {value!r}", where=where, cure="write a number, with a dot where it has an exponent: 1.0e-4")
     log = given.get("log", False)
-    if getattr(Recipe.model_fields.get(key), "annotation", None) is float:
+    if key in settings.keys(Recipe) and settings.field(Recipe, key).annotation is float:
         numbers = {name: float(value) for name, value in numbers.items()}
     if type(log) is not bool or numbers["low"] >= numbers["high"] or numbers.get("step", 1) <= 0 or (log and (numbers["low"] <= 0 or "step" in numbers)):
         raise InputError(f"{key} is {dict(given)!r}", where=where, cure="low is below high; a range with log: true is above 0 and has no step")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellsignal import files
+from cellsignal import files, settings
+from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import environment, inputs, recipe
 from cellsignal.run.chain import steps
-from cellsignal.run.chain.notebooks import Unfinished
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import provenance, session
+from cellsignal.run.record import provenance
 from cellsignal.run.sweep import search_space
 from cellsignal.run.sweep.driver import Listed, Source, Sweep
 from cellsignal.run.sweep.progress import Display
@@ -39,7 +39,7 @@ def run_sweep(
     All trials work on the same plates: the recipe's `data`, or those that its `preset` and `seed` draw, once. A trial that
     fails leaves its reason and the others go on. The same call again goes on; what is whole is not repeated. `trials`: of
     a search, in all. Raises InputError before anything runs when a parameter is at fault, StepFailed in the end
-    when a trial failed, and Unfinished when the time budget (the recipe's) is spent.
+    when a trial failed, and TimeSpent when the time budget (the recipe's) is spent.
     """
     base = recipe.load(params, overrides)
     asked = search_space.read(space, params=params)
@@ -49,7 +49,7 @@ def run_sweep(
     bench = SweepRunner(folder, params, asked, base, _measure(asked, base), tuple(seeds) or (base.seed,), tuple(overrides))
     listed, ranges = bench.variants(), bench.ranges()
     with _alone(folder):
-        shared = {"data": str(bench.plates()), "preset": "", "parallel": max(1, (os.cpu_count() or 1) // jobs)}
+        shared = {"data": str(bench.plates()), "preset": "", "machine.parallel_notebooks": max(1, (os.cpu_count() or 1) // jobs)}
         source = bench.search(ranges, shared, trials=trials or TRIALS) if ranges else Listed(bench.on(listed, shared), keys=bench.space.keys)
         files.write_json(folder / "study.json", bench.about())
         _drive(bench, source, jobs=jobs)
@@ -85,7 +85,7 @@ class SweepRunner:
     def on(self, trials: Sequence[Trial], shared: Mapping[str, Any]) -> list[Trial]:
         """The trials, on the plates that all share."""
         for trial in trials:
-            trial.values = {**trial.values, **shared}
+            trial.values = settings.changed(trial.values, shared)
         return list(trials)
 
     def search(self, ranges: Sequence[Range], shared: Mapping[str, Any], *, trials: int) -> Search:
@@ -93,8 +93,7 @@ class SweepRunner:
         def make(name: str, changes: Mapping[str, Any]) -> list[Trial]:
             return self.on([self._suggested(Variant(name, self.params, changes), seed) for seed in self.seeds], shared)
 
-        decisive = {key: value for key, value in self.base.model_dump().items() if key not in steps.PATHS_AND_SPEED}
-        about = {**decisive, "seeds": list(self.seeds)}
+        about = {**steps.without_speed(self.base.model_dump()), "seeds": list(self.seeds)}
         return Search(self.folder, ranges, make, about=about, trials=trials, measure=self.measure)
 
     def about(self) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class SweepRunner:
         if values["task"] != self.base.task:
             raise InputError(f"{variant.name} is of the task {values['task']}", where=variant.params, cure=f"leave only variants of {self.base.task}")
         place = self.folder / "trials" / f"{variant.slug}-seed{seed}"
-        return Trial(variant.name, seed, place, {**values, "pages": False}, variant.changes)  # a trial costs its training
+        return Trial(variant.name, seed, place, settings.changed(values, {"machine.html_pages": False}), variant.changes)  # a trial costs its training
 
     def _suggested(self, variant: Variant, seed: int) -> Trial:
         """A trial of a suggestion, which may not fit together."""
@@ -149,13 +148,14 @@ def _measure(space: Space, base: Recipe) -> str:
 
 def _drive(bench: SweepRunner, source: Source, *, jobs: int) -> None:
     """Make all trials whole, and say what they came to."""
-    sweep = Sweep(bench.folder, source, kinds=KINDS[TASKS[bench.base.task].metric], jobs=jobs, budget=session.budget(bench.base.time_budget_minutes))
+    budget = Budget(environment.deadline(bench.base.machine.time_budget_minutes))
+    sweep = Sweep(bench.folder, source, kinds=KINDS[TASKS[bench.base.task].metric], jobs=jobs, budget=budget)
     with Display() as display:
         sweep.drive(display)
     trials, variants = sweep.write()
     bench.conclude(sweep.records, trials, variants)
     if sweep.budget.spent:
-        raise Unfinished(f"time budget spent {sweep.budget.note}; the same command goes on")
+        raise TimeSpent(f"time budget spent {sweep.budget.note}; the same command goes on")
     failed = trials[trials["status"] == FAILED].to_dict("records")  # in the order of the table, whichever ended first
     if len(failed) > (len(trials) - 1 if bench.space.kind == "search" else 0):  # a search meets what does not fit together
         first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files, receipts, shapes
+from cellsignal import files, settings, shapes
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.chain import leash, steps
 from cellsignal.run.recipe import Recipe
@@ -29,15 +30,16 @@ def command(params: Path, run: Path) -> list[str]:
 
 
 def unchanged(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two sets of parameters say the same; one from before a key was invented has its default."""
+    """Whether two sets of parameters, by dotted key, say the same; one from before a key was invented has its default."""
+    default = settings.flat(Recipe().model_dump())
     keys = set(old) | set(new)
-    given = [{**{key: Recipe.model_fields[key].default for key in keys & set(Recipe.model_fields)}, **values} for values in (old, new)]
+    given = [{**{key: default[key] for key in keys & set(default)}, **values} for values in (old, new)]
     return given[0] == given[1]
 
 
 @dataclass
 class Trial:
-    """A variant with a seed: `<folder>` its run, `<folder>.yaml` its recipe, `<folder>.json` its record, `<folder>.log` its words."""
+    """A variant with a seed: `<folder>` its run, `<folder>.yaml` its recipe, `<folder>.json` its receipt, `<folder>.log` its words."""
 
     variant: str
     seed: int
@@ -55,11 +57,8 @@ class Trial:
 
     def record(self) -> dict[str, Any] | None:
         """How it ended, if it did and with these very values; None else."""
-        try:
-            found = receipts.read(self._beside(".json"), shapes.Trial)
-        except InputError:
-            return None
-        return found if unchanged(found["values"], self._decisive()) else None
+        found = Receipt.find(self._beside(".json"), shapes.Trial)
+        return dict(found.details) if found and unchanged(found.identity, self._decisive()) else None
 
     def start(self, *, threads: int) -> None:
         """Begin it, or go on with it."""
@@ -107,14 +106,13 @@ class Trial:
 
     def _write(self, status: str, told: Mapping[str, Any]) -> dict[str, Any]:
         about = {"variant": self.variant, "seed": self.seed, "changes": dict(self.changes)}
-        written = {**about, "status": status, "error": "", **told, "values": self._decisive()}
-        receipts.write(self._beside(".json"), written)
+        written = {**about, "status": status, "error": "", **told}
+        Receipt(self._beside(".json"), self._decisive(), complete=status == DONE, details=written).write()
         return written
 
     def _decisive(self) -> dict[str, Any]:
         """What of its values decides its result, as JSON has them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.values.items()
-                if key not in steps.PATHS_AND_SPEED}
+        return steps.without_speed(self.values)
 
     def _last_words(self) -> str:
         """The line that says why it failed."""

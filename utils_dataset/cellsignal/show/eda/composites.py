@@ -10,10 +10,10 @@ from cellsignal.tasks import RXRX1, Task
 LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
 
 
-def limits(images: np.ndarray, *, low: float = LOW, high: float = HIGH) -> np.ndarray:
+def limits(images: np.ndarray) -> np.ndarray:
     """The grey values drawn as black and as full colour, float[C,2], over all of uint8[...,C,H,W]."""
     pixels = np.moveaxis(images, -3, 0).reshape(images.shape[-3], -1)
-    grey_range = np.percentile(pixels, (low, high), axis=1).T
+    grey_range = np.percentile(pixels, (LOW, HIGH), axis=1).T
     grey_range[:, 1] = np.maximum(grey_range[:, 1], grey_range[:, 0] + 1)  # an even channel stays black
     return grey_range
 
@@ -69,10 +69,11 @@ def _well(axes: np.ndarray, image: np.ndarray, grey_range: np.ndarray, task: Tas
     for panel, channel in zip(axes[1:], scaled(image, grey_range)):
         panel.imshow(channel, cmap="gray", vmin=0, vmax=1)
     for panel in axes:
-        _bare(panel)
+        hide_ticks(panel)
 
 
-def _bare(axes: Axes) -> None:
+def hide_ticks(axes: Axes) -> None:
+    """Leave nothing of the axes but what is drawn in them."""
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -88,7 +89,7 @@ def show_composites(images: list[np.ndarray], titles: list[str], *, rows: list[s
     figure = new_figure(max(5, 2.3 * columns), 2.6 * len(indices_by_row))
     grid = figure.subplots(len(indices_by_row), columns, squeeze=False)
     for axes in grid.flat:
-        _bare(axes)
+        hide_ticks(axes)
     for panel_row, (name, indices) in zip(grid, indices_by_row.items()):
         panel_row[0].set_ylabel(name)
         grey_range = limits(np.stack([images[i] for i in indices]))
