@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from building import make_network, make_phase
+from building import make_network, make_phase, train_phase
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import PRESETS, simulate
@@ -30,7 +30,7 @@ def train(tables: Tables, weights: Path, *, seed: int) -> None:
     sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
     data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=build_augmentation(AugmentationSettings(), seed=seed))
     model = make_network("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
-    train(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
+    train_phase(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
 
 
 def compare(root: Path, *, seed: int) -> dict[str, dict]:
