@@ -41,7 +41,7 @@ def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., PushState]:
             version = server.save_kernel(body)["versionNumber"]
             server.wait()
             state.steps[kernel.step] = PushedKernel(
-                identity="i", slug=described["id"], gpu=False, run=plan.run, parameters=kernel.parameters, code="code",
+                identity="i", slug=described["id"], gpu=False, run=plan.run, parameters=kernel.decisive, code="code",
                 status=Status.complete, version=version, pushed=float(number),
             )  # fmt: skip
         return state

@@ -93,4 +93,4 @@ def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, 
     assert ended.returncode == 0, ended.stderr
     written = manifest.read(run, "0-chain")
     assert not written.complete and written.details["progress"].startswith("time budget spent before 3-train-cell-type@")
-    assert written.details["parameters"]["training.epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written.outputs
+    assert written.details["parameters"]["training"]["epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written.outputs
