@@ -69,7 +69,7 @@ def test_all_that_a_run_made_arrives(
     source = left(server)
     assert all((tmp_path / "tiny" / name).read_bytes() == (source / name).read_bytes() for name in weights)
     described = files.read_json(tmp_path / "tiny/recipe.json")
-    assert described["parameters"]["epochs"] == 2 and described["parameters"]["cell_types"] == ["HUVEC", "RPE"]
+    assert described["parameters"]["training"]["epochs"] == 2 and described["parameters"]["wells"]["cell_types"] == ["HUVEC", "RPE"]
     assert "cell_type" not in described["parameters"] and described["code"] == "code" and "torch" in described["libraries"]
     assert set(files.read_json(tmp_path / "tiny/seconds.json")) == set(state.steps)
     assert not list(tmp_path.glob(".pull-*"))
