@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from cellsignal.show.style import blank, cell_type_colour, pale, picture, styled
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from cellsignal.learn.batches.dataset import SiteImages
 
 
 def training_table(sites: pd.DataFrame) -> pd.DataFrame:
@@ -66,6 +68,26 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
     return figure
 
 
+def batch_grid(data: SiteImages, rows: Sequence[int], *, title: str = "") -> Figure:
+    """Sites of a data set, such as those of a batch, as they are stored, each with its well and siRNA.
+
+    `rows`: their row numbers. Without a `title` the plate is named, where all are of one.
+    """
+    sites = data.sites.iloc[rows]
+    plates = (sites["experiment"] + ", plate " + sites["plate"].astype(str)).unique()
+    title = title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates")
+    return image_grid([data.image(row) for row in rows], site_captions(sites), title=title)
+
+
+def augmentation_grid(data: SiteImages, *, row: int = 0, epochs: int = 7) -> Figure:
+    """A site of a data set as it is stored, and as the network sees it in the first epochs."""
+    stored, augment = data.image(row), data.augment
+    if augment is None:
+        return image_grid([stored], ["as stored, and in every epoch"])
+    images = [stored, *(augment(stored, epoch=epoch, site=row) for epoch in range(epochs))]
+    return image_grid(images, ["as stored", *(f"epoch {epoch + 1}" for epoch in range(epochs))], title=site_captions(data.sites.iloc[[row]])[0].replace("\n", ", "))
+
+
 # The network.
 
 
@@ -114,6 +136,18 @@ def _size(shape: Sequence[int]) -> str:
 
 
 # What it has learnt.
+
+
+def history_table(history: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per phase: its epochs, the loss and the training accuracy of the last one, the best held-out accuracy and its epoch, and minutes.
+
+    `history`: rows as `fit` returns them; an accuracy that no epoch measured stays empty.
+    """
+    rows = pd.DataFrame(history).astype({"held_out_accuracy": float})
+    phases = rows.groupby("phase", sort=False)
+    table = phases.agg(epochs=("epoch", "size"), loss=("loss", "last"), accuracy=("accuracy", "last"), held_out=("held_out_accuracy", "max"))
+    best = rows.dropna(subset="held_out_accuracy").sort_values("held_out_accuracy", ascending=False, kind="stable").groupby("phase")["epoch"].first()
+    return table.assign(best_epoch=best.reindex(table.index).astype("Int64"), minutes=phases["seconds"].sum() / 60).round(3)
 
 
 @styled
