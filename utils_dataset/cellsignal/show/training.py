@@ -71,12 +71,24 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
 def batch_grid(data: SiteImages, rows: Sequence[int], *, title: str = "") -> Figure:
     """Sites of a data set, such as those of a batch, as they are stored, each with its well and siRNA.
 
-    `rows`: their row numbers. Without a `title` the plate is named, where all are of one.
+    `rows`: their row numbers. The title names the plate when all are of one; else each caption does.
     """
     sites = data.sites.iloc[rows]
     plates = (sites["experiment"] + ", plate " + sites["plate"].astype(str)).unique()
-    title = title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates")
-    return image_grid([data.image(row) for row in rows], site_captions(sites), title=title)
+    if len(plates) > 1:
+        sites = sites.assign(well=sites["id_code"])
+    return image_grid([data.image(row) for row in rows], site_captions(sites), title=title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates"))
+
+
+def control_grid(data: SiteImages, *, plates: int = 3, controls: int = 8) -> Figure:
+    """The same controls on several plates, on one scale of brightness: a plate per row, a siRNA per column, untreated cells last.
+
+    `data`: control sites. Plates of different experiments come first; those that lack one of the controls are left out.
+    """
+    sites = data.sites[data.sites["sirna"].isin(data.class_numbers[-controls:])]
+    some = sites.sort_values(["plate", "experiment", "sirna"]).drop_duplicates(["plate", "experiment", "sirna"])
+    whole = some.groupby(["plate", "experiment"])["sirna"].transform("size") == min(controls, len(data.class_numbers))
+    return batch_grid(data, some[whole].index[: plates * controls], title="The same controls on several plates")
 
 
 def augmentation_grid(data: SiteImages, *, row: int = 0, epochs: int = 7) -> Figure:
@@ -163,7 +175,7 @@ def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.Dat
     groups = list(right.groupby([places["cell_type"], places["experiment"]], sort=True))
     if not groups:
         return blank("No well with a known siRNA was predicted.")
-    figure = picture(8, 1.1 + 0.3 * max(2, len(groups)))
+    figure = picture(8, 1.3 + 0.3 * max(2, len(groups)))
     axes = figure.subplots()
     for height, ((cell_type, _), some) in enumerate(groups):
         share, colour = binomtest(int(some.sum()), len(some)), cell_type_colour(cell_type)
@@ -174,6 +186,6 @@ def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.Dat
         axes.axvline(1 / classes, color="#999999", lw=1, ls="--", label=f"chance: 1 in {classes:,}", zorder=0)
         figure.legend(loc="outside lower left", fontsize=9)
     axes.set_yticks(range(len(groups)), [name for (_, name), _ in groups])
-    axes.set(xlim=(-0.02, 1.02), ylim=(len(groups) - 0.4, -0.6), title="Accuracy by experiment")
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(groups) - 0.4, -0.6), xlabel="share of wells whose siRNA is predicted rightly", title="Accuracy by experiment")
     axes.tick_params(axis="y", length=0)
     return figure
