@@ -25,7 +25,9 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 @pytest.fixture(scope="module")
 def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulate(tmp_path_factory.mktemp("training") / "plates", preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])
+    folder = tmp_path_factory.mktemp("training") / "plates"
+    simulate(folder, preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])
+    return folder
 
 
 def work_of(plates: Path, folder: Path, *, network_name: str = "model", cell_type: str = "RPE", **chosen: Any) -> NetworkTraining:
