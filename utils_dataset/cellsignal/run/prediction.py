@@ -30,6 +30,7 @@ from cellsignal.run.members import last_name, members
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
+FEW_SIRNAS = 100  # all their wells may be on a map
 NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
 
 
@@ -133,12 +134,13 @@ class Predictor:
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
 
-        Of up to six experiments whose siRNAs are known, with plate groups the plate of each that holds the first group: the same siRNAs
-        again and again. Says why, and gives none, where no image is opened or no time is left; a figure is not worth another session.
+        Of up to six experiments whose siRNAs are known; of those with many wells only the plates that hold the first plate group, which has
+        the same siRNAs in each. Says why, and gives none, where no image is opened or no time is left: a map is not worth another session.
         """
         settings, known = self.recipe.prediction.wells, self.known_wells
         plates = known[known["experiment"].isin(experiments_to_map(known))]
-        if groups := self.plate_groups["groups"] if settings.statistics_scope == "plate" else []:
+        groups = self.plate_groups["groups"]
+        if groups and settings.statistics_scope == "plate" and plates["sirna"].nunique() > FEW_SIRNAS:
             plates = plates[plates["sirna"].isin(groups[0])]
         chosen = self.images.merge(plates[["experiment", "plate"]].drop_duplicates())
         if chosen.empty:
@@ -166,7 +168,7 @@ class Predictor:
         self.final_scores = average_scores([refined[name].scores for name in self.finals]) if self.finals else None
         self.rungs = {"virtual batch": self.scores["model"][settings.statistics]} if "plain" in self.networks else {}
         self.rungs |= {**refined["model"].rungs, **({"ensemble": self.validated_scores} if len(self.members) > 1 else {})}
-        rows = {name: {"refinements": ", ".join(one.rungs) or "none", "scale": one.scale or None} for name, one in refined.items()}
+        rows = {name: {"refinements": ", ".join(one.rungs) or "none", **({"scale": one.scale} if one.scale else {})} for name, one in refined.items()}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
     @cached_property
