@@ -226,6 +226,12 @@ def test_a_notebook_or_the_chain_reads_every_key_of_the_recipe() -> None:
     assert set(keys(Recipe)) == read_somewhere()
 
 
+def test_a_session_is_called_so_wherever_its_recipe_is_read() -> None:
+    """`keys_read_by_cells` finds what a module reads of a recipe by this name."""
+    arguments = [node for path in (ROOT / "utils_dataset/cellsignal/run").glob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)]
+    assert {each.arg for each in arguments if each.annotation and "Session" in ast.unparse(each.annotation)} <= {"session"}
+
+
 def read_somewhere() -> set[str]:
     """The keys that the notebooks of a plan read, and those that the chain does."""
     planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels") if step.notebook}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cellsignal import code_identity
 from cellsignal.settings import flat, keys
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.errors import InputError
@@ -69,3 +70,25 @@ def test_a_notebook_is_given_what_is_not_the_default() -> None:
 ])
 def test_what_a_cell_reads_is_told_by_its_code(code: str, read: set[str]) -> None:
     assert recipe.keys_read(code) == read
+    assert recipe.keys_read_by_cells(["%matplotlib inline", code]) == read
+
+
+MODULE = """
+def network(session, wells):
+    recipe = session.recipe
+    return build(recipe.network.backbone, seed=seed_of(recipe.seed), wells=wells, budget=session.time_budget)
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "more"), [
+    ("", "", set()), ("wells=wells", "wells=session.recipe.wells.split", {"wells.split"}), ("    recipe = session", "    chosen = session", set(keys(recipe.Recipe))),
+    ("wells=wells", "wells=recipe", set(keys(recipe.Recipe))), ("wells=wells", "**self.session.recipe.wells.held_out", {"wells.split", "wells.validation_experiments"}),
+])
+@pytest.mark.parametrize("imports", ["from cellsignal.run import more", "from cellsignal.run.more import network", "import cellsignal.run.more"])
+def test_what_a_module_of_the_room_run_reads_is_read_by_the_notebook_that_imports_it(
+        imports: str, old: str, new: str, more: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cellsignal/run").mkdir(parents=True)
+    (tmp_path / "cellsignal/run/more.py").write_text(MODULE.replace(old, new))
+    monkeypatch.setattr(code_identity, "PACKAGE", tmp_path / "cellsignal")
+    assert recipe.keys_read_by_cells([imports, "x = recipe.data"]) == {"network.backbone", "seed", "machine.time_budget_minutes", "data"} | more
+    assert recipe.keys_read_by_cells(["from cellsignal.run.others import network", "from cellsignal.data import more"]) == set()

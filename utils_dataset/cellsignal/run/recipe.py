@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cellsignal import settings
-from cellsignal.code_identity import parsed
+from cellsignal.code_identity import loaded, parsed, run_modules
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
@@ -264,27 +265,47 @@ def shortened(values: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in values.items()}
 
 
-def keys_read(code: str) -> set[str]:
+def keys_read_by_cells(cells: Iterable[str]) -> set[str]:
+    """The dotted keys that the cells of a notebook read, and those that the modules of `cellsignal.run` read which they import.
+
+    A module reads `session.recipe`, so that its functions take the `session` under this name; a cell that hands on the recipe itself
+    reads all of it. A cell that is not Python, such as %matplotlib, reads nothing.
+    """
+    found: set[str] = set()
+    for cell in cells:
+        with suppress(SyntaxError):
+            found |= keys_read(cell)
+            modules = [path.read_text(encoding="utf-8") for path in run_modules(cell)]
+            found = found.union(*(keys_read(code, variables=False) for code in modules if "session" in loaded(code)))
+    return found
+
+
+def keys_read(code: str, *, variables: bool = True) -> set[str]:
     """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
 
     `recipe.training.head`, a part of a group, stands for its fields, and a group by itself for all of its keys; `session.time_budget`
-    comes of `machine.time_budget_minutes`.
+    comes of `machine.time_budget_minutes`. `variables`: whether parameters are variables of this code, as they are in a notebook.
     """
     found: set[str] = set()
     waiting: list[ast.AST] = [parsed(code)]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "recipe":
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "recipe" and _are_recipes(node.targets):
             continue  # recipe = session.recipe
         found |= {"machine.time_budget_minutes"} if isinstance(node, ast.Attribute) and node.attr == "time_budget" else set()
         path = _path(node)
         if path is not None:
             found |= _keys(path)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in Recipe.model_fields:
+        elif variables and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in Recipe.model_fields:
             found |= _keys([node.id])
         else:
             waiting += ast.iter_child_nodes(node)
     return found
+
+
+def _are_recipes(targets: Iterable[ast.expr]) -> bool:
+    """Whether what is assigned can only be read as `recipe` or `….recipe`."""
+    return all(isinstance(each, ast.Name | ast.Attribute) and (each.id if isinstance(each, ast.Name) else each.attr) == "recipe" for each in targets)
 
 
 def _path(node: ast.AST) -> list[str] | None:
