@@ -111,13 +111,13 @@ def imported(code: str) -> set[str]:
     return _imported(parsed(code))
 
 
-def run_modules(code: str) -> list[Path]:
-    """The files of the room `run` that `code` imports by name: where a notebook keeps work that its page does not show."""
-    places = (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in imported(code) if name.startswith(f"{PACKAGE.name}.run."))
+def run_modules(tree: ast.AST) -> list[Path]:
+    """The files of the room `run` that code imports by name: where a notebook keeps work that its page does not show."""
+    places = (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in _imported(tree) if name.startswith(f"{PACKAGE.name}.run."))
     return sorted(filter(Path.is_file, places))
 
 
-def _imported(tree: ast.Module) -> set[str]:
+def _imported(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -163,7 +163,7 @@ class Notebook:
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
         for cell in cells:
             with suppress(SyntaxError):
-                for path in run_modules(cell):
+                for path in run_modules(parsed(cell)):
                     self.modules.setdefault(path, _file(path, path.stat().st_mtime_ns)[0])
         return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
 
