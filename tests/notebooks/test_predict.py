@@ -120,10 +120,15 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     unknown = shutil.copytree(plates, tmp_path / "unknown")
     (unknown / "solution.csv").unlink()
     scored: list[tuple[str, list[str]]] = []
+    mapped: list[str] = []
     really = predict.predict_experiment
 
     def told(*arguments: Any, **options: Any) -> dict:
-        scored.append((arguments[3]["experiment"].iloc[0], options["statistics"]))
+        experiment = arguments[3]["experiment"].iloc[0]
+        if "embeddings" in options["statistics"]:
+            mapped.append(experiment)
+        else:
+            scored.append((experiment, options["statistics"]))
         return really(*arguments, **options)
 
     monkeypatch.setattr(predict, "predict_experiment", told)
@@ -132,6 +137,7 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     assert dict(scored) == {
         "HUVEC-02": ["running", "batch", "adapted"], "HUVEC-03": ["running", "adapted"],
         "RPE-01": ["running", "batch", "adapted"], "RPE-03": ["running", "adapted"]}
+    assert mapped == ["HUVEC-01", "HUVEC-02"] * 2, "a map of what is known, under two kinds of statistics"
     rungs = {(row["split"], row["rung"]) for row in read_json(folder / "metrics.json")["ladder"]}
     assert ("held_out", "batch") in rungs and len(answers(folder)) == 2
     scored.clear()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import iter_batches
 from cellsignal.machine import cores
+
+Records = list[dict[str, Any]]  # rows as benchmark.json has them
 
 SMALL = 64  # px that a CPU's network sees
 LEAST = 400  # batches that a data path holds out for
@@ -91,13 +94,19 @@ class Benchmark:
         """The peers' network, of the same kind."""
         return baselines.Eager(self.backbone, channels=CHANNELS, classes=ours.CLASSES, device=self.chosen)
 
-    def stage(self, name: str, ways: list[Candidate], *, device: torch.device = CPU) -> list[Row]:
-        """Measure the ways of a stage and keep what was found."""
+    def describe(self) -> str:
+        """Which sites are measured, and what the network sees of them, on what device."""
+        sample = self.sample
+        return (f"{self.sites} sites of {sample.image_size} px, {sample.own} as they are and the others turned; {sample.origin}\n"
+                f"{sample.bytes_per_site / 1e6:.2f} MB a site as PNGs; the network sees {self.small.image_size} px on {self.chosen}, {self.bits}")
+
+    def stage(self, name: str, ways: list[Candidate], *, device: torch.device = CPU) -> Records:
+        """Measure the ways of a stage, and give its rows as benchmark.json has them."""
         found = measure(name, ways, rounds=self.rounds, seconds=self.seconds, sites=self.sites, seed=self.seed, device=device)
         self.rows += found
-        return found
+        return [row.as_record() for row in found]
 
-    def machine(self) -> list[Row]:
+    def machine(self) -> Records:
         """What the machine can do at best."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +117,9 @@ class Benchmark:
         if self.chosen.type == "cuda":
             ways += [limits.memory_bandwidth(self.chosen, size=self.floor_bytes), limits.transfer_rate(self.chosen, size=self.floor_bytes)]
         self.stage("machine", ways, device=self.chosen)
-        return self.rows
+        return [row.as_record() for row in self.rows]
 
-    def reading(self) -> list[Row]:
+    def reading(self) -> Records:
         """From the disk, or its cache, to uint8[C, H, W]: one core."""
         root, stems = self.sample.root, self.sample.stems
         ways = [Candidate("ours: store", "ours", ours.reading(self.store, stems)),
@@ -122,7 +131,7 @@ class Benchmark:
         with one_thread():
             return self.stage("read", ways)
 
-    def augmenting(self) -> list[Row]:
+    def augmenting(self) -> Records:
         """From pictures in memory to what the network is given: one core, or the GPU."""
         pictures, data = self.sample.pictures(), ours.dataset(self.store, self.sample.sites)
         grey, turning = [picture.transpose(1, 2, 0) for picture in pictures], baselines.Brodt(self.sample.root, self.sample.stems)
@@ -136,7 +145,7 @@ class Benchmark:
         with one_thread():
             return self.stage("augment", ways, device=self.chosen)
 
-    def data_path(self) -> list[Row]:
+    def data_path(self) -> Records:
         """From the disk to what the network is given, everybody as set up for two cores: their two processes, our threads."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, least=LEAST)
@@ -150,7 +159,7 @@ class Benchmark:
             ways.append(Candidate(f"{kind.__name__}: two processes, batches of {size}", "peer", path))
         return self.stage("data path", ways)
 
-    def training(self) -> list[Row]:
+    def training(self) -> Records:
         """Steps of the optimiser: ours fed from the store, ours fed from memory, the peers' on batches that lie ready."""
         near = ours.dataset(self.small.root, self.small.sites, cache=True)
         far = ours.dataset(self.small_store, self.small.sites)
@@ -162,14 +171,14 @@ class Benchmark:
                 Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(each, targets[:len(each)]) for each in ready))]
         return self.stage("train", ways, device=self.chosen)
 
-    def predicting(self) -> list[Row]:
+    def predicting(self) -> Records:
         """One pass: ours over a whole plate that normalises itself, the peers' by batches of 32 that lie ready."""
         pictures, ready = self.small.pictures(), self._floats(32)
         ways = [Candidate("ours: whole plate", "ours", lambda: len(self.learner.adapted(pictures))),
                 Candidate("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
         return self.stage("predict", ways, device=self.chosen)
 
-    def experiment(self) -> list[Row]:
+    def experiment(self) -> Records:
         """From the disk to answers of an experiment: once with the plate's statistics, or in 97 passes that decode every time."""
         stems, source = self.small.stems * PLATES, ours.open_store(self.small_store)
         sites = baselines.Sites(self.small.root, stems)

@@ -46,7 +46,7 @@ class Row:
     sites: int
     note: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         """As JSON has it, rates with five digits."""
         return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(self).items()}
 

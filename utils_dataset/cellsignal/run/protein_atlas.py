@@ -74,7 +74,7 @@ class ProteinAtlas:
         same = same_pictures(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
         recipe = self.session.recipe
         self.folds = stratified_folds(self.labels, folds=recipe.wells.folds, classes=self.task.classes, seed=recipe.seed, groups=same)
-        print(f"{len(same) - len(set(same))} sites show the picture of another one")
+        print(f"{len(same) - len(set(same))} sites show the image of another one")
         return fold_shares(self.labels, self.folds, classes=self.task.classes).T
 
     @property

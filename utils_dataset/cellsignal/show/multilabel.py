@@ -45,7 +45,7 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
     together = table.T @ table
     shares = together / np.maximum(np.diag(together), 1)[:, None]
     np.fill_diagonal(shares, np.nan)
-    figure = picture(9, 8)
+    figure = picture(9, 6.6)
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="viridis", vmin=0, vmax=max(float(np.nanmax(shares)), 0.01))
     axes.set_yticks(range(task.classes), _names(task), fontsize=7)
