@@ -65,7 +65,7 @@ def main(root: Path, out: Path) -> None:
     weights = out / "weights/HUVEC/model.safetensors"
     train_phase(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
     asked = sites[sites["split"] == "test"]
-    scores = score_experiments(root, asked, weights=out / "weights", out=out / "scores", statistics=["adapted"])["adapted"]
+    scores = score_experiments(root, asked, weights=out / "weights", out=out / "scores", all_statistics=False)["adapted"]
     decision = decide(scores.loc[tables.sample], tables.wells)
     write_answers(out / "submission.csv", decision.predictions, decision.confidence, sample=tables.sample)
     plots.save(plots.show_wells([read_site(root, sites["stem"][0])], ["HUVEC-01"]), out / "wells.png")

@@ -29,5 +29,5 @@ def test_what_is_wrong_is_one_line(refused, tmp_path: Path) -> None:
     assert "--compare A.json B.json" in refused("benchmark", tmp_path / "a.json")
     assert "is a folder" in refused("benchmark", "--out", tmp_path)
     assert "no such folder" in refused("benchmark", "--data", tmp_path / "nothing", "--out", tmp_path / "out/b.json")
-    assert "unknown backbone" in refused("benchmark", "--backbone", "nothing", "--out", tmp_path / "out/b.json", "--sites", "2", "--image-size", "16")
+    assert "no such backbone" in refused("benchmark", "--backbone", "nothing", "--out", tmp_path / "out/b.json", "--sites", "2", "--image-size", "16")
     assert not list((tmp_path / "out").iterdir())

@@ -11,6 +11,7 @@ from server import FakeKaggle, Outcome, Pushed
 
 from cellsignal import files
 from cellsignal.code_identity import assigned
+from cellsignal.run import parameters
 from cellsignal.run.record import manifest
 
 PRETRAIN, TRAIN, PREDICT, EDA = "2-pretrain-controls@RPE", "3-train-cell-type@RPE", "4-predict-assign", "1-eda"
@@ -41,7 +42,8 @@ def step_of(pushed: Pushed) -> str:
 def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress: str = "", **other: Any) -> Outcome:
     """A session that ends well; `other` are parameters that it ran with instead of those it was given."""
     root = kaggle.folder / "sessions" / pushed.slug / str(pushed.version)
-    values = {"network_name": "model", **given(pushed), **other}
+    checked = parameters.check({"network_name": "model", **given(pushed), **other})
+    values = {**checked.recipe.model_dump(), **checked.own}
     step = step_of(pushed)
     if step in ("1-eda", "4-predict-assign", "0-chain"):
         del values["network_name"]

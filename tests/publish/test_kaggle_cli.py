@@ -100,7 +100,7 @@ def test_a_dry_run_writes_the_kernels_and_asks_nobody(server: FakeKaggle, cellsi
         (["push", TINY, "--user", "bob", "--only", "7"], "--only 7: no such step; choose from 2-pretrain-controls@HUVEC"),
         (["push", TINY, "--user", "bob", "--cell-type", "U2OS", "--only", "3"], "--only 3 --cell-type U2OS: no such step; "),
         (["push", TINY, "--user", "bob", "--dataset", "plates"], "--dataset plates: no data set's name; "),
-        (["push", TINY, "--user", "bob", "-p", "epoch=3"], "-p epoch=3: unknown key 'epoch'; did you mean 'epochs'?"),
+        (["push", TINY, "--user", "bob", "-p", "epoch=3"], "-p epoch=3: unknown key 'epoch'; did you mean 'training.epochs'?"),
         (["push", ROOT / "papermill_params/real-small.yaml", "--user", "bob"], "data: Kaggle cannot see the folder runs/real-small/data; "),
         (["push", "none.yaml", "--user", "bob"], "none.yaml: no such file; "),
         (["watch", TINY], "tiny: nothing was pushed yet; "),
@@ -185,8 +185,8 @@ def test_a_wrong_key_is_a_login_problem(server: FakeKaggle, cellsignal: Cellsign
 
 
 def test_a_cell_type_that_is_a_path_writes_nothing(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("preset: tiny\ncell_types: [x/../../y]\n")
+    (tmp_path / "bad.yaml").write_text("preset: tiny\nwells: {cell_types: [x/../../y]}\n")
     told = cellsignal("push", tmp_path / "bad.yaml", "--dry-run", "--user", "bob")
     assert told.code == 2 and told.err.startswith(
-        f"cellsignal: error: {tmp_path}/bad.yaml:2: cell_types is ['x/../../y']: 'x/../../y' cannot be the name of a folder: ")
+        f"cellsignal: error: {tmp_path}/bad.yaml:2: wells.cell_types is ['x/../../y']: 'x/../../y' cannot be the name of a folder: ")
     assert {path.name for path in tmp_path.iterdir()} <= {"bad.yaml", "home"} and server.requests == []

@@ -9,6 +9,7 @@ import pytest
 from cellsignal.errors import InputError
 from cellsignal.kaggle import kernel_folders
 from cellsignal.kaggle.kernel_folders import PushPlan
+from cellsignal.learn.settings import TrainingSettings
 from cellsignal.run import environment, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,9 @@ def test_parameters_are_the_recipe_s_and_the_step_s(plan: Make) -> None:
     kernels = {kernel.step: kernel for kernel in plan("brodt-small").kernels}
     trained, plain = (kernels[f"3-train-cell-type@HUVEC{suffix}"].parameters for suffix in ("", "+plain"))
     assert trained["run"] == plain["run"] == "runs/brodt-small" and trained["data"] == ""
-    assert (trained["cell_type"], trained["network"], trained["virtual_batch"]) == ("HUVEC", "model", 32)
-    assert (plain["cell_type"], plain["network"], plain["virtual_batch"]) == ("HUVEC", "plain", 0)
+    shown = {"virtual_batch": TrainingSettings().virtual_batch}
+    assert (trained["cell_type"], trained["network_name"], {**shown, **trained["training"]}["virtual_batch"]) == ("HUVEC", "model", 32)
+    assert (plain["cell_type"], plain["network_name"], {**shown, **plain["training"]}["virtual_batch"]) == ("HUVEC", "plain", 0)
     assert set(kernels["4-predict-assign"].needs) == {"3-train-cell-type@HUVEC", "3-train-cell-type@HUVEC+plain"}
 
 
@@ -65,7 +67,7 @@ def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
     assert [(kernel.step, kernel.gpu) for kernel in atlas.kernels] == [("protein-atlas", True)]
     assert atlas.competitions == ("human-protein-atlas-image-classification",)
     assert atlas.kernels[0].parameters["task"] == "protein-atlas" and "weights/fold-1/model.safetensors" in atlas.kernels[0].outputs
-    with pytest.raises(InputError, match="^-p groups=false: groups is False, and no step of the task protein-atlas reads it; leave it out$"):
+    with pytest.raises(InputError, match="^-p assignment.plate_groups=false: assignment.plate_groups is False, and no step of the task protein-atlas reads it; leave it out$"):
         plan("protein-atlas", "assignment.plate_groups=false")
     with pytest.raises(InputError, match="unknown preset 'demo'; use one of: atlas-demo, atlas-tiny"):
         plan("protein-atlas", "preset=demo")
@@ -96,7 +98,7 @@ def test_a_recipe_for_the_cpu_asks_for_no_gpu(plan: Make) -> None:
 def test_the_whole_chain_is_one_kernel(plan: Make) -> None:
     [chain] = plan("tiny", whole=True).kernels
     assert (chain.step, chain.needs, chain.gpu) == ("0-chain", (), True)
-    assert chain.parameters["epochs"] == 2 and chain.parameters["preset"] == "tiny"
+    assert chain.parameters["training"]["epochs"] == 2 and chain.parameters["preset"] == "tiny"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_killed_sweep_takes_its_trials_with_it_and_goes_on(bench: Run, tmp_pat
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300  # far more than a busy machine takes
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

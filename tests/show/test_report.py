@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from building import in_groups
+
 from cellsignal.files import write_json
 from cellsignal.receipts import Receipt
 from cellsignal.show.html import head, links, number, page, paragraph, section, table
@@ -65,11 +67,11 @@ def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
     for name in ("HUVEC/model", "HUVEC/plain", "HUVEC/final", "RPE/model"):
         Receipt(tmp_path / f"weights/{name}.json", details={"history": history}).write()
     def shown(**parameters) -> list[str]:
-        write_json(tmp_path / "recipe.json", {"parameters": parameters})
+        write_json(tmp_path / "recipe.json", {"parameters": in_groups(parameters)})
         return re.findall(r'alt="training of ([^"]*)"', read(write_report(tmp_path))[0])
     assert shown() == shown(cell_types=["HUVEC", "RPE"]) == ["HUVEC", "RPE"]
     assert shown(cell_types=["HUVEC"], final_epochs=0) == ["HUVEC"]
-    both = shown(cell_types=["HUVEC"], final_epochs=1, compare_batches=True)
+    both = shown(cell_types=["HUVEC"], final_epochs=1, ablate_virtual_batch=True)
     assert both == ["HUVEC", "HUVEC, treatments without the virtual batch"]
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from building import make_network, make_phase
+from building import make_network, make_phase, train_phase
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import PRESETS, simulate
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.settings import PredictionSettings
 from cellsignal.files import read_json
 from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_validation
@@ -29,7 +30,7 @@ def train(tables: Tables, weights: Path, *, seed: int) -> None:
     sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
     data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=build_augmentation(AugmentationSettings(), seed=seed))
     model = make_network("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
-    train(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
+    train_phase(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
 
 
 def compare(root: Path, *, seed: int) -> dict[str, dict]:

@@ -36,7 +36,7 @@ def test_until_done_pushes_again_by_itself(server: FakeKaggle, call: Call, capsy
 
 def test_a_step_that_stands_still_is_not_pushed_for_ever(server: FakeKaggle, call: Call) -> None:
     server.runner = out_of_time(server, "pretrain, epoch 3 of 9")
-    with pytest.raises(StepFailed, match="no further than pretrain, epoch 3 of 9; raise time_budget_minutes"):
+    with pytest.raises(StepFailed, match="no further than pretrain, epoch 3 of 9; raise machine.time_budget_minutes"):
         call(only="2", until_done=True)
     assert pushes(server) == [f"2-pretrain-controls-rpe{end}" for end in ("", "", "-b")]
 

@@ -103,7 +103,7 @@ def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> 
 
 
 def budgets(server: FakeKaggle) -> list[float]:
-    return [sessions.given(pushed)["time_budget_minutes"] for versions in server.kernels.values() for pushed in versions]
+    return [sessions.given(pushed)["machine"].get("time_budget_minutes", 0.0) for versions in server.kernels.values() for pushed in versions]
 
 
 def test_the_week_s_hours_are_shared_by_the_sessions(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:

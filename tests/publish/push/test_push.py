@@ -262,7 +262,7 @@ def test_a_part_needs_its_sources(server: FakeKaggle, call: Call) -> None:
 def test_the_whole_chain_as_one_kernel(server: FakeKaggle, call: Call) -> None:
     assert call(only="0-chain") == {}
     [pushed] = server.kernels["alice/cellsignal-tiny-0-chain"]
-    assert sessions.given(pushed)["epochs"] == 2 and pushed.gpu
+    assert sessions.given(pushed)["training"]["epochs"] == 2 and pushed.gpu
 
 
 def test_another_call_on_the_same_recipe(server: FakeKaggle, call: Call, tmp_path: Path) -> None:
