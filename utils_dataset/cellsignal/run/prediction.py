@@ -49,7 +49,8 @@ class Predictor:
     def __init__(self, session: Session, *, stored: str = "", scored: Sequence[str] = ()) -> None:
         recipe = self.recipe = session.recipe
         self.session, self.folder, self.stored, self.scored = session, session.folder, stored == "scores", scored
-        self.all_tables = inputs.open_tables(recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
+        self.all_tables = inputs.open_tables(
+            recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
         self.asked_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
         self.members = list(members(recipe.network.backbone, recipe.network.ensemble))
         self.finals = [last_name(name, final=True) for name in self.members if recipe.training.final_epochs]
@@ -104,7 +105,8 @@ class Predictor:
         plates = (some["experiment"] + "_" + some["plate"].astype(str)).groupby([some["cell_type"], some["split"]])
         by_split = some.groupby(["cell_type", "split"])
         table = by_split["experiment"].unique().map(", ".join).to_frame("experiments")
-        return table.assign(plates=plates.nunique(), wells=by_split["id_code"].nunique(), known=[split in self.truths for _, split in table.index])
+        known = [split in self.truths for _, split in table.index]
+        return table.assign(plates=plates.nunique(), wells=by_split["id_code"].nunique(), known=known)
 
     def score(self) -> dict[str, pd.DataFrame]:
         """The scores of each kind of statistics, by the first network of the ladder; those of the others are kept for what follows.
@@ -116,18 +118,19 @@ class Predictor:
         settings, first = recipe.prediction.wells, self.networks[0]
         answered = {name for truth in self.truths.values() for name in self._treatment["experiment"].reindex(truth.index).dropna()}
         if not self.stored:
-            note = scope_note(self.folder / "weights", self.sites_to_score["cell_type"].unique(), first, settings.statistics_scope, joint=recipe.network.one_network)
+            cell_types = self.sites_to_score["cell_type"].unique()
+            note = scope_note(self.folder / "weights", cell_types, first, settings.statistics_scope, joint=recipe.network.one_network)
             self.notes += [note] * bool(note)
         training_sites = self.sites if settings.prototype_weight else None  # their embeddings make the prototypes
-        options = {name: {"all_statistics": name == first, "settings": settings, "taught": training_sites} for name in self.networks}
+        options = {name: {"all_statistics": name == first, "settings": settings, "embedded": training_sites} for name in self.networks}
         if "plain" in options:  # a rung of its own, without what comes above it
-            options["plain"] |= {"settings": settings.model_copy(update={"tta_views": 1}), "taught": None}
+            options["plain"] |= {"settings": settings.model_copy(update={"tta_views": 1}), "embedded": None}
         self.scores = score_networks(
             self.root, self.sites_to_score, options, out=self.folder / "scores", weights=self.folder / "weights", stored=self.stored,
             batch_for=None if settings.statistics == "batch" else answered, joint=recipe.network.one_network,
             machine=recipe.machine, budget=self.session.time_budget)
         if self.scored:
-            self.session.finish_early(f"scored {', '.join(self.scored)}; who asked for that decides")
+            self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
         return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in STATISTICS}
 
@@ -181,7 +184,8 @@ class Predictor:
         """The arguments of `decide` that hold for all experiments: `plate_groups`, and a temperature for each cell type with errors to tell it."""
         treatment = self._treatment
         held_out = treatment[treatment["split"] == "held_out"]
-        return {**self.plate_groups, "temperatures": decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_groups)}
+        temperatures = decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_groups)
+        return {**self.plate_groups, "temperatures": temperatures}
 
     def decide(self) -> Decision:
         """A siRNA for every test well, by the last networks' scores and all plate knowledge; of a known layout where the recipe allows it."""
@@ -214,13 +218,13 @@ class Predictor:
     def check_answers(self) -> pd.DataFrame:
         """Answers to wells whose siRNA is known, test wells if there are such, else held-out ones decided in the same way.
 
-        Index id_code; columns sirna, predicted, confidence, right.
+        Index id_code; columns predicted, confidence, sirna, right.
         """
         decision = self.decision
         if "test" not in self.truths and len(self.truth):
             decision = decide(self.validated_scores.loc[self.truth.index], self.tables.wells, **self.design)
-        table = pd.DataFrame({"sirna": self.truth, "predicted": decision.predictions.reindex(self.truth.index), "confidence": decision.confidence.reindex(self.truth.index)})
-        return table.assign(right=table["sirna"] == table["predicted"])
+        answers = pd.DataFrame({"predicted": decision.predictions, "confidence": decision.confidence}).reindex(self.truth.index)
+        return answers.assign(sirna=self.truth, right=answers["predicted"] == self.truth)
 
     def submit(self) -> pd.DataFrame:
         """Write the submission and its confidences, the metrics, and the answers that a comparison of runs goes by; gives the submission.
@@ -239,7 +243,8 @@ class Predictor:
         unanswered = len(self.asked_tables.sample) - len(self.tables.sample)
         if unanswered:
             remove_submission(self.folder / "submission.csv")  # perhaps of an earlier run
-            print(f"no submission, because {unanswered} test wells have no answer: {self.left_out}; train these, attach the outputs, and run this again")
+            print(f"no submission, because {unanswered} test wells have no answer: {self.left_out}; "
+                  "train these, attach the outputs, and run this again")
             return answers.iloc[:0]
         write_answers(self.folder / "submission.csv", decision.predictions, decision.confidence, sample=self.tables.sample)
         return answers

@@ -99,8 +99,9 @@ class ProteinAtlas:
         """The sites of a fold's training: those of all other folds, augmented, and its own to measure by."""
         recipe = self.session.recipe
         change = build_augmentation(recipe.augmentation.labels, seed=recipe.seed)
+        parts = self.labelled.assign(split=split_of(self.folds, fold))
         train, held_out = make_train_validation(
-            self.root, self.labelled.assign(split=split_of(self.folds, fold)), augment=change, channels=self.task.suffixes, class_numbers=range(self.task.classes))
+            self.root, parts, augment=change, channels=self.task.suffixes, class_numbers=range(self.task.classes))
         return TrainingSites(train, held_out, task=self.task.name)
 
     def fit_options(self, fold: int) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class ProteinAtlas:
         """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites where a solution is."""
         solution = self.tables.solution
         test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
-        self.rungs = evaluate_label_ladder(self.scores, self.truth, taught=self.labels, test=test)
+        self.rungs = evaluate_label_ladder(self.scores, self.truth, training_labels=self.labels, test=test)
         return self.rungs
 
     def submit(self) -> pd.DataFrame:
