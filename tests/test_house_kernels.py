@@ -105,6 +105,21 @@ def test_notebook_narrates(path: Path) -> None:
 
 
 @each_notebook
+def test_prose_precedes_every_cell_that_runs_something(path: Path) -> None:
+    kinds = [cell["cell_type"] for cell in notebook(path)["cells"] if not colab.is_cell(cell)]
+    assert "codecode" not in "".join(kinds)
+
+
+@each_notebook
+def test_a_cell_imports_at_most_eight_lines_and_asks_nothing_of_stored_results(path: Path) -> None:
+    for cell in code(path):
+        tree = ast.parse(text(cell))
+        assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body) <= 8
+        tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
+        assert not {"stored", "scored"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
+
+
+@each_notebook
 def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None:
     for cell in cells(path, "code"):
         lines = [line for line in text(cell).splitlines() if line.strip() and not line.startswith(("import ", "from "))]
