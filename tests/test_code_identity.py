@@ -84,6 +84,21 @@ def test_cells_count_from_the_beginning_on_and_once() -> None:
     assert other.code() == first, "parameters and what finds the package are no code of a training"
 
 
+def test_modules_of_the_room_run_that_cells_import_count_as_first_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "cellsignal/run/more.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(code_identity, "PACKAGE", tmp_path / "cellsignal")
+
+    def code(text: str, notebook: Notebook) -> str:
+        module.write_text(text)
+        notebook.cells = ["from cellsignal.run.more import epochs", "%time", "epochs()"]
+        return notebook.code()
+
+    first = code("def epochs():\n    return 3\n", running := Notebook())
+    assert code("def epochs():\n    return 3  # three\n", Notebook()) == first
+    assert code("def epochs():\n    return 4\n", Notebook()) != first == running.code()
+
+
 class Noise:
     """A user's own transform, with a cache that is nobody's business."""
 

@@ -105,6 +105,21 @@ def test_notebook_narrates(path: Path) -> None:
 
 
 @each_notebook
+def test_prose_precedes_every_cell_that_runs_something(path: Path) -> None:
+    kinds = [cell["cell_type"] for cell in notebook(path)["cells"] if not colab.is_cell(cell)]
+    assert "codecode" not in "".join(kinds)
+
+
+@each_notebook
+def test_a_cell_imports_at_most_eight_lines_and_asks_nothing_of_stored_results(path: Path) -> None:
+    for cell in code(path):
+        tree = ast.parse(text(cell))
+        assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body) <= 8
+        tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
+        assert not {"stored", "scored"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
+
+
+@each_notebook
 def test_notebook_cells_are_short_and_define_next_to_nothing(path: Path) -> None:
     for cell in cells(path, "code"):
         lines = [line for line in text(cell).splitlines() if line.strip() and not line.startswith(("import ", "from "))]
@@ -224,6 +239,12 @@ def test_a_cell_reads_every_key_that_the_parameters_cell_shows(path: Path) -> No
 
 def test_a_notebook_or_the_chain_reads_every_key_of_the_recipe() -> None:
     assert set(keys(Recipe)) == read_somewhere()
+
+
+def test_a_session_is_called_so_wherever_its_recipe_is_read() -> None:
+    """`keys_read_by_cells` finds what a module reads of a recipe by this name."""
+    arguments = [node for path in (ROOT / "utils_dataset/cellsignal/run").glob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)]
+    assert {each.arg for each in arguments if each.annotation and "Session" in ast.unparse(each.annotation)} <= {"session"}
 
 
 def read_somewhere() -> set[str]:

@@ -48,7 +48,7 @@ def plates(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """one_session(name, experiments, earlier=output, key=value) is a session on Kaggle; gives its run folder."""
+    """one_session(name, experiments, earlier=output, key=value) is a session on Kaggle; gives its run folder, and keeps its `variables`."""
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.delenv("CELLSIGNAL_CHAIN", raising=False)
 
@@ -59,7 +59,7 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:
             shutil.copytree(earlier, tmp_path / name / "input/notebooks/alice/predict/runs/tiny", ignore=shutil.ignore_patterns("weights"))
-        script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(plates), **values}))
+        go.variables = script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(plates), **values}))
         environment.release(folder)
         plt.close("all")
         return folder
@@ -86,6 +86,7 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
     assert notes == [f"scored {done} of 4 experiments with {name}" for name, done in (
         ("plain", 2), ("model", 0), ("model", 2), ("final", 0), ("final", 2))] + [""]
     assert answers(folder) == answers(whole)
+    assert one_session.variables["embeddings"] == {}, "a map is not worth another session"
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert read_json(whole / "metrics.json")["simulated"] is True
     assert set(written.outputs) == set(manifest.read(whole, STEP).outputs)
@@ -101,6 +102,7 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
     stored = one_session("stored", 0, earlier=whole, ablate_virtual_batch=False, data=str(tables), stored="scores")
     assert len(answers(stored)) == 2 and answers(stored) == answers(whole)
     assert read_json(stored / "metrics.json")["ladder"] == read_json(whole / "metrics.json")["ladder"]
+    assert one_session.variables["embeddings"] == {} and one_session.variables["predictor"].images.empty
 
 
 @pytest.mark.filterwarnings("ignore:statistics are gathered")
@@ -120,10 +122,15 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     unknown = shutil.copytree(plates, tmp_path / "unknown")
     (unknown / "solution.csv").unlink()
     scored: list[tuple[str, list[str]]] = []
+    mapped: list[str] = []
     really = predict.predict_experiment
 
     def told(*arguments: Any, **options: Any) -> dict:
-        scored.append((arguments[3]["experiment"].iloc[0], options["statistics"]))
+        experiment = arguments[3]["experiment"].iloc[0]
+        if "embeddings" in options["statistics"]:
+            mapped.append(experiment)
+        else:
+            scored.append((experiment, options["statistics"]))
         return really(*arguments, **options)
 
     monkeypatch.setattr(predict, "predict_experiment", told)
@@ -132,8 +139,12 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     assert dict(scored) == {
         "HUVEC-02": ["running", "batch", "adapted"], "HUVEC-03": ["running", "adapted"],
         "RPE-01": ["running", "batch", "adapted"], "RPE-03": ["running", "adapted"]}
-    rungs = {(row["split"], row["rung"]) for row in read_json(folder / "metrics.json")["ladder"]}
+    assert mapped == ["HUVEC-01", "HUVEC-02"] * 2, "a map of what is known, under two kinds of statistics"
+    rungs = {(row["split"], row["rung"]): row["accuracy"] for row in read_json(folder / "metrics.json")["ladder"]}
     assert ("held_out", "batch") in rungs and len(answers(folder)) == 2
+    known = one_session.variables["known"]
+    assert {name.split("_")[0] for name in known.index} == {"HUVEC-02", "RPE-01"}, "held-out wells stand in for test wells"
+    assert known["right"].mean() == rungs["held_out", "groups+expected"]
     scored.clear()
     one_session("batch", **knobs, statistics="batch")
     assert all("batch" in kinds for _, kinds in scored) and len(scored) == 4

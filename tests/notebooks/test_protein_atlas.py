@@ -57,7 +57,7 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
     thresholds = read_json(run / "weights/thresholds.json")
     assert set(networks) == {"fold-0", "fold-1"} and thresholds["weights"] == networks
     assert thresholds["sites"] == 120 and len(thresholds["values"]) == 28
-    assert len(tables.sample) == 48 and "2 sites show the picture of another one" in capsys.readouterr().out
+    assert len(tables.sample) == 48 and "2 sites show the image of another one" in capsys.readouterr().out
     text = write_report(run).read_text()
     assert f"{chosen['macro_f1']:.3f}" in text and "By class" in text and text.count('src="data:image/png') >= 6
 

@@ -34,8 +34,12 @@ def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) ->
 
     first, said = run()
     losses.write_text(losses.read_text().replace("# Brodt trains with BCE", "# He trains with BCE"))
-    assert said == "" and run(Path(notebook), "# of weights and batches; each", "# of batches and weights; each") == (first, "")
+    assert said == "" and run(Path(notebook), "recipe = session.recipe", "recipe = session.recipe  # as it was checked") == (first, "")
     second, said = run(losses, '"bce": functional.binary_cross_entropy_with_logits', '"bce": lambda logits, targets: 3 * focal(logits, targets)')
     assert second != first and said == AGAIN.format("given, learn")
-    third, said = run(Path(notebook), "training=whole, augmentation=recipe.augmentation.whole, ", "training=whole, augmentation=recipe.augmentation.part('pretraining', symmetries='none'), ")
+    third, said = run(Path(notebook), "train, held_out = work.data_sets(learnt)", "train, held_out = work.data_sets(learnt); train.augment = None")
     assert third not in (first, second) and said == AGAIN.format("given, notebook")
+    shown = package / "run/training.py"
+    shown.write_text(shown.read_text().replace('"""Where the weights of a phase lie', '"""Where weights of a phase lie'))
+    assert run() == (third, ""), "a docstring of what the cells call"
+    assert run(shown, '[f"body from', '[f"its body from') == (third, AGAIN.format("notebook")), "what the cells call is code of theirs"

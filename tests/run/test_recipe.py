@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cellsignal import code_identity
 from cellsignal.settings import flat, keys
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.errors import InputError
@@ -69,3 +70,38 @@ def test_a_notebook_is_given_what_is_not_the_default() -> None:
 ])
 def test_what_a_cell_reads_is_told_by_its_code(code: str, read: set[str]) -> None:
     assert recipe.keys_read(code) == read
+    assert recipe.keys_read_by_cells(["%matplotlib inline", code]) == read
+
+
+MODULE = """
+class Training:
+    def __init__(self, session, wells):
+        self.session = session
+    def build_network(self):
+        recipe = self.session.recipe
+        return _built(recipe.network.backbone, seed=seed_of(recipe.seed), wells=wells, budget=session.time_budget)
+    def unused(self):
+        return self.session.recipe.assignment
+
+def _built(backbone, **how):
+    return backbone
+
+def unused(session):
+    return session.recipe.prediction
+"""
+
+
+@pytest.mark.parametrize(("old", "new", "more"), [
+    ("", "", set()), ("wells=wells", "wells=session.recipe.wells.split", {"wells.split"}), ("    recipe = self.session", "    chosen = self.session", set(keys(recipe.Recipe))),
+    ("wells=wells", "wells=recipe", set(keys(recipe.Recipe))), ("return backbone", "return session.recipe.data", {"data"}),
+    ("        self.session = session", "        self.task = session.recipe.task", {"task"}), ("(self, session, wells)", "(self, session=session.recipe.run)", {"run"}), ("wells=wells", "**self.session.recipe.wells.held_out", {"wells.split", "wells.validation_experiments"}),
+])
+@pytest.mark.parametrize("imports", ["from cellsignal.run import more\nmore.Training", "from cellsignal.run.more import Training", "import cellsignal.run.more as m; m.Training()"])
+def test_what_functions_of_the_room_run_read_is_read_by_the_notebook_that_names_them(
+        imports: str, old: str, new: str, more: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cellsignal/run").mkdir(parents=True)
+    (tmp_path / "cellsignal/run/more.py").write_text(MODULE.replace(old, new))
+    monkeypatch.setattr(code_identity, "PACKAGE", tmp_path / "cellsignal")
+    assert recipe.keys_read_by_cells([imports, "x = recipe.data", "%time", "x.build_network"]) == {
+        "network.backbone", "seed", "machine.time_budget_minutes", "data"} | more
+    assert recipe.keys_read_by_cells(["from cellsignal.run.others import network", "from cellsignal.data import more; more.Training().build_network()"]) == set()

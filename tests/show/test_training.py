@@ -1,15 +1,23 @@
 """What a training notebook shows: tables that add up, images on one scale, accuracies with their intervals."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from building import make_network
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from cellsignal.data import simulated
+from cellsignal.learn.batches.augment import CropFlipRotate, build_augmentation
+from cellsignal.learn.batches.dataset import SiteImages
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.show.eda.composites import composite, limits
-from cellsignal.show.training import accuracy_by_experiment, image_grid, network_summary, site_captions, training_table
+from cellsignal.show.training import (
+    accuracy_by_experiment, augmentation_grid, batch_grid, control_grid, history_table, image_grid, network_summary, site_captions, training_table,
+)  # fmt: skip
 
 IMAGES = list(np.random.default_rng(0).integers(0, 255, (5, 6, 8, 8), dtype=np.uint8))
 
@@ -53,6 +61,52 @@ def test_images_of_several_sizes_and_none():
 def test_captions_tell_well_and_sirna_where_it_is_known():
     sites = pd.DataFrame({"well": ["B02", "B03"], "site": [1, 2], "sirna": pd.array([7, None], "Int64")})
     assert site_captions(sites) == ["B02, site 1\nsiRNA 7", "B03, site 2"]
+
+
+def data_of(sites: pd.DataFrame, augment: CropFlipRotate | None = None) -> SiteImages:
+    """Sites whose images are in memory, each of its own grey."""
+    data = SiteImages(Path("nowhere"), sites.assign(site=1, stem=sites["id_code"]), class_numbers=sorted(sites["sirna"].unique()), augment=augment)
+    data.cached = [np.full((6, 8, 8), row, np.uint8) + np.arange(8, dtype=np.uint8) for row in range(len(sites))]
+    return data
+
+
+def captions(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.images]
+
+
+def test_a_batch_names_its_plate_once_or_for_each_site():
+    data = data_of(wells_of(RPE_01="train"))
+    figure = batch_grid(data, np.array([1, 0]))
+    assert figure.get_suptitle() == "RPE-01, plate 1" and captions(figure) == ["B02, site 1\nsiRNA 2", "B01, site 1\nsiRNA 1"]
+    figure = batch_grid(data, np.array([0, 3]))
+    assert figure.get_suptitle() == "2 plates" and captions(figure) == ["RPE-01_1_B01, site 1\nsiRNA 1", "RPE-01_2_B01, site 1\nsiRNA 1"]
+
+
+def test_controls_stand_in_columns_on_plates_of_several_experiments_that_have_them_all():
+    wells = wells_of(RPE_01="train", RPE_02="train", RPE_03="train", RPE_04="train")
+    figure = control_grid(data_of(wells.drop(index=1)), controls=2)  # RPE-01 lacks siRNA 2 on its plate 1
+    assert captions(figure) == [f"RPE-0{number}_1_B0{sirna}, site 1\nsiRNA {sirna}" for number in (2, 3, 4) for sirna in (2, 3)]
+
+
+def test_augmentations_are_those_of_the_first_epochs():
+    change = build_augmentation(AugmentationSettings(), seed=0)
+    data = data_of(wells_of(RPE_01="train"), augment=change)
+    figure = augmentation_grid(data, row=4, epochs=3)
+    assert captions(figure) == ["as stored", "epoch 1", "epoch 2", "epoch 3"] and figure.get_suptitle() == "B02, site 1, siRNA 2"
+    images = [data.image(4), *(change(data.image(4), epoch=epoch, site=4) for epoch in range(3))]
+    ends = limits(np.stack(images))
+    for axes, image in zip(figure.axes, images, strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), composite(image, ends=ends))
+    assert captions(augmentation_grid(data_of(wells_of(RPE_01="train")))) == ["as stored, and in every epoch"]
+
+
+def test_the_history_in_one_row_a_phase():
+    row = {"loss": 0.5, "accuracy": 0.25, "held_out_accuracy": None, "seconds": 30.0}
+    history = [{**row, "phase": "whole", "epoch": 1, "held_out_accuracy": 0.75}, {**row, "phase": "whole", "epoch": 2, "held_out_accuracy": 0.5, "accuracy": 0.5},
+               {**row, "phase": "final", "epoch": 1}]
+    table = history_table(history)
+    assert table.loc["whole"].tolist() == [2, 0.5, 0.5, 0.75, 1, 1.0] and list(table.index) == ["whole", "final"]
+    assert table.loc["final", ["held_out", "best_epoch"]].isna().all() and table.loc["final", "minutes"] == 0.5
 
 
 @pytest.mark.parametrize("backbone", ["densenet-small", "resnet-small", "vgg-small", "plain-cnn"])

@@ -11,6 +11,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -110,7 +111,13 @@ def imported(code: str) -> set[str]:
     return _imported(parsed(code))
 
 
-def _imported(tree: ast.Module) -> set[str]:
+def run_modules(tree: ast.AST) -> list[Path]:
+    """The files of the room `run` that code imports by name: where a notebook keeps work that its page does not show."""
+    places = (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in _imported(tree) if name.startswith(f"{PACKAGE.name}.run."))
+    return sorted(filter(Path.is_file, places))
+
+
+def _imported(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -137,12 +144,14 @@ def _file(path: Path, written: int) -> tuple[str, frozenset[str]]:
 class Notebook:
     """The cells of the notebook that this process runs, as IPython keeps them in `In`, or a script does in its place.
 
-    Those up to the one that called `begin` set parameters and find the package: they are no part of what is identified.
+    Those up to the one that called `begin` set parameters and find the package: they are no part of what is identified. The
+    modules of the room `run` that the others import are, as they were when they were first seen: files may change meanwhile.
     """
 
     def __init__(self) -> None:
         self.cells: Sequence[str] = ()
         self.first = 0
+        self.modules: dict[Path, str] = {}
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """What counts begins after the cell that calls this; `cells` grows by each one before it runs."""
@@ -151,8 +160,12 @@ class Notebook:
 
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. One that ran twice counts once."""
-        cells = self.cells or getattr(sys.modules.get("__main__"), "In", ())
-        return _sha256(list(dict.fromkeys(map(text_digest, cells[self.first :])))) if len(cells) > self.first else ""
+        cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
+        for cell in cells:
+            with suppress(SyntaxError):
+                for path in run_modules(parsed(cell)):
+                    self.modules.setdefault(path, _file(path, path.stat().st_mtime_ns)[0])
+        return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
 
 
 notebook = Notebook()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import iter_batches
 from cellsignal.machine import cores
+
+Records = list[dict[str, Any]]  # rows as benchmark.json has them
 
 CPU_NETWORK_SIZE = 64  # px that a CPU's network sees
 MIN_BATCHES = 400  # batches that a data path can deliver at least
@@ -91,13 +94,19 @@ class Benchmark:
         """The peers' network, of the same kind."""
         return baselines.Eager(self.backbone, channels=CHANNELS, classes=ours.CLASSES, device=self.chosen)
 
-    def stage(self, name: str, candidates: list[Candidate], *, device: torch.device = CPU) -> list[Row]:
-        """Measure the candidates of a stage and store the rows."""
+    def describe(self) -> str:
+        """Which sites are measured, and what the network sees of them, on what device."""
+        sample = self.sample
+        return (f"{self.sites} sites of {sample.image_size} px, {sample.originals} as they are and the others turned; {sample.origin}\n"
+                f"{sample.bytes_per_site / 1e6:.2f} MB a site as PNGs; the network sees {self.small.image_size} px on {self.chosen}, {self.bits}")
+
+    def stage(self, name: str, candidates: list[Candidate], *, device: torch.device = CPU) -> Records:
+        """Measure the candidates of a stage; returns its rows as benchmark.json has them."""
         rows = measure(name, candidates, rounds=self.rounds, seconds=self.seconds, sites=self.sites, seed=self.seed, device=device)
         self.rows += rows
-        return rows
+        return [row.as_json() for row in rows]
 
-    def machine(self) -> list[Row]:
+    def machine(self) -> Records:
         """What the machine can do at best."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +117,9 @@ class Benchmark:
         if self.chosen.type == "cuda":
             candidates += [limits.memory_bandwidth(self.chosen, size=self.floor_bytes), limits.transfer_rate(self.chosen, size=self.floor_bytes)]
         self.stage("machine", candidates, device=self.chosen)
-        return self.rows
+        return [row.as_json() for row in self.rows]
 
-    def reading(self) -> list[Row]:
+    def reading(self) -> Records:
         """From the disk, or its cache, to uint8[C, H, W]: one core."""
         root, stems = self.sample.root, self.sample.stems
         candidates = [Candidate("ours: store", "ours", ours.reading(self.store, stems)),
@@ -122,7 +131,7 @@ class Benchmark:
         with one_thread():
             return self.stage("read", candidates)
 
-    def augmenting(self) -> list[Row]:
+    def augmenting(self) -> Records:
         """From images in memory to the network's input: one core, or the GPU."""
         images, data = self.sample.images(), ours.dataset(self.store, self.sample.sites)
         grey_images, brodt = [image.transpose(1, 2, 0) for image in images], baselines.Brodt(self.sample.root, self.sample.stems)
@@ -136,7 +145,7 @@ class Benchmark:
         with one_thread():
             return self.stage("augment", candidates, device=self.chosen)
 
-    def data_path(self) -> list[Row]:
+    def data_path(self) -> Records:
         """From the disk to the network's input on two cores: two processes for the peers, threads for ours."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, min_batches=MIN_BATCHES)
@@ -150,7 +159,7 @@ class Benchmark:
             candidates.append(Candidate(f"{kind.__name__}: two processes, batches of {size}", "peer", path))
         return self.stage("data path", candidates)
 
-    def training(self) -> list[Row]:
+    def training(self) -> Records:
         """Steps of the optimiser: ours with data from the store, ours with data from memory, the peers' on prepared batches."""
         near = ours.dataset(self.small.root, self.small.sites, cache=True)
         far = ours.dataset(self.small_store, self.small.sites)
@@ -162,14 +171,14 @@ class Benchmark:
                 Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(each, targets[:len(each)]) for each in ready))]
         return self.stage("train", candidates, device=self.chosen)
 
-    def predicting(self) -> list[Row]:
+    def predicting(self) -> Records:
         """One pass: ours over a whole plate with adapted statistics, the peers' on prepared batches of 32."""
         images, ready = self.small.images(), self._floats(32)
         candidates = [Candidate("ours: whole plate", "ours", lambda: len(self.learner.adapted(images))),
                 Candidate("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
         return self.stage("predict", candidates, device=self.chosen)
 
-    def experiment(self) -> list[Row]:
+    def experiment(self) -> Records:
         """From the disk to predictions of an experiment: one pass with the plate's statistics, or 97 passes that decode again."""
         stems, source = self.small.stems * PLATES_PER_EXPERIMENT, ours.open_store(self.small_store)
         sites = baselines.Sites(self.small.root, stems)

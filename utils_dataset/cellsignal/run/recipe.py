@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from cellsignal import settings
-from cellsignal.code_identity import parsed
+from cellsignal.code_identity import parsed, run_modules
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
@@ -264,27 +265,78 @@ def shortened(values: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in values.items()}
 
 
+def keys_read_by_cells(cells: Iterable[str]) -> set[str]:
+    """The dotted keys that the cells of a notebook read, and those that the functions read which they name of modules of `cellsignal.run`.
+
+    Such a function takes the session under this name and reads `session.recipe`; a cell that hands on the recipe itself reads all of
+    it. Methods count where any attribute of their name occurs. A cell that is not Python, such as %matplotlib, reads nothing.
+    """
+    trees: list[ast.AST] = []
+    for cell in cells:
+        with suppress(SyntaxError):
+            trees.append(parsed(cell))
+    names = set().union(*map(_names, trees))
+    texts = (path.read_text(encoding="utf-8") for path in set().union(*map(run_modules, trees)))
+    modules = [node for text in texts if "session" in text for node in _reached(parsed(text), names)]
+    return _read(trees, variables=True) | _read(modules, variables=False)
+
+
+def _reached(module: ast.Module, names: set[str]) -> list[ast.AST]:
+    """What of a module runs for who uses `names`: all but the functions and methods that nothing names."""
+    reached: list[ast.AST] = []
+    functions: list[tuple[str, ast.AST]] = []
+    for name, body in (("", module.body), *((node.name, node.body) for node in module.body if isinstance(node, ast.ClassDef))):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.append((name if name and node.name.startswith("__") else node.name, node))
+            elif name or not isinstance(node, ast.ClassDef):
+                reached.append(node)
+    names = names.union(*map(_names, reached))
+    while new := [node for name, node in functions if name in names]:
+        reached += new
+        functions = [each for each in functions if each[1] not in new]
+        names = names.union(*map(_names, new))
+    return reached
+
+
+def _names(tree: ast.AST) -> set[str]:
+    """The names, attributes and imported names in a tree."""
+    nodes = list(ast.walk(tree))
+    found = {node.id for node in nodes if isinstance(node, ast.Name)} | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return found | {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
 def keys_read(code: str) -> set[str]:
     """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
 
     `recipe.training.head`, a part of a group, stands for its fields, and a group by itself for all of its keys; `session.time_budget`
     comes of `machine.time_budget_minutes`.
     """
+    return _read([parsed(code)], variables=True)
+
+
+def _read(trees: Iterable[ast.AST], *, variables: bool) -> set[str]:
+    """The keys that code reads; `variables`: whether parameters are variables of it, as they are in a notebook."""
     found: set[str] = set()
-    waiting: list[ast.AST] = [parsed(code)]
+    waiting = list(trees)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "recipe":
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "recipe" and _are_recipes(node.targets):
             continue  # recipe = session.recipe
         found |= {"machine.time_budget_minutes"} if isinstance(node, ast.Attribute) and node.attr == "time_budget" else set()
         path = _path(node)
         if path is not None:
             found |= _keys(path)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in Recipe.model_fields:
+        elif variables and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in Recipe.model_fields:
             found |= _keys([node.id])
         else:
             waiting += ast.iter_child_nodes(node)
     return found
+
+
+def _are_recipes(targets: Iterable[ast.expr]) -> bool:
+    """Whether what is assigned can only be read as `recipe` or `….recipe`."""
+    return all(isinstance(each, ast.Name | ast.Attribute) and (each.id if isinstance(each, ast.Name) else each.attr) == "recipe" for each in targets)
 
 
 def _path(node: ast.AST) -> list[str] | None:

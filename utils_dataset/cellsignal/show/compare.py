@@ -210,6 +210,19 @@ def _difference(axes: Axes, row: Row, y: int, *, colour: str) -> None:
     axes.plot(row["difference"], y, "o", color=colour, ms=7, mfc=colour if sure else "white")
 
 
+def surest_pairs(comparison: Mapping[str, Any], *, split: str, count: int = 20) -> pd.DataFrame:
+    """The pairs of runs that differ most surely by McNemar's test, raw answers first; p_holm is corrected for their number."""
+    columns = ["kind", "first", "second", "only_first", "only_second", "difference", "p", "p_holm"]
+    pairs = pd.DataFrame(by_recipe(comparison["pairs"], split=split), columns=columns)
+    return pairs.sort_values(["kind", "p"], ascending=[False, True]).head(count)
+
+
+def leader_confusion(comparison: Mapping[str, Any], *, split: str) -> Figure:
+    """`confusion` of the raw answers of the recipe with the best raw accuracy."""
+    best = max(by_recipe(comparison["accuracies"], split=split, kind="raw", by=""), key=lambda row: row["accuracy"])["recipe"]
+    return confusion(by_recipe(comparison["confusions"], split=split, kind="raw", recipe=best)[0])
+
+
 @styled
 def confusion(row: Row) -> Figure:
     """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""

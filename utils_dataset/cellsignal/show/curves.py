@@ -86,7 +86,7 @@ def _rate(axes: Axes, history: list[dict]) -> None:
     twin.set_yscale("log")
     label_decades(twin.yaxis)
     twin.set_ylabel("learning rate", color=RATE, fontsize=9, rotation=270, va="bottom")  # reads as the left panel's
-    twin.tick_params(colors=RATE, labelsize=8)
+    twin.tick_params(which="both", colors=RATE, labelsize=8)
     twin.grid(False)
 
 

@@ -7,12 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, pale, new_figure, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
     "assigned": ("Assigned: with the design of the plate", ASSIGNED),
 }
+NOTHING_KNOWN = "No answer can be checked: no siRNA of a test or held-out well is known."
 
 
 def of_split(ladder: list[dict], split: str = "") -> list[dict]:
@@ -20,6 +21,12 @@ def of_split(ladder: list[dict], split: str = "") -> list[dict]:
     names = [row.get("split", "") for row in ladder]
     chosen = split or ("test" if "test" in names else next(iter(names), ""))
     return [row for row in ladder if row.get("split", "") == chosen]
+
+
+def last_rungs(ladder: list[dict], split: str = "") -> list[dict]:
+    """The last raw rung of one split, and the last assigned one."""
+    rows = of_split(ladder, split)
+    return [row for kind in KINDS for row in [row for row in rows if row["kind"] == kind][-1:]]
 
 
 @styled
@@ -30,10 +37,12 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     `floor` is the raw accuracy of the linear model.
     """
     rows = of_split(ladder, split)
+    if not rows:
+        return blank(NOTHING_KNOWN)
     panels = _by_kind(rows)
     tallest = max(map(len, panels.values()), default=1)
-    figure = new_figure(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
-    for axes, (kind, subset) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
+    figure = new_figure(6 * len(panels), 1.5 + 0.5 * tallest)
+    for axes, (kind, subset) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items()):
         _rungs(axes, subset, kind=kind, slots=tallest)
         if kind == "raw" and floor is not None:
             _floor(axes, floor)
@@ -91,9 +100,11 @@ def experiment_dots(rows: list[dict]) -> Figure:
     `rows` are rungs of one split; within a panel the last one is drawn strongest.
     """
     experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
+    if not rows:
+        return blank(NOTHING_KNOWN)
     panels = _by_kind(rows)
-    figure = new_figure(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
-    grid = figure.subplots(1, len(panels) or 1, sharey=True, squeeze=False)[0]
+    figure = new_figure(6 * len(panels), 1.4 + 0.24 * max(4, len(experiments)))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (kind, subset) in zip(grid, panels.items()):
         for number, row in enumerate(subset, 1):
             _experiment_series(axes, row, experiments, strength=number / len(subset))
@@ -124,6 +135,8 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
     `confidence`: probability by id_code; `right`: bool by id_code. A point on the diagonal is
     calibrated, one below it overconfident. Bars are 95 % binomial intervals (Wilson's).
     """
+    if confidence.empty:
+        return blank(NOTHING_KNOWN)
     figure = new_figure(9, 3.4)
     curve, counts = figure.subplots(1, 2)
     values, correct = confidence.to_numpy(float), right.reindex(confidence.index).to_numpy(bool)

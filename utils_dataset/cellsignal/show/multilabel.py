@@ -45,7 +45,7 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
     pair_counts = table.T @ table
     shares = pair_counts / np.maximum(np.diag(pair_counts), 1)[:, None]
     np.fill_diagonal(shares, np.nan)
-    figure = new_figure(9, 8)
+    figure = new_figure(9, 6.6)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=max(float(np.nanmax(shares)), 0.01))
     axes.set_yticks(range(task.classes), _names(task), fontsize=7)

@@ -20,14 +20,20 @@ LEAST_PROBABILITY = 1e-9
 
 @styled
 def plate_scores(
-    scores: Mapping[str, pd.DataFrame], wells: pd.DataFrame, answers: pd.Series, *, experiment: str, plate: int, known: bool = True
+    scores: Mapping[str, pd.DataFrame], wells: pd.DataFrame, answers: pd.Series, *, experiment: str = "", plate: int = 0, known: bool = True
 ) -> Figure:
     """The scores of one plate under each kind of statistics: a row for each well, a column for each siRNA of the plate.
 
     `scores`: by kind, index id_code, columns class numbers, natural-log probabilities. `wells`: id_code, experiment, plate. `answers`:
     siRNA by id_code, by which wells and siRNAs are sorted, so that right answers are on the diagonal: the true ones if `known`, else
-    those assigned. Each title has the share of wells whose most likely siRNA of all is that one.
+    those assigned. `experiment`, `plate`: the first that has answers if not given. Each title has the share of wells whose most likely
+    siRNA of all is that one.
     """
+    answered = wells[wells["id_code"].isin(answers.dropna().index)]
+    if answered.empty:
+        return blank("No well with an answer.")
+    experiment = experiment or answered["experiment"].min()
+    plate = plate or answered.loc[answered["experiment"] == experiment, "plate"].min()
     mine = wells.loc[(wells["experiment"] == experiment) & (wells["plate"] == plate), "id_code"]
     order = answers[answers.index.isin(mine)].dropna().astype(int).sort_values(kind="stable")
     tables = {kind: table.loc[order.index[order.index.isin(table.index)]] for kind, table in scores.items()}
@@ -91,7 +97,7 @@ def embedding_maps(
     """
     tables = {kind: table.sort_index() for kind, table in embeddings.items() if len(table) > 3}
     if not tables:
-        return blank("Too few wells for a map.")
+        return blank("Too few embeddings of wells for a map.")
     known = wells.set_index("id_code")
     figure = new_figure(4.6 * len(tables) + 1.6, 8.2)
     figure.suptitle(f"Embeddings of wells, {'principal components' if method == 'pca' else 't-SNE'}", x=0.01, ha="left")

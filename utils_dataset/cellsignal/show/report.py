@@ -13,7 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
-from cellsignal.show.ladder import experiment_dots, ladder, of_split
+from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, of_split
 from cellsignal.show.multilabel import label_ladder, label_parts
 from cellsignal.show.style import blank
 
@@ -148,8 +148,7 @@ def _accuracies(rungs: list[dict]) -> Iterator[str]:
         if kind_rows:
             tables.append(html.subsection(f"{kind.capitalize()} accuracy", html.table(header, cells, kinds=kinds)))
     yield html.section("By cell type", *tables)
-    last = [[row for row in rows if row["kind"] == kind][-1:] for kind in ("raw", "assigned")]
-    figure = experiment_dots(sum(last, []))
+    figure = experiment_dots(last_rungs(rungs))
     yield html.section("By experiment", html.image(figure.png(), "accuracy of each experiment"))
 
 

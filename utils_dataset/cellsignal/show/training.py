@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from cellsignal.show.style import blank, cell_type_colour, pale, new_figure, sty
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from cellsignal.learn.batches.dataset import SiteImages
 
 
 def training_table(sites: pd.DataFrame) -> pd.DataFrame:
@@ -64,6 +66,38 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
     for axes, caption in zip(grid, captions):
         axes.set_title(caption, fontsize=8)
     return figure
+
+
+def batch_grid(data: SiteImages, rows: Sequence[int], *, title: str = "") -> Figure:
+    """Sites of a data set, such as those of a batch, as they are stored, each with its well and siRNA.
+
+    `rows`: their row numbers. The title names the plate when all are of one; else each caption does.
+    """
+    sites = data.sites.iloc[rows]
+    plates = (sites["experiment"] + ", plate " + sites["plate"].astype(str)).unique()
+    if len(plates) > 1:
+        sites = sites.assign(well=sites["id_code"])
+    return image_grid([data.image(row) for row in rows], site_captions(sites), title=title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates"))
+
+
+def control_grid(data: SiteImages, *, plates: int = 3, controls: int = 8) -> Figure:
+    """The same controls on several plates, on one scale of brightness: a plate per row, a siRNA per column, untreated cells last.
+
+    `data`: control sites. Plates of different experiments come first; those that lack one of the controls are left out.
+    """
+    sites = data.sites[data.sites["sirna"].isin(data.class_numbers[-controls:])]
+    some = sites.sort_values(["plate", "experiment", "sirna"]).drop_duplicates(["plate", "experiment", "sirna"])
+    whole = some.groupby(["plate", "experiment"])["sirna"].transform("size") == min(controls, len(data.class_numbers))
+    return batch_grid(data, some[whole].index[: plates * controls], title="The same controls on several plates")
+
+
+def augmentation_grid(data: SiteImages, *, row: int = 0, epochs: int = 7) -> Figure:
+    """A site of a data set as it is stored, and as the network sees it in the first epochs."""
+    stored, augment = data.image(row), data.augment
+    if augment is None:
+        return image_grid([stored], ["as stored, and in every epoch"])
+    images = [stored, *(augment(stored, epoch=epoch, site=row) for epoch in range(epochs))]
+    return image_grid(images, ["as stored", *(f"epoch {epoch + 1}" for epoch in range(epochs))], title=site_captions(data.sites.iloc[[row]])[0].replace("\n", ", "))
 
 
 # The network.
@@ -116,6 +150,18 @@ def _size(shape: Sequence[int]) -> str:
 # What it has learnt.
 
 
+def history_table(history: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per phase: its epochs, the loss and the training accuracy of the last one, the best held-out accuracy and its epoch, and minutes.
+
+    `history`: rows as `fit` returns them; an accuracy that no epoch measured stays empty.
+    """
+    rows = pd.DataFrame(history).astype({"held_out_accuracy": float})
+    phases = rows.groupby("phase", sort=False)
+    table = phases.agg(epochs=("epoch", "size"), loss=("loss", "last"), accuracy=("accuracy", "last"), held_out=("held_out_accuracy", "max"))
+    best = rows.dropna(subset="held_out_accuracy").sort_values("held_out_accuracy", ascending=False, kind="stable").groupby("phase")["epoch"].first()
+    return table.assign(best_epoch=best.reindex(table.index).astype("Int64"), minutes=phases["seconds"].sum() / 60).round(3)
+
+
 @styled
 def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.DataFrame, *, classes: int = 0) -> Figure:
     """Share of rightly predicted wells of each experiment, a dot with its 95 % interval (Wilson's) in the colour of the cell type.
@@ -129,7 +175,7 @@ def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.Dat
     groups = list(right.groupby([places["cell_type"], places["experiment"]], sort=True))
     if not groups:
         return blank("No well with a known siRNA was predicted.")
-    figure = new_figure(8, 1.1 + 0.3 * max(2, len(groups)))
+    figure = new_figure(8, 1.3 + 0.3 * max(2, len(groups)))
     axes = figure.subplots()
     for height, ((cell_type, _), some) in enumerate(groups):
         share, colour = binomtest(int(some.sum()), len(some)), cell_type_colour(cell_type)
@@ -140,6 +186,6 @@ def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.Dat
         axes.axvline(1 / classes, color="#999999", lw=1, ls="--", label=f"chance: 1 in {classes:,}", zorder=0)
         figure.legend(loc="outside lower left", fontsize=9)
     axes.set_yticks(range(len(groups)), [name for (_, name), _ in groups])
-    axes.set(xlim=(-0.02, 1.02), ylim=(len(groups) - 0.4, -0.6), title="Accuracy by experiment")
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(groups) - 0.4, -0.6), xlabel="share of wells whose siRNA is predicted rightly", title="Accuracy by experiment")
     axes.tick_params(axis="y", length=0)
     return figure

@@ -15,10 +15,10 @@ SPLITS = {"test": "test", "held_out": "held out"}
 RUNGS = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
-def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
     """Macro F1 of the floors and of every kind of thresholds, on test sites (where their truth is known) and on held-out ones.
 
-    `truth` bool[N, K] of the labelled sites, `test` bool[M, K]; `taught`: labels by which frequency is judged. Held-out
+    `truth` bool[N, K] of the labelled sites, `test` bool[M, K]; `training_labels`: labels by which frequency is judged. Held-out
     sites are answered by thresholds that other folds' sites gave. Returns rows {"rung", "kind": "floor" | "network",
     "split", "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
     """
@@ -29,7 +29,7 @@ def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Seq
     answers["held_out"] = truth, {method: cross_fitted(scores.held_out, truth, scores.folds, method=method) for method in METHODS}
     rows = []
     for split, (true, given) in answers.items():
-        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, taught).items()]
+        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, training_labels).items()]
         rows += [_row(method, split, true, given[method]) for method in RUNGS]
     return rows
 

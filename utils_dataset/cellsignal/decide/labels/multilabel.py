@@ -49,12 +49,12 @@ def _log_odds(values: np.ndarray) -> np.ndarray:
     return logit(np.clip(np.asarray(values, np.float64), TINY, 1 - TINY))
 
 
-def baselines(truth: np.ndarray, taught: Sequence[Labels]) -> dict[str, float]:
+def baselines(truth: np.ndarray, training_labels: Sequence[Labels]) -> dict[str, float]:
     """Macro F1 of answers that look at no picture: all labels, the most frequent label, the two most frequent.
 
-    `taught`: the labels of the training sites, by which frequency is judged.
+    `training_labels`: the labels of the training sites, by which frequency is judged.
     """
-    often = [label for label, _ in Counter(label for labels in taught for label in labels).most_common()]
+    often = [label for label, _ in Counter(label for labels in training_labels for label in labels).most_common()]
     same = {"all labels": often, "most frequent label": often[:1], "two most frequent labels": often[:2]}
     return {name: macro_f1(truth, np.repeat(multi_hot([tuple(labels)], truth.shape[1]), len(truth), axis=0)) for name, labels in same.items()}
 

@@ -56,17 +56,18 @@ class PredictionConfig:
 
 def score_experiments(
     root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
-    settings: PredictionSettings = PredictionSettings(), all_statistics: bool = True, taught: pd.DataFrame | None = None,
+    settings: PredictionSettings = PredictionSettings(), all_statistics: bool = True, embedded: pd.DataFrame | None = None,
     batch_for: Collection[str] | None = None, machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
     stored: bool = False, joint: bool | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Score the treatment wells of every experiment in `sites` under `settings.statistics`, and with `all_statistics` each other kind.
 
     `weights`: the folder with the network of each cell type, or, if `joint`, of all (`weights.weights_path`). `settings.tta_views`:
-    above 1, scores averaged over so many of `inference.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
-    `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on `settings.statistics`.
-    `settings.statistics_scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
-    had is warned (`scope_note`). `batch_for`: the experiments that are worth the passes of "batch", None for all. `stored`: read back what lies in `out`, whatever made it (`stored.stored_scores`).
+    above 1, scores averaged over so many of `inference.VIEWS` too, called "views"; `embedded`: sites whose experiments are embedded,
+    as those of `sites` then are: "embeddings", one column per feature (`decide.refine`). Both rest on `settings.statistics`.
+    `settings.statistics_scope`: plate or experiment, over which statistics are gathered; a warning says when the training batches
+    had another one (`scope_note`). `batch_for`: the experiments that are worth the passes of "batch", None for all. `stored`: read
+    back what lies in `out`, whatever made it (`scores.cache.read_stored_scores`).
 
     Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment,
     `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
@@ -76,27 +77,27 @@ def score_experiments(
     Returns the stacked scores by kind, in the order of the ladder.
     """
     kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if all_statistics else [settings.statistics]  # a stable sort: the chosen one last
-    beside = _embedded_sites(sites, taught)
-    wanted = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
-    if batch_for is not None and "batch" in wanted:
-        wanted["batch"] = sites[sites["experiment"].isin(batch_for)]
-    wanted |= {} if taught is None else {"embeddings": pd.concat([sites, beside])}
+    others = _embedded_sites(sites, embedded)
+    by_kind = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
+    if batch_for is not None and "batch" in by_kind:
+        by_kind["batch"] = sites[sites["experiment"].isin(batch_for)]
+    by_kind |= {} if embedded is None else {"embeddings": pd.concat([sites, others])}
     if stored:
-        return {kind: read_stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
+        return {kind: read_stored_scores(out / kind, some, read=_reader(kind)) for kind, some in by_kind.items()}
     budget = budget or Budget()
     scope, device = settings.statistics_scope, devices.pick_device(machine.device)
     precision = devices.resolve_precision(device, machine.precision)
-    knobs = PredictionConfig(scope, tuple(settings.batch_sizes), REFINEMENTS, precision, settings.statistics, settings.tta_views)
-    networks = _networks(weights, pd.concat([sites, beside])["cell_type"].unique(), name=name, device=device, joint=joint)
+    config = PredictionConfig(scope, tuple(settings.batch_sizes), REFINEMENTS, precision, settings.statistics, settings.tta_views)
+    networks = _networks(weights, pd.concat([sites, others])["cell_type"].unique(), name=name, device=device, joint=joint)
     if note := scope_note(weights, list(networks), name, scope, joint=joint):
         warnings.warn(note, stacklevel=2)
-    asked = _experiments(sites, networks) | _experiments(beside, networks)
-    kept = {kind: _score_cache(out / kind, kind, networks, root, {each: asked[each] for each in asked if each in set(mine["experiment"])},
-                        knobs, network=name, note=note, device=device) for kind, mine in wanted.items()}
-    for other in {*STATISTICS, *BESIDE} - set(kept):
+    by_experiment = _experiments(sites, networks) | _experiments(others, networks)
+    caches = {kind: _score_cache(out / kind, kind, networks, root, {each: by_experiment[each] for each in by_experiment if each in set(some["experiment"])},
+                        config, network=name, note=note, device=device) for kind, some in by_kind.items()}
+    for other in {*STATISTICS, *BESIDE} - set(caches):
         ScoreCache(out / other, {})  # what an earlier prediction left there gives way too
-    _score(root, asked, networks, kept, knobs, budget=budget, name=name)
-    return {kind: kept[kind].stacked() for kind in kept}
+    _score(root, by_experiment, networks, caches, config, budget=budget, name=name)
+    return {kind: caches[kind].stacked() for kind in caches}
 
 
 def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
@@ -127,38 +128,38 @@ def embed_experiments(root: Path, sites: pd.DataFrame, settings: PredictionSetti
     different cell types have different features, so that embeddings are to be compared within a cell type.
     """
     ways = {kind: settings.model_copy(update={"statistics": kind}) for kind in statistics}
-    return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, taught=sites, **options)["embeddings"]
+    return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, embedded=sites, **options)["embeddings"]
             for kind, way in ways.items()}
 
 
-def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
+def _score(root: Path, by_experiment: Mapping[str, pd.DataFrame], networks: Networks, caches: Mapping[str, ScoreCache], config: PredictionConfig, *,
            budget: Budget, name: str) -> None:
     """Add what is missing, experiment by experiment."""
-    for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
-        kinds = [kind for kind in kept if experiment in kept[kind].missing]
-        model, card = networks[mine["cell_type"].iloc[0]]
-        if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
-            done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
-            raise TimeSpent(f"scored {done} of {len(asked)} experiments with {name}")
+    for experiment, some in progress_bar(by_experiment.items(), desc="predict", unit="experiment"):
+        kinds = [kind for kind in caches if experiment in caches[kind].missing]
+        model, card = networks[some["cell_type"].iloc[0]]
+        if kinds and not budget.fits_part(len(some) * config.passes(kinds, adapts=bool(batchnorm_layers(model)))):
+            done = len(by_experiment) - len({each for kind in caches for each in caches[kind].missing})
+            raise TimeSpent(f"scored {done} of {len(by_experiment)} experiments with {name}")
         if kinds:
             began = time.monotonic()
-            found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
-            for kind, (table, facts) in found.items():
-                kept[kind].add(experiment, table, facts)
-            budget.took(sum(facts["images"] for _, facts in found.values()), time.monotonic() - began)
+            answers = predict_experiment(model, card, root, some, statistics=kinds, **vars(config))
+            for kind, (table, facts) in answers.items():
+                caches[kind].add(experiment, table, facts)
+            budget.took(sum(facts["images"] for _, facts in answers.values()), time.monotonic() - began)
 
 
 def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
     """The sites that count, by experiment."""
-    return {experiment: _counted_sites(mine, networks[cell_type][1])
-            for (cell_type, experiment), mine in sites.groupby(["cell_type", "experiment"], sort=True)}
+    return {experiment: _counted_sites(some, networks[cell_type][1])
+            for (cell_type, experiment), some in sites.groupby(["cell_type", "experiment"], sort=True)}
 
 
-def _embedded_sites(sites: pd.DataFrame, taught: pd.DataFrame | None) -> pd.DataFrame:
+def _embedded_sites(sites: pd.DataFrame, embedded: pd.DataFrame | None) -> pd.DataFrame:
     """The sites of the experiments, of the cell types in `sites` if there are any, that are embedded and not scored."""
-    if taught is None or sites.empty:
-        return sites.iloc[:0] if taught is None else taught
-    return taught[taught["cell_type"].isin(sites["cell_type"]) & ~taught["experiment"].isin(sites["experiment"])]
+    if embedded is None or sites.empty:
+        return sites.iloc[:0] if embedded is None else embedded
+    return embedded[embedded["cell_type"].isin(sites["cell_type"]) & ~embedded["experiment"].isin(sites["experiment"])]
 
 
 def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
@@ -168,7 +169,7 @@ def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
 def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
     """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
 
-    Reads the JSON beside the weights (`trained.place`); InputError when one is missing.
+    Reads the JSON beside the weights (`weights.weights_path`); InputError when one is missing.
     """
     trained = {cell_type: read_config(weights_path(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
     # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
@@ -201,7 +202,7 @@ def keep_only(folder: Path, names: Collection[str]) -> None:
 
 
 def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
-    """Every network at once, so that a missing one is told before hours of prediction."""
+    """Every network at once, so that a missing one is noticed before hours of prediction."""
     paths = {cell_type: weights_path(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
     found = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint one once
     return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
@@ -214,16 +215,16 @@ def _counted_sites(sites: pd.DataFrame, card: ModelConfig) -> pd.DataFrame:
 
 
 def _score_cache(
-    folder: Path, kind: str, networks: Networks, root: Path, asked: Mapping[str, pd.DataFrame], knobs: PredictionConfig, *,
+    folder: Path, kind: str, networks: Networks, root: Path, by_experiment: Mapping[str, pd.DataFrame], config: PredictionConfig, *,
     device: torch.device, **facts: Any,
 ) -> ScoreCache:
     """What `folder` holds of the scores of one kind that are asked for."""
-    way = {"statistics": kind, "scope": knobs.scope, "precision": knobs.precision, **knobs.of(kind)}
+    way = {"statistics": kind, "scope": config.scope, "precision": config.precision, **config.of(kind)}
     made_by = {cell_type: {"weights": model.origin, "card": vars(card), **stats_source(root, card.standardise)}
                for cell_type, (model, card) in networks.items()}
     identities = {
-        experiment: cache_key(root, mine, **way, device=device.type, **made_by[mine["cell_type"].iloc[0]])
-        for experiment, mine in asked.items()
+        experiment: cache_key(root, some, **way, device=device.type, **made_by[some["cell_type"].iloc[0]])
+        for experiment, some in by_experiment.items()
     }
     facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
     return ScoreCache(

@@ -19,7 +19,7 @@ from cellsignal.code_identity import assigned, loaded
 from cellsignal.data.simulated import shown, titled
 from cellsignal.errors import Faults, InputError, StepFailed
 from cellsignal.run.chain import leash
-from cellsignal.run.recipe import Recipe, keys_read
+from cellsignal.run.recipe import Recipe, keys_read_by_cells
 
 INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps no more of an error than its name and text
 GRACE = 10.0  # seconds for a notebook that shall end; a chain that shall end has 20
@@ -99,10 +99,10 @@ def parameter_names(path: Path) -> list[str]:
 
 
 def parameters_read(path: Path) -> set[str]:
-    """The parameters that a cell of the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
+    """The parameters that the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
     cells = [source(cell) for cell in code_cells(path) if not _has_parameters(cell)]
     own = {name for name in parameter_names(path) if name not in Recipe.model_fields}
-    return {"run"}.union(*map(keys_read, cells), *(own & loaded(cell) for cell in cells))
+    return {"run"}.union(keys_read_by_cells(cells), *(own & loaded(cell) for cell in cells))
 
 
 def _parameters_cell(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
-from cellsignal.run.recipe import Recipe, keys_read
+from cellsignal.run.recipe import Recipe, keys_read_by_cells
 from cellsignal.run.record import manifest, provenance
 from cellsignal.run.record.cells import CellWatch, Finished
 
@@ -113,16 +113,9 @@ def mark(folder: Path) -> None:
 def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
     """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
     values = settings.flat(checked.recipe.model_dump())
-    read = set().union(*map(_keys_read, cells)) if cells else set(values)
+    read = keys_read_by_cells(cells) if cells else set(values)
     own = {name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
     return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | own
-
-
-def _keys_read(cell: str) -> set[str]:
-    try:
-        return keys_read(cell)
-    except SyntaxError:  # IPython's own, such as %matplotlib
-        return set()
 
 
 def _attached(folder: Path) -> list[Path]:

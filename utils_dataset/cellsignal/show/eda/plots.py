@@ -1,7 +1,7 @@
 """Every figure in one place, for notebooks: `from cellsignal.show.eda import plots`."""
 
 from cellsignal.show.curves import LiveCurves, curves
-from cellsignal.show.eda.batch_effect import batch_effect, channel_means, channels_there, pixel_stats, variance_shares
+from cellsignal.show.eda.batch_effect import batch_effect, channel_means, channels_there, load_pixel_stats, pixel_stats, variance_shares
 from cellsignal.show.eda.composites import composite, show_composites, show_wells
 from cellsignal.show.eda.plates import class_counts, experiment_counts, group_rotation_map, plate_counts, plate_heatmap, plate_layout
 from cellsignal.show.ladder import experiment_dots, ladder
@@ -20,6 +20,7 @@ __all__ = [
     "experiment_dots",
     "group_rotation_map",
     "ladder",
+    "load_pixel_stats",
     "pixel_stats",
     "plate_counts",
     "plate_heatmap",

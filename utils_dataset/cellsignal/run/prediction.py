@@ -1,0 +1,250 @@
+"""The prediction of a run, as its notebook goes through it: plates, scores, refinements, plate groups, ladder, decision, submission."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from cellsignal.budget import TimeSpent
+from cellsignal.data.images.reader import whole_sites
+from cellsignal.data.simulated import is_simulated
+from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.splits import inner_wells, split_sites
+from cellsignal.data.tables.wells import select
+from cellsignal.decide.assign.assign import Decision, decide, plate_design
+from cellsignal.decide.assign.calibration import expected_calibration_error
+from cellsignal.decide.assign.known_layouts import known_layouts
+from cellsignal.decide.assign.temperature import decided_temperatures
+from cellsignal.decide.evaluate.answers import FILE, design_digest, known_answers, without_answers, write_known
+from cellsignal.decide.evaluate.baseline import linear_baseline
+from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
+from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_networks, statistics_note
+from cellsignal.decide.predict.weights import trained_cell_types
+from cellsignal.decide.refine import average_scores, refine_scores
+from cellsignal.decide.submission import remove_submission, write_answers
+from cellsignal.files import write_json
+from cellsignal.learn.networks.batchnorm import STATISTICS
+from cellsignal.run import inputs
+from cellsignal.run.members import last_name, members
+from cellsignal.run.record.session import Session
+from cellsignal.show.prediction import experiments_to_map
+
+FEW_SIRNAS = 100  # all their wells may be on a map
+NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
+
+
+class Predictor:
+    """Scores the plates of a run with its networks, and decides; the methods are in the order in which each needs those before it.
+
+    `session`: of the notebook. `stored`: "scores" decides on the scores in the run folder, and opens neither weights nor images.
+    `scored`: experiments to score without a decision; empty for all. Raises InputError for tables, weights or images with a fault.
+
+    `root`: the data set. `wells`: the wells of the cell types that have networks, with their split ("train", "held_out", "test");
+    `known_wells`: the same with the siRNAs of the solution, where there is one. `sites`: all sites of these wells that are complete;
+    `images`: those that may be opened, none with stored scores. `truth`: siRNA by id_code of the wells that measure the prediction: test
+    wells if a solution is there, else held-out ones.
+    """
+
+    def __init__(self, session: Session, *, stored: str = "", scored: Sequence[str] = ()) -> None:
+        recipe = self.recipe = session.recipe
+        self.session, self.folder, self.stored, self.scored = session, session.folder, stored == "scores", scored
+        self.all_tables = inputs.open_tables(
+            recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
+        self.asked_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
+        self.members = list(members(recipe.network.backbone, recipe.network.ensemble))
+        self.finals = [last_name(name, final=True) for name in self.members if recipe.training.final_epochs]
+        self.networks = [*["plain"] * recipe.training.ablate_virtual_batch, *self.members, *self.finals]
+        cell_types, self.left_out = sorted(self.asked_tables.wells["cell_type"].unique()), ""
+        if not self.stored:
+            cell_types, self.left_out = trained_cell_types(
+                self.folder / "weights", cell_types, networks=self.networks, named=bool(recipe.wells.cell_types), joint=recipe.network.one_network)
+        self.tables = select(self.asked_tables, cell_types=cell_types)
+        self.root = self.tables.root
+        self.wells = self.tables.wells.assign(split=split_sites(self.all_tables.wells, self.tables.wells, recipe.wells.held_out, seed=recipe.seed))
+        self._find_sites()
+        self.truths = self._truths()
+        self.truth = next(iter(self.truths.values()), pd.Series(dtype=int))
+
+    def _find_sites(self) -> None:
+        recipe = self.recipe
+        chosen, on_edge = inner_wells(self.tables.sites) if recipe.wells.drop_edge_wells else (self.tables.sites, [])
+        if self.scored:
+            chosen = chosen[chosen["experiment"].isin(self.scored)]
+        self.sites, incomplete = (chosen.copy(), [NO_IMAGES]) if self.stored else whole_sites(self.root, chosen)
+        self.sites["split"] = split_sites(self.all_tables.wells, self.sites, recipe.wells.held_out, seed=recipe.seed)
+        self.images = self.sites.iloc[:0] if self.stored else self.sites
+        self.notes = [*incomplete, *on_edge, *[self.left_out] * bool(self.left_out)]
+        unseen = self.sites.loc[self.sites["split"] != "train", "experiment"]
+        self.sites_to_score = self.sites[self.sites["experiment"].isin(unseen)]
+
+    def _truths(self) -> dict[str, pd.Series]:
+        """siRNA by id_code of the wells whose answers measure the prediction, by split."""
+        treatment = self._treatment
+        held_out = treatment.loc[(treatment["split"] == "held_out") & treatment.index.isin(self.sites["id_code"]), "sirna"].astype(int)
+        truths = {"test": self.tables.solution, "held_out": held_out}
+        return {name: truth for name, truth in truths.items() if truth is not None and len(truth)}
+
+    @property
+    def _treatment(self) -> pd.DataFrame:
+        return self.wells[self.wells["well_type"] == "treatment"].set_index("id_code")
+
+    @cached_property
+    def known_wells(self) -> pd.DataFrame:
+        """`wells` with the siRNAs of the solution, for figures alone: nothing is learnt or decided from these."""
+        solution = self.tables.solution
+        return self.wells if solution is None else self.wells.assign(sirna=self.wells["sirna"].fillna(self.wells["id_code"].map(solution)))
+
+    def experiments(self) -> pd.DataFrame:
+        """The experiments to score by cell type and split, how many plates and wells they have, and whether their answers are known.
+
+        Prints what was left out.
+        """
+        print(*self.notes or ["every site is complete"], sep="\n")
+        some = self.sites_to_score
+        plates = (some["experiment"] + "_" + some["plate"].astype(str)).groupby([some["cell_type"], some["split"]])
+        by_split = some.groupby(["cell_type", "split"])
+        table = by_split["experiment"].unique().map(", ".join).to_frame("experiments")
+        known = [split in self.truths for _, split in table.index]
+        return table.assign(plates=plates.nunique(), wells=by_split["id_code"].nunique(), known=known)
+
+    def score(self) -> dict[str, pd.DataFrame]:
+        """The scores of each kind of statistics, by the first network of the ladder; those of the others are kept for what follows.
+
+        Index id_code, columns class numbers, natural-log probabilities; see `decide.predict.predict.score_experiments`. Ends the session
+        when only some experiments were to be scored. Raises TimeSpent between two experiments.
+        """
+        recipe = self.recipe
+        settings, first = recipe.prediction.wells, self.networks[0]
+        answered = {name for truth in self.truths.values() for name in self._treatment["experiment"].reindex(truth.index).dropna()}
+        if not self.stored:
+            cell_types = self.sites_to_score["cell_type"].unique()
+            note = scope_note(self.folder / "weights", cell_types, first, settings.statistics_scope, joint=recipe.network.one_network)
+            self.notes += [note] * bool(note)
+        training_sites = self.sites if settings.prototype_weight else None  # their embeddings make the prototypes
+        options = {name: {"all_statistics": name == first, "settings": settings, "embedded": training_sites} for name in self.networks}
+        if "plain" in options:  # a rung of its own, without what comes above it
+            options["plain"] |= {"settings": settings.model_copy(update={"tta_views": 1}), "embedded": None}
+        self.scores = score_networks(
+            self.root, self.sites_to_score, options, out=self.folder / "scores", weights=self.folder / "weights", stored=self.stored,
+            batch_for=None if settings.statistics == "batch" else answered, joint=recipe.network.one_network,
+            machine=recipe.machine, budget=self.session.time_budget)
+        if self.scored:
+            self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
+        self.statistics_note = statistics_note(self.folder / "scores" / first)
+        return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in STATISTICS}
+
+    def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
+        """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
+
+        Of up to six experiments whose siRNAs are known; of those with many wells only the plates that hold the first plate group, which has
+        the same siRNAs in each. Says why, and gives none, where no image is opened or no time is left: a map is not worth another session.
+        """
+        settings, known = self.recipe.prediction.wells, self.known_wells
+        plates = known[known["experiment"].isin(experiments_to_map(known))]
+        groups = self.plate_groups["groups"]
+        if groups and settings.statistics_scope == "plate" and plates["sirna"].nunique() > FEW_SIRNAS:
+            plates = plates[plates["sirna"].isin(groups[0])]
+        chosen = self.images.merge(plates[["experiment", "plate"]].drop_duplicates())
+        if chosen.empty:
+            print(NO_IMAGES if self.stored else "no experiment has known siRNAs")
+            return {}
+        try:
+            return embed_experiments(
+                self.root, chosen, settings.model_copy(update={"tta_views": 1}), out=self.folder / "embeddings", statistics=statistics,
+                weights=self.folder / "weights", joint=self.recipe.network.one_network, machine=self.recipe.machine, budget=self.session.time_budget)
+        except TimeSpent:
+            print("no time was left for these embeddings; another run of this notebook makes them")
+            return {}
+
+    def refine(self) -> pd.DataFrame:
+        """Put views and prototypes on top of each network's scores, and average the networks; a row for each of them.
+
+        Columns, by network: refinements, and the scale of its cosines to the prototypes (missing without prototypes).
+        """
+        settings, joint = self.recipe.prediction.wells, self.recipe.network.one_network
+        refined = {name: refine_scores(self.scores[name], self.wells, settings, joint=joint) for name in self.members}
+        for final, name in zip(self.finals, self.members):  # a network that has learnt from the held-out wells cannot fit a scale on them
+            fitted = settings.model_copy(update={"prototype_scale": refined[name].scale})
+            refined[final] = refine_scores(self.scores[final], self.wells, fitted, joint=joint)
+        self.validated_scores = average_scores([refined[name].scores for name in self.members])  # held-out wells are new to these
+        self.final_scores = average_scores([refined[name].scores for name in self.finals]) if self.finals else None
+        self.rungs = {"virtual batch": self.scores["model"][settings.statistics]} if "plain" in self.networks else {}
+        self.rungs |= {**refined["model"].rungs, **({"ensemble": self.validated_scores} if len(self.members) > 1 else {})}
+        rows = {name: {"refinements": ", ".join(one.rungs) or "none", **({"scale": one.scale} if one.scale else {})} for name, one in refined.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
+
+    @cached_property
+    def plate_groups(self) -> dict[str, Any]:
+        """What the tables show of the design: the assignment's settings, groups of siRNAs that share a plate, and rotations by experiment."""
+        return plate_design(self.all_tables.wells, self.recipe.assignment.wells)
+
+    @cached_property
+    def design(self) -> dict[str, Any]:
+        """The arguments of `decide` that hold for all experiments: `plate_groups`, and a temperature for each cell type with errors to tell it."""
+        treatment = self._treatment
+        held_out = treatment[treatment["split"] == "held_out"]
+        temperatures = decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_groups)
+        return {**self.plate_groups, "temperatures": temperatures}
+
+    def decide(self) -> Decision:
+        """A siRNA for every test well, by the last networks' scores and all plate knowledge; of a known layout where the recipe allows it."""
+        scores = (self.validated_scores if self.final_scores is None else self.final_scores).loc[self.tables.sample]
+        layouts = known_layouts(self.all_tables.wells, scores) if self.recipe.assignment.known_layouts else {}
+        self.decision = decide(scores, self.tables.wells, known=layouts, **self.design)
+        return self.decision
+
+    def evaluate(self) -> list[dict]:
+        """The ladder: every rung's accuracy on the test and held-out wells whose siRNA is known, as `evaluate_ladder` gives it."""
+        last = "mixup" if self.recipe.augmentation.mixup_alpha else "all data"
+        self.ladder = []
+        for split, truth in self.truths.items():
+            final = {last: self.final_scores} if split == "test" and self.final_scores is not None else {}  # these have learnt the held-out wells
+            self.ladder += evaluate_ladder(self.scores[self.networks[0]], self.wells, truth, statistics=self.recipe.prediction.statistics, split=split,
+                                         design=self.design, better=self.rungs, final=final)
+        return self.ladder
+
+    @property
+    def floor(self) -> float | None:
+        """Accuracy of the linear model."""
+        return self.linear_model and self.linear_model["accuracy"]
+
+    @cached_property
+    def linear_model(self) -> dict | None:
+        """A logistic regression on channel means and deviations, the floor of the ladder (`linear_baseline`); None without known answers."""
+        stats = read_pixel_stats(self.root) if len(self.truth) else None
+        return None if stats is None else linear_baseline(stats, self.wells, self.truth, train=self.wells["split"] == "train")
+
+    def check_answers(self) -> pd.DataFrame:
+        """Answers to wells whose siRNA is known, test wells if there are such, else held-out ones decided in the same way.
+
+        Index id_code; columns predicted, confidence, sirna, right.
+        """
+        decision = self.decision
+        if "test" not in self.truths and len(self.truth):
+            decision = decide(self.validated_scores.loc[self.truth.index], self.tables.wells, **self.design)
+        answers = pd.DataFrame({"predicted": decision.predictions, "confidence": decision.confidence}).reindex(self.truth.index)
+        return answers.assign(sirna=self.truth, right=answers["predicted"] == self.truth)
+
+    def submit(self) -> pd.DataFrame:
+        """Write the submission and its confidences, the metrics, and the answers that a comparison of runs goes by; gives the submission.
+
+        Without an answer for every test well there is none, and that of an earlier run is removed.
+        """
+        decision, solution = self.decision, self.tables.solution
+        right = None if solution is None else decision.predictions.eq(solution.reindex(self.tables.sample))
+        write_json(self.folder / "metrics.json", {
+            "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "floor": self.linear_model,
+            "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
+            "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
+            "simulated": is_simulated(self.root)})
+        write_known(self.folder / FILE, known_answers(self.ladder, self.truths, self.wells))
+        answers = pd.DataFrame({"sirna": decision.predictions, "confidence": decision.confidence})
+        unanswered = len(self.asked_tables.sample) - len(self.tables.sample)
+        if unanswered:
+            remove_submission(self.folder / "submission.csv")  # perhaps of an earlier run
+            print(f"no submission, because {unanswered} test wells have no answer: {self.left_out}; "
+                  "train these, attach the outputs, and run this again")
+            return answers.iloc[:0]
+        write_answers(self.folder / "submission.csv", decision.predictions, decision.confidence, sample=self.tables.sample)
+        return answers
