@@ -96,7 +96,7 @@ def test_augmentations_are_those_of_the_first_epochs():
     images = [data.image(4), *(change(data.image(4), epoch=epoch, site=4) for epoch in range(3))]
     ends = limits(np.stack(images))
     for axes, image in zip(figure.axes, images, strict=True):
-        np.testing.assert_allclose(axes.images[0].get_array(), composite(image, ends=ends))
+        np.testing.assert_allclose(axes.images[0].get_array(), composite(image, grey_range=ends))
     assert captions(augmentation_grid(data_of(wells_of(RPE_01="train")))) == ["as stored, and in every epoch"]
 
 
