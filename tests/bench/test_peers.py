@@ -21,7 +21,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def test_the_sample_is_a_data_set_of_different_sites(sample: Sample, tmp_path: Path) -> None:
     images = sample.images()
     assert images.shape == (18, 6, 32, 32) and (sample.originals, sample.image_size) == (8, 32)
-    assert len({picture.tobytes() for picture in images}) == 18
+    assert len({image.tobytes() for image in images}) == 18
     assert np.array_equal(np.rot90(images[1], 1, axes=(1, 2)), images[9]), "grey values of a turned copy are the original's"
     small = reduced_sample(sample, tmp_path, 16)
     assert np.abs(small.images().mean((2, 3)) - images.mean((2, 3))).max() < 0.6, "areas keep their means"
@@ -42,10 +42,10 @@ def test_their_data_paths_turn_scale_and_repeat(sample: Sample) -> None:
     first = torch.from_numpy(read_site(sample.root, sample.stems[0])) / 255
     turns = [torch.rot90(each, k, (1, 2)) for each in (first, first.flip(2)) for k in range(4)]
     seen = [baselines.Brodt(sample.root, sample.stems, epochs=9)[18 * epoch][0] for epoch in range(8)]
-    assert all(any(torch.equal(picture, turn) for turn in turns) for picture in seen) and len({picture.numpy().tobytes() for picture in seen}) > 2
-    picture, row = baselines.Sypetkowski(sample.root, sample.stems, epochs=2)[20]
-    assert row == 2 and picture.shape == (6, 32, 32) and picture.dtype == torch.float32
-    assert picture.mean((1, 2)).abs().max() < 0.5 and 0.6 < picture.std((1, 2)).min() < picture.std((1, 2)).max() < 1.4
+    assert all(any(torch.equal(image, turn) for turn in turns) for image in seen) and len({image.numpy().tobytes() for image in seen}) > 2
+    image, row = baselines.Sypetkowski(sample.root, sample.stems, epochs=2)[20]
+    assert row == 2 and image.shape == (6, 32, 32) and image.dtype == torch.float32
+    assert image.mean((1, 2)).abs().max() < 0.5 and 0.6 < image.std((1, 2)).min() < image.std((1, 2)).max() < 1.4
     [(images, rows)] = baselines.loader(baselines.Brodt(sample.root, sample.stems), batch_size=18, workers=0)
     assert images.shape == (18, 6, 32, 32) and sorted(rows.tolist()) == list(range(18))
 

@@ -50,17 +50,17 @@ def slope(image: np.ndarray) -> float:
     return -float(np.polyfit(np.log(cycles), np.log(radial[cycles]), 1)[0])
 
 
-def measure(picture: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+def measure(image: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Nuclei, medians, slopes and correlations of one site uint8[6, 512, 512], as in REAL."""
-    flat = picture.reshape(6, -1)
+    flat = image.reshape(6, -1)
     return (
-        nuclei(picture[0]), np.median(flat, axis=1), np.array([slope(image) for image in picture]),
+        nuclei(image[0]), np.median(flat, axis=1), np.array([slope(channel) for channel in image]),
         np.corrcoef(flat)[np.triu_indices(6, 1)],
     )
 
 
-def mean_measure(pictures: list[np.ndarray]) -> list[np.ndarray]:
+def mean_measure(images: list[np.ndarray]) -> list[np.ndarray]:
     """The means of `measure` over sites; medians as geometric means, since experiments differ by factors."""
-    count, medians, slopes, correlations = (np.array(values) for values in zip(*map(measure, pictures), strict=True))
+    count, medians, slopes, correlations = (np.array(values) for values in zip(*map(measure, images), strict=True))
     geometric = np.exp(np.log(np.maximum(medians, 0.5)).mean(axis=0))
     return [count.mean(), geometric, slopes.mean(axis=0), correlations.mean(axis=0)]

@@ -1,4 +1,4 @@
-"""The Protein Atlas: its tables read strictly, its frequencies simulated, its pictures drawn."""
+"""The Protein Atlas: its tables read strictly, its frequencies simulated, its images drawn."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.protein_atlas import Subject, render_site
-from cellsignal.data.microscope.protein_atlas import PRESETS, drawn_labels
+from cellsignal.data.microscope.protein_atlas import PRESETS, draw_labels
 from cellsignal.data.check import check_dataset
 from cellsignal.data.tables.labelled_sites import multi_hot, parse_labels, write_labels
 from cellsignal.data.microscope.protein_atlas import label_sets
@@ -18,7 +18,7 @@ from cellsignal.data.microscope.simulate import simulate
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1, TASKS
 
-SMALL = replace(PRESETS["atlas-tiny"], train=20, test=8, least=1, twins=2)
+SMALL = replace(PRESETS["atlas-tiny"], train=20, test=8, rarest_sites=1, twins=2)
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def test_tasks_agree_with_themselves() -> None:
 
 def test_simulated_frequencies_are_the_real_ones() -> None:
     real = multi_hot(list(label_sets()), 28).T @ np.array(list(label_sets().values()))
-    drawn = multi_hot(drawn_labels(np.random.default_rng(0), 31072, least=0), 28).sum(axis=0)
+    drawn = multi_hot(draw_labels(np.random.default_rng(0), 31072, rarest_sites=0), 28).sum(axis=0)
     assert abs(drawn - real).max() <= 30 and real.max() == 12885 and real.min() == 11
-    few = multi_hot(drawn_labels(np.random.default_rng(1), 1800, least=12), 28).sum(axis=0)
+    few = multi_hot(draw_labels(np.random.default_rng(1), 1800, rarest_sites=12), 28).sum(axis=0)
     assert few.min() >= 12 and abs(few / 1800 - real / 31072)[[21, 23, 7, 5]].max() < 0.02
 
 
 def test_labels_that_share_a_site_are_those_that_do_in_reality() -> None:
-    drawn = drawn_labels(np.random.default_rng(2), 1800, least=12)
+    drawn = draw_labels(np.random.default_rng(2), 1800, rarest_sites=12)
     assert set(drawn) <= set(label_sets())
     assert np.mean([len(labels) for labels in drawn]) == pytest.approx(1.634, abs=0.1)
 
@@ -123,7 +123,7 @@ def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: P
 
 
 def brightness_of_nuclei(label: int, count: int = 6) -> float:
-    """Green light in the nuclei over that of the whole picture, a mean over pictures that show one label."""
+    """Green light in the nuclei over that of the whole image, a mean over images that show one label."""
     shares = []
     for k in range(count):
         _, green, blue, _ = render_site(Subject(0, "train", f"{label} {k}", f"{label} {k}", (label,), 64, 1.6)).astype(float)

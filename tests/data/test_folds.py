@@ -1,4 +1,4 @@
-"""Folds in which every class has its share, and the same picture never on both sides."""
+"""Folds in which every class has its share, and the same image never on both sides."""
 
 import builtins
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cellsignal.data.tables.labelled_sites import read_site_tables
-from cellsignal.data.microscope.protein_atlas import drawn_labels
+from cellsignal.data.microscope.protein_atlas import draw_labels
 from cellsignal.data.tables.folds import fold_shares, same_images, split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.errors import InputError
@@ -25,7 +25,7 @@ def error(labels: list[tuple[int, ...]], folds: np.ndarray) -> float:
 
 
 def test_every_class_has_its_share_where_random_folds_lose_the_rare_ones() -> None:
-    labels = drawn_labels(np.random.default_rng(0), 2000, least=8)
+    labels = draw_labels(np.random.default_rng(0), 2000, rarest_sites=8)
     folds = stratified_folds(labels, folds=4, classes=28, seed=0)
     random = np.random.default_rng(0).permutation(np.arange(2000) % 4)
     assert error(labels, folds) < 0.5 * error(labels, random)
@@ -44,11 +44,11 @@ def test_the_real_table_keeps_its_rarest_class_in_every_fold(shared: Path) -> No
 
 
 def test_pictures_that_are_the_same_stay_together(tmp_path: Path) -> None:
-    pictures = {"a": b"1", "b": b"2", "c": b"1", "d": b"33", "e": b"2"}
-    for name, content in pictures.items():
+    images = {"a": b"1", "b": b"2", "c": b"1", "d": b"33", "e": b"2"}
+    for name, content in images.items():
         for suffix in SUFFIXES:
             (tmp_path / f"{name}{suffix}").write_bytes(content)
-    groups = same_images(tmp_path, list(pictures), suffixes=SUFFIXES)
+    groups = same_images(tmp_path, list(images), suffixes=SUFFIXES)
     assert groups.tolist() == [0, 1, 0, 2, 1]
     labels = [(0,), (1,), (0,), (2,), (1,)] * 40
     many = np.concatenate([groups + 3 * k for k in range(40)])

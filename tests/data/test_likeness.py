@@ -53,8 +53,8 @@ def untreated(folder: Path, experiment: str, *, size: int, seed: int = 0) -> np.
 @pytest.mark.slow
 @pytest.mark.parametrize("cell_type", realism.REAL)
 def test_untreated_wells_look_like_real_ones(cell_type: str, tmp_path: Path) -> None:
-    pictures = [untreated(tmp_path, f"{cell_type}-{number:02d}", size=512) for number in range(1, 17)]
-    nuclei, medians, slopes, correlations = realism.mean_measure(pictures)
+    images = [untreated(tmp_path, f"{cell_type}-{number:02d}", size=512) for number in range(1, 17)]
+    nuclei, medians, slopes, correlations = realism.mean_measure(images)
     count, (dim, bright), real_slopes, real_correlations = realism.REAL[cell_type]
     assert nuclei == pytest.approx(count, rel=0.3)
     assert (medians > np.array(dim) / 2).all() and (medians < np.array(bright) * 2).all()

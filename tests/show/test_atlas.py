@@ -1,4 +1,4 @@
-"""Pictures of sites with several labels, from almost nothing."""
+"""Figures of sites with several labels, from almost nothing."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ LABELS = [(0,), (0, 25), (25,), (0, 21), (27,)]
 
 
 def test_sites_are_shown_in_their_own_colours() -> None:
-    picture = np.zeros((4, 8, 8), np.uint8)
-    picture[1, 2:4] = 200  # the protein is green
-    rgb = plots.composite(picture, task=PROTEIN_ATLAS)
+    image = np.zeros((4, 8, 8), np.uint8)
+    image[1, 2:4] = 200  # the protein is green
+    rgb = plots.composite(image, task=PROTEIN_ATLAS)
     assert rgb[3, 3, 1] > 0.5 and rgb[3, 3, [0, 2]].max() == 0
-    assert len(plots.show_wells([picture], ["0"], task=PROTEIN_ATLAS).axes) == 5
+    assert len(plots.show_wells([image], ["0"], task=PROTEIN_ATLAS).axes) == 5
 
 
 def test_examples_show_the_frequent_classes_as_alone_as_they_can_be() -> None:

@@ -1,4 +1,4 @@
-"""The pictures and the page of a comparison: whole, and the same for the same runs."""
+"""The figures and the page of a comparison: whole, and the same for the same runs."""
 
 from pathlib import Path
 
@@ -47,8 +47,8 @@ def test_the_confusions_are_those_of_the_wrong_answers(found: tuple) -> None:
 
 def test_without_answers_a_picture_says_so(found: tuple) -> None:
     nothing = {"accuracies": [], "differences": [], "runs": []}
-    for picture in (draw.accuracy_and_cost, draw.by_cell_type, draw.by_experiment, draw.differences):
-        assert "test wells" in picture(nothing, split="test").texts[0].get_text()
+    for draw_figure in (draw.accuracy_and_cost, draw.by_cell_type, draw.by_experiment, draw.differences):
+        assert "test wells" in draw_figure(nothing, split="test").texts[0].get_text()
 
 
 def test_the_page_is_whole(found: tuple, tmp_path: Path) -> None:
@@ -57,6 +57,6 @@ def test_the_page_is_whole(found: tuple, tmp_path: Path) -> None:
     for words in ("3 runs of 2 recipes", "What differs", "Rung by rung: test wells", "By experiment: held-out wells", "p, Holm", "Cost",
                   "times as many as by chance"):
         assert words in text
-    assert text.count('src="data:image/png') == 2 * 4 + 4  # four pictures a split, four confusions
+    assert text.count('src="data:image/png') == 2 * 4 + 4  # four figures a split, four confusions
     told = read_json(tmp_path / "compare.json")
     assert set(told) == set(found[0]) and "matrix" not in told["confusions"][0] and len(told["pairs"]) == 8

@@ -49,7 +49,7 @@ def drawn(figure: Figure) -> Figure:
     return figure
 
 
-def pictures(n: int) -> list[np.ndarray]:
+def random_images(n: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 255, (n, 6, 8, 8), dtype=np.uint8))
 
 
@@ -69,21 +69,21 @@ def test_composite_of_an_even_image_is_black():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_wells_show_a_composite_and_six_named_channels(shared):
-    figure = drawn(plots.show_wells(pictures(2), ["HUVEC", "RPE"], shared=shared))
+    figure = drawn(plots.show_wells(random_images(2), ["HUVEC", "RPE"], shared=shared))
     titles = [axes.get_title(loc="left") for axes in figure.axes[:7]]
     assert titles[:3] == ["composite", "nuclei", "endoplasmic reticulum"] and titles[6] == "Golgi"
     assert [figure.axes[row].get_ylabel() for row in (0, 7)] == ["HUVEC", "RPE"]
 
 
 def test_the_same_data_give_the_same_bytes(tmp_path):
-    first, second = (plots.show_wells(pictures(1), ["RPE"]) for _ in range(2))
+    first, second = (plots.show_wells(random_images(1), ["RPE"]) for _ in range(2))
     assert plots.save(first, tmp_path / "eda/wells.png") is first
     assert (tmp_path / "eda/wells.png").read_bytes() == second.png()
     assert [path.name for path in (tmp_path / "eda").iterdir()] == ["wells.png"]
 
 
 def test_composites_of_a_row_stand_side_by_side():
-    figure = drawn(plots.show_composites(pictures(3), ["a", "b", "c"], rows=["x", "x", "y"]))
+    figure = drawn(plots.show_composites(random_images(3), ["a", "b", "c"], rows=["x", "x", "y"]))
     assert len(figure.axes) == 4
 
 

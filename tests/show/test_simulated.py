@@ -45,7 +45,7 @@ def test_figures_are_made_in_one_place() -> None:
     """Where the title is given: nobody else calls Matplotlib for one."""
     for path in (PACKAGE / "show").glob("*.py"):
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
-        assert not calls & {"Figure", "Picture", "plt.figure", "plt.subplots"} or path.name == "style.py", path
+        assert not calls & {"Figure", "NotebookFigure", "plt.figure", "plt.subplots"} or path.name == "style.py", path
 
 
 def test_a_message_in_place_of_a_figure_is_of_no_data() -> None:

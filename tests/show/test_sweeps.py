@@ -1,4 +1,4 @@
-"""The pictures of a sweep: every variant and every parameter has its place, raw and assigned never share one."""
+"""The figures of a sweep: every variant and every parameter has its place, raw and assigned never share one."""
 
 from pathlib import Path
 

@@ -168,7 +168,7 @@ class Benchmark:
         targets = torch.eye(ours.CLASSES)
         candidates = [Candidate("ours: from the store", "ours", self.learner.epoch(far, batches=steps)),
                 Candidate("ours: from memory", "ours", self.learner.epoch(near, batches=steps)),
-                Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(each, targets[:len(each)]) for each in ready))]
+                Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(batch, targets[:len(batch)]) for batch in ready))]
         return self.stage("train", candidates, device=self.chosen)
 
     def predicting(self) -> Records:

@@ -139,9 +139,9 @@ def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
 
 def _with_badge(text: str, button: str) -> str:
     if _BADGE.search(text):
-        return _BADGE.sub(lambda found: button, text, count=1)
-    title, _, rest = text.partition("\n")
-    return f"{title}\n\n{button}\n{rest}"
+        return _BADGE.sub(lambda match: button, text, count=1)
+    title, _, following_lines = text.partition("\n")
+    return f"{title}\n\n{button}\n{following_lines}"
 
 
 def _rewrite(cell: dict[str, object], text: str) -> None:
@@ -156,5 +156,5 @@ def _readme(root: Path, notebooks: list[Path], *, repository: str, ref: str) -> 
         notebook_path = path.relative_to(root).as_posix()
         row = re.compile(rf"(^\| \[[^\]]*\]\({re.escape(notebook_path)}\))(?:{_BADGE.pattern})?", re.MULTILINE)
         button = badge(repository, ref, notebook_path)
-        text = row.sub(lambda found, button=button: f"{found[1]} {button}", text)
+        text = row.sub(lambda match, button=button: f"{match[1]} {button}", text)
     return text

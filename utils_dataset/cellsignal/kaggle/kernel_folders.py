@@ -114,18 +114,18 @@ def _matches(kernel: Kernel, only: str) -> bool:
 
 def cell_types(recipe: Recipe) -> list[str]:
     """The cell types that a recipe trains, as far as can be told without its plates; those with most wells first."""
-    task, known = TASKS[recipe.task], _known(recipe)
+    task, known_cell_types = TASKS[recipe.task], _known(recipe)
     if not task.cell_types:
         return []
-    if unknown := [name for name in recipe.wells.cell_types if known and name not in known]:
-        raise InputError(f"no cell type {unknown[0]}", where="wells.cell_types", cure=f"choose from {', '.join(known)}")
-    chosen = recipe.wells.cell_types or known or task.cell_types
+    if unknown := [name for name in recipe.wells.cell_types if known_cell_types and name not in known_cell_types]:
+        raise InputError(f"no cell type {unknown[0]}", where="wells.cell_types", cure=f"choose from {', '.join(known_cell_types)}")
+    chosen = recipe.wells.cell_types or known_cell_types or task.cell_types
     if recipe.wells.experiments:
         chosen = [name for name in chosen if name in _of_experiments(recipe.wells.experiments)]
     if not chosen:
-        what = f"no experiment of {', '.join(recipe.wells.cell_types or known)} is named"
+        what = f"no experiment of {', '.join(recipe.wells.cell_types or known_cell_types)} is named"
         raise InputError(what, where="wells.experiments", cure="name others, or leave `wells.cell_types` empty")
-    return sorted(chosen, key=list(known).index if known else chosen.index)
+    return sorted(chosen, key=list(known_cell_types).index if known_cell_types else chosen.index)
 
 
 def _known(recipe: Recipe) -> tuple[str, ...]:

@@ -114,9 +114,9 @@ def _describe(run: Path, manifests: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    given_parameters = [settings.flat(given) for step_manifest in manifests.values() if (given := step_manifest.details["parameters"]).get("network_name", "model") == "model"]
-    values = {key: value for given in given_parameters for key, value in given.items() if key not in manifest.SPECIFIC}
-    cell_types = {given["cell_type"] for given in given_parameters if "cell_type" in given}
+    parameters_by_step = [settings.flat(parameters) for step_manifest in manifests.values() if (parameters := step_manifest.details["parameters"]).get("network_name", "model") == "model"]
+    values = {key: value for parameters in parameters_by_step for key, value in parameters.items() if key not in manifest.SPECIFIC}
+    cell_types = {parameters["cell_type"] for parameters in parameters_by_step if "cell_type" in parameters}
     provenance = {name: value for name, value in manifests[PREDICT_STEP].details.items() if name in PROVENANCE_KEYS}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it

@@ -440,9 +440,9 @@ class PushRunner:
 
     def _reserved(self) -> list[float]:
         """Minutes that each GPU session we know of may still take."""
-        watched = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
+        session_seconds = [(self.state.steps[step], clock.worked) for step, clock in {**self.running, **self.former}.items()]
         strays = [work_minutes(0.0) for pushed in self.state.steps.values() if pushed.stray and pushed.gpu]
-        return [max(0.0, work_minutes(pushed.minutes) + OVERHEAD_MINUTES - worked / 60) for pushed, worked in watched if pushed.gpu] + strays
+        return [max(0.0, work_minutes(pushed.minutes) + OVERHEAD_MINUTES - worked / 60) for pushed, worked in session_seconds if pushed.gpu] + strays
 
     def _sessions_in_use(self, *, gpu: bool) -> int:
         """Sessions of this kind that we know to run."""

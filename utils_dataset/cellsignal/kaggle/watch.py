@@ -79,8 +79,8 @@ def _newest(step: str, pushed: PushedKernel, interval: float) -> Receipt | None:
 def read_receipt(step: str, pushed: PushedKernel) -> Receipt | None:
     """The receipt of a session that ended well; None when it left none, or a damaged one."""
     with tempfile.TemporaryDirectory() as folder:
-        place = manifest.place(Path(pushed.run), step).as_posix()
-        client.output(pushed.version_slug, Path(folder), f"^{re.escape(place)}$")
+        receipt_path = manifest.place(Path(pushed.run), step).as_posix()
+        client.output(pushed.version_slug, Path(folder), f"^{re.escape(receipt_path)}$")
         return manifest.read(Path(folder) / pushed.run, step)
 
 

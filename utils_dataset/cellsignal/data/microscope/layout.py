@@ -97,17 +97,17 @@ def complete_labels(wells: pd.DataFrame, *, seed: int, solution: pd.Series | Non
     A test experiment with the layout of a training experiment repeats its classes. Raises InputError when
     a plate has more treatment wells than its group has classes.
     """
-    known = wells["sirna"].astype("Int64")
+    sirna = wells["sirna"].astype("Int64")
     if solution is not None:
-        known = known.fillna(wells["id_code"].map(solution).astype("Int64"))
-    wells = wells.assign(sirna=known)
+        sirna = sirna.fillna(wells["id_code"].map(solution).astype("Int64"))
+    wells = wells.assign(sirna=sirna)
     wells = wells.assign(sirna=wells["sirna"].fillna(_repeat_classes(wells, seed=seed)))
     orders = _group_orders(wells)
-    drawn = [
+    drawn_classes = [
         _draw_classes(part, seed=seed, groups=_choose_order(part, seed=seed, orders=orders, last=last))
         for part, last in _unlabelled_experiments(wells)
     ]
-    return wells.assign(sirna=wells["sirna"].fillna(pd.concat([pd.Series(dtype="Int64"), *drawn])).astype(int))
+    return wells.assign(sirna=wells["sirna"].fillna(pd.concat([pd.Series(dtype="Int64"), *drawn_classes])).astype(int))
 
 
 def _group_orders(wells: pd.DataFrame) -> list[list[list[int]]]:
@@ -157,7 +157,7 @@ def _deal_classes(wells: pd.DataFrame, group: list[int], *, rng: np.random.Gener
 
 def _repeat_classes(wells: pd.DataFrame, *, seed: int) -> pd.Series:
     """Classes of test wells whose experiment has a training experiment's layout, <NA> elsewhere."""
-    drawn = pd.Series(pd.NA, index=wells.index, dtype="Int64")
+    repeated = pd.Series(pd.NA, index=wells.index, dtype="Int64")
     plates = int(wells["plate"].max())
     classes = wells.set_index(["experiment", "plate", "well"])["sirna"]
     for pair in duplicate_layouts(wells):
@@ -168,5 +168,5 @@ def _repeat_classes(wells: pd.DataFrame, *, seed: int) -> pd.Series:
         source = pd.MultiIndex.from_arrays(
             [[reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"]]
         )
-        drawn.loc[part.index] = classes.reindex(source).array
-    return drawn
+        repeated.loc[part.index] = classes.reindex(source).array
+    return repeated

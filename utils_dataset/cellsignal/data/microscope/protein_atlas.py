@@ -249,14 +249,14 @@ class Preset:
     test: int
     image_size: int
     pixel_size: float  # native pixels (512 across a real field) per image pixel
-    least: int  # sites that show the rarest class in training; half as many in the test
+    rarest_sites: int  # sites that show the rarest class in training; half as many in the test
     twins: int = 0  # training sites whose image is in the data a second time, under another id
     cell_types: tuple[str, ...] = ()  # whose cells are no part of the task
 
 
 PRESETS = {
-    "atlas-demo": Preset(train=1800, test=600, image_size=64, pixel_size=1.6, least=12, twins=18),
-    "atlas-tiny": Preset(train=120, test=48, image_size=32, pixel_size=3.0, least=2, twins=2),
+    "atlas-demo": Preset(train=1800, test=600, image_size=64, pixel_size=1.6, rarest_sites=12, twins=18),
+    "atlas-tiny": Preset(train=120, test=48, image_size=32, pixel_size=3.0, rarest_sites=2, twins=2),
 }
 
 
@@ -284,8 +284,8 @@ def draw_atlas(preset: Preset, *, seed: int, like: Path | None, experiments: Seq
 
 def _draw_sites(preset: Preset, *, seed: int) -> pd.DataFrame:
     parts = []
-    for kind, count, least in (("train", preset.train - preset.twins, preset.least), ("test", preset.test, preset.least // 2)):
-        labels = drawn_labels(stream(seed, "labels", kind), count, least=max(1, least))
+    for kind, count, rarest_sites in (("train", preset.train - preset.twins, preset.rarest_sites), ("test", preset.test, preset.rarest_sites // 2)):
+        labels = draw_labels(stream(seed, "labels", kind), count, rarest_sites=max(1, rarest_sites))
         ids = [_id(seed, kind, number) for number in range(count)]
         parts.append(pd.DataFrame({"id_code": ids, "labels": labels, "dataset": kind, "twin_of": ids}))
     twins = parts[0].head(preset.twins).assign(id_code=[_id(seed, "twin", number) for number in range(preset.twins)])
@@ -296,37 +296,37 @@ def _draw_sites(preset: Preset, *, seed: int) -> pd.DataFrame:
 def _from_tables(like: Path, *, seed: int) -> pd.DataFrame:
     """The sites of real tables; unknown test labels are drawn."""
     tables = read_site_tables(like, PROTEIN_ATLAS)
-    drawn = pd.Series(drawn_labels(stream(seed, "labels", "test"), len(tables.sample), least=0), index=tables.sample)
-    known = drawn if tables.solution is None else tables.solution.combine_first(drawn)
-    labels = tables.sites["labels"].where(tables.sites["dataset"] == "train", tables.sites["id_code"].map(known))
+    drawn_test_labels = pd.Series(draw_labels(stream(seed, "labels", "test"), len(tables.sample), rarest_sites=0), index=tables.sample)
+    test_labels = drawn_test_labels if tables.solution is None else tables.solution.combine_first(drawn_test_labels)
+    labels = tables.sites["labels"].where(tables.sites["dataset"] == "train", tables.sites["id_code"].map(test_labels))
     return tables.sites[["id_code", "dataset"]].assign(labels=labels.map(write_labels), twin_of=tables.sites["id_code"])
 
 
-def drawn_labels(rng: np.random.Generator, count: int, *, least: int) -> list[Labels]:
+def draw_labels(rng: np.random.Generator, count: int, *, rarest_sites: int) -> list[Labels]:
     """Label sets of so many sites, as often as in the real training table, in random order.
 
     Drawn at even steps through the real table, so that a few hundred sites have its frequencies as well as they can.
-    Classes that `least` sites do not show then take the places of sites with the most frequent class.
+    Classes on fewer than `rarest_sites` sites then replace the labels of sites with the most frequent class.
     """
     sets, weights = list(label_sets()), np.array(list(label_sets().values()), float)
     steps = (rng.random() + np.arange(count)) / max(count, 1)
     # Sorted by size the sets of a class lie scattered: a random order of the table gives each the same chance.
     order = rng.permutation(len(sets))
     rows = np.searchsorted(np.cumsum(weights[order] / weights.sum()), steps)
-    drawn = [sets[order[min(row, len(sets) - 1)]] for row in rows]
-    _raise_rare_classes(rng, drawn, sets, weights, least=least)
-    return [drawn[i] for i in rng.permutation(count)]
+    labels_of_sites = [sets[order[min(row, len(sets) - 1)]] for row in rows]
+    _raise_rare_classes(rng, labels_of_sites, sets, weights, rarest_sites=rarest_sites)
+    return [labels_of_sites[i] for i in rng.permutation(count)]
 
 
-def _raise_rare_classes(rng: np.random.Generator, drawn: list[Labels], sets: list[Labels], weights: np.ndarray, *, least: int) -> None:
-    """Give every class `least` sites where possible, with label sets that occur in the real data."""
-    for label in sorted(range(PROTEIN_ATLAS.classes), key=lambda label: sum(label in labels for labels in drawn)):
+def _raise_rare_classes(rng: np.random.Generator, labels_of_sites: list[Labels], sets: list[Labels], weights: np.ndarray, *, rarest_sites: int) -> None:
+    """Give every class `rarest_sites` sites where possible, with label sets that occur in the real data."""
+    for label in sorted(range(PROTEIN_ATLAS.classes), key=lambda label: sum(label in labels for labels in labels_of_sites)):
         with_class = [i for i, labels in enumerate(sets) if label in labels]
         chances = weights[with_class] / weights[with_class].sum()
-        missing = least - sum(label in labels for labels in drawn)
-        free = [i for i, labels in enumerate(drawn) if labels == (0,)]
+        missing = rarest_sites - sum(label in labels for labels in labels_of_sites)
+        free = [i for i, labels in enumerate(labels_of_sites) if labels == (0,)]
         for i in rng.permutation(free)[: max(missing, 0)]:
-            drawn[i] = sets[with_class[int(rng.choice(len(with_class), p=chances))]]
+            labels_of_sites[i] = sets[with_class[int(rng.choice(len(with_class), p=chances))]]
 
 
 def _id(seed: int, kind: str, number: int) -> str:

@@ -51,7 +51,7 @@ def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, thre
         on_site()
     shutil.rmtree(folder / PLATE, ignore_errors=True)
     os.replace(temporary, folder / PLATE)
-    chunks = {size: [f"{PLATE}/{'/'.join(place)}/{level}/c/0/0/0" for place in positions] for level, size in enumerate(spec.shapes)}
+    chunks = {size: [f"{PLATE}/{'/'.join(position)}/{level}/c/0/0/0" for position in positions] for level, size in enumerate(spec.shapes)}
     write_index(out, shard, source, checksums=dict(zip(spec.shapes, map(list, zip(*checksums)))), chunks=chunks)
 
 

@@ -154,9 +154,9 @@ def _prepare_folder(out: Path, plan: PackPlan) -> bool:
     return receipt.complete
 
 
-def _store_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+def _store_difference(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     names = {"suffixes": "channels", "shapes": "sizes", "store": "version"}
-    differences = [f"{names.get(key, key)} {_as_text(found.get(key))}, not {_as_text(expected[key])}" for key in expected if found.get(key) != expected[key]]
+    differences = [f"{names.get(key, key)} {_as_text(stored.get(key))}, not {_as_text(expected[key])}" for key in expected if stored.get(key) != expected[key]]
     return f"holds a store of {'; '.join(differences)}"
 
 

@@ -23,13 +23,13 @@ def plate_groups(wells: pd.DataFrame) -> list[list[int]]:
     no such sets, that is, when some would stand on two plates of one experiment, or when no two
     experiments with different layouts agree on them: one layout alone always looks like groups.
     """
-    known = _labelled_treatments(wells)
-    plates, _ = pd.factorize(_plate_names(known))
-    classes, sirnas = pd.factorize(known["sirna"].astype("int64"))
+    treatments = _labelled_treatments(wells)
+    plates, _ = pd.factorize(_plate_names(treatments))
+    classes, sirnas = pd.factorize(treatments["sirna"].astype("int64"))
     group_of = _components(classes, plates)
-    known = known.assign(group=group_of[classes])
-    plates_per_group = known.groupby(["experiment", "group"])["plate"].nunique()
-    if known.empty or plates_per_group.max() > 1 or not _different_layouts(known):
+    treatments = treatments.assign(group=group_of[classes])
+    plates_per_group = treatments.groupby(["experiment", "group"])["plate"].nunique()
+    if treatments.empty or plates_per_group.max() > 1 or not _different_layouts(treatments):
         return []
     groups = pd.Series(sirnas).groupby(group_of).apply(lambda group: sorted(group.tolist()))
     return sorted(groups.tolist())
@@ -37,10 +37,10 @@ def plate_groups(wells: pd.DataFrame) -> list[list[int]]:
 
 def rotations(wells: pd.DataFrame, groups: list[list[int]]) -> dict[str, list[int]]:
     """The index of the plate group on plates 1, 2, … of each training experiment; -1 on none."""
-    known = _labelled_treatments(wells)
+    treatments = _labelled_treatments(wells)
     group_of = {sirna: index for index, group in enumerate(groups) for sirna in group}
-    known = known.assign(group=known["sirna"].map(group_of))
-    table = known.dropna(subset="group").pivot_table(
+    treatments = treatments.assign(group=treatments["sirna"].map(group_of))
+    table = treatments.dropna(subset="group").pivot_table(
         index="experiment", columns="plate", values="group", aggfunc="first"
     )
     table = table.reindex(columns=range(1, int(wells["plate"].max()) + 1))
@@ -133,12 +133,12 @@ def _same_layout(wells: pd.DataFrame) -> dict[tuple[str, str], int | None]:
     """Pairs that agree under some shift of plates, and the shift when only one fits."""
     names, classes = _layouts(wells)
     matching_shifts: dict[tuple[str, str], list[int]] = {}
-    known = (classes != UNKNOWN).sum(axis=(1, 2))
+    labelled_wells = (classes != UNKNOWN).sum(axis=(1, 2))
     for shift in range(classes.shape[1]):
         shifted = np.roll(classes, -shift, axis=1)  # [:, p] is plate p + shift
         for reference, name in enumerate(names):
             equal = ((shifted == classes[reference]) & (shifted != UNKNOWN)).sum(axis=(1, 2))
-            for other in np.flatnonzero(equal > SAME_LAYOUT_SHARE * np.minimum(known, known[reference])):
+            for other in np.flatnonzero(equal > SAME_LAYOUT_SHARE * np.minimum(labelled_wells, labelled_wells[reference])):
                 if other != reference:
                     matching_shifts.setdefault((name, names[other]), []).append(shift)
     return {pair: shifts[0] if len(shifts) == 1 else None for pair, shifts in matching_shifts.items()}

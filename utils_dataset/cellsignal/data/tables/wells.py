@@ -193,13 +193,13 @@ def _duplicates(frame: pd.DataFrame, column: str = "id_code") -> list[Problem]:
 
 def _row_problems(tables: pd.DataFrame) -> list[Problem]:
     """Well types that contradict the class number, and experiments that are in both data sets."""
-    known = tables[tables["sirna"].notna()]
-    expected_types = {sirna: _well_type(sirna) for sirna in known["sirna"].unique()}
-    disagrees = known["well_type"] != known["sirna"].map(expected_types)
+    labelled = tables[tables["sirna"].notna()]
+    expected_types = {sirna: _well_type(sirna) for sirna in labelled["sirna"].unique()}
+    disagrees = labelled["well_type"] != labelled["sirna"].map(expected_types)
     experiments = tables.drop_duplicates(["experiment", "dataset"])
     in_both_sets = experiments["experiment"].duplicated()
     cure = "1108-1137 are positive controls, 1138 is the negative one, lower ones are treatments"
-    return schema.flag(known, disagrees, "well_type", "disagrees with the row's class number", cure) + (
+    return schema.flag(labelled, disagrees, "well_type", "disagrees with the row's class number", cure) + (
         schema.flag(experiments, in_both_sets, "experiment", "is in train and in test", "keep it in one of them")
     )
 
