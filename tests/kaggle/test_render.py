@@ -178,7 +178,7 @@ def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make,
     checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
     made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", as_one_kernel=True))]
     training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"
-    for old, new in (("# of weights and batches", "# of batches and weights"), ("build_augmentation(recipe.augmentation.pretraining, seed=draws", "build_augmentation(recipe.augmentation.training, seed=draws")):
+    for old, new in (("recipe = session.recipe", "recipe = session.recipe  # as checked"), ("augmentation_grid(train)", "augmentation_grid(held_out)")):
         text = training.read_text()
         assert old in text
         training.write_text(text.replace(old, new))
