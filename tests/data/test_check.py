@@ -15,7 +15,7 @@ from cellsignal.data.check import check_dataset
 from cellsignal.data.images.reader import missing_channels, read_sites, stems_in
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.networks.standardise import _measured, channel_stats
+from cellsignal.learn.networks.standardise import _measured_plates, channel_stats
 from cellsignal.run.chain.steps import _first_image
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
@@ -112,7 +112,7 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     assert stems_in(whole, folder) == sorted(stem for stem in stems if stem.startswith(f"{folder}/"))
     assert (missing_channels(whole, stems, channels=RXRX1.suffixes) == parts).all()
     assert pack.plan_pack(whole).parcels[0].source() == source
-    _measured.clear()
+    _measured_plates.clear()
     assert channel_stats(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
     assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"
     rxrx1.record_images(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})

@@ -14,13 +14,13 @@ from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
+from cellsignal.learn.batches.dataset import SiteImages, group_batches, read_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
 from cellsignal.learn.training import epoch as training
 from cellsignal.learn.training.epoch import BufferPool, training_inputs
-from cellsignal.learn.training.optim import optimizer
+from cellsignal.learn.training.optim import build_optimizer
 from cellsignal.learn.training.phase import Phase
 
 CLASSES = 1108
@@ -76,9 +76,9 @@ class Learner:
         self.model = Classifier(NetworkSettings(backbone=backbone), channels=CHANNELS, classes=CLASSES).to(device)
         self.phase = Phase(name="benchmark", training=TrainingSettings(epochs=1, batch_size=batch_size, learning_rate=RATE))
         self.machine = MachineSettings(precision=precision, num_workers=workers)
-        self.learner = training.Learner(self.model, optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
+        self.learner = training.Learner(self.model, build_optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
                                         scaler=gradient_scaler(device, precision))
-        self.device, self.number, self.room = device, 0, BufferPool()
+        self.device, self.number, self.buffers = device, 0, BufferPool()
 
     def epoch(self, data: SiteImages, *, batches: int) -> Piece:
         """So many steps, one batch each, as a training takes them."""
@@ -94,7 +94,7 @@ class Learner:
     def inputs(self, pictures: torch.Tensor) -> torch.Tensor:
         """What the network is to see of uint8[N, C, H, W] on the device, until the next batch, as in a training."""
         with autocast(self.device, self.machine.precision):
-            return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, number=0, room=self.room)
+            return training_inputs(self.model, pictures, None, phase=self.phase, epoch=0, batch_number=0, buffers=self.buffers)
 
     def loss(self, seen: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of what the network sees, against targets float[N, classes] on the device."""
@@ -114,7 +114,7 @@ def augmenting(pictures: np.ndarray, learner: Learner, *, data: SiteImages) -> P
     data.cached = list(pictures)
 
     def work() -> float:
-        for images_, _ in iter_batches(data, batches, epoch=next(numbers), device=learner.device):
+        for images_, _ in read_batches(data, batches, epoch=next(numbers), device=learner.device):
             learner.inputs(images_)
         return sum(map(len, batches))
     return work

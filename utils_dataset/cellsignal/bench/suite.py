@@ -17,7 +17,7 @@ from cellsignal.bench.sample import CHANNELS, MOST, Sample, reduced_sample, take
 from cellsignal.bench.timer import CPU, Candidate, Piece, Row, measure, throughput
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
-from cellsignal.learn.batches.dataset import iter_batches
+from cellsignal.learn.batches.dataset import read_batches
 from cellsignal.machine import cores
 
 SMALL = 64  # px that a CPU's network sees
@@ -140,7 +140,7 @@ class Benchmark:
         """From the disk to what the network is given, everybody as set up for two cores: their two processes, our threads."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, least=LEAST)
-        feeding = throughput(lambda: iter_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
+        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
                          wave=3, seconds=self.seconds)
         ways = [Candidate("ours: store, threads", "ours", feeding)]
         for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):

@@ -12,25 +12,25 @@ from cellsignal.data.tables import headers
 from cellsignal.data.tables.labelled_sites import read_labelled_solution, read_sample
 from cellsignal.data.tables.wells import Tables, read_solution, read_tables
 from cellsignal.decide.assign.assign import Decision, decide, plate_design
-from cellsignal.decide.assign.calibration import ENOUGH
+from cellsignal.decide.assign.calibration import MIN_ERRORS
 from cellsignal.decide.assign.known_layouts import known_layouts as solve_known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
-from cellsignal.decide.scores.files import files_of, is_submission, name_of, read_all_scores
+from cellsignal.decide.scores.files import list_score_files, is_submission, describe_paths, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_answers
+from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_submission
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
 
-TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
+TABLE_FILES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
           "sample_submission.csv", "solution.csv")  # fmt: skip
-PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".parquet", ".npz")  # suffixes that promise another format than is written
+NON_CSV_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst", ".parquet", ".npz")  # suffixes that promise another format than is written
 
 
 @dataclass(frozen=True)
-class Assigned:
+class AssignmentResult:
     """A decision about files, experiments sorted by name."""
 
     predictions: pd.Series  # as in assign.Decision
@@ -41,7 +41,7 @@ class Assigned:
 def assign_files(
     scores: Sequence[Path], settings: AssignmentSettings = AssignmentSettings(), *, data: Path, out: Path, confidence: Path | None = None,
     probabilities: bool = False,
-) -> Assigned:
+) -> AssignmentResult:
     """Read scores, choose one siRNA per test well, and write the submission `out` and `confidence`.
 
     `scores`: files or folders that `scores.read_scores` reads; those of controls are no answers and
@@ -55,20 +55,20 @@ def assign_files(
     if confidence is None and is_stream(out):
         raise InputError("is a device or a FIFO, beside which no confidences can lie", where=out, cure="add --confidence CSV")
     out, confidence = output_file(out), output_file(confidence or confidence_path(out))
-    _check_places(out, confidence, scores=scores, data=data)
+    _check_output_paths(out, confidence, scores=scores, data=data)
     tables = read_tables(data)
     design = plate_design(tables.wells, settings)
     if settings.plate_groups and not design["groups"]:
         raise InputError("no plate groups in the training table", where=data, cure="add --no-groups")
     table = read_all_scores(scores, probabilities=probabilities)
     table = table.loc[:, ~table.columns.isin(RXRX1.controls)]
-    tests = _test_scores(table, tables, where=name_of(scores))
-    labelled = _labelled(table, tables.wells)
+    tests = _test_scores(table, tables, where=describe_paths(scores))
+    labelled = _labelled_wells(table, tables.wells)
     temperatures = decided_temperatures(table, labelled, tables.wells, **design)
     known = solve_known_layouts(tables.wells, tests) if settings.known_layouts else None
     decision = decide(tests, tables.wells, temperatures=temperatures, known=known, **design)
-    write_answers(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
-    return Assigned(decision.predictions, decision.confidence, _experiments(decision, labelled, measured=temperatures))
+    write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, beside=confidence)
+    return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, measured=temperatures))
 
 
 def score_files(submission: Path, solution: Path) -> dict:
@@ -76,30 +76,30 @@ def score_files(submission: Path, solution: Path) -> dict:
 
     Accuracy overall, by cell type and by experiment; or macro F1, and F1 by class. Raises InputError.
     """
-    task = task_of(submission)
-    return METRICS[task.metric].score(submission, solution, task)
+    task = submission_task(submission)
+    return SUBMISSION_METRICS[task.metric].score(submission, solution, task)
 
 
 def check_file(submission: Path, *, sample: Path) -> Task:
     """Refuse a submission that Kaggle would score wrongly or not at all, and tell whose it is; InputError names its first fault."""
-    task = task_of(submission)
-    METRICS[task.metric].check(submission, sample, task)
+    task = submission_task(submission)
+    SUBMISSION_METRICS[task.metric].check(submission, sample, task)
     return task
 
 
-def task_of(submission: Path) -> Task:
+def submission_task(submission: Path) -> Task:
     """The task whose submissions have this header; RxRx1 for any other, so that its faults are told as that task's."""
     return next((task for task in TASKS.values() if headers.has_columns(submission, *task.submission_columns)), RXRX1)
 
 
-def _accuracy(submission: Path, solution: Path, task: Task) -> dict:
+def _score_accuracy(submission: Path, solution: Path, task: Task) -> dict:
     truth = read_solution(solution)
     predictions = read_submission(submission)
     check_ids(predictions.index, list(truth.index), where=submission)
-    return accuracy(predictions, truth, places_of(truth.index.to_list()))
+    return accuracy(predictions, truth, wells_of_id_codes(truth.index.to_list()))
 
 
-def _macro_f1(submission: Path, solution: Path, task: Task) -> dict:
+def _score_macro_f1(submission: Path, solution: Path, task: Task) -> dict:
     truth = read_labelled_solution(solution, task)
     predictions = read_labelled_submission(submission, task)
     check_ids(predictions.index, list(truth.index), where=submission)
@@ -110,7 +110,7 @@ def _check_labels(submission: Path, sample: Path, task: Task) -> int:
     return check_labelled_submission(submission, sample=read_sample(sample, task), task=task)
 
 
-class Metric(NamedTuple):
+class SubmissionMetric(NamedTuple):
     """How submissions are scored, and how they are checked before they are sent."""
 
     score: Callable[[Path, Path, Task], dict]
@@ -118,45 +118,45 @@ class Metric(NamedTuple):
 
 
 # By the metric that a task names.
-METRICS = {
-    "accuracy": Metric(_accuracy, lambda submission, sample, task: check_submission(submission, sample=sample)),
-    "macro_f1": Metric(_macro_f1, _check_labels),
+SUBMISSION_METRICS = {
+    "accuracy": SubmissionMetric(_score_accuracy, lambda submission, sample, task: check_submission(submission, sample=sample)),
+    "macro_f1": SubmissionMetric(_score_macro_f1, _check_labels),
 }
 
 
-def experiment_of(id_codes: pd.Index) -> pd.Index:
+def experiments_of_id_codes(id_codes: pd.Index) -> pd.Index:
     """The experiment of each id_code (`HUVEC-01` of `HUVEC-01_1_B03`)."""
     return id_codes.str.rsplit("_", n=2).str[0]
 
 
-def places_of(id_codes: list[str]) -> pd.DataFrame:
+def wells_of_id_codes(id_codes: list[str]) -> pd.DataFrame:
     """Experiment and cell type as the id_codes spell them (`HUVEC-01_1_B03`)."""
-    experiments = experiment_of(pd.Index(id_codes)).to_series(index=range(len(id_codes)))
+    experiments = experiments_of_id_codes(pd.Index(id_codes)).to_series(index=range(len(id_codes)))
     cell_types = experiments.str.rsplit("-", n=1).str[0]
     return pd.DataFrame({"id_code": id_codes, "experiment": experiments, "cell_type": cell_types})
 
 
-def _check_places(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
+def _check_output_paths(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
     """Refuse to write over what is read, and under a name that promises another format."""
     for path in (out, confidence):
-        if path.suffix.lower() in PACKED:
+        if path.suffix.lower() in NON_CSV_SUFFIXES:
             raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
-        if any(_same(path, file) for file in files_of(scores)):
+        if any(_same_file(path, file) for file in list_score_files(scores)):
             raise InputError("would overwrite the scores", where=path, cure="choose another name")
-        if _in_data_set(path, data):
+        if _belongs_to_data_set(path, data):
             raise InputError("would overwrite a file of the data set", where=path, cure="choose another name")
-    if _same(out, confidence):
+    if _same_file(out, confidence):
         raise InputError("submission and confidences in one file", where=out, cure="choose another --confidence")
 
 
-def _same(path: Path, other: Path) -> bool:
+def _same_file(path: Path, other: Path) -> bool:
     """Whether two paths are one file, by whatever name or hard link; neither needs to exist."""
     return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
 
 
-def _in_data_set(path: Path, data: Path) -> bool:
+def _belongs_to_data_set(path: Path, data: Path) -> bool:
     """Whether a path is one of the tables, there or not yet, or any other file below `data` but an old submission."""
-    if any(_same(path, data / name) for name in TABLES):
+    if any(_same_file(path, data / name) for name in TABLE_FILES):
         return True
     return path.exists() and path.resolve().is_relative_to(data.resolve()) and not is_submission(path)
 
@@ -174,18 +174,18 @@ def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataF
     return table.loc[tables.sample]
 
 
-def _labelled(table: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+def _labelled_wells(table: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     """cell_type and sirna by id_code of the scored treatment wells of training experiments."""
     known = (wells["dataset"] == "train") & (wells["well_type"] == "treatment")
     known &= wells["id_code"].isin(table.index) & wells["sirna"].isin(table.columns)
     return wells[known].set_index("id_code")[["cell_type", "sirna"]].astype({"sirna": "int64"})
 
 
-def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Container[str]) -> pd.DataFrame:
+def _experiment_table(decision: Decision, labelled: pd.DataFrame, *, measured: Container[str]) -> pd.DataFrame:
     """The table of experiments with the number of wells behind each temperature, or a note why there is none."""
     table, counts = decision.experiments.sort_index(), labelled["cell_type"].value_counts()
     used = [int(counts[name]) if name in measured else 0 for name in table["cell_type"]]
-    unused = {name: f"fewer than {ENOUGH} errors in {count:,} labelled wells, too few to calibrate on"
+    unused = {name: f"fewer than {MIN_ERRORS} errors in {count:,} labelled wells, too few to calibrate on"
               for name, count in counts.items() if name not in measured}  # fmt: skip
     notes = [", ".join(filter(None, pair)) for pair in zip(table["note"], map(unused.get, table["cell_type"]))]
     return table.assign(labelled=used, note=notes)
@@ -194,12 +194,12 @@ def _experiments(decision: Decision, labelled: pd.DataFrame, *, measured: Contai
 # The accuracy route of each experiment as text: what was used to decide, and how sure that was.
 
 
-COLUMNS = ("experiment", "route", "groups", "certainty", "rotation", "surprise", "temperature", "labelled", "confidence")
-RIGHT = ("certainty", "surprise", "temperature", "labelled", "confidence")  # numbers
-WIDTH = 100
+ROUTE_COLUMNS = ("experiment", "route", "groups", "certainty", "rotation", "surprise", "temperature", "labelled", "confidence")
+RIGHT_ALIGNED = ("certainty", "surprise", "temperature", "labelled", "confidence")  # numbers
+LINE_WIDTH = 100
 
 
-def routes_table(assigned: Assigned) -> str:
+def routes_table(assigned: AssignmentResult) -> str:
     """One line per experiment, then the notes.
 
     COLUMNS: experiment; route; groups (the plate group on plates 1, 2, …); certainty (posterior
@@ -209,47 +209,47 @@ def routes_table(assigned: Assigned) -> str:
     over the wells). "-" where there is no such thing.
     """
     experiments = assigned.experiments
-    confidence = assigned.confidence.groupby(experiment_of(assigned.confidence.index)).mean()
-    rows = [_row(str(name), row, confidence.get(name)) for name, row in experiments.iterrows()]
-    return "\n".join([*_aligned(rows), *_notes(experiments["note"])])
+    confidence = assigned.confidence.groupby(experiments_of_id_codes(assigned.confidence.index)).mean()
+    rows = [_route_row(str(name), row, confidence.get(name)) for name, row in experiments.iterrows()]
+    return "\n".join([*_aligned_lines(rows), *_note_lines(experiments["note"])])
 
 
-def _row(name: str, row: pd.Series, confidence: float | None) -> list[str]:
+def _route_row(name: str, row: pd.Series, confidence: float | None) -> list[str]:
     groups = row["group_on_plate"]
     rotation = row["rotation"] if isinstance(groups, Sequence) else None
     return [
         name,
         str(row["route"]),
         " ".join(map(str, groups)) if isinstance(groups, Sequence) else "-",
-        _number(row["group_confidence"], ".4f"),
-        "-" if _absent(rotation) else "yes" if rotation else "no",
-        "-" if _absent(rotation) else _number(row["surprise_bits"], ".1f"),
-        _number(row["temperature"], ".3f"),
-        _number(row["labelled"], ",.0f"),
-        _number(confidence, ".3f"),
+        _format_number(row["group_confidence"], ".4f"),
+        "-" if _is_missing(rotation) else "yes" if rotation else "no",
+        "-" if _is_missing(rotation) else _format_number(row["surprise_bits"], ".1f"),
+        _format_number(row["temperature"], ".3f"),
+        _format_number(row["labelled"], ",.0f"),
+        _format_number(confidence, ".3f"),
     ]
 
 
-def _absent(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value != value  # NaN differs from itself
 
 
-def _number(value: Any, form: str) -> str:
-    return "-" if _absent(value) else format(float(value), form)
+def _format_number(value: Any, form: str) -> str:
+    return "-" if _is_missing(value) else format(float(value), form)
 
 
-def _notes(notes: pd.Series) -> list[str]:
+def _note_lines(notes: pd.Series) -> list[str]:
     """Each note once, with the experiments it is about."""
     groups = notes[notes != ""].groupby(notes, sort=False).groups
-    return [fill(f"{', '.join(map(str, names))}: {note}", WIDTH, subsequent_indent="  ") for note, names in groups.items()]
+    return [fill(f"{', '.join(map(str, names))}: {note}", LINE_WIDTH, subsequent_indent="  ") for note, names in groups.items()]
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def _aligned_lines(rows: list[list[str]]) -> list[str]:
     """A header and the rows, text to the left and numbers to the right."""
-    table = [list(COLUMNS), *rows]
+    table = [list(ROUTE_COLUMNS), *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = (
-        "  ".join(cell.rjust(width) if name in RIGHT else cell.ljust(width) for name, cell, width in zip(COLUMNS, line, widths))
+        "  ".join(cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width) for name, cell, width in zip(ROUTE_COLUMNS, line, widths))
         for line in table
     )
     return [line.rstrip() for line in lines]

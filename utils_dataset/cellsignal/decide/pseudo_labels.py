@@ -23,8 +23,8 @@ from cellsignal.learn.networks.batchnorm import REFINEMENTS
 from cellsignal.learn.networks.classifier import ModelConfig
 from cellsignal.learn.settings import TrainingSettings
 
-Predict = Callable[..., pd.DataFrame]
-MOST = 0.5  # of a plate's treatment wells have to be held out for its statistics to be the plate's: pictures may be missing
+ScoreImages = Callable[..., pd.DataFrame]
+MIN_HELD_OUT_SHARE = 0.5  # of a plate's treatment wells have to be held out for its statistics to be the plate's: pictures may be missing
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PseudoLabels:
     precision: str = "auto"
     controls: SiteImages | None = None
     held_out: SiteImages | None = None
-    predict: Predict = field(default=score_images)
+    predict: ScoreImages = field(default=score_images)
 
     def __call__(self, model: nn.Module, card: ModelConfig, epoch: int) -> np.ndarray:
         """Class index of each site of `data`, int64, -1 where it is not used; hangs on weights and epoch alone."""
@@ -98,7 +98,7 @@ class PseudoLabels:
         sites, keys = self.held_out.sites, SCOPES[self.training.batch_scope] or SCOPES["experiment"]
         mine = sites[sites["well_type"] == "treatment"].drop_duplicates("id_code").set_index("id_code")
         there = self.wells[self.wells["well_type"] == "treatment"].groupby(keys).size().rename("there")
-        return mine[mine.groupby(keys)["stem"].transform("size") >= MOST * mine.join(there, on=keys)["there"].fillna(0)]
+        return mine[mine.groupby(keys)["stem"].transform("size") >= MIN_HELD_OUT_SHARE * mine.join(there, on=keys)["there"].fillna(0)]
 
     def _scores(self, model: nn.Module, card: ModelConfig, data: SiteImages) -> pd.DataFrame:
         return self.predict(model, card, data, self.controls, scope=self.training.batch_scope, precision=self.precision)

@@ -14,8 +14,8 @@ from cellsignal.errors import InputError
 # What wells look like beside those whose siRNA is known: plate-centred embeddings and the classes' prototypes.
 
 
-SCALE = 20.0  # of cosines, where no held-out well tells a better one
-SPAN = 30.0  # scales are sought from a twentieth of it to twenty times it
+DEFAULT_SCALE = 20.0  # of cosines, where no held-out well tells a better one
+SCALE_RANGE = 30.0  # scales are sought from a twentieth of it to twenty times it
 
 
 def plate_centred(embeddings: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def plate_centred(embeddings: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame
     return embeddings - embeddings.groupby(plates).transform("mean")
 
 
-def cosines(embeddings: pd.DataFrame, wells: pd.DataFrame, known: pd.Series, *, joint: bool = False) -> pd.DataFrame:
+def prototype_cosines(embeddings: pd.DataFrame, wells: pd.DataFrame, known: pd.Series, *, joint: bool = False) -> pd.DataFrame:
     """Cosine of each well to the prototype of each class, float32 [wells without a known siRNA, classes].
 
     `embeddings`: as for `centred`, which is done here; `known`: siRNA by id_code of labelled wells. A prototype is the
@@ -39,10 +39,10 @@ def cosines(embeddings: pd.DataFrame, wells: pd.DataFrame, known: pd.Series, *, 
     known = known[known.index.isin(embeddings.index)].astype(int)
     features = plate_centred(embeddings, wells)
     cell_types = wells.set_index("id_code")["cell_type"].reindex(features.index)
-    everywhere = _prototypes(features, known) if joint else None
+    everywhere = _class_means(features, known) if joint else None
     asked = features[~features.index.isin(known.index)]
     tables = [
-        _cosines(mine, _prototypes(features, known[(cell_types.reindex(known.index) == name).to_numpy()], beside=everywhere))
+        _cosine_table(mine, _class_means(features, known[(cell_types.reindex(known.index) == name).to_numpy()], beside=everywhere))
         for name, mine in asked.groupby(cell_types.loc[asked.index])
     ]
     table = pd.concat(tables) if tables else pd.DataFrame(index=asked.index)
@@ -55,7 +55,7 @@ def fit_scale(cosines: pd.DataFrame, truth: pd.Series) -> float:
     `truth`: siRNA by id_code. It is a temperature's reciprocal (`calibrate.fit_temperature`).
     """
     truth = truth[truth.index.isin(cosines.index) & truth.isin(cosines.columns)]
-    return SPAN / fit_temperature(cosines * SPAN, truth) if len(truth) else SCALE
+    return SCALE_RANGE / fit_temperature(cosines * SCALE_RANGE, truth) if len(truth) else DEFAULT_SCALE
 
 
 def blend_scores(scores: pd.DataFrame, cosines: pd.DataFrame, *, weight: float, scale: float) -> pd.DataFrame:
@@ -74,18 +74,18 @@ def blend_scores(scores: pd.DataFrame, cosines: pd.DataFrame, *, weight: float, 
     return answer
 
 
-def _prototypes(features: pd.DataFrame, known: pd.Series, *, beside: pd.DataFrame | None = None) -> pd.DataFrame:
+def _class_means(features: pd.DataFrame, known: pd.Series, *, beside: pd.DataFrame | None = None) -> pd.DataFrame:
     """Mean features by class; where there is none, the one of `beside`."""
     means = features.loc[known.index].groupby(known.to_numpy()).mean()
     return means if beside is None else pd.concat([means, beside[~beside.index.isin(means.index)]]).sort_index()
 
 
-def _cosines(features: pd.DataFrame, prototypes: pd.DataFrame) -> pd.DataFrame:
-    values = _units(features.to_numpy(np.float32)) @ _units(prototypes.to_numpy(np.float32)).T
+def _cosine_table(features: pd.DataFrame, prototypes: pd.DataFrame) -> pd.DataFrame:
+    values = _unit_vectors(features.to_numpy(np.float32)) @ _unit_vectors(prototypes.to_numpy(np.float32)).T
     return pd.DataFrame(values, index=features.index, columns=prototypes.index)
 
 
-def _units(vectors: np.ndarray) -> np.ndarray:
+def _unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Each row divided by its length; a row without one stays nothing."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
@@ -113,7 +113,7 @@ def refine_scores(answers: Mapping[str, pd.DataFrame], wells: pd.DataFrame, sett
     rungs = {"views": answers["views"]} if "views" in answers else {}
     scores = rungs.get("views", answers[settings.statistics])
     if weight and len(answers["embeddings"]):
-        beside = _beside(answers["embeddings"], wells, joint=joint)
+        beside = _cosines_by_split(answers["embeddings"], wells, joint=joint)
         held = wells[wells["split"] == "held_out"].set_index("id_code")["sirna"].dropna()
         scale = scale or fit_scale(beside[beside.index.isin(scores.index)], held)
         scores = rungs["prototypes"] = blend_scores(scores, beside, weight=weight, scale=scale)
@@ -137,7 +137,7 @@ def average_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(mean, index=first.index, columns=first.columns)
 
 
-def _beside(embeddings: pd.DataFrame, wells: pd.DataFrame, *, joint: bool) -> pd.DataFrame:
+def _cosines_by_split(embeddings: pd.DataFrame, wells: pd.DataFrame, *, joint: bool) -> pd.DataFrame:
     """The cosines of held-out wells to what training wells show, and of test wells to what all labelled ones show."""
     treatment = wells[wells["well_type"] == "treatment"].set_index("id_code")
     treatment = treatment[treatment.index.isin(embeddings.index)]
@@ -146,5 +146,5 @@ def _beside(embeddings: pd.DataFrame, wells: pd.DataFrame, *, joint: bool) -> pd
         asked = treatment.index[treatment["split"] == split]
         known = treatment.loc[treatment["split"].isin(teachers), "sirna"].astype(int)
         if len(asked) and len(known):  # a plate's wells are labelled or test wells, all of them, so that it stays whole
-            tables.append(cosines(embeddings.loc[embeddings.index.isin([*asked, *known.index])], wells, known, joint=joint))
+            tables.append(prototype_cosines(embeddings.loc[embeddings.index.isin([*asked, *known.index])], wells, known, joint=joint))
     return pd.concat(tables).fillna(0) if tables else pd.DataFrame(index=embeddings.index[:0])

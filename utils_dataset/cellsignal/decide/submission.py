@@ -34,7 +34,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
     order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
     """
     answers, problems = schema.read_rows(path, AnswerRow, exact=True)
-    raise_if_any(problems or _strange_columns(path))
+    raise_if_any(problems or _unexpected_columns(path))
     asked, problems = schema.read_rows(sample, schema.SampleRow)
     raise_if_any(problems)
     ids = answers["id_code"]
@@ -46,7 +46,7 @@ def check_submission(path: Path, *, sample: Path) -> int:
     return len(answers)
 
 
-def _strange_columns(path: Path) -> list[Problem]:
+def _unexpected_columns(path: Path) -> list[Problem]:
     extra = [name for name in headers.read_header(path, exact=True).names if name not in RXRX1.submission_columns]
     where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
     return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
@@ -68,7 +68,7 @@ def confidence_path(submission: Path) -> Path:
     return submission.with_name(f"{submission.stem}.confidence.csv")
 
 
-def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
+def write_submission(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
                   beside: Path | None = None) -> Path:
     """Write the submission in the order of the sample and, `beside` it, `id_code,sirna,confidence`; both or neither.
 

@@ -20,15 +20,15 @@ from cellsignal.decide.assign.calibration import conflict_temperature
 from cellsignal.decide.assign.groups import GroupChoice, choose_groups, groups_obstacle, log_group_probabilities
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.decide.assign.solvers import marginals, possible_columns, softmax
-from cellsignal.decide.scores.files import HUGE, without_masks
+from cellsignal.decide.scores.files import MAX_SCORE, replace_masks
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 
 # Anybody's scores as arrays, and the blocks of wells that share siRNAs.
 
 
-POOLED = 12  # blocks that set the temperature of a cell type; more of them move it by less than plates differ
-UNSEEN, PLATES = 0.5, 0.3  # deviation of the logarithm of the temperature: of a cell type that was not measured; of its plates
+MAX_BLOCKS = 12  # blocks that set the temperature of a cell type; more of them move it by less than plates differ
+UNMEASURED_DEVIATION, PLATE_DEVIATION = 0.5, 0.3  # deviation of the logarithm of the temperature: of a cell type that was not measured; of its plates
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def as_score_matrix(scores: pd.DataFrame, wells: pd.DataFrame) -> ScoreMatrix:
         scores = scores.sort_index()
     if not scores.columns.is_monotonic_increasing:
         scores = scores.sort_index(axis=1)
-    places = _places(scores.index, wells)
+    places = _scored_wells(scores.index, wells)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        values = without_masks(scores.to_numpy(np.float32))
-    _check(values, scores)
+        values = replace_masks(scores.to_numpy(np.float32))
+    _check_scores(values, scores)
     rows = places.groupby("experiment", sort=False).indices
     return ScoreMatrix(
         id_codes=scores.index.to_numpy(), classes=scores.columns.to_numpy(int), values=values,
@@ -102,7 +102,7 @@ def assignment_problem(screen: ScoreMatrix, experiment: str, rows: np.ndarray, c
     return AssignmentProblem(screen.cell_types[experiment], rows, columns, values, trust)
 
 
-def normalised(screen: ScoreMatrix) -> ScoreMatrix:
+def normalise_scores(screen: ScoreMatrix) -> ScoreMatrix:
     """The same with log-softmaxes, so that the scores of two wells can be compared; a well of -inf alone stays as it is."""
     best = screen.values.max(1, keepdims=True)
     values = screen.values - np.where(np.isfinite(best), best, 0)
@@ -121,14 +121,14 @@ def problem_temperatures(blocks: Sequence[AssignmentProblem], measured: dict[str
     alone = np.array([not part.crowded and part.cell_type not in measured for part in blocks], bool)
     for cell_type in np.unique(cell_types[alone]):
         mine = np.flatnonzero(alone & (cell_types == cell_type))
-        some = [blocks[k].values for k in mine[:: -(-len(mine) // POOLED)]]
-        centre = conflict_temperature(some, spread=UNSEEN)
+        some = [blocks[k].values for k in mine[:: -(-len(mine) // MAX_BLOCKS)]]
+        centre = conflict_temperature(some, spread=UNMEASURED_DEVIATION)
         temperatures[cell_types == cell_type] = centre  # a crowd has no quarrels of its own
-        temperatures[mine] = [conflict_temperature([blocks[k].values], centre=centre, spread=PLATES) for k in mine]
+        temperatures[mine] = [conflict_temperature([blocks[k].values], centre=centre, spread=PLATE_DEVIATION) for k in mine]
     return temperatures
 
 
-def _places(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
+def _scored_wells(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
     """Experiment, cell type and plate of every scored well."""
     twice = id_codes[id_codes.duplicated()]
     if len(twice):
@@ -147,26 +147,26 @@ def _places(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
     return places
 
 
-def _check(values: np.ndarray, scores: pd.DataFrame) -> None:
+def _check_scores(values: np.ndarray, scores: pd.DataFrame) -> None:
     """Refuse what is neither a number nor -inf; minimum and maximum tell it without a copy of the table."""
-    if np.isnan(values.min()) or values.max() > HUGE:
-        row, column = np.argwhere(np.isnan(values) | (values > HUGE))[0]
+    if np.isnan(values.min()) or values.max() > MAX_SCORE:
+        row, column = np.argwhere(np.isnan(values) | (values > MAX_SCORE))[0]
         raise InputError(f"score {values[row, column]} of class {scores.columns[column]}", where=f"well {scores.index[row]}",
                          cure="give natural-log probabilities; -inf is one, NaN is none")
 
 
 # Networks that favour a few siRNAs in all wells make these quarrel without being too sure: on the votes of real
 # networks the temperature then ran to 4 and more, where simulated ones that were twice too sure stayed below 2.
-RUNAWAY = 3.0
-UNSURE = "confidences may be far too low, as wells quarrel about the same siRNAs; give scores of held-out wells too"
+MAX_PLAUSIBLE_TEMPERATURE = 3.0
+UNSURE_NOTE = "confidences may be far too low, as wells quarrel about the same siRNAs; give scores of held-out wells too"
 # Of the Bethe correction, where the temperature was measured with it. Trained networks doubt in pairs, for which the whole of
 # it is far too sure: on 49 of them the cross-entropy of the test wells was 0.40 with the whole, 0.32 with this, 0.31 with half.
-FRACTION = 0.7
+BETHE_FRACTION = 0.7
 NO_LAYOUT = KnownLayout(pd.Series(dtype=int), confidence=np.nan)
 
 
 @dataclass(frozen=True)
-class Plan:
+class AssignmentPlan:
     """How one experiment is decided."""
 
     experiment: str
@@ -187,7 +187,7 @@ class Decision:
     """
 
     screen: ScoreMatrix
-    plans: list[Plan]
+    plans: list[AssignmentPlan]
     method: str
     measured: dict[str, float]  # temperature by cell type, from held-out wells
     order: pd.Index  # id_codes as they were given
@@ -250,7 +250,7 @@ class Decision:
         """Probability of each siRNA of a block for each of its wells, float32 [wells, siRNAs]."""
         if self._method(part) == "raw":
             return softmax(part.values, temperature=temperature)
-        return marginals(part.values, temperature=temperature, fraction=FRACTION if part.cell_type in self.measured else 1.0)
+        return marginals(part.values, temperature=temperature, fraction=BETHE_FRACTION if part.cell_type in self.measured else 1.0)
 
     def _method(self, part: AssignmentProblem) -> str:
         return "raw" if part.crowded else self.method
@@ -258,11 +258,11 @@ class Decision:
     def _by_id_code(self, values: np.ndarray, name: str) -> pd.Series:
         return pd.Series(values, pd.Index(self.screen.id_codes, name=self.order.name), name=name).reindex(self.order)
 
-    def _row(self, plan: Plan, heat: list[float]) -> dict[str, Any]:
+    def _row(self, plan: AssignmentPlan, heat: list[float]) -> dict[str, Any]:
         choice, cell_type = plan.choice, self.screen.cell_types[plan.experiment]
         used = choice is not None and plan.route == "groups"
         temperature = float(np.exp(np.log(heat).mean())) if heat else np.nan
-        doubt = UNSURE if temperature > RUNAWAY and cell_type not in self.measured else ""
+        doubt = UNSURE_NOTE if temperature > MAX_PLAUSIBLE_TEMPERATURE and cell_type not in self.measured else ""
         return {
             "experiment": plan.experiment, "cell_type": cell_type,
             "wells": len(self.screen.experiments[plan.experiment]), "route": plan.route, "method": self.method,
@@ -270,7 +270,7 @@ class Decision:
             "group_confidence": choice.confidence if choice else np.nan,
             "rotation": choice.rotation if choice else None,
             "surprise_bits": choice.surprise_bits if choice else 0.0,
-            "temperature": temperature, "note": _joined(plan.note, doubt),
+            "temperature": temperature, "note": _join_notes(plan.note, doubt),
         }  # fmt: skip
 
 
@@ -304,16 +304,16 @@ def decide(
     """
     screen, turns, plans, known = as_score_matrix(scores, wells), shifts(rotations or {}), [], known or {}
     if settings.method == "greedy" or screen.values.min() == -np.inf:  # then one well's scores are weighed against another's
-        screen = normalised(screen)
+        screen = normalise_scores(screen)
     for name, rows in screen.experiments.items():
         layout = known.get(name, NO_LAYOUT)
         if len(layout.sirnas):
-            plan = _by_layout(screen, name, rows, layout, method=settings.method)
+            plan = _plan_known_layout(screen, name, rows, layout, method=settings.method)
         elif groups:
-            plan = _by_groups(screen, name, rows, groups, settings=settings, turns=turns)
+            plan = _plan_groups(screen, name, rows, groups, settings=settings, turns=turns)
         else:
-            plan = _whole(screen, name, rows, method=settings.method)
-        plans.append(replace(plan, note=_joined(layout.note, plan.note)))
+            plan = _plan_experiment(screen, name, rows, method=settings.method)
+        plans.append(replace(plan, note=_join_notes(layout.note, plan.note)))
     return Decision(screen, plans, settings.method, dict(temperatures or {}), scores.index)
 
 
@@ -322,38 +322,38 @@ def assign(scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettin
     return decide(scores, wells, settings, **design).predictions
 
 
-def _whole(screen: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
-           choice: GroupChoice | None = None, note: str = "") -> Plan:
+def _plan_experiment(screen: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
+           choice: GroupChoice | None = None, note: str = "") -> AssignmentPlan:
     """All wells of an experiment share all siRNAs."""
     part = assignment_problem(screen, name, rows, np.arange(len(screen.classes)))
     crowd = "" if method == "raw" else part.crowded
-    return Plan(name, "raw" if crowd or method == "raw" else "one-to-one", [part], choice, _joined(note, crowd))
+    return AssignmentPlan(name, "raw" if crowd or method == "raw" else "one-to-one", [part], choice, _join_notes(note, crowd))
 
 
-def _by_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, settings: AssignmentSettings,
-               turns: set[tuple[int, ...]]) -> Plan:
+def _plan_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, settings: AssignmentSettings,
+               turns: set[tuple[int, ...]]) -> AssignmentPlan:
     """Each plate with its group where the groups fit and the permutation is certain enough, else the whole experiment."""
     method = settings.method
     members = np.stack([np.isin(screen.classes, group) for group in groups], axis=1)
     numbers, plates = np.unique(screen.plates[rows], return_inverse=True)
     unscored = "" if members.any(0).all() else "a plate group without a scored siRNA"
     if fault := groups_obstacle(len(numbers), len(groups)) or unscored:
-        return _whole(screen, name, rows, method=method, note=f"{fault}: no groups used")
+        return _plan_experiment(screen, name, rows, method=method, note=f"{fault}: no groups used")
     here = {tuple(turn[plate - 1] for plate in numbers) for turn in turns if len(turn) >= numbers[-1]}
     likely = log_group_probabilities(screen.of(rows), members.astype(np.float32))
     choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=settings.rotation_prior)
     if choice.confidence < settings.min_group_posterior:
         note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
-        return _whole(screen, name, rows, method=method, choice=choice, note=note)
+        return _plan_experiment(screen, name, rows, method=method, choice=choice, note=note)
     parts = [
         assignment_problem(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust))
         for plate, (group, trust) in enumerate(zip(choice.group_on_plate, choice.on_its_plate, strict=True))
     ]
     crowds = [f"plate {number}, {part.crowded}" for number, part in zip(numbers, parts, strict=True) if part.crowded]
-    return Plan(name, "groups", parts, choice, _joined(*crowds) if method != "raw" else "")
+    return AssignmentPlan(name, "groups", parts, choice, _join_notes(*crowds) if method != "raw" else "")
 
 
-def _by_layout(screen: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLayout, *, method: str) -> Plan:
+def _plan_known_layout(screen: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLayout, *, method: str) -> AssignmentPlan:
     """The siRNAs of a known layout; wells that it does not have share the siRNAs that are left, or all where none are."""
     sirnas = layout.sirnas.reindex(screen.id_codes[rows])
     rest = rows[sirnas.isna().to_numpy()]
@@ -361,10 +361,10 @@ def _by_layout(screen: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLa
     left = np.flatnonzero(~np.isin(screen.classes, list(settled.values())))
     parts = [assignment_problem(screen, name, rest, left if len(left) else np.arange(len(screen.classes)))] if len(rest) else []
     note = parts[0].crowded if parts and method != "raw" else ""
-    return Plan(name, "known layout", parts, note=note, settled=settled, settled_confidence=layout.confidence)
+    return AssignmentPlan(name, "known layout", parts, note=note, settled=settled, settled_confidence=layout.confidence)
 
 
-def _joined(*notes: str) -> str:
+def _join_notes(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from cellsignal.decide.assign.solvers import LOWEST, marginals, softmax
+from cellsignal.decide.assign.solvers import MIN_LOG_WEIGHT, marginals, softmax
 from cellsignal.errors import InputError
 
-ENOUGH = 20  # errors among the labelled wells: without any, every temperature below some is as good
-COLDEST, HOTTEST = 0.05, 20.0  # beyond these temperatures scores are a mere choice, or nothing
-STEP = 0.2  # between temperatures that are tried, in their logarithm; the root is interpolated
+MIN_ERRORS = 20  # errors among the labelled wells: without any, every temperature below some is as good
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # beyond these temperatures scores are a mere choice, or nothing
+LOG_TEMPERATURE_STEP = 0.2  # between temperatures that are tried, in their logarithm; the root is interpolated
 
 
 def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
@@ -32,7 +32,7 @@ def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
         cold = np.float32(np.exp(-log_temperature))
         return float(np.log(np.exp(values * cold).sum(1)).mean() - right * cold)
 
-    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
     return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
@@ -46,7 +46,7 @@ def fit_temperatures(scores: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, 
     wrong = labelled["sirna"].ne(pd.Series(likeliest, labelled.index)).groupby(labelled["cell_type"]).sum()
     return {
         str(cell_type): fit_temperature(scores, mine["sirna"])
-        for cell_type, mine in labelled.groupby("cell_type") if wrong[cell_type] >= ENOUGH
+        for cell_type, mine in labelled.groupby("cell_type") if wrong[cell_type] >= MIN_ERRORS
     }
 
 
@@ -87,7 +87,7 @@ def expected_calibration_error(confidence: pd.Series | np.ndarray, right: pd.Ser
 def below_best(scores: np.ndarray) -> np.ndarray:
     """Scores less the best of their row, -inf made merely very unlikely."""
     best = scores.max(1, keepdims=True)
-    return np.maximum(scores - np.where(np.isfinite(best), best, 0), LOWEST)
+    return np.maximum(scores - np.where(np.isfinite(best), best, 0), MIN_LOG_WEIGHT)
 
 
 def _possible_truth(scores: pd.DataFrame, truth: pd.Series) -> pd.Series:
@@ -111,8 +111,8 @@ def _conflict(block: np.ndarray, temperature: float) -> float:
 def _nearest_root(slope: Callable[[float], float], start: float) -> float:
     """Where a slope that is negative at low and positive at high temperatures changes its sign next to `start`."""
     here, value = start, slope(start)
-    step = STEP if value < 0 else -STEP
-    while np.log(COLDEST) < here + step < np.log(HOTTEST):
+    step = LOG_TEMPERATURE_STEP if value < 0 else -LOG_TEMPERATURE_STEP
+    while np.log(MIN_TEMPERATURE) < here + step < np.log(MAX_TEMPERATURE):
         there = slope(here + step)
         if (there < 0) != (value < 0):
             return here + step * value / (value - there)

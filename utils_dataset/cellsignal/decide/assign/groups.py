@@ -16,8 +16,8 @@ from scipy.special import gammainc, stdtr
 
 from cellsignal.errors import InputError
 
-FAINTEST = np.log(1e-3)  # no well may speak louder against a group: scores are surest where they are least calibrated
-MOST = 40320  # permutations that are tried one by one: those of eight groups
+MIN_LOG_PROBABILITY = np.log(1e-3)  # no well may speak louder against a group: scores are surest where they are least calibrated
+MAX_PERMUTATIONS = 40320  # permutations that are tried one by one: those of eight groups
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ def choose_groups(
     `rotation_prior`; the others share the rest, and without any all are alike. Raises InputError when there
     are more plates than groups, or too many of both to try all permutations.
     """
-    orders = _orders(int(plates.max()) + 1, log_groups.shape[1])
+    orders = _permutations(int(plates.max()) + 1, log_groups.shape[1])
     likelihood = log_likelihoods(log_groups, plates, orders)
     usual = np.array([tuple(order) in set(rotations) for order in orders.tolist()])
-    posterior = np.exp(likelihood - likelihood.max()) * _prior(usual, rotation_prior)
+    posterior = np.exp(likelihood - likelihood.max()) * _permutation_prior(usual, rotation_prior)
     posterior /= posterior.sum()
     best = int(posterior.argmax())
     on_its_plate = ((orders == orders[best]) * posterior[:, None]).sum(0)
@@ -67,7 +67,7 @@ def log_group_probabilities(scores: np.ndarray, members: np.ndarray) -> np.ndarr
     odds = np.exp(scores - np.where(np.isfinite(best), best, 0)) @ members
     total = odds.sum(1, keepdims=True)
     share = np.divide(odds, total, out=np.full_like(odds, 1 / members.shape[1]), where=total > 0)
-    return np.log(np.maximum(share, np.exp(FAINTEST)), dtype=np.float64)
+    return np.log(np.maximum(share, np.exp(MIN_LOG_PROBABILITY)), dtype=np.float64)
 
 
 def log_likelihoods(log_groups: np.ndarray, plates: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -78,8 +78,8 @@ def log_likelihoods(log_groups: np.ndarray, plates: np.ndarray, orders: np.ndarr
     to its largest value, on the reciprocal of the deviation both integrate out: an incomplete gamma function of
     the sum of squares that a permutation leaves, times about the probability that its strength is positive.
     """
-    table, weights, noise = _table(log_groups, plates)
-    patterns = _centred((orders[:, :, None] == np.arange(table.shape[1])).astype(float), weights)
+    table, weights, noise = _group_table(log_groups, plates)
+    patterns = _doubly_centred((orders[:, :, None] == np.arange(table.shape[1])).astype(float), weights)
     size = np.sqrt((patterns**2).sum((1, 2)))
     fit = np.divide((patterns * table).sum((1, 2)), size, out=np.zeros(len(orders)), where=size > 0)
     degrees = max(len(table) - 1, 1) * (table.shape[1] - 1) or 1
@@ -89,7 +89,7 @@ def log_likelihoods(log_groups: np.ndarray, plates: np.ndarray, orders: np.ndarr
     return spread + np.log(np.maximum(positive, 1e-300))
 
 
-def _table(log_groups: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def _group_table(log_groups: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Centred means [plates, groups], the weights of the plates, and the variance if wells were independent."""
     wells = np.bincount(plates)
     weights = wells / wells.mean()
@@ -98,10 +98,10 @@ def _table(log_groups: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.n
     means = np.stack([np.bincount(plates, column) for column in values.T], axis=1) / wells[:, None]
     spread = ((values - means[plates]) ** 2).sum() / (max(len(values) - len(wells), 1) * values.shape[1])
     noise = max(spread / wells.mean(), 1e-9 * (means**2).mean(), 1e-30)  # copies of one well are no witnesses
-    return _centred(means, weights), weights, float(noise)
+    return _doubly_centred(means, weights), weights, float(noise)
 
 
-def _centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _doubly_centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Tables [..., plates, groups] less the mean of each plate and, with two plates or more, of each group.
 
     Plates count by their wells, so that each entry times the root of its weight has the same variance.
@@ -118,16 +118,16 @@ def groups_obstacle(plates: int, groups: int) -> str:
     if plates > groups:
         return f"{plates} plates but {groups} plate groups"
     ways = perm(groups, plates)
-    return f"{ways} ways to lay {groups} plate groups on {plates} plates" if ways > MOST else ""
+    return f"{ways} ways to lay {groups} plate groups on {plates} plates" if ways > MAX_PERMUTATIONS else ""
 
 
-def _orders(plates: int, groups: int) -> np.ndarray:
+def _permutations(plates: int, groups: int) -> np.ndarray:
     if what := groups_obstacle(plates, groups):
         raise InputError(what, where="experiment", cure="assign without groups (--no-groups)")
     return np.array(list(permutations(range(groups), plates)))
 
 
-def _prior(usual: np.ndarray, rotation_prior: float) -> np.ndarray:
+def _permutation_prior(usual: np.ndarray, rotation_prior: float) -> np.ndarray:
     """Prior of each permutation: rotations share `rotation_prior`, the others the rest."""
     if usual.all() or not usual.any():
         return np.full(len(usual), 1 / len(usual))

@@ -9,9 +9,9 @@ from scipy.special import stdtr
 from cellsignal.data.tables.plate_design import duplicate_layouts
 from cellsignal.decide.assign.calibration import below_best
 
-CLEAR = 4.0  # standard errors by which the best shift of plates must beat the next where the controls leave it open
-CONFIRMED = 2.0  # and where the controls tell the shift, which the scores need but confirm
-UNLIKELIEST = -10.0  # no well may speak louder against a shift than this log-probability
+OPEN_SHIFT_ERRORS = 4.0  # standard errors by which the best shift of plates must beat the next where the controls leave it open
+KNOWN_SHIFT_ERRORS = 2.0  # and where the controls tell the shift, which the scores need but confirm
+MIN_LOG_LIKELIHOOD = -10.0  # no well may speak louder against a shift than this log-probability
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def known_layouts(wells: pd.DataFrame, scores: pd.DataFrame) -> dict[str, KnownL
         (reference, other), shift = pair["experiments"], pair["plate_shift"]
         mine = wells[(wells["experiment"] == other) & wells["id_code"].isin(scores.index) & (wells["well_type"] == "treatment")]
         if (mine["dataset"] == "test").any():
-            answers = [_answers(wells, mine, reference=reference, shift=k) for k in range(int(wells["plate"].max()))]
-            found[other] = _confirmed(answers, shift, scores, reference=reference)
+            answers = [_layout_sirnas(wells, mine, reference=reference, shift=k) for k in range(int(wells["plate"].max()))]
+            found[other] = _confirm_layout(answers, shift, scores, reference=reference)
     return found
 
 
-def _answers(wells: pd.DataFrame, mine: pd.DataFrame, *, reference: str, shift: int) -> pd.Series:
+def _layout_sirnas(wells: pd.DataFrame, mine: pd.DataFrame, *, reference: str, shift: int) -> pd.Series:
     """The siRNA that each of `mine` has when plate p of the reference is plate p + shift here; NaN where it has none."""
     plates = int(wells["plate"].max())
     source = wells[wells["experiment"] == reference].set_index(["plate", "well"])["sirna"]
@@ -58,7 +58,7 @@ def _answers(wells: pd.DataFrame, mine: pd.DataFrame, *, reference: str, shift: 
     return pd.Series(source.reindex(places).astype(float).to_numpy(), index=mine["id_code"].to_numpy(), name="sirna")
 
 
-def _confirmed(answers: list[pd.Series], shift: int | None, scores: pd.DataFrame, *, reference: str) -> KnownLayout:
+def _confirm_layout(answers: list[pd.Series], shift: int | None, scores: pd.DataFrame, *, reference: str) -> KnownLayout:
     """The layout under `shift`, or the likeliest where it is None, if the scores like it clearly better than its rivals."""
     likelihoods = [_log_likelihoods(answer, scores) for answer in answers]
     best = int(np.argmax([values.mean() for values in likelihoods])) if shift is None else shift
@@ -66,7 +66,7 @@ def _confirmed(answers: list[pd.Series], shift: int | None, scores: pd.DataFrame
     rivals = [*likelihoods[:best], *likelihoods[best + 1 :], _log_likelihoods(moved, scores)]
     lead = likelihoods[best] - max(rivals, key=np.mean)
     error = lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else np.inf
-    if lead.mean() > (CLEAR if shift is None else CONFIRMED) * error:
+    if lead.mean() > (OPEN_SHIFT_ERRORS if shift is None else KNOWN_SHIFT_ERRORS) * error:
         confidence = float(stdtr(len(lead) - 1, lead.mean() / error)) if error > 0 else 1.0
         return KnownLayout(answers[best].dropna().astype(int), confidence)
     told = "do not tell its shift of plates" if shift is None else "do not confirm it"
@@ -79,5 +79,5 @@ def _log_likelihoods(answer: pd.Series, scores: pd.DataFrame) -> np.ndarray:
     values = below_best(scores.loc[answer.index].to_numpy(np.float32))
     values = values - np.log(np.exp(values).sum(1, keepdims=True))
     columns = scores.columns.get_indexer(answer.fillna(-1).astype(int))
-    picked = np.maximum(values[np.arange(len(answer)), columns], UNLIKELIEST)
+    picked = np.maximum(values[np.arange(len(answer)), columns], MIN_LOG_LIKELIHOOD)
     return np.where(columns >= 0, picked, -np.log(values.shape[1]))

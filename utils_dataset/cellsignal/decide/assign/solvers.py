@@ -6,9 +6,9 @@ from scipy.optimize import linear_sum_assignment
 # How likely each siRNA is for each well when no siRNA may stand in two wells.
 
 
-LOWEST = np.float32(-60)  # log-probability below a well's best that stands for -inf: small, yet products of it stay in float32
-LEAST = np.float32(1e-6)  # what float32 can tell from 0 in 1 - probability
-MARGIN = np.float32(1 + 1e-6)  # a sum in float32 is taken to be larger than its largest part by at least this
+MIN_LOG_WEIGHT = np.float32(-60)  # log-probability below a well's best that stands for -inf: small, yet products of it stay in float32
+MIN_COMPLEMENT = np.float32(1e-6)  # what float32 can tell from 0 in 1 - probability
+SUM_MARGIN = np.float32(1 + 1e-6)  # a sum in float32 is taken to be larger than its largest part by at least this
 
 
 def marginals(scores: np.ndarray, *, temperature: float = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
@@ -47,9 +47,9 @@ def _bethe(weights: np.ndarray, *, passes: int, tolerance: float) -> tuple[np.nd
         if np.abs(load - before).max() < tolerance:
             break
         # How much a well wants a siRNA against all other siRNAs, then a siRNA a well against all other wells.
-        np.divide(weights, np.subtract(total * MARGIN, wishes, out=bids), out=bids)
+        np.divide(weights, np.subtract(total * SUM_MARGIN, wishes, out=bids), out=bids)
         bid = bids.sum(0) + spare
-        np.divide(weights, np.subtract(bid * MARGIN, bids, out=wishes), out=wishes)
+        np.divide(weights, np.subtract(bid * SUM_MARGIN, bids, out=wishes), out=wishes)
     return wishes / wishes.sum(1, keepdims=True), 1 / bid
 
 
@@ -59,10 +59,10 @@ def _fractional(
     """From Bethe's solution on: (1 - probability) and a siRNA's share of no well count to the power of the fraction."""
     spare = weights.shape[1] > weights.shape[0]
     for _ in range(passes):
-        raised = weights * np.maximum(1 - belief, LEAST) ** np.float32(-fraction)
+        raised = weights * np.maximum(1 - belief, MIN_COMPLEMENT) ** np.float32(-fraction)
         raised /= (raised @ factors)[:, None]
         wanted = raised.sum(0)
-        factors = _shared(wanted, factors, 1 / fraction) if spare else 1 / wanted
+        factors = _column_factors(wanted, factors, 1 / fraction) if spare else 1 / wanted
         before, belief = belief, raised * factors
         belief /= belief.sum(1, keepdims=True)
         if np.abs(belief - before).max() < tolerance * (1 - fraction):  # what is left shrinks by the fraction in each pass
@@ -70,7 +70,7 @@ def _fractional(
     return belief
 
 
-def _shared(wanted: np.ndarray, factors: np.ndarray, power: float) -> np.ndarray:
+def _column_factors(wanted: np.ndarray, factors: np.ndarray, power: float) -> np.ndarray:
     """Newton's step to the factors at which wanted * factor + factor ** power, the share of no well, is 1."""
     left = factors ** (power - 1)
     step = factors - (wanted * factors + left * factors - 1) / (wanted + power * left)
@@ -92,7 +92,7 @@ def _weights(scores: np.ndarray, temperature: float) -> np.ndarray:
     """exp of the tempered scores, at most 1 in each row and never 0."""
     best = scores.max(1, keepdims=True)
     best = np.where(np.isfinite(best), best, 0)  # a well that no siRNA is possible for: all are alike
-    return np.exp(np.maximum((scores - best) / temperature, LOWEST), dtype=np.float32)
+    return np.exp(np.maximum((scores - best) / temperature, MIN_LOG_WEIGHT), dtype=np.float32)
 
 
 def raw(scores: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def greedy(scores: np.ndarray) -> np.ndarray:
     A score that is the best of its row and of its column will be taken whatever comes before it, so all
     such are taken at once. Returns column numbers by row; needs at least as many columns as rows.
     """
-    left = possible(scores)
+    left = finite_scores(scores)
     rows, columns = np.arange(left.shape[0]), np.arange(left.shape[1])
     chosen = np.empty(len(rows), dtype=int)
     while len(rows):
@@ -124,7 +124,7 @@ def exact(scores: np.ndarray) -> np.ndarray:
 
     Needs at least as many columns as rows; -inf is taken only where nothing else is left.
     """
-    return linear_sum_assignment(possible(scores), maximize=True)[1]
+    return linear_sum_assignment(finite_scores(scores), maximize=True)[1]
 
 
 def expected(scores: np.ndarray, marginals: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ def expected(scores: np.ndarray, marginals: np.ndarray) -> np.ndarray:
     return exact(np.where((scores == -np.inf) & possible_columns(scores), -np.inf, marginals))
 
 
-def possible(scores: np.ndarray) -> np.ndarray:
+def finite_scores(scores: np.ndarray) -> np.ndarray:
     """float64 scores whose -inf cost more than all else could win back, so that a problem stays feasible."""
     scores = scores.astype(np.float64)
     impossible = scores == -np.inf

@@ -11,11 +11,11 @@ from cellsignal.data.simulated import RECEIPT
 from cellsignal.errors import InputError
 from cellsignal.files import sha256, write_text
 
-FILE = "answers.csv"
-WELL = ["id_code", "split", "cell_type", "experiment", "sirna"]  # columns beside those of the rungs; sirna is the truth
-KINDS = ("raw", "assigned")
-DESIGN = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv", RECEIPT)
-AGAIN = "run 4-predict-assign of that run again"
+ANSWERS_FILE = "answers.csv"
+WELL_COLUMNS = ["id_code", "split", "cell_type", "experiment", "sirna"]  # columns beside those of the rungs; sirna is the truth
+ANSWER_KINDS = ("raw", "assigned")
+DESIGN_FILES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv", RECEIPT)
+PREDICT_AGAIN = "run 4-predict-assign of that run again"
 
 
 def known_answers(ladder: Sequence[Mapping[str, Any]], truths: Mapping[str, pd.Series], wells: pd.DataFrame) -> pd.DataFrame:
@@ -31,8 +31,8 @@ def known_answers(ladder: Sequence[Mapping[str, Any]], truths: Mapping[str, pd.S
         rows = [row for row in ladder if row["split"] == split]
         given = {f"{row['rung']} {row['kind']}": row["answers"].reindex(truth.index).astype("Int64") for row in rows}
         parts.append(table.assign(**given).rename_axis("id_code").reset_index())
-    columns = [*WELL, *dict.fromkeys(name for part in parts for name in part.columns if name not in WELL)]
-    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=WELL)
+    columns = [*WELL_COLUMNS, *dict.fromkeys(name for part in parts for name in part.columns if name not in WELL_COLUMNS)]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=WELL_COLUMNS)
 
 
 def without_answers(ladder: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -40,13 +40,13 @@ def without_answers(ladder: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [{name: value for name, value in row.items() if name != "answers"} for row in ladder]
 
 
-def write_known(path: Path, answers: pd.DataFrame) -> Path:
+def write_known_answers(path: Path, answers: pd.DataFrame) -> Path:
     """Write what `known_answers` gives as CSV, atomically; an answer that is absent stays empty."""
     write_text(path, answers.to_csv(index=False, lineterminator="\n"))
     return path
 
 
-def read_known(path: Path) -> pd.DataFrame:
+def read_known_answers(path: Path) -> pd.DataFrame:
     """Read what `write_known` wrote: text columns as text, siRNAs as Int64.
 
     Raises InputError when it is missing, damaged, of other columns, or names a well twice in a split.
@@ -54,19 +54,19 @@ def read_known(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values={})
     except FileNotFoundError:
-        raise InputError("no such file", where=path, cure=AGAIN) from None
+        raise InputError("no such file", where=path, cure=PREDICT_AGAIN) from None
     except (ValueError, OSError) as error:
-        raise InputError(f"not readable as a table ({error})", where=path, cure=AGAIN) from None
-    strange = [name for name in table.columns if name not in WELL and rung_of(name)[1] not in KINDS]
-    if absent := [*(name for name in WELL if name not in table.columns), *strange]:
-        raise InputError(f"column {absent[0]!r} is {'strange' if strange else 'missing'}", where=path, cure=AGAIN)
+        raise InputError(f"not readable as a table ({error})", where=path, cure=PREDICT_AGAIN) from None
+    strange = [name for name in table.columns if name not in WELL_COLUMNS and rung_and_kind(name)[1] not in ANSWER_KINDS]
+    if absent := [*(name for name in WELL_COLUMNS if name not in table.columns), *strange]:
+        raise InputError(f"column {absent[0]!r} is {'strange' if strange else 'missing'}", where=path, cure=PREDICT_AGAIN)
     if table.duplicated(["split", "id_code"]).any():
         twice = table.loc[table.duplicated(["split", "id_code"]), "id_code"].iloc[0]
-        raise InputError(f"well {twice} stands twice", where=path, cure=AGAIN)
-    return table.assign(**{name: _numbers(table[name], path) for name in table.columns[len(WELL) - 1:]})
+        raise InputError(f"well {twice} stands twice", where=path, cure=PREDICT_AGAIN)
+    return table.assign(**{name: _sirna_numbers(table[name], path) for name in table.columns[len(WELL_COLUMNS) - 1:]})
 
 
-def rung_of(column: str) -> tuple[str, str]:
+def rung_and_kind(column: str) -> tuple[str, str]:
     """The rung and the kind ("raw" or "assigned") that a column of answers is about."""
     rung, _, kind = column.rpartition(" ")
     return rung, kind
@@ -77,13 +77,13 @@ def design_digest(root: Path) -> str:
 
     Not over pixels, which are too many, nor over the solution, which not every copy has.
     """
-    there = [name for name in DESIGN if (Path(root) / name).is_file()]
+    there = [name for name in DESIGN_FILES if (Path(root) / name).is_file()]
     return hashlib.sha256("\n".join(f"{name} {sha256(Path(root) / name)}" for name in there).encode()).hexdigest()
 
 
-def _numbers(values: pd.Series, path: Path) -> pd.Series:
+def _sirna_numbers(values: pd.Series, path: Path) -> pd.Series:
     whole = values.str.fullmatch(r"\d{1,9}")
     if (odd := values[~whole & (values != "")]).size or (values.name == "sirna" and not whole.all()):
         row, value = (odd.index[0], odd.iloc[0]) if odd.size else (values.index[~whole][0], "")
-        raise InputError(f"{value!r} is no siRNA", where=f"{path}:{row + 2}, {values.name}", cure=AGAIN)
+        raise InputError(f"{value!r} is no siRNA", where=f"{path}:{row + 2}, {values.name}", cure=PREDICT_AGAIN)
     return pd.to_numeric(values.where(whole)).astype("Int64")

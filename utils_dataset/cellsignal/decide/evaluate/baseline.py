@@ -4,7 +4,7 @@ import pandas as pd
 
 from cellsignal.decide.evaluate.ladder import accuracy
 
-STATISTICS = ["mean", "std"]
+PIXEL_STATISTICS = ["mean", "std"]
 
 
 def linear_baseline(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Series, *, train: pd.Series) -> dict | None:
@@ -22,7 +22,7 @@ def linear_baseline(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Se
     if not truth.index.isin(features.index).all() or teachers.groupby("cell_type")["sirna"].nunique().lt(2).any():
         return None
     guesses = [
-        _predict(features, teachers[teachers["cell_type"] == cell_type], asked.index)
+        _predict_sirnas(features, teachers[teachers["cell_type"] == cell_type], asked.index)
         for cell_type, asked in wells.set_index("id_code").loc[truth.index].groupby("cell_type")
     ]
     return accuracy(pd.concat(guesses), truth, wells)
@@ -30,7 +30,7 @@ def linear_baseline(pixel_stats: pd.DataFrame, wells: pd.DataFrame, truth: pd.Se
 
 def well_features(pixel_stats: pd.DataFrame) -> pd.DataFrame:
     """Mean over sites of each channel's mean and standard deviation: one row per well, two columns a channel."""
-    return pixel_stats.pivot_table(index="id_code", columns="channel", values=STATISTICS, aggfunc="mean").dropna()
+    return pixel_stats.pivot_table(index="id_code", columns="channel", values=PIXEL_STATISTICS, aggfunc="mean").dropna()
 
 
 def plate_standardised(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def plate_standardised(features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFr
     return (features - by_plate.transform("mean")) / by_plate.transform("std").fillna(1).replace(0, 1)
 
 
-def _predict(features: pd.DataFrame, teachers: pd.DataFrame, asked: pd.Index) -> pd.Series:
+def _predict_sirnas(features: pd.DataFrame, teachers: pd.DataFrame, asked: pd.Index) -> pd.Series:
     from sklearn.linear_model import LogisticRegression  # slow to import and only needed here
 
     model = LogisticRegression(max_iter=1000)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.decide.evaluate.answers import KINDS, WELL, rung_of
+from cellsignal.decide.evaluate.answers import ANSWER_KINDS, WELL_COLUMNS, rung_and_kind
 from cellsignal.decide.evaluate.statistics import bootstrap, holm, mcnemar, wilson
 
 # Which siRNAs are taken for which, and whether plate groups keep them apart.
 
 
-MOST = 50  # pairs that are listed
+MAX_PAIRS = 50  # pairs that are listed
 
 
 def confusions(truth: pd.Series, given: pd.Series, groups: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
@@ -32,13 +32,13 @@ def confusions(truth: pd.Series, given: pd.Series, groups: Sequence[Sequence[int
     return {
         "wells": int(known.sum()),
         "wrong": int(wrong.sum()),
-        "pairs": _pairs(true, said, group_of),
-        "between": _between(true[wrong], said[wrong], group_of, len(groups)).tolist(),
-        "over_chance": _over_chance(true[wrong], said[wrong], group_of, groups),
+        "pairs": _confused_pairs(true, said, group_of),
+        "between": _confusions_by_group(true[wrong], said[wrong], group_of, len(groups)).tolist(),
+        "over_chance": _group_excess(true[wrong], said[wrong], group_of, groups),
     }
 
 
-def matrix(truth: pd.Series, given: pd.Series, sirnas: Sequence[int], *, bins: int = 120) -> np.ndarray:
+def confusion_matrix(truth: pd.Series, given: pd.Series, sirnas: Sequence[int], *, bins: int = 120) -> np.ndarray:
     """Wrong answers, counts [true siRNA, answered siRNA], in the order of `sirnas`; neighbours are pooled to at most `bins`."""
     place = pd.Series(np.arange(len(sirnas)) * min(bins, len(sirnas)) // max(len(sirnas), 1), index=sirnas)
     rows, columns = (values.map(place) for values in (truth, given))
@@ -48,13 +48,13 @@ def matrix(truth: pd.Series, given: pd.Series, sirnas: Sequence[int], *, bins: i
     return counts
 
 
-def in_groups(sirnas: Sequence[int], groups: Sequence[Sequence[int]]) -> list[int]:
+def order_by_group(sirnas: Sequence[int], groups: Sequence[Sequence[int]]) -> list[int]:
     """siRNAs ordered by plate group, and by number within each; those of no group last."""
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
     return sorted(sirnas, key=lambda sirna: (group_of.get(sirna, len(groups)), sirna))
 
 
-def _pairs(true: np.ndarray, said: np.ndarray, group_of: dict[int, int]) -> list[dict[str, Any]]:
+def _confused_pairs(true: np.ndarray, said: np.ndarray, group_of: dict[int, int]) -> list[dict[str, Any]]:
     wrong = true != said
     ends = pd.DataFrame({"low": np.minimum(true, said)[wrong], "high": np.maximum(true, said)[wrong]})
     counts = ends.value_counts().rename("wrong").reset_index().sort_values(["wrong", "low", "high"], ascending=[False, True, True])
@@ -62,11 +62,11 @@ def _pairs(true: np.ndarray, said: np.ndarray, group_of: dict[int, int]) -> list
     return [
         {"sirnas": [int(low), int(high)], "wells": int(wells.get(low, 0) + wells.get(high, 0)), "wrong": int(count),
          "same_group": group_of[low] == group_of[high] if {low, high} <= group_of.keys() else None}
-        for low, high, count in counts.head(MOST).itertuples(index=False)
+        for low, high, count in counts.head(MAX_PAIRS).itertuples(index=False)
     ]
 
 
-def _between(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: int) -> np.ndarray:
+def _confusions_by_group(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: int) -> np.ndarray:
     counts = np.zeros((groups, groups), dtype=int)
     for one, other in zip(true.tolist(), said.tolist()):
         if one in group_of and other in group_of:
@@ -74,7 +74,7 @@ def _between(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], group
     return counts
 
 
-def _over_chance(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: Sequence[Sequence[int]]) -> float | None:
+def _group_excess(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: Sequence[Sequence[int]]) -> float | None:
     """How many times as often as by chance a wrong answer is of the right group; None without groups or errors."""
     grouped = [(group_of[one], group_of[other]) for one, other in zip(true.tolist(), said.tolist()) if {one, other} <= group_of.keys()]
     others = len(group_of) - 1
@@ -83,12 +83,12 @@ def _over_chance(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], g
 
 
 SPLITS = ("test", "held_out")
-PARTS = ("", "cell_type", "experiment")  # of which accuracies are told: all wells, and these
+ACCURACY_PARTS = ("", "cell_type", "experiment")  # of which accuracies are told: all wells, and these
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What a run folder tells: its answers, and what they cost."""
 
     name: str
@@ -100,7 +100,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitAnswers:
     """The answers of one kind for one split, by the last rung of each run."""
 
     split: str
@@ -117,7 +117,7 @@ class Answers:
         return right.where(self.has[list(runs)])
 
 
-def compare(results: Sequence[Result], *, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+def compare(results: Sequence[RunResult], *, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
     """All that can be said about the runs, as JSON holds it.
 
     Returns {"runs": one row each with its cost, "accuracies": by split, kind, recipe and part (all wells, a cell type, an
@@ -136,38 +136,38 @@ def compare(results: Sequence[Result], *, draws: int = 2000, seed: int = 0) -> d
     }
 
 
-def split_answers(results: Sequence[Result]) -> Iterator[Answers]:
+def split_answers(results: Sequence[RunResult]) -> Iterator[SplitAnswers]:
     """The answers by split and kind, where every run has some."""
     for split in SPLITS:
         mine = {each.name: each.answers[each.answers["split"] == split].set_index("id_code") for each in results}
-        wells = pd.concat([table[[name for name in WELL if name in table]] for table in mine.values()])
+        wells = pd.concat([table[[name for name in WELL_COLUMNS if name in table]] for table in mine.values()])
         wells = wells[~wells.index.duplicated()].sort_index()
-        for kind in KINDS:
+        for kind in ANSWER_KINDS:
             rungs = {name: last_rung(table, kind) for name, table in mine.items()}
             if len(wells) and all(rungs.values()):
                 given = {name: table[f"{rungs[name]} {kind}"].reindex(wells.index) for name, table in mine.items()}
                 has = {name: wells.index.isin(table.index) for name, table in mine.items()}
-                yield Answers(split, kind, wells, pd.DataFrame(given), rungs, pd.DataFrame(has, index=wells.index))
+                yield SplitAnswers(split, kind, wells, pd.DataFrame(given), rungs, pd.DataFrame(has, index=wells.index))
 
 
 def last_rung(answers: pd.DataFrame, kind: str) -> str:
     """The last rung of this kind that answered any of these wells; "" when none did."""
-    told = [rung_of(name)[0] for name in answers.columns if rung_of(name)[1] == kind and answers[name].notna().any()]
+    told = [rung_and_kind(name)[0] for name in answers.columns if rung_and_kind(name)[1] == kind and answers[name].notna().any()]
     return told[-1] if told else ""
 
 
-def of_recipes(results: Sequence[Result]) -> dict[str, list[Result]]:
+def runs_by_recipe(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     """The runs of each recipe, in the order in which recipes first come."""
     names = dict.fromkeys(each.recipe for each in results)
     return {name: [each for each in results if each.recipe == name] for name in names}
 
 
-def _accuracies(table: Answers, results: Sequence[Result], *, draws: int, seed: int) -> Iterator[Row]:
-    for recipe, runs in of_recipes(results).items():
+def _accuracies(table: SplitAnswers, results: Sequence[RunResult], *, draws: int, seed: int) -> Iterator[Row]:
+    for recipe, runs in runs_by_recipe(results).items():
         right = table.right([each.name for each in runs]).dropna(how="all")
         rung = ", ".join(dict.fromkeys(table.rungs[each.name] for each in runs))
         head = {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung}
-        for by in PARTS:
+        for by in ACCURACY_PARTS:
             key = table.wells[by] if by else pd.Series("", index=table.wells.index)
             for part, rows in right.groupby(key.reindex(right.index), sort=True):
                 experiments = table.wells.loc[rows.index, "experiment"]
@@ -186,18 +186,18 @@ def _accuracy(right: pd.DataFrame, experiments: pd.Series, *, draws: int, seed: 
     }
 
 
-def _rungs(table: Answers, results: Sequence[Result]) -> Iterator[Row]:
+def _rungs(table: SplitAnswers, results: Sequence[RunResult]) -> Iterator[Row]:
     """Mean accuracy of each recipe on every rung of this kind, in the order of the ladder."""
-    for recipe, runs in of_recipes(results).items():
+    for recipe, runs in runs_by_recipe(results).items():
         mine = [each.answers[each.answers["split"] == table.split] for each in runs]
-        for column in dict.fromkeys(name for answers in mine for name in answers if rung_of(name)[1] == table.kind):
+        for column in dict.fromkeys(name for answers in mine for name in answers if rung_and_kind(name)[1] == table.kind):
             shares = [answers[column].eq(answers["sirna"]).fillna(False).mean() for answers in mine
                       if column in answers and answers[column].notna().any()]
             if shares:
-                yield {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung_of(column)[0], "accuracy": float(np.mean(shares))}
+                yield {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung_and_kind(column)[0], "accuracy": float(np.mean(shares))}
 
 
-def _run_pairs(table: Answers, *, draws: int, seed: int) -> list[Row]:
+def _run_pairs(table: SplitAnswers, *, draws: int, seed: int) -> list[Row]:
     """Every two runs on the wells that both have."""
     rows = []
     for first, second in combinations(table.given.columns, 2):
@@ -217,9 +217,9 @@ def _difference(values: pd.Series, wells: pd.DataFrame, *, draws: int, seed: int
             "of_experiments": bootstrap(values, experiments, **how)}
 
 
-def _differences(table: Answers, results: Sequence[Result], *, draws: int, seed: int) -> Iterator[Row]:
+def _differences(table: SplitAnswers, results: Sequence[RunResult], *, draws: int, seed: int) -> Iterator[Row]:
     """Each recipe less the first one, on the same wells with the same seed."""
-    (first, theirs), *others = of_recipes(results).items()
+    (first, theirs), *others = runs_by_recipe(results).items()
     for recipe, ours in others:
         pairs = [(one.name, other.name) for one in theirs for other in ours if one.seed == other.seed]
         by_seed = [(right[second] - right[first]).dropna() for first, second in pairs for right in [table.right([first, second])]]
@@ -233,14 +233,14 @@ def _differences(table: Answers, results: Sequence[Result], *, draws: int, seed:
                    "mean": float(np.mean(means))}
 
 
-def _confusions(table: Answers, results: Sequence[Result]) -> Iterator[Row]:
+def _confusions(table: SplitAnswers, results: Sequence[RunResult]) -> Iterator[Row]:
     """The wrong answers of each recipe, its runs together."""
-    for recipe, runs in of_recipes(results).items():
+    for recipe, runs in runs_by_recipe(results).items():
         names = [each.name for each in runs]
         given = pd.concat([table.given.loc[table.has[name], name] for name in names])
         truth = table.wells["sirna"].reindex(given.index)
         groups = next((each.groups for each in results if each.groups), [])
-        sirnas = in_groups(sorted(set(truth.dropna().tolist())), groups)
+        sirnas = order_by_group(sorted(set(truth.dropna().tolist())), groups)
         yield {"split": table.split, "kind": table.kind, "recipe": recipe, **confusions(truth, given, groups),
                "group_sizes": [sum(sirna in set(group) for sirna in sirnas) for group in groups],
-               "matrix": matrix(truth, given, sirnas).tolist()}
+               "matrix": confusion_matrix(truth, given, sirnas).tolist()}

@@ -24,12 +24,12 @@ def accuracy(predictions: pd.Series, truth: pd.Series, wells: pd.DataFrame) -> d
     return {
         "accuracy": float(right.mean()),
         "wells": len(right),
-        "by_cell_type": _share(right, places["cell_type"]),
-        "by_experiment": _share(right, places["experiment"]),
+        "by_cell_type": _accuracy_by(right, places["cell_type"]),
+        "by_experiment": _accuracy_by(right, places["experiment"]),
     }
 
 
-def _share(right: pd.Series, key: pd.Series) -> dict[str, float]:
+def _accuracy_by(right: pd.Series, key: pd.Series) -> dict[str, float]:
     return {str(name): float(share) for name, share in right.groupby(key).mean().items()}
 
 
@@ -42,8 +42,8 @@ BRODT = {
     "groups+exact": (0.86, 0.94),
     "mixup": (0.88, 0.95),
 }
-THEIRS = ["Brodt, public", "Brodt, private"]
-ASSIGNED = [("exact", "exact", False), ("groups", "raw", True), ("groups+exact", "exact", True), ("groups+expected", "expected", True)]
+BRODT_COLUMNS = ["Brodt, public", "Brodt, private"]
+ASSIGNED_RUNGS = [("exact", "exact", False), ("groups", "raw", True), ("groups+exact", "exact", True), ("groups+expected", "expected", True)]
 
 Rung = tuple[str, str, pd.Series]  # name, "raw" or "assigned", siRNA by id_code
 
@@ -70,39 +70,39 @@ def evaluate_ladder(
     kinds = sorted((name for name in scores if name in STATISTICS), key=statistics.__eq__)  # a stable sort: the chosen one last
     steps = {name: scores[name] for name in kinds} | dict(better)
     steps, ends = ({name: table[table.index.isin(wells["id_code"])] for name, table in tables.items()} for tables in (steps, final))
-    rungs = [_raw(name, table, wells) for name, table in steps.items()]
+    rungs = [_raw_rung(name, table, wells) for name, table in steps.items()]
     best = list(steps.values())[-1]
-    rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _ways(best, wells, design)]
+    rungs += [(name, "assigned", assign(best, wells, **way)) for name, way in _assigned_rungs(best, wells, design)]
     for last, table in ends.items():
-        rungs.append(_raw(last, table, wells))
-        rungs += [(last, "assigned", assign(table, wells, **way)) for _, way in _ways(table, wells, design)[-1:]]
+        rungs.append(_raw_rung(last, table, wells))
+        rungs += [(last, "assigned", assign(table, wells, **way)) for _, way in _assigned_rungs(table, wells, design)[-1:]]
     return [{"rung": name, "kind": kind, "split": split, **accuracy(predictions, truth, wells), "answers": predictions}
             for name, kind, predictions in rungs]
 
 
-def _raw(name: str, scores: pd.DataFrame, wells: pd.DataFrame) -> Rung:
+def _raw_rung(name: str, scores: pd.DataFrame, wells: pd.DataFrame) -> Rung:
     return name, "raw", assign(scores, wells, AssignmentSettings(method="raw"))
 
 
-def _ways(scores: pd.DataFrame, wells: pd.DataFrame, design: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _assigned_rungs(scores: pd.DataFrame, wells: pd.DataFrame, design: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The assigned rungs that the layout allows, by name, each with the arguments of `assign`."""
     ways = []
-    for name, method, grouped in ASSIGNED:
+    for name, method, grouped in ASSIGNED_RUNGS:
         groups = design.get("groups", []) if grouped else []
-        if (groups or not grouped) and (method == "raw" or _one_to_one(scores, wells, groups=groups)):
+        if (groups or not grouped) and (method == "raw" or _allows_one_to_one(scores, wells, groups=groups)):
             settings = design.get("settings", AssignmentSettings()).model_copy(update={"method": method})
             ways.append((name, {**design, "settings": settings, "groups": groups}))
     return ways
 
 
-def _one_to_one(scores: pd.DataFrame, wells: pd.DataFrame, *, groups: list[list[int]]) -> bool:
+def _allows_one_to_one(scores: pd.DataFrame, wells: pd.DataFrame, *, groups: list[list[int]]) -> bool:
     """Whether there is a siRNA for every well of an experiment, or of a plate where groups are known."""
     scored = wells[wells["id_code"].isin(scores.index)]
     crowd = scored.groupby(["experiment", "plate"] if groups else ["experiment"]).size().max()
     return crowd <= min([scores.columns.isin(group).sum() for group in groups], default=scores.shape[1])
 
 
-def as_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
+def ladder_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
     """The ladder to look at: one row a rung, raw and assigned accuracy in columns of their own.
 
     `theirs` puts Brodt's leaderboard accuracies beside the test wells, in columns that carry his name.
@@ -115,5 +115,5 @@ def as_table(ladder: list[dict], *, theirs: bool = False) -> pd.DataFrame:
     table = table.reindex(pd.MultiIndex.from_frame(rows[["split", "rung"]]).drop_duplicates())
     if theirs and len(table):  # an empty list has no two columns
         figures = {("test", rung): pair for rung, pair in BRODT.items()}
-        table[THEIRS] = [figures.get(place, (None, None)) for place in table.index]
+        table[BRODT_COLUMNS] = [figures.get(place, (None, None)) for place in table.index]
     return table

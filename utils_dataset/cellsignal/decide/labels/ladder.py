@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables.labelled_sites import Labels
-from cellsignal.decide.labels.multilabel import baselines, decode, f1_by_class, macro_f1
+from cellsignal.decide.labels.multilabel import label_baselines, apply_thresholds, f1_by_class, macro_f1
 from cellsignal.decide.labels.predict import LabelScores
-from cellsignal.decide.labels.thresholds import METHODS, cross_fitted
+from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS, cross_fitted_answers
 
-SPLITS = {"test": "test", "held_out": "held out"}
-RUNGS = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
+SPLIT_NAMES = {"test": "test", "held_out": "held out"}
+RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
 def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
@@ -24,27 +24,27 @@ def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Seq
     """
     answers: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     if test is not None:
-        values = {method: fit(scores.held_out, truth, scores.test) for method, fit in METHODS.items()}
-        answers["test"] = test, {method: decode(scores.test, mine) for method, mine in values.items()}
-    answers["held_out"] = truth, {method: cross_fitted(scores.held_out, truth, scores.folds, method=method) for method in METHODS}
+        values = {method: fit(scores.held_out, truth, scores.test) for method, fit in THRESHOLD_METHODS.items()}
+        answers["test"] = test, {method: apply_thresholds(scores.test, mine) for method, mine in values.items()}
+    answers["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
     rows = []
     for split, (true, given) in answers.items():
-        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, taught).items()]
-        rows += [_row(method, split, true, given[method]) for method in RUNGS]
+        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in label_baselines(true, taught).items()]
+        rows += [_network_row(method, split, true, given[method]) for method in RUNG_NAMES]
     return rows
 
 
-def _row(method: str, split: str, true: np.ndarray, given: np.ndarray) -> dict[str, Any]:
+def _network_row(method: str, split: str, true: np.ndarray, given: np.ndarray) -> dict[str, Any]:
     by_class = f1_by_class(true, given)
-    facts = {"rung": RUNGS[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, given), "sites": len(true)}
+    facts = {"rung": RUNG_NAMES[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, given), "sites": len(true)}
     return {**facts, "method": method, "by_class": by_class.tolist()}
 
 
-def as_label_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def label_ladder_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a rung, a column a split; empty without rungs."""
-    table = pd.DataFrame([{"rung": row["rung"], "split": SPLITS[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
+    table = pd.DataFrame([{"rung": row["rung"], "split": SPLIT_NAMES[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
     if table.empty:
         return table
     order = list(dict.fromkeys(table["rung"]))
     wide = table.pivot(index="rung", columns="split", values="macro F1").reindex(order)
-    return wide[[name for name in SPLITS.values() if name in wide]].add_prefix("macro F1, ").rename_axis(columns=None)
+    return wide[[name for name in SPLIT_NAMES.values() if name in wide]].add_prefix("macro F1, ").rename_axis(columns=None)

@@ -14,7 +14,7 @@ from cellsignal.errors import InputError, Problem, raise_if_any
 from cellsignal.files import write_text
 from cellsignal.tasks import Task
 
-TINY = 1e-7  # probabilities keep this far from 0 and 1 where their logit is asked for
+PROBABILITY_MARGIN = 1e-7  # probabilities keep this far from 0 and 1 where their logit is asked for
 
 
 def f1_by_class(truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def macro_f1(truth: np.ndarray, answers: np.ndarray) -> float:
     return float(np.average(f1_by_class(truth, answers)))
 
 
-def decode(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Answers bool[N, K] from probabilities [N, K] and thresholds [K]; every site gets one label at least.
 
     A site that reaches no threshold gets the class that comes closest to its own, in log odds. Blank rows cost real
@@ -46,10 +46,10 @@ def decode(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def _log_odds(values: np.ndarray) -> np.ndarray:
-    return logit(np.clip(np.asarray(values, np.float64), TINY, 1 - TINY))
+    return logit(np.clip(np.asarray(values, np.float64), PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN))
 
 
-def baselines(truth: np.ndarray, taught: Sequence[Labels]) -> dict[str, float]:
+def label_baselines(truth: np.ndarray, taught: Sequence[Labels]) -> dict[str, float]:
     """Macro F1 of answers that look at no picture: all labels, the most frequent label, the two most frequent.
 
     `taught`: the labels of the training sites, by which frequency is judged.
@@ -95,7 +95,7 @@ def read_labelled_submission(path: Path, task: Task) -> pd.Series:
     return read_labelled_solution(path, task, column=task.answer_column, exact=True)
 
 
-def labels_of(answers: np.ndarray, ids: Sequence[str]) -> pd.Series:
+def labels_by_id(answers: np.ndarray, ids: Sequence[str]) -> pd.Series:
     """Class numbers by id of answers bool[N, K]."""
     return pd.Series([tuple(np.flatnonzero(row).tolist()) for row in answers], index=pd.Index(ids, name="id_code"))
 

@@ -13,24 +13,24 @@ import torch
 
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
-from cellsignal.decide.scores.cache import CURE, ScoreCache, read_receipt, with_code
+from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, read_receipt, identity_with_code
 from cellsignal.decide.scores.files import METADATA, read_scores
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn import devices
-from cellsignal.learn.batches.dataset import SiteImages, iter_batches
+from cellsignal.learn.batches.dataset import SiteImages, read_batches
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.networks.classifier import Classifier, load_weights, read_config
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 
-LEAST = 1e-30  # probability whose logarithm is kept
-BATCH = 64  # sites sent through a network together; any number gives the same answer
-HELD_OUT, TEST = "held-out", "test"
-_PART = re.compile(rf"fold-\d{{1,4}}-({HELD_OUT}|{TEST})")
+MIN_PROBABILITY = 1e-30  # probability whose logarithm is kept
+BATCH_SIZE = 64  # sites sent through a network together; any number gives the same answer
+HELD_OUT_PART, TEST_PART = "held-out", "test"
+_PART_NAME = re.compile(rf"fold-\d{{1,4}}-({HELD_OUT_PART}|{TEST_PART})")
 # How the answers of several views, and of several networks, become one.
-COMBINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": lambda answers: answers.mean(axis=0), "max": lambda answers: answers.max(axis=0)}
+COMBINE_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": lambda answers: answers.mean(axis=0), "max": lambda answers: answers.max(axis=0)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LabelledSites:
         return {
             name: table
             for fold in range(int(self.folds.max()) + 1)
-            for name, table in ((_name(fold, HELD_OUT), self.labelled[self.folds == fold]), (_name(fold, TEST), self.test))
+            for name, table in ((_part_name(fold, HELD_OUT_PART), self.labelled[self.folds == fold]), (_part_name(fold, TEST_PART), self.test))
         }
 
 
@@ -82,19 +82,19 @@ def score_folds(
     budget = budget or Budget()
     device, views = devices.pick_device(machine.device), settings.tta_views
     parts, knobs = asked.parts(), {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
-    kept = ScoreCache(out, {name: _identity(asked.root, table, _place(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
+    kept = ScoreCache(out, {name: _part_identity(asked.root, table, _fold_weights(weights, name), asked.suffixes, **knobs) for name, table in parts.items()}, **knobs)
     for name in progress_bar(kept.missing, desc="predict", unit="part"):
         table, began = parts[name], time.monotonic()
         if not budget.fits_part(len(table) * views):
             raise TimeSpent(f"scored {len(parts) - len(kept.missing)} of {len(parts)} parts")
-        model, card = load_weights(_place(weights, name), channels=len(asked.suffixes))
+        model, card = load_weights(_fold_weights(weights, name), channels=len(asked.suffixes))
         data = SiteImages(asked.root, table, class_numbers=card.class_numbers, channels=asked.suffixes)
         answers = site_probabilities(model.to(device), data, settings, machine=machine)
-        scores = pd.DataFrame(np.log(np.maximum(answers, LEAST)), table["id_code"].tolist(), card.class_numbers, np.float32)
+        scores = pd.DataFrame(np.log(np.maximum(answers, MIN_PROBABILITY)), table["id_code"].tolist(), card.class_numbers, np.float32)
         seconds = time.monotonic() - began
         kept.add(name, scores, {"gathered": {"running": 1}, "sites": len(table), "images": len(table) * views, "seconds": seconds})
         budget.took(len(table) * views, seconds)
-    return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=settings.combine, where=out)
+    return _combine_parts(kept.tables, asked.labelled, asked.test, asked.folds, combine=settings.combine, where=out)
 
 
 @torch.inference_mode()
@@ -103,12 +103,12 @@ def site_probabilities(
 ) -> np.ndarray:
     """The probability of each class at each site by itself (a sigmoid), float32[N, K], views combined."""
     model, device = model.eval(), next(model.parameters()).device
-    batches = np.array_split(np.arange(len(data)), max(1, -(-len(data) // BATCH)))
+    batches = np.array_split(np.arange(len(data)), max(1, -(-len(data) // BATCH_SIZE)))
     answers = []
     with devices.autocast(device, machine.precision):
-        for images, _ in iter_batches(data, batches, workers=machine.num_workers, device=device):
+        for images, _ in read_batches(data, batches, workers=machine.num_workers, device=device):
             logits = torch.stack([model(apply_view(images, view)).float() for view in range(settings.tta_views)])
-            answers.append(COMBINED[settings.combine](logits.sigmoid().cpu().numpy()))
+            answers.append(COMBINE_FUNCTIONS[settings.combine](logits.sigmoid().cpu().numpy()))
     return np.concatenate(answers)
 
 
@@ -119,43 +119,43 @@ def stored_label_scores(out: Path, labelled: pd.DataFrame, test: pd.DataFrame, *
     """
     written = read_receipt(out)
     names = [name.removesuffix(".parquet") for name in written.outputs]
-    if odd := next((name for name in names if not _PART.fullmatch(name)), None):
-        raise InputError(f"names {odd!r}, which is no part of a prediction", where=out / METADATA, cure=CURE)
-    tables = {name: _read(out / f"{name}.parquet", written) for name in names}
-    fold_of = {site: int(name.split("-")[1]) for name, table in tables.items() if name.endswith(HELD_OUT) for site in table.index}
+    if odd := next((name for name in names if not _PART_NAME.fullmatch(name)), None):
+        raise InputError(f"names {odd!r}, which is no part of a prediction", where=out / METADATA, cure=PREDICT_AGAIN)
+    tables = {name: _read_stored(out / f"{name}.parquet", written) for name in names}
+    fold_of = {site: int(name.split("-")[1]) for name, table in tables.items() if name.endswith(HELD_OUT_PART) for site in table.index}
     if missing := [site for site in labelled["id_code"] if site not in fold_of]:
-        raise InputError(f"no scores of {len(missing)} sites, such as {missing[0]}", where=out, cure=CURE)
+        raise InputError(f"no scores of {len(missing)} sites, such as {missing[0]}", where=out, cure=PREDICT_AGAIN)
     folds = labelled["id_code"].map(fold_of).to_numpy(np.int64)
-    return _gathered(tables, labelled, test, folds, combine=combine, where=out)
+    return _combine_parts(tables, labelled, test, folds, combine=combine, where=out)
 
 
-def _read(path: Path, written: Receipt) -> pd.DataFrame:
+def _read_stored(path: Path, written: Receipt) -> pd.DataFrame:
     if not path.is_file() or sha256(path) != written.outputs.get(path.name):
-        raise InputError("not the scores that metadata.json beside them names", where=path, cure=CURE)
+        raise InputError("not the scores that metadata.json beside them names", where=path, cure=PREDICT_AGAIN)
     return read_scores(path)
 
 
-def _gathered(
+def _combine_parts(
     tables: Mapping[str, pd.DataFrame], labelled: pd.DataFrame, test: pd.DataFrame, folds: np.ndarray, *, combine: str, where: Path
 ) -> LabelScores:
     """All parts in the order of the sites that were asked for."""
-    held_out = pd.concat([table for name, table in tables.items() if name.endswith(HELD_OUT)])
-    tests = [table.reindex(test["id_code"]).to_numpy(np.float64) for name, table in tables.items() if name.endswith(TEST)]
+    held_out = pd.concat([table for name, table in tables.items() if name.endswith(HELD_OUT_PART)])
+    tests = [table.reindex(test["id_code"]).to_numpy(np.float64) for name, table in tables.items() if name.endswith(TEST_PART)]
     if not tests or any(np.isnan(table).any() for table in tests):
-        raise InputError("no scores of some test sites", where=where, cure=CURE)
+        raise InputError("no scores of some test sites", where=where, cure=PREDICT_AGAIN)
     mine = np.exp(held_out.loc[labelled["id_code"]].to_numpy(np.float64))
-    return LabelScores(mine, COMBINED[combine](np.exp(np.stack(tests))), folds)
+    return LabelScores(mine, COMBINE_FUNCTIONS[combine](np.exp(np.stack(tests))), folds)
 
 
-def _name(fold: int, side: str) -> str:
+def _part_name(fold: int, side: str) -> str:
     return f"{fold_name(fold)}-{side}"
 
 
-def _place(weights: Path, name: str) -> Path:
+def _fold_weights(weights: Path, name: str) -> Path:
     return Path(weights) / "-".join(name.split("-")[:2]) / "model.safetensors"
 
 
-def _identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence[str], **knobs: object) -> str:
+def _part_identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence[str], **knobs: object) -> str:
     """SHA-256 over all that decides the scores of a part; its first image stands for all of them."""
     read_config(weights)
     first = [Path(root) / f"{sites['stem'].iloc[0]}{suffix}" for suffix in suffixes] if len(sites) else []
@@ -165,4 +165,4 @@ def _identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
         "images": [sha256(path) if path.is_file() else "" for path in first],
     }
-    return with_code(facts)
+    return identity_with_code(facts)

@@ -10,7 +10,7 @@ import numpy as np
 from cellsignal.data.tables.labelled_sites import Labels, write_labels
 from cellsignal.files import write_json
 
-HALF = 0.5
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Thresholds:
     combined: str  # how networks and views became one probability: "mean" or "max"
 
 
-def best_f1(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def best_f1_thresholds(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """For each class the threshold that has the best F1 on these sites, float64[K]; 0.5 for a class that none of them has.
 
     `probabilities` float[N, K], `truth` bool[N, K]. All cuts are tried: between two neighbouring probabilities, in
@@ -36,7 +36,7 @@ def best_f1(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def _best_cut(probabilities: np.ndarray, truth: np.ndarray) -> float:
     if not truth.any():
-        return HALF
+        return DEFAULT_THRESHOLD
     order = np.argsort(-probabilities, kind="stable")
     values = np.append(probabilities[order], 0.0)
     f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(order) + 1) + truth.sum())
@@ -45,7 +45,7 @@ def _best_cut(probabilities: np.ndarray, truth: np.ndarray) -> float:
     return float((values[cut] + values[cut + 1]) / 2)
 
 
-def match_shares(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def matching_thresholds(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """For each class the threshold at which the share of sites that are answered is nearest to `shares`, float64[K].
 
     Equal probabilities stay on one side; else the share is right to half a site. The first and the third place of
@@ -61,37 +61,37 @@ def _share_cut(probabilities: np.ndarray, share: float) -> float:
     return float((values[cut] + values[cut + 1]) / 2)
 
 
-def fitted(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def fitted_thresholds(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """By the F1 of held-out sites."""
-    return best_f1(held_out, truth)
+    return best_f1_thresholds(held_out, truth)
 
 
-def shares(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def share_thresholds(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """So that each class has the same share of the sites that are asked for as of the held-out ones."""
-    return match_shares(asked, np.asarray(truth).mean(axis=0))
+    return matching_thresholds(asked, np.asarray(truth).mean(axis=0))
 
 
-def half(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def half_thresholds(held_out: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """0.5 for every class."""
-    return np.full(truth.shape[1], HALF)
+    return np.full(truth.shape[1], DEFAULT_THRESHOLD)
 
 
 # Probabilities and truth of held-out sites, and the probabilities that are to be decided on, to thresholds.
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {"fitted": fitted, "shares": shares, "half": half}
+THRESHOLD_METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {"fitted": fitted_thresholds, "shares": share_thresholds, "half": half_thresholds}
 
 
-def cross_fitted(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, *, method: str) -> np.ndarray:
+def cross_fitted_answers(probabilities: np.ndarray, truth: np.ndarray, folds: np.ndarray, *, method: str) -> np.ndarray:
     """Answers bool[N, K] for held-out sites, those of each fold by thresholds that the other folds' sites gave.
 
     Thresholds judged on the sites that they were fitted on look better than they are.
     """
-    from cellsignal.decide.labels.multilabel import decode
+    from cellsignal.decide.labels.multilabel import apply_thresholds
 
     answers = np.zeros(truth.shape, bool)
     for fold in np.unique(folds):
         mine = folds == fold
-        values = METHODS[method](probabilities[~mine], truth[~mine], probabilities[mine])
-        answers[mine] = decode(probabilities[mine], values)
+        values = THRESHOLD_METHODS[method](probabilities[~mine], truth[~mine], probabilities[mine])
+        answers[mine] = apply_thresholds(probabilities[mine], values)
     return answers
 
 

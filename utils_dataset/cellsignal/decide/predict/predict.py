@@ -1,10 +1,10 @@
-"""Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
+"""Log-probabilities of wells, averaged over their sites, under each kind of statistics."""
 
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.decide.predict.inference import BESIDE, predict_experiment
+from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn import devices
-from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
+from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
 from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
-from cellsignal.learn.networks.covariates import CONTROLS
+from cellsignal.learn.networks.covariates import CONTROL_TYPES
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
@@ -31,202 +31,193 @@ Networks = dict[str, tuple[nn.Module, ModelConfig]]
 
 
 @dataclass(frozen=True)
-class PredictionConfig:
-    """How the scores of an experiment are made from its images."""
+class ScoringOptions:
+    """What one network scores, and how.
 
-    scope: str = "plate"
-    batch_sizes: tuple[int, ...] = (32,)
-    refinements: int = REFINEMENTS
-    precision: str = "auto"
-    basis: str = "adapted"  # the kind of statistics that views and embeddings rest on
-    views: int = 1
-
-    def of(self, kind: str) -> dict[str, Any]:
-        """Those that count for one kind alone."""
-        if kind in BESIDE:
-            return {"basis": self.basis, **self.of(self.basis)} | ({"views": self.views} if kind == "views" else {})
-        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
-
-    def passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
-        """How often an image is sent through the network for some kinds, at most; `adapts`: it has batch normalisation."""
-        each = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
-        needed = {self.basis if kind in BESIDE else kind for kind in kinds}
-        return sum(map(each.__getitem__, needed)) + (self.views - 1) * each[self.basis] * ("views" in kinds)
-
-
-def score_experiments(
-    root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
-    settings: PredictionSettings = PredictionSettings(), all_statistics: bool = True, taught: pd.DataFrame | None = None,
-    batch_for: Collection[str] | None = None, machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
-    stored: bool = False, joint: bool | None = None,
-) -> dict[str, pd.DataFrame]:
-    """Score the treatment wells of every experiment in `sites` under `settings.statistics`, and with `all_statistics` each other kind.
-
-    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`weights.weights_path`). `settings.tta_views`:
-    above 1, scores averaged over so many of `inference.VIEWS` too, called "views"; `taught`: sites whose experiments are embedded, as those of
-    `sites` then are: "embeddings", one column per feature (`prototypes`). Both rest on `settings.statistics`.
-    `settings.statistics_scope`: plate or experiment, over which statistics are gathered; of another one than the training batches
-    had is warned (`scope_note`). `batch_for`: the experiments that are worth the passes of "batch", None for all. `stored`: read back what lies in `out`, whatever made it (`stored.stored_scores`).
-
-    Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment,
-    `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
-    images went through the network, how long that took, and what identifies the scores. Scores that lie
-    there whole, made by the same weights from the same sites in the same way, are kept; others give way.
-    Raises TimeSpent before an experiment that would end after the deadline of `budget`: the same call goes on.
-    Returns the stacked scores by kind, in the order of the ladder.
+    `weights`: the folder with the network of each cell type, or if `joint` of all (`weights_path`). `settings.statistics`: the
+    kind of statistics; `all_statistics` adds the two others. `settings.statistics_scope`: plate or experiment, over which
+    statistics are gathered; another scope than in training is warned of (`scope_note`). `settings.tta_views`: above 1, also
+    scores averaged over so many of `inference.VIEWS`, called "views". `embedded_sites`: also compute "embeddings" of their
+    experiments and of the scored ones, one column per feature; both rest on `settings.statistics`. `batch_experiments`: the
+    experiments for which the many passes of "batch" are worth their time, None for all.
     """
-    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if all_statistics else [settings.statistics]  # a stable sort: the chosen one last
-    beside = _embedded_sites(sites, taught)
-    wanted = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
-    if batch_for is not None and "batch" in wanted:
-        wanted["batch"] = sites[sites["experiment"].isin(batch_for)]
-    wanted |= {} if taught is None else {"embeddings": pd.concat([sites, beside])}
+
+    weights: Path
+    joint: bool | None = None
+    settings: PredictionSettings = PredictionSettings()
+    all_statistics: bool = True
+    embedded_sites: pd.DataFrame | None = None
+    batch_experiments: Collection[str] | None = None
+    machine: MachineSettings = MachineSettings(device="cpu")
+
+
+def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, out: Path, name: str = "model",
+                      budget: Budget | None = None, stored: bool = False) -> dict[str, pd.DataFrame]:
+    """Score the treatment wells of every experiment in `sites` with the network `name`.
+
+    Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment, `<out>/<kind>/metadata.json`: how the statistics of
+    each experiment were gathered, the number of images that passed through the network, the seconds, and the identity of the
+    scores. Complete scores of the same weights, sites and options are reused; others are replaced. `stored`: read back the
+    scores in `out`, whatever made them (`read_stored_scores`).
+
+    Returns the scores of all experiments by kind, in the order of the ladder. Raises TimeSpent before an experiment that would
+    end after the deadline of `budget`; the same call then continues.
+    """
+    settings = scoring.settings
+    # A stable sort: the chosen kind comes last.
+    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if scoring.all_statistics else [settings.statistics]
+    embedded = _embedded_sites(sites, scoring.embedded_sites)
+    kind_sites = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
+    if scoring.batch_experiments is not None and "batch" in kind_sites:
+        kind_sites["batch"] = sites[sites["experiment"].isin(scoring.batch_experiments)]
+    kind_sites |= {} if scoring.embedded_sites is None else {"embeddings": pd.concat([sites, embedded])}
     if stored:
-        return {kind: read_stored_scores(out / kind, mine, read=_reader(kind)) for kind, mine in wanted.items()}
-    budget = budget or Budget()
-    scope, device = settings.statistics_scope, devices.pick_device(machine.device)
-    precision = devices.resolve_precision(device, machine.precision)
-    knobs = PredictionConfig(scope, tuple(settings.batch_sizes), REFINEMENTS, precision, settings.statistics, settings.tta_views)
-    networks = _networks(weights, pd.concat([sites, beside])["cell_type"].unique(), name=name, device=device, joint=joint)
-    if note := scope_note(weights, list(networks), name, scope, joint=joint):
+        return {kind: read_stored_scores(out / kind, some_sites, read=_score_reader(kind)) for kind, some_sites in kind_sites.items()}
+    device = devices.pick_device(scoring.machine.device)
+    options = InferenceOptions(settings.statistics_scope, tuple(settings.batch_sizes), REFINEMENTS,
+                               devices.resolve_precision(device, scoring.machine.precision), settings.statistics, settings.tta_views)
+    networks = _load_networks(scoring, pd.concat([sites, embedded])["cell_type"].unique(), name=name, device=device)
+    if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
-    asked = _experiments(sites, networks) | _experiments(beside, networks)
-    kept = {kind: _score_cache(out / kind, kind, networks, root, {each: asked[each] for each in asked if each in set(mine["experiment"])},
-                        knobs, network=name, note=note, device=device) for kind, mine in wanted.items()}
-    for other in {*STATISTICS, *BESIDE} - set(kept):
-        ScoreCache(out / other, {})  # what an earlier prediction left there gives way too
-    _score(root, asked, networks, kept, knobs, budget=budget, name=name)
-    return {kind: kept[kind].stacked() for kind in kept}
+    experiments = _sites_by_experiment(sites, networks) | _sites_by_experiment(embedded, networks)
+    caches = {}
+    for kind, some_sites in kind_sites.items():
+        kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
+        caches[kind] = _score_cache(out / kind, kind, networks, root, kind_experiments, options, network=name, note=note, device=device)
+    for kind in {*STATISTICS, *EXTRA_OUTPUTS} - set(caches):
+        ScoreCache(out / kind, {})  # removes the scores of an earlier prediction
+    _score_missing(root, experiments, networks, caches, options, budget=budget or Budget(), name=name)
+    return {kind: caches[kind].stacked() for kind in caches}
 
 
-def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
-                   stored: bool = False, **options: Any) -> dict[str, dict[str, pd.DataFrame]]:
-    """Scores by network, as `score_experiments` makes them in `<out>/<name>`: `networks` holds the options of each, by name.
+def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, ScoringOptions], *, out: Path, budget: Budget | None = None,
+                   stored: bool = False) -> dict[str, dict[str, pd.DataFrame]]:
+    """Scores by network, in `<out>/<name>` as `score_experiments` makes them; `networks`: the options of each network by name.
 
-    Scores of other networks in `out` are removed unless they are `stored`. When the time is spent, those of other making have
-    given way in the folders of all networks before TimeSpent is raised, so that nothing there passes for a result.
+    Scores of other networks in `out` are removed unless `stored`. Before TimeSpent is raised, outdated scores of all networks
+    are removed, so that none of them passes for a result.
     """
     if not stored:
-        keep_only(out, networks)
-    scores, late = {}, None
-    for name, own in networks.items():
+        remove_other_networks(out, networks)
+    scores, time_spent = {}, None
+    for name, scoring in networks.items():
         try:
-            scores[name] = score_experiments(root, sites, name=name, out=out / name, budget=budget, stored=stored, **own, **options)
-        except TimeSpent as spent:
-            late, budget = late or spent, Budget(0.0)
-    if late is not None:
-        raise late
+            scores[name] = score_experiments(root, sites, scoring, name=name, out=out / name, budget=budget, stored=stored)
+        except TimeSpent as error:
+            time_spent, budget = time_spent or error, Budget(0.0)
+    if time_spent is not None:
+        raise time_spent
     return scores
 
 
-def embed_experiments(root: Path, sites: pd.DataFrame, settings: PredictionSettings = PredictionSettings(), *, out: Path,
-                      statistics: Sequence[str] = ("running", "adapted"), **options: Any) -> dict[str, pd.DataFrame]:
+def embed_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, out: Path,
+                      statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
     """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
 
-    `options`: other arguments of `score_experiments`, which writes to `<out>/<kind>/`. Networks of
-    different cell types have different features, so that embeddings are to be compared within a cell type.
+    The scores go to `<out>/<kind>/`. Networks of different cell types have different features, so that embeddings are
+    comparable within a cell type only.
     """
-    ways = {kind: settings.model_copy(update={"statistics": kind}) for kind in statistics}
-    return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, taught=sites, **options)["embeddings"]
-            for kind, way in ways.items()}
+    embeddings = {}
+    for kind in statistics:
+        settings = scoring.settings.model_copy(update={"statistics": kind})
+        kind_scoring = replace(scoring, settings=settings, all_statistics=False, embedded_sites=sites)
+        embeddings[kind] = score_experiments(root, sites, kind_scoring, out=out / kind)["embeddings"]
+    return embeddings
 
 
-def _score(root: Path, asked: Mapping[str, pd.DataFrame], networks: Networks, kept: Mapping[str, ScoreCache], knobs: PredictionConfig, *,
-           budget: Budget, name: str) -> None:
-    """Add what is missing, experiment by experiment."""
-    for experiment, mine in progress_bar(asked.items(), desc="predict", unit="experiment"):
-        kinds = [kind for kind in kept if experiment in kept[kind].missing]
-        model, card = networks[mine["cell_type"].iloc[0]]
-        if kinds and not budget.fits_part(len(mine) * knobs.passes(kinds, adapts=bool(batchnorm_layers(model)))):
-            done = len(asked) - len({each for kind in kept for each in kept[kind].missing})
-            raise TimeSpent(f"scored {done} of {len(asked)} experiments with {name}")
+def _score_missing(root: Path, experiments: Mapping[str, pd.DataFrame], networks: Networks, caches: Mapping[str, ScoreCache],
+                   options: InferenceOptions, *, budget: Budget, name: str) -> None:
+    """Score what the caches lack, experiment by experiment."""
+    for experiment, sites in progress_bar(experiments.items(), desc="predict", unit="experiment"):
+        kinds = [kind for kind in caches if experiment in caches[kind].missing]
+        model, config = networks[sites["cell_type"].iloc[0]]
+        if kinds and not budget.fits_part(len(sites) * options.num_passes(kinds, adapts=bool(batchnorm_layers(model)))):
+            done = len(experiments) - len({missing for kind in caches for missing in caches[kind].missing})
+            raise TimeSpent(f"scored {done} of {len(experiments)} experiments with {name}")
         if kinds:
-            began = time.monotonic()
-            found = predict_experiment(model, card, root, mine, statistics=kinds, **vars(knobs))
-            for kind, (table, facts) in found.items():
-                kept[kind].add(experiment, table, facts)
-            budget.took(sum(facts["images"] for _, facts in found.values()), time.monotonic() - began)
+            started = time.monotonic()
+            results = predict_experiment(model, config, root, sites, kinds=kinds, options=options)
+            for kind, (table, facts) in results.items():
+                caches[kind].add(experiment, table, facts)
+            budget.took(sum(facts["images"] for _, facts in results.values()), time.monotonic() - started)
 
 
-def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
-    """The sites that count, by experiment."""
-    return {experiment: _counted_sites(mine, networks[cell_type][1])
-            for (cell_type, experiment), mine in sites.groupby(["cell_type", "experiment"], sort=True)}
+def _sites_by_experiment(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
+    """The sites that a network needs, by experiment: those that it scores and its controls."""
+    tables = {}
+    for (cell_type, experiment), table in sites.groupby(["cell_type", "experiment"], sort=True):
+        config = networks[cell_type][1]
+        well_types = {*config.well_types, *(CONTROL_TYPES if config.control_features else ())}
+        tables[experiment] = table[table["well_type"].isin(well_types)].reset_index(drop=True)
+    return tables
 
 
-def _embedded_sites(sites: pd.DataFrame, taught: pd.DataFrame | None) -> pd.DataFrame:
-    """The sites of the experiments, of the cell types in `sites` if there are any, that are embedded and not scored."""
-    if taught is None or sites.empty:
-        return sites.iloc[:0] if taught is None else taught
-    return taught[taught["cell_type"].isin(sites["cell_type"]) & ~taught["experiment"].isin(sites["experiment"])]
+def _embedded_sites(sites: pd.DataFrame, embedded: pd.DataFrame | None) -> pd.DataFrame:
+    """The sites of the experiments that are embedded and not scored; of the cell types in `sites`, if there are any."""
+    if embedded is None or sites.empty:
+        return sites.iloc[:0] if embedded is None else embedded
+    return embedded[embedded["cell_type"].isin(sites["cell_type"]) & ~embedded["experiment"].isin(sites["experiment"])]
 
 
-def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
+def _score_reader(kind: str) -> Callable[[Path], pd.DataFrame]:
     return read_embeddings if kind == "embeddings" else read_scores
 
 
 def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
-    """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
+    """A note if statistics are gathered over another scope than that of the training batches; "" if over the same.
 
-    Reads the JSON beside the weights (`trained.place`); InputError when one is missing.
+    Reads the JSON beside the weights (`weights_path`); InputError if one is missing.
     """
     trained = {cell_type: read_config(weights_path(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
-    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
-    wide = scope != "plate"
-    others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
-    if not others:
+    # Experiments are scored one by one, so that "mixed" statistics are those of the experiment.
+    differing = [cell_type for cell_type, training_scope in trained.items() if (training_scope != "plate") != (scope != "plate")]
+    if not differing:
         return ""
-    right = "experiment" if scope == "plate" else "plate"
-    return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
-            f"accuracy suffers; predict with statistics_scope: {right}, or train with batch_scope: {scope}")
+    matching = "experiment" if scope == "plate" else "plate"
+    return (f"statistics are gathered by {scope}, but {', '.join(differing)} learned from {trained[differing[0]]} batches, and "
+            f"accuracy suffers; predict with statistics_scope: {matching}, or train with batch_scope: {scope}")
 
 
 def statistics_note(folder: Path) -> str:
-    """What to know of kinds of statistics that are equal because the network has no batch normalisation; "" where it has.
+    """A note if all kinds of statistics give the same scores, because the network has no batch normalisation; otherwise "".
 
     Reads the notes of the scores in `<folder>/<statistics>/`.
     """
     notes = [note for kind in STATISTICS for note in read_notes(Path(folder) / kind).values()]
-    return NO_LAYERS_NOTE if any(NO_LAYERS in note.get("gathered", {}) for note in notes) else ""
+    return NO_BATCHNORM_NOTE if any(NO_BATCHNORM in note.get("gathered", {}) for note in notes) else ""
 
 
-def keep_only(folder: Path, names: Collection[str]) -> None:
+def remove_other_networks(folder: Path, names: Collection[str]) -> None:
     """Remove the scores of every network but those called `names` from `folder`, which holds `<name>/<statistics>/`.
 
-    An earlier run may have asked for more networks, and whatever lies there counts as an output of this one.
+    An earlier run may have had more networks, and every file in the folder counts as an output of this run.
     """
     for path in Path(folder).glob("*/"):
         if path.name not in names:
             shutil.rmtree(path)
 
 
-def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
-    """Every network at once, so that a missing one is told before hours of prediction."""
-    paths = {cell_type: weights_path(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
-    found = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint one once
-    return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
-
-
-def _counted_sites(sites: pd.DataFrame, card: ModelConfig) -> pd.DataFrame:
-    """The sites that count, and those that are referred to."""
-    known = {*card.well_types, *(CONTROLS if card.control_features else ())}
-    return sites[sites["well_type"].isin(known)].reset_index(drop=True)
+def _load_networks(scoring: ScoringOptions, cell_types: Sequence[str], *, name: str, device: torch.device) -> Networks:
+    """Every network at once, so that a missing one is reported before hours of prediction."""
+    paths = {cell_type: weights_path(scoring.weights, cell_type, name, joint=scoring.joint) for cell_type in sorted(cell_types)}
+    loaded = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint network once
+    return {cell_type: (loaded[path][0].to(device), loaded[path][1]) for cell_type, path in paths.items()}
 
 
 def _score_cache(
-    folder: Path, kind: str, networks: Networks, root: Path, asked: Mapping[str, pd.DataFrame], knobs: PredictionConfig, *,
+    folder: Path, kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], options: InferenceOptions, *,
     device: torch.device, **facts: Any,
 ) -> ScoreCache:
-    """What `folder` holds of the scores of one kind that are asked for."""
-    way = {"statistics": kind, "scope": knobs.scope, "precision": knobs.precision, **knobs.of(kind)}
-    made_by = {cell_type: {"weights": model.origin, "card": vars(card), **stats_source(root, card.standardise)}
-               for cell_type, (model, card) in networks.items()}
+    """The scores of one kind in `folder` that belong to these networks, experiments and options."""
+    way = {"statistics": kind, "scope": options.scope, "precision": options.precision, **options.identity(kind)}
+    made_by = {cell_type: {"weights": model.origin, "config": vars(config), **stats_source(root, config.standardise)}
+               for cell_type, (model, config) in networks.items()}
     identities = {
-        experiment: cache_key(root, mine, **way, device=device.type, **made_by[mine["cell_type"].iloc[0]])
-        for experiment, mine in asked.items()
+        experiment: cache_key(root, sites, **way, device=device.type, **made_by[sites["cell_type"].iloc[0]])
+        for experiment, sites in experiments.items()
     }
     facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
     return ScoreCache(
-        folder, identities, read=_reader(kind), **facts, **way, device=str(device),
-        training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()},
+        folder, identities, read=_score_reader(kind), **facts, **way, device=str(device),
+        training_scope={cell_type: config.scope for cell_type, (_, config) in networks.items()},
         averaged="log-probabilities, over passes and over the sites of a well")

@@ -18,7 +18,7 @@ from cellsignal.files import sha256
 from cellsignal.receipts import Receipt
 from cellsignal.shapes import ScoreDetails
 
-COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
+COUNT_KEYS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 
 
 class ScoreCache:
@@ -38,7 +38,7 @@ class ScoreCache:
         self.digests: dict[str, str] = {}  # by the file's name
         self.tables: dict[str, pd.DataFrame] = {}
         found = read_receipt(folder)
-        if other := [name for name, made_by in found.identity.items() if _of_other_code(made_by, identities.get(name, ""))]:
+        if other := [name for name, made_by in found.identity.items() if _differs_in_code_only(made_by, identities.get(name, ""))]:
             print(f"{folder.name}: other code made the scores of {', '.join(other)}; they are predicted again")
         for experiment, table in self._usable(found):
             self.notes[experiment], self.tables[experiment] = found.details["experiments"][experiment], table
@@ -71,7 +71,7 @@ class ScoreCache:
 
     def _write(self) -> None:
         notes = {experiment: self.notes[experiment] for experiment in self.identities if experiment in self.notes}
-        sums = {key: sum(note[key] for note in notes.values()) for key in COUNTS[1:]}
+        sums = {key: sum(note[key] for note in notes.values()) for key in COUNT_KEYS[1:]}
         identity, outputs = {name: self.identities[name] for name in notes}, {f"{name}.parquet": self.digests[f"{name}.parquet"] for name in notes}
         details = {"values": "natural-log probabilities", **self.facts, **sums, "experiments": notes}
         Receipt(self.folder / METADATA, identity, outputs, details=details).write()
@@ -80,7 +80,7 @@ class ScoreCache:
         """Experiment and scores of what is whole and of its identity; the folder may hold anything."""
         for experiment, note in receipt.details["experiments"].items():
             path = self.folder / f"{experiment}.parquet"
-            if experiment in self.identities and receipt.identity.get(experiment) == self.identities[experiment] and _is_whole(note):
+            if experiment in self.identities and receipt.identity.get(experiment) == self.identities[experiment] and _is_complete(note):
                 if path.is_file() and sha256(path) == receipt.outputs.get(path.name) and (table := self._read(path)) is not None:
                     yield experiment, table
 
@@ -111,16 +111,16 @@ def cache_key(root: Path, sites: pd.DataFrame, **made_with: Any) -> str:
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
         "images": [image_fingerprint(root, stem) for stem in sites.groupby("plate")["stem"].min()],
     }
-    return with_code(facts)
+    return identity_with_code(facts)
 
 
-def with_code(facts: Mapping[str, Any]) -> str:
+def identity_with_code(facts: Mapping[str, Any]) -> str:
     """SHA-256 over facts, a dot, and SHA-256 over the code that makes scores."""
-    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.{code()}"
+    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.{scoring_code()}"
 
 
 @cache
-def code() -> str:
+def scoring_code() -> str:
     """SHA-256 over the rooms of this package that make scores."""
     return hashlib.sha256(json.dumps(package_code("decide")).encode()).hexdigest()
 
@@ -135,20 +135,20 @@ def read_notes(folder: Path) -> dict[str, dict[str, Any]]:
     return read_receipt(folder).details["experiments"]
 
 
-def _of_other_code(theirs: Any, identity: str) -> bool:
+def _differs_in_code_only(theirs: Any, identity: str) -> bool:
     """Whether an identity on record differs in the code alone."""
     return isinstance(theirs, str) and theirs != identity and theirs.partition(".")[0] == identity.partition(".")[0]
 
 
-def _is_whole(note: Mapping[str, Any]) -> bool:
+def _is_complete(note: Mapping[str, Any]) -> bool:
     """Whether a note says all that is summed up."""
-    return isinstance(note.get("gathered"), dict) and all(type(note.get(key)) in (int, float) for key in COUNTS)
+    return isinstance(note.get("gathered"), dict) and all(type(note.get(key)) in (int, float) for key in COUNT_KEYS)
 
 
 # Scores read back as an earlier prediction left them: a decision on them needs neither networks nor images.
 
 
-CURE = "start --from weights, which predicts them again"
+PREDICT_AGAIN = "start --from weights, which predicts them again"
 
 
 def read_stored_scores(folder: Path, sites: pd.DataFrame, *, read: Callable[[Path], pd.DataFrame] = read_scores) -> pd.DataFrame:
@@ -161,20 +161,20 @@ def read_stored_scores(folder: Path, sites: pd.DataFrame, *, read: Callable[[Pat
     written = read_receipt(folder)
     treatments = sites[sites["well_type"] == "treatment"]
     tables = [
-        _read(folder / f"{experiment}.parquet", written, mine["id_code"].unique(), read=read)
+        _read_stored(folder / f"{experiment}.parquet", written, mine["id_code"].unique(), read=read)
         for (_, experiment), mine in treatments.groupby(["cell_type", "experiment"], sort=True)
     ]
     return pd.concat(tables).fillna(-np.inf) if tables else pd.DataFrame(index=pd.Index([], name="id_code", dtype=object))
 
 
-def _read(path: Path, written: Receipt, id_codes: np.ndarray, *, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+def _read_stored(path: Path, written: Receipt, id_codes: np.ndarray, *, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
     """The scores of one experiment, its wells in this order."""
     if not path.is_file():
-        raise InputError("no such scores", where=path, cure=CURE)
+        raise InputError("no such scores", where=path, cure=PREDICT_AGAIN)
     if sha256(path) != written.outputs.get(path.name):
-        raise InputError("not the scores that metadata.json beside them names", where=path, cure=CURE)
+        raise InputError("not the scores that metadata.json beside them names", where=path, cure=PREDICT_AGAIN)
     table = read(path)
     missing = pd.Index(id_codes).difference(table.index)
     if len(missing):
-        raise InputError(f"no scores of {len(missing)} wells, such as {missing[0]}", where=path, cure=CURE)
+        raise InputError(f"no scores of {len(missing)} wells, such as {missing[0]}", where=path, cure=PREDICT_AGAIN)
     return table.loc[id_codes]

@@ -30,13 +30,13 @@ from cellsignal.tasks import RXRX1
 # Parquet, CSV and NPZ files of scores, read into one shape; a damaged one is named in one line.
 
 
-MOST_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
-MOST_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
-_LONGEST_ID, _LONGEST_NUMBER = 256, 32  # bytes
-_BLOCK = 16 << 20  # bytes of CSV that are parsed at once, of which a row must not have more
+MAX_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
+MAX_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
+_MAX_ID_BYTES, _MAX_NUMBER_BYTES = 256, 32  # bytes
+_BLOCK_BYTES = 16 << 20  # bytes of CSV that are parsed at once, of which a row must not have more
 
 
-class Columns(NamedTuple):
+class ScoreColumns(NamedTuple):
     """What a file of scores holds, before its ids and values are judged."""
 
     ids: list[object]  # id_code of each row
@@ -44,28 +44,28 @@ class Columns(NamedTuple):
     values: np.ndarray  # float[rows, columns], NaN where nothing is written
 
 
-def read_columns(path: Path) -> Columns:
+def read_score_columns(path: Path) -> ScoreColumns:
     """Read a file in the format that its name ends with; raises InputError."""
     if not path.exists():
         raise InputError("no such file", where=path, cure="run the kernel 4-predict-assign, or mend the path")
     refuse_stream(path)
-    suffix = suffix_of(path)
+    suffix = score_suffix(path)
     if not suffix:
         raise InputError("not a name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
     return FORMATS[suffix](path)
 
 
-def suffix_of(path: Path) -> str:
+def score_suffix(path: Path) -> str:
     """The suffix in FORMATS that a file's name ends with, or nothing."""
     return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), "")
 
 
 def is_submission(path: Path) -> bool:
     """Whether a file is a CSV that holds the siRNAs themselves, as submissions, solutions and confidences do."""
-    return ".csv" in suffix_of(path) and "sirna" in _csv_header(path)
+    return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
 
 
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(path: Path) -> ScoreColumns:
     try:
         with open(path, "rb") as stream:
             schema = pa.parquet.read_schema(stream)
@@ -75,21 +75,21 @@ def _read_parquet(path: Path) -> Columns:
             file = pa.parquet.ParquetFile(stream, read_dictionary=["id_code"])  # a long text that stands in every row is kept once
             rows, groups = file.metadata.num_rows, range(file.metadata.num_row_groups)
             declared = sum(file.metadata.row_group(number).total_byte_size for number in groups)
-            _refuse_size(path, rows=rows, columns=len(names), size=declared, most=_most_bytes(rows, len(names)))
+            _refuse_size(path, rows=rows, columns=len(names), size=declared, most=_max_bytes(rows, len(names)))
             table = file.read(columns=names)
     except InputError:
         raise
     except Exception as error:  # Arrow raises its own family of errors for damaged files
-        raise _unreadable(path, "Parquet", error) from None
+        raise _unreadable_file(path, "Parquet", error) from None
     return _from_arrow(table, path, "Parquet")
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path) -> ScoreColumns:
     header = _csv_header(path)
     types = {str(name): pa.float64() for name in _class_names(header, path)}
     options = {
         "convert_options": pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()}),
-        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK),
+        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK_BYTES),
     }
     _refuse_size(path, columns=len(header))
     batches, rows = [], 0
@@ -103,34 +103,34 @@ def _read_csv(path: Path) -> Columns:
     except InputError:
         raise
     except Exception as error:  # Arrow's again; they name no row
-        raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
+        raise _csv_fault(path, header) or _unreadable_file(path, "CSV", error) from None
     return _from_arrow(table, path, "CSV")
 
 
-def _read_npz(path: Path) -> Columns:
-    arrays = _arrays(path)
-    ids = _array(arrays, "id_code", path, kinds="US", axes=1)
+def _read_npz(path: Path) -> ScoreColumns:
+    arrays = _read_arrays(path)
+    ids = _take_array(arrays, "id_code", path, kinds="US", axes=1)
     if "scores" not in arrays:  # then one array per class number
         names = list(arrays)
-        columns = [_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
+        columns = [_take_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
         classes = [_class_number(name, path) for name in names]
         _same_length(path, id_code=ids, **dict(zip(names, columns)))
-        return Columns(_text(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
-    scores = _array(arrays, "scores", path, kinds="fiu", axes=2)
+        return ScoreColumns(_decode_ids(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
+    scores = _take_array(arrays, "scores", path, kinds="fiu", axes=2)
     numbers = np.arange(scores.shape[1])
     if "class_numbers" in arrays:
-        numbers = _array(arrays, "class_numbers", path, kinds="iu", axes=1)
+        numbers = _take_array(arrays, "class_numbers", path, kinds="iu", axes=1)
     _same_length(path, id_code=ids, scores=scores)
     _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
-    return Columns(_text(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
+    return ScoreColumns(_decode_ids(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
 
 
-FORMATS: dict[str, Callable[[Path], Columns]] = {
+FORMATS: dict[str, Callable[[Path], ScoreColumns]] = {
     ".parquet": _read_parquet, ".csv": _read_csv, ".csv.gz": _read_csv, ".npz": _read_npz,
 }  # fmt: skip
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+def _unreadable_file(path: Path, kind: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         what, cure = system_fault(error)
         return InputError(f"cannot be read ({what})", where=path, cure=cure)
@@ -140,20 +140,20 @@ def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
 # Limits, which keep a small file from becoming more than the memory holds
 
 
-def _most_bytes(rows: int, columns: int) -> int:
+def _max_bytes(rows: int, columns: int) -> int:
     """More than any table of so many rows and columns holds, as text or in a type of Arrow."""
-    return (rows + 1000) * (_LONGEST_ID + _LONGEST_NUMBER * columns)
+    return (rows + 1000) * (_MAX_ID_BYTES + _MAX_NUMBER_BYTES * columns)
 
 
 def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, most: int = 0) -> None:
     """Raise InputError for a file that holds, or says that it holds, more than scores can."""
-    for found, limit, unit in ((rows, MOST_ROWS, "rows"), (columns, MOST_COLUMNS, "columns"), (size, most, "bytes")):
+    for found, limit, unit in ((rows, MAX_ROWS, "rows"), (columns, MAX_COLUMNS, "columns"), (size, most, "bytes")):
         if found > limit:
             raise InputError(f"holds {found:,} {unit}, and no scores have more than {limit:,}", where=path,
                              cure="give one row per well and one column per siRNA, in several files if need be")
 
 
-class _Bounded(io.RawIOBase):
+class _BoundedStream(io.RawIOBase):
     """What comes out of a stream, up to `most` bytes; then InputError."""
 
     def __init__(self, stream: BinaryIO, path: Path, *, most: int) -> None:
@@ -172,23 +172,23 @@ class _Bounded(io.RawIOBase):
 @contextmanager
 def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
     with open_table(path) as stream:
-        yield io.BufferedReader(_Bounded(stream, path, most=_most_bytes(MOST_ROWS, columns)), 1 << 20)
+        yield io.BufferedReader(_BoundedStream(stream, path, most=_max_bytes(MAX_ROWS, columns)), 1 << 20)
 
 
 # Parquet and CSV
 
 
-def _from_arrow(table: pa.Table, path: Path, kind: str) -> Columns:
+def _from_arrow(table: pa.Table, path: Path, kind: str) -> ScoreColumns:
     classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
     place = table.column_names.index("id_code")
     _refuse_types(table.schema, path)
     try:
         values = table.remove_column(place).replace_schema_metadata(None).to_pandas().to_numpy()
-        return Columns(_ids(table.column(place), path), classes, _floats(values))
+        return ScoreColumns(_ids(table.column(place), path), classes, _floats(values))
     except InputError:
         raise
     except Exception as error:  # only now does Arrow look whether text is text
-        raise _unreadable(path, kind, error) from None
+        raise _unreadable_file(path, kind, error) from None
 
 
 def _refuse_types(schema: pa.Schema, path: Path) -> None:
@@ -206,7 +206,7 @@ def _ids(column: pa.ChunkedArray, path: Path) -> list[object]:
         return column.to_pylist()
     for chunk in column.chunks:
         longest = pa.compute.max(pa.compute.binary_length(getattr(chunk, "dictionary", chunk))).as_py() or 0
-        if longest > _LONGEST_ID:
+        if longest > _MAX_ID_BYTES:
             raise InputError(f"an id_code of {longest:,} bytes", where=path, cure="write experiment_plate_well, such as HUVEC-01_1_B03")
     return pa.compute.utf8_trim_whitespace(column.cast(kind)).to_pylist()
 
@@ -236,7 +236,7 @@ def _csv_header(path: Path) -> list[str]:
     try:
         header = read_header(path)
     except OSError as error:
-        raise _unreadable(path, "CSV", error) from None
+        raise _unreadable_file(path, "CSV", error) from None
     if header.separator != ",":
         raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
     return header.names
@@ -247,7 +247,7 @@ def _csv_fault(path: Path, header: list[str]) -> InputError | None:
     try:
         with _open_csv(path, columns=len(header)) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            reader = csv.reader(iter(lambda: text.readline(_BLOCK), ""))
+            reader = csv.reader(iter(lambda: text.readline(_BLOCK_BYTES), ""))
             next(reader)
             for cells in filter(None, reader):
                 if len(cells) != len(header):
@@ -260,7 +260,7 @@ def _csv_fault(path: Path, header: list[str]) -> InputError | None:
     except InputError as error:
         return error
     except Exception as error:
-        return _unreadable(path, "CSV", error)
+        return _unreadable_file(path, "CSV", error)
     return None
 
 
@@ -275,26 +275,26 @@ def _is_number(cell: str) -> bool:
 # NPZ
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an archive; those of Python objects, which would need a pickle, are refused."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if "scores" in archive.files and (unknown := set(archive.files) - {"id_code", "scores", "class_numbers"}):
                 raise InputError(f"array {min(unknown)!r} is unknown", where=path, cure="save id_code, scores and class_numbers, and no other")
             size = sum(entry.file_size for entry in archive.zip.infolist())
-            _refuse_size(path, columns=len(archive.files), size=size, most=_most_bytes(MOST_ROWS, MOST_COLUMNS))
+            _refuse_size(path, columns=len(archive.files), size=size, most=_max_bytes(MAX_ROWS, MAX_COLUMNS))
             return {name: archive[name] for name in archive.files}
     except InputError:
         raise
     except ValueError as error:
         if "Object arrays" in str(error):
             raise InputError("an array holds Python objects", where=path, cure="save ids as text: ids.astype(str)") from None
-        raise _unreadable(path, "NPZ", error) from None
+        raise _unreadable_file(path, "NPZ", error) from None
     except Exception as error:  # zip, zlib, struct and NumPy each have their own
-        raise _unreadable(path, "NPZ", error) from None
+        raise _unreadable_file(path, "NPZ", error) from None
 
 
-def _array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
+def _take_array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
     """Take one array out, of these kinds of values and with so many axes."""
     array = arrays.pop(name, None)
     if array is None:
@@ -313,7 +313,7 @@ def _same_length(path: Path, **arrays: np.ndarray) -> None:
             raise InputError(f"{length} in {first}, {other} in {name}", where=path, cure="save arrays of the same wells")
 
 
-def _text(ids: np.ndarray, path: Path) -> list[str]:
+def _decode_ids(ids: np.ndarray, path: Path) -> list[str]:
     try:
         return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
     except ValueError:  # bytes that are no UTF-8, or numbers that are no letters
@@ -321,14 +321,14 @@ def _text(ids: np.ndarray, path: Path) -> list[str]:
 
 
 ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
-HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
+MAX_SCORE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
 METADATA = "metadata.json"
-NEARLY_ALL = 0.9  # of the values, by which a table is taken for one of probabilities
+PROBABILITY_SHARE = 0.9  # of the values, by which a table is taken for one of probabilities
 
 
-def without_masks(values: np.ndarray) -> np.ndarray:
+def replace_masks(values: np.ndarray) -> np.ndarray:
     """Scores below -HUGE as -inf."""
-    masks = (values < -HUGE) & (values > -np.inf) if values.min() < -HUGE else np.zeros(1, bool)
+    masks = (values < -MAX_SCORE) & (values > -np.inf) if values.min() < -MAX_SCORE else np.zeros(1, bool)
     return np.where(masks, values.dtype.type(-np.inf), values) if masks.any() else values
 
 
@@ -355,9 +355,9 @@ def read_scores(path: Path, *, probabilities: bool = False) -> pd.DataFrame:
     well for which every class is impossible, or values that belong to the other of the two scales.
     """
     path = Path(path)
-    read = _checked(read_columns(path), path)
-    _refuse_missing(read, path)
-    values = _logarithms(read, path) if probabilities else _log_scale(read, path)
+    read = _check_names(read_score_columns(path), path)
+    _check_values(read, path)
+    values = _log_of_probabilities(read, path) if probabilities else _as_log_probabilities(read, path)
     impossible = values.max(axis=1) == -np.inf
     if impossible.any():
         where = f"{path}: well {read.ids[int(impossible.argmax())]}"
@@ -370,9 +370,9 @@ def read_all_scores(paths: Sequence[Path], *, probabilities: bool = False) -> pd
 
     Of a folder every Parquet, CSV and NPZ file counts, but submissions. Columns ascend.
     """
-    files = files_of(paths)
+    files = list_score_files(paths)
     if not files:
-        raise InputError("no score files (.parquet, .csv, .csv.gz, .npz) there", where=name_of(paths),
+        raise InputError("no score files (.parquet, .csv, .csv.gz, .npz) there", where=describe_paths(paths),
                          cure="name files or folders with scores")
     scores = pd.concat([read_scores(file, probabilities=probabilities) for file in files])
     if scores.isna().to_numpy().any():
@@ -380,29 +380,29 @@ def read_all_scores(paths: Sequence[Path], *, probabilities: bool = False) -> pd
         scores = scores.fillna(-np.inf)
     twice = scores.index[scores.index.duplicated()]
     if len(twice):
-        raise InputError(f"well {twice[0]} is scored in two files", where=name_of(paths),
+        raise InputError(f"well {twice[0]} is scored in two files", where=describe_paths(paths),
                          cure="name each file once, or average the scores first")
     return scores if scores.columns.is_monotonic_increasing else scores.sort_index(axis=1)
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
+def list_score_files(paths: Sequence[Path]) -> list[Path]:
     """The score files that these paths name, one by one or by their folders."""
-    return [file for path in paths for file in _in_folder(Path(path))]
+    return [file for path in paths for file in _score_files_in(Path(path))]
 
 
-def name_of(paths: Sequence[Path]) -> str:
+def describe_paths(paths: Sequence[Path]) -> str:
     """Some paths in one line: the first, and how many more."""
     return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0] if paths else "SCORES")
 
 
-def _in_folder(path: Path) -> list[Path]:
+def _score_files_in(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = (file for file in path.iterdir() if not file.name.startswith("."))  # half-written ones start so
-    return sorted(file for file in found if suffix_of(file) and not is_submission(file))
+    return sorted(file for file in found if score_suffix(file) and not is_submission(file))
 
 
-def _checked(read: Columns, path: Path) -> Columns:
+def _check_names(read: ScoreColumns, path: Path) -> ScoreColumns:
     if not len(read.ids) or not read.classes:
         raise InputError("no wells or no classes in it", where=path, cure="write the scores again")
     odd = next((row for row, name in enumerate(read.ids, 1) if not (isinstance(name, str) and name)), 0)
@@ -417,16 +417,16 @@ def _checked(read: Columns, path: Path) -> Columns:
     return read
 
 
-def _refuse_missing(read: Columns, path: Path) -> None:
+def _check_values(read: ScoreColumns, path: Path) -> None:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         values = read.values.astype(np.float32, copy=False)
-    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > HUGE, "no logarithm, so large is it")):
+    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > MAX_SCORE, "no logarithm, so large is it")):
         if bad.any():
-            raise InputError(f"the score is {name}", where=_place(read, bad, path)[0],
+            raise InputError(f"the score is {name}", where=_locate_value(read, bad, path)[0],
                              cure="predict this well again; -inf is allowed")
 
 
-def _log_scale(read: Columns, path: Path) -> np.ndarray:
+def _as_log_probabilities(read: ScoreColumns, path: Path) -> np.ndarray:
     """The values as float32, unless they look like probabilities."""
     low, high = read.values.min(), read.values.max()
     if low >= -ROUNDING and high > ROUNDING:
@@ -435,21 +435,21 @@ def _log_scale(read: Columns, path: Path) -> np.ndarray:
                              cure="add --probabilities, or write natural logarithms")
         raise InputError("no value is negative, so these are no log-probabilities", where=path,
                          cure="write natural logarithms of probabilities, or probabilities and add --probabilities")
-    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (read.values >= -ROUNDING).mean() >= NEARLY_ALL:
-        where, value = _place(read, read.values < -ROUNDING, path)
+    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (read.values >= -ROUNDING).mean() >= PROBABILITY_SHARE:
+        where, value = _locate_value(read, read.values < -ROUNDING, path)
         raise InputError(f"{value:.6g} among values that lie between 0 and 1, as probabilities do", where=where,
                          cure="mend it and add --probabilities, or write natural logarithms")
     with np.errstate(over="ignore"):
-        return without_masks(read.values.astype(np.float32, copy=False))
+        return replace_masks(read.values.astype(np.float32, copy=False))
 
 
-def _logarithms(read: Columns, path: Path) -> np.ndarray:
+def _log_of_probabilities(read: ScoreColumns, path: Path) -> np.ndarray:
     """Natural logarithms of probabilities, each row divided by its sum; float32."""
     if read.values.max() <= 0 and read.values.min() < -ROUNDING:
         raise InputError("no value is positive, as in log-probabilities", where=path, cure="drop --probabilities")
     bad = (read.values < -ROUNDING) | (read.values > 1 + ROUNDING)
     if bad.any():
-        where, value = _place(read, bad, path)
+        where, value = _locate_value(read, bad, path)
         raise InputError(f"{value:.6g} is no probability", where=where, cure="write values from 0 to 1")
     values = np.clip(read.values.astype(np.float64), 0, None)
     with np.errstate(divide="ignore", invalid="ignore"):  # log 0; and 0 / 0, a row that is refused later
@@ -457,7 +457,7 @@ def _logarithms(read: Columns, path: Path) -> np.ndarray:
         return np.nan_to_num(np.log(values, out=values), nan=-np.inf, neginf=-np.inf, copy=False).astype(np.float32)
 
 
-def _place(read: Columns, bad: np.ndarray, path: Path) -> tuple[str, float]:
+def _locate_value(read: ScoreColumns, bad: np.ndarray, path: Path) -> tuple[str, float]:
     """Where the first bad value stands, and the value."""
     row, column = np.argwhere(bad)[0]
     return f"{path}: well {read.ids[row]}, class {read.classes[column]}", float(read.values[row, column])
