@@ -44,7 +44,7 @@ def plates(tmp_path: Path) -> Plates:
 
 def network(**options: object) -> tuple[Classifier, ModelConfig]:
     model = make_network("densenet-small", channels=6, classes=4, seed=1, **options)
-    return model, ModelConfig.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
+    return model, ModelConfig.from_model(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
 
 
 @torch.inference_mode()

@@ -96,7 +96,7 @@ def test_any_albumentations_pipeline_is_drawn_by_its_key_in_any_thread() -> None
 
 
 SCALES = "leave out Normalize, ToFloat and the like: the network scales pixels itself (`standardise`)"
-FITS = "use transforms for pictures of this size and number of channels"
+FITS = "use transforms for images of this size and number of channels"
 
 
 class Change(albumentations.ImageOnlyTransform):

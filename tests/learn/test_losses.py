@@ -95,7 +95,7 @@ def test_macro_f1_is_scikit_learns_over_batches() -> None:
     metric, rng = METRICS["macro_f1"], np.random.default_rng(0)
     for _ in range(30):
         logits, true = rng.normal(size=(9, 6)), rng.random((9, 6)) < rng.choice([0.05, 0.4], 6)
-        counts = metric.none(6)
+        counts = metric.zero_counts(6)
         for part in np.array_split(np.arange(9), 3):
             counts += metric.counts(torch.from_numpy(logits[part]), torch.from_numpy(true[part]).float())
         assert metric.value(counts, 9) == pytest.approx(f1_score(true, logits > 0, average="macro", zero_division=0))

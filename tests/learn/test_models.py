@@ -169,7 +169,7 @@ def test_what_lacks_is_named() -> None:
 
 def test_levels_are_those_of_the_covariates() -> None:
     for settings, levels in ((NetworkSettings(), PLATES), (NetworkSettings(covariates=["plate", "site"]), PLATES)):
-        with pytest.raises(InputError, match="^covariates: covariates are .*, and levels are given of plate; give covariate_levels"):
+        with pytest.raises(InputError, match="^covariates: covariates are .*, and levels are given for plate; give covariate_levels"):
             Classifier(settings, channels=6, classes=5, levels=levels)
 
 

@@ -196,7 +196,7 @@ def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, pr
     listener.raise_error()
     if failure is not None:
         raise StepFailed(f"training in {processes} processes ended: {_failure_summary(failure)}; "
-                         "the same command resumes after the last complete epoch") from failure
+                         "the same command goes on after the last complete epoch") from failure
 
 
 def _on_colab() -> bool:
