@@ -38,7 +38,7 @@ def test_the_figures_are_the_ladder_without_wells() -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     (None, "no such file"), ("", "not readable"), ("id_code,split\n", "'cell_type' is missing"),
-    ("id_code,split,cell_type,experiment,sirna,odd\n", "'odd' is strange"),
+    ("id_code,split,cell_type,experiment,sirna,odd\n", "'odd' is unknown"),
     ("id_code,split,cell_type,experiment,sirna,a raw\nw,test,U2OS,U2OS-01,1,x\n", r":2, a raw: 'x' is no siRNA"),
     ("id_code,split,cell_type,experiment,sirna,a raw\nw,test,U2OS,U2OS-01,,1\n", r":2, sirna: '' is no siRNA"),
     ("id_code,split,cell_type,experiment,sirna\n" + "w,test,U2OS,U2OS-01,1\n" * 2, "well w stands twice"),

@@ -94,7 +94,7 @@ def test_a_plate_without_one_kind_of_controls_is_told_nothing_of_it(plates: Plat
     some = sites[sites["well_type"] != "negative_control"]
     scores, _ = predict_experiment(model, card, root, some, kinds=("adapted",))["adapted"]
     assert np.isfinite(scores.to_numpy()).all()
-    with pytest.raises(InputError, match="HUVEC-03: 0 control sites, and this network refers to controls"):
+    with pytest.raises(InputError, match="HUVEC-03: 0 control sites, and this network has control features"):
         predict_experiment(model, card, root, sites[sites["well_type"] == "treatment"])
 
 

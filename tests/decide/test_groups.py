@@ -75,7 +75,7 @@ def test_fewer_plates_than_groups() -> None:
     assert (one.group_on_plate, one.confidence) == ((0,), 1.0)
     with pytest.raises(InputError, match="5 plates but 4 plate groups"):
         choose_groups(np.zeros((5, 4)), np.arange(5))
-    with pytest.raises(InputError, match="3628800 ways to lay 10 plate groups on 10 plates"):
+    with pytest.raises(InputError, match="3628800 permutations of 10 plate groups over 10 plates"):
         choose_groups(np.zeros((10, 10)), np.arange(10))
 
 

@@ -47,12 +47,12 @@ def test_every_rung_adds_what_its_name_says() -> None:
 def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() -> None:
     poor, good = scores(np.zeros((4, 4)).tolist()), scores(np.eye(4).tolist())
     ladder = evaluate_ladder({"adapted": poor}, WELLS, TRUTH, design={"groups": [[0, 1], [2, 3]]}, statistics="adapted", split="test",
-                   better={"virtual batch": good}, final={"mixup": good})
+                   refined={"virtual batch": good}, final={"mixup": good})
     assert [(row["rung"], row["kind"], row["accuracy"]) for row in ladder] == [
         ("adapted", "raw", 0.25), ("virtual batch", "raw", 1.0), ("exact", "assigned", 1.0), ("groups", "assigned", 1.0),
         ("groups+exact", "assigned", 1.0), ("groups+expected", "assigned", 1.0), ("mixup", "raw", 1.0), ("mixup", "assigned", 1.0),
     ]
-    table = ladder_table(ladder, theirs=True).loc["test"]
+    table = ladder_table(ladder, with_brodt=True).loc["test"]
     assert table.loc["mixup"].tolist() == [1.0, 1.0, 0.88, 0.95], "the last rung has both accuracies, in columns of their own"
     assert table.index.tolist() == list(dict.fromkeys(row["rung"] for row in ladder))
     assert table.loc["adapted", ["Brodt, public", "Brodt, private"]].isna().all()

@@ -129,5 +129,5 @@ def test_networks_are_averaged_over_the_same_wells_and_classes() -> None:
     expected = log_softmax((first.to_numpy() + second.loc[["a", "b"], [3, 5]].to_numpy()) / 2, axis=1)
     np.testing.assert_allclose(both, expected, rtol=1e-6)
     assert both.columns.tolist() == [3, 5] and average_scores([first]) is first
-    with pytest.raises(InputError, match="2 wells of 2 classes beside 1 of 2"):
+    with pytest.raises(InputError, match="2 wells of 2 classes, but 1 of 2"):
         average_scores([first, second.iloc[:1]])

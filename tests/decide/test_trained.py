@@ -22,7 +22,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_those_with_all_their_networks_are_found_and_the_others_named(weights: Path) -> None:
-    assert trained_cell_types(weights, ["U2OS"], networks=["model", "final"], named=True) == (["U2OS"], "")
+    assert trained_cell_types(weights, ["U2OS"], networks=["model", "final"], explicit=True) == (["U2OS"], "")
     found, left_out = trained_cell_types(weights, ALL, networks=["model", "final"])
     assert found == ["U2OS"]
     assert left_out == "left out without weights: HUVEC lacks model.safetensors, final.safetensors; RPE lacks final.safetensors"
@@ -32,7 +32,7 @@ def test_those_with_all_their_networks_are_found_and_the_others_named(weights: P
 @pytest.mark.parametrize("asked, networks, named", [(["HUVEC"], ["model"], False), (["U2OS", "RPE"], ["model", "final"], True), (ALL, ["plain"], False)])
 def test_nothing_to_predict_with_is_refused_in_one_line(weights: Path, asked: list[str], networks: list[str], named: bool) -> None:
     with pytest.raises(InputError, match="no weights to predict with: .* lacks .*; run 3-train-cell-type for it") as caught:
-        trained_cell_types(weights, asked, networks=networks, named=named)
+        trained_cell_types(weights, asked, networks=networks, explicit=named)
     assert "\n" not in str(caught.value)
 
 

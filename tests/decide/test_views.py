@@ -149,7 +149,7 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
     really = predict_experiment
 
     def counted(*arguments: Any, **options: Any) -> dict:
-        told.append(options["statistics"])
+        told.append(options["kinds"])
         return really(*arguments, **options)
 
     monkeypatch.setattr("cellsignal.decide.predict.predict.predict_experiment", counted)

@@ -5,7 +5,7 @@ import pytest
 
 from cellsignal.show import multilabel
 from cellsignal.show.eda import plots
-from cellsignal.show.report import rungs_picture
+from cellsignal.show.report import ladder_figure
 from cellsignal.tasks import PROTEIN_ATLAS
 
 LABELS = [(0,), (0, 25), (25,), (0, 21), (27,)]
@@ -26,14 +26,14 @@ def test_examples_show_the_frequent_classes_as_alone_as_they_can_be() -> None:
 
 @pytest.mark.parametrize("labels", [LABELS, [(3,)]])
 def test_any_labels_can_be_drawn(labels: list[tuple[int, ...]]) -> None:
-    assert multilabel.class_frequencies(labels, PROTEIN_ATLAS).axes and multilabel.label_companions(labels, PROTEIN_ATLAS).axes
+    assert multilabel.class_frequencies(labels, PROTEIN_ATLAS).axes and multilabel.label_cooccurrence(labels, PROTEIN_ATLAS).axes
 
 
 def test_rungs_of_any_metric_become_a_picture() -> None:
     row = {"rung": "thresholds 0.5", "kind": "network", "split": "test", "macro_f1": 0.3, "method": "half", "by_class": [0.5] * 28}
     floor = {"rung": "all labels", "kind": "floor", "split": "test", "macro_f1": 0.1}
-    texts = [text.get_text() for text in rungs_picture({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
+    texts = [text.get_text() for text in ladder_figure({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
     assert texts == ["0.100", "0.300"]
     assert len(multilabel.class_scores([floor, row], [3] * 28, PROTEIN_ATLAS).axes[0].lines) == 1
     for metrics in ({}, {"metric": "macro_f1", "rungs": []}):
-        assert rungs_picture(metrics).texts[0].get_text() == "No rung yet."
+        assert ladder_figure(metrics).texts[0].get_text() == "No rung yet."

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cellsignal.show.style import blank, keys, pale, picture, styled
+from cellsignal.show.style import blank_figure, colour_legend, pale, new_figure, styled
 
 KINDS = {"ours": "#D55E00", "peer": "#0072B2", "floor": "#8A8F98"}
 KIND_NAMES = {"ours": "this package", "peer": "as others do it", "floor": "the machine at its best"}
@@ -34,16 +34,16 @@ def draw_rates(rows: Rows) -> Figure:
     """
     stages = [stage for stage in TITLES if any(row["stage"] == stage for row in rows)]
     if not stages:
-        return blank("nothing was measured")
+        return blank_figure("nothing was measured")
     heights = [sum(row["stage"] == stage for row in rows) + 0.9 for stage in stages]
-    figure = picture(11, 0.42 * sum(heights) + 0.8)
+    figure = new_figure(11, 0.42 * sum(heights) + 0.8)
     panels = figure.subplots(len(stages), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, stage in zip(panels, stages, strict=True):
         _rates(axes, sorted((row for row in rows if row["stage"] == stage), key=lambda row: -row["median"]))
         axes.set_title(TITLES[stage])
     panels[-1].set_xlabel("sites a second")
     note = "Medians of rounds; lines from the slowest to the fastest round"
-    keys(figure, {KIND_NAMES[kind]: colour for kind, colour in KINDS.items()}, note=note)
+    colour_legend(figure, {KIND_NAMES[kind]: colour for kind, colour in KINDS.items()}, note=note)
     return figure
 
 
@@ -73,9 +73,9 @@ def draw_timeline(rows: Rows) -> Figure:
     `rows`: the `timeline` of benchmark.json: lane, part, ms, share.
     """
     if not rows:
-        return blank("no time line was measured")
+        return blank_figure("no time line was measured")
     lanes = list(dict.fromkeys(row["lane"] for row in rows))
-    figure = picture(11, 1.5 + 0.95 * len(lanes))
+    figure = new_figure(11, 1.5 + 0.95 * len(lanes))
     axes = figure.subplots()
     whole = max(sum(row["ms"] for row in rows if row["lane"] == lane) for lane in lanes)
     for place, lane in enumerate(lanes):
@@ -85,7 +85,7 @@ def draw_timeline(rows: Rows) -> Figure:
     axes.set_xlim(0, whole * 1.14)
     axes.set(title="A training step, every part waited for", xlabel="milliseconds a site")
     axes.grid(False, axis="y")
-    keys(figure, PARTS)
+    colour_legend(figure, PARTS)
     return figure
 
 
@@ -110,9 +110,9 @@ def draw_cost(rows: Rows, *, recipe: str = "") -> Figure:
     `rows`: those of `cost` in benchmark.json. Kaggle's hours of GPU a week are drawn as a line.
     """
     if not rows:
-        return blank("no cost was worked out")
+        return blank_figure("no cost was worked out")
     lanes = list(dict.fromkeys((row["host"], row["source"]) for row in rows))
-    figure = picture(11, 1.6 + 0.42 * len(lanes))
+    figure = new_figure(11, 1.6 + 0.42 * len(lanes))
     axes = figure.subplots()
     for place, lane in enumerate(lanes):
         mine = [row for row in rows if (row["host"], row["source"]) == lane]
@@ -127,7 +127,7 @@ def draw_cost(rows: Rows, *, recipe: str = "") -> Figure:
     axes.set_ylim(len(lanes) - 0.4, -1.1)
     axes.set(title=f"Hours of {recipe or 'a recipe'} on 1 (circle), 10 (square) and 100 (diamond) times RxRx1", xlabel="hours")
     axes.grid(False, axis="y")
-    keys(figure, {f"limited by {part}": colour for part, colour in LIMITS.items()})
+    colour_legend(figure, {f"limited by {part}": colour for part, colour in LIMITS.items()})
     return figure
 
 

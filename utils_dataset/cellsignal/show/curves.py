@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal.learn.training import checkpoint as rows
 from cellsignal.progress_bars import notebook_shell
-from cellsignal.show.style import ASSIGNED, RAW, label_decades, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, label_decades, new_figure, styled
 
 NAMES = {"macro_f1": "macro F1"}
 LOSS, TRAIN, HELD_OUT, RATE = "#444444", RAW, ASSIGNED, "#A6761D"
@@ -22,7 +22,7 @@ def curves(history: list[dict], *, title: str = "") -> Figure:
     `history` rows: phase, epoch, loss, accuracy, held_out_accuracy (None where not measured) and,
     where known, learning_rate; sites of several labels have macro_f1 and held_out_macro_f1.
     """
-    figure = picture(9, 3.4)
+    figure = new_figure(9, 3.4)
     figure.suptitle(title, x=0.01, ha="left")
     metric = rows.metric_name(history[0]) if history else "accuracy"
     loss, accuracy = figure.subplots(1, 2)

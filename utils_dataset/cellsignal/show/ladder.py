@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, cell_type_colour, pale, new_figure, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
@@ -15,7 +15,7 @@ KINDS = {
 }
 
 
-def of_split(ladder: list[dict], split: str = "") -> list[dict]:
+def rungs_of_split(ladder: list[dict], split: str = "") -> list[dict]:
     """The rungs of one split; without a name, those of the test wells where they were scored."""
     names = [row.get("split", "") for row in ladder]
     wanted = split or ("test" if "test" in names else next(iter(names), ""))
@@ -29,10 +29,10 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     `ladder` rows: rung, kind ("raw" or "assigned"), accuracy, by_cell_type, split.
     `floor` is the raw accuracy of the linear model.
     """
-    rows = of_split(ladder, split)
+    rows = rungs_of_split(ladder, split)
     panels = _by_kind(rows)
     tallest = max(map(len, panels.values()), default=1)
-    figure = picture(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
+    figure = new_figure(6 * max(1, len(panels)), 1.5 + 0.5 * tallest)
     for axes, (kind, some) in zip(np.ravel(figure.subplots(1, len(panels) or 1)), panels.items()):
         _rungs(axes, some, kind=kind, slots=tallest)
         if kind == "raw" and floor is not None:
@@ -92,7 +92,7 @@ def experiment_dots(rows: list[dict]) -> Figure:
     """
     experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
     panels = _by_kind(rows)
-    figure = picture(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
+    figure = new_figure(6 * max(1, len(panels)), 1.4 + 0.24 * max(4, len(experiments)))
     grid = figure.subplots(1, len(panels) or 1, sharey=True, squeeze=False)[0]
     for axes, (kind, some) in zip(grid, panels.items()):
         for place, row in enumerate(some, 1):
@@ -124,7 +124,7 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
     `confidence`: probability by id_code; `right`: bool by id_code. A point on the diagonal is
     honest, one below it boasts. Bars are 95 % binomial intervals (Wilson's).
     """
-    figure = picture(9, 3.4)
+    figure = new_figure(9, 3.4)
     curve, counts = figure.subplots(1, 2)
     values, hits = confidence.to_numpy(float), right.reindex(confidence.index).to_numpy(bool)
     box = np.clip((values * bins).astype(int), 0, bins - 1)

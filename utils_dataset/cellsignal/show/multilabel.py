@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.tables.labelled_sites import Labels, multi_hot
 from cellsignal.show import html
-from cellsignal.show.ladder import of_split
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, picture, styled
+from cellsignal.show.ladder import rungs_of_split
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, styled
 from cellsignal.tasks import TASKS, Task
 
-FLOOR = "#8A8A8A"
-METHODS = {"half": FLOOR, "fitted": ASSIGNED, "shares": RAW}
+FLOOR_COLOUR = "#8A8A8A"
+METHODS = {"half": FLOOR_COLOUR, "fitted": ASSIGNED, "shares": RAW}
 
 
 def _names(task: Task) -> list[str]:
@@ -25,7 +25,7 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
     """Sites of each class on a logarithmic axis, the most frequent on top."""
     counts = multi_hot(list(labels), task.classes).sum(axis=0, dtype=np.int64)
     order = counts.argsort(kind="stable")
-    figure = picture(8, 1 + 0.21 * task.classes)
+    figure = new_figure(8, 1 + 0.21 * task.classes)
     axes = figure.subplots()
     axes.barh(range(task.classes), counts[order], color=RAW, height=0.7)
     for place, count in enumerate(counts[order]):
@@ -39,13 +39,13 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
 
 
 @styled
-def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
+def label_cooccurrence(labels: Sequence[Labels], task: Task) -> Figure:
     """Of the sites with the label of a row, the share that has the label of a column too."""
     table = multi_hot(list(labels), task.classes).astype(np.int64)
     together = table.T @ table
     shares = together / np.maximum(np.diag(together), 1)[:, None]
     np.fill_diagonal(shares, np.nan)
-    figure = picture(9, 8)
+    figure = new_figure(9, 8)
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="viridis", vmin=0, vmax=max(float(np.nanmax(shares)), 0.01))
     axes.set_yticks(range(task.classes), _names(task), fontsize=7)
@@ -59,10 +59,10 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
 @styled
 def label_ladder(rungs: list[dict]) -> Figure:
     """Macro F1 of the floors and of every kind of thresholds, a bar each; the test sites' where they are known."""
-    rows = of_split(rungs)
+    rows = rungs_of_split(rungs)
     if not rows:
-        return blank("No macro F1 yet.")
-    figure = picture(8, 1 + 0.42 * len(rows))
+        return blank_figure("No macro F1 yet.")
+    figure = new_figure(8, 1 + 0.42 * len(rows))
     axes = figure.subplots()
     places = range(len(rows) - 1, -1, -1)
     axes.barh(places, [row["macro_f1"] for row in rows], height=0.62, color=[METHODS.get(row.get("method", ""), "#CFCFCF") for row in rows])
@@ -78,11 +78,11 @@ def label_ladder(rungs: list[dict]) -> Figure:
 @styled
 def class_scores(rungs: list[dict], counts: Sequence[int], task: Task) -> Figure:
     """F1 of each class under each kind of thresholds, from the most frequent class in training to the rarest."""
-    rows = [row for row in of_split(rungs) if "by_class" in row]
+    rows = [row for row in rungs_of_split(rungs) if "by_class" in row]
     if not rows:
-        return blank("No F1 of classes yet.")
+        return blank_figure("No F1 of classes yet.")
     order = np.argsort(counts, kind="stable")
-    figure = picture(8, 1.2 + 0.21 * task.classes)
+    figure = new_figure(8, 1.2 + 0.21 * task.classes)
     axes = figure.subplots()
     for row in rows:
         axes.plot(np.array(row["by_class"])[order], range(task.classes), "o", ms=5, color=METHODS[row["method"]], label=row["rung"], alpha=0.85)
@@ -131,7 +131,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     )
     parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of floors and thresholds")]
     for split in dict.fromkeys(row["split"] for row in rungs):
-        cells = [[row["rung"], float(row["macro_f1"])] for row in of_split(rungs, split)]
+        cells = [[row["rung"], float(row["macro_f1"])] for row in rungs_of_split(rungs, split)]
         parts.append(html.subsection(SPLITS[split].capitalize(), html.table(["answers", "macro F1"], cells)))
     return html.section("Macro F1", *parts)
 

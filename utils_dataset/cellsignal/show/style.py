@@ -56,7 +56,7 @@ STYLE = {
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run `function` under the look of this file, whatever the caller has set."""
+    """Run `function` with the style of this file, whatever the caller has set."""
 
     @wraps(function)
     def inside(*values, **options):
@@ -66,8 +66,8 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     return inside
 
 
-class Picture(Figure):
-    """A figure that belongs to no window: a notebook shows it as the value of a cell, once."""
+class StyledFigure(Figure):
+    """A figure without a window, which a notebook shows once, as the value of a cell."""
 
     def suptitle(self, t: str, **options) -> Text:
         """The title of the whole figure; one of simulated data says so."""
@@ -98,23 +98,23 @@ def label_decades(axis: Axis) -> None:
     axis.set_minor_formatter(LogFormatter())
 
 
-def picture(width: float, height: float) -> Picture:
-    """An empty figure of `width` x `height` inches whose parts make room for each other, and for a title if the data are simulated."""
-    figure = Picture(figsize=(width, height + TITLE_HEIGHT * shown()), layout="constrained")
+def new_figure(width: float, height: float) -> StyledFigure:
+    """An empty figure of `width` x `height` inches with a constrained layout, and with a title if the data are simulated."""
+    figure = StyledFigure(figsize=(width, height + TITLE_HEIGHT * shown()), layout="constrained")
     if shown():
         figure.suptitle("", x=0.01, ha="left")
     return figure
 
 
-def blank(message: str) -> Picture:
-    """A figure that only says why there is nothing to see."""
-    figure = Picture(figsize=(8, 0.5), layout="constrained")
+def blank_figure(message: str) -> StyledFigure:
+    """A figure with nothing but a message why there is nothing to plot."""
+    figure = StyledFigure(figsize=(8, 0.5), layout="constrained")
     figure.text(0.01, 0.5, message, va="center", color="#666666")
     return figure
 
 
-def save(figure: Picture, path: Path) -> Picture:
-    """Write `figure` to `path` as a PNG, atomically, and give it back for the notebook to show."""
+def save(figure: StyledFigure, path: Path) -> StyledFigure:
+    """Write `figure` to `path` as a PNG, atomically, and return it for the notebook."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(figure.png())
     return figure
@@ -131,7 +131,7 @@ def pale(colour: str, *, share: float = 0.35) -> tuple[float, float, float]:
     return tuple(share * part + 1 - share for part in to_rgb(colour))
 
 
-def keys(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
+def colour_legend(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
     """A legend of coloured boxes below `figure`, under a line of text."""
     boxes = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
     legend = dict(loc="outside lower left", ncols=len(colours), fontsize=9)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, pale, picture, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, pale, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +32,8 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: s
     """
     shown = variants.reset_index(drop=True)
     if not variants["seeds"].sum():
-        return blank("no trial has come to its end")
-    figure = picture(13, 1.7 + 0.42 * max(3, len(shown)))
+        return blank_figure("no trial has come to its end")
+    figure = new_figure(13, 1.7 + 0.42 * max(3, len(shown)))
     *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
     for axes, kind in zip(grid, [kind for kind in KINDS if f"test_{kind}" in trials], strict=True):
         title, colour = KINDS[kind]
@@ -99,10 +99,10 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
     shown = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
     whole = shown[shown[column].notna()]
     if whole.empty:
-        return blank("no trial has come to its end")
+        return blank_figure("no trial has come to its end")
     panels = 1 + len(keys)
     rows, columns = -(-panels // ABREAST), min(panels, ABREAST)
-    figure = picture(3.5 * columns, 3 * rows + 0.4)
+    figure = new_figure(3.5 * columns, 3 * rows + 0.4)
     first, *others = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     _story(first, shown, whole, column=column, colour=colour)
     for axes, key in zip(others, keys):

@@ -1,4 +1,4 @@
-"""What thresholds are worth: macro F1 of answers that look at no picture, and of a network's under each kind of thresholds."""
+"""The ladder of multi-label tasks: macro F1 of trivial baselines, and of a network with each kind of thresholds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,33 +15,33 @@ SPLIT_NAMES = {"test": "test", "held_out": "held out"}
 RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
-def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, taught: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
-    """Macro F1 of the floors and of every kind of thresholds, on test sites (where their truth is known) and on held-out ones.
+def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+    """Macro F1 of the baselines and of every kind of thresholds, on test sites (if their truth is known) and on held-out sites.
 
-    `truth` bool[N, K] of the labelled sites, `test` bool[M, K]; `taught`: labels by which frequency is judged. Held-out
-    sites are answered by thresholds that other folds' sites gave. Returns rows {"rung", "kind": "floor" | "network",
-    "split", "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
+    `truth`: bool[N, K] of the labelled sites; `test`: bool[M, K]; `train_labels`: from which label frequencies are counted. The
+    thresholds for held-out sites are fitted on the other folds. Returns rows {"rung", "kind": "floor" | "network", "split",
+    "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
     """
-    answers: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+    predictions: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     if test is not None:
-        values = {method: fit(scores.held_out, truth, scores.test) for method, fit in THRESHOLD_METHODS.items()}
-        answers["test"] = test, {method: apply_thresholds(scores.test, mine) for method, mine in values.items()}
-    answers["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
+        thresholds = {method: fit(scores.held_out, truth, scores.test) for method, fit in THRESHOLD_METHODS.items()}
+        predictions["test"] = test, {method: apply_thresholds(scores.test, values) for method, values in thresholds.items()}
+    predictions["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
     rows = []
-    for split, (true, given) in answers.items():
-        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in label_baselines(true, taught).items()]
-        rows += [_network_row(method, split, true, given[method]) for method in RUNG_NAMES]
+    for split, (true, by_method) in predictions.items():
+        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in label_baselines(true, train_labels).items()]
+        rows += [_network_row(method, split, true, by_method[method]) for method in RUNG_NAMES]
     return rows
 
 
-def _network_row(method: str, split: str, true: np.ndarray, given: np.ndarray) -> dict[str, Any]:
-    by_class = f1_by_class(true, given)
-    facts = {"rung": RUNG_NAMES[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, given), "sites": len(true)}
+def _network_row(method: str, split: str, true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    by_class = f1_by_class(true, predicted)
+    facts = {"rung": RUNG_NAMES[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, predicted), "sites": len(true)}
     return {**facts, "method": method, "by_class": by_class.tolist()}
 
 
 def label_ladder_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row a rung, a column a split; empty without rungs."""
+    """One row per rung, one column per split; empty without rungs."""
     table = pd.DataFrame([{"rung": row["rung"], "split": SPLIT_NAMES[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
     if table.empty:
         return table

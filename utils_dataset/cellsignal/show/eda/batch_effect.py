@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from cellsignal.data.images.reader import missing_channels, read_site
 from cellsignal.progress_bars import progress_bar
-from cellsignal.show.style import blank, cell_type_colour, picture, styled
+from cellsignal.show.style import blank_figure, cell_type_colour, new_figure, styled
 from cellsignal.tasks import RXRX1
 
 HALO = [withStroke(linewidth=2.5, foreground="white")]
@@ -25,9 +25,9 @@ def channel_means(stats: pd.DataFrame) -> Figure:
     `stats`: experiment, well, channel (from 1), mean; any number of sites. One panel a channel.
     """
     if stats.empty:
-        return blank("No pixel statistics to show.")
+        return blank_figure("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
-    figure = picture(14, 1.3 + 0.17 * max(8, len(experiments)))
+    figure = new_figure(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]
     for channel, (axes, name) in enumerate(zip(grid, RXRX1.channels), 1):
         some = stats[stats["channel"] == channel].groupby("experiment")["mean"]
@@ -100,8 +100,8 @@ def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
     """
     groups = [some for _, some in _controls(features, wells).groupby("cell_type")]
     if not groups:
-        return blank("Too few control wells for principal components.")
-    figure = picture(3.4 * max(2, len(groups)), 6.4)
+        return blank_figure("Too few control wells for principal components.")
+    figure = new_figure(3.4 * max(2, len(groups)), 6.4)
     grid = figure.subplots(2, len(groups), squeeze=False)
     for column, some in zip(grid.T, groups):
         points = _components(features.loc[some.index])

@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, blank, cell_type_colour, keys, pale, picture, styled
+from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, pale, new_figure, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
@@ -27,7 +27,7 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
     `table`: plate, well and the column `value`; colours run from the 1st to the 99th percentile.
     """
     if table.empty:
-        return blank("No wells to show.")
+        return blank_figure("No wells to show.")
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
     for axes, (_, some) in zip(grid, table.groupby("plate")):
@@ -52,7 +52,7 @@ def plate_layout(wells: pd.DataFrame, *, title: str = "") -> Figure:
         cells = np.nan_to_num(plate_grid(some["well"], codes[some.index]), nan=len(names) - 1)
         axes.imshow(cells, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
     names[-1] = "no well"
-    keys(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
+    colour_legend(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
     return figure
 
 
@@ -60,7 +60,7 @@ def _plates(table: pd.DataFrame, title: str) -> tuple[Figure, np.ndarray]:
     """Axes for each plate of `table`, two in a row, with the letters and numbers of the wells."""
     plates = sorted(table["plate"].unique())
     rows = -(-len(plates) // 2)
-    figure = picture(12, 0.8 + 3.75 * rows)
+    figure = new_figure(12, 0.8 + 3.75 * rows)
     figure.suptitle(title, x=0.01, ha="left")
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in grid[len(plates) :]:
@@ -102,7 +102,7 @@ def group_rotation_map(
         axes.set_yticks(range(len(names)), [name + twins.get(name, "") for name in names])
     groups = {f"group {place}": colour for place, colour in enumerate(GROUPS, 1)}
     note = "Experiments with the same sign share one layout." if twins else ""
-    keys(figure, groups | {"hatched: to be inferred": "white"}, note=note)
+    colour_legend(figure, groups | {"hatched: to be inferred": "white"}, note=note)
     return figure
 
 
@@ -118,7 +118,7 @@ def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:
     """One panel a cell type: a row for each of its experiments, a column for each plate."""
     by_type = wells.groupby("cell_type")["experiment"].unique().map(sorted)
     longest, plates = by_type.map(len).max(), wells["plate"].max()
-    figure = picture(max(7.6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
+    figure = new_figure(max(7.6, 3.1 * len(by_type)), 1.2 + 0.27 * longest)
     grid = figure.subplots(1, len(by_type), squeeze=False)[0]
     for axes, cell_type in zip(grid, by_type.index):
         axes.set_title(cell_type, color=cell_type_colour(cell_type), fontweight="bold")
@@ -163,7 +163,7 @@ def plate_counts(wells: pd.DataFrame, *, well_type: str = "treatment") -> Figure
         _boxes(axes, 1 + np.sign(cells - usual), colours=tuple(colours.values()))
         _numbers(axes, cells)
         axes.set_yticks(range(len(names)), names)
-    keys(figure, {f"{name} ({usual})" if name == "usual" else name: c for name, c in colours.items()})
+    colour_legend(figure, {f"{name} ({usual})" if name == "usual" else name: c for name, c in colours.items()})
     return figure
 
 
@@ -174,7 +174,7 @@ def experiment_counts(wells: pd.DataFrame) -> Figure:
     `wells`: experiment, cell_type, dataset.
     """
     counts = wells.groupby(["experiment", "cell_type", "dataset"]).size().reset_index(name="wells")
-    figure = picture(max(4, 1 + 0.22 * len(counts)), 3.4)
+    figure = new_figure(max(4, 1 + 0.22 * len(counts)), 3.4)
     axes = figure.subplots()
     for place, row in enumerate(counts.itertuples()):
         colour = cell_type_colour(row.cell_type)
@@ -194,7 +194,7 @@ def class_counts(wells: pd.DataFrame) -> Figure:
     """
     some = wells.dropna(subset="sirna")
     treated = some["well_type"] == "treatment"
-    figure = picture(12, 3.2)
+    figure = new_figure(12, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
     _treatment_counts(left, some.loc[treated, "sirna"].value_counts())
     _control_counts(right, some[~treated])
