@@ -206,7 +206,7 @@ class Host:
 
     @property
     def pixels(self) -> float:
-        """How many image pixels one batch may have for exact statistics (`batchnorm.exact_pixels`)."""
+        """How many image pixels one batch may have for exact statistics (`batchnorm.max_batch_pixels`)."""
         return min(GPU_BATCH_PIXELS, 0.75 * self.memory / BYTES_PER_PIXEL) if self.memory else CPU_BATCH_PIXELS
 
 

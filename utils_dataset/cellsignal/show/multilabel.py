@@ -125,7 +125,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     if not rungs:
         return html.section("Macro F1", html.paragraph(trouble or "No answers are known.", quiet=True))
     words = (
-        "Every class counts alike, so the rare ones decide. The floors look at no picture. A threshold a class is fitted on "
+        "Every class counts alike, so the rare ones decide. The floors do not use the images. A threshold a class is fitted on "
         "held-out folds, or set so that each class is answered as often as it is in training; held-out sites are "
         "judged by thresholds that have not seen them."
     )

@@ -169,7 +169,7 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
     cyclic shifts, which have a higher prior, have a colour of their own.
     """
     if choice is None:
-        return blank_figure("This experiment has no posterior of plate groups.")
+        return blank_figure("No plate groups, and so no posterior, in this experiment.")
     order = np.argsort(-choice.posterior, kind="stable")[:MAX_PERMUTATIONS]
     likely_layouts = shifts(rotations or {})
     colours = {"chosen": ASSIGNED, "rotation": RAW, "other": FAINT}

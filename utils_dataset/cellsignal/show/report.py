@@ -183,7 +183,7 @@ def _training(run: Path) -> str:
 
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:
-    """One picture a network; its last JSON holds the story of every phase before it."""
+    """One figure per network; its last JSON holds the history of all earlier phases."""
     training = parameters.get("training", {})
     last = "final" if training.get("final_epochs") else "model"
     for name in [last, *["plain"] * bool(training.get("ablate_virtual_batch"))]:
@@ -249,7 +249,7 @@ def _files(run: Path) -> str:
     return html.section("Files", html.links(names) if names else html.paragraph("None yet.", quiet=True))
 
 
-# The rungs of a run as one picture, whatever they are measured by.
+# The ladder of a run as one figure, for any metric.
 
 
 # By the metric that a metrics.json names, without one accuracy: under which key it has its rungs, and who draws them.
