@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from cellsignal.data import simulated
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.settings import NetworkSettings
 from cellsignal.show.eda.composites import composite, limits
 from cellsignal.show.training import accuracy_by_experiment, image_grid, network_summary, site_captions, training_table
 
@@ -57,7 +58,7 @@ def test_captions_tell_well_and_sirna_where_it_is_known():
 
 @pytest.mark.parametrize("backbone", ["densenet-small", "resnet-small", "vgg-small", "plain-cnn"])
 def test_the_summary_counts_every_parameter_once_and_leaves_the_network_alone(backbone):
-    model = Classifier(backbone, channels=6, classes=9, seed=0).train()
+    model = Classifier(NetworkSettings(backbone=backbone), channels=6, classes=9, seed=0).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     table = network_summary(model, size=64)
     assert table.loc["all", "parameters"] == sum(weights.numel() for weights in model.parameters())

@@ -198,14 +198,14 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
 
 def _plates(run: Path) -> str:
     """The main figures of the first notebook."""
-    there = {name: run / "eda" / f"{name}.png" for name in PLATES}
-    pictures = [
+    paths = {name: run / "eda" / f"{name}.png" for name in PLATES}
+    figures = [
         html.subsection(PLATES[name], html.image(path.read_bytes(), PLATES[name]))
-        for name, path in there.items()
+        for name, path in paths.items()
         if path.is_file()
     ]
-    none = html.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
-    return html.section("The plates", *(pictures or [none]))
+    missing = html.paragraph("No figures yet: the notebook 1-eda makes them.", quiet=True)
+    return html.section("The plates", *(figures or [missing]))
 
 
 def _notes(notes: list[str] | None, trouble: str) -> str:
