@@ -19,11 +19,11 @@ from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.splits import split_sites
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.assign.assign import decide
-from cellsignal.decide.predict.predict import score_experiments
-from cellsignal.decide.submission import write_answers
+from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
+from cellsignal.decide.submission import write_submission
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.batches.dataset import make_train_held_out
 from cellsignal.learn.networks.classifier import read_config
 from cellsignal.show.eda import plots
 from cellsignal.tasks import RXRX1
@@ -59,15 +59,15 @@ def main(root: Path, out: Path) -> None:
     sites, _ = whole_sites(root, tables.sites)
     sites["split"] = split_sites(tables.wells, sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0)
     pack.pack(pack.plan_pack(root), out / "packed", progress=False)
-    train, watch = make_train_validation(root, sites[sites["split"] != "test"], augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0))
+    train, watch = make_train_held_out(root, sites[sites["split"] != "test"], augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0))
     model = make_network("densenet-small", channels=len(train.channels), classes=4, standardise="plate")
     phase = make_phase("whole", 6, 8, 4e-3, schedule="cosine", keep="last")
     weights = out / "weights/HUVEC/model.safetensors"
     train_phase(model, train, held_out=watch, phase=phase, weights=weights, device="cpu")
     asked = sites[sites["split"] == "test"]
-    scores = score_experiments(root, asked, weights=out / "weights", out=out / "scores", all_statistics=False)["adapted"]
+    scores = score_experiments(root, asked, ScoringOptions(out / "weights", all_statistics=False), out=out / "scores")["adapted"]
     decision = decide(scores.loc[tables.sample], tables.wells)
-    write_answers(out / "submission.csv", decision.predictions, decision.confidence, sample=tables.sample)
+    write_submission(out / "submission.csv", decision.predictions, decision.confidence, sample=tables.sample)
     plots.save(plots.show_wells([read_site(root, sites["stem"][0])], ["HUVEC-01"]), out / "wells.png")
     stats = plots.pixel_stats(root, sites, max_sites=4)
     plots.save(plots.channel_means(stats), out / "means.png")

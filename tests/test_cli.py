@@ -130,7 +130,7 @@ def test_assign_writes_where_a_link_leads_and_to_devices(tmp_path: Path, refused
     assert Path("/dev/null").is_char_device() and not list(tmp_path.glob("screen/*.confidence.csv"))
     shown = cellsignal(*ASSIGN, "--out", "/dev/stdout", "--confidence", "c.csv").stdout
     assert ANSWERS in shown and Path("c.csv").is_file()
-    expected = "/dev/null: is a device or a FIFO, beside which no confidences can lie; add --confidence CSV"
+    expected = "/dev/null: is a device or a FIFO, and needs another file for the confidences; add --confidence CSV"
     assert refused(*ASSIGN, "--out", "/dev/null") == expected
     assert refused(*ASSIGN, "--out", "new.csv", "--confidence", "/dev/full") == "/dev/full: No space left on device; choose another path"
     assert refused(*ASSIGN, "--out", "/dev/full", "--confidence", "new.csv") == "/dev/full: No space left on device; choose another path"

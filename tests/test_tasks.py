@@ -16,13 +16,13 @@ from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.tables.folds import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
-from cellsignal.decide.labels.ladder import as_label_table, evaluate_label_ladder
+from cellsignal.decide.labels.ladder import label_ladder_table, evaluate_label_ladder
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_folds, stored_label_scores, fold_name
-from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, labels_of, read_labelled_submission, score_labels, write_labelled_submission
-from cellsignal.decide.labels.thresholds import METHODS
+from cellsignal.decide.labels.multilabel import check_labelled_submission, apply_thresholds, labels_by_id, read_labelled_submission, score_labels, write_labelled_submission
+from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.batches.dataset import make_train_held_out
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.learn.networks.classifier import read_config
 from cellsignal.receipts import Receipt
@@ -96,7 +96,7 @@ def weights(asked: LabelledSites, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("networks")
     for fold in range(2):
         parts = asked.labelled.assign(split=split_of(asked.folds, fold))
-        train, watch = make_train_validation(asked.root, parts, augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0), channels=TOY.suffixes, class_numbers=range(3))
+        train, watch = make_train_held_out(asked.root, parts, augment=build_augmentation(AugmentationSettings(symmetries="none"), seed=0), channels=TOY.suffixes, class_numbers=range(3))
         phase = make_phase("whole", 8, 8, 4e-3, batch_scope="mixed", keep="last", schedule="cosine", loss="bce")
         model = make_network("densenet-small", channels=2, classes=3, seed=fold)
         history = train_phase(model, train, held_out=watch, phase=phase, weights=folder / fold_name(fold) / "model.safetensors", task=TOY.name)
@@ -116,8 +116,8 @@ def test_a_third_task_goes_from_tables_to_a_submission(
 ) -> None:
     tables = read_site_tables(toy, TOY)
     truth = multi_hot(asked.labelled["labels"].tolist(), 3).astype(bool)
-    values = METHODS["fitted"](scores.held_out, truth, scores.test)
-    answers = labels_of(decode(scores.test, values), asked.test["id_code"].tolist())
+    values = THRESHOLD_METHODS["fitted"](scores.held_out, truth, scores.test)
+    answers = labels_by_id(apply_thresholds(scores.test, values), asked.test["id_code"].tolist())
     path = write_labelled_submission(tmp_path / "submission.csv", answers, sample=tables.sample, task=TOY)
     assert path.read_text().startswith("picture,answer\ntest-0,")
     assert check_labelled_submission(path, sample=tables.sample, task=TOY) == 30
@@ -131,7 +131,7 @@ def test_the_rungs_stand_on_their_floors(toy: Path, asked: LabelledSites, scores
     rungs = evaluate_label_ladder(scores, multi_hot(labels, 3).astype(bool), training_labels=labels, test=test)
     best = {(row["split"], row["kind"]): row["macro_f1"] for row in sorted(rungs, key=lambda row: row["macro_f1"])}
     assert best["test", "network"] > best["test", "floor"] + 0.2 and best["held_out", "network"] > best["held_out", "floor"] + 0.2
-    assert as_label_table(rungs).shape == (6, 2)
+    assert label_ladder_table(rungs).shape == (6, 2)
 
 
 def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weights: Path, scores: LabelScores) -> None:

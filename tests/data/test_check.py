@@ -15,7 +15,7 @@ from cellsignal.data.check import check_dataset
 from cellsignal.data.images.reader import missing_channels, read_sites, stems_in
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.networks.standardise import _measured, channel_stats
+from cellsignal.learn.networks.standardise import _measured_plates, channel_stats
 from cellsignal.run.chain.steps import _first_image
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 

@@ -76,10 +76,10 @@ def test_tables_of_the_protein_atlas_are_never_taken_for_wells(tmp_path: Path, k
 def test_whose_a_submission_is_does_not_depend_on_how_it_is_written(tmp_path: Path, kind: str) -> None:
     for task, table in ((RXRX1, [["id_code", "sirna"], ["x", "1"]]), (PROTEIN_ATLAS, ATLAS["sample_submission.csv"])):
         (tmp_path / "submission.csv").write_text((SAME | REFUSED)[kind](table), newline="")
-        assert commands.task_of(tmp_path / "submission.csv") is task
+        assert commands.submission_task(tmp_path / "submission.csv") is task
         with gzip.open(tmp_path / "submission.csv.gz", "wt", newline="") as stream:
             stream.write((SAME | REFUSED)[kind](table))
-        assert commands.task_of(tmp_path / "submission.csv.gz") is task
+        assert commands.submission_task(tmp_path / "submission.csv.gz") is task
 
 
 def test_what_is_no_table_has_no_columns(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from cellsignal.decide.evaluate.answers import write_known
+from cellsignal.decide.evaluate.answers import write_known_answers
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.files import write_json
 from cellsignal.receipts import Receipt
@@ -50,7 +50,7 @@ def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.
     given = {"running raw": 0.05, "adapted raw": raw, "groups+expected assigned": assigned}
     noise = 100 * seed + int(1000 * raw)
     told = table.assign(**{name: answers(table, share, seed=noise + place, siRNAs=siRNAs) for place, (name, share) in enumerate(given.items())})
-    write_known(folder / "answers.csv", told)
+    write_known_answers(folder / "answers.csv", told)
     indexed = told.set_index("id_code")
     ladder = [{"rung": name.rpartition(" ")[0], "kind": name.rpartition(" ")[2], "split": split,
                **accuracy(mine[name], mine["sirna"], mine.reset_index())}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cellsignal.decide.evaluate.answers import design_digest, without_answers, known_answers, read_known, write_known
+from cellsignal.decide.evaluate.answers import design_digest, without_answers, known_answers, read_known_answers, write_known_answers
 from cellsignal.errors import InputError
 
 IDS = ["HUVEC-01_1_B02", "HUVEC-01_1_B03", "RPE-01_1_B02"]
@@ -20,7 +20,7 @@ LADDER = [
 
 def test_every_rung_has_its_column_and_comes_back_as_it_was(tmp_path: Path) -> None:
     table = known_answers(LADDER, TRUTHS, WELLS)
-    back = read_known(write_known(tmp_path / "answers.csv", table))
+    back = read_known_answers(write_known_answers(tmp_path / "answers.csv", table))
     assert back.columns.tolist() == ["id_code", "split", "cell_type", "experiment", "sirna", "adapted raw", "groups+exact assigned"]
     assert back["sirna"].tolist() == [3, 1, 0] and back["adapted raw"].tolist() == [3, 0, 0]
     assert back["groups+exact assigned"].isna().tolist() == [False, True, True], "no answer, and a rung that this split lacks"
@@ -29,7 +29,7 @@ def test_every_rung_has_its_column_and_comes_back_as_it_was(tmp_path: Path) -> N
 
 
 def test_without_known_answers_there_is_a_table_without_rows(tmp_path: Path) -> None:
-    assert read_known(write_known(tmp_path / "answers.csv", known_answers([], {}, WELLS))).empty
+    assert read_known_answers(write_known_answers(tmp_path / "answers.csv", known_answers([], {}, WELLS))).empty
 
 
 def test_the_figures_are_the_ladder_without_wells() -> None:
@@ -38,7 +38,7 @@ def test_the_figures_are_the_ladder_without_wells() -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     (None, "no such file"), ("", "not readable"), ("id_code,split\n", "'cell_type' is missing"),
-    ("id_code,split,cell_type,experiment,sirna,odd\n", "'odd' is strange"),
+    ("id_code,split,cell_type,experiment,sirna,odd\n", "'odd' is unknown"),
     ("id_code,split,cell_type,experiment,sirna,a raw\nw,test,U2OS,U2OS-01,1,x\n", r":2, a raw: 'x' is no siRNA"),
     ("id_code,split,cell_type,experiment,sirna,a raw\nw,test,U2OS,U2OS-01,,1\n", r":2, sirna: '' is no siRNA"),
     ("id_code,split,cell_type,experiment,sirna\n" + "w,test,U2OS,U2OS-01,1\n" * 2, "well w stands twice"),
@@ -47,7 +47,7 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path: Path, text: str | None, 
     if text is not None:
         (tmp_path / "answers.csv").write_text(text)
     with pytest.raises(InputError, match=words) as raised:
-        read_known(tmp_path / "answers.csv")
+        read_known_answers(tmp_path / "answers.csv")
     assert "answers.csv" in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -146,7 +146,7 @@ def test_the_route_of_an_experiment_is_told(method: str) -> None:
     row = decide(scores, wells, settings=AssignmentSettings(method=method, min_group_posterior=0.9), groups=GROUPS, rotations=ROTATIONS).experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"], row["rotation"], row["note"]) == ("groups", [3, 4, 1, 2], True, "")
     assert (row["cell_type"], row["wells"], row["method"], row["surprise_bits"]) == ("HUVEC", 12, method, 0)
-    known = decide(scores, wells, settings=AssignmentSettings(method=method), known={"HUVEC-01": KnownLayout(truth, confidence=0.9)})
+    known = decide(scores, wells, settings=AssignmentSettings(method=method), known_layouts={"HUVEC-01": KnownLayout(truth, confidence=0.9)})
     row = known.experiments.loc["HUVEC-01"]
     assert (row["route"], row["group_on_plate"]) == ("known layout", None) and np.isnan(row["group_confidence"])
     assert known.predictions.equals(truth.rename("sirna")) and (known.confidence == 0.9).all()
@@ -169,16 +169,16 @@ def test_two_permutations_that_are_too_close_are_not_used() -> None:
 
 def test_wells_that_a_known_layout_lacks_share_what_is_left() -> None:
     scores, wells, truth = experiment(signal=0.0)
-    decision = decide(scores, wells, known={"HUVEC-01": KnownLayout(truth.iloc[2:])})
+    decision = decide(scores, wells, known_layouts={"HUVEC-01": KnownLayout(truth.iloc[2:])})
     assert decision.predictions.iloc[2:].equals(truth.iloc[2:].rename("sirna"))
     assert set(decision.predictions.iloc[:2]) == set(truth.iloc[:2])
-    nothing_left = decide(scores[truth.iloc[2:]], wells, known={"HUVEC-01": KnownLayout(truth.iloc[2:])})
+    nothing_left = decide(scores[truth.iloc[2:]], wells, known_layouts={"HUVEC-01": KnownLayout(truth.iloc[2:])})
     assert nothing_left.predictions.iloc[2:].equals(truth.iloc[2:].rename("sirna"))
 
 
 def test_a_layout_that_is_not_confirmed_is_told_and_not_used() -> None:
     scores, wells, _ = experiment()
-    decision = decide(scores, wells, known={"HUVEC-01": KnownLayout(pd.Series(dtype=int), np.nan, "unlike")})
+    decision = decide(scores, wells, known_layouts={"HUVEC-01": KnownLayout(pd.Series(dtype=int), np.nan, "unlike")})
     assert decision.experiments[["route", "note"]].iloc[0].tolist() == ["one-to-one", "unlike"]
     assert decision.predictions.equals(assign(scores, wells))
 

@@ -10,14 +10,14 @@ import torch
 
 from building import make_network
 from cellsignal.data.images.reader import read_sites
-from cellsignal.decide.predict.inference import Controls, PlateInference, log_probabilities
-from cellsignal.decide.predict.inference import predict_experiment, well_scores
-from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.predict.inference import ControlSites, PlateInference, log_probabilities
+from cellsignal.decide.predict.inference import InferenceOptions, predict_experiment, well_scores
+from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.networks.batchnorm import batch_statistics
-from cellsignal.learn.networks.covariates import encode
+from cellsignal.learn.networks.covariates import encode_covariates
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
 from cellsignal.learn.networks.standardise import channel_stats
 
@@ -44,7 +44,7 @@ def plates(tmp_path: Path) -> Plates:
 
 def network(**options: object) -> tuple[Classifier, ModelConfig]:
     model = make_network("densenet-small", channels=6, classes=4, seed=1, **options)
-    return model, ModelConfig.of(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
+    return model, ModelConfig.from_model(model, class_numbers=[0, 1, 2, 3], well_types=["treatment"])
 
 
 @torch.inference_mode()
@@ -58,7 +58,7 @@ def by_hand(model: Classifier, root: Path, sites: pd.DataFrame) -> pd.DataFrame:
         with batch_statistics(model):
             known, positive = model.embed(images(controls)), torch.tensor((controls["well_type"] == "positive_control").tolist())
             references = known[positive].mean(0), known[~positive].mean(0)
-            logits = model.classify(model.embed(images(asked)), encode(asked, model.covariates), references)
+            logits = model.classify(model.embed(images(asked)), encode_covariates(asked, model.covariates), references)
         parts.append(well_scores(logits.numpy(), asked["id_code"], class_numbers=[0, 1, 2, 3]))
     return pd.concat(parts)
 
@@ -67,7 +67,7 @@ def by_hand(model: Classifier, root: Path, sites: pd.DataFrame) -> pd.DataFrame:
 def test_a_network_is_told_all_that_it_was_built_for(plates: Plates, scope: str) -> None:
     root, sites = plates
     model, card = network(**RICH)
-    answers = predict_experiment(model, card, root, sites, scope=scope, statistics=("running", "batch", "adapted"))
+    answers = predict_experiment(model, card, root, sites, kinds=("running", "batch", "adapted"), options=InferenceOptions(scope=scope))
     assert all(list(scores.index) == list(sites["id_code"][sites["well_type"] == "treatment"]) for scores, _ in answers.values())
     if scope == "plate":
         scores, facts = answers["adapted"]
@@ -79,7 +79,7 @@ def test_controls_are_seen_beside_the_plate_and_not_in_its_statistics(plates: Pl
     root, sites = plates
     (model, card), (plain, simple) = network(control_features=True), network()
     def scores(model: Classifier, card: ModelConfig) -> pd.DataFrame:
-        return predict_experiment(model, card, root, sites, statistics=("adapted",))["adapted"][0]
+        return predict_experiment(model, card, root, sites, kinds=("adapted",))["adapted"][0]
     before, alone = scores(model, card), scores(plain, simple)
     for channel in range(1, 7):
         cv2.imwrite(str(root / f"{sites['stem'].iloc[6]}_w{channel}.png"), np.full((32, 32), 200, np.uint8))
@@ -92,9 +92,9 @@ def test_a_plate_without_one_kind_of_controls_is_told_nothing_of_it(plates: Plat
     root, sites = plates
     model, card = network(control_features=True)
     some = sites[sites["well_type"] != "negative_control"]
-    scores, _ = predict_experiment(model, card, root, some, statistics=("adapted",))["adapted"]
+    scores, _ = predict_experiment(model, card, root, some, kinds=("adapted",))["adapted"]
     assert np.isfinite(scores.to_numpy()).all()
-    with pytest.raises(InputError, match="HUVEC-03: 0 control sites, and this network refers to controls"):
+    with pytest.raises(InputError, match="HUVEC-03: 0 control sites, and this network has control features"):
         predict_experiment(model, card, root, sites[sites["well_type"] == "treatment"])
 
 
@@ -103,9 +103,9 @@ def test_references_follow_the_statistics_that_normalise(plates: Plates) -> None
     model, _ = network(control_features=True)
     mine = sites[sites["plate"] == 1]
     asked, known = (read_sites(root, mine[where]) for where in (mine["well_type"] == "treatment", mine["well_type"] != "treatment"))
-    controls = Controls(known, None, torch.tensor([True] * 3 + [False]), torch.ones(4), torch.ones(5))
-    passes = PlateInference(model, asked, controls=controls)
-    answers = [log_probabilities(passes, kind)[0] for kind in ("running", "adapted", "running")]
+    controls = ControlSites(known, None, torch.tensor([True] * 3 + [False]), torch.ones(4), torch.ones(5))
+    inference = PlateInference(model, asked, controls=controls)
+    answers = [log_probabilities(inference, kind)[0] for kind in ("running", "adapted", "running")]
     np.testing.assert_array_equal(answers[0], answers[2])
     with torch.inference_mode():
         features = model.eval().embed(model.prepare(torch.from_numpy(known)))
@@ -125,7 +125,7 @@ def test_scores_are_made_again_when_the_statistics_of_plates_change(plates: Plat
     scores = []
     for add in (0.0, 15.0):
         stated.assign(mean=stated["mean"] + add).to_csv(root / "pixel_stats.csv", index=False)
-        scores.append(score_experiments(root, sites, weights=tmp_path / "weights", out=tmp_path / "out", settings=RUNNING, all_statistics=False)["running"])
+        scores.append(score_experiments(root, sites, ScoringOptions(tmp_path / "weights", settings=RUNNING, all_statistics=False), out=tmp_path / "out")["running"])
     assert scores[0].equals(scores[1]) == (standardise == "none")
 
 
@@ -134,6 +134,6 @@ def test_scores_are_made_again_when_a_control_is_gone(plates: Plates, tmp_path: 
     model, card = network(control_features=True)
     save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
     def identity(part: pd.DataFrame) -> str:
-        score_experiments(root, part, weights=tmp_path / "weights", out=tmp_path / "out", all_statistics=False)
+        score_experiments(root, part, ScoringOptions(tmp_path / "weights", all_statistics=False), out=tmp_path / "out")
         return read_json(tmp_path / "out/adapted/metadata.json")["identity"]["HUVEC-03"]
     assert identity(sites) == identity(sites) != identity(sites.drop(index=6))

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from cellsignal.decide.evaluate.compare import Result, compare, last_rung
-from cellsignal.decide.evaluate.compare import confusions, in_groups, matrix
+from cellsignal.decide.evaluate.compare import RunResult, compare, last_rung
+from cellsignal.decide.evaluate.compare import confusions, order_by_group, confusion_matrix
 
 WELLS = pd.DataFrame({
     "id_code": [f"{name}_1_B0{well}" for name in ("HUVEC-01", "HUVEC-02", "RPE-01") for well in range(2, 6)],
@@ -13,12 +13,12 @@ WELLS = pd.DataFrame({
 })
 
 
-def result(name: str, wrong: list[int], *, recipe: str = "", seed: int = 0, assigned: list[int] = [], rows: slice = slice(None)) -> Result:
+def result(name: str, wrong: list[int], *, recipe: str = "", seed: int = 0, assigned: list[int] = [], rows: slice = slice(None)) -> RunResult:
     """A run whose raw and assigned answers are wrong (the next siRNA) in these rows."""
     table = WELLS.copy()
     for column, places in (("running raw", range(12)), ("adapted raw", wrong), ("exact assigned", assigned)):
         table[column] = table["sirna"].where(~table.index.isin(list(places)), (table["sirna"] + 1) % 4)
-    return Result(name, recipe or name, seed, table[rows], [[0, 1], [2, 3]], {"weights": 5, "training_seconds": None})
+    return RunResult(name, recipe or name, seed, table[rows], [[0, 1], [2, 3]], {"weights": 5, "training_seconds": None})
 
 
 def rows(comparison: dict, what: str, **wanted: object) -> list[dict]:
@@ -100,6 +100,6 @@ def test_confusions_by_pair_and_by_group() -> None:
                               {"sirnas": [0, 3], "wells": 3, "wrong": 1, "same_group": False}]
     assert found["between"] == [[3, 0], [1, 0]] and found["over_chance"] == pytest.approx(0.75 / (1 / 3))
     assert confusions(truth, given)["over_chance"] is None and confusions(truth, given)["pairs"][0]["same_group"] is None
-    assert in_groups([0, 1, 2, 3, 9], [[1, 3], [0, 2]]) == [1, 3, 0, 2, 9]
-    assert matrix(truth, given, [0, 1, 2, 3]).tolist() == [[0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
-    assert matrix(truth, given, [0, 1, 2, 3], bins=2).tolist() == [[3, 0], [1, 0]]
+    assert order_by_group([0, 1, 2, 3, 9], [[1, 3], [0, 2]]) == [1, 3, 0, 2, 9]
+    assert confusion_matrix(truth, given, [0, 1, 2, 3]).tolist() == [[0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert confusion_matrix(truth, given, [0, 1, 2, 3], bins=2).tolist() == [[3, 0], [1, 0]]

@@ -47,7 +47,7 @@ def test_replicates_on_a_plate_take_their_best_of_its_group(method: str) -> None
 @each_method
 def test_groups_that_do_not_fit_the_plates_are_not_used(method: str) -> None:
     scores, wells, _ = experiment(signal=9.0)
-    faults = {"4 plates but 2 plate groups": GROUPS[:2], "116280 ways to lay 20 plate groups": [[k] for k in range(20)],
+    faults = {"4 plates but 2 plate groups": GROUPS[:2], "116280 permutations of 20 plate groups": [[k] for k in range(20)],
               "a plate group without a scored siRNA": [*GROUPS[:3], [77]]}
     for fault, groups in faults.items():
         decision = decide(scores, wells, settings=AssignmentSettings(method=method), groups=groups)

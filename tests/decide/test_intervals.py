@@ -33,7 +33,7 @@ def test_mcnemar_is_that_of_statsmodels() -> None:
 
 def test_wells_alone_give_the_interval_of_independent_wells() -> None:
     values = (np.arange(400) % 4 == 0).astype(float)
-    low, high = bootstrap(values, np.repeat(["A", "B"], 200), whole=False, draws=4000)
+    low, high = bootstrap(values, np.repeat(["A", "B"], 200), resample_experiments=False, draws=4000)
     error = np.sqrt(0.25 * 0.75 / 400)
     assert (low, high) == pytest.approx((0.25 - 1.96 * error, 0.25 + 1.96 * error), abs=0.006)
 
@@ -45,7 +45,7 @@ def test_the_interval_for_experiments_covers_new_ones_and_the_one_for_wells_does
     for _ in range(100):
         right = rng.random(800) < 0.5 + rng.normal(0, 0.1, 8)[names]
         for whole in held:
-            low, high = bootstrap(right, names, whole=whole, draws=300)
+            low, high = bootstrap(right, names, resample_experiments=whole, draws=300)
             held[whole] += low <= 0.5 <= high
     assert held[True] >= 85 and held[False] <= 75
 
@@ -53,5 +53,5 @@ def test_the_interval_for_experiments_covers_new_ones_and_the_one_for_wells_does
 def test_the_same_seed_draws_the_same_and_one_experiment_is_its_wells() -> None:
     values, one = np.random.default_rng(3).integers(-1, 2, 90), ["A"] * 90
     assert bootstrap(values, one, draws=200) == bootstrap(values, one, draws=200)
-    assert bootstrap(values, one, draws=4000) == pytest.approx(bootstrap(values, one, whole=False, draws=4000), abs=0.03)
+    assert bootstrap(values, one, draws=4000) == pytest.approx(bootstrap(values, one, resample_experiments=False, draws=4000), abs=0.03)
     assert bootstrap(np.zeros(9), list("AABBBCCCC"), draws=50) == (0.0, 0.0)

@@ -18,7 +18,7 @@ from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files
 from cellsignal.decide.predict import inference, predict
-from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
 from cellsignal.decide.scores import cache
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
@@ -88,7 +88,8 @@ def prediction(plates: Path, out: Path, *, root: Path | None = None, sites: Call
     given = {"smallest_batch": 5, "largest_batch": 9, "num_batch_sizes": 2, **options}
     options = {key: value for key, value in options.items() if key not in PredictionSettings.model_fields}
     options["settings"] = PredictionSettings(**{key: value for key, value in given.items() if key in PredictionSettings.model_fields})
-    return score_experiments(root or plates, sites(asked), **options)
+    scoring = ScoringOptions(**{key: options.pop(key) for key in list(options) if key in ScoringOptions.__dataclass_fields__})
+    return score_experiments(root or plates, sites(asked), scoring, **options)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def test_other_weights_images_or_code_make_other_scores(
     shutil.copytree(undisturbed[0], tmp_path / "drawn again")
     assert scored(tmp_path / "drawn again", root=tmp_path / "plates", statistics="running", all_statistics=False) == ["RPE-02"]
     capsys.readouterr()
-    monkeypatch.setattr(cache, "code", lambda: "of tomorrow")
+    monkeypatch.setattr(cache, "scoring_code", lambda: "of tomorrow")
     assert len(scored(shutil.copytree(undisturbed[0], tmp_path / "mended"), statistics="running", all_statistics=False)) == 6
     assert "running: other code made the scores of " in capsys.readouterr().out
 
@@ -302,10 +303,10 @@ def test_batch_scores_are_made_where_they_count(
     plates: Path, scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path
 ) -> None:
     out = shutil.copytree(undisturbed[0], tmp_path / "out")
-    assert scored(out, batch_for=["HUVEC-02", "RPE-02"]) == [] and parquets(out).keys() == {
+    assert scored(out, batch_experiments=["HUVEC-02", "RPE-02"]) == [] and parquets(out).keys() == {
         name for name in parquets(undisturbed[0]) if not name.startswith("batch/") or "-02" in name}
-    scores = prediction(plates, out, batch_for=["HUVEC-02", "RPE-02"])
+    scores = prediction(plates, out, batch_experiments=["HUVEC-02", "RPE-02"])
     expected = undisturbed[1]["batch"]
     pd.testing.assert_frame_equal(scores["batch"], expected[expected.index.str.contains("-02_")], check_exact=True)
     pd.testing.assert_frame_equal(scores["adapted"], undisturbed[1]["adapted"], check_exact=True)
-    assert prediction(plates, out, batch_for=[])["batch"].empty and not list((out / "batch").iterdir())
+    assert prediction(plates, out, batch_experiments=[])["batch"].empty and not list((out / "batch").iterdir())

@@ -49,7 +49,7 @@ def test_the_shift_of_the_plates_is_the_one_that_the_scores_like(screen: tuple[p
 def test_nothing_is_known_where_the_scores_are_silent_or_absent(screen: tuple[pd.DataFrame, pd.Series]) -> None:
     wells, truth = screen
     silent = known_layouts(wells, scores(truth, signal=0.0))[COPY]
-    assert silent.sirnas.empty and silent.note.endswith("do not tell its shift of plates: layout not copied")
+    assert silent.sirnas.empty and silent.note.endswith("do not determine its shift of plates: layout not copied")
     others = truth[~truth.index.str.startswith(COPY)]
     assert known_layouts(wells, scores(others, signal=2.0)) == {}
     one = truth[truth.index.str.startswith(COPY)].iloc[:1]

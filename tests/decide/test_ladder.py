@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.evaluate.baseline import linear_baseline, plate_standardised, well_features
-from cellsignal.decide.evaluate.ladder import as_table, evaluate_ladder
+from cellsignal.decide.evaluate.ladder import ladder_table, evaluate_ladder
 from cellsignal.decide.evaluate.ladder import accuracy
 
 IDS = [f"{experiment}_{plate}_B0{well}" for experiment in ("HUVEC-01", "RPE-01") for plate in (1, 2) for well in (2, 3)]
@@ -39,7 +39,7 @@ def test_every_rung_adds_what_its_name_says() -> None:
         "running": ("raw", 0.25), "adapted": ("raw", 0.75), "exact": ("assigned", pytest.approx(1.0)),
         "groups": ("assigned", 0.75), "groups+exact": ("assigned", 1.0), "groups+expected": ("assigned", 1.0),
     }
-    table = as_table(ladder)
+    table = ladder_table(ladder)
     assert table.index.get_level_values("rung").tolist() == [row["rung"] for row in ladder]
     assert table.notna().sum(axis=1).eq(1).all(), "raw and assigned accuracy never share a column"
 
@@ -47,12 +47,12 @@ def test_every_rung_adds_what_its_name_says() -> None:
 def test_better_networks_are_rungs_of_their_own_and_carry_the_assigned_ones() -> None:
     poor, good = scores(np.zeros((4, 4)).tolist()), scores(np.eye(4).tolist())
     ladder = evaluate_ladder({"adapted": poor}, WELLS, TRUTH, design={"groups": [[0, 1], [2, 3]]}, statistics="adapted", split="test",
-                   better={"virtual batch": good}, final={"mixup": good})
+                   refined={"virtual batch": good}, final={"mixup": good})
     assert [(row["rung"], row["kind"], row["accuracy"]) for row in ladder] == [
         ("adapted", "raw", 0.25), ("virtual batch", "raw", 1.0), ("exact", "assigned", 1.0), ("groups", "assigned", 1.0),
         ("groups+exact", "assigned", 1.0), ("groups+expected", "assigned", 1.0), ("mixup", "raw", 1.0), ("mixup", "assigned", 1.0),
     ]
-    table = as_table(ladder, theirs=True).loc["test"]
+    table = ladder_table(ladder, with_brodt=True).loc["test"]
     assert table.loc["mixup"].tolist() == [1.0, 1.0, 0.88, 0.95], "the last rung has both accuracies, in columns of their own"
     assert table.index.tolist() == list(dict.fromkeys(row["rung"] for row in ladder))
     assert table.loc["adapted", ["Brodt, public", "Brodt, private"]].isna().all()

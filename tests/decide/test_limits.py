@@ -116,7 +116,7 @@ def test_a_bomb_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
 
 def test_an_archive_is_refused_for_what_it_says_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zip_of_zeros(tmp_path / "bomb.npz")
-    monkeypatch.setattr(files, "MOST_ROWS", 1000)
+    monkeypatch.setattr(files, "MAX_ROWS", 1000)
     with pytest.raises(InputError, match=r"bomb.npz: holds 4\d\d,\d\d\d,\d\d\d bytes, and no scores have more than 73,472,000; give one row"):
         read_scores(tmp_path / "bomb.npz")
 
@@ -131,9 +131,9 @@ def test_a_fifo_is_refused_and_not_waited_for(tmp_path: Path, name: str, alone: 
 
 def test_all_of_rxrx1_is_far_from_the_limits() -> None:
     wells, classes = 62_754, 1139
-    assert 3 * wells < files.MOST_ROWS and classes < files.MOST_COLUMNS
+    assert 3 * wells < files.MAX_ROWS and classes < files.MAX_COLUMNS
     longest = len("-1.7976931348623157e+308,")
-    assert files._most_bytes(wells, classes + 1) > wells * (classes * longest + len("HUVEC-24_4_O23") + 1)
+    assert files._max_bytes(wells, classes + 1) > wells * (classes * longest + len("HUVEC-24_4_O23") + 1)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])

@@ -13,8 +13,8 @@ from cellsignal.cli.main import app
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.decide.commands import score_files
-from cellsignal.decide.labels.multilabel import check_labelled_submission, decode, f1_by_class, baselines, labels_of, macro_f1, read_labelled_submission, score_labels, write_labelled_submission
-from cellsignal.decide.labels.thresholds import match_shares
+from cellsignal.decide.labels.multilabel import check_labelled_submission, apply_thresholds, f1_by_class, label_baselines, labels_by_id, macro_f1, read_labelled_submission, score_labels, write_labelled_submission
+from cellsignal.decide.labels.thresholds import matching_thresholds
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS
 
@@ -34,14 +34,14 @@ def test_macro_f1_is_scikit_learns_on_a_thousand_random_matrices() -> None:
 
 def test_no_answer_is_blank() -> None:
     probabilities = np.array([[0.9, 0.1, 0.2], [0.1, 0.09, 0.3], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    answers = decode(probabilities, np.array([0.5, 0.1, 0.9]))
+    answers = apply_thresholds(probabilities, np.array([0.5, 0.1, 0.9]))
     assert answers.tolist() == [[True, True, False], [False, True, False], [False, True, False], [True, True, True]]
-    assert (decode(np.zeros((5, 3)), np.full(3, 2.0)).sum(axis=1) == 1).all()
+    assert (apply_thresholds(np.zeros((5, 3)), np.full(3, 2.0)).sum(axis=1) == 1).all()
 
 
 def test_the_floors_of_the_real_table_are_those_on_record(shared: Path) -> None:
     labels = [labels for labels in read_site_tables(shared / "hpa", TASK).sites["labels"] if labels]
-    found = baselines(multi_hot(labels, 28), labels)
+    found = label_baselines(multi_hot(labels, 28), labels)
     assert [round(found[name], 4) for name in ("all labels", "most frequent label", "two most frequent labels")] == [0.0996, 0.0209, 0.0359]
 
 
@@ -49,14 +49,14 @@ def test_a_real_networks_scores_become_a_valid_submission(shared: Path, tmp_path
     tables = read_site_tables(shared / "hpa", TASK)
     scores = np.load(shared / "hpa/real_scores.npz")["scores"].astype(np.float64)
     wanted = multi_hot([labels for labels in tables.sites["labels"] if labels], 28).mean(axis=0)
-    thresholds = match_shares(scores, wanted)
+    thresholds = matching_thresholds(scores, wanted)
     shares = (scores >= thresholds).mean(axis=0)
     # Within a site of the target, and half a tie more: float16 leaves up to a few sites with the same score.
     ties = [np.unique(column, return_counts=True) for column in scores.T]
     widest = [counts[np.abs(values - t).argsort()[:2]].max() for (values, counts), t in zip(ties, thresholds)]
     assert (abs(shares - wanted) * len(scores) <= np.maximum(1, np.array(widest) / 2 + 0.5)).all()
     assert (~(scores >= thresholds).any(axis=1)).sum() > 300  # what would have been blank
-    answers = labels_of(decode(scores, thresholds), tables.sample)
+    answers = labels_by_id(apply_thresholds(scores, thresholds), tables.sample)
     path = write_labelled_submission(tmp_path / "submission.csv", answers, sample=tables.sample, task=TASK)
     assert check_labelled_submission(path, sample=tables.sample, task=TASK) == 11702
     assert read_labelled_submission(path, TASK).equals(answers.rename("labels"))

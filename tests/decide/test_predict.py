@@ -14,8 +14,8 @@ from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.commands import assign_files, score_files
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities, shuffled_batches, well_scores
-from cellsignal.decide.predict.predict import PredictionConfig, keep_only, scope_note, score_experiments
+from cellsignal.decide.predict.inference import InferenceOptions, PlateInference, log_probabilities, shuffled_batches, well_scores
+from cellsignal.decide.predict.predict import ScoringOptions, remove_other_networks, scope_note, score_experiments
 from cellsignal.decide.scores.files import read_all_scores
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, write_text
@@ -45,7 +45,8 @@ def predict(run: Path, out: Path, **knobs: Any) -> dict[str, pd.DataFrame]:
     tables = read_tables(run / "data")
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
     settings = PredictionSettings(**{key: knobs.pop(key) for key in list(knobs) if key in PredictionSettings.model_fields})
-    return score_experiments(tables.root, asked, settings=settings, **{"weights": run / "weights", "out": out, **knobs})
+    scoring = ScoringOptions(settings=settings, **{"weights": run / "weights", **{key: knobs.pop(key) for key in list(knobs) if key in ScoringOptions.__dataclass_fields__}})
+    return score_experiments(tables.root, asked, scoring, out=out, **knobs)
 
 
 def test_the_sites_of_a_well_are_averaged() -> None:
@@ -64,9 +65,9 @@ class Plate:
 
     def ask(self, statistics: str, rows: Sequence[int] | slice = slice(None), **knobs: Any) -> tuple[np.ndarray, str, int]:
         """Log-probabilities of some images, how they came about, and how many images were sent."""
-        passes = PlateInference(self.model, self.images[rows])
-        answer, how = log_probabilities(passes, statistics, **knobs)
-        return answer, how, passes.sent
+        inference = PlateInference(self.model, self.images[rows])
+        answer, how = log_probabilities(inference, statistics, **knobs)
+        return answer, how, inference.images_sent
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_adapted_scores_are_one_pass_with_the_statistics_of_the_whole_plate(plat
 
 def test_a_plate_too_large_for_one_batch_comes_to_the_same_scores(plate: Plate, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = plate.ask("adapted")[0]
-    monkeypatch.setattr("cellsignal.decide.predict.inference.exact_pixels", lambda device: 32 * 32 * 11)
+    monkeypatch.setattr("cellsignal.decide.predict.inference.max_batch_pixels", lambda device: 32 * 32 * 11)
     answer, how, sent = plate.ask("adapted")
     assert (how, sent) == ("accumulated, refined 5 times", 30 * 6)
     answer, how, _ = plate.ask("adapted", refinements=100)
@@ -153,9 +154,9 @@ def test_one_site_alone_gets_the_running_statistics_and_two_their_own(plate: Pla
 
 def test_what_needs_no_statistics_costs_one_pass() -> None:
     """Else a session with little time would stop before 97 passes of which it makes one."""
-    knobs = PredictionConfig(batch_sizes=tuple(range(32, 129)), views=8)
-    assert knobs.passes(["running", "batch", "adapted", "views"]) == 1 + 97 + 6 + 7 * 6
-    assert knobs.passes(["running", "batch", "adapted", "views"], adapts=False) == 3 + 7
+    options = InferenceOptions(batch_sizes=tuple(range(32, 129)), views=8)
+    assert options.num_passes(["running", "batch", "adapted", "views"]) == 1 + 97 + 6 + 7 * 6
+    assert options.num_passes(["running", "batch", "adapted", "views"], adapts=False) == 3 + 7
 
 
 def test_scores_cover_every_test_well_once_and_say_how_they_were_made(run: Path) -> None:
@@ -225,9 +226,9 @@ def test_the_note_about_scopes_can_be_had_without_prediction(run: Path) -> None:
 def test_only_the_scores_of_the_networks_asked_for_are_kept(tmp_path: Path) -> None:
     for name in ("model/adapted/RPE-03.parquet", "plain/adapted/RPE-03.parquet", "final/running/metadata.json", "notes.txt"):
         write_text(tmp_path / name, "x")
-    keep_only(tmp_path, ["model", "more"])
+    remove_other_networks(tmp_path, ["model", "more"])
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == ["model/adapted/RPE-03.parquet", "notes.txt"]
-    keep_only(tmp_path / "absent", ["model"])
+    remove_other_networks(tmp_path / "absent", ["model"])
 
 
 @pytest.mark.parametrize(("knobs", "message"), [

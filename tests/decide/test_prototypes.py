@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from cellsignal.decide.refine import SCALE, blend_scores, plate_centred, cosines, fit_scale
+from cellsignal.decide.refine import DEFAULT_SCALE, blend_scores, plate_centred, prototype_cosines, fit_scale
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.errors import InputError
@@ -49,7 +49,7 @@ def test_centring_takes_what_a_plate_has_in_common() -> None:
 def test_prototypes_name_wells_that_their_plates_batch_effects_hide() -> None:
     embeddings, wells = screen()
     known, test = truth_of(wells, "train"), truth_of(wells, "test")
-    table = cosines(embeddings, wells, known)
+    table = prototype_cosines(embeddings, wells, known)
     assert set(table.index) == set(wells["id_code"]) - set(known.index) and table.to_numpy().max() <= 1.001
     assert table.loc[test.index].idxmax(axis=1).eq(test).mean() > 0.9
     raw = embeddings.loc[test.index].to_numpy() @ embeddings.loc[known.index].to_numpy().T
@@ -61,19 +61,19 @@ def test_a_class_that_a_cell_type_lacks_has_the_prototype_of_all_only_where_one_
     known = truth_of(wells, "train")
     known = known.drop(known.index[known.index.str.startswith("RPE") & (known == 5)])
     mine = embeddings.index[embeddings.index.str.startswith("RPE-03")]
-    assert (cosines(embeddings, wells, known).loc[mine, 5] == 0).all()
-    joint = cosines(embeddings, wells, known, joint=True)
+    assert (prototype_cosines(embeddings, wells, known).loc[mine, 5] == 0).all()
+    joint = prototype_cosines(embeddings, wells, known, joint=True)
     features = plate_centred(embeddings, wells)
     theirs = features.loc[known.index[known == 5]].mean()
     mine_5 = features.loc[mine] @ theirs / np.linalg.norm(features.loc[mine], axis=1) / np.linalg.norm(theirs)
     np.testing.assert_allclose(joint.loc[mine, 5], mine_5, atol=1e-5)
-    np.testing.assert_allclose(joint.loc[mine, 4], cosines(embeddings, wells, known).loc[mine, 4], atol=1e-6)
+    np.testing.assert_allclose(joint.loc[mine, 4], prototype_cosines(embeddings, wells, known).loc[mine, 4], atol=1e-6)
 
 
 def test_a_plate_of_one_well_says_nothing() -> None:
     embeddings, wells = screen()
     alone = wells["id_code"].str.startswith(("HUVEC-01", "HUVEC-03_1_B05"))
-    table = cosines(embeddings[alone.to_numpy()], wells, truth_of(wells, "train"))
+    table = prototype_cosines(embeddings[alone.to_numpy()], wells, truth_of(wells, "train"))
     assert table.shape == (1, 12) and np.allclose(table, 0, atol=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_the_scale_is_the_one_that_suits_the_held_out_wells() -> None:
     odds = np.exp(8 * near.to_numpy())
     truth = pd.Series([rng.choice(6, p=row / row.sum()) for row in odds], near.index)
     assert fit_scale(near, truth) == pytest.approx(8, rel=0.08)
-    assert fit_scale(near, truth.iloc[:0]) == SCALE
+    assert fit_scale(near, truth.iloc[:0]) == DEFAULT_SCALE
 
 
 def test_held_out_wells_are_compared_with_training_wells_alone() -> None:
@@ -129,5 +129,5 @@ def test_networks_are_averaged_over_the_same_wells_and_classes() -> None:
     expected = log_softmax((first.to_numpy() + second.loc[["a", "b"], [3, 5]].to_numpy()) / 2, axis=1)
     np.testing.assert_allclose(both, expected, rtol=1e-6)
     assert both.columns.tolist() == [3, 5] and average_scores([first]) is first
-    with pytest.raises(InputError, match="2 wells of 2 classes beside 1 of 2"):
+    with pytest.raises(InputError, match="2 wells of 2 classes, but 1 of 2"):
         average_scores([first, second.iloc[:1]])

@@ -58,7 +58,7 @@ def test_the_surest_are_right_more_often_than_the_rest(tmp_path: Path) -> None:
     sure, rest = [], []
     for seed in range(30):
         labels, _, truth = teacher(tmp_path, seed=seed, signal=1.0, share=0.34)
-        answers, confidence = labels.answers(None, CARD)
+        answers, confidence = labels.predict_wells(None, CARD)
         right = answers.eq(truth.reindex(answers.index))
         used = labels.data.sites["id_code"][labels(None, CARD, 0) >= 0].unique()
         sure.append(right[used].mean())
@@ -92,7 +92,7 @@ def test_held_out_wells_measure_the_temperature(tmp_path: Path, scope: str, whol
     others = [held.assign(id_code=held["id_code"] + f"_{copy}") for copy in range(0 if whole else 18)]
     taught = pd.concat([held, *others])
     warmed = PseudoLabels(labels.data, pd.concat([labels.wells, taught]), DESIGN, predict=predict, held_out=watch, training=settings(scope=scope))
-    alone, found = labels.answers(None, CARD)[1], warmed.answers(None, CARD)[1]
+    alone, found = labels.predict_wells(None, CARD)[1], warmed.predict_wells(None, CARD)[1]
     assert found.mean() < alone.mean() - 0.02 if whole else found.equals(alone)
 
 

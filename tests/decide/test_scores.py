@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.scores.files import read_all_scores, read_scores, write_scores
-from cellsignal.decide.submission import read_submission, write_answers
+from cellsignal.decide.submission import read_submission, write_submission
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 
@@ -281,7 +281,7 @@ def test_files_that_are_no_scores(tmp_path: Path) -> None:
 
 
 def write(path: Path, predictions: pd.Series, *, sample: list[str]) -> Path:
-    return write_answers(path, predictions, pd.Series(0.5, index=predictions.index.drop_duplicates()), sample=sample)
+    return write_submission(path, predictions, pd.Series(0.5, index=predictions.index.drop_duplicates()), sample=sample)
 
 
 def test_a_submission_keeps_the_order_of_the_sample(tmp_path: Path) -> None:

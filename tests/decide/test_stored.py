@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.scores.cache import ScoreCache
-from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.decide.scores.cache import read_stored_scores
 from cellsignal.errors import InputError
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, sites: pd.DataFrame) -> Path:
 
 def test_they_are_read_without_weights_and_images(folder: Path, sites: pd.DataFrame) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
-    found = score_experiments(folder, sites, weights=folder / "none", out=folder, all_statistics=False, stored=True)["adapted"]
+    found = score_experiments(folder, sites, ScoringOptions(folder / "none", all_statistics=False), out=folder, stored=True)["adapted"]
     assert list(found.index) == ["HUVEC-01_1_B01", "HUVEC-01_1_B02", "RPE-02_1_B01", "RPE-02_1_B02"]
     assert found.loc["RPE-02_1_B01", 3] == pytest.approx(np.log(0.25)) and found.loc["HUVEC-01_1_B02", 0] == pytest.approx(np.log(0.25) - 1)
     assert found.dtypes.eq(np.float32).all()
@@ -45,10 +45,10 @@ def test_they_are_read_without_weights_and_images(folder: Path, sites: pd.DataFr
 
 
 def test_only_the_answered_experiments_need_scores_of_many_batches(folder: Path, sites: pd.DataFrame) -> None:
-    found = score_experiments(folder, sites, weights=folder, out=folder, settings=PredictionSettings(statistics="batch"), all_statistics=False, batch_for=[], stored=True)
+    found = score_experiments(folder, sites, ScoringOptions(folder, settings=PredictionSettings(statistics="batch"), all_statistics=False, batch_experiments=[]), out=folder, stored=True)
     assert found["batch"].empty
     with pytest.raises(InputError, match="batch/RPE-02.parquet: no such scores; start --from weights"):
-        score_experiments(folder, sites, weights=folder, out=folder, settings=PredictionSettings(statistics="batch"), all_statistics=False, batch_for=["RPE-02"], stored=True)
+        score_experiments(folder, sites, ScoringOptions(folder, settings=PredictionSettings(statistics="batch"), all_statistics=False, batch_experiments=["RPE-02"]), out=folder, stored=True)
 
 
 def test_what_nobody_vouches_for_is_refused(folder: Path, sites: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.assign.assign import FRACTION, decide
+from cellsignal.decide.assign.assign import BETHE_FRACTION, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.temperature import decided_temperatures
 
@@ -67,7 +67,7 @@ def test_wells_that_swap_their_sirnas_are_as_sure_as_they_should_be(correlation:
     assert fit_temperature(scores, known["sirna"]) == pytest.approx(1, rel=0.15)
     found = decided_temperatures(scores, known, wells, groups=GROUPS)
     # What one pair's marginals make of odds at a fraction of the Bethe correction, and the correlation that these must be told.
-    assert found["RPE"] == pytest.approx((1 + correlation) / (2 - 2 * FRACTION), rel=0.15)
+    assert found["RPE"] == pytest.approx((1 + correlation) / (2 - 2 * BETHE_FRACTION), rel=0.15)
     errors = []
     for temperature in (1.0, found["RPE"]):
         decision = decide(scores.loc[asked.index], wells, groups=GROUPS, temperatures={"RPE": temperature})

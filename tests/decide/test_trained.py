@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cellsignal.decide.submission import confidence_path, remove_submission, write_answers
+from cellsignal.decide.submission import confidence_path, remove_submission, write_submission
 from cellsignal.decide.predict.weights import weights_path, trained_cell_types
 from cellsignal.errors import InputError
 
@@ -22,23 +22,23 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_those_with_all_their_networks_are_found_and_the_others_named(weights: Path) -> None:
-    assert trained_cell_types(weights, ["U2OS"], networks=["model", "final"], named=True) == (["U2OS"], "")
+    assert trained_cell_types(weights, ["U2OS"], networks=["model", "final"], explicit=True) == (["U2OS"], "")
     found, left_out = trained_cell_types(weights, ALL, networks=["model", "final"])
     assert found == ["U2OS"]
-    assert left_out == "left out for want of weights: HUVEC lacks model.safetensors, final.safetensors; RPE lacks final.safetensors"
+    assert left_out == "left out without weights: HUVEC lacks model.safetensors, final.safetensors; RPE lacks final.safetensors"
     assert trained_cell_types(weights, ALL, networks=["model"])[0] == ["RPE", "U2OS"]
 
 
 @pytest.mark.parametrize("asked, networks, named", [(["HUVEC"], ["model"], False), (["U2OS", "RPE"], ["model", "final"], True), (ALL, ["plain"], False)])
 def test_nothing_to_predict_with_is_refused_in_one_line(weights: Path, asked: list[str], networks: list[str], named: bool) -> None:
     with pytest.raises(InputError, match="no weights to predict with: .* lacks .*; run 3-train-cell-type for it") as caught:
-        trained_cell_types(weights, asked, networks=networks, named=named)
+        trained_cell_types(weights, asked, networks=networks, explicit=named)
     assert "\n" not in str(caught.value)
 
 
 def test_a_submission_is_withdrawn_with_its_confidences(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
-    write_answers(path, pd.Series({"a": 1}), pd.Series({"a": 0.5}), sample=["a"])
+    write_submission(path, pd.Series({"a": 1}), pd.Series({"a": 0.5}), sample=["a"])
     assert confidence_path(path).is_file()
     for _ in range(2):
         remove_submission(path)

@@ -16,13 +16,14 @@ from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.predict.inference import (
     PlateInference,
     apply_view,
-    inference_answers,
+    InferenceOptions,
+    infer_statistics,
     log_probabilities,
     predict_experiment,
     score_images,
 )
 from cellsignal.decide.settings import PredictionSettings
-from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_experiments
+from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_experiments
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
 from cellsignal.learn.batches.dataset import SiteImages
@@ -57,9 +58,9 @@ def plate(tables: Tables, sites: pd.DataFrame) -> np.ndarray:
 
 def seen(images: np.ndarray, kind: str, views: int, basis: str = "adapted", **knobs: Any) -> tuple[np.ndarray, int]:
     """The answer of one kind, and how many images were sent for it."""
-    passes = PlateInference(network(), images)
-    [(_, answer, _)] = inference_answers(passes, [kind], basis=basis, views=views, classes=len(NUMBERS), **knobs)
-    return answer, passes.sent
+    inference = PlateInference(network(), images)
+    [(_, answer, _)] = infer_statistics(inference, [kind], InferenceOptions(basis=basis, views=views, **knobs), classes=len(NUMBERS))
+    return answer, inference.images_sent
 
 
 @pytest.mark.parametrize("views", [2, 4, 8])
@@ -77,9 +78,9 @@ def test_the_views_are_a_group(tables: Tables, sites: pd.DataFrame, views: int) 
 
 def test_all_kinds_together_cost_no_pass_twice_and_say_the_same(tables: Tables, sites: pd.DataFrame) -> None:
     images = plate(tables, sites)
-    passes = PlateInference(network(), images)
-    found = {kind: answer for kind, answer, _ in inference_answers(passes, ["running", "adapted", "views", "embeddings"], views=2, classes=len(NUMBERS))}
-    assert passes.sent == (1 + 2) * len(images) and list(found) == ["running", "adapted", "embeddings", "views"]
+    inference = PlateInference(network(), images)
+    found = {kind: answer for kind, answer, _ in infer_statistics(inference, ["running", "adapted", "views", "embeddings"], InferenceOptions(views=2), classes=len(NUMBERS))}
+    assert inference.images_sent == (1 + 2) * len(images) and list(found) == ["running", "adapted", "embeddings", "views"]
     np.testing.assert_array_equal(found["adapted"], log_probabilities(PlateInference(network(), images), "adapted")[0])
     np.testing.assert_array_equal(found["views"], seen(images, "views", 2)[0])
     model = network()
@@ -92,7 +93,7 @@ def test_embeddings_of_a_plate_in_parts_are_those_of_the_last_refinement(
 ) -> None:
     images = plate(tables, sites)
     exact = seen(images, "embeddings", 1)[0]
-    monkeypatch.setattr("cellsignal.decide.predict.inference.exact_pixels", lambda device: 32 * 32 * 5)
+    monkeypatch.setattr("cellsignal.decide.predict.inference.max_batch_pixels", lambda device: 32 * 32 * 5)
     parts, sent = seen(images, "embeddings", 1, refinements=100)
     assert sent > 12 * len(images)
     np.testing.assert_allclose(parts, exact, atol=1e-3)
@@ -100,7 +101,7 @@ def test_embeddings_of_a_plate_in_parts_are_those_of_the_last_refinement(
 
 def score(tables: Tables, sites: pd.DataFrame, out: Path, views: int = 1, **knobs: Any) -> dict[str, pd.DataFrame]:
     asked = sites[sites["dataset"] == "test"]
-    return score_experiments(tables.root, asked, weights=tables.root / "weights", out=out, settings=PredictionSettings(tta_views=views), **knobs)
+    return score_experiments(tables.root, asked, ScoringOptions(tables.root / "weights", settings=PredictionSettings(tta_views=views), **knobs), out=out)
 
 
 def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
@@ -119,11 +120,11 @@ def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tab
 
 def test_embeddings_under_each_kind_of_statistics_lie_apart_from_the_scores(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
     asked = sites[sites["experiment"] == "RPE-03"]
-    found = embed_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path)
+    found = embed_experiments(tables.root, asked, ScoringOptions(tables.root / "weights"), out=tmp_path)
     assert list(found) == ["running", "adapted"]
     model = network()
     for kind, table in found.items():
-        expected = score_experiments(tables.root, asked, weights=tables.root / "weights", out=tmp_path / "scores", settings=PredictionSettings(statistics=kind), all_statistics=False)[kind]
+        expected = score_experiments(tables.root, asked, ScoringOptions(tables.root / "weights", settings=PredictionSettings(statistics=kind), all_statistics=False), out=tmp_path / "scores")[kind]
         logits = model.head(torch.from_numpy(table.to_numpy(copy=True)))[:, :8]
         assert table.index.equals(expected.index) and (tmp_path / kind / "embeddings/RPE-03.parquet").is_file()
         assert np.abs(logits.log_softmax(1).detach().numpy() - expected.to_numpy()).mean() < 0.05, "of a well of two sites about the same"
@@ -137,7 +138,7 @@ def test_networks_of_another_run_in_the_folder_do_not_answer_for_the_joint_one(t
     for joint, scope in ((True, "plate"), (False, "mixed")):
         assert bool(scope_note(tmp_path, ["HUVEC"], "model", "experiment", joint=joint)) == joint
         with warnings.catch_warnings(action="ignore"):
-            score_experiments(tables.root, asked, weights=tmp_path, out=tmp_path / "out", settings=PredictionSettings(statistics="running"), all_statistics=False, joint=joint)
+            score_experiments(tables.root, asked, ScoringOptions(tmp_path, joint, PredictionSettings(statistics="running"), all_statistics=False), out=tmp_path / "out")
         assert read_json(tmp_path / "out/running/metadata.json")["details"]["training_scope"] == {"HUVEC": scope}
 
 
@@ -148,7 +149,7 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
     really = predict_experiment
 
     def counted(*arguments: Any, **options: Any) -> dict:
-        told.append(options["statistics"])
+        told.append(options["kinds"])
         return really(*arguments, **options)
 
     monkeypatch.setattr("cellsignal.decide.predict.predict.predict_experiment", counted)
@@ -180,7 +181,7 @@ def test_images_in_memory_get_the_same_scores_as_on_disk(tables: Tables, sites: 
     kinds = [test[test["well_type"] == "treatment"], test[test["well_type"] != "treatment"]]
     scores = {cache: score_images(model, card, *(SiteImages(tables.root, some, class_numbers=NUMBERS, cache=cache) for some in kinds))
               for cache in (True, False)}
-    on_disk = [predict_experiment(model, card, tables.root, mine.reset_index(drop=True), statistics=("adapted",))["adapted"][0]
+    on_disk = [predict_experiment(model, card, tables.root, mine.reset_index(drop=True), kinds=("adapted",))["adapted"][0]
                for _, mine in test.groupby("experiment")]
     for some in scores.values():
         np.testing.assert_allclose(some, pd.concat(on_disk).loc[some.index], atol=1e-4)

@@ -105,7 +105,7 @@ def go_on(folder: Path) -> None:
 
 def predicted_one_cell_type(four: Pushed) -> None:
     assert four.status == "COMPLETE", log(four)[-2000:]
-    assert "left out for want of weights: HUVEC lacks model.safetensors" in log(four)
+    assert "left out without weights: HUVEC lacks model.safetensors" in log(four)
     assert "no submission, because" in log(four)
     left = four.outcome.folder / "runs/demo"
     ladder = json.loads((left / "metrics.json").read_text())["ladder"]

@@ -16,7 +16,7 @@ from albumentations.augmentations.geometric import functional as theirs
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import Augment, build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, iter_batches
+from cellsignal.learn.batches.dataset import SiteImages, read_batches
 
 RAMP = (np.arange(64)[:, None] * 3 + np.zeros((6, 1, 64))).astype(np.uint8)  # every row of an image is 3 brighter than the last
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 6, 24, 24), np.uint8)
@@ -43,7 +43,7 @@ def test_a_resized_crop_is_what_opencv_makes_of_the_window() -> None:
     smooth = cv2.GaussianBlur(np.random.default_rng(1).uniform(0, 255, (64, 64)), (0, 0), 3).astype(np.uint8)
     for site in range(12):
         made = zoom(smooth[None], epoch=0, site=site)[0]
-        share, down, across = zoom.draws([site], 0)[0, 3:]
+        share, down, across = zoom.random_numbers([site], 0)[0, 3:]
         scale = np.sqrt(0.3 + 0.7 * share)
         window = np.array([[scale, 0, (across * (1 - scale)) * 64 + (scale - 1) / 2], [0, scale, (down * (1 - scale)) * 64 + (scale - 1) / 2]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -70,7 +70,7 @@ def test_host_and_device_make_the_same_bits_in_any_company(name: str, width: int
     rows = np.random.default_rng(0).permutation(len(images))
     together = made.on_device(torch.from_numpy(images[rows]), rows, epoch=2)
     assert together.dtype == torch.uint8 and np.array_equal(together.numpy(), alone[rows])
-    assert alone.shape[2:] == made.size((24, width))
+    assert alone.shape[2:] == made.output_size((24, width))
     out = np.empty_like(alone[0])
     assert made(images[5], epoch=2, site=5, out=out) is out and np.array_equal(out, alone[5])
     assert not np.array_equal(alone[0], made(images[0], epoch=1, site=0)) or not np.array_equal(alone[1], made(images[1], epoch=1, site=1))
@@ -96,7 +96,7 @@ def test_any_albumentations_pipeline_is_drawn_by_its_key_in_any_thread() -> None
 
 
 SCALES = "leave out Normalize, ToFloat and the like: the network scales pixels itself (`standardise`)"
-FITS = "use transforms for pictures of this size and number of channels"
+FITS = "use transforms for images of this size and number of channels"
 
 
 class Change(albumentations.ImageOnlyTransform):
@@ -130,7 +130,7 @@ def test_pipelines_that_make_no_bytes_are_refused_in_one_line(transform: albumen
         assert said.startswith(f"augmentation pipeline: {head}") and said.endswith(tail) and "\n" not in said
         assert tail or said == f"augmentation pipeline: {words}"
     with pytest.raises(InputError, match=r"^augmentation pipeline: "):  # and before a training begins
-        list(iter_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
+        list(read_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
 
 
 def test_pictures_of_several_sizes_are_refused() -> None:
@@ -140,7 +140,7 @@ def test_pictures_of_several_sizes_are_refused() -> None:
     own(NOISE[1], epoch=0, site=1, out=np.empty(shape, np.uint8))
     with pytest.raises(InputError) as error:
         own(NOISE[2], epoch=0, site=2, out=np.empty(shape, np.uint8))
-    assert str(error.value) == ("augmentation pipeline: makes pictures of several sizes: 24x20 pixels with 6 channels and 24x22 pixels with 6 channels; "
+    assert str(error.value) == ("augmentation pipeline: makes images of several sizes: 24x20 pixels with 6 channels and 24x22 pixels with 6 channels; "
                                 "end it with a transform to one size, such as Resize or RandomCrop")
 
 

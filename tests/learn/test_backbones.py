@@ -9,7 +9,7 @@ import torch
 
 from building import make_network
 from cellsignal.errors import InputError
-from cellsignal.learn.networks.backbones import BACKBONES, backbone, stem_name
+from cellsignal.learn.networks.backbones import BACKBONES, get_backbone, stem_name
 from cellsignal.learn.networks.classifier import Classifier
 
 SMALL = [name for name in BACKBONES if name.endswith("-small")]
@@ -28,7 +28,7 @@ def losses(model: Classifier, images: torch.Tensor, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("name", [*SMALL, "plain-cnn"])
 def test_every_small_backbone_takes_any_channels_and_learns(name: str) -> None:
-    model, size = make_network(name, channels=4, classes=3), BACKBONES[name].smallest
+    model, size = make_network(name, channels=4, classes=3), BACKBONES[name].min_image_size
     images = torch.randint(0, 255, (6, 4, size, size), dtype=torch.uint8)
     found = losses(model, images, 4)
     assert found[-1] < found[0] and model(images).shape == (6, 3)
@@ -47,7 +47,7 @@ def test_large_backbones_see_any_channels_at_their_smallest_size(name: str) -> N
     if name in ("se-resnext50", "xception"):
         pytest.importorskip("timm")
     model = make_network(name, channels=5, classes=3).eval()
-    size = BACKBONES[name].smallest
+    size = BACKBONES[name].min_image_size
     with torch.inference_mode():
         assert model(torch.randint(0, 255, (1, 5, size, size), dtype=torch.uint8)).shape == (1, 3)
         with pytest.raises(InputError, match=f"use images of {size} px or more"):
@@ -60,14 +60,14 @@ def test_any_network_of_timm_has_a_name() -> None:
     model = make_network("timm:mobilenetv3_small_050", channels=6, classes=3).eval()
     with torch.inference_mode():
         assert model(torch.zeros((1, 6, 32, 32), dtype=torch.uint8)).shape == (1, 3)
-    assert backbone("timm:mobilenetv3_small_050").hub.startswith("timm/mobilenetv3_small_050")
+    assert get_backbone("timm:mobilenetv3_small_050").hub_repository.startswith("timm/mobilenetv3_small_050")
     with pytest.raises(InputError, match="timm .* has no network 'resnet9000'"):
-        backbone("timm:resnet9000")
+        get_backbone("timm:resnet9000")
 
 
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(InputError, match="unknown backbone 'resnet'.*densenet121.*timm:NAME"):
-        backbone("resnet")
+        get_backbone("resnet")
 
 
 def test_without_timm_its_networks_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, sites_fingerprint, epoch_batches, concat, iter_batches, make_train_validation, virtual_batches
+from cellsignal.learn.batches.dataset import SiteImages, sites_fingerprint, epoch_batches, concat_images, read_batches, make_train_held_out, virtual_batches
 
 CLASSES = [0, 10, 20, 30]
 
@@ -46,7 +46,7 @@ def test_pictures_do_not_depend_on_cache_workers_or_neighbours(patches: tuple) -
     root, sites = patches
     def pictures(rows, *, cache: bool, workers: int):
         data = SiteImages(root, sites, class_numbers=CLASSES, cache=cache, augment=build_augmentation(AugmentationSettings(), seed=3))
-        served = iter_batches(data, rows, epoch=2, workers=workers)
+        served = read_batches(data, rows, epoch=2, workers=workers)
         return {int(i): image.numpy().copy() for images, at in served for i, image in zip(at, images)}
     whole = pictures([np.arange(16), np.arange(16, 32)], cache=True, workers=0)
     parts = pictures([np.arange(i, i + 4) for i in (28, 12, 0)], cache=False, workers=2)
@@ -71,11 +71,11 @@ def test_sides_share_their_classes_and_only_training_is_augmented(patches: tuple
     root, sites = patches
     sites = sites.assign(split=np.where(sites["experiment"] == "HUVEC-01", "train", "held_out")).iloc[:-1]
     augment = build_augmentation(AugmentationSettings(), seed=0)
-    train, held_out = make_train_validation(root, sites, augment=augment)
+    train, held_out = make_train_held_out(root, sites, augment=augment)
     assert (len(train), len(held_out)) == (16, 15) and train.class_numbers == held_out.class_numbers == CLASSES
     assert train.augment is augment and held_out.augment is None and train.cached is not None
-    monkeypatch.setattr("cellsignal.learn.batches.dataset.CACHE_BYTES", 1000)
-    assert make_train_validation(root, sites)[0].cached is None, "too large for memory: read when asked for"
+    monkeypatch.setattr("cellsignal.learn.batches.dataset.MAX_CACHE_BYTES", 1000)
+    assert make_train_held_out(root, sites)[0].cached is None, "too large for memory: read when asked for"
 
 
 def test_sites_of_several_labels_have_as_many_ones(patches: tuple) -> None:
@@ -85,7 +85,7 @@ def test_sites_of_several_labels_have_as_many_ones(patches: tuple) -> None:
     assert data.targets(np.arange(4)).tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0]]
     assert data.metric == "macro_f1" and data.targets(np.array([2])).dtype == torch.float32
     assert np.array_equal(data.image(1), SiteImages(root, sites, class_numbers=CLASSES).image(1)[[1, 0]])
-    train, held_out = make_train_validation(root, several.assign(split=["train", "held_out"] * 2))
+    train, held_out = make_train_held_out(root, several.assign(split=["train", "held_out"] * 2))
     assert (len(train), len(held_out), train.class_numbers) == (2, 2, [0, 1, 2, 3, 7])
 
 
@@ -109,7 +109,7 @@ def test_joined_sets_hold_both_and_share_their_pictures(patches: tuple, cache: b
     root, sites = patches
     first, second = (SiteImages(root, part, class_numbers=CLASSES, cache=cache, augment=build_augmentation(AugmentationSettings(), seed=0))
                      for part in (sites.iloc[:20], sites.iloc[20:]))
-    both = concat(first, second)
+    both = concat_images(first, second)
     assert both.stems == first.stems + second.stems and both.labels.tolist() == [*first.labels, *second.labels]
     assert both.augment is first.augment
     assert all(np.array_equal(both.image(row), second.image(row - 20)) for row in range(20, 32))

@@ -11,7 +11,7 @@ from torch import nn
 from building import make_network
 from cellsignal.learn.networks.backbones import BACKBONES
 from cellsignal.learn.batches.dataset import num_batches
-from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, NO_LAYERS_NOTE, REFINEMENTS, adapted_pass, batch_statistics, exact_pixels, no_layers_note, batchnorm_layers
+from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, NO_BATCHNORM_NOTE, REFINEMENTS, adapted_pass, batch_statistics, max_batch_pixels, no_batchnorm_note, batchnorm_layers
 from cellsignal.learn.networks.classifier import Classifier
 
 LAYERS = 37  # of a densenet-small
@@ -135,9 +135,9 @@ def test_a_brighter_batch_changes_running_predictions_but_not_adapted_ones(model
 def test_a_gpu_counts_on_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("mem_get_info", (15 * 10**9, 16 * 10**9)), ("memory_reserved", 0), ("memory_allocated", 0)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    sites = exact_pixels(torch.device("cuda")) / 512**2
+    sites = max_batch_pixels(torch.device("cuda")) / 512**2
     assert 150 < sites < 250  # of 512 px, DenseNet121 in 15 GB
-    assert exact_pixels(torch.device("cpu")) == EXACT_PIXELS
+    assert max_batch_pixels(torch.device("cpu")) == CPU_BATCH_PIXELS
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, "timm:convnext_atto", "timm:mobilenetv3_small_050"])
@@ -146,4 +146,4 @@ def test_networks_without_batch_normalisation_are_known(name: str) -> None:
         pytest.importorskip("timm")
     with torch.device("meta"):
         model = make_network(name, channels=6, classes=3)
-    assert no_layers_note(model) == (NO_LAYERS_NOTE if name in ("plain-cnn", "timm:convnext_atto") else "")
+    assert no_batchnorm_note(model) == (NO_BATCHNORM_NOTE if name in ("plain-cnn", "timm:convnext_atto") else "")

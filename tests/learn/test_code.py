@@ -100,7 +100,7 @@ def test_finished_weights_of_other_code_are_taken_up_from_an_attached_run_alone(
     shutil.copytree(there, weights.parent)  # as a session does when it begins
     before = weights.stat().st_mtime_ns
     of_tomorrow(monkeypatch)
-    assert trained(patches, weights, elsewhere=[there], on_epoch=lambda history: seen.append(len(history))) == first
+    assert trained(patches, weights, resume_folders=[there], on_epoch=lambda history: seen.append(len(history))) == first
     assert capsys.readouterr().out == (
         f"model.safetensors: taken up from {there}, although other code (learn) trained it; without that folder it is trained again\n")
     assert seen == [2] and weights.stat().st_mtime_ns == before
@@ -120,12 +120,12 @@ def test_half_trained_weights_of_other_code(
     told = {"on_epoch": lambda history: seen.append(len(history))}
     small(patches, tmp_path / "here/model.safetensors", options=told)
     assert seen == [1, 2, 3, 4]
-    assert capsys.readouterr().out == "model.safetensors: other code (learn) began this training; it begins anew\n"
+    assert capsys.readouterr().out == "model.safetensors: its checkpoint was written by other code (learn); the training starts again\n"
     seen.clear()
-    small(patches, tmp_path / "new/model.safetensors", options={"elsewhere": [tmp_path / "attached"], **told})
+    small(patches, tmp_path / "new/model.safetensors", options={"resume_folders": [tmp_path / "attached"], **told})
     assert seen == [4]
-    assert capsys.readouterr().out == f"model.safetensors: goes on at epoch 3 of {tmp_path / 'attached'}, whose code was other (learn)\n"
-    assert read_json(tmp_path / "new/model.json")["details"]["begun_by"] == [code] and read_json(tmp_path / "here/model.json")["details"]["begun_by"] == []
+    assert capsys.readouterr().out == f"model.safetensors: resumes after epoch 3 of {tmp_path / 'attached'}, which other code trained (learn)\n"
+    assert read_json(tmp_path / "new/model.json")["details"]["earlier_code"] == [code] and read_json(tmp_path / "here/model.json")["details"]["earlier_code"] == []
 
 
 def test_a_checkpoint_of_this_code_wins_over_one_of_other_code_that_came_further(
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_this_code_wins_over_one_of_other_code_that_came_further
     for first in ("further", "ours"):
         second = {"further": "ours", "ours": "further"}[first]
         folders = [tmp_path / first, tmp_path / second]
-        cut_short(patches, tmp_path / f"{first}-first/model.safetensors", options={"elsewhere": folders, "budget": Epochs(0)})
+        cut_short(patches, tmp_path / f"{first}-first/model.safetensors", options={"resume_folders": folders, "budget": Epochs(0)})
         assert read_json(tmp_path / f"{first}-first/model.checkpoint.json")["details"]["epoch"] == 1
 
 

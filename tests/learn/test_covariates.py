@@ -9,7 +9,7 @@ import torch
 from cellsignal.data.tables.plate_design import plate_groups, rotations
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
-from cellsignal.learn.networks.covariates import encode, mask_covariates, covariate_levels, plate_warning, unseen_rotations
+from cellsignal.learn.networks.covariates import encode_covariates, mask_covariates, covariate_levels, plate_warning, unseen_rotations
 
 
 def test_the_shifts_that_nobody_has_are_named() -> None:
@@ -57,19 +57,19 @@ def test_levels_are_those_of_the_sites_in_their_order() -> None:
 
 def test_an_unseen_level_is_all_zeros() -> None:
     known = covariate_levels(SITES.iloc[:2], ["experiment", "site"])
-    told = encode(SITES, known)
+    told = encode_covariates(SITES, known)
     assert told.dtype == torch.float32 and told.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
-    assert encode(SITES, {}).shape == (3, 0)
+    assert encode_covariates(SITES, {}).shape == (3, 0)
 
 
 def test_training_hides_experiments_and_wells_for_a_share_of_the_sites() -> None:
     known = {"site": ["1", "2"], "experiment": ["RPE-01", "HUVEC-01", "RPE-02"], "well": ["B03", "C04"]}
-    told = encode(pd.concat([SITES] * 400), known)
+    told = encode_covariates(pd.concat([SITES] * 400), known)
     seen = mask_covariates(told, known, key=(0, 1, 2))
     assert torch.equal(seen, mask_covariates(told, known, key=(0, 1, 2))) and not torch.equal(seen, mask_covariates(told, known, key=(0, 1, 3)))
     assert torch.equal(seen[:, :2], told[:, :2]) and told[:, 2:].sum() == 2400
     for block in (slice(2, 5), slice(5, 7)):
         gone = seen[:, block].sum(1) == 0
         assert 0.16 < gone.float().mean() < 0.24 and torch.equal(seen[~gone][:, block], told[~gone][:, block])
-    plain = encode(SITES, {"plate": ["1", "2"]})
+    plain = encode_covariates(SITES, {"plate": ["1", "2"]})
     assert mask_covariates(plain, {"plate": ["1", "2"]}, key=(0,)) is plain

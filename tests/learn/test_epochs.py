@@ -13,7 +13,7 @@ from building import make_network, make_phase, run_epoch
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.batchnorm import batch_statistics
-from cellsignal.learn.networks.covariates import encode
+from cellsignal.learn.networks.covariates import encode_covariates
 from cellsignal.learn.training.epoch import evaluate
 from cellsignal.learn.networks.classifier import Classifier
 
@@ -47,7 +47,7 @@ def mean_gradients(model: Classifier, data: SiteImages, rows: np.ndarray) -> dic
     model.zero_grad()
     images = torch.from_numpy(np.stack([data.image(row) for row in rows]))
     targets = one_hot(torch.from_numpy(data.labels[rows]), 4).float()
-    binary_cross_entropy_with_logits(model(images, encode(data.sites.iloc[rows], model.covariates)), targets).backward()
+    binary_cross_entropy_with_logits(model(images, encode_covariates(data.sites.iloc[rows], model.covariates)), targets).backward()
     return gradients(model)
 
 
@@ -134,7 +134,7 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
 
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])
 def test_held_out_sites_are_normalised_by_their_own_plate(data: SiteImages, monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
-    monkeypatch.setattr("cellsignal.learn.training.epoch.EXACT_PIXELS", pixels)
+    monkeypatch.setattr("cellsignal.learn.training.epoch.CPU_BATCH_PIXELS", pixels)
     model, sizes = make_network("densenet-small", channels=6, classes=4), []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda images: sizes.append(len(images)) or forward(images))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.dataset import SiteImages, iter_batches
-from cellsignal.learn.batches.loader import AHEAD, prefetch
+from cellsignal.learn.batches.dataset import SiteImages, read_batches
+from cellsignal.learn.batches.loader import PREFETCHED_BATCHES, prefetch
 from trainings import CLASSES
 
 BATCHES = [np.array(rows) for rows in ([3, 1, 2], [7], [0, 9, 8, 4], [5, 6])]
@@ -33,7 +33,7 @@ def test_batches_come_in_order_and_buffers_come_again(workers: int) -> None:
         places.add(images.data_ptr())
         seen.append(rows.tolist())
     assert seen == [rows.tolist() for rows in BATCHES * 3]
-    assert len(places) == (1 + AHEAD if workers else 1)
+    assert len(places) == (1 + PREFETCHED_BATCHES if workers else 1)
 
 
 def test_nothing_is_read_that_was_not_asked_for_or_is_too_far_ahead() -> None:
@@ -42,7 +42,7 @@ def test_nothing_is_read_that_was_not_asked_for_or_is_too_far_ahead() -> None:
     assert begun == []
     next(pictures)
     time.sleep(0.05)
-    assert sorted(begun) == list(range(1 + AHEAD))
+    assert sorted(begun) == list(range(1 + PREFETCHED_BATCHES))
     pictures.close()
 
 
@@ -76,12 +76,12 @@ def test_a_picture_of_another_size_is_named(patches: tuple, workers: int) -> Non
     root, sites = patches
     data = SiteImages(root, sites, class_numbers=CLASSES, cache=True)
     data.cached[5] = np.zeros((6, 16, 48), np.uint8)
-    with pytest.raises(InputError, match="B07_s1: its pictures have 48x16 pixels, those of .*B02_s1 32x32; give all images one size"):
-        list(iter_batches(data, [np.arange(8)], workers=workers))
+    with pytest.raises(InputError, match="B07_s1: its images have 48x16 pixels, those of .*B02_s1 32x32; give all images one size"):
+        list(read_batches(data, [np.arange(8)], workers=workers))
 
 
 def test_a_missing_file_is_one_line_from_any_thread(patches: tuple) -> None:
     root, sites = patches
     lost = sites.assign(stem=["train/none_s1" if row == 6 else stem for row, stem in enumerate(sites["stem"])])
     with pytest.raises(InputError, match="none_s1_w1.png: no such file; add the image"):
-        list(iter_batches(SiteImages(root, lost, class_numbers=CLASSES), [np.arange(8)], workers=2))
+        list(read_batches(SiteImages(root, lost, class_numbers=CLASSES), [np.arange(8)], workers=2))

@@ -23,14 +23,14 @@ def test_no_process_ends_what_came_with_the_fork(tmp_path: Path) -> None:
     """The store of an earlier launch has a thread, which a fork has not and would wait for without end."""
     kept = [Made(tmp_path / "log")]
 
-    def work(world: Any, tell: Any) -> None:
+    def work(process_group: Any, send_message: Any) -> None:
         kept.clear()
         gc.collect()
 
     gc.disable()
     try:
         Made(tmp_path / "log")
-        launch(work, device="cpu", processes=2, told=print)
+        launch(work, device="cpu", processes=2, on_message=print)
     finally:
         gc.enable()
     assert (tmp_path / "log").read_text().split() == [str(os.getpid())]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cellsignal.learn.networks.heads import SCALE, Head
+from cellsignal.learn.networks.heads import COSINE_SCALE, Head
 from cellsignal.learn.settings import NetworkSettings
 
 FEATURES = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ def test_prototypes_answer_alone_or_teach_beside(cosine: str) -> None:
     head = Head(NetworkSettings(cosine_head=cosine), 7, 5)
     expected = torch.cosine_similarity(FEATURES[:, None], head.prototypes[None], dim=2)
     torch.testing.assert_close(head.cosines(FEATURES), expected)
-    torch.testing.assert_close(head(FEATURES), SCALE * expected if cosine == "only" else FEATURES @ head.weight.T)
+    torch.testing.assert_close(head(FEATURES), COSINE_SCALE * expected if cosine == "only" else FEATURES @ head.weight.T)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(head.cosines(FEATURES), head.cosines(FEATURES.float())) and head.cosines(FEATURES).dtype == torch.float32
 

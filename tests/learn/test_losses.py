@@ -25,12 +25,12 @@ def test_a_sum_is_read_and_weighed() -> None:
     targets = one_hot(labels, 5).float()
     cosines = torch.tanh(logits)
     loss = parse_loss("0.8 cross-entropy + .1 arcface+bce")
-    assert loss.terms == ((0.8, "cross-entropy"), (0.1, "arcface"), (1.0, "bce")) and loss.cosines and loss.one_label
+    assert loss.terms == ((0.8, "cross-entropy"), (0.1, "arcface"), (1.0, "bce")) and loss.uses_cosines and loss.single_label
     expected = (0.8 * cross_entropy(logits, labels) + LOSSES["bce"](logits, targets)
                 + 0.1 * margin_loss("arcface", cosines, targets, margin=0.5, scale=30.0))
     torch.testing.assert_close(loss(logits, targets, cosines), expected)
     assert torch.equal(parse_loss("bce")(logits, targets), LOSSES["bce"](logits, targets))
-    assert not parse_loss("0.5 focal + 0.5 lovasz").one_label
+    assert not parse_loss("0.5 focal + 0.5 lovasz").single_label
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0.8 cross-entropy + 0.2 arcfac", "bce +", "bce - focal", "0.5 0.5 bce"])
@@ -84,18 +84,18 @@ def test_focal_counts_little_what_is_right() -> None:
 
 
 def test_smoothing_keeps_the_sum_of_one_label_and_doubts_each_of_several() -> None:
-    one = smooth_targets(torch.eye(4), 0.1, towards=1 / 4)
+    one = smooth_targets(torch.eye(4), 0.1, uniform=1 / 4)
     torch.testing.assert_close(one.sum(1), torch.ones(4))
     torch.testing.assert_close(cross_entropy(torch.ones(4, 4).triu(), one),
                                cross_entropy(torch.ones(4, 4).triu(), torch.arange(4), label_smoothing=0.1))
-    assert smooth_targets(torch.tensor([1.0, 0.0]), 0.1, towards=0.5).tolist() == pytest.approx([0.95, 0.05])
+    assert smooth_targets(torch.tensor([1.0, 0.0]), 0.1, uniform=0.5).tolist() == pytest.approx([0.95, 0.05])
 
 
 def test_macro_f1_is_scikit_learns_over_batches() -> None:
     metric, rng = METRICS["macro_f1"], np.random.default_rng(0)
     for _ in range(30):
         logits, true = rng.normal(size=(9, 6)), rng.random((9, 6)) < rng.choice([0.05, 0.4], 6)
-        counts = metric.none(6)
+        counts = metric.zero_counts(6)
         for part in np.array_split(np.arange(9), 3):
             counts += metric.counts(torch.from_numpy(logits[part]), torch.from_numpy(true[part]).float())
         assert metric.value(counts, 9) == pytest.approx(f1_score(true, logits > 0, average="macro", zero_division=0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cellsignal.learn.settings import AugmentationSettings
-from cellsignal.learn.batches.mixup import cutmix, mixture, mixup
+from cellsignal.learn.batches.mixup import cutmix, draw_mix, mixup
 
 IMAGES = torch.arange(6 * 2, dtype=torch.uint8).reshape(6, 2) * 20
 TARGETS = torch.eye(6)
@@ -17,7 +17,7 @@ TARGETS = torch.eye(6)
 def test_all_tensors_are_mixed_alike_and_each_row_with_one_other(alpha: float) -> None:
     for number in range(20):
         mix = mixup(alpha, 6, key=(0, 3, number))
-        images, targets = mix.images(IMAGES), mix.blend(TARGETS)
+        images, targets = mix.mix_images(IMAGES), mix.blend(TARGETS)
         torch.testing.assert_close(images, targets @ IMAGES.float(), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(targets.sum(0), torch.ones(6))
         torch.testing.assert_close(targets.sum(1), torch.ones(6))
@@ -44,8 +44,8 @@ def test_shares_come_from_the_beta_distribution() -> None:
 def test_a_window_comes_from_the_other_image_and_the_labels_know_its_area() -> None:
     images = torch.arange(6, dtype=torch.uint8)[:, None, None, None] * torch.ones(6, 2, 20, 30, dtype=torch.uint8)
     for number in range(20):
-        mix = cutmix(1.0, 6, key=(0, 0, number)).exact(images)
-        cut = mix.images(images)
+        mix = cutmix(1.0, 6, key=(0, 0, number)).with_pixel_share(images)
+        cut = mix.mix_images(images)
         assert cut.dtype == torch.uint8 and torch.equal(cut[:, 0], cut[:, 1])
         own = (cut == images).float().mean((1, 2, 3))
         others = mix.order != torch.arange(6)
@@ -68,8 +68,8 @@ def test_windows_have_the_areas_that_the_authors_draw() -> None:
 
 
 def test_with_both_kinds_a_fair_coin_decides() -> None:
-    kinds = [mixture(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=1.0), key=(0, 0, n)).window is None for n in range(400)]
+    kinds = [draw_mix(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=1.0), key=(0, 0, n)).window is None for n in range(400)]
     assert 160 < sum(kinds) < 240
-    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=0.0), key=(0, 0, 0)) is None
-    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=0.0), key=(0, 0, 7)).window is None
-    assert mixture(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=1.0), key=(0, 0, 7)).window is not None
+    assert draw_mix(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=0.0), key=(0, 0, 0)) is None
+    assert draw_mix(4, settings=AugmentationSettings(mixup_alpha=0.4, cutmix_alpha=0.0), key=(0, 0, 7)).window is None
+    assert draw_mix(4, settings=AugmentationSettings(mixup_alpha=0.0, cutmix_alpha=1.0), key=(0, 0, 7)).window is not None

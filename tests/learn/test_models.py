@@ -22,7 +22,7 @@ RICH = {"levels": {"site": ["1", "2"], "cell_type": ["HUVEC", "RPE"]}, "heads": 
 
 def saved(path: Path, *, classes: int = 4, **options: object) -> Classifier:
     model = make_network("densenet-small", channels=6, classes=classes, seed=3, **options)
-    save_weights(path, model.state_dict(), ModelConfig.of(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
+    save_weights(path, model.state_dict(), ModelConfig.from_model(model, class_numbers=list(range(classes)), well_types=["treatment"], scope="experiment"))
     return model
 
 
@@ -151,17 +151,17 @@ def test_what_lacks_is_named() -> None:
     images = torch.zeros((2, 6, 32, 32), dtype=torch.uint8)
     def build(**options: object) -> Classifier:
         return make_network("densenet-small", channels=6, classes=5, **options)
-    with pytest.raises(InputError, match="covariates: this network wants to know plate of each site"):
+    with pytest.raises(InputError, match="covariates: this network needs plate of each site"):
         build(levels=PLATES)(images)
-    with pytest.raises(InputError, match="covariates: this network wants to know plate"):
+    with pytest.raises(InputError, match="covariates: this network needs plate"):
         build(levels=PLATES)(images, torch.zeros(2, 3))
-    with pytest.raises(InputError, match="moments: this network wants images standardised by plate"):
+    with pytest.raises(InputError, match="moments: this network needs images standardised by plate"):
         build(standardise="plate")(images)
-    with pytest.raises(InputError, match="control_features: this network wants to know the controls"):
+    with pytest.raises(InputError, match="control_features: this network needs the controls"):
         build(control_features=True)(images)
     with pytest.raises(InputError, match="cosine_head: this network has no cosine head"):
         build().cosines(torch.zeros(2, 136))
-    with pytest.raises(InputError, match="images of 16 px vanish in the densenet-small; use images of 32 px or more"):
+    with pytest.raises(InputError, match="images of 16 px are too small for the densenet-small; use images of 32 px or more"):
         build()(images[:, :, :16])
     blind = build().eval()
     assert torch.equal(blind(images), blind(images, torch.eye(2))), "not asked, not read"
@@ -169,7 +169,7 @@ def test_what_lacks_is_named() -> None:
 
 def test_levels_are_those_of_the_covariates() -> None:
     for settings, levels in ((NetworkSettings(), PLATES), (NetworkSettings(covariates=["plate", "site"]), PLATES)):
-        with pytest.raises(InputError, match="^covariates: covariates are .*, and levels are given of plate; give covariate_levels"):
+        with pytest.raises(InputError, match="^covariates: covariates are .*, and levels are given for plate; give covariate_levels"):
             Classifier(settings, channels=6, classes=5, levels=levels)
 
 

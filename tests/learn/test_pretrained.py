@@ -11,7 +11,7 @@ from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn.networks import pretrained
 from cellsignal.learn.networks.backbones import stem_name
-from cellsignal.learn.networks.pretrained import adapted_stem, load_pretrained
+from cellsignal.learn.networks.pretrained import adapt_stem, load_pretrained
 
 
 def rgb(path: Path, *, backbone: str = "resnet-small", drop: str = "", **more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -25,7 +25,7 @@ def rgb(path: Path, *, backbone: str = "resnet-small", drop: str = "", **more: t
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 7])
 def test_an_adapted_stem_answers_grey_pictures_as_before(channels: int) -> None:
     filters = torch.randn(5, 3, 2, 2)
-    adapted = adapted_stem(filters, channels)
+    adapted = adapt_stem(filters, channels)
     assert adapted.shape == (5, channels, 2, 2)
     if channels % 3 == 0 or channels == 1:
         torch.testing.assert_close(adapted.sum(1), filters.sum(1))
@@ -85,10 +85,10 @@ def test_what_cannot_be_downloaded_says_what_to_attach(monkeypatch: pytest.Monke
         raise ConnectionError(f"no way to {repository}/{name}")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     with pytest.raises(InputError) as caught:
-        pretrained.download("densenet121")
+        pretrained.download_imagenet("densenet121")
     line = str(caught.value)
     for part in ("densenet121.safetensors", "https://huggingface.co/timm/densenet121.tv_in1k", "attach", 'pretrained: ""', "ConnectionError"):
         assert part in line
     assert "\n" not in line
-    with pytest.raises(InputError, match="nobody has trained the vgg-small on ImageNet; attach vgg-small.safetensors"):
-        pretrained.download("vgg-small")
+    with pytest.raises(InputError, match="there are no ImageNet weights of the vgg-small; attach vgg-small.safetensors"):
+        pretrained.download_imagenet("vgg-small")

@@ -70,10 +70,10 @@ class Logged(SiteImages):
 
     log = Path()
 
-    def put(self, row: int, out: np.ndarray, *, epoch: int = 0, **how) -> None:
+    def read_into(self, row: int, out: np.ndarray, *, epoch: int = 0, **how) -> None:
         with open(self.log, "a") as file:
             file.write(f"{os.getpid()} {epoch} {row} {len(self)}\n")
-        super().put(row, out, epoch=epoch, **how)
+        super().read_into(row, out, epoch=epoch, **how)
 
 
 @pytest.mark.parametrize("batch_size", [3, 5])
@@ -173,7 +173,7 @@ def test_when_one_process_dies_all_end_in_one_line(patches: tuple, tmp_path: Pat
     with pytest.raises(StepFailed, match="training in 2 processes ended: .*; the same command goes on") as failure:
         small(patches, weights, epochs=8, options={**TWO, "on_epoch": die_after(2, number)})
     assert time.monotonic() - began < 20 and "\n" not in str(failure.value)
-    assert "killed by SIGKILL" in str(failure.value) or "one of them is gone" in str(failure.value)
+    assert "killed by SIGKILL" in str(failure.value) or "one of them has ended" in str(failure.value)
     assert not multiprocessing.active_children() and not weights.exists()
     assert "Traceback" not in capfd.readouterr().err
     small(patches, weights, epochs=8, options=TWO)
@@ -202,21 +202,21 @@ def test_an_error_of_the_listener_ends_the_training(patches: tuple, tmp_path: Pa
 
 
 def test_an_unforeseen_error_comes_with_its_name() -> None:
-    def work(world, tell) -> None:
-        world.meet()
-        if world.rank == 1:
+    def work(process_group, send_message) -> None:
+        process_group.barrier()
+        if process_group.rank == 1:
             raise ZeroDivisionError("by nought")
-        world.meet()
+        process_group.barrier()
     with pytest.raises(StepFailed, match="ZeroDivisionError: by nought"):
-        launch(work, device="cpu", processes=2, told=print)
+        launch(work, device="cpu", processes=2, on_message=print)
 
 
 def test_the_processes_of_a_killed_training_end_too(tmp_path: Path) -> None:
     program = ("import os, sys\nfrom cellsignal.learn.training.distributed import launch\n"
-               "def work(world, tell):\n"
+               "def work(process_group, send_message):\n"
                "    open(f'{sys.argv[1]}/{os.getpid()}.pid', 'w').close()\n"
-               "    while True: world.meet()\n"
-               "launch(work, device='cpu', processes=2, told=print)\n")
+               "    while True: process_group.barrier()\n"
+               "launch(work, device='cpu', processes=2, on_message=print)\n")
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
@@ -253,13 +253,13 @@ def test_one_process_per_gpu_unless_told_otherwise(
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(InputError, match="processes: 3 processes want a GPU each, and there are 2; use processes: 0"):
+    with pytest.raises(InputError, match="processes: 3 processes need a GPU each, and there are 2; use processes: 0"):
         process_count("auto", 3)
 
 
 def test_a_gpu_in_use_is_named_before_anything_forks(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
-    with pytest.raises(InputError, match="already uses a GPU.*start the notebook anew"):
+    with pytest.raises(InputError, match="already uses a GPU.*restart the notebook"):
         small(patches, tmp_path / "model.safetensors", options=TWO)
 
 
@@ -272,8 +272,8 @@ def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pyt
     launched = []
     monkeypatch.setattr("accelerate.notebook_launcher", lambda *arguments, **options: launched.append(options["num_processes"]))
     if gpus == 2:
-        launch(print, device="auto", processes=2, told=print)
+        launch(print, device="auto", processes=2, on_message=print)
     else:
         with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
-            launch(print, device="cpu", processes=2, told=print)
+            launch(print, device="cpu", processes=2, on_message=print)
     assert launched == [2] * (gpus == 2)

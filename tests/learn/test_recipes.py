@@ -103,8 +103,8 @@ def test_sites_of_several_labels_are_measured_by_macro_f1(patches: tuple, tmp_pa
 
 
 @pytest.mark.parametrize(("built", "knobs", "words"), [
-    ({}, {"loss": "bce + arcface"}, "phase train: the loss 'bce . arcface' looks at cosines"),
-    ({}, {"pseudo_label_epochs": 1}, "phase train: nobody gives labels"),
+    ({}, {"loss": "bce + arcface"}, "phase train: the loss 'bce . arcface' needs cosines"),
+    ({}, {"pseudo_label_epochs": 1}, "phase train: nothing assigns pseudo-labels"),
     ({"control_features": True}, {}, "phase train: control features need the controls of each plate"),
 ])
 def test_what_does_not_go_together_is_refused_before_it_starts(patches: tuple, tmp_path: Path, built: dict, knobs: dict, words: str) -> None:

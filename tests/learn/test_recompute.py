@@ -11,8 +11,8 @@ from trainings import small
 from building import make_network
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
-from cellsignal.learn.devices import compiled, tuned
-from cellsignal.learn.networks.memory import _kept, training_memory
+from cellsignal.learn.devices import compile_function, cudnn_benchmark
+from cellsignal.learn.networks.memory import _saved_bytes, training_memory
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.checkpointing import checkpointed_blocks, checkpoint_blocks
 
@@ -44,7 +44,7 @@ def test_gradients_and_running_statistics_stay_what_they_were(backbone: str) -> 
 
 @pytest.mark.parametrize("backbone", [name for name, (count, _) in KINDS.items() if count])
 def test_less_is_kept_for_the_way_back(backbone: str) -> None:
-    first, second = (sum(_kept(model, model.prepare(IMAGES))) for model in pair(backbone))
+    first, second = (sum(_saved_bytes(model, model.prepare(IMAGES))) for model in pair(backbone))
     assert second < KINDS[backbone][1] * first
 
 
@@ -70,19 +70,19 @@ def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, t
 def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) -> None:
     model = make_network("densenet-small", channels=6, classes=1108).train()
     prepared = model.prepare(IMAGES)
-    real = sum(_kept(model, prepared))
+    real = sum(_saved_bytes(model, prepared))
     counted = training_memory("densenet-small", size=64, batch_size=4, precision=precision)
     halves = 2 * sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)  # of weights, which autocast makes and keeps
     expected = {"fp32": real, "fp16": real / 2 + halves}[precision]
-    assert counted.kept - 4 * prepared.numel() == pytest.approx(expected, rel=0.05)
+    assert counted.activations - 4 * prepared.numel() == pytest.approx(expected, rel=0.05)
     twice = training_memory("densenet-small", size=64, batch_size=8, precision=precision)
-    assert 1.7 < twice.kept / counted.kept <= 2 and twice.weights == counted.weights
+    assert 1.7 < twice.activations / counted.activations <= 2 and twice.weights == counted.weights
 
 
 def test_a_densenet121_of_512_px_is_estimated_to_fit_a_t4() -> None:
-    plain, again = (training_memory("densenet121", size=512, batch_size=8, recompute=recompute) for recompute in (False, True))
+    plain, again = (training_memory("densenet121", size=512, batch_size=8, gradient_checkpointing=recompute) for recompute in (False, True))
     assert 2.5e9 < again.total < plain.total < 15e9
-    assert plain.weights == again.weights and again.kept < 0.3 * plain.kept
+    assert plain.weights == again.weights and again.activations < 0.3 * plain.activations
 
 
 def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +103,11 @@ def test_without_a_compiler_one_line_says_so() -> None:
     broken = partial(torch.compile, backend=lambda graph, inputs: 1 / 0)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="compile: torch.compile failed .*; set machine.compile: false"):
         patch.setattr(torch, "compile", broken)
-        compiled(lambda images: images + 1)(torch.ones(3))
+        compile_function(lambda images: images + 1)(torch.ones(3))
 
 
 @pytest.mark.parametrize(("device", "sizes", "tries"), [("cuda", [8, 7, 8], True), ("cuda", [8, 7, 6], False), ("cpu", [8], False)])
 def test_kernels_are_tried_where_batches_are_of_one_size_or_two(device: str, sizes: list[int], tries: bool) -> None:
-    with tuned(torch.device(device), sizes):
+    with cudnn_benchmark(torch.device(device), sizes):
         assert torch.backends.cudnn.benchmark == tries
     assert torch.backends.cudnn.benchmark is False

@@ -120,7 +120,7 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
         clock._now += seconds
         told.append(clock._now)
         return answer
-    slow = type("Slow", (), {"images": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
+    slow = type("Slow", (), {"images_per_labelling": images, "__call__": lambda self, *told: lasts(100, np.full(16, -1), [])})()
     monkeypatch.setattr("cellsignal.learn.training.fit.train_epoch", lambda *given, **more: lasts(60, {"loss": 1.0, "accuracy": 0.5}, ended))
     monkeypatch.setattr("cellsignal.learn.training.fit.time.perf_counter", lambda: clock._now)
     rows = []
@@ -180,7 +180,7 @@ def left_off(patches: tuple, folder: Path, epochs: int, **options) -> Path:
 def test_the_checkpoint_that_came_furthest_is_taken_up(patches: tuple, tmp_path: Path, order: tuple[int, ...]) -> None:
     folders = [left_off(patches, tmp_path / str(epochs), epochs) for epochs in order]
     seen, weights = [], tmp_path / "here/model.safetensors"
-    cut_short(patches, weights, options={"budget": Epochs(0), "elsewhere": [tmp_path / "absent", *folders]})
+    cut_short(patches, weights, options={"budget": Epochs(0), "resume_folders": [tmp_path / "absent", *folders]})
     assert read_json(tmp_path / "here/model.checkpoint.json")["details"]["epoch"] == 3, "at once: the next session may see only this folder"
     small(patches, weights, options={"on_epoch": lambda history: seen.append(len(history))})
     small(patches, tmp_path / "whole/model.safetensors")
@@ -202,18 +202,18 @@ def test_a_damaged_or_foreign_checkpoint_elsewhere_gives_way(patches: tuple, tmp
      "deep": lambda: facts.write_text("[" * 100_000)}[damage]()
     seen = []
     small(patches, tmp_path / "here/model.safetensors",
-          options={"elsewhere": [bad, good], "on_epoch": lambda history: seen.append(len(history))})
+          options={"resume_folders": [bad, good], "on_epoch": lambda history: seen.append(len(history))})
     assert seen == [3, 4]
 
 
 def test_our_own_checkpoint_wins_unless_another_came_further(patches: tuple, tmp_path: Path) -> None:
     other, here = left_off(patches, tmp_path / "other", 2), left_off(patches, tmp_path / "here", 2)
     before = (here / "model.checkpoint.json").stat().st_ino
-    cut_short(patches, here / "model.safetensors", options={"elsewhere": [other, here], "budget": Epochs(0)})
+    cut_short(patches, here / "model.safetensors", options={"resume_folders": [other, here], "budget": Epochs(0)})
     assert (here / "model.checkpoint.json").stat().st_ino == before
     tensors = next(here.glob("*.safetensors"))
     os.truncate(tensors, 100)
-    cut_short(patches, here / "model.safetensors", options={"elsewhere": [other], "budget": Epochs(0)})
+    cut_short(patches, here / "model.safetensors", options={"resume_folders": [other], "budget": Epochs(0)})
     assert sha256(tensors) == read_json(here / "model.checkpoint.json")["outputs"][tensors.name]
 
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder.mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     Receipt(folder / "m.checkpoint.json", {}, {"../secret": empty}, details={"epoch": 1}).write()
-    Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).adopt([folder])
+    Checkpoint(tmp_path / "here/m.safetensors", fingerprint={}).copy_latest([folder])
     assert not (tmp_path / "here").exists()
 
 

@@ -102,8 +102,8 @@ class Guess:
     def __init__(self, others: SiteImages, share: float = 0.5) -> None:
         self.others, self.share, self.asked = others, share, []
 
-    def __call__(self, model: Classifier, card: ModelConfig, epoch: int) -> np.ndarray:
-        assert not model.training and card.class_numbers == CLASSES
+    def __call__(self, model: Classifier, config: ModelConfig, epoch: int) -> np.ndarray:
+        assert not model.training and config.class_numbers == CLASSES
         images = torch.from_numpy(np.stack([self.others.image(row) for row in range(len(self.others))]))
         with torch.inference_mode(), batch_statistics(model):
             best, labels = model(images).softmax(1).max(1)
@@ -133,7 +133,7 @@ def session(root: str, sites: str, folder: str, *, seconds: float | None = None,
     budget = Budget(None if seconds is None else time.time() + seconds)
     words = "whole"
     for name, changes in PHASES.items():
-        options = {"budget": budget, "history": history, "elsewhere": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}
+        options = {"budget": budget, "history": history, "resume_folders": [Path(elsewhere)] if elsewhere else [], **pseudo(patches)}
         try:
             history = small(patches, Path(folder) / f"{name}.safetensors", model=model, options=options, augment="d4",
                             **{"name": name, "batch_size": 3, "virtual_batch": 7} | changes)

@@ -9,7 +9,7 @@ import pytest
 from building import in_groups
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.files import read_json
-from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE
+from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE
 from cellsignal.run import environment
 from cellsignal.run.chain import script
 from cellsignal.run.record.results import summary
@@ -28,15 +28,15 @@ def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture
         script.execute(KERNELS / f"{kernel}/{kernel}.ipynb", values)
         environment.release(run)
         plt.close("all")
-        assert (NO_LAYERS_NOTE in capsys.readouterr().out) == (kernel != "4-predict-assign"), kernel
+        assert (NO_BATCHNORM_NOTE in capsys.readouterr().out) == (kernel != "4-predict-assign"), kernel
     metrics = read_json(run / "metrics.json")
-    assert metrics["statistics_note"] == NO_LAYERS_NOTE
+    assert metrics["statistics_note"] == NO_BATCHNORM_NOTE
     raw = {row["rung"]: row["accuracy"] for row in metrics["ladder"] if row["kind"] == "raw" and row["split"] == "test"}
     for kind in ("batch", "adapted"):
         assert raw[kind] == raw["running"]
         assert (run / f"scores/model/{kind}/RPE-03.parquet").read_bytes() == (run / "scores/model/running/RPE-03.parquet").read_bytes()
         told = read_json(run / f"scores/model/{kind}/metadata.json")["details"]["experiments"].values()
-        assert all(fact["gathered"] == {NO_LAYERS: 4} and fact["images"] == fact["sites"] for fact in told), "one pass, not nine"
+        assert all(fact["gathered"] == {NO_BATCHNORM: 4} and fact["images"] == fact["sites"] for fact in told), "one pass, not nine"
     page = " ".join(re.sub("<[^>]*>", "", write_report(run).read_text(encoding="utf-8")).split())
     assert page.index("The network has no layers of batch normalisation") < page.index("By cell type")
-    assert NO_LAYERS_NOTE in summary(run)
+    assert NO_BATCHNORM_NOTE in summary(run)

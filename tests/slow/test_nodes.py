@@ -94,5 +94,5 @@ def test_machines_that_share_no_folder_are_told_so(made: tuple[Path, Path], tmp_
     assert alone(made, tmp_path / "one", "-p", "enough=2") == 3
     before = {path.name: sha256(path) for path in (tmp_path / "one").glob("*.checkpoint*")}
     for status, words in together(made, (tmp_path / "one", tmp_path / "two")):
-        assert status != 0 and "not all processes of the training find the same checkpoint; give all machines one run folder" in words
+        assert status != 0 and "the training processes read different checkpoints; give all machines one run folder" in words
     assert {path.name: sha256(path) for path in (tmp_path / "one").glob("*.checkpoint*")} == before

@@ -13,11 +13,11 @@ from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.microscope.simulate import PRESETS, simulate
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.evaluate.ladder import accuracy
-from cellsignal.decide.predict.predict import score_experiments
+from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.files import read_json
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.batches.dataset import make_train_held_out
 
 BRODT = PredictionSettings(smallest_batch=32, largest_batch=128, num_batch_sizes=97)
 # 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
@@ -28,7 +28,7 @@ PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, t
 def train(tables: Tables, weights: Path, *, seed: int) -> None:
     """A small network for the treatments of the training experiments, good enough to tell methods apart."""
     sites, _ = whole_sites(tables.root, tables.sites[(tables.sites["dataset"] == "train") & (tables.sites["well_type"] == "treatment")])
-    data, _ = make_train_validation(tables.root, sites.assign(split="train"), augment=build_augmentation(AugmentationSettings(), seed=seed))
+    data, _ = make_train_held_out(tables.root, sites.assign(split="train"), augment=build_augmentation(AugmentationSettings(), seed=seed))
     model = make_network("densenet-small", channels=6, classes=len(data.class_numbers), seed=seed)
     train_phase(model, data, weights=weights, phase=make_phase("whole", epochs=16, batch_size=16, learning_rate=3e-3, schedule="cosine", seed=seed))
 
@@ -39,7 +39,7 @@ def compare(root: Path, *, seed: int) -> dict[str, dict]:
     tables = read_tables(root / "data")
     train(tables, root / "weights/HUVEC/model.safetensors", seed=seed)
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])
-    scores = score_experiments(tables.root, asked, weights=root / "weights", out=root / "scores", settings=BRODT)
+    scores = score_experiments(tables.root, asked, ScoringOptions(root / "weights", settings=BRODT), out=root / "scores")
     found = {}
     for kind, table in scores.items():
         facts = read_json(root / "scores" / kind / "metadata.json")["details"]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cellsignal.decide.settings import PredictionSettings
-from cellsignal.learn.networks.batchnorm import EXACT_PIXELS, GPU_PIXELS, PIXEL_BYTES, REFINEMENTS
+from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, GPU_BATCH_PIXELS, BYTES_PER_PIXEL, REFINEMENTS
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
@@ -206,8 +206,8 @@ class Host:
 
     @property
     def pixels(self) -> float:
-        """How many image pixels one batch may have for exact statistics (`batchnorm.exact_pixels`)."""
-        return min(GPU_PIXELS, 0.75 * self.memory / PIXEL_BYTES) if self.memory else EXACT_PIXELS
+        """How many image pixels one batch may have for exact statistics (`batchnorm.max_batch_pixels`)."""
+        return min(GPU_BATCH_PIXELS, 0.75 * self.memory / BYTES_PER_PIXEL) if self.memory else CPU_BATCH_PIXELS
 
 
 # Peaks without sparsity: NVIDIA's data sheets of T4 (2019: 65 TFLOPS fp16, 320 GB/s), L4 (2023: 242 TFLOPS fp16 with sparsity, half

@@ -14,13 +14,13 @@ from cellsignal.data.images.packed_store import open_store
 from cellsignal.data.packing import pack
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, group_batches, iter_batches
+from cellsignal.learn.batches.dataset import SiteImages, group_batches, read_batches
 from cellsignal.learn.devices import autocast, gradient_scaler
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
 from cellsignal.learn.training import epoch as training
 from cellsignal.learn.training.epoch import BufferPool, training_inputs
-from cellsignal.learn.training.optim import optimizer
+from cellsignal.learn.training.optim import build_optimizer
 from cellsignal.learn.training.phase import Phase
 
 CLASSES = 1108
@@ -76,7 +76,7 @@ class Trainer:
         self.model = Classifier(NetworkSettings(backbone=backbone), channels=CHANNELS, classes=CLASSES).to(device)
         self.phase = Phase(name="benchmark", training=TrainingSettings(epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE))
         self.machine = MachineSettings(precision=precision, num_workers=workers)
-        self.learner = training.Learner(self.model, optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
+        self.learner = training.Learner(self.model, build_optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
                                         scaler=gradient_scaler(device, precision))
         self.device, self.number, self.buffers = device, 0, BufferPool()
 

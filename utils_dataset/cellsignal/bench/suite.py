@@ -18,7 +18,7 @@ from cellsignal.bench.sample import CHANNELS, MAX_SITES, Sample, reduced_sample,
 from cellsignal.bench.timer import CPU, Candidate, Row, WorkFunction, measure, throughput
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
-from cellsignal.learn.batches.dataset import iter_batches
+from cellsignal.learn.batches.dataset import read_batches
 from cellsignal.machine import cores
 
 Records = list[dict[str, Any]]  # rows as benchmark.json has them

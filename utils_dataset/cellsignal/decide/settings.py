@@ -1,4 +1,4 @@
-"""How scores are made from pictures, and siRNAs from scores."""
+"""Settings of prediction and assignment."""
 
 from typing import Literal
 
@@ -8,19 +8,19 @@ from cellsignal.settings import Settings
 
 
 class PredictionSettings(Settings):
-    """How the scores of wells are made."""
+    """Settings of prediction."""
 
     statistics: Literal["running", "batch", "adapted"] = Field(
-        "adapted", description="whose batch-normalisation statistics the prediction uses"
+        "adapted", description="batch-normalisation statistics of the prediction"
     )
     statistics_scope: Literal["plate", "experiment"] = Field("plate", description="wells that share statistics")
-    smallest_batch: int = Field(32, ge=2, description="of the batches over whose sizes `batch` averages")
-    largest_batch: int = Field(128, ge=2, description="of the batches over whose sizes `batch` averages")
-    num_batch_sizes: int = Field(1, ge=1, description="sizes from smallest to largest batch; Brodt took all 97")
-    tta_views: Literal[1, 2, 4, 8] = Field(1, description="flips and quarter turns of a picture whose answers are averaged")
-    combine: Literal["mean", "max"] = Field("mean", description="of a site's probabilities in several views and networks (Protein Atlas)")
-    prototype_weight: float = Field(0.0, ge=0, le=1, description="weight of the likeness to each siRNA's mean features; 0 means none")
-    prototype_scale: float = Field(0.0, ge=0, description="by which likenesses become logits; 0 means fitted on held-out wells")
+    smallest_batch: int = Field(32, ge=2, description="smallest batch size over which `batch` averages")
+    largest_batch: int = Field(128, ge=2, description="largest batch size over which `batch` averages")
+    num_batch_sizes: int = Field(1, ge=1, description="number of batch sizes from smallest to largest; Brodt took all 97")
+    tta_views: Literal[1, 2, 4, 8] = Field(1, description="number of flips and rotations of an image whose scores are averaged")
+    combine: Literal["mean", "max"] = Field("mean", description="how a site's probabilities in several views and networks are combined (Protein Atlas)")
+    prototype_weight: float = Field(0.0, ge=0, le=1, description="weight of the similarity to each siRNA's mean features; 0 means none")
+    prototype_scale: float = Field(0.0, ge=0, description="factor from similarities to logits; 0 means fitted on held-out wells")
 
     parts = {
         "wells": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views", "prototype_weight", "prototype_scale"),
@@ -29,17 +29,17 @@ class PredictionSettings(Settings):
 
     @property
     def wells(self) -> "PredictionSettings":
-        """What counts for wells of one siRNA each."""
+        """The settings for wells with one siRNA each."""
         return self.part("wells")
 
     @property
     def labels(self) -> "PredictionSettings":
-        """What counts for sites with several labels."""
+        """The settings for multi-label sites."""
         return self.part("labels")
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The sizes of the batches that `batch` averages over."""
+        """The batch sizes over which `batch` averages."""
         step = (self.largest_batch - self.smallest_batch) / max(self.num_batch_sizes - 1, 1)
         return [round(number * step + self.smallest_batch) for number in range(self.num_batch_sizes)]
 
@@ -52,14 +52,14 @@ class PredictionSettings(Settings):
 
 
 class AssignmentSettings(Settings):
-    """How siRNAs, or labels, are chosen by the scores."""
+    """Settings of the assignment of siRNAs, or labels, by the scores."""
 
-    method: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="how siRNAs are chosen")
+    method: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="method of the assignment")
     plate_groups: bool = Field(True, description="allow only the siRNAs of a plate's group")
-    rotation_prior: float = Field(0.99, gt=0, lt=1, description="probability that groups lie rotated as in training")
-    min_group_posterior: float = Field(0.95, ge=0, lt=1, description="least probability at which groups are believed")
-    known_layouts: bool = Field(False, description="solve an experiment outright whose controls repeat a known layout")
-    thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="of the Protein Atlas: on held-out folds, by class shares, or 0.5")
+    rotation_prior: float = Field(0.99, gt=0, lt=1, description="prior probability that the plate groups are rotated as in training")
+    min_group_posterior: float = Field(0.95, ge=0, lt=1, description="least posterior probability at which plate groups are used")
+    known_layouts: bool = Field(False, description="copy the layout of an experiment whose controls repeat those of a training experiment")
+    thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="thresholds of the Protein Atlas: fitted on held-out folds, by class shares, or 0.5")
 
     parts = {
         "wells": ("method", "plate_groups", "rotation_prior", "min_group_posterior", "known_layouts"),
@@ -68,10 +68,10 @@ class AssignmentSettings(Settings):
 
     @property
     def wells(self) -> "AssignmentSettings":
-        """What counts for wells of one siRNA each."""
+        """The settings for wells with one siRNA each."""
         return self.part("wells")
 
     @property
     def pseudo_labels(self) -> "AssignmentSettings":
-        """What counts for the wells that a network labels while it trains: plate groups, and the usual method."""
+        """The settings for pseudo-labels: plate groups, and the default method."""
         return self.part("pseudo_labels")

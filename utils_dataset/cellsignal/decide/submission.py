@@ -1,4 +1,4 @@
-"""A submission that cannot be malformed."""
+"""Reading, checking and writing submissions."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class AnswerRow(TypedDict):
 
 
 def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series:
-    """Read a submission, siRNA by id_code, and check it against the sample's wells when given."""
+    """Read a submission, siRNA by id_code, and check it against the wells of the sample if given."""
     submission = read_solution(path)
     if sample is not None:
         check_ids(submission.index, sample, where=path)
@@ -28,25 +28,25 @@ def read_submission(path: Path, *, sample: list[str] | None = None) -> pd.Series
 
 
 def check_submission(path: Path, *, sample: Path) -> int:
-    """Refuse a submission that Kaggle would score wrongly or not at all; gives the number of its wells.
+    """Check that Kaggle will score a submission correctly; returns the number of its wells.
 
-    `path` must hold `id_code,sirna` and nothing else, one treatment siRNA (0 to 1107) for each well of `sample`, in any
-    order. Raises InputError naming file, line and column of the first wrong row, and how many there are.
+    `path` must hold the columns `id_code,sirna` alone, and one treatment siRNA (0 to 1107) for each well of `sample`, in any
+    order. Raises InputError with file, line and column of the first wrong row, and the number of wrong rows.
     """
     answers, problems = schema.read_rows(path, AnswerRow, exact=True)
-    raise_if_any(problems or _strange_columns(path))
-    asked, problems = schema.read_rows(sample, schema.SampleRow)
+    raise_if_any(problems or _unexpected_columns(path))
+    expected, problems = schema.read_rows(sample, schema.SampleRow)
     raise_if_any(problems)
     ids = answers["id_code"]
-    twice = schema.flag(answers, ids.duplicated(), "id_code", "stands twice", "keep one row per well")
-    strange = schema.flag(answers, ~ids.isin(asked["id_code"]), "id_code", "is no test well", f"keep the wells of {sample.name}")
-    given = set(ids)
-    missing = [f"{name} is missing" for name in asked["id_code"] if name not in given]
-    raise_if_any(twice + strange + [Problem(str(path), what, f"answer every well of {sample.name}") for what in missing])
+    duplicated = schema.flag(answers, ids.duplicated(), "id_code", "stands twice", "keep one row per well")
+    unknown = schema.flag(answers, ~ids.isin(expected["id_code"]), "id_code", "is no test well", f"keep the wells of {sample.name}")
+    present = set(ids)
+    missing = [f"{name} is missing" for name in expected["id_code"] if name not in present]
+    raise_if_any(duplicated + unknown + [Problem(str(path), what, f"answer every well of {sample.name}") for what in missing])
     return len(answers)
 
 
-def _strange_columns(path: Path) -> list[Problem]:
+def _unexpected_columns(path: Path) -> list[Problem]:
     extra = [name for name in headers.read_header(path, exact=True).names if name not in RXRX1.submission_columns]
     where, cure = f"{path}:1", f"keep only {','.join(RXRX1.submission_columns)}"
     return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
@@ -54,9 +54,9 @@ def _strange_columns(path: Path) -> list[Problem]:
 
 def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
     """Raise InputError unless `ids` are exactly the wells of the sample, each once."""
-    twice = ids[ids.duplicated()]
-    if len(twice):
-        raise InputError(f"well {twice[0]} stands twice", where=where, cure="keep one row per well")
+    duplicated = ids[ids.duplicated()]
+    if len(duplicated):
+        raise InputError(f"well {duplicated[0]} stands twice", where=where, cure="keep one row per well")
     for names, fault in ((pd.Index(sample).difference(ids), "is missing"), (ids.difference(sample), "is no test well")):
         if len(names):
             raise InputError(f"well {names[0]} {fault} ({len(names)} such)", where=where,
@@ -64,16 +64,17 @@ def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
 
 
 def confidence_path(submission: Path) -> Path:
-    """Where the confidences of a submission lie: submission.confidence.csv beside submission.csv."""
+    """The file of the confidences of a submission: submission.confidence.csv beside submission.csv."""
     return submission.with_name(f"{submission.stem}.confidence.csv")
 
 
-def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
-                  beside: Path | None = None) -> Path:
-    """Write the submission in the order of the sample and, `beside` it, `id_code,sirna,confidence`; both or neither.
+def write_submission(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
+                     confidence_file: Path | None = None) -> Path:
+    """Write the submission in the order of the sample, and `id_code,sirna,confidence` into `confidence_file`; both or neither.
 
-    `predictions`: siRNA by id_code; `confidence`: the probability that it is right. `beside` is `confidence_path(path)` when None.
-    Raises InputError when a well of the sample has no prediction, a predicted well is not in the sample, or a siRNA is a control.
+    `predictions`: siRNA by id_code; `confidence`: the probability that it is right; `confidence_file`: `confidence_path(path)`
+    if None. Raises InputError if a well of the sample has no prediction, a predicted well is not in the sample, or a siRNA is a
+    control.
     """
     check_ids(predictions.index, sample, where=path)
     controls = predictions.index[predictions.isin(RXRX1.controls)]
@@ -88,6 +89,6 @@ def write_answers(path: Path, predictions: pd.Series, confidence: pd.Series, *, 
 
 
 def remove_submission(path: Path) -> None:
-    """Remove the submission of an earlier run, and its confidences: others' answers are none of this one's."""
-    for place in (path, confidence_path(path)):
-        place.unlink(missing_ok=True)
+    """Remove the submission of an earlier run and its confidences, which are no results of this run."""
+    for file in (path, confidence_path(path)):
+        file.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from cellsignal.data.download import rxrx1
 from cellsignal.data.download.archives import require_room, unpack
 from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, print_problems
 from cellsignal.data.tables.wells import Tables, read_tables
-from cellsignal.decide.commands import check_file, task_of
+from cellsignal.decide.commands import check_file, submission_task
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client
 from cellsignal.tasks import RXRX1, Task
@@ -98,7 +98,7 @@ def submit(file: Path, *, message: str, data: Path | None = None) -> str:
     `data`: folder of the competition's tables; without it the sample is fetched. Raises InputError for a file with
     wrong rows, and what the client raises.
     """
-    task = task_of(file)
+    task = submission_task(file)
     if data is not None:
         check_file(file, sample=data / SAMPLE)
     else:

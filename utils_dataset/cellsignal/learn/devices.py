@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, in how many bits, and by which kernels."""
+"""Device, precision and kernels of the arithmetic."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from cellsignal.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-NATIVE_BF16 = (8, 0)  # least compute capability: Ampere multiplies bf16, a T4 (7.5) or P100 (6.0) only pretends to
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+NATIVE_BF16 = (8, 0)  # least compute capability: Ampere has bf16 units, a T4 (7.5) or P100 (6.0) only emulates them
 
 
 def pick_device(device: str) -> torch.device:
-    """The device called "cpu", "cuda", or "auto": the GPU when there is one."""
+    """The device called "cpu" or "cuda"; "auto" is the GPU if there is one. Raises InputError for any other name, and without a GPU for "cuda"."""
     if device not in DEVICES:
         raise InputError(f"unknown device {device!r}", where="device", cure=f"use one of: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -23,7 +23,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: str = "auto") -> str:
-    """The precision, "fp32", "fp16" or "bf16", that `precision` means on a device.
+    """The precision "fp32", "fp16" or "bf16" that `precision` stands for on a device.
 
     "auto": bf16 on a GPU that has it natively, fp16 on any other GPU, fp32 on a CPU. Raises
     InputError for an unknown name, and for fp16 on a CPU, where it is slow and overflows.
@@ -45,32 +45,32 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     Batch normalisation keeps its statistics in fp32 throughout. Micikevicius et al. 2018.
     """
     name = resolve_precision(device, precision)
-    return torch.autocast(device.type, dtype=TYPES.get(name), enabled=name in TYPES)
+    return torch.autocast(device.type, dtype=DTYPES.get(name), enabled=name in DTYPES)
 
 
 def gradient_scaler(device: torch.device, precision: str = "auto") -> torch.amp.GradScaler:
-    """Scales losses so that fp16 gradients do not vanish, and skips steps where they overflow; does nothing for others."""
+    """A scaler that keeps fp16 gradients from vanishing and skips steps where they overflow; disabled for other precisions."""
     return torch.amp.GradScaler(device.type, enabled=resolve_precision(device, precision) == "fp16")
 
 
 @contextmanager
-def tuned(device: torch.device, sizes: Collection[int]) -> Iterator[None]:
-    """Inside, cuDNN tries which kernels are fastest, if batches are of one size or two: trying costs as much for each."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda" and len(set(sizes)) <= 2
+def cudnn_benchmark(device: torch.device, sizes: Collection[int]) -> Iterator[None]:
+    """Inside, cuDNN searches for its fastest kernels, if there are at most two batch sizes: the search costs the same for each."""
+    previous = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = previous or device.type == "cuda" and len(set(sizes)) <= 2
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        torch.backends.cudnn.benchmark = previous
 
 
-def compiled(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`function` through torch.compile, which may take minutes at first; InputError where it finds no compiler."""
-    fast = torch.compile(function)
+def compile_function(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`function` compiled by torch.compile, which may take minutes at its first call; that call raises InputError without a compiler."""
+    compiled = torch.compile(function)
     def call(images: torch.Tensor) -> torch.Tensor:
         try:
-            return fast(images)
+            return compiled(images)
         except torch._dynamo.exc.TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0]
-            raise InputError(f"torch.compile failed ({first})", where="compile", cure="set machine.compile: false") from error
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"torch.compile failed ({reason})", where="compile", cure="set machine.compile: false") from error
     return call

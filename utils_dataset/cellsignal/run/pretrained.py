@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cellsignal.errors import InputError
-from cellsignal.learn.networks.pretrained import IMAGENET, download, file_name
+from cellsignal.learn.networks.pretrained import IMAGENET, download_imagenet, imagenet_file_name
 from cellsignal.run import environment, mounts
 
 
@@ -18,5 +18,5 @@ def find_pretrained(source: str, backbone: str) -> Path:
         if not path.is_file():
             raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set network.pretrained: ""')
         return path
-    found = next(mounts.holding_file(file_name(backbone)), None)
-    return found or download(backbone)
+    found = next(mounts.holding_file(imagenet_file_name(backbone)), None)
+    return found or download_imagenet(backbone)

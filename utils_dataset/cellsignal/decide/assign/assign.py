@@ -1,9 +1,8 @@
-"""From scores to one siRNA per well, using what the experimental design tells.
+"""Assignment of one siRNA to each well, by scores and experimental design.
 
-Each treatment siRNA stands in one well of an experiment, and the four plates of an experiment
-carry four fixed groups of siRNAs (Brodt's solution: "in one experiment there is only one class", "classes
-divided equally in 4 plates"). Blocks of wells that share siRNAs, a plate with groups and an experiment
-without, are then solved one by one.
+Each treatment siRNA is in one well of an experiment, and the four plates of an experiment hold four fixed groups of siRNAs
+(Brodt's solution: "in one experiment there is only one class", "classes divided equally in 4 plates"). Each block of wells that
+share siRNAs, a plate with groups or an experiment without, is an assignment problem of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +19,20 @@ from cellsignal.decide.assign.calibration import conflict_temperature
 from cellsignal.decide.assign.groups import GroupChoice, choose_groups, groups_obstacle, log_group_probabilities
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.decide.assign.solvers import marginals, possible_columns, softmax
-from cellsignal.decide.scores.files import HUGE, without_masks
+from cellsignal.decide.scores.files import MAX_SCORE, replace_masks
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 
-# Anybody's scores as arrays, and the blocks of wells that share siRNAs.
+# Scores as arrays, and the blocks of wells that share siRNAs.
 
 
-POOLED = 12  # blocks that set the temperature of a cell type; more of them move it by less than plates differ
-UNSEEN, PLATES = 0.5, 0.3  # deviation of the logarithm of the temperature: of a cell type that was not measured; of its plates
+MAX_BLOCKS = 12  # from which the temperature of a cell type is estimated; more blocks change it by less than plates differ
+UNMEASURED_DEVIATION, PLATE_DEVIATION = 0.5, 0.3  # standard deviation of log temperature: of an uncalibrated cell type; of plates within it
 
 
 @dataclass(frozen=True)
 class ScoreMatrix:
-    """All scores, rows sorted by id_code and columns by class, so that no answer hangs on the order of a file."""
+    """All scores, rows sorted by id_code and columns by class, so that results do not depend on the order of a file."""
 
     id_codes: np.ndarray
     classes: np.ndarray  # class number of each column
@@ -42,34 +41,34 @@ class ScoreMatrix:
     experiments: dict[str, np.ndarray]  # rows by experiment
     cell_types: dict[str, str]  # by experiment
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """The scores of these rows, uncopied where they lie together."""
-        together = len(rows) == rows[-1] - rows[0] + 1
-        return self.values[rows[0] : rows[-1] + 1] if together else self.values[rows]
+    def select_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The scores of these rows, without a copy if they are contiguous."""
+        contiguous = len(rows) == rows[-1] - rows[0] + 1
+        return self.values[rows[0] : rows[-1] + 1] if contiguous else self.values[rows]
 
 
 @dataclass(frozen=True)
 class AssignmentProblem:
-    """Wells and the siRNAs that may lie in them, each at most once."""
+    """Wells and the siRNAs that may be in them, each at most once."""
 
     cell_type: str
-    rows: np.ndarray  # of the screen
-    columns: np.ndarray  # of the screen
+    rows: np.ndarray  # of the score matrix
+    columns: np.ndarray  # of the score matrix
     values: np.ndarray  # float32 [rows, columns]
-    trust: float = 1.0  # probability that these are the right columns
+    group_probability: float = 1.0  # that these are the right columns
 
     @property
-    def crowded(self) -> str:
-        """That there are more wells than siRNAs, in words, or nothing; then each well takes its best."""
+    def excess_note(self) -> str:
+        """A note if there are more wells than siRNAs, so that each well takes its best; else ""."""
         wells, sirnas = self.values.shape
         return f"{wells} wells share {sirnas} siRNAs: each well its best" if wells > sirnas else ""
 
 
 def as_score_matrix(scores: pd.DataFrame, wells: pd.DataFrame) -> ScoreMatrix:
-    """Scores and their places as arrays.
+    """Scores, plates and experiments as arrays.
 
-    InputError names a well that is unknown, comes twice or has a score that is none, an experiment of two cell
-    types, and a table without wells or classes.
+    Raises InputError for an unknown or duplicated well, an invalid score, an experiment with two cell types, and a table without
+    wells or classes.
     """
     if not scores.size:
         raise InputError("no wells or no classes in it", where="scores", cure="give the scores of some wells")
@@ -77,244 +76,244 @@ def as_score_matrix(scores: pd.DataFrame, wells: pd.DataFrame) -> ScoreMatrix:
         scores = scores.sort_index()
     if not scores.columns.is_monotonic_increasing:
         scores = scores.sort_index(axis=1)
-    places = _places(scores.index, wells)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        values = without_masks(scores.to_numpy(np.float32))
-    _check(values, scores)
-    rows = places.groupby("experiment", sort=False).indices
+    scored = _scored_wells(scores.index, wells)
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite
+        values = replace_masks(scores.to_numpy(np.float32))
+    _check_scores(values, scores)
+    rows = scored.groupby("experiment", sort=False).indices
     return ScoreMatrix(
         id_codes=scores.index.to_numpy(), classes=scores.columns.to_numpy(int), values=values,
-        plates=places["plate"].to_numpy(int), experiments=rows,
-        cell_types={name: str(places["cell_type"].iloc[row[0]]) for name, row in rows.items()},
+        plates=scored["plate"].to_numpy(int), experiments=rows,
+        cell_types={name: str(scored["cell_type"].iloc[row[0]]) for name, row in rows.items()},
     )
 
 
-def assignment_problem(screen: ScoreMatrix, experiment: str, rows: np.ndarray, columns: np.ndarray, *, trust: float = 1.0) -> AssignmentProblem:
-    """The block of some rows and columns, less the columns that no well can have by its scores.
+def assignment_problem(matrix: ScoreMatrix, experiment: str, rows: np.ndarray, columns: np.ndarray, *, group_probability: float = 1.0) -> AssignmentProblem:
+    """The block of some rows and columns, without columns that are -inf in every well.
 
-    Where wells would then outnumber siRNAs and would not otherwise, those columns stay: by elimination some well has
-    them. A crowd, which outnumbers them anyway, loses them, unless no siRNA at all is possible.
+    Such columns stay if without them wells would outnumber siRNAs: by elimination some well has them. If wells outnumber siRNAs
+    anyway, such columns are dropped, unless no siRNA is possible at all.
     """
-    values = np.ascontiguousarray(screen.of(rows)[:, columns])
-    named = possible_columns(values) if values.min() == -np.inf else np.ones(len(columns), bool)
-    if len(rows) <= named.sum() or len(rows) > len(columns) and named.any():
-        columns, values = columns[named], np.ascontiguousarray(values[:, named])
-    return AssignmentProblem(screen.cell_types[experiment], rows, columns, values, trust)
+    values = np.ascontiguousarray(matrix.select_rows(rows)[:, columns])
+    possible = possible_columns(values) if values.min() == -np.inf else np.ones(len(columns), bool)
+    if len(rows) <= possible.sum() or len(rows) > len(columns) and possible.any():
+        columns, values = columns[possible], np.ascontiguousarray(values[:, possible])
+    return AssignmentProblem(matrix.cell_types[experiment], rows, columns, values, group_probability)
 
 
-def normalised(screen: ScoreMatrix) -> ScoreMatrix:
-    """The same with log-softmaxes, so that the scores of two wells can be compared; a well of -inf alone stays as it is."""
-    best = screen.values.max(1, keepdims=True)
-    values = screen.values - np.where(np.isfinite(best), best, 0)
+def normalise_scores(matrix: ScoreMatrix) -> ScoreMatrix:
+    """The log-softmax of each row, so that scores are comparable between wells; rows of -inf alone stay as they are."""
+    best = matrix.values.max(1, keepdims=True)
+    values = matrix.values - np.where(np.isfinite(best), best, 0)
     total = np.exp(values).sum(1, keepdims=True)
     values -= np.log(total, out=np.zeros_like(total), where=total > 0)
-    return replace(screen, values=values)
+    return replace(matrix, values=values)
 
 
-def problem_temperatures(blocks: Sequence[AssignmentProblem], measured: dict[str, float]) -> np.ndarray:
-    """The temperature of each block: what was `measured` of its cell type, else its own, held near that of its cell type.
+def block_temperatures(blocks: Sequence[AssignmentProblem], calibrated: dict[str, float]) -> np.ndarray:
+    """The temperature of each block: the `calibrated` one of its cell type, else its own, near that of its cell type.
 
-    Quarrels of wells do not move what was measured: over 46 trained networks that made the probabilities worse on average.
+    Conflicts between wells do not change a calibrated temperature: over 46 trained networks that made the probabilities worse on
+    average.
     """
-    temperatures = np.array([measured.get(part.cell_type, 1.0) for part in blocks], float)
-    cell_types = np.array([part.cell_type for part in blocks])
-    alone = np.array([not part.crowded and part.cell_type not in measured for part in blocks], bool)
-    for cell_type in np.unique(cell_types[alone]):
-        mine = np.flatnonzero(alone & (cell_types == cell_type))
-        some = [blocks[k].values for k in mine[:: -(-len(mine) // POOLED)]]
-        centre = conflict_temperature(some, spread=UNSEEN)
-        temperatures[cell_types == cell_type] = centre  # a crowd has no quarrels of its own
-        temperatures[mine] = [conflict_temperature([blocks[k].values], centre=centre, spread=PLATES) for k in mine]
+    temperatures = np.array([calibrated.get(block.cell_type, 1.0) for block in blocks], float)
+    cell_types = np.array([block.cell_type for block in blocks])
+    uncalibrated = np.array([not block.excess_note and block.cell_type not in calibrated for block in blocks], bool)
+    for cell_type in np.unique(cell_types[uncalibrated]):
+        numbers = np.flatnonzero(uncalibrated & (cell_types == cell_type))
+        sample = [blocks[k].values for k in numbers[:: -(-len(numbers) // MAX_BLOCKS)]]
+        centre = conflict_temperature(sample, spread=UNMEASURED_DEVIATION)
+        temperatures[cell_types == cell_type] = centre  # also of blocks with more wells than siRNAs, which have no conflicts
+        temperatures[numbers] = [conflict_temperature([blocks[k].values], centre=centre, spread=PLATE_DEVIATION) for k in numbers]
     return temperatures
 
 
-def _places(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
+def _scored_wells(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
     """Experiment, cell type and plate of every scored well."""
-    twice = id_codes[id_codes.duplicated()]
-    if len(twice):
-        raise InputError(f"well {twice[0]} comes twice", where="scores", cure="keep one row per well")
-    places = wells.set_index("id_code")[["experiment", "cell_type", "plate"]].reindex(id_codes)
-    unknown = id_codes[places["plate"].isna()]
+    duplicated = id_codes[id_codes.duplicated()]
+    if len(duplicated):
+        raise InputError(f"well {duplicated[0]} comes twice", where="scores", cure="keep one row per well")
+    scored = wells.set_index("id_code")[["experiment", "cell_type", "plate"]].reindex(id_codes)
+    unknown = id_codes[scored["plate"].isna()]
     if len(unknown):
         raise InputError(f"well {unknown[0]} is not in the data set ({len(unknown)} such)", where="scores",
                          cure="give the data set that these scores belong to")
-    kinds = places[["experiment", "cell_type"]].drop_duplicates()
-    mixed = kinds["experiment"][kinds["experiment"].duplicated()]
+    pairs = scored[["experiment", "cell_type"]].drop_duplicates()
+    mixed = pairs["experiment"][pairs["experiment"].duplicated()]
     if len(mixed):
-        first, second = kinds["cell_type"][kinds["experiment"] == mixed.iloc[0]].head(2)
+        first, second = pairs["cell_type"][pairs["experiment"] == mixed.iloc[0]].head(2)
         raise InputError(f"its wells are of two cell types, {first} and {second}", where=f"experiment {mixed.iloc[0]}",
                          cure="an experiment has one: mend the table of wells")
-    return places
+    return scored
 
 
-def _check(values: np.ndarray, scores: pd.DataFrame) -> None:
-    """Refuse what is neither a number nor -inf; minimum and maximum tell it without a copy of the table."""
-    if np.isnan(values.min()) or values.max() > HUGE:
-        row, column = np.argwhere(np.isnan(values) | (values > HUGE))[0]
+def _check_scores(values: np.ndarray, scores: pd.DataFrame) -> None:
+    """Raise InputError for NaN and huge scores; minimum and maximum find them without a copy of the table."""
+    if np.isnan(values.min()) or values.max() > MAX_SCORE:
+        row, column = np.argwhere(np.isnan(values) | (values > MAX_SCORE))[0]
         raise InputError(f"score {values[row, column]} of class {scores.columns[column]}", where=f"well {scores.index[row]}",
                          cure="give natural-log probabilities; -inf is one, NaN is none")
 
 
-# Networks that favour a few siRNAs in all wells make these quarrel without being too sure: on the votes of real
-# networks the temperature then ran to 4 and more, where simulated ones that were twice too sure stayed below 2.
-RUNAWAY = 3.0
-UNSURE = "confidences may be far too low, as wells quarrel about the same siRNAs; give scores of held-out wells too"
-# Of the Bethe correction, where the temperature was measured with it. Trained networks doubt in pairs, for which the whole of
-# it is far too sure: on 49 of them the cross-entropy of the test wells was 0.40 with the whole, 0.32 with this, 0.31 with half.
-FRACTION = 0.7
+# Networks that favour a few siRNAs in all wells cause conflicts without being overconfident: on the votes of real networks the
+# temperature then rose to 4 and more, while simulated scores that were twice too confident stayed below 2.
+MAX_PLAUSIBLE_TEMPERATURE = 3.0
+UNSURE_NOTE = "confidences may be far too low, because many wells favour the same siRNAs; give scores of held-out wells too"
+# The fraction of the Bethe correction at a calibrated temperature. Trained networks often hesitate between two siRNAs, for which the
+# full correction is far too confident: on 49 networks the cross-entropy of the test wells was 0.40 with the full correction, 0.32
+# with this fraction, and 0.31 with half.
+BETHE_FRACTION = 0.7
 NO_LAYOUT = KnownLayout(pd.Series(dtype=int), confidence=np.nan)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How one experiment is decided."""
+class AssignmentPlan:
+    """How one experiment is assigned."""
 
     experiment: str
     route: str  # "raw" | "one-to-one" | "groups" | "known layout"
     blocks: list[AssignmentProblem]
     choice: GroupChoice | None = None
     note: str = ""
-    settled: dict[int, int] = field(default_factory=dict)  # siRNA by row of the screen, known beforehand
-    settled_confidence: float = 1.0
+    fixed_sirnas: dict[int, int] = field(default_factory=dict)  # siRNA by row of the score matrix, from a known layout
+    fixed_confidence: float = 1.0
 
 
 @dataclass(frozen=True, repr=False)
 class Decision:
-    """What every well is taken for, how sure that is, and how each experiment was decided.
+    """The predicted siRNA of every well, its confidence, and how each experiment was assigned.
 
-    Each of the three is worked out when it is first asked for: who wants the predictions of `exact` alone
-    does not wait for probabilities.
+    Each of the three is computed at its first use, so that predictions of "exact" alone do not need probabilities.
     """
 
-    screen: ScoreMatrix
-    plans: list[Plan]
+    matrix: ScoreMatrix
+    plans: list[AssignmentPlan]
     method: str
-    measured: dict[str, float]  # temperature by cell type, from held-out wells
-    order: pd.Index  # id_codes as they were given
+    calibrated: dict[str, float]  # temperature by cell type, from held-out wells
+    id_codes: pd.Index  # in the original order
 
     @cached_property
     def predictions(self) -> pd.Series:
         """siRNA by id_code, in the order of the scores."""
-        sirnas = np.empty(len(self.screen.id_codes), dtype=int)
-        for part, pick in zip(self.blocks, self._picks, strict=True):
-            sirnas[part.rows] = self.screen.classes[part.columns[pick]]
+        sirnas = np.empty(len(self.matrix.id_codes), dtype=int)
+        for block, chosen in zip(self.blocks, self._chosen_columns, strict=True):
+            sirnas[block.rows] = self.matrix.classes[block.columns[chosen]]
         for plan in self.plans:
-            sirnas[list(plan.settled)] = list(plan.settled.values())
+            sirnas[list(plan.fixed_sirnas)] = list(plan.fixed_sirnas.values())
         return self._by_id_code(sirnas, "sirna")
 
     @cached_property
     def confidence(self) -> pd.Series:
-        """Probability that the predicted siRNA is right given all constraints used, by id_code."""
-        sure = np.ones(len(self.screen.id_codes))
-        for part, belief, pick in zip(self.blocks, self._beliefs, self._picks, strict=True):
-            sure[part.rows] = part.trust * belief[np.arange(len(pick)), pick]
+        """Probability that the predicted siRNA is right given all constraints, by id_code."""
+        confidence = np.ones(len(self.matrix.id_codes))
+        for block, probabilities, chosen in zip(self.blocks, self._block_probabilities, self._chosen_columns, strict=True):
+            confidence[block.rows] = block.group_probability * probabilities[np.arange(len(chosen)), chosen]
         for plan in self.plans:
-            sure[list(plan.settled)] = plan.settled_confidence
-        return self._by_id_code(sure, "confidence")
+            confidence[list(plan.fixed_sirnas)] = plan.fixed_confidence
+        return self._by_id_code(confidence, "confidence")
 
     @cached_property
     def experiments(self) -> pd.DataFrame:
-        """One row per experiment; `decide` tells the columns."""
-        heat = iter(self._temperatures)
-        rows = [self._row(plan, [next(heat) for _ in plan.blocks]) for plan in self.plans]
+        """One row per experiment; for the columns see `decide`."""
+        temperatures = iter(self._temperatures)
+        rows = [self._experiment_row(plan, [next(temperatures) for _ in plan.blocks]) for plan in self.plans]
         return pd.DataFrame(rows).set_index("experiment").sort_index()
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The rows of `experiments` for JSON: plain values, None where there is none."""
+        """The rows of `experiments` for JSON: plain values, None for missing ones."""
         table = self.experiments.reset_index().astype(object)
         return [{key: None if value is None or value != value else value for key, value in row.items()}
                 for row in table.to_dict("records")]
 
     @cached_property
     def blocks(self) -> list[AssignmentProblem]:
-        """Wells that share siRNAs, which were solved together."""
-        return [part for plan in self.plans for part in plan.blocks]
+        """The assignment problems of all experiments."""
+        return [block for plan in self.plans for block in plan.blocks]
 
     @cached_property
     def _temperatures(self) -> np.ndarray:
-        return problem_temperatures(self.blocks, self.measured)
+        return block_temperatures(self.blocks, self.calibrated)
 
     @cached_property
-    def _beliefs(self) -> list[np.ndarray]:
-        return [self.belief(part, heat) for part, heat in zip(self.blocks, self._temperatures, strict=True)]
+    def _block_probabilities(self) -> list[np.ndarray]:
+        return [self.probabilities(block, temperature) for block, temperature in zip(self.blocks, self._temperatures, strict=True)]
 
     @cached_property
-    def _picks(self) -> list[np.ndarray]:
+    def _chosen_columns(self) -> list[np.ndarray]:
         if self.method == "expected":
-            pairs = zip(self.blocks, self._beliefs, strict=True)
-            return [solvers.raw(part.values) if part.crowded else solvers.expected(part.values, belief) for part, belief in pairs]
-        return [getattr(solvers, self._method(part))(part.values) for part in self.blocks]
+            pairs = zip(self.blocks, self._block_probabilities, strict=True)
+            return [solvers.raw(block.values) if block.excess_note else solvers.expected(block.values, probabilities)
+                    for block, probabilities in pairs]
+        return [getattr(solvers, self._block_method(block))(block.values) for block in self.blocks]
 
-    def belief(self, part: AssignmentProblem, temperature: float) -> np.ndarray:
+    def probabilities(self, block: AssignmentProblem, temperature: float) -> np.ndarray:
         """Probability of each siRNA of a block for each of its wells, float32 [wells, siRNAs]."""
-        if self._method(part) == "raw":
-            return softmax(part.values, temperature=temperature)
-        return marginals(part.values, temperature=temperature, fraction=FRACTION if part.cell_type in self.measured else 1.0)
+        if self._block_method(block) == "raw":
+            return softmax(block.values, temperature=temperature)
+        return marginals(block.values, temperature=temperature, fraction=BETHE_FRACTION if block.cell_type in self.calibrated else 1.0)
 
-    def _method(self, part: AssignmentProblem) -> str:
-        return "raw" if part.crowded else self.method
+    def _block_method(self, block: AssignmentProblem) -> str:
+        return "raw" if block.excess_note else self.method
 
     def _by_id_code(self, values: np.ndarray, name: str) -> pd.Series:
-        return pd.Series(values, pd.Index(self.screen.id_codes, name=self.order.name), name=name).reindex(self.order)
+        return pd.Series(values, pd.Index(self.matrix.id_codes, name=self.id_codes.name), name=name).reindex(self.id_codes)
 
-    def _row(self, plan: Plan, heat: list[float]) -> dict[str, Any]:
-        choice, cell_type = plan.choice, self.screen.cell_types[plan.experiment]
-        used = choice is not None and plan.route == "groups"
-        temperature = float(np.exp(np.log(heat).mean())) if heat else np.nan
-        doubt = UNSURE if temperature > RUNAWAY and cell_type not in self.measured else ""
+    def _experiment_row(self, plan: AssignmentPlan, temperatures: list[float]) -> dict[str, Any]:
+        choice, cell_type = plan.choice, self.matrix.cell_types[plan.experiment]
+        groups_used = choice is not None and plan.route == "groups"
+        temperature = float(np.exp(np.log(temperatures).mean())) if temperatures else np.nan
+        unsure = UNSURE_NOTE if temperature > MAX_PLAUSIBLE_TEMPERATURE and cell_type not in self.calibrated else ""
         return {
             "experiment": plan.experiment, "cell_type": cell_type,
-            "wells": len(self.screen.experiments[plan.experiment]), "route": plan.route, "method": self.method,
-            "group_on_plate": [group + 1 for group in choice.group_on_plate] if used else None,
+            "wells": len(self.matrix.experiments[plan.experiment]), "route": plan.route, "method": self.method,
+            "group_on_plate": [group + 1 for group in choice.group_on_plate] if groups_used else None,
             "group_confidence": choice.confidence if choice else np.nan,
             "rotation": choice.rotation if choice else None,
             "surprise_bits": choice.surprise_bits if choice else 0.0,
-            "temperature": temperature, "note": _joined(plan.note, doubt),
+            "temperature": temperature, "note": _join_notes(plan.note, unsure),
         }  # fmt: skip
 
 
 def decide(
     scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings(), *, groups: list[list[int]] | None = None,
     rotations: Mapping[str, list[int]] | None = None, temperatures: Mapping[str, float] | None = None,
-    known: Mapping[str, KnownLayout] | None = None,
+    known_layouts: Mapping[str, KnownLayout] | None = None,
 ) -> Decision:
-    """Choose a siRNA for every well and tell how sure that is.
+    """Assign a siRNA to every well, with its confidence.
 
-    `scores`: index id_code, columns class numbers, natural-log probabilities; `wells` tells experiment, cell
-    type and plate of each id_code. `settings.method`: "raw" takes the most likely class of each well; "greedy" the best
-    score of all, then the best of what is left; "exact" the one-to-one assignment with the largest summed
-    log-probability; "expected" the one with the largest expected number of right wells. They work per plate
-    with `groups`, lists of class numbers that share a plate, and per experiment without. Where wells outnumber
-    siRNAs each takes its best, and where groups do not fit the plates none are used; `note` says so.
+    `scores`: index id_code, columns class numbers, natural-log probabilities; `wells`: has experiment, cell type and plate of each
+    id_code. `settings.method`: "raw" takes the most likely class of each well; "greedy" the best of all scores, then the best of
+    the rest; "exact" the one-to-one assignment with the largest summed log-probability; "expected" the one with the largest
+    expected number of right wells. They work per plate with `groups`, lists of class numbers that share a plate, and per
+    experiment without. If wells outnumber siRNAs each takes its best; if the groups do not fit the plates none are used; `note`
+    reports both.
 
-    `rotations`: index of the group on plates 1, 2, ... of training experiments (`data.plates.rotations`); these
-    layouts and their cyclic shifts share `settings.rotation_prior` among all permutations. `settings.min_group_posterior`: least
-    posterior probability at which a permutation is believed; below it no groups are used for the experiment.
-    `temperatures`: by cell type, from held-out wells (`temperatures.measured_temperatures`); of other cell types the
-    wells' quarrels tell, block by block. `known`: by experiment, the layout where one is known (`known.known_layouts`).
+    `rotations`: index of the group on plates 1, 2, ... of training experiments (`plate_design.rotations`); these layouts and their
+    cyclic shifts share `settings.rotation_prior` among all permutations. `settings.min_group_posterior`: least posterior
+    probability of a permutation for its groups to be used. `temperatures`: by cell type, from held-out wells
+    (`temperature.decided_temperatures`); for other cell types they come from conflicts between wells, block by block.
+    `known_layouts`: by experiment (`known_layouts.known_layouts`).
 
-    Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known
-    layout"); method; group_on_plate (numbers of the groups from 1, plate by plate; None where none are used);
-    group_confidence (of the likeliest permutation; NaN without groups); rotation (whether that is one; None
-    where none is known); surprise_bits (by how much the scores alone like another permutation better than any
-    rotation); temperature (geometric mean over blocks); note (also where a temperature that no
-    labelled well measured is beyond belief). Raises InputError when a well is unknown, a
-    score is no number, an experiment has two cell types, or nothing is scored.
+    Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known layout"); method;
+    group_on_plate (numbers of the groups from 1, plate by plate; None if unused); group_confidence (of the likeliest permutation;
+    NaN without groups); rotation (whether that is a rotation; None without rotations); surprise_bits (log2 likelihood ratio of the
+    best permutation to the best rotation); temperature (geometric mean over blocks); note (also about an implausible uncalibrated
+    temperature). Raises InputError for an unknown well, an invalid score, an experiment with two cell types, and without scores.
     """
-    screen, turns, plans, known = as_score_matrix(scores, wells), shifts(rotations or {}), [], known or {}
-    if settings.method == "greedy" or screen.values.min() == -np.inf:  # then one well's scores are weighed against another's
-        screen = normalised(screen)
-    for name, rows in screen.experiments.items():
-        layout = known.get(name, NO_LAYOUT)
+    matrix, layouts, plans, known_layouts = as_score_matrix(scores, wells), shifts(rotations or {}), [], known_layouts or {}
+    if settings.method == "greedy" or matrix.values.min() == -np.inf:  # then scores of different wells are compared
+        matrix = normalise_scores(matrix)
+    for name, rows in matrix.experiments.items():
+        layout = known_layouts.get(name, NO_LAYOUT)
         if len(layout.sirnas):
-            plan = _by_layout(screen, name, rows, layout, method=settings.method)
+            plan = _plan_known_layout(matrix, name, rows, layout, method=settings.method)
         elif groups:
-            plan = _by_groups(screen, name, rows, groups, settings=settings, turns=turns)
+            plan = _plan_groups(matrix, name, rows, groups, settings=settings, layouts=layouts)
         else:
-            plan = _whole(screen, name, rows, method=settings.method)
-        plans.append(replace(plan, note=_joined(layout.note, plan.note)))
-    return Decision(screen, plans, settings.method, dict(temperatures or {}), scores.index)
+            plan = _plan_experiment(matrix, name, rows, method=settings.method)
+        plans.append(replace(plan, note=_join_notes(layout.note, plan.note)))
+    return Decision(matrix, plans, settings.method, dict(temperatures or {}), scores.index)
 
 
 def assign(scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings(), **design: Any) -> pd.Series:
@@ -322,60 +321,61 @@ def assign(scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettin
     return decide(scores, wells, settings, **design).predictions
 
 
-def _whole(screen: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
-           choice: GroupChoice | None = None, note: str = "") -> Plan:
+def _plan_experiment(matrix: ScoreMatrix, name: str, rows: np.ndarray, *, method: str,
+                     choice: GroupChoice | None = None, note: str = "") -> AssignmentPlan:
     """All wells of an experiment share all siRNAs."""
-    part = assignment_problem(screen, name, rows, np.arange(len(screen.classes)))
-    crowd = "" if method == "raw" else part.crowded
-    return Plan(name, "raw" if crowd or method == "raw" else "one-to-one", [part], choice, _joined(note, crowd))
+    block = assignment_problem(matrix, name, rows, np.arange(len(matrix.classes)))
+    excess_note = "" if method == "raw" else block.excess_note
+    return AssignmentPlan(name, "raw" if excess_note or method == "raw" else "one-to-one", [block], choice, _join_notes(note, excess_note))
 
 
-def _by_groups(screen: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, settings: AssignmentSettings,
-               turns: set[tuple[int, ...]]) -> Plan:
-    """Each plate with its group where the groups fit and the permutation is certain enough, else the whole experiment."""
+def _plan_groups(matrix: ScoreMatrix, name: str, rows: np.ndarray, groups: list[list[int]], *, settings: AssignmentSettings,
+                 layouts: set[tuple[int, ...]]) -> AssignmentPlan:
+    """Each plate with its group if the groups fit and the permutation is certain enough, else the whole experiment."""
     method = settings.method
-    members = np.stack([np.isin(screen.classes, group) for group in groups], axis=1)
-    numbers, plates = np.unique(screen.plates[rows], return_inverse=True)
+    members = np.stack([np.isin(matrix.classes, group) for group in groups], axis=1)
+    numbers, plates = np.unique(matrix.plates[rows], return_inverse=True)
     unscored = "" if members.any(0).all() else "a plate group without a scored siRNA"
-    if fault := groups_obstacle(len(numbers), len(groups)) or unscored:
-        return _whole(screen, name, rows, method=method, note=f"{fault}: no groups used")
-    here = {tuple(turn[plate - 1] for plate in numbers) for turn in turns if len(turn) >= numbers[-1]}
-    likely = log_group_probabilities(screen.of(rows), members.astype(np.float32))
-    choice = choose_groups(likely, plates, rotations=sorted(here), rotation_prior=settings.rotation_prior)
+    if obstacle := groups_obstacle(len(numbers), len(groups)) or unscored:
+        return _plan_experiment(matrix, name, rows, method=method, note=f"{obstacle}: no groups used")
+    plate_rotations = {tuple(layout[plate - 1] for plate in numbers) for layout in layouts if len(layout) >= numbers[-1]}
+    log_groups = log_group_probabilities(matrix.select_rows(rows), members.astype(np.float32))
+    choice = choose_groups(log_groups, plates, rotations=sorted(plate_rotations), rotation_prior=settings.rotation_prior)
     if choice.confidence < settings.min_group_posterior:
         note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
-        return _whole(screen, name, rows, method=method, choice=choice, note=note)
-    parts = [
-        assignment_problem(screen, name, rows[plates == plate], np.flatnonzero(members[:, group]), trust=float(trust))
-        for plate, (group, trust) in enumerate(zip(choice.group_on_plate, choice.on_its_plate, strict=True))
+        return _plan_experiment(matrix, name, rows, method=method, choice=choice, note=note)
+    blocks = [
+        assignment_problem(matrix, name, rows[plates == plate], np.flatnonzero(members[:, group]), group_probability=float(probability))
+        for plate, (group, probability) in enumerate(zip(choice.group_on_plate, choice.plate_confidence, strict=True))
     ]
-    crowds = [f"plate {number}, {part.crowded}" for number, part in zip(numbers, parts, strict=True) if part.crowded]
-    return Plan(name, "groups", parts, choice, _joined(*crowds) if method != "raw" else "")
+    notes = [f"plate {number}, {block.excess_note}" for number, block in zip(numbers, blocks, strict=True) if block.excess_note]
+    return AssignmentPlan(name, "groups", blocks, choice, _join_notes(*notes) if method != "raw" else "")
 
 
-def _by_layout(screen: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLayout, *, method: str) -> Plan:
-    """The siRNAs of a known layout; wells that it does not have share the siRNAs that are left, or all where none are."""
-    sirnas = layout.sirnas.reindex(screen.id_codes[rows])
-    rest = rows[sirnas.isna().to_numpy()]
-    settled = dict(zip(rows[sirnas.notna().to_numpy()].tolist(), sirnas.dropna().astype(int).tolist(), strict=True))
-    left = np.flatnonzero(~np.isin(screen.classes, list(settled.values())))
-    parts = [assignment_problem(screen, name, rest, left if len(left) else np.arange(len(screen.classes)))] if len(rest) else []
-    note = parts[0].crowded if parts and method != "raw" else ""
-    return Plan(name, "known layout", parts, note=note, settled=settled, settled_confidence=layout.confidence)
+def _plan_known_layout(matrix: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLayout, *, method: str) -> AssignmentPlan:
+    """The siRNAs of a known layout; wells outside it share the remaining siRNAs, or all if none remain."""
+    sirnas = layout.sirnas.reindex(matrix.id_codes[rows])
+    other_rows = rows[sirnas.isna().to_numpy()]
+    fixed_sirnas = dict(zip(rows[sirnas.notna().to_numpy()].tolist(), sirnas.dropna().astype(int).tolist(), strict=True))
+    remaining = np.flatnonzero(~np.isin(matrix.classes, list(fixed_sirnas.values())))
+    columns = remaining if len(remaining) else np.arange(len(matrix.classes))
+    blocks = [assignment_problem(matrix, name, other_rows, columns)] if len(other_rows) else []
+    note = blocks[0].excess_note if blocks and method != "raw" else ""
+    return AssignmentPlan(name, "known layout", blocks, note=note, fixed_sirnas=fixed_sirnas, fixed_confidence=layout.confidence)
 
 
-def _joined(*notes: str) -> str:
+def _join_notes(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-# What the design of a screen tells the decision, from the tables.
+# The experimental design, from the tables.
 
 
 def plate_design(wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings()) -> dict[str, Any]:
-    """The arguments of `assign.decide` that hold for a whole screen: the settings, plate groups and rotations.
+    """The arguments of `decide` that hold for all experiments: settings, plate groups and rotations.
 
-    `wells`: of all cell types, columns as in `Tables.wells`; only labelled ones tell. Without `settings.plate_groups`, or where the
-    tables show none, there are none, and each siRNA is once in an experiment.
+    `wells`: of all cell types, columns as in `Tables.wells`; only labelled ones count. Groups are empty without
+    `settings.plate_groups`, or if the tables show none; then each siRNA is once in an experiment.
     """
-    known = plate_groups(wells) if settings.plate_groups else []
-    return {"settings": settings, "groups": known, "rotations": rotations(wells, known) if known else None}
+    groups = plate_groups(wells) if settings.plate_groups else []
+    return {"settings": settings, "groups": groups, "rotations": rotations(wells, groups) if groups else None}

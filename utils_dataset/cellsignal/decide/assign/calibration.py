@@ -1,4 +1,4 @@
-"""What a score is worth: the temperature that makes it a probability, and how far it is from being one."""
+"""Calibration of scores: temperatures, and the calibration error."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,115 +6,114 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from cellsignal.decide.assign.solvers import LOWEST, marginals, softmax
+from cellsignal.decide.assign.solvers import MIN_LOG_WEIGHT, marginals, softmax
 from cellsignal.errors import InputError
 
-ENOUGH = 20  # errors among the labelled wells: without any, every temperature below some is as good
-COLDEST, HOTTEST = 0.05, 20.0  # beyond these temperatures scores are a mere choice, or nothing
-STEP = 0.2  # between temperatures that are tried, in their logarithm; the root is interpolated
+MIN_ERRORS = 20  # among the labelled wells; without errors all low temperatures fit equally well
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # beyond these, scores are a hard choice, or uniform
+LOG_TEMPERATURE_STEP = 0.2  # of the search for a root, which is then interpolated
 
 
 def fit_temperature(scores: pd.DataFrame, truth: pd.Series) -> float:
     """The temperature at which held-out wells' scores have the least cross-entropy (Guo et al. 2017).
 
-    `scores`: index id_code, columns class numbers, log-probabilities; `truth`: siRNA by id_code. Wells in
-    only one of them do not count, nor those whose truth scores -inf: no temperature makes it possible. Raises
-    InputError when no scored well has a truth among its possible classes.
+    `scores`: index id_code, columns class numbers, log-probabilities; `truth`: siRNA by id_code. Wells in only one of them are
+    ignored, and wells whose true siRNA scores -inf, which is impossible at any temperature. Raises InputError if no well
+    remains.
     """
     truth = _possible_truth(scores, truth)
     if truth.empty:
         raise InputError("no scored well has a known siRNA", where="temperature",
                          cure="give the scores and the solution of the same held-out experiments")
     values = below_best(scores.loc[truth.index].to_numpy(np.float32))
-    right = values[np.arange(len(truth)), scores.columns.get_indexer(truth)].mean()
+    true_score = values[np.arange(len(truth)), scores.columns.get_indexer(truth)].mean()
 
     def cross_entropy(log_temperature: float) -> float:
-        cold = np.float32(np.exp(-log_temperature))
-        return float(np.log(np.exp(values * cold).sum(1)).mean() - right * cold)
+        inverse = np.float32(np.exp(-log_temperature))
+        return float(np.log(np.exp(values * inverse).sum(1)).mean() - true_score * inverse)
 
-    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
     return float(np.exp(minimize_scalar(cross_entropy, bounds=bounds, method="bounded").x))
 
 
 def fit_temperatures(scores: pd.DataFrame, labelled: pd.DataFrame) -> dict[str, float]:
-    """The temperature of each cell type whose labelled wells show enough errors to tell one.
+    """The temperature of each cell type with at least MIN_ERRORS errors among its labelled wells.
 
-    `labelled`: index id_code, columns cell_type and sirna, of wells that the network has not seen in training.
+    `labelled`: index id_code, columns cell_type and sirna, of wells outside the training set.
     """
     labelled = labelled.loc[_possible_truth(scores, labelled["sirna"]).index]
     likeliest = scores.columns[scores.loc[labelled.index].to_numpy().argmax(axis=1)] if len(labelled) else []
     wrong = labelled["sirna"].ne(pd.Series(likeliest, labelled.index)).groupby(labelled["cell_type"]).sum()
     return {
-        str(cell_type): fit_temperature(scores, mine["sirna"])
-        for cell_type, mine in labelled.groupby("cell_type") if wrong[cell_type] >= ENOUGH
+        str(cell_type): fit_temperature(scores, group["sirna"])
+        for cell_type, group in labelled.groupby("cell_type") if wrong[cell_type] >= MIN_ERRORS
     }
 
 
 def conflict_temperature(blocks: Sequence[np.ndarray], *, centre: float = 1.0, spread: float = 0.5) -> float:
-    """The temperature at which scores agree best with the fact that no siRNA stands in two wells; needs no labels.
+    """The temperature at which scores fit best that no siRNA is in two wells; needs no labels.
 
-    `blocks`: log-probabilities [wells, siRNAs], each to be assigned one to one. Wells that draw their siRNAs
-    independently, from the tempered scores, draw a one-to-one assignment with the probability perm(softmax).
-    It is largest where the mean score expected under the one-to-one marginals equals the one expected under
-    the softmax: overconfident scores quarrel about siRNAs, which raises the temperature; timid ones are told
-    more by their neighbours than they dare to say, which lowers it. A normal prior on the logarithm, at that of
-    `centre` with the deviation `spread`, decides where wells know next to nothing. A well that must take a siRNA
-    of -inf, since nothing else is left for it, contradicts its scores at any temperature and does not count.
+    `blocks`: log-probabilities [wells, siRNAs], each with a one-to-one assignment. Wells that draw their siRNAs independently from
+    the tempered scores draw a one-to-one assignment with the probability perm(softmax). It is largest where the expected score
+    under the one-to-one marginals equals that under the softmax: overconfident wells conflict about siRNAs, which raises the
+    temperature; underconfident ones gain information from other wells, which lowers it. A normal prior on the logarithm, with
+    the mean log(`centre`) and the deviation `spread`, decides if the scores have little information. A well that must take a
+    siRNA of -inf contradicts its scores at any temperature and does not count.
     """
 
     def slope(log_temperature: float) -> float:
-        """Of log perm(softmax) plus the prior, along the logarithm of 1 / temperature."""
+        """The derivative of log perm(softmax) plus the log prior with respect to the logarithm of 1 / temperature."""
         temperature = float(np.exp(log_temperature))
-        quarrel = sum(_conflict(block, temperature) for block in blocks)
-        return quarrel / temperature + (log_temperature - np.log(centre)) / spread**2
+        conflict = sum(_conflict(block, temperature) for block in blocks)
+        return conflict / temperature + (log_temperature - np.log(centre)) / spread**2
 
     return float(np.exp(_nearest_root(slope, np.log(centre))))
 
 
-def expected_calibration_error(confidence: pd.Series | np.ndarray, right: pd.Series | np.ndarray, *, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over bins of equal width, weighted by wells (Guo et al. 2017).
+def expected_calibration_error(confidence: pd.Series | np.ndarray, correct: pd.Series | np.ndarray, *, bins: int = 15) -> float:
+    """Mean difference between confidence and accuracy over bins of equal width, weighted by wells (Guo et al. 2017).
 
-    `confidence`: probabilities in [0, 1]; `right`: whether each came true, in the same order. Raises
-    InputError when there are none.
+    `confidence`: probabilities in [0, 1]; `correct`: whether each prediction is right, in the same order. Raises InputError
+    without wells.
     """
-    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    confidence, correct = np.asarray(confidence, float), np.asarray(correct, float)
     if len(confidence) == 0:
         raise InputError("no well to compare", where="calibration", cure="give the predictions of labelled wells")
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(bin_of, confidence - right)).sum() / len(confidence))
+    return float(np.abs(np.bincount(bin_of, confidence - correct)).sum() / len(confidence))
 
 
 def below_best(scores: np.ndarray) -> np.ndarray:
-    """Scores less the best of their row, -inf made merely very unlikely."""
+    """Scores minus the best of their row, at least MIN_LOG_WEIGHT."""
     best = scores.max(1, keepdims=True)
-    return np.maximum(scores - np.where(np.isfinite(best), best, 0), LOWEST)
+    return np.maximum(scores - np.where(np.isfinite(best), best, 0), MIN_LOG_WEIGHT)
 
 
 def _possible_truth(scores: pd.DataFrame, truth: pd.Series) -> pd.Series:
-    """The truth of the scored wells for which it is possible, as int64."""
+    """The true siRNAs, as int64, of scored wells in which they are possible."""
     truth = truth[truth.index.isin(scores.index) & truth.isin(scores.columns)].dropna().astype("int64")
     rows, columns = scores.index.get_indexer(truth.index), scores.columns.get_indexer(truth)
     return truth[scores.to_numpy()[rows, columns] > -np.inf]
 
 
 def _conflict(block: np.ndarray, temperature: float) -> float:
-    """Sum of possible scores expected under the one-to-one marginals less the one expected under the softmax."""
-    together, alone = marginals(block, temperature=temperature, tolerance=1e-2), softmax(block, temperature=temperature)
+    """The expected sum of possible scores under the one-to-one marginals minus that under the softmax."""
+    joint, independent = marginals(block, temperature=temperature, tolerance=1e-2), softmax(block, temperature=temperature)
     values = below_best(block)
     if (impossible := block == -np.inf).any():
-        together[impossible] = 0
-        values -= (alone * values).sum(1, keepdims=True)
-        return float((together * values).sum())
-    return float(((together - alone) * values).sum())
+        joint[impossible] = 0
+        values -= (independent * values).sum(1, keepdims=True)
+        return float((joint * values).sum())
+    return float(((joint - independent) * values).sum())
 
 
 def _nearest_root(slope: Callable[[float], float], start: float) -> float:
-    """Where a slope that is negative at low and positive at high temperatures changes its sign next to `start`."""
-    here, value = start, slope(start)
-    step = STEP if value < 0 else -STEP
-    while np.log(COLDEST) < here + step < np.log(HOTTEST):
-        there = slope(here + step)
-        if (there < 0) != (value < 0):
-            return here + step * value / (value - there)
-        here, value = here + step, there
-    return here
+    """The root nearest to `start` of a slope that is negative at low and positive at high temperatures."""
+    position, value = start, slope(start)
+    step = LOG_TEMPERATURE_STEP if value < 0 else -LOG_TEMPERATURE_STEP
+    while np.log(MIN_TEMPERATURE) < position + step < np.log(MAX_TEMPERATURE):
+        next_value = slope(position + step)
+        if (next_value < 0) != (value < 0):
+            return position + step * value / (value - next_value)
+        position, value = position + step, next_value
+    return position

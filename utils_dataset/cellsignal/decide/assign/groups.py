@@ -1,9 +1,9 @@
-"""Which plate group lies on which plate: all permutations weighed by the scores of a whole experiment.
+"""Plate groups: the posterior of all permutations of groups over the plates of an experiment, from its scores.
 
-The sum of the wells' log-likelihoods knows the best permutation but not how sure it is: wells of a plate share
-their errors, so 1,108 of them are no 1,108 witnesses. What tells is how well the table of plates x groups fits
-a permutation at all: its entries are the mean log-probability of each group on each plate, less what is common
-to a plate and to a group, and what a permutation leaves unexplained is the noise, wherever it came from.
+The sum of the wells' log-likelihoods gives the best permutation, but not its confidence: wells of a plate share their errors, so
+that 1,108 wells are not 1,108 independent observations. The confidence comes from the fit of the table of plates x groups to a
+permutation. The entries of the table are the mean log-probabilities of each group on each plate, minus the means of the plate and
+of the group; the residual of a permutation is the noise, whatever its source.
 """
 
 from collections.abc import Sequence
@@ -16,95 +16,95 @@ from scipy.special import gammainc, stdtr
 
 from cellsignal.errors import InputError
 
-FAINTEST = np.log(1e-3)  # no well may speak louder against a group: scores are surest where they are least calibrated
-MOST = 40320  # permutations that are tried one by one: those of eight groups
+MIN_LOG_PROBABILITY = np.log(1e-3)  # lower bound for a well: extreme scores are the least calibrated ones
+MAX_PERMUTATIONS = 40320  # the number for eight groups
 
 
 @dataclass(frozen=True)
 class GroupChoice:
-    """The likeliest permutation of one experiment and what is known of it."""
+    """The likeliest permutation of one experiment, and its posterior."""
 
     group_on_plate: tuple[int, ...]  # index of the group, plate by plate
     confidence: float  # posterior probability of this permutation
-    on_its_plate: np.ndarray  # posterior probability that each plate, by itself, has its group
-    rotation: bool | None  # whether it is one of the layouts given as rotations; None without any
-    surprise_bits: float  # by how much the scores alone like another layout better than any rotation
-    orders: np.ndarray  # every permutation, index of the group by plate, int [permutations, plates]
-    posterior: np.ndarray  # probability of each of `orders`
+    plate_confidence: np.ndarray  # posterior probability of each plate's group
+    rotation: bool | None  # whether it is one of the given rotations; None without any
+    surprise_bits: float  # log2 likelihood ratio of the best permutation to the best rotation
+    permutations: np.ndarray  # all permutations, index of the group by plate, int [permutations, plates]
+    posterior: np.ndarray  # probability of each of `permutations`
 
 
 def choose_groups(
     log_groups: np.ndarray, plates: np.ndarray, *, rotations: Sequence[tuple[int, ...]] = (), rotation_prior: float = 0.99
 ) -> GroupChoice:
-    """Weigh all permutations of groups over the plates of one experiment.
+    """The likeliest permutation of groups over the plates of one experiment, with the posterior of all permutations.
 
-    `log_groups`: log-probability of each group for each well, [wells, groups], as `log_group_probabilities` gives
-    it; `plates`: index of each well's plate from 0. `rotations`: the layouts, group by plate, that share
-    `rotation_prior`; the others share the rest, and without any all are alike. Raises InputError when there
-    are more plates than groups, or too many of both to try all permutations.
+    `log_groups`: log-probability of each group for each well, [wells, groups], from `log_group_probabilities`; `plates`: index of
+    each well's plate from 0. `rotations`: the layouts (groups by plate) that share `rotation_prior`; all others share the rest.
+    Without rotations the prior is uniform. Raises InputError if there are more plates than groups, or more than MAX_PERMUTATIONS.
     """
-    orders = _orders(int(plates.max()) + 1, log_groups.shape[1])
+    orders = _permutations(int(plates.max()) + 1, log_groups.shape[1])
     likelihood = log_likelihoods(log_groups, plates, orders)
-    usual = np.array([tuple(order) in set(rotations) for order in orders.tolist()])
-    posterior = np.exp(likelihood - likelihood.max()) * _prior(usual, rotation_prior)
+    is_rotation = np.array([tuple(order) in set(rotations) for order in orders.tolist()])
+    posterior = np.exp(likelihood - likelihood.max()) * _permutation_prior(is_rotation, rotation_prior)
     posterior /= posterior.sum()
     best = int(posterior.argmax())
-    on_its_plate = ((orders == orders[best]) * posterior[:, None]).sum(0)
-    surprise = (likelihood.max() - likelihood[usual].max()) / np.log(2) if usual.any() else 0.0
+    plate_confidence = ((orders == orders[best]) * posterior[:, None]).sum(0)
+    surprise = (likelihood.max() - likelihood[is_rotation].max()) / np.log(2) if is_rotation.any() else 0.0
     return GroupChoice(
-        tuple(orders[best].tolist()), float(posterior[best]), on_its_plate,
-        rotation=bool(usual[best]) if usual.any() else None, surprise_bits=float(surprise), orders=orders, posterior=posterior,
+        tuple(orders[best].tolist()), float(posterior[best]), plate_confidence,
+        rotation=bool(is_rotation[best]) if is_rotation.any() else None, surprise_bits=float(surprise), permutations=orders, posterior=posterior,
     )
 
 
 def log_group_probabilities(scores: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Log-probability of each group for each well, float64 [wells, groups], no lower than FAINTEST.
+    """Log-probability of each group for each well, float64 [wells, groups], at least MIN_LOG_PROBABILITY.
 
-    `scores`: log-probabilities [wells, classes]; `members`: float32 [classes, groups], 1 where a class is in
-    a group. A class in no group does not count; where no group is possible all are alike.
+    `scores`: log-probabilities [wells, classes]; `members`: float32 [classes, groups], 1 if a class is in a group. Classes in no
+    group do not count; if no group is possible, all are equally likely.
     """
     best = scores.max(1, keepdims=True)
     odds = np.exp(scores - np.where(np.isfinite(best), best, 0)) @ members
     total = odds.sum(1, keepdims=True)
     share = np.divide(odds, total, out=np.full_like(odds, 1 / members.shape[1]), where=total > 0)
-    return np.log(np.maximum(share, np.exp(FAINTEST)), dtype=np.float64)
+    return np.log(np.maximum(share, np.exp(MIN_LOG_PROBABILITY)), dtype=np.float64)
 
 
 def log_likelihoods(log_groups: np.ndarray, plates: np.ndarray, orders: np.ndarray) -> np.ndarray:
     """Log-likelihood of each permutation in `orders` [permutations, plates], up to a constant.
 
-    The doubly centred table is a permutation's pattern times an unknown positive strength, plus normal noise whose
-    deviation is at least the one that independent wells would cause. With flat priors on the strength and, up
-    to its largest value, on the reciprocal of the deviation both integrate out: an incomplete gamma function of
-    the sum of squares that a permutation leaves, times about the probability that its strength is positive.
+    Model: the doubly centred table is the pattern of a permutation times an unknown positive strength, plus normal noise whose
+    standard deviation is at least that of independent wells. With flat priors on the strength and (up to its largest value) on
+    the reciprocal of the deviation, both integrate out: the result is an incomplete gamma function of the residual sum of
+    squares, times approximately the probability that the strength is positive.
     """
-    table, weights, noise = _table(log_groups, plates)
-    patterns = _centred((orders[:, :, None] == np.arange(table.shape[1])).astype(float), weights)
+    table, weights, noise = _group_table(log_groups, plates)
+    patterns = _doubly_centred((orders[:, :, None] == np.arange(table.shape[1])).astype(float), weights)
     size = np.sqrt((patterns**2).sum((1, 2)))
     fit = np.divide((patterns * table).sum((1, 2)), size, out=np.zeros(len(orders)), where=size > 0)
     degrees = max(len(table) - 1, 1) * (table.shape[1] - 1) or 1
-    left = np.maximum((table**2).sum() - fit**2, 1e-9 * noise)
-    positive = stdtr(degrees, fit / np.sqrt(np.maximum(left / degrees, noise)))
-    spread = np.log(gammainc(degrees / 2, left / (2 * noise))) - degrees / 2 * np.log(left)
-    return spread + np.log(np.maximum(positive, 1e-300))
+    residual = np.maximum((table**2).sum() - fit**2, 1e-9 * noise)
+    positive = stdtr(degrees, fit / np.sqrt(np.maximum(residual / degrees, noise)))
+    noise_term = np.log(gammainc(degrees / 2, residual / (2 * noise))) - degrees / 2 * np.log(residual)
+    return noise_term + np.log(np.maximum(positive, 1e-300))
 
 
-def _table(log_groups: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centred means [plates, groups], the weights of the plates, and the variance if wells were independent."""
+def _group_table(log_groups: np.ndarray, plates: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Centred means [plates, groups], the weights of the plates, and the variance for independent wells."""
     wells = np.bincount(plates)
     weights = wells / wells.mean()
-    # Without the well's own mean a value says which group it prefers, not how sure it is.
+    # Minus the well's own mean, a value is the preference of a well for a group, not its confidence.
     values = log_groups - log_groups.mean(1, keepdims=True)
     means = np.stack([np.bincount(plates, column) for column in values.T], axis=1) / wells[:, None]
-    spread = ((values - means[plates]) ** 2).sum() / (max(len(values) - len(wells), 1) * values.shape[1])
-    noise = max(spread / wells.mean(), 1e-9 * (means**2).mean(), 1e-30)  # copies of one well are no witnesses
-    return _centred(means, weights), weights, float(noise)
+    variance = ((values - means[plates]) ** 2).sum() / (max(len(values) - len(wells), 1) * values.shape[1])
+    noise = max(variance / wells.mean(), 1e-9 * (means**2).mean(), 1e-30)  # identical wells have no variance
+    return _doubly_centred(means, weights), weights, float(noise)
 
 
-def _centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Tables [..., plates, groups] less the mean of each plate and, with two plates or more, of each group.
+def _doubly_centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Tables [..., plates, groups] minus the mean of each plate and, with two or more plates, of each group.
 
-    Plates count by their wells, so that each entry times the root of its weight has the same variance.
+    Plates are weighted by their number of wells; entries are multiplied by the root of the weight, so that all have the same
+    variance.
     """
     tables = tables - tables.mean(-1, keepdims=True)
     weights = weights[:, None]
@@ -114,21 +114,21 @@ def _centred(tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def groups_obstacle(plates: int, groups: int) -> str:
-    """Why the permutations of so many groups over so many plates cannot be weighed, or nothing."""
+    """Why the permutations of these numbers of groups and plates cannot be enumerated; "" if they can."""
     if plates > groups:
         return f"{plates} plates but {groups} plate groups"
-    ways = perm(groups, plates)
-    return f"{ways} ways to lay {groups} plate groups on {plates} plates" if ways > MOST else ""
+    count = perm(groups, plates)
+    return f"{count} permutations of {groups} plate groups over {plates} plates" if count > MAX_PERMUTATIONS else ""
 
 
-def _orders(plates: int, groups: int) -> np.ndarray:
-    if what := groups_obstacle(plates, groups):
-        raise InputError(what, where="experiment", cure="assign without groups (--no-groups)")
+def _permutations(plates: int, groups: int) -> np.ndarray:
+    if obstacle := groups_obstacle(plates, groups):
+        raise InputError(obstacle, where="experiment", cure="assign without groups (--no-groups)")
     return np.array(list(permutations(range(groups), plates)))
 
 
-def _prior(usual: np.ndarray, rotation_prior: float) -> np.ndarray:
+def _permutation_prior(is_rotation: np.ndarray, rotation_prior: float) -> np.ndarray:
     """Prior of each permutation: rotations share `rotation_prior`, the others the rest."""
-    if usual.all() or not usual.any():
-        return np.full(len(usual), 1 / len(usual))
-    return np.where(usual, rotation_prior / usual.sum(), (1 - rotation_prior) / (~usual).sum())
+    if is_rotation.all() or not is_rotation.any():
+        return np.full(len(is_rotation), 1 / len(is_rotation))
+    return np.where(is_rotation, rotation_prior / is_rotation.sum(), (1 - rotation_prior) / (~is_rotation).sum())

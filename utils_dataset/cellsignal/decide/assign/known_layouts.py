@@ -1,4 +1,4 @@
-"""Test experiments that repeat a training experiment's layout: their siRNAs are known but for the order of plates."""
+"""Test experiments that repeat the layout of a training experiment: their siRNAs are known except for the order of plates."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,17 @@ from scipy.special import stdtr
 from cellsignal.data.tables.plate_design import duplicate_layouts
 from cellsignal.decide.assign.calibration import below_best
 
-CLEAR = 4.0  # standard errors by which the best shift of plates must beat the next where the controls leave it open
-CONFIRMED = 2.0  # and where the controls tell the shift, which the scores need but confirm
-UNLIKELIEST = -10.0  # no well may speak louder against a shift than this log-probability
+OPEN_SHIFT_ERRORS = 4.0  # standard errors by which the best shift of plates must beat the next if the controls do not determine it
+KNOWN_SHIFT_ERRORS = 2.0  # the same if the controls determine the shift, and the scores only confirm it
+MIN_LOG_LIKELIHOOD = -10.0  # lower bound of a well's log-probability, so that no well decides alone
 
 
 @dataclass(frozen=True)
 class KnownLayout:
-    """The siRNAs of an experiment as its design tells them; none, and a note, where the scores do not confirm it.
+    """The siRNAs of an experiment by its design; none, and a note, if the scores do not confirm them.
 
-    `confidence`: one minus the tail probability, by a one-sided t-test over wells, that the scores like this layout
-    better than its best rival by chance alone. It says how far the scores support the layout as a whole, and
-    nothing of single wells that may stand otherwise than in the experiment that it was copied from.
+    `confidence`: one minus the p-value of a one-sided t-test over wells that the scores fit this layout better than the best
+    alternative. It is about the layout as a whole, not about single wells that may differ from the copied experiment.
     """
 
     sirnas: pd.Series  # by id_code
@@ -29,55 +28,54 @@ class KnownLayout:
 
 
 def known_layouts(wells: pd.DataFrame, scores: pd.DataFrame) -> dict[str, KnownLayout]:
-    """The siRNAs of every scored test experiment whose layout a training experiment shows.
+    """The layout of every scored test experiment that repeats a training experiment, by experiment.
 
-    `wells`: columns as in `Tables.wells`, controls included, by which `duplicate_layouts` finds the pairs;
-    `scores`: index id_code, columns class numbers, log-probabilities. The mean log-probability of a layout's siRNAs
-    must beat that of its best rival, the other shifts of the plates and the layout moved by one well: by CLEAR
-    standard errors over wells where the controls leave the shift open, by CONFIRMED where they tell it. What
-    the scores do not confirm has no siRNAs and a note that says so.
+    `wells`: columns as in `Tables.wells`, controls included, by which `duplicate_layouts` finds the pairs; `scores`: index
+    id_code, columns class numbers, log-probabilities. The mean log-probability of a layout's siRNAs must exceed that of the best
+    alternative (the other shifts of plates, and the layout moved by one well) by OPEN_SHIFT_ERRORS standard errors over wells if
+    the controls do not determine the shift, else by KNOWN_SHIFT_ERRORS. A layout that the scores do not confirm has no siRNAs and
+    a note.
 
-    Returns a layout by experiment, with sirna by id_code of the scored wells that it has. This is an artefact of the
-    competition's data, not biology: say so where it is used.
+    These layouts are an artefact of the competition's data, not biology: say so wherever they are used.
     """
-    found = {}
+    layouts = {}
     for pair in duplicate_layouts(wells):
         (reference, other), shift = pair["experiments"], pair["plate_shift"]
-        mine = wells[(wells["experiment"] == other) & wells["id_code"].isin(scores.index) & (wells["well_type"] == "treatment")]
-        if (mine["dataset"] == "test").any():
-            answers = [_answers(wells, mine, reference=reference, shift=k) for k in range(int(wells["plate"].max()))]
-            found[other] = _confirmed(answers, shift, scores, reference=reference)
-    return found
+        scored = wells[(wells["experiment"] == other) & wells["id_code"].isin(scores.index) & (wells["well_type"] == "treatment")]
+        if (scored["dataset"] == "test").any():
+            candidates = [_layout_sirnas(wells, scored, reference=reference, shift=k) for k in range(int(wells["plate"].max()))]
+            layouts[other] = _confirm_layout(candidates, shift, scores, reference=reference)
+    return layouts
 
 
-def _answers(wells: pd.DataFrame, mine: pd.DataFrame, *, reference: str, shift: int) -> pd.Series:
-    """The siRNA that each of `mine` has when plate p of the reference is plate p + shift here; NaN where it has none."""
+def _layout_sirnas(wells: pd.DataFrame, scored: pd.DataFrame, *, reference: str, shift: int) -> pd.Series:
+    """The siRNA of each scored well if plate p of the reference is its plate p + shift; NaN without one."""
     plates = int(wells["plate"].max())
     source = wells[wells["experiment"] == reference].set_index(["plate", "well"])["sirna"]
-    places = pd.MultiIndex.from_arrays([(mine["plate"] - 1 - shift) % plates + 1, mine["well"]])
-    return pd.Series(source.reindex(places).astype(float).to_numpy(), index=mine["id_code"].to_numpy(), name="sirna")
+    positions = pd.MultiIndex.from_arrays([(scored["plate"] - 1 - shift) % plates + 1, scored["well"]])
+    return pd.Series(source.reindex(positions).astype(float).to_numpy(), index=scored["id_code"].to_numpy(), name="sirna")
 
 
-def _confirmed(answers: list[pd.Series], shift: int | None, scores: pd.DataFrame, *, reference: str) -> KnownLayout:
-    """The layout under `shift`, or the likeliest where it is None, if the scores like it clearly better than its rivals."""
-    likelihoods = [_log_likelihoods(answer, scores) for answer in answers]
+def _confirm_layout(candidates: list[pd.Series], shift: int | None, scores: pd.DataFrame, *, reference: str) -> KnownLayout:
+    """The candidate with `shift`, or the likeliest if it is None, if the scores fit it clearly better than the alternatives."""
+    likelihoods = [_log_likelihoods(sirnas, scores) for sirnas in candidates]
     best = int(np.argmax([values.mean() for values in likelihoods])) if shift is None else shift
-    moved = pd.Series(np.roll(answers[best], 1), answers[best].index)
-    rivals = [*likelihoods[:best], *likelihoods[best + 1 :], _log_likelihoods(moved, scores)]
-    lead = likelihoods[best] - max(rivals, key=np.mean)
+    moved = pd.Series(np.roll(candidates[best], 1), candidates[best].index)
+    alternatives = [*likelihoods[:best], *likelihoods[best + 1 :], _log_likelihoods(moved, scores)]
+    lead = likelihoods[best] - max(alternatives, key=np.mean)
     error = lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else np.inf
-    if lead.mean() > (CLEAR if shift is None else CONFIRMED) * error:
+    if lead.mean() > (OPEN_SHIFT_ERRORS if shift is None else KNOWN_SHIFT_ERRORS) * error:
         confidence = float(stdtr(len(lead) - 1, lead.mean() / error)) if error > 0 else 1.0
-        return KnownLayout(answers[best].dropna().astype(int), confidence)
-    told = "do not tell its shift of plates" if shift is None else "do not confirm it"
-    note = f"controls repeat those of {reference}, but the scores {told}: layout not copied"
-    return KnownLayout(answers[best].iloc[:0].astype(int), np.nan, note)
+        return KnownLayout(candidates[best].dropna().astype(int), confidence)
+    finding = "do not determine its shift of plates" if shift is None else "do not confirm it"
+    note = f"controls repeat those of {reference}, but the scores {finding}: layout not copied"
+    return KnownLayout(candidates[best].iloc[:0].astype(int), np.nan, note)
 
 
-def _log_likelihoods(answer: pd.Series, scores: pd.DataFrame) -> np.ndarray:
-    """Log-probability that each well has its answer; that of a guess where the layout or the scores have none."""
-    values = below_best(scores.loc[answer.index].to_numpy(np.float32))
+def _log_likelihoods(sirnas: pd.Series, scores: pd.DataFrame) -> np.ndarray:
+    """Log-probability of each well's siRNA; that of a random guess if the layout or the scores lack it."""
+    values = below_best(scores.loc[sirnas.index].to_numpy(np.float32))
     values = values - np.log(np.exp(values).sum(1, keepdims=True))
-    columns = scores.columns.get_indexer(answer.fillna(-1).astype(int))
-    picked = np.maximum(values[np.arange(len(answer)), columns], UNLIKELIEST)
+    columns = scores.columns.get_indexer(sirnas.fillna(-1).astype(int))
+    picked = np.maximum(values[np.arange(len(sirnas)), columns], MIN_LOG_LIKELIHOOD)
     return np.where(columns >= 0, picked, -np.log(values.shape[1]))

@@ -1,4 +1,4 @@
-"""Several runs beside one another: accuracies with their intervals, differences well by well, confusions, cost."""
+"""Comparison of runs: accuracies with intervals, paired differences, confusions, and cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,126 +8,126 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.decide.evaluate.answers import KINDS, WELL, rung_of
+from cellsignal.decide.evaluate.answers import ANSWER_KINDS, WELL_COLUMNS, rung_and_kind
 from cellsignal.decide.evaluate.statistics import bootstrap, holm, mcnemar, wilson
 
-# Which siRNAs are taken for which, and whether plate groups keep them apart.
+# Confusions between siRNAs, and whether plate groups separate them.
 
 
-MOST = 50  # pairs that are listed
+MAX_PAIRS = 50  # pairs that are listed
 
 
-def confusions(truth: pd.Series, given: pd.Series, groups: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
-    """The wrong answers, by pair of siRNAs and by plate group.
+def confusions(truth: pd.Series, predictions: pd.Series, groups: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+    """The wrong predictions, by pair of siRNAs and by plate group.
 
-    `truth` and `given`: siRNAs, one a well (several runs may be stacked); a well without an answer does not count.
-    Returns {"wells", "wrong", "pairs": the MOST pairs most often taken for one another, each {"sirnas", "wells": of both,
-    "wrong": taken for the other, "same_group": bool or None}, "between": wrong answers [group of the truth, group of the
-    answer], "over_chance": how many times as often as by chance a wrong answer is of the right group}.
+    `truth` and `predictions`: siRNAs, one per well (several runs may be stacked); wells without a prediction are ignored. Returns
+    {"wells", "wrong", "pairs": the MAX_PAIRS most frequently confused pairs, each {"sirnas", "wells": of both, "wrong": number of
+    confusions, "same_group": bool or None}, "between": wrong predictions [group of the truth, group of the prediction],
+    "over_chance": how many times as often as by chance a wrong prediction is in the right group}.
     """
-    known = truth.notna() & given.notna()
-    true, said = truth[known].to_numpy(int), given[known].to_numpy(int)
-    wrong = true != said
+    predicted_wells = truth.notna() & predictions.notna()
+    true, predicted = truth[predicted_wells].to_numpy(int), predictions[predicted_wells].to_numpy(int)
+    wrong = true != predicted
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
     return {
-        "wells": int(known.sum()),
+        "wells": int(predicted_wells.sum()),
         "wrong": int(wrong.sum()),
-        "pairs": _pairs(true, said, group_of),
-        "between": _between(true[wrong], said[wrong], group_of, len(groups)).tolist(),
-        "over_chance": _over_chance(true[wrong], said[wrong], group_of, groups),
+        "pairs": _confused_pairs(true, predicted, group_of),
+        "between": _confusions_by_group(true[wrong], predicted[wrong], group_of, len(groups)).tolist(),
+        "over_chance": _group_excess(true[wrong], predicted[wrong], group_of, groups),
     }
 
 
-def matrix(truth: pd.Series, given: pd.Series, sirnas: Sequence[int], *, bins: int = 120) -> np.ndarray:
-    """Wrong answers, counts [true siRNA, answered siRNA], in the order of `sirnas`; neighbours are pooled to at most `bins`."""
-    place = pd.Series(np.arange(len(sirnas)) * min(bins, len(sirnas)) // max(len(sirnas), 1), index=sirnas)
-    rows, columns = (values.map(place) for values in (truth, given))
-    wrong = truth.ne(given).fillna(False) & rows.notna() & columns.notna()
+def confusion_matrix(truth: pd.Series, predictions: pd.Series, sirnas: Sequence[int], *, bins: int = 120) -> np.ndarray:
+    """Counts of wrong predictions [true siRNA, predicted siRNA], in the order of `sirnas`; neighbours are pooled to at most `bins`."""
+    bin_of = pd.Series(np.arange(len(sirnas)) * min(bins, len(sirnas)) // max(len(sirnas), 1), index=sirnas)
+    rows, columns = (values.map(bin_of) for values in (truth, predictions))
+    wrong = truth.ne(predictions).fillna(False) & rows.notna() & columns.notna()
     counts = np.zeros((min(bins, len(sirnas)),) * 2, dtype=int)
     np.add.at(counts, (rows[wrong].to_numpy(int), columns[wrong].to_numpy(int)), 1)
     return counts
 
 
-def in_groups(sirnas: Sequence[int], groups: Sequence[Sequence[int]]) -> list[int]:
-    """siRNAs ordered by plate group, and by number within each; those of no group last."""
+def order_by_group(sirnas: Sequence[int], groups: Sequence[Sequence[int]]) -> list[int]:
+    """siRNAs sorted by plate group and then by number; those in no group come last."""
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
     return sorted(sirnas, key=lambda sirna: (group_of.get(sirna, len(groups)), sirna))
 
 
-def _pairs(true: np.ndarray, said: np.ndarray, group_of: dict[int, int]) -> list[dict[str, Any]]:
-    wrong = true != said
-    ends = pd.DataFrame({"low": np.minimum(true, said)[wrong], "high": np.maximum(true, said)[wrong]})
-    counts = ends.value_counts().rename("wrong").reset_index().sort_values(["wrong", "low", "high"], ascending=[False, True, True])
+def _confused_pairs(true: np.ndarray, predicted: np.ndarray, group_of: dict[int, int]) -> list[dict[str, Any]]:
+    wrong = true != predicted
+    pairs = pd.DataFrame({"low": np.minimum(true, predicted)[wrong], "high": np.maximum(true, predicted)[wrong]})
+    counts = pairs.value_counts().rename("wrong").reset_index().sort_values(["wrong", "low", "high"], ascending=[False, True, True])
     wells = pd.Series(true).value_counts()
     return [
         {"sirnas": [int(low), int(high)], "wells": int(wells.get(low, 0) + wells.get(high, 0)), "wrong": int(count),
          "same_group": group_of[low] == group_of[high] if {low, high} <= group_of.keys() else None}
-        for low, high, count in counts.head(MOST).itertuples(index=False)
+        for low, high, count in counts.head(MAX_PAIRS).itertuples(index=False)
     ]
 
 
-def _between(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: int) -> np.ndarray:
+def _confusions_by_group(true: np.ndarray, predicted: np.ndarray, group_of: dict[int, int], groups: int) -> np.ndarray:
     counts = np.zeros((groups, groups), dtype=int)
-    for one, other in zip(true.tolist(), said.tolist()):
-        if one in group_of and other in group_of:
-            counts[group_of[one], group_of[other]] += 1
+    for first, second in zip(true.tolist(), predicted.tolist(), strict=True):
+        if first in group_of and second in group_of:
+            counts[group_of[first], group_of[second]] += 1
     return counts
 
 
-def _over_chance(true: np.ndarray, said: np.ndarray, group_of: dict[int, int], groups: Sequence[Sequence[int]]) -> float | None:
-    """How many times as often as by chance a wrong answer is of the right group; None without groups or errors."""
-    grouped = [(group_of[one], group_of[other]) for one, other in zip(true.tolist(), said.tolist()) if {one, other} <= group_of.keys()]
-    others = len(group_of) - 1
-    chance = np.mean([(len(groups[one]) - 1) / others for one, _ in grouped]) if grouped and others else 0.0
-    return float(np.mean([one == other for one, other in grouped]) / chance) if chance else None
+def _group_excess(true: np.ndarray, predicted: np.ndarray, group_of: dict[int, int], groups: Sequence[Sequence[int]]) -> float | None:
+    """How many times as often as by chance a wrong prediction is in the right group; None without groups or errors."""
+    grouped = [(group_of[first], group_of[second]) for first, second in zip(true.tolist(), predicted.tolist(), strict=True) if {first, second} <= group_of.keys()]
+    num_others = len(group_of) - 1
+    chance = np.mean([(len(groups[group]) - 1) / num_others for group, _ in grouped]) if grouped and num_others else 0.0
+    return float(np.mean([first == second for first, second in grouped]) / chance) if chance else None
 
 
 SPLITS = ("test", "held_out")
-PARTS = ("", "cell_type", "experiment")  # of which accuracies are told: all wells, and these
+ACCURACY_PARTS = ("", "cell_type", "experiment")  # of the wells, with accuracies of their own: all wells, and these
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run folder tells: its answers, and what they cost."""
+class RunResult:
+    """The predictions of a run, and their cost."""
 
     name: str
-    recipe: str  # the name that runs share which differ in nothing but their seed
+    recipe: str  # the name shared by runs that differ in their seed only
     seed: int
-    answers: pd.DataFrame  # as answers.read_known gives them
-    groups: list[list[int]]  # plate groups, where they are known
+    answers: pd.DataFrame  # of answers.read_known_answers
+    groups: list[list[int]]  # plate groups, empty if unknown
     cost: dict[str, Any]  # "weights", "training_seconds", "prediction_seconds", "seconds", "processes", "device"
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of one kind for one split, by the last rung of each run."""
+class SplitAnswers:
+    """The predictions of one kind for one split, from the last rung of each run."""
 
     split: str
     kind: str
     wells: pd.DataFrame  # by id_code: cell_type, experiment, sirna
-    given: pd.DataFrame  # Int64 [wells, runs]
+    predictions: pd.DataFrame  # Int64 [wells, runs]
     rungs: dict[str, str]  # by run
-    has: pd.DataFrame  # bool [wells, runs]: whether the well is one of the run's; held-out ones may differ by seed
+    in_run: pd.DataFrame  # bool [wells, runs]: whether the run has the well; held-out wells may differ by seed
 
-    def right(self, runs: Sequence[str]) -> pd.DataFrame:
-        """1.0 or 0.0 for each well and run, NaN where it is not the run's; a missing answer is wrong."""
-        said = self.given[list(runs)]
-        right = said.eq(self.wells["sirna"], axis=0).fillna(False).astype(float)
-        return right.where(self.has[list(runs)])
+    def correct(self, runs: Sequence[str]) -> pd.DataFrame:
+        """1.0 for right and 0.0 for wrong or missing predictions of each well and run, NaN for wells that a run does not have."""
+        predictions = self.predictions[list(runs)]
+        correct = predictions.eq(self.wells["sirna"], axis=0).fillna(False).astype(float)
+        return correct.where(self.in_run[list(runs)])
 
 
-def compare(results: Sequence[Result], *, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """All that can be said about the runs, as JSON holds it.
+def compare(results: Sequence[RunResult], *, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """The comparison of runs, as values for JSON.
 
     Returns {"runs": one row each with its cost, "accuracies": by split, kind, recipe and part (all wells, a cell type, an
-    experiment) with the standard deviation over seeds and both intervals, "rungs": accuracy by rung, "differences": of each recipe from the first,
-    paired by seed, "pairs": of runs with McNemar's test, corrected among those of one split and kind, "confusions": by recipe}.
-    `draws` and `seed` are of the bootstrap. Raw and assigned answers are never compared with each other.
+    experiment), with the standard deviation over seeds and both intervals, "rungs": accuracy by rung, "differences": of each
+    recipe from the first, paired by seed, "pairs": of runs, with McNemar's test, corrected within a split and kind, "confusions":
+    by recipe}. `draws` and `seed`: of the bootstrap. Raw and assigned predictions are never compared with each other.
     """
     tables = list(split_answers(results))
     return {
-        "runs": [{"name": each.name, "recipe": each.recipe, "seed": each.seed, **each.cost} for each in results],
+        "runs": [{"name": run.name, "recipe": run.recipe, "seed": run.seed, **run.cost} for run in results],
         "accuracies": [row for table in tables for row in _accuracies(table, results, draws=draws, seed=seed)],
         "rungs": [row for table in tables for row in _rungs(table, results)],
         "differences": [row for table in tables for row in _differences(table, results, draws=draws, seed=seed)],
@@ -136,111 +136,111 @@ def compare(results: Sequence[Result], *, draws: int = 2000, seed: int = 0) -> d
     }
 
 
-def split_answers(results: Sequence[Result]) -> Iterator[Answers]:
-    """The answers by split and kind, where every run has some."""
+def split_answers(results: Sequence[RunResult]) -> Iterator[SplitAnswers]:
+    """Yield the predictions by split and kind, if every run has some."""
     for split in SPLITS:
-        mine = {each.name: each.answers[each.answers["split"] == split].set_index("id_code") for each in results}
-        wells = pd.concat([table[[name for name in WELL if name in table]] for table in mine.values()])
+        tables = {run.name: run.answers[run.answers["split"] == split].set_index("id_code") for run in results}
+        wells = pd.concat([table[[name for name in WELL_COLUMNS if name in table]] for table in tables.values()])
         wells = wells[~wells.index.duplicated()].sort_index()
-        for kind in KINDS:
-            rungs = {name: last_rung(table, kind) for name, table in mine.items()}
+        for kind in ANSWER_KINDS:
+            rungs = {name: last_rung(table, kind) for name, table in tables.items()}
             if len(wells) and all(rungs.values()):
-                given = {name: table[f"{rungs[name]} {kind}"].reindex(wells.index) for name, table in mine.items()}
-                has = {name: wells.index.isin(table.index) for name, table in mine.items()}
-                yield Answers(split, kind, wells, pd.DataFrame(given), rungs, pd.DataFrame(has, index=wells.index))
+                predictions = {name: table[f"{rungs[name]} {kind}"].reindex(wells.index) for name, table in tables.items()}
+                in_run = {name: wells.index.isin(table.index) for name, table in tables.items()}
+                yield SplitAnswers(split, kind, wells, pd.DataFrame(predictions), rungs, pd.DataFrame(in_run, index=wells.index))
 
 
 def last_rung(answers: pd.DataFrame, kind: str) -> str:
-    """The last rung of this kind that answered any of these wells; "" when none did."""
-    told = [rung_of(name)[0] for name in answers.columns if rung_of(name)[1] == kind and answers[name].notna().any()]
-    return told[-1] if told else ""
+    """The last rung of this kind with a prediction for any of these wells; "" without one."""
+    rungs = [rung_and_kind(name)[0] for name in answers.columns if rung_and_kind(name)[1] == kind and answers[name].notna().any()]
+    return rungs[-1] if rungs else ""
 
 
-def of_recipes(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The runs of each recipe, in the order in which recipes first come."""
-    names = dict.fromkeys(each.recipe for each in results)
-    return {name: [each for each in results if each.recipe == name] for name in names}
+def runs_by_recipe(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """The runs of each recipe, in the order of their first occurrence."""
+    names = dict.fromkeys(run.recipe for run in results)
+    return {name: [run for run in results if run.recipe == name] for name in names}
 
 
-def _accuracies(table: Answers, results: Sequence[Result], *, draws: int, seed: int) -> Iterator[Row]:
-    for recipe, runs in of_recipes(results).items():
-        right = table.right([each.name for each in runs]).dropna(how="all")
-        rung = ", ".join(dict.fromkeys(table.rungs[each.name] for each in runs))
+def _accuracies(table: SplitAnswers, results: Sequence[RunResult], *, draws: int, seed: int) -> Iterator[Row]:
+    for recipe, runs in runs_by_recipe(results).items():
+        correct = table.correct([run.name for run in runs]).dropna(how="all")
+        rung = ", ".join(dict.fromkeys(table.rungs[run.name] for run in runs))
         head = {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung}
-        for by in PARTS:
+        for by in ACCURACY_PARTS:
             key = table.wells[by] if by else pd.Series("", index=table.wells.index)
-            for part, rows in right.groupby(key.reindex(right.index), sort=True):
+            for part, rows in correct.groupby(key.reindex(correct.index), sort=True):
                 experiments = table.wells.loc[rows.index, "experiment"]
                 yield {**head, "by": by, "part": part, **_accuracy(rows, experiments, draws=draws, seed=seed)}
 
 
-def _accuracy(right: pd.DataFrame, experiments: pd.Series, *, draws: int, seed: int) -> Row:
-    """Mean over runs, its spread, and intervals of the wells' means over runs."""
-    by_run = right.mean().dropna()
-    wells = right.mean(axis=1)
+def _accuracy(correct: pd.DataFrame, experiments: pd.Series, *, draws: int, seed: int) -> Row:
+    """Mean and standard deviation over runs, and intervals of the wells' means over runs."""
+    by_run = correct.mean().dropna()
+    wells = correct.mean(axis=1)
     mean = float(by_run.mean())
     return {
         "accuracy": mean, "std": float(by_run.std(ddof=1)) if len(by_run) > 1 else None, "runs": by_run.to_dict(),
-        "wells": len(right), "experiments": int(experiments.nunique()), "wilson": wilson(mean, round(right.count().mean())),
+        "wells": len(correct), "experiments": int(experiments.nunique()), "wilson": wilson(mean, round(correct.count().mean())),
         "interval": bootstrap(wells, experiments, draws=draws, seed=seed),
     }
 
 
-def _rungs(table: Answers, results: Sequence[Result]) -> Iterator[Row]:
+def _rungs(table: SplitAnswers, results: Sequence[RunResult]) -> Iterator[Row]:
     """Mean accuracy of each recipe on every rung of this kind, in the order of the ladder."""
-    for recipe, runs in of_recipes(results).items():
-        mine = [each.answers[each.answers["split"] == table.split] for each in runs]
-        for column in dict.fromkeys(name for answers in mine for name in answers if rung_of(name)[1] == table.kind):
-            shares = [answers[column].eq(answers["sirna"]).fillna(False).mean() for answers in mine
+    for recipe, runs in runs_by_recipe(results).items():
+        tables = [run.answers[run.answers["split"] == table.split] for run in runs]
+        for column in dict.fromkeys(name for answers in tables for name in answers if rung_and_kind(name)[1] == table.kind):
+            shares = [answers[column].eq(answers["sirna"]).fillna(False).mean() for answers in tables
                       if column in answers and answers[column].notna().any()]
             if shares:
-                yield {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung_of(column)[0], "accuracy": float(np.mean(shares))}
+                yield {"split": table.split, "kind": table.kind, "recipe": recipe, "rung": rung_and_kind(column)[0], "accuracy": float(np.mean(shares))}
 
 
-def _run_pairs(table: Answers, *, draws: int, seed: int) -> list[Row]:
-    """Every two runs on the wells that both have."""
+def _run_pairs(table: SplitAnswers, *, draws: int, seed: int) -> list[Row]:
+    """Each pair of runs, on the wells that both have."""
     rows = []
-    for first, second in combinations(table.given.columns, 2):
-        right = table.right([first, second]).dropna()
-        if len(right):
-            only_first, only_second, p = mcnemar(*(right[name].to_numpy(bool) for name in (first, second)))
-            rows.append({"split": table.split, "kind": table.kind, "first": first, "second": second, "wells": len(right),
+    for first, second in combinations(table.predictions.columns, 2):
+        correct = table.correct([first, second]).dropna()
+        if len(correct):
+            only_first, only_second, p = mcnemar(*(correct[name].to_numpy(bool) for name in (first, second)))
+            rows.append({"split": table.split, "kind": table.kind, "first": first, "second": second, "wells": len(correct),
                          "only_first": only_first, "only_second": only_second, "p": p,
-                         **_difference(right[second] - right[first], table.wells, draws=draws, seed=seed)})
+                         **_difference(correct[second] - correct[first], table.wells, draws=draws, seed=seed)})
     return [{**row, "p_holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]))]
 
 
 def _difference(values: pd.Series, wells: pd.DataFrame, *, draws: int, seed: int) -> Row:
     experiments = wells.loc[values.index, "experiment"]
-    how = {"draws": draws, "seed": seed}
-    return {"difference": float(values.mean()), "of_wells": bootstrap(values, experiments, whole=False, **how),
-            "of_experiments": bootstrap(values, experiments, **how)}
+    options = {"draws": draws, "seed": seed}
+    return {"difference": float(values.mean()), "of_wells": bootstrap(values, experiments, resample_experiments=False, **options),
+            "of_experiments": bootstrap(values, experiments, **options)}
 
 
-def _differences(table: Answers, results: Sequence[Result], *, draws: int, seed: int) -> Iterator[Row]:
-    """Each recipe less the first one, on the same wells with the same seed."""
-    (first, theirs), *others = of_recipes(results).items()
-    for recipe, ours in others:
-        pairs = [(one.name, other.name) for one in theirs for other in ours if one.seed == other.seed]
-        by_seed = [(right[second] - right[first]).dropna() for first, second in pairs for right in [table.right([first, second])]]
+def _differences(table: SplitAnswers, results: Sequence[RunResult], *, draws: int, seed: int) -> Iterator[Row]:
+    """The difference of each recipe from the first one, on the same wells with the same seed."""
+    (reference, reference_runs), *others = runs_by_recipe(results).items()
+    for recipe, runs in others:
+        pairs = [(first.name, second.name) for first in reference_runs for second in runs if first.seed == second.seed]
+        by_seed = [(correct[second] - correct[first]).dropna() for first, second in pairs for correct in [table.correct([first, second])]]
         by_seed = [values for values in by_seed if len(values)]
         if by_seed:
             means = [float(values.mean()) for values in by_seed]
             error = float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
             wells = pd.concat(by_seed, axis=1).mean(axis=1)
-            yield {"split": table.split, "kind": table.kind, "recipe": recipe, "from": first, "seeds": len(means),
+            yield {"split": table.split, "kind": table.kind, "recipe": recipe, "from": reference, "seeds": len(means),
                    "by_seed": means, "standard_error": error, **_difference(wells, table.wells, draws=draws, seed=seed),
                    "mean": float(np.mean(means))}
 
 
-def _confusions(table: Answers, results: Sequence[Result]) -> Iterator[Row]:
-    """The wrong answers of each recipe, its runs together."""
-    for recipe, runs in of_recipes(results).items():
-        names = [each.name for each in runs]
-        given = pd.concat([table.given.loc[table.has[name], name] for name in names])
-        truth = table.wells["sirna"].reindex(given.index)
-        groups = next((each.groups for each in results if each.groups), [])
-        sirnas = in_groups(sorted(set(truth.dropna().tolist())), groups)
-        yield {"split": table.split, "kind": table.kind, "recipe": recipe, **confusions(truth, given, groups),
+def _confusions(table: SplitAnswers, results: Sequence[RunResult]) -> Iterator[Row]:
+    """The wrong predictions of each recipe, over all of its runs."""
+    for recipe, runs in runs_by_recipe(results).items():
+        names = [run.name for run in runs]
+        predictions = pd.concat([table.predictions.loc[table.in_run[name], name] for name in names])
+        truth = table.wells["sirna"].reindex(predictions.index)
+        groups = next((run.groups for run in results if run.groups), [])
+        sirnas = order_by_group(sorted(set(truth.dropna().tolist())), groups)
+        yield {"split": table.split, "kind": table.kind, "recipe": recipe, **confusions(truth, predictions, groups),
                "group_sizes": [sum(sirna in set(group) for sirna in sirnas) for group in groups],
-               "matrix": matrix(truth, given, sirnas).tolist()}
+               "matrix": confusion_matrix(truth, predictions, sirnas).tolist()}

@@ -1,20 +1,20 @@
-"""The rungs of a run as one table, whatever they are measured by."""
+"""The ladder of a run as a table, for any metric."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from cellsignal.decide.evaluate.ladder import as_table
-from cellsignal.decide.labels.ladder import as_label_table
+from cellsignal.decide.evaluate.ladder import ladder_table
+from cellsignal.decide.labels.ladder import label_ladder_table
 
-# By the metric that a metrics.json names; without one it is accuracy.
-TABLES: dict[str, Callable[..., pd.DataFrame]] = {
-    "accuracy": lambda metrics, theirs: as_table(metrics.get("ladder", []), theirs=theirs),
-    "macro_f1": lambda metrics, theirs: as_label_table(metrics.get("rungs", [])),
+# By the metric in metrics.json; without one it is accuracy.
+LADDER_TABLES: dict[str, Callable[..., pd.DataFrame]] = {
+    "accuracy": lambda metrics, with_brodt: ladder_table(metrics.get("ladder", []), with_brodt=with_brodt),
+    "macro_f1": lambda metrics, with_brodt: label_ladder_table(metrics.get("rungs", [])),
 }
 
 
-def rungs_table(metrics: Mapping[str, Any], *, theirs: bool = False) -> pd.DataFrame:
-    """A row a rung, from the content of a metrics.json; empty when no answers were known. `theirs`: see `ladder.as_table`."""
-    return TABLES[metrics.get("metric", "accuracy")](metrics, theirs)
+def rungs_table(metrics: Mapping[str, Any], *, with_brodt: bool = False) -> pd.DataFrame:
+    """One row per rung, from the content of metrics.json; empty without known answers. `with_brodt`: see `ladder.ladder_table`."""
+    return LADDER_TABLES[metrics.get("metric", "accuracy")](metrics, with_brodt)

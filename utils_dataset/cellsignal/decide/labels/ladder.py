@@ -1,4 +1,4 @@
-"""What thresholds are worth: macro F1 of answers that look at no picture, and of a network's under each kind of thresholds."""
+"""The ladder of multi-label tasks: macro F1 of trivial baselines, and of a network with each kind of thresholds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables.labelled_sites import Labels
-from cellsignal.decide.labels.multilabel import baselines, decode, f1_by_class, macro_f1
+from cellsignal.decide.labels.multilabel import label_baselines, apply_thresholds, f1_by_class, macro_f1
 from cellsignal.decide.labels.predict import LabelScores
-from cellsignal.decide.labels.thresholds import METHODS, cross_fitted
+from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS, cross_fitted_answers
 
-SPLITS = {"test": "test", "held_out": "held out"}
-RUNGS = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
+SPLIT_NAMES = {"test": "test", "held_out": "held out"}
+RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
 def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
@@ -22,11 +22,11 @@ def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_la
     sites are answered by thresholds that other folds' sites gave. Returns rows {"rung", "kind": "floor" | "network",
     "split", "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
     """
-    answers: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+    predictions: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     if test is not None:
-        values = {method: fit(scores.held_out, truth, scores.test) for method, fit in METHODS.items()}
-        answers["test"] = test, {method: decode(scores.test, mine) for method, mine in values.items()}
-    answers["held_out"] = truth, {method: cross_fitted(scores.held_out, truth, scores.folds, method=method) for method in METHODS}
+        thresholds = {method: fit(scores.held_out, truth, scores.test) for method, fit in THRESHOLD_METHODS.items()}
+        predictions["test"] = test, {method: apply_thresholds(scores.test, values) for method, values in thresholds.items()}
+    predictions["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
     rows = []
     for split, (true, given) in answers.items():
         rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, training_labels).items()]
@@ -34,17 +34,17 @@ def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_la
     return rows
 
 
-def _row(method: str, split: str, true: np.ndarray, given: np.ndarray) -> dict[str, Any]:
-    by_class = f1_by_class(true, given)
-    facts = {"rung": RUNGS[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, given), "sites": len(true)}
+def _network_row(method: str, split: str, true: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    by_class = f1_by_class(true, predicted)
+    facts = {"rung": RUNG_NAMES[method], "kind": "network", "split": split, "macro_f1": macro_f1(true, predicted), "sites": len(true)}
     return {**facts, "method": method, "by_class": by_class.tolist()}
 
 
-def as_label_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row a rung, a column a split; empty without rungs."""
-    table = pd.DataFrame([{"rung": row["rung"], "split": SPLITS[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
+def label_ladder_table(rungs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per rung, one column per split; empty without rungs."""
+    table = pd.DataFrame([{"rung": row["rung"], "split": SPLIT_NAMES[row["split"]], "macro F1": row["macro_f1"]} for row in rungs])
     if table.empty:
         return table
     order = list(dict.fromkeys(table["rung"]))
     wide = table.pivot(index="rung", columns="split", values="macro F1").reindex(order)
-    return wide[[name for name in SPLITS.values() if name in wide]].add_prefix("macro F1, ").rename_axis(columns=None)
+    return wide[[name for name in SPLIT_NAMES.values() if name in wide]].add_prefix("macro F1, ").rename_axis(columns=None)

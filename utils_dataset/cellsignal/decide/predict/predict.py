@@ -1,10 +1,10 @@
-"""Log-probabilities per well: the sites of a well averaged, under each kind of statistics."""
+"""Log-probabilities of wells, averaged over their sites, under each kind of statistics."""
 
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.decide.predict.inference import BESIDE, predict_experiment
+from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.learn import devices
-from cellsignal.learn.networks.batchnorm import NO_LAYERS, NO_LAYERS_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
+from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
 from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
-from cellsignal.learn.networks.covariates import CONTROLS
+from cellsignal.learn.networks.covariates import CONTROL_TYPES
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
@@ -31,8 +31,8 @@ Networks = dict[str, tuple[nn.Module, ModelConfig]]
 
 
 @dataclass(frozen=True)
-class PredictionConfig:
-    """How the scores of an experiment are made from its images."""
+class ScoringOptions:
+    """What one network scores, and how.
 
     scope: str = "plate"
     batch_sizes: tuple[int, ...] = (32,)
@@ -100,32 +100,32 @@ def score_experiments(
     return {kind: caches[kind].stacked() for kind in caches}
 
 
-def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Mapping[str, Any]], *, out: Path, budget: Budget | None = None,
-                   stored: bool = False, **options: Any) -> dict[str, dict[str, pd.DataFrame]]:
-    """Scores by network, as `score_experiments` makes them in `<out>/<name>`: `networks` holds the options of each, by name.
+def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, ScoringOptions], *, out: Path, budget: Budget | None = None,
+                   stored: bool = False) -> dict[str, dict[str, pd.DataFrame]]:
+    """Scores by network, in `<out>/<name>` as `score_experiments` makes them; `networks`: the options of each network by name.
 
-    Scores of other networks in `out` are removed unless they are `stored`. When the time is spent, those of other making have
-    given way in the folders of all networks before TimeSpent is raised, so that nothing there passes for a result.
+    Scores of other networks in `out` are removed unless `stored`. Before TimeSpent is raised, outdated scores of all networks
+    are removed, so that none of them passes for a result.
     """
     if not stored:
-        keep_only(out, networks)
-    scores, late = {}, None
-    for name, own in networks.items():
+        remove_other_networks(out, networks)
+    scores, time_spent = {}, None
+    for name, scoring in networks.items():
         try:
-            scores[name] = score_experiments(root, sites, name=name, out=out / name, budget=budget, stored=stored, **own, **options)
-        except TimeSpent as spent:
-            late, budget = late or spent, Budget(0.0)
-    if late is not None:
-        raise late
+            scores[name] = score_experiments(root, sites, scoring, name=name, out=out / name, budget=budget, stored=stored)
+        except TimeSpent as error:
+            time_spent, budget = time_spent or error, Budget(0.0)
+    if time_spent is not None:
+        raise time_spent
     return scores
 
 
-def embed_experiments(root: Path, sites: pd.DataFrame, settings: PredictionSettings = PredictionSettings(), *, out: Path,
-                      statistics: Sequence[str] = ("running", "adapted"), **options: Any) -> dict[str, pd.DataFrame]:
+def embed_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, out: Path,
+                      statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
     """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
 
-    `options`: other arguments of `score_experiments`, which writes to `<out>/<kind>/`. Networks of
-    different cell types have different features, so that embeddings are to be compared within a cell type.
+    The scores go to `<out>/<kind>/`. Networks of different cell types have different features, so that embeddings are
+    comparable within a cell type only.
     """
     ways = {kind: settings.model_copy(update={"statistics": kind}) for kind in statistics}
     return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, embedded=sites, **options)["embeddings"]
@@ -162,39 +162,38 @@ def _embedded_sites(sites: pd.DataFrame, embedded: pd.DataFrame | None) -> pd.Da
     return embedded[embedded["cell_type"].isin(sites["cell_type"]) & ~embedded["experiment"].isin(sites["experiment"])]
 
 
-def _reader(kind: str) -> Callable[[Path], pd.DataFrame]:
+def _score_reader(kind: str) -> Callable[[Path], pd.DataFrame]:
     return read_embeddings if kind == "embeddings" else read_scores
 
 
 def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
-    """What to know when statistics are gathered over another scope than the training batches came from; "" when over the same.
+    """A note if statistics are gathered over another scope than that of the training batches; "" if over the same.
 
     Reads the JSON beside the weights (`weights.weights_path`); InputError when one is missing.
     """
     trained = {cell_type: read_config(weights_path(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
-    # Within an experiment "mixed" has nothing wider to gather over than the experiment itself.
-    wide = scope != "plate"
-    others = [cell_type for cell_type, its in trained.items() if (its != "plate") != wide]
-    if not others:
+    # Experiments are scored one by one, so that "mixed" statistics are those of the experiment.
+    differing = [cell_type for cell_type, training_scope in trained.items() if (training_scope != "plate") != (scope != "plate")]
+    if not differing:
         return ""
-    right = "experiment" if scope == "plate" else "plate"
-    return (f"statistics are gathered by {scope}, but {', '.join(others)} learned from {trained[others[0]]} batches, and "
-            f"accuracy suffers; predict with statistics_scope: {right}, or train with batch_scope: {scope}")
+    matching = "experiment" if scope == "plate" else "plate"
+    return (f"statistics are gathered by {scope}, but {', '.join(differing)} learned from {trained[differing[0]]} batches, and "
+            f"accuracy suffers; predict with statistics_scope: {matching}, or train with batch_scope: {scope}")
 
 
 def statistics_note(folder: Path) -> str:
-    """What to know of kinds of statistics that are equal because the network has no batch normalisation; "" where it has.
+    """A note if all kinds of statistics give the same scores, because the network has no batch normalisation; otherwise "".
 
     Reads the notes of the scores in `<folder>/<statistics>/`.
     """
     notes = [note for kind in STATISTICS for note in read_notes(Path(folder) / kind).values()]
-    return NO_LAYERS_NOTE if any(NO_LAYERS in note.get("gathered", {}) for note in notes) else ""
+    return NO_BATCHNORM_NOTE if any(NO_BATCHNORM in note.get("gathered", {}) for note in notes) else ""
 
 
-def keep_only(folder: Path, names: Collection[str]) -> None:
+def remove_other_networks(folder: Path, names: Collection[str]) -> None:
     """Remove the scores of every network but those called `names` from `folder`, which holds `<name>/<statistics>/`.
 
-    An earlier run may have asked for more networks, and whatever lies there counts as an output of this one.
+    An earlier run may have had more networks, and every file in the folder counts as an output of this run.
     """
     for path in Path(folder).glob("*/"):
         if path.name not in names:
@@ -228,6 +227,6 @@ def _score_cache(
     }
     facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
     return ScoreCache(
-        folder, identities, read=_reader(kind), **facts, **way, device=str(device),
-        training_scope={cell_type: card.scope for cell_type, (_, card) in networks.items()},
+        folder, identities, read=_score_reader(kind), **facts, **way, device=str(device),
+        training_scope={cell_type: config.scope for cell_type, (_, config) in networks.items()},
         averaged="log-probabilities, over passes and over the sites of a well")

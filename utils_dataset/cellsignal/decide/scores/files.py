@@ -1,11 +1,11 @@
-"""Scores on disk: one row per well, one column per class number, natural-log probabilities.
+"""Files of scores: one row per well, one column per class number, natural-log probabilities.
 
-Three formats hold the same table. Parquet and CSV (`.csv`, `.csv.gz`): a column `id_code` and one
+There are three formats. Parquet and CSV (`.csv`, `.csv.gz`): a column `id_code` and one
 column per class number. NPZ, without pickles: `id_code` (text [N]), `scores` (numbers [N, K]) and
 `class_numbers` (integers [K]; 0 to K - 1 when left out), or one array [N] per class number instead
 of the last two.
 
-A constant added to all scores of a well changes no decision, so softmax logits will do.
+A constant added to all scores of a well changes no decision, so logits before a softmax are accepted too.
 """
 
 import csv
@@ -27,69 +27,69 @@ from cellsignal.errors import InputError, system_fault
 from cellsignal.files import atomic_path
 from cellsignal.tasks import RXRX1
 
-# Parquet, CSV and NPZ files of scores, read into one shape; a damaged one is named in one line.
+# Reading Parquet, CSV and NPZ files of scores.
 
 
-MOST_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
-MOST_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
-_LONGEST_ID, _LONGEST_NUMBER = 256, 32  # bytes
-_BLOCK = 16 << 20  # bytes of CSV that are parsed at once, of which a row must not have more
+MAX_ROWS = 250_000  # of a file: all of RxRx1 has 62,754 wells
+MAX_COLUMNS = RXRX1.negative_control + 2  # a class number each, and id_code
+_MAX_ID_BYTES, _MAX_NUMBER_BYTES = 256, 32  # bytes
+_BLOCK_BYTES = 16 << 20  # bytes of CSV that are parsed at once, and the longest row
 
 
-class Columns(NamedTuple):
-    """What a file of scores holds, before its ids and values are judged."""
+class ScoreColumns(NamedTuple):
+    """The content of a file of scores, before ids and values are checked."""
 
     ids: list[object]  # id_code of each row
     classes: list[int]  # class number of each column
     values: np.ndarray  # float[rows, columns], NaN where nothing is written
 
 
-def read_columns(path: Path) -> Columns:
-    """Read a file in the format that its name ends with; raises InputError."""
+def read_score_columns(path: Path) -> ScoreColumns:
+    """Read a file in the format of its suffix; raises InputError."""
     if not path.exists():
         raise InputError("no such file", where=path, cure="run the kernel 4-predict-assign, or mend the path")
     refuse_stream(path)
-    suffix = suffix_of(path)
+    suffix = score_suffix(path)
     if not suffix:
-        raise InputError("not a name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
+        raise InputError("not a file name of scores", where=path, cure=f"give files that end with {', '.join(FORMATS)}")
     return FORMATS[suffix](path)
 
 
-def suffix_of(path: Path) -> str:
-    """The suffix in FORMATS that a file's name ends with, or nothing."""
+def score_suffix(path: Path) -> str:
+    """The suffix of a file name, if it is in FORMATS, else ""."""
     return next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), "")
 
 
 def is_submission(path: Path) -> bool:
-    """Whether a file is a CSV that holds the siRNAs themselves, as submissions, solutions and confidences do."""
-    return ".csv" in suffix_of(path) and "sirna" in _csv_header(path)
+    """Whether a file is a CSV with a column sirna: a submission, a solution or confidences."""
+    return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
 
 
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(path: Path) -> ScoreColumns:
     try:
         with open(path, "rb") as stream:
             schema = pa.parquet.read_schema(stream)
-            names = [name for name in schema.names if not name.startswith("__index_level_")]  # of pandas, no column of ours
+            names = [name for name in schema.names if not name.startswith("__index_level_")]  # an index of pandas
             _class_names(names, path)
             _refuse_types(pa.schema([field for field in schema if field.name in names]), path)
-            file = pa.parquet.ParquetFile(stream, read_dictionary=["id_code"])  # a long text that stands in every row is kept once
+            file = pa.parquet.ParquetFile(stream, read_dictionary=["id_code"])  # a repeated long text is stored once
             rows, groups = file.metadata.num_rows, range(file.metadata.num_row_groups)
             declared = sum(file.metadata.row_group(number).total_byte_size for number in groups)
-            _refuse_size(path, rows=rows, columns=len(names), size=declared, most=_most_bytes(rows, len(names)))
+            _refuse_size(path, rows=rows, columns=len(names), size=declared, max_size=_max_bytes(rows, len(names)))
             table = file.read(columns=names)
     except InputError:
         raise
-    except Exception as error:  # Arrow raises its own family of errors for damaged files
-        raise _unreadable(path, "Parquet", error) from None
+    except Exception as error:  # Arrow raises many kinds of errors for damaged files
+        raise _unreadable_file(path, "Parquet", error) from None
     return _from_arrow(table, path, "Parquet")
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path) -> ScoreColumns:
     header = _csv_header(path)
     types = {str(name): pa.float64() for name in _class_names(header, path)}
     options = {
         "convert_options": pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()}),
-        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK),
+        "read_options": pa.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK_BYTES),
     }
     _refuse_size(path, columns=len(header))
     batches, rows = [], 0
@@ -102,111 +102,111 @@ def _read_csv(path: Path) -> Columns:
         table = pa.Table.from_batches(batches, schema=reader.schema)
     except InputError:
         raise
-    except Exception as error:  # Arrow's again; they name no row
-        raise _csv_fault(path, header) or _unreadable(path, "CSV", error) from None
+    except Exception as error:  # of Arrow, without the row
+        raise _csv_fault(path, header) or _unreadable_file(path, "CSV", error) from None
     return _from_arrow(table, path, "CSV")
 
 
-def _read_npz(path: Path) -> Columns:
-    arrays = _arrays(path)
-    ids = _array(arrays, "id_code", path, kinds="US", axes=1)
-    if "scores" not in arrays:  # then one array per class number
+def _read_npz(path: Path) -> ScoreColumns:
+    arrays = _read_arrays(path)
+    ids = _take_array(arrays, "id_code", path, kinds="US", axes=1)
+    if "scores" not in arrays:  # one array per class number
         names = list(arrays)
-        columns = [_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
+        columns = [_take_array(arrays, name, path, kinds="fiu", axes=1) for name in names]
         classes = [_class_number(name, path) for name in names]
         _same_length(path, id_code=ids, **dict(zip(names, columns)))
-        return Columns(_text(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
-    scores = _array(arrays, "scores", path, kinds="fiu", axes=2)
+        return ScoreColumns(_decode_ids(ids, path), classes, _floats(np.column_stack(columns)) if columns else np.empty((len(ids), 0)))
+    scores = _take_array(arrays, "scores", path, kinds="fiu", axes=2)
     numbers = np.arange(scores.shape[1])
     if "class_numbers" in arrays:
-        numbers = _array(arrays, "class_numbers", path, kinds="iu", axes=1)
+        numbers = _take_array(arrays, "class_numbers", path, kinds="iu", axes=1)
     _same_length(path, id_code=ids, scores=scores)
     _same_length(path, class_numbers=numbers, **{"the columns of scores": scores.T})
-    return Columns(_text(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
+    return ScoreColumns(_decode_ids(ids, path), [_class_number(number, path) for number in numbers.tolist()], _floats(scores))
 
 
-FORMATS: dict[str, Callable[[Path], Columns]] = {
+FORMATS: dict[str, Callable[[Path], ScoreColumns]] = {
     ".parquet": _read_parquet, ".csv": _read_csv, ".csv.gz": _read_csv, ".npz": _read_npz,
 }  # fmt: skip
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+def _unreadable_file(path: Path, kind: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         what, cure = system_fault(error)
         return InputError(f"cannot be read ({what})", where=path, cure=cure)
     return InputError(f"not readable as {kind}", where=path, cure="it is damaged or of another format: write it again")
 
 
-# Limits, which keep a small file from becoming more than the memory holds
+# Limits, so that a small compressed file cannot exhaust the memory
 
 
-def _most_bytes(rows: int, columns: int) -> int:
-    """More than any table of so many rows and columns holds, as text or in a type of Arrow."""
-    return (rows + 1000) * (_LONGEST_ID + _LONGEST_NUMBER * columns)
+def _max_bytes(rows: int, columns: int) -> int:
+    """An upper bound for the bytes of a table of this size, as text or in Arrow."""
+    return (rows + 1000) * (_MAX_ID_BYTES + _MAX_NUMBER_BYTES * columns)
 
 
-def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, most: int = 0) -> None:
-    """Raise InputError for a file that holds, or says that it holds, more than scores can."""
-    for found, limit, unit in ((rows, MOST_ROWS, "rows"), (columns, MOST_COLUMNS, "columns"), (size, most, "bytes")):
-        if found > limit:
-            raise InputError(f"holds {found:,} {unit}, and no scores have more than {limit:,}", where=path,
+def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, max_size: int = 0) -> None:
+    """Raise InputError for a file that has, or declares, more rows, columns or bytes than scores can have."""
+    for count, limit, unit in ((rows, MAX_ROWS, "rows"), (columns, MAX_COLUMNS, "columns"), (size, max_size, "bytes")):
+        if count > limit:
+            raise InputError(f"holds {count:,} {unit}, and no scores have more than {limit:,}", where=path,
                              cure="give one row per well and one column per siRNA, in several files if need be")
 
 
-class _Bounded(io.RawIOBase):
-    """What comes out of a stream, up to `most` bytes; then InputError."""
+class _BoundedStream(io.RawIOBase):
+    """A stream that raises InputError after `max_size` bytes."""
 
-    def __init__(self, stream: BinaryIO, path: Path, *, most: int) -> None:
-        self.stream, self.path, self.most, self.so_far = stream, path, most, 0
+    def __init__(self, stream: BinaryIO, path: Path, *, max_size: int) -> None:
+        self.stream, self.path, self.max_size, self.num_read = stream, path, max_size, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         count = self.stream.readinto(buffer)
-        self.so_far += count
-        _refuse_size(self.path, size=self.so_far, most=self.most)
+        self.num_read += count
+        _refuse_size(self.path, size=self.num_read, max_size=self.max_size)
         return count
 
 
 @contextmanager
 def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
     with open_table(path) as stream:
-        yield io.BufferedReader(_Bounded(stream, path, most=_most_bytes(MOST_ROWS, columns)), 1 << 20)
+        yield io.BufferedReader(_BoundedStream(stream, path, max_size=_max_bytes(MAX_ROWS, columns)), 1 << 20)
 
 
 # Parquet and CSV
 
 
-def _from_arrow(table: pa.Table, path: Path, kind: str) -> Columns:
+def _from_arrow(table: pa.Table, path: Path, kind: str) -> ScoreColumns:
     classes = [_class_number(name, path) for name in _class_names(table.column_names, path)]
-    place = table.column_names.index("id_code")
+    id_column = table.column_names.index("id_code")
     _refuse_types(table.schema, path)
     try:
-        values = table.remove_column(place).replace_schema_metadata(None).to_pandas().to_numpy()
-        return Columns(_ids(table.column(place), path), classes, _floats(values))
+        values = table.remove_column(id_column).replace_schema_metadata(None).to_pandas().to_numpy()
+        return ScoreColumns(_ids(table.column(id_column), path), classes, _floats(values))
     except InputError:
         raise
-    except Exception as error:  # only now does Arrow look whether text is text
-        raise _unreadable(path, kind, error) from None
+    except Exception as error:  # Arrow checks the encoding of text only now
+        raise _unreadable_file(path, kind, error) from None
 
 
 def _refuse_types(schema: pa.Schema, path: Path) -> None:
     """Raise InputError for a column of scores that holds no numbers."""
     for field in schema:
         if field.name != "id_code" and not (pa.types.is_floating(field.type) or pa.types.is_integer(field.type)):
-            held = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
-            raise InputError(f"column {field.name} holds {held}", where=path, cure="write scores as numbers")
+            content = "text" if field.type in (pa.string(), pa.large_string()) else f"{field.type}"
+            raise InputError(f"column {field.name} holds {content}", where=path, cure="write scores as numbers")
 
 
 def _ids(column: pa.ChunkedArray, path: Path) -> list[object]:
-    """The values of id_code; texts without the spaces around them."""
+    """The values of id_code, with surrounding spaces removed from text."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if kind not in (pa.string(), pa.large_string()):
         return column.to_pylist()
     for chunk in column.chunks:
         longest = pa.compute.max(pa.compute.binary_length(getattr(chunk, "dictionary", chunk))).as_py() or 0
-        if longest > _LONGEST_ID:
+        if longest > _MAX_ID_BYTES:
             raise InputError(f"an id_code of {longest:,} bytes", where=path, cure="write experiment_plate_well, such as HUVEC-01_1_B03")
     return pa.compute.utf8_trim_whitespace(column.cast(kind)).to_pylist()
 
@@ -215,8 +215,8 @@ def _class_names(names: Sequence[str], path: Path) -> list[str]:
     """The names of all columns but id_code."""
     if "id_code" not in names:
         raise InputError("no column id_code", where=path, cure="name the column that holds the well ids id_code")
-    place = list(names).index("id_code")
-    return [*names[:place], *names[place + 1 :]]
+    id_column = list(names).index("id_code")
+    return [*names[:id_column], *names[id_column + 1 :]]
 
 
 def _class_number(name: object, path: Path) -> int:
@@ -228,7 +228,7 @@ def _class_number(name: object, path: Path) -> int:
 
 
 def _floats(values: np.ndarray) -> np.ndarray:
-    """As float32 where that holds every value that the type can, else as float64."""
+    """float16 and float32 as float32, all other types as float64."""
     return values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64, copy=False)
 
 
@@ -236,31 +236,31 @@ def _csv_header(path: Path) -> list[str]:
     try:
         header = read_header(path)
     except OSError as error:
-        raise _unreadable(path, "CSV", error) from None
+        raise _unreadable_file(path, "CSV", error) from None
     if header.separator != ",":
         raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
     return header.names
 
 
 def _csv_fault(path: Path, header: list[str]) -> InputError | None:
-    """The first line that is no row of numbers, looked for once Arrow has refused the file."""
+    """The first invalid line of a file that Arrow cannot read; None if there is none."""
     try:
         with _open_csv(path, columns=len(header)) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            reader = csv.reader(iter(lambda: text.readline(_BLOCK), ""))
+            reader = csv.reader(iter(lambda: text.readline(_BLOCK_BYTES), ""))
             next(reader)
             for cells in filter(None, reader):
                 if len(cells) != len(header):
                     what = f"{len(cells)} cells where the header has {len(header)}"
                     return InputError(what, where=f"{path}:{reader.line_num}", cure="give each column one cell")
-                bad = [(name, cell) for name, cell in zip(header, cells) if name != "id_code" and not _is_number(cell)]
-                if bad:
-                    return InputError(f"{bad[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{bad[0][0]}",
+                invalid = [(name, cell) for name, cell in zip(header, cells) if name != "id_code" and not _is_number(cell)]
+                if invalid:
+                    return InputError(f"{invalid[0][1][:40]!r} is no number", where=f"{path}:{reader.line_num}:{invalid[0][0]}",
                                       cure="write scores as numbers")
     except InputError as error:
         return error
     except Exception as error:
-        return _unreadable(path, "CSV", error)
+        return _unreadable_file(path, "CSV", error)
     return None
 
 
@@ -275,60 +275,60 @@ def _is_number(cell: str) -> bool:
 # NPZ
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an archive; those of Python objects, which would need a pickle, are refused."""
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive; InputError for arrays of Python objects, which would need pickle."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             if "scores" in archive.files and (unknown := set(archive.files) - {"id_code", "scores", "class_numbers"}):
                 raise InputError(f"array {min(unknown)!r} is unknown", where=path, cure="save id_code, scores and class_numbers, and no other")
             size = sum(entry.file_size for entry in archive.zip.infolist())
-            _refuse_size(path, columns=len(archive.files), size=size, most=_most_bytes(MOST_ROWS, MOST_COLUMNS))
+            _refuse_size(path, columns=len(archive.files), size=size, max_size=_max_bytes(MAX_ROWS, MAX_COLUMNS))
             return {name: archive[name] for name in archive.files}
     except InputError:
         raise
     except ValueError as error:
         if "Object arrays" in str(error):
             raise InputError("an array holds Python objects", where=path, cure="save ids as text: ids.astype(str)") from None
-        raise _unreadable(path, "NPZ", error) from None
-    except Exception as error:  # zip, zlib, struct and NumPy each have their own
-        raise _unreadable(path, "NPZ", error) from None
+        raise _unreadable_file(path, "NPZ", error) from None
+    except Exception as error:  # zip, zlib, struct and NumPy raise various errors
+        raise _unreadable_file(path, "NPZ", error) from None
 
 
-def _array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
-    """Take one array out, of these kinds of values and with so many axes."""
+def _take_array(arrays: dict[str, np.ndarray], name: str, path: Path, *, kinds: str, axes: int) -> np.ndarray:
+    """Remove and return one array, with values of these kinds and `axes` dimensions; else InputError."""
     array = arrays.pop(name, None)
     if array is None:
         raise InputError(f"no array {name}", where=path, cure="save id_code, scores and class_numbers")
     if array.dtype.kind not in kinds or array.ndim != axes:
         kind = "text" if array.dtype.kind in "US" else f"{array.dtype}"
-        asked = f"{'text' if kinds == 'US' else 'numbers'} of shape {'[wells, classes]' if axes == 2 else '[n]'}"
-        raise InputError(f"array {name} holds {kind} of shape {list(array.shape)}", where=path, cure=f"save {asked}")
+        expected = f"{'text' if kinds == 'US' else 'numbers'} of shape {'[wells, classes]' if axes == 2 else '[n]'}"
+        raise InputError(f"array {name} holds {kind} of shape {list(array.shape)}", where=path, cure=f"save {expected}")
     return array
 
 
 def _same_length(path: Path, **arrays: np.ndarray) -> None:
-    (first, length), *others = ((name, len(array)) for name, array in arrays.items())
-    for name, other in others:
+    (first, length), *rest = ((name, len(array)) for name, array in arrays.items())
+    for name, other in rest:
         if other != length:
             raise InputError(f"{length} in {first}, {other} in {name}", where=path, cure="save arrays of the same wells")
 
 
-def _text(ids: np.ndarray, path: Path) -> list[str]:
+def _decode_ids(ids: np.ndarray, path: Path) -> list[str]:
     try:
         return (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids).tolist()
-    except ValueError:  # bytes that are no UTF-8, or numbers that are no letters
+    except ValueError:  # invalid UTF-8 or code points
         raise InputError("array id_code holds damaged text", where=path, cure="save ids as text: ids.astype(str)") from None
 
 
-ROUNDING = 1e-5  # by so much a probability may leave 0..1: float32 softmaxes, averaged, do
-HUGE = 1e30  # no logarithm is as large; many mask what is impossible with the lowest number of a type, as others with -inf
+ROUNDING = 1e-5  # tolerance for probabilities outside 0..1, as after averaging float32 softmaxes
+MAX_SCORE = 1e30  # larger than any logarithm; some programs mask impossible classes with the lowest number of a type instead of -inf
 METADATA = "metadata.json"
-NEARLY_ALL = 0.9  # of the values, by which a table is taken for one of probabilities
+PROBABILITY_SHARE = 0.9  # of the values in 0..1, from which on a table is taken for probabilities
 
 
-def without_masks(values: np.ndarray) -> np.ndarray:
-    """Scores below -HUGE as -inf."""
-    masks = (values < -HUGE) & (values > -np.inf) if values.min() < -HUGE else np.zeros(1, bool)
+def replace_masks(values: np.ndarray) -> np.ndarray:
+    """Scores with -inf in place of values below -MAX_SCORE."""
+    masks = (values < -MAX_SCORE) & (values > -np.inf) if values.min() < -MAX_SCORE else np.zeros(1, bool)
     return np.where(masks, values.dtype.type(-np.inf), values) if masks.any() else values
 
 
@@ -347,117 +347,117 @@ def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path
 def read_scores(path: Path, *, probabilities: bool = False) -> pd.DataFrame:
     """Read scores: index id_code, integer class numbers as columns, float32 log-probabilities.
 
-    The suffix tells the format. With `probabilities` the file holds probabilities: the rows are
-    made to sum to one and their natural logarithm is returned, -inf for 0.
+    The suffix is the format. With `probabilities` the file holds probabilities: rows are normalised, and their natural
+    logarithm is returned, -inf for 0.
 
-    Raises InputError naming the file, and the well or column, when it is not such a table: damaged,
-    no id_code, a column that is no class number, an id twice, text, NaN or +inf among the values, a
-    well for which every class is impossible, or values that belong to the other of the two scales.
+    Raises InputError with the file, and the well or column, for a damaged file, a missing id_code, a column that is no class
+    number, a duplicated id, text, NaN or +inf among the values, a well without a possible class, and values on the other of the
+    two scales.
     """
     path = Path(path)
-    read = _checked(read_columns(path), path)
-    _refuse_missing(read, path)
-    values = _logarithms(read, path) if probabilities else _log_scale(read, path)
+    columns = _check_names(read_score_columns(path), path)
+    _check_values(columns, path)
+    values = _log_of_probabilities(columns, path) if probabilities else _as_log_probabilities(columns, path)
     impossible = values.max(axis=1) == -np.inf
     if impossible.any():
-        where = f"{path}: well {read.ids[int(impossible.argmax())]}"
+        where = f"{path}: well {columns.ids[int(impossible.argmax())]}"
         raise InputError("every class has probability 0", where=where, cure="predict this well again")
-    return pd.DataFrame(values, index=pd.Index(read.ids, name="id_code"), columns=read.classes)
+    return pd.DataFrame(values, index=pd.Index(columns.ids, name="id_code"), columns=columns.classes)
 
 
 def read_all_scores(paths: Sequence[Path], *, probabilities: bool = False) -> pd.DataFrame:
-    """Read and stack several score files, or folders of them; no well may come twice.
+    """Read and concatenate several score files, or folders of them; InputError for a well in two files.
 
-    Of a folder every Parquet, CSV and NPZ file counts, but submissions. Columns ascend.
+    Folders contribute every Parquet, CSV and NPZ file except submissions. Columns are sorted.
     """
-    files = files_of(paths)
+    files = list_score_files(paths)
     if not files:
-        raise InputError("no score files (.parquet, .csv, .csv.gz, .npz) there", where=name_of(paths),
+        raise InputError("no score files (.parquet, .csv, .csv.gz, .npz)", where=describe_paths(paths),
                          cure="name files or folders with scores")
     scores = pd.concat([read_scores(file, probabilities=probabilities) for file in files])
     if scores.isna().to_numpy().any():
-        # Cell types may have been trained on different classes; an absent class is impossible, not unknown.
+        # Cell types may have been trained on different classes; a missing class is impossible (-inf).
         scores = scores.fillna(-np.inf)
-    twice = scores.index[scores.index.duplicated()]
-    if len(twice):
-        raise InputError(f"well {twice[0]} is scored in two files", where=name_of(paths),
+    duplicated = scores.index[scores.index.duplicated()]
+    if len(duplicated):
+        raise InputError(f"well {duplicated[0]} is scored in two files", where=describe_paths(paths),
                          cure="name each file once, or average the scores first")
     return scores if scores.columns.is_monotonic_increasing else scores.sort_index(axis=1)
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The score files that these paths name, one by one or by their folders."""
-    return [file for path in paths for file in _in_folder(Path(path))]
+def list_score_files(paths: Sequence[Path]) -> list[Path]:
+    """The score files among these paths and in these folders."""
+    return [file for path in paths for file in _score_files_in(Path(path))]
 
 
-def name_of(paths: Sequence[Path]) -> str:
-    """Some paths in one line: the first, and how many more."""
+def describe_paths(paths: Sequence[Path]) -> str:
+    """Paths in one line: the first, and the number of others."""
     return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0] if paths else "SCORES")
 
 
-def _in_folder(path: Path) -> list[Path]:
+def _score_files_in(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = (file for file in path.iterdir() if not file.name.startswith("."))  # half-written ones start so
-    return sorted(file for file in found if suffix_of(file) and not is_submission(file))
+    visible = (file for file in path.iterdir() if not file.name.startswith("."))  # temporary files start with a dot
+    return sorted(file for file in visible if score_suffix(file) and not is_submission(file))
 
 
-def _checked(read: Columns, path: Path) -> Columns:
-    if not len(read.ids) or not read.classes:
+def _check_names(columns: ScoreColumns, path: Path) -> ScoreColumns:
+    if not len(columns.ids) or not columns.classes:
         raise InputError("no wells or no classes in it", where=path, cure="write the scores again")
-    odd = next((row for row, name in enumerate(read.ids, 1) if not (isinstance(name, str) and name)), 0)
-    if odd:
-        raise InputError(f"id_code {read.ids[odd - 1]!r} is no text", where=f"{path}: row {odd}",
+    invalid_row = next((row for row, name in enumerate(columns.ids, 1) if not (isinstance(name, str) and name)), 0)
+    if invalid_row:
+        raise InputError(f"id_code {columns.ids[invalid_row - 1]!r} is no text", where=f"{path}: row {invalid_row}",
                          cure="write experiment_plate_well, such as HUVEC-01_1_B03")
-    for what, names, cure in (("id_code", read.ids, "well"), ("class", read.classes, "class number")):
-        twice = pd.Index(names)[pd.Index(names).duplicated()]
-        if len(twice):
-            raise InputError(f"{what} {twice[0]} stands twice", where=path,
+    for what, names, cure in (("id_code", columns.ids, "well"), ("class", columns.classes, "class number")):
+        duplicated = pd.Index(names)[pd.Index(names).duplicated()]
+        if len(duplicated):
+            raise InputError(f"{what} {duplicated[0]} stands twice", where=path,
                              cure=f"keep one {'row' if what == 'id_code' else 'column'} per {cure}")
-    return read
+    return columns
 
 
-def _refuse_missing(read: Columns, path: Path) -> None:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        values = read.values.astype(np.float32, copy=False)
-    for bad, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > HUGE, "no logarithm, so large is it")):
-        if bad.any():
-            raise InputError(f"the score is {name}", where=_place(read, bad, path)[0],
+def _check_values(columns: ScoreColumns, path: Path) -> None:
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused
+        values = columns.values.astype(np.float32, copy=False)
+    for invalid, name in ((np.isnan(values), "NaN"), (np.isposinf(values), "+inf"), (values > MAX_SCORE, "no logarithm, so large is it")):
+        if invalid.any():
+            raise InputError(f"the score is {name}", where=_locate_value(columns, invalid, path)[0],
                              cure="predict this well again; -inf is allowed")
 
 
-def _log_scale(read: Columns, path: Path) -> np.ndarray:
-    """The values as float32, unless they look like probabilities."""
-    low, high = read.values.min(), read.values.max()
+def _as_log_probabilities(columns: ScoreColumns, path: Path) -> np.ndarray:
+    """The values as float32; InputError if they look like probabilities."""
+    low, high = columns.values.min(), columns.values.max()
     if low >= -ROUNDING and high > ROUNDING:
         if high <= 1 + ROUNDING:
             raise InputError("the values lie between 0 and 1, as probabilities do", where=path,
                              cure="add --probabilities, or write natural logarithms")
         raise InputError("no value is negative, so these are no log-probabilities", where=path,
                          cure="write natural logarithms of probabilities, or probabilities and add --probabilities")
-    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (read.values >= -ROUNDING).mean() >= NEARLY_ALL:
-        where, value = _place(read, read.values < -ROUNDING, path)
+    if low < 0 and ROUNDING < high <= 1 + ROUNDING and (columns.values >= -ROUNDING).mean() >= PROBABILITY_SHARE:
+        where, value = _locate_value(columns, columns.values < -ROUNDING, path)
         raise InputError(f"{value:.6g} among values that lie between 0 and 1, as probabilities do", where=where,
                          cure="mend it and add --probabilities, or write natural logarithms")
     with np.errstate(over="ignore"):
-        return without_masks(read.values.astype(np.float32, copy=False))
+        return replace_masks(columns.values.astype(np.float32, copy=False))
 
 
-def _logarithms(read: Columns, path: Path) -> np.ndarray:
-    """Natural logarithms of probabilities, each row divided by its sum; float32."""
-    if read.values.max() <= 0 and read.values.min() < -ROUNDING:
+def _log_of_probabilities(columns: ScoreColumns, path: Path) -> np.ndarray:
+    """Natural logarithms of the probabilities, normalised by row; float32. InputError if they are no probabilities."""
+    if columns.values.max() <= 0 and columns.values.min() < -ROUNDING:
         raise InputError("no value is positive, as in log-probabilities", where=path, cure="drop --probabilities")
-    bad = (read.values < -ROUNDING) | (read.values > 1 + ROUNDING)
-    if bad.any():
-        where, value = _place(read, bad, path)
+    invalid = (columns.values < -ROUNDING) | (columns.values > 1 + ROUNDING)
+    if invalid.any():
+        where, value = _locate_value(columns, invalid, path)
         raise InputError(f"{value:.6g} is no probability", where=where, cure="write values from 0 to 1")
-    values = np.clip(read.values.astype(np.float64), 0, None)
-    with np.errstate(divide="ignore", invalid="ignore"):  # log 0; and 0 / 0, a row that is refused later
+    values = np.clip(columns.values.astype(np.float64), 0, None)
+    with np.errstate(divide="ignore", invalid="ignore"):  # log 0, and 0 / 0 in rows that are refused later
         values /= values.sum(axis=1, keepdims=True)
         return np.nan_to_num(np.log(values, out=values), nan=-np.inf, neginf=-np.inf, copy=False).astype(np.float32)
 
 
-def _place(read: Columns, bad: np.ndarray, path: Path) -> tuple[str, float]:
-    """Where the first bad value stands, and the value."""
-    row, column = np.argwhere(bad)[0]
-    return f"{path}: well {read.ids[row]}, class {read.classes[column]}", float(read.values[row, column])
+def _locate_value(columns: ScoreColumns, invalid: np.ndarray, path: Path) -> tuple[str, float]:
+    """The place of the first invalid value, and the value."""
+    row, column = np.argwhere(invalid)[0]
+    return f"{path}: well {columns.ids[row]}, class {columns.classes[column]}", float(columns.values[row, column])

@@ -1,7 +1,7 @@
-"""Which sites share a batch, and the data set that serves them.
+"""The data set of site images, and the batches of its sites.
 
-Order and augmentation are functions of (seed, epoch, site): a run resumed at an epoch's start sees
-exactly what the undisturbed run would have seen, with any number of reading threads.
+Order and augmentation are functions of (seed, epoch, site): a run that resumes at the start of an epoch sees exactly what an
+uninterrupted run would have seen, with any number of reading threads.
 """
 
 import hashlib
@@ -22,33 +22,32 @@ from cellsignal.learn.batches.augment import Augment, CropFlipRotate
 from cellsignal.learn.batches.loader import CPU, Batch, prefetch
 from cellsignal.tasks import RXRX1
 
-LABELS = "labels"  # the column of a table whose sites have several
-CACHE_BYTES = 2**31  # pictures are kept in memory up to this size
-_own = local()
+LABELS_COLUMN = "labels"  # only in tables of multi-label sites
+MAX_CACHE_BYTES = 2**31  # larger sets of images are not cached in memory
+_thread_local = local()
 SCOPES = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "mixed": []}
 
 
 class SiteImages:
-    """Sites and what is known of them: pictures, uint8[C, H, W], and labels.
+    """Images of sites, uint8[C, H, W], and their labels.
 
-    `class_numbers`: what each column of the targets stands for. A table with a column `labels`, tuples
-    of class numbers, is multi-label; else `sirna` has each site's one. `labels`: positions among the
-    class numbers, int64[N] (-1: none of them), or of a multi-label set bool[N, K]. `channels`: how
-    their file names end. Images are kept in memory when `cache` is set (small sets), else each is
-    read when asked for. `root`: the folder that all stems start from. `augment`: what happens to a picture that is served.
+    `root`: the folder that the stems of `sites` are relative to. `class_numbers`: the class of each column of the targets. A
+    table with a column `labels`, tuples of class numbers, is multi-label; otherwise `sirna` is each site's class. `labels`:
+    positions among the class numbers, int64[N] (-1: none of them), or bool[N, K] if multi-label. `channels`: the file-name
+    suffix of each channel. `augment`: applied to the images of batches. `cache`: keep all images in memory.
     """
 
     def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: Sequence[str] = RXRX1.suffixes,
                  augment: Augment | CropFlipRotate | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
         self.class_numbers, self.stems = list(class_numbers), self.sites["stem"].tolist()
-        self.multilabel = LABELS in self.sites
-        self.labels = _class_matrix(self.sites[LABELS], self.class_numbers) if self.multilabel else _class_indices(self.sites["sirna"], self.class_numbers)
+        self.multilabel = LABELS_COLUMN in self.sites
+        self.labels = _class_matrix(self.sites[LABELS_COLUMN], self.class_numbers) if self.multilabel else _class_indices(self.sites["sirna"], self.class_numbers)
         self.cached = list(read_sites(self.root, self.sites, channels=channels)) if cache else None
 
     @property
     def metric(self) -> str:
-        """What its predictions are measured by: "accuracy", or "macro_f1" of several labels a site."""
+        """The name of the metric: "accuracy", or "macro_f1" for multi-label sites."""
         return "macro_f1" if self.multilabel else "accuracy"
 
     def __len__(self) -> int:
@@ -56,20 +55,20 @@ class SiteImages:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a picture as stored."""
+        """Channels, height and width of an image as stored."""
         return self.image(0).shape
 
     def image(self, row: int, out: np.ndarray | None = None) -> np.ndarray:
-        """The picture of one site as stored, uint8[C, H, W]; `out` is where a packed store puts it, without a copy in between."""
+        """The image of one site as stored, uint8[C, H, W]; a packed store decodes it directly into `out`."""
         if self.cached is not None and self.cached[row] is not None:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels, out=out if is_store(self.root) else None)
 
-    def put(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augment | CropFlipRotate | None = None) -> None:
-        """Fill `out`, uint8[C, h, w], with the picture of one site; InputError when it has another size than the first site's."""
-        image = self.image(row, out if augment is None else _scratch(self.shape))
+    def read_into(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augment | CropFlipRotate | None = None) -> None:
+        """Fill `out`, uint8[C, h, w], with the augmented image of one site; InputError if its size differs from the first site's."""
+        image = self.image(row, out if augment is None else _scratch_image(self.shape))
         if image.shape != self.shape:
-            what = f"its pictures have {image.shape[2]}x{image.shape[1]} pixels, those of {self.stems[0]} {self.shape[2]}x{self.shape[1]}"
+            what = f"its images have {image.shape[2]}x{image.shape[1]} pixels, those of {self.stems[0]} {self.shape[2]}x{self.shape[1]}"
             raise InputError(what, where=self.root / self.stems[row], cure="give all images one size")
         if augment is not None:
             augment(image, epoch=epoch, site=row, out=out)
@@ -77,18 +76,18 @@ class SiteImages:
             out[...] = image
 
     def targets(self, rows: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """What the network should answer for sites `rows`, float32[N, K]: 1 for each of a site's classes, else 0."""
-        known = torch.as_tensor(self.labels[np.asarray(rows)])
+        """Targets of the sites `rows`, float32[N, K]: 1 for each class of a site, else 0."""
+        labels = torch.as_tensor(self.labels[np.asarray(rows)])
         if self.multilabel:
-            return known.float()
-        return (known[:, None] == torch.arange(len(self.class_numbers))).float()
+            return labels.float()
+        return (labels[:, None] == torch.arange(len(self.class_numbers))).float()
 
 
-def _scratch(shape: tuple[int, ...]) -> np.ndarray:
-    """Room for one picture, the same for as long as a thread asks for the same: fresh memory costs more than reading."""
-    if getattr(_own, "room", np.empty(0)).shape != shape:
-        _own.room = np.empty(shape, np.uint8)
-    return _own.room
+def _scratch_image(shape: tuple[int, ...]) -> np.ndarray:
+    """Memory for one image, reused by each thread: allocating it anew costs more than reading."""
+    if getattr(_thread_local, "image", np.empty(0)).shape != shape:
+        _thread_local.image = np.empty(shape, np.uint8)
+    return _thread_local.image
 
 
 def _class_indices(sirna: pd.Series, class_numbers: list[int]) -> np.ndarray:
@@ -96,123 +95,123 @@ def _class_indices(sirna: pd.Series, class_numbers: list[int]) -> np.ndarray:
 
 
 def _class_matrix(labels: pd.Series, class_numbers: list[int]) -> np.ndarray:
-    """Which classes each site has, bool[N, K]; numbers of other classes are left out."""
-    rows, numbers = np.repeat(np.arange(len(labels)), labels.map(len)), [number for each in labels for number in each]
+    """The classes of each site, bool[N, K]; other class numbers are ignored."""
+    rows, numbers = np.repeat(np.arange(len(labels)), labels.map(len)), [number for site_labels in labels for number in site_labels]
     columns = pd.Index(class_numbers).get_indexer(numbers) if numbers else np.empty(0, int)
-    known = np.zeros((len(labels), len(class_numbers)), bool)
-    known[rows[columns >= 0], columns[columns >= 0]] = True
-    return known
+    matrix = np.zeros((len(labels), len(class_numbers)), bool)
+    matrix[rows[columns >= 0], columns[columns >= 0]] = True
+    return matrix
 
 
-def concat(first: SiteImages, second: SiteImages) -> SiteImages:
-    """All sites of two sets of the same classes, augmented like the first; pictures in memory are shared, not copied."""
+def concat_images(first: SiteImages, second: SiteImages) -> SiteImages:
+    """The sites of two sets with the same classes, augmented like the first; cached images are shared, not copied."""
     both = SiteImages(first.root, pd.concat([first.sites, second.sites]), class_numbers=first.class_numbers,
                       channels=first.channels, augment=first.augment)
     both.labels = np.concatenate([first.labels, second.labels])
     if first.cached is not None or second.cached is not None:
-        both.cached = [picture for part in (first, second) for picture in part.cached or [None] * len(part)]
+        both.cached = [image for part in (first, second) for image in part.cached or [None] * len(part)]
     return both
 
 
-def like(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None) -> SiteImages:
-    """Other sites of the data set that `data` comes from, read and kept as its own are."""
+def same_data_set(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None) -> SiteImages:
+    """Other sites of the same data set as `data`, with its classes, channels and caching."""
     return SiteImages(data.root, sites, class_numbers=data.class_numbers, channels=data.channels, augment=augment,
                       cache=data.cached is not None)
 
 
-def make_train_validation(root: Path, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None, channels: Sequence[str] = RXRX1.suffixes,
-          class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
-    """The training and the held-out sites (column `split`) of labelled `sites`, with common classes.
+def make_train_held_out(root: Path, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None, channels: Sequence[str] = RXRX1.suffixes,
+                        class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
+    """The training and the held-out images (column `split`) of labelled `sites`, with the same classes.
 
-    `class_numbers`: all classes, where those of `sites` are not what counts. Only training sites are
-    augmented. Pictures stay in memory when all of them are small enough.
+    `class_numbers`: all classes, if not those that occur in `sites`. Only training images are augmented. Images are cached if
+    all of them fit in MAX_CACHE_BYTES. Raises InputError without sites.
     """
     if sites.empty:
         raise InputError("no labelled wells of this kind to train on", where=root,
                          cure="look at wells.cell_types and wells.experiments; without controls set training.pretrain_epochs: 0")
     if class_numbers is None:
-        class_numbers = sorted(set(sites[LABELS].explode().dropna()) if LABELS in sites else set(sites["sirna"].astype(int)))
-    cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= CACHE_BYTES
+        class_numbers = sorted(set(sites[LABELS_COLUMN].explode().dropna()) if LABELS_COLUMN in sites else set(sites["sirna"].astype(int)))
+    cache = len(sites) * read_site(root, sites["stem"].iloc[0], channels=channels).nbytes <= MAX_CACHE_BYTES
     train, held_out = (
         SiteImages(root, sites[sites["split"] == split], class_numbers=class_numbers, channels=channels,
-                   augment=change, cache=cache)
-        for split, change in (("train", augment), ("held_out", None))
+                   augment=split_augment, cache=cache)
+        for split, split_augment in (("train", augment), ("held_out", None))
     )
     return train, held_out
 
 
 def epoch_batches(sites: pd.DataFrame, *, batch_size: int, scope: str, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of every batch of an epoch; no batch reaches over its scope.
+    """Row numbers of every batch of an epoch; the sites of a batch share one scope.
 
-    The rows of a scope (plate, experiment, or all when "mixed") are shuffled and cut into parts of
-    nearly equal size: no last batch of one image, whose statistics would be nonsense. Raises
-    InputError for a plate (or experiment) of one site.
+    The rows of a scope (plate, experiment, or all if "mixed") are shuffled and split into batches of nearly equal size, so that
+    no batch has a single image, whose statistics would be meaningless. Raises InputError for a plate (or experiment) with a
+    single site.
     """
     generator = np.random.default_rng([seed, epoch])
     batches = []
     for rows in scope_rows(sites, scope):
         if len(rows) < 2:
-            place = sites.iloc[rows[0]]
+            site = sites.iloc[rows[0]]
             raise InputError("one site alone has no batch statistics",
-                             where=f"{place['experiment']}, plate {place['plate']}",
+                             where=f"{site['experiment']}, plate {site['plate']}",
                              cure="set training.batch_scope: experiment or mixed, or leave the experiment out")
         batches += np.array_split(generator.permutation(rows), num_batches(len(rows), batch_size))
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def virtual_batches(batches: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
-    """Group `batches`, in their order, for the steps of the optimiser: as many as fit into `size` sites.
+    """Group successive `batches` into steps of the optimiser, of at most `size` sites each.
 
-    The last group holds what is left. A batch that is larger is a group alone, and so is each when
-    `size` is 0.
+    A batch larger than `size` is a step by itself; so is every batch if `size` is 0.
     """
-    groups, room = [], 0
+    groups, remaining = [], 0
     for rows in batches:
-        if not groups or len(rows) > room:
+        if not groups or len(rows) > remaining:
             groups.append([])
-            room = size
+            remaining = size
         groups[-1].append(rows)
-        room -= len(rows)
+        remaining -= len(rows)
     return groups
 
 
 def group_batches(batches: list[np.ndarray], count: int) -> list[list[np.ndarray]]:
-    """Group `batches`, in their order, for the steps of the optimiser: so many a step, the last takes what is left."""
+    """Group successive `batches` into steps of the optimiser, of `count` batches each; the last may have fewer."""
     return [batches[first:first + count] for first in range(0, len(batches), count)]
 
 
 def num_batches(count: int, batch_size: int) -> int:
-    """Into how many batches `count` sites are cut: of `batch_size` at most, and never one site alone.
+    """The number of batches for `count` sites: of at most `batch_size` sites, and never of a single one.
 
-    The second wish wins where both cannot be had: three sites in batches of two become one of three.
+    The second condition takes precedence: three sites in batches of two become one batch of three.
     """
     return max(1, min(-(-count // batch_size), count // 2))
 
 
 def scope_rows(sites: pd.DataFrame, scope: str) -> list[np.ndarray]:
-    """Row numbers of `sites`, one array for each plate or experiment, or one in all for "mixed"."""
+    """Row numbers of `sites`: one array per plate or per experiment, or a single one for "mixed"."""
     keys = SCOPES[scope]
     if not keys:
         return [np.arange(len(sites))]
     return [np.sort(rows) for _, rows in sorted(sites.reset_index(drop=True).groupby(keys).indices.items())]
 
 
-def iter_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
-    """Yield (images uint8[B, C, H, W] on the device, rows int64[B]) for each batch of row numbers, read by so many threads (`feed`).
+def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0, workers: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
+    """Yield (images uint8[B, C, H, W] on `device`, rows int64[B]) for each batch of row numbers, read by `workers` threads (`prefetch`).
 
-    The images are lent until the next batch is asked for. They are augmented: by a `Geometry` on the device, on a CPU while they are read.
+    The images are valid until the next batch is requested. They are augmented: by CropFlipRotate on a GPU, otherwise on the CPU
+    while they are read.
     """
-    augment, there = data.augment, device.type != "cpu" and isinstance(data.augment, CropFlipRotate)
+    augment, on_device = data.augment, device.type != "cpu" and isinstance(data.augment, CropFlipRotate)
     if not batches:
         return
-    shape = data.shape if there or augment is None else augment(np.zeros(data.shape, np.uint8), epoch=0, site=0).shape
-    put = data.put if there else partial(data.put, epoch=epoch, augment=augment)
-    with closing(prefetch(put, batches, shape=shape, workers=workers, device=device)) as pictures:
-        for images, rows in pictures:
-            yield (augment.on_device(images, rows, epoch=epoch) if there else images), rows
+    shape = data.shape if on_device or augment is None else augment(np.zeros(data.shape, np.uint8), epoch=0, site=0).shape
+    read = data.read_into if on_device else partial(data.read_into, epoch=epoch, augment=augment)
+    with closing(prefetch(read, batches, shape=shape, workers=workers, device=device)) as reader:
+        for images, rows in reader:
+            yield (augment.on_device(images, rows, epoch=epoch) if on_device else images), rows
 
 
 def sites_fingerprint(sites: pd.DataFrame) -> str:
-    """A short name for a set of labelled sites: it changes when a site or a label does."""
-    text = sites[["stem", LABELS if LABELS in sites else "sirna"]].to_csv(index=False)
+    """A short hash of labelled sites, which changes with every site and label."""
+    text = sites[["stem", LABELS_COLUMN if LABELS_COLUMN in sites else "sirna"]].to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Pictures on their way to the device: threads fill buffers that are used again and again, a few batches ahead of the arithmetic."""
+"""Images on their way to the device: threads fill reusable buffers a few batches ahead of the training step."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -7,46 +7,48 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-AHEAD = 2  # batches that are read while one is at work
+PREFETCHED_BATCHES = 2  # read ahead while one is in use
 CPU = torch.device("cpu")
-Read = Callable[[int, np.ndarray], None]  # puts the picture of one row into uint8[C, H, W]
+ReadImage = Callable[[int, np.ndarray], None]  # reads the image of one row into uint8[C, H, W]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def prefetch(read: Read, batches: Sequence[np.ndarray], *, shape: Sequence[int], workers: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
-    """Yield (images uint8[B, *shape] on `device`, rows int64[B]) for each batch of row numbers, in their order.
+def prefetch(read: ReadImage, batches: Sequence[np.ndarray], *, shape: Sequence[int], workers: int = 0, device: torch.device = CPU) -> Iterator[Batch]:
+    """Yield (images uint8[B, *shape] on `device`, rows int64[B]) for each batch of row numbers, in order.
 
-    The images are lent: once the next batch is asked for they may be overwritten. `workers` threads read, and on a GPU one
-    more sends from pinned memory, on a stream of its own; with 0 the caller's thread does it. What `read` raises comes
-    out as it is, for the first picture at fault. Closing the iterator ends its threads.
+    The images are valid until the next batch is requested, when their memory may be overwritten. `workers` threads read, and
+    for a GPU one more copies from pinned memory, on a CUDA stream of its own; with 0 workers the caller's thread does both. An
+    exception of `read` is raised unchanged, for the first failing image. Closing the iterator ends its threads.
     """
-    coming, longest = iter(batches), max(map(len, batches), default=0)
-    slots = [_PinnedBuffer((longest, *shape), device) for _ in batches[:1 + AHEAD * (workers > 0) + (workers == 0 and device.type == "cuda")]]
+    remaining, largest = iter(batches), max(map(len, batches), default=0)
+    num_buffers = 1 + PREFETCHED_BATCHES * (workers > 0) + (workers == 0 and device.type == "cuda")
+    buffers = [_PinnedBuffer((largest, *shape), device) for _ in batches[:num_buffers]]
     readers, sender = (ThreadPoolExecutor(workers), ThreadPoolExecutor(1)) if workers else (_InlineExecutor(), _InlineExecutor())
     try:
-        flying = deque(_begin(read, rows, slot, readers, sender, parts=workers or 1) for slot, rows in zip(slots, coming))
-        while flying:
-            slot, rows, sent = flying.popleft()
-            yield slot.arrived(sent.result()), torch.from_numpy(np.asarray(rows, np.int64))
-            if (rows := next(coming, None)) is not None:
-                flying.append(_begin(read, rows, slot, readers, sender, parts=workers or 1))
+        pending = deque(_submit_batch(read, rows, buffer, readers, sender, parts=workers or 1) for buffer, rows in zip(buffers, remaining))
+        while pending:
+            buffer, rows, copied = pending.popleft()
+            yield buffer.synchronised(copied.result()), torch.from_numpy(np.asarray(rows, np.int64))
+            if (rows := next(remaining, None)) is not None:
+                pending.append(_submit_batch(read, rows, buffer, readers, sender, parts=workers or 1))
     finally:
         for pool in (readers, sender):
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(read: Read, rows: np.ndarray, slot: "_PinnedBuffer", readers: Executor, sender: Executor, *, parts: int) -> tuple["_PinnedBuffer", np.ndarray, Future]:
-    """Have a batch read into a slot, in so many parts side by side, and sent."""
-    slot.free()
-    def part(places: np.ndarray) -> None:
-        for place in places:
-            read(int(rows[place]), slot.pictures[place])
-    reading = [readers.submit(part, places) for places in np.array_split(np.arange(len(rows)), min(parts, len(rows)))]
-    return slot, rows, sender.submit(slot.send, reading, len(rows))
+def _submit_batch(read: ReadImage, rows: np.ndarray, buffer: "_PinnedBuffer", readers: Executor, sender: Executor, *,
+                  parts: int) -> tuple["_PinnedBuffer", np.ndarray, Future]:
+    """Start reading a batch into a buffer, in several parts at once, and then its copy to the device."""
+    buffer.wait_for_copy()
+    def read_part(positions: np.ndarray) -> None:
+        for position in positions:
+            read(int(rows[position]), buffer.images[position])
+    reading = [readers.submit(read_part, positions) for positions in np.array_split(np.arange(len(rows)), min(parts, len(rows)))]
+    return buffer, rows, sender.submit(buffer.copy_to_device, reading, len(rows))
 
 
 class _InlineExecutor(Executor):
-    """Works at once, in the thread that asks."""
+    """Runs every task at once, in the calling thread."""
 
     def submit(self, work: Callable, /, *arguments: object) -> Future:
         done: Future = Future()
@@ -58,36 +60,36 @@ class _InlineExecutor(Executor):
 
 
 class _PinnedBuffer:
-    """Room for one batch on the host, and its way to the device."""
+    """Host memory for one batch, pinned for a GPU, and its copy to the device."""
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self.device, self.far = device, device.type == "cuda"
-        self.buffer = torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=self.far)
-        self.pictures = self.buffer.numpy()
-        self.stream = torch.cuda.Stream(device) if self.far else None
-        self.sent = torch.cuda.Event() if self.far else None
+        self.device, self.is_cuda = device, device.type == "cuda"
+        self.buffer = torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=self.is_cuda)
+        self.images = self.buffer.numpy()
+        self.stream = torch.cuda.Stream(device) if self.is_cuda else None
+        self.copy_event = torch.cuda.Event() if self.is_cuda else None
 
-    def free(self) -> None:
-        """Wait until nothing is on its way from the buffer any more."""
-        if self.far:
-            self.sent.synchronize()
+    def wait_for_copy(self) -> None:
+        """Wait until the last copy from the buffer has ended."""
+        if self.is_cuda:
+            self.copy_event.synchronize()
 
-    def send(self, reading: Sequence[Future], count: int) -> torch.Tensor:
-        """When all is read: the batch, for a GPU underway to it."""
+    def copy_to_device(self, reading: Sequence[Future], count: int) -> torch.Tensor:
+        """Wait for the readers, and start the copy to a GPU; on a CPU the batch is the buffer itself."""
         for part in reading:
             part.result()
         batch = self.buffer[:count]
-        if not self.far:
+        if not self.is_cuda:
             return batch
         with torch.cuda.stream(self.stream):
             batch = batch.to(self.device, non_blocking=True)
-            self.sent.record()
+            self.copy_event.record()
         return batch
 
-    def arrived(self, batch: torch.Tensor) -> torch.Tensor:
-        """The batch as the stream of the caller may use it."""
-        if self.far:
-            here = torch.cuda.current_stream(self.device)
-            here.wait_event(self.sent)
-            batch.record_stream(here)
+    def synchronised(self, batch: torch.Tensor) -> torch.Tensor:
+        """The batch, safe to use in the caller's CUDA stream."""
+        if self.is_cuda:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(self.copy_event)
+            batch.record_stream(stream)
         return batch

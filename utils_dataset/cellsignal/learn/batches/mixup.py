@@ -1,4 +1,4 @@
-"""MixUp and CutMix: every sample of a batch becomes a mixture of two.
+"""MixUp and CutMix: every image of a batch is mixed with another one.
 
 Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", with which Brodt finetunes on all data;
 Yun et al. 2019, "CutMix", with which Sypetkowski trains.
@@ -11,17 +11,17 @@ import torch
 
 from cellsignal.learn.settings import AugmentationSettings
 
-# Each keeps the draws of one purpose apart from those of augmentations, whose keys are (seed, epoch, site), and of
-# hidden covariates, whose stream is 2.
-MIXUP, CUTMIX, COIN = 1, 3, 4
-Window = tuple[float, float, float, float]  # top, bottom, left, right, as shares of an image's sides
+# Each separates the random numbers of one purpose from those of augmentations, whose keys are (seed, epoch, site), and of
+# masked covariates, whose stream is 2.
+MIXUP_STREAM, CUTMIX_STREAM, CHOICE_STREAM = 1, 3, 4
+Window = tuple[float, float, float, float]  # top, bottom, left, right, as shares of height and width
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One batch's mixture: each row with row `order` of it, of which it keeps `share`.
+    """How a batch is mixed: row i with row `order[i]`, where `share` is the weight of row i.
 
-    `window`: the part of each image that comes from the other whole; None: the images are blended.
+    `window`: the part of each image that is replaced by the other image (CutMix); None blends the images (MixUp).
     """
 
     order: torch.Tensor
@@ -33,62 +33,62 @@ class Mix:
         floats = tensor if tensor.is_floating_point() else tensor.float()
         return floats[self._order(tensor)].lerp_(floats, self.share)
 
-    def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [N, C, H, W] blended, or with a window of the other in each."""
+    def mix_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [N, C, H, W], blended or with a window of the other image."""
         if self.window is None:
             return self.blend(images)
-        top, bottom, left, right = self.pixels(images)
+        top, bottom, left, right = self.window_pixels(images)
         mixed = images.clone()
         mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right][self._order(images)]
         return mixed
 
     def _order(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.order.to(tensor.device, non_blocking=True)  # a GPU does not wait for it
+        return self.order.to(tensor.device, non_blocking=True)  # does not wait for a GPU
 
-    def pixels(self, images: torch.Tensor) -> tuple[int, int, int, int]:
-        """The window's edges in pixels of these images."""
+    def window_pixels(self, images: torch.Tensor) -> tuple[int, int, int, int]:
+        """The edges of the window in pixels of these images."""
         height, width = images.shape[-2:]
         return tuple(round(edge * side) for edge, side in zip(self.window, (height, height, width, width), strict=True))
 
-    def exact(self, images: torch.Tensor) -> "Mix":
-        """The same mixture, its share that of the whole pixels which images keep."""
+    def with_pixel_share(self, images: torch.Tensor) -> "Mix":
+        """The same mix, with the exact share of pixels that each image keeps."""
         if self.window is None:
             return self
-        top, bottom, left, right = self.pixels(images)
+        top, bottom, left, right = self.window_pixels(images)
         height, width = images.shape[-2:]
         return Mix(self.order, 1 - (bottom - top) * (right - left) / (height * width), self.window)
 
 
 def mixup(alpha: float, sites: int, *, key: tuple[int, ...]) -> Mix:
-    """A MixUp of so many sites; share and order depend on `key` (seed, epoch, number of the batch) alone.
+    """A MixUp of a number of sites; share and order depend on `key` (seed, epoch, number of the batch) alone.
 
-    The share, one for the batch as in the authors' code, comes from Beta(alpha, alpha). A resumed
-    training so mixes the same pairs on any device.
+    The share is drawn from Beta(alpha, alpha), once per batch as in the authors' code. A resumed training therefore mixes the
+    same pairs on any device.
     """
-    generator = np.random.default_rng((*key, MIXUP))
+    generator = np.random.default_rng((*key, MIXUP_STREAM))
     share = float(generator.beta(alpha, alpha))
     return Mix(torch.from_numpy(generator.permutation(sites)), share)
 
 
 def cutmix(alpha: float, sites: int, *, key: tuple[int, ...]) -> Mix:
-    """A CutMix of so many sites, by its key alone as `mixup`: one window for the batch, its centre anywhere.
+    """A CutMix of a number of sites, which like `mixup` depends on `key` alone: one window per batch, its centre anywhere.
 
-    Its area is 1 - Beta(alpha, alpha) of the image; what reaches over the edge is cut off, and the
-    share is what is left, as in the authors' code.
+    Its area is 1 - Beta(alpha, alpha) of the image; it is clipped at the edges, and the share is the remaining area, as in the
+    authors' code.
     """
-    generator = np.random.default_rng((*key, CUTMIX))
+    generator = np.random.default_rng((*key, CUTMIX_STREAM))
     side = float(np.sqrt(1 - generator.beta(alpha, alpha)))
-    order, middles = generator.permutation(sites), generator.random(2)
-    low, high = np.clip(middles - side / 2, 0, 1), np.clip(middles + side / 2, 0, 1)
+    order, centre = generator.permutation(sites), generator.random(2)
+    low, high = np.clip(centre - side / 2, 0, 1), np.clip(centre + side / 2, 0, 1)
     return Mix(torch.from_numpy(order), float(1 - np.prod(high - low)), (low[0], high[0], low[1], high[1]))
 
 
-def mixture(sites: int, settings: AugmentationSettings, *, key: tuple[int, ...]) -> Mix | None:
-    """How a batch is mixed: with both kinds set a fair coin decides, also by the key alone; None without either."""
+def draw_mix(sites: int, settings: AugmentationSettings, *, key: tuple[int, ...]) -> Mix | None:
+    """The mix of a batch, MixUp or CutMix with equal probability if both are set; it depends on `key` alone. None without either."""
     mixup_alpha, cutmix_alpha = settings.mixup_alpha, settings.cutmix_alpha
     if mixup_alpha and cutmix_alpha:
-        heads = np.random.default_rng((*key, COIN)).random() < 0.5
-        return mixup(mixup_alpha, sites, key=key) if heads else cutmix(cutmix_alpha, sites, key=key)
+        use_mixup = np.random.default_rng((*key, CHOICE_STREAM)).random() < 0.5
+        return mixup(mixup_alpha, sites, key=key) if use_mixup else cutmix(cutmix_alpha, sites, key=key)
     if mixup_alpha:
         return mixup(mixup_alpha, sites, key=key)
     return cutmix(cutmix_alpha, sites, key=key) if cutmix_alpha else None

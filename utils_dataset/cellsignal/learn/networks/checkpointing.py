@@ -1,4 +1,4 @@
-"""Less memory for more time: blocks of a network keep what goes in, and compute the rest again on the way back.
+"""Gradient checkpointing: blocks of a network store only their inputs and are computed again in the backward pass.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; Pleiss et al. 2017 for DenseNets.
 """
@@ -20,57 +20,57 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def checkpoint_blocks(body: nn.Module) -> int:
-    """Have the blocks of a body computed again on the way back while it trains; returns how many they are.
+    """Switch on gradient checkpointing for the blocks of a body; returns their number.
 
-    Gradients and running statistics stay what they were. A block is the smallest part with two layers of weights and a norm:
-    a layer of a DenseNet, a block of a ResNet; a plain row of layers (VGG) is cut behind its pools.
+    Gradients and running statistics stay the same. A block is the smallest module with two layers of weights and a norm: a
+    layer of a DenseNet, a block of a ResNet; a sequence of layers (VGG) is split after its pooling layers.
     """
-    found = checkpointed_blocks(body)
-    for block in found:
-        if "forward" in vars(block):  # an earlier phase has asked for it
+    blocks = checkpointed_blocks(body)
+    for block in blocks:
+        if "forward" in vars(block):  # switched on by an earlier phase
             continue
-        block.forward = partial(_in_stretches if isinstance(block, nn.Sequential) else _again, block, block.forward)
-    return len(found)
+        block.forward = partial(_checkpointed_sequence if isinstance(block, nn.Sequential) else _checkpointed_forward, block, block.forward)
+    return len(blocks)
 
 
 def checkpointed_blocks(body: nn.Module) -> list[nn.Module]:
-    """The smallest parts of a body that have two layers of weights and a norm."""
-    if inner := [block for part in body.children() for block in checkpointed_blocks(part)]:
+    """The smallest modules of a body that have two layers of weights and a norm."""
+    if inner := [block for child in body.children() for block in checkpointed_blocks(child)]:
         return inner
-    parts = list(body.modules())
-    whole = sum(isinstance(part, _WEIGHTS) for part in parts) > 1 and any(isinstance(part, _NORMS) for part in parts)
-    return [body] * whole
+    modules = list(body.modules())
+    is_block = sum(isinstance(module, _WEIGHTS) for module in modules) > 1 and any(isinstance(module, _NORMS) for module in modules)
+    return [body] * is_block
 
 
-def _again(block: nn.Module, forward: Callable, inputs: Any, *others: Any) -> torch.Tensor:
-    """What `forward` makes of a tensor, or of a list of them, of which nothing but these is kept."""
+def _checkpointed_forward(block: nn.Module, forward: Callable, inputs: Any, *arguments: Any) -> torch.Tensor:
+    """The output of `forward` for a tensor or a list of tensors, which are all that is stored for the backward pass."""
     if not (block.training and torch.is_grad_enabled()):
-        return forward(inputs, *others)
-    several = isinstance(inputs, list)
+        return forward(inputs, *arguments)
+    is_list = isinstance(inputs, list)
     def run(*tensors: torch.Tensor) -> torch.Tensor:
-        return forward(list(tensors) if several else tensors[0], *others)
-    # The second time, running statistics have seen the batch already.
-    return checkpoint(run, *(inputs if several else [inputs]), use_reentrant=False, context_fn=lambda: (nullcontext(), _on_copies(block)))
+        return forward(list(tensors) if is_list else tensors[0], *arguments)
+    # In the second forward pass, running statistics have seen the batch already.
+    return checkpoint(run, *(inputs if is_list else [inputs]), use_reentrant=False, context_fn=lambda: (nullcontext(), _copied_running_statistics(block)))
 
 
 @contextmanager
-def _on_copies(block: nn.Module) -> Iterator[None]:
-    """Inside, norms move copies of their running statistics; without any they would keep less than at first, which is refused."""
-    kept = [(norm, name, tensor) for norm in batchnorm_layers(block) for name, tensor in norm.named_buffers()]
-    for norm, name, tensor in kept:
+def _copied_running_statistics(block: nn.Module) -> Iterator[None]:
+    """Inside, norms update copies of their running statistics. Without statistics they would save fewer tensors, which PyTorch refuses."""
+    saved = [(norm, name, tensor) for norm in batchnorm_layers(block) for name, tensor in norm.named_buffers()]
+    for norm, name, tensor in saved:
         setattr(norm, name, tensor.clone())
     try:
         yield
     finally:
-        for norm, name, tensor in kept:
+        for norm, name, tensor in saved:
             setattr(norm, name, tensor)
 
 
-def _in_stretches(row: nn.Sequential, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
-    """The same for a row of layers, stretch by stretch."""
-    stretch: list[nn.Module] = []
-    for number, part in enumerate(row, 1):
-        stretch.append(part)
-        if isinstance(part, _POOLS) or number == len(row):
-            inputs, stretch = _again(row, nn.Sequential(*stretch).forward, inputs), []
+def _checkpointed_sequence(sequence: nn.Sequential, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
+    """The same for a sequence of layers, segment by segment."""
+    segment: list[nn.Module] = []
+    for number, layer in enumerate(sequence, 1):
+        segment.append(layer)
+        if isinstance(layer, _POOLS) or number == len(sequence):
+            inputs, segment = _checkpointed_forward(sequence, nn.Sequential(*segment).forward, inputs), []
     return inputs

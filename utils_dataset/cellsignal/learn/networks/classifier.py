@@ -1,4 +1,4 @@
-"""Networks: a backbone on any number of channels, with heads that can be exchanged, and what they are told beside images."""
+"""The classifier: a backbone for any number of channels and an exchangeable head, and its files of weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,114 +12,111 @@ from torch import nn
 
 from cellsignal.errors import InputError
 from cellsignal.files import sha256, write_bytes
-from cellsignal.learn.networks.backbones import backbone as named
+from cellsignal.learn.networks.backbones import get_backbone
 from cellsignal.learn.networks.heads import Head
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1
 
-HEAD = "head."
-OPTIONS = ("heads", "cosine_head", "dropout", "standardise", "control_features")  # of the settings, in the JSON beside weights
-LEAST = 1e-3  # grey values: a channel that is all black has no spread to divide by
+HEAD_PREFIX = "head."
+HEAD_OPTIONS = ("heads", "cosine_head", "dropout", "standardise", "control_features")  # settings that stand in the JSON beside the weights
+MIN_DEVIATION = 1e-3  # grey values: an all-black channel has no standard deviation to divide by
 
 
 class Classifier(nn.Module):
-    """A body that turns sites, as they are stored, into features, and a head that names the siRNA.
+    """A body that computes features of sites from their stored images, and a head that computes logits of siRNAs.
 
-    `prepare`, `embed` and `classify` are the three steps of a call. `settings.standardise`: "none" (grey values / 255), "image"
-    (z-scores of each image and channel, as Sypetkowski did), or "plate" and "experiment" (by given moments,
-    `standardise.channel_stats`); the head's settings: `heads.Head`. `levels`: of each of `settings.covariates`, as
-    `covariates.covariate_levels` gives them; the head sees them as one-hots (`covariates.encode`). `origin` says where the weights
-    come from: their seed, or the SHA-256 of the file they were read from; `history` holds the epochs that made them.
+    A call has three steps: `prepare`, `embed` and `classify`. `settings.standardise`: "none" (grey values / 255), "image"
+    (z-scores of each image and channel, as in Sypetkowski's solution), or "plate" and "experiment" (by given moments,
+    `standardise.channel_stats`); for the settings of the head see `heads.Head`. `levels`: the levels of each of
+    `settings.covariates` (`covariates.covariate_levels`), which the head gets as one-hots (`covariates.encode_covariates`).
+    `origin`: where the weights come from, their seed or the SHA-256 of their file; `history`: the epochs that trained them.
     """
 
     def __init__(self, settings: NetworkSettings, *, channels: int, classes: int, seed: int = 0,
                  levels: Mapping[str, Sequence[str]] = {}) -> None:
         super().__init__()
         self.settings, self.channels, self.classes, self.origin = settings, channels, classes, f"seed {seed}"
-        self.covariates = {name: list(known) for name, known in levels.items()}
+        self.covariates = {name: list(values) for name, values in levels.items()}
         self.history: list[dict] = []
         if set(levels) != set(settings.covariates):
-            what = f"covariates are {', '.join(settings.covariates) or 'none'}, and levels are given of {', '.join(levels) or 'none'}"
+            what = f"covariates are {', '.join(settings.covariates) or 'none'}, and levels are given for {', '.join(levels) or 'none'}"
             raise InputError(what, where="covariates", cure="give covariate_levels(sites, settings.covariates) as levels")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            kind = named(settings.backbone)
-            self.body, self.features = kind.build(channels)
-            self.smallest = kind.smallest
+            backbone = get_backbone(settings.backbone)
+            self.body, self.features = backbone.build(channels)
+            self.min_image_size = backbone.min_image_size
             self.head = Head(settings, self.features, classes, levels=self.covariates)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None, moments: torch.Tensor | None = None,
                 references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits [N, classes] of images as they are stored; see `prepare` and `classify` for what goes with them."""
+        """Logits [N, classes] of images as stored; for the other arguments see `prepare` and `classify`."""
         return self.classify(self.embed(self.prepare(images, moments)), covariates, references)
 
     def prepare(self, images: torch.Tensor, moments: torch.Tensor | None = None, *, out: torch.Tensor | None = None) -> torch.Tensor:
-        """What the body sees, float[N, C, H, W], channels last, from uint8, or floats on the same 0-255 scale.
+        """The body's input, float[N, C, H, W], channels last, from uint8, or from floats on the same 0-255 scale.
 
-        `moments`: mean and standard deviation by channel, float[N, C, 2], in 8-bit units, on any device. `out`: memory to
-        use again for the answer, of its shape, kind and order.
+        `moments`: mean and standard deviation of each channel, float[N, C, 2], in 8-bit units, on any device. `out`: a tensor
+        of the right shape, type and memory format to reuse for the result. Raises InputError without moments that it needs.
         """
         if out is None:
-            # Channels last is the order in which convolutions are fast, on CPUs and GPUs alike.
+            # Convolutions are fastest on channels last, on CPUs and GPUs alike.
             out = torch.empty(images.shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
-        seen = out.copy_(images)
+        prepared = out.copy_(images)
         if self.settings.standardise == "none":
-            return seen.div_(255)
+            return prepared.div_(255)
         if self.settings.standardise == "image":
-            variance, mean = torch.var_mean(seen, dim=(2, 3), keepdim=True, correction=0)
-            return seen.sub_(mean).div_(variance.sqrt().clamp(min=LEAST))
-        given = self._given(moments).to(seen.device, seen.dtype, non_blocking=True)
-        mean, spread = given[..., None, None].unbind(2)
-        return seen.sub_(mean).div_(spread.clamp(min=LEAST))
-
-    def _given(self, moments: torch.Tensor | None) -> torch.Tensor:
+            variance, mean = torch.var_mean(prepared, dim=(2, 3), keepdim=True, correction=0)
+            return prepared.sub_(mean).div_(variance.sqrt().clamp(min=MIN_DEVIATION))
         if moments is None:
-            raise InputError(f"this network wants images standardised by {self.settings.standardise}", where="moments",
+            raise InputError(f"this network needs images standardised by {self.settings.standardise}", where="moments",
                              cure="give it the moments, or train one with standardise: none")
-        return moments
+        mean, deviation = moments.to(prepared.device, prepared.dtype, non_blocking=True)[..., None, None].unbind(2)
+        return prepared.sub_(mean).div_(deviation.clamp(min=MIN_DEVIATION))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights, and of the images that the body sees."""
+        """The type of the weights and of prepared images."""
         return next(self.parameters()).dtype
 
     def embed(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Pooled features [N, F] of prepared images; InputError when those are too small for the backbone."""
-        if min(prepared.shape[-2:]) < self.smallest:
-            raise InputError(f"images of {min(prepared.shape[-2:])} px vanish in the {self.settings.backbone}", where="images",
-                             cure=f"use images of {self.smallest} px or more")
+        """Pooled features [N, F] of prepared images; InputError if these are too small for the backbone."""
+        if min(prepared.shape[-2:]) < self.min_image_size:
+            raise InputError(f"images of {min(prepared.shape[-2:])} px are too small for the {self.settings.backbone}", where="images",
+                             cure=f"use images of {self.min_image_size} px or more")
         return self.body(prepared)
 
     def classify(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
                  references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits [N, classes] of features; covariates float[N, D] and `references`, two of [F] or [N, F], on any device.
+        """Logits [N, classes] of features, covariates float[N, D] and `references`, two of [F] or [N, F], on any device.
 
-        Covariates may be shares of levels, where sites are mixed. They and references are read only when built for.
+        Covariates of mixed sites are shares of levels. Covariates and references are ignored by a network without them; a
+        network with covariates raises InputError without them.
         """
-        wanted = sum(map(len, self.covariates.values()))
+        width = sum(map(len, self.covariates.values()))
         if not self.covariates:
             covariates = None
-        elif covariates is None or covariates.shape != (len(features), wanted):
-            what = f"this network wants to know {', '.join(self.covariates)} of each site"
-            raise InputError(what, where="covariates", cure="give it covariates.encode(sites, model.covariates), or train one without")
+        elif covariates is None or covariates.shape != (len(features), width):
+            what = f"this network needs {', '.join(self.covariates)} of each site"
+            raise InputError(what, where="covariates", cure="give it covariates.encode_covariates(sites, model.covariates), or train one without")
         return self.head(features, covariates, references)
 
     def cosines(self, features: torch.Tensor) -> torch.Tensor:
-        """Cosines of features and the prototypes of the classes, [N, classes]; InputError without a cosine head."""
+        """Cosines between features and the prototypes of the classes, [N, classes]; InputError without a cosine head."""
         return self.head.cosines(features)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the JSON beside the weights says: how to rebuild the network and what its outputs mean."""
+    """The configuration in the JSON beside the weights: how to rebuild the network, and the meaning of its outputs."""
 
     backbone: str
     channels: int
     class_numbers: list[int]  # output i of the network is siRNA class_numbers[i]
-    well_types: list[str]  # the kinds of wells whose sites filled its training batches
-    scope: str = "plate"  # what a training batch came from: one plate, one experiment, or anywhere (mixed)
+    well_types: list[str]  # of the sites in its training batches
+    scope: str = "plate"  # of a training batch: one plate, one experiment, or all sites (mixed)
     covariates: dict[str, list[str]] = field(default_factory=dict)
     heads: str = "shared"
     cosine_head: str = "none"
@@ -129,50 +126,50 @@ class ModelConfig:
     task: str = RXRX1.name
 
     @classmethod
-    def of(cls, model: Classifier, **facts: Any) -> "ModelConfig":
-        """The card of a network; `facts` are those that it does not know: class_numbers, well_types, scope, task."""
-        options = {name: getattr(model.settings, name) for name in OPTIONS}
+    def from_model(cls, model: Classifier, **facts: Any) -> "ModelConfig":
+        """The configuration of a network; `facts` are the fields that it does not hold: class_numbers, well_types, scope, task."""
+        options = {name: getattr(model.settings, name) for name in HEAD_OPTIONS}
         return cls(backbone=model.settings.backbone, channels=model.channels, covariates=model.covariates, **options, **facts)
 
-    def network(self) -> Classifier:
-        """The network, its weights still to be filled in."""
-        options = {name: getattr(self, name) for name in OPTIONS}
+    def build(self) -> Classifier:
+        """The network, before its weights are loaded."""
+        options = {name: getattr(self, name) for name in HEAD_OPTIONS}
         settings = NetworkSettings(backbone=self.backbone, covariates=list(self.covariates), **options)
         return Classifier(settings, channels=self.channels, classes=len(self.class_numbers), levels=self.covariates)
 
 
-AGAIN = "train again; older versions wrote other weights"
-NEEDED = {each.name for each in fields(ModelConfig) if each.default is MISSING and each.default_factory is MISSING} | {"scope"}
+TRAIN_AGAIN = "train again; older versions wrote other weights"
+REQUIRED_KEYS = {item.name for item in fields(ModelConfig) if item.default is MISSING and item.default_factory is MISSING} | {"scope"}
 
 
-def save_weights(path: Path, state: dict[str, torch.Tensor], card: ModelConfig, *, identity: Mapping[str, Any] | None = None, **facts: object) -> str:
-    """Write weights as safetensors and, last, their receipt, a JSON with card and facts among its details; gives their SHA-256."""
+def save_weights(path: Path, state: dict[str, torch.Tensor], config: ModelConfig, *, identity: Mapping[str, Any] | None = None, **facts: object) -> str:
+    """Write weights as safetensors and then their receipt, a JSON with `config` and `facts` among its details; returns their SHA-256."""
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in state.items()}))
     digest = sha256(path)
-    Receipt(path.with_suffix(".json"), identity or {}, {path.name: digest}, details={**vars(card), **facts}).write()
+    Receipt(path.with_suffix(".json"), identity or {}, {path.name: digest}, details={**vars(config), **facts}).write()
     return digest
 
 
 def load_weights(path: Path, *, channels: int | None = None) -> tuple[Classifier, ModelConfig]:
     """Rebuild a network from its weights and JSON.
 
-    Raises InputError when a file is missing, the JSON is damaged or lacks a fact, the network takes another number of channels
-    than `channels`, where that is given, or the weights' SHA-256 differs from the one on record: safetensors itself carries no
-    checksum, and a flipped bit would load in silence.
+    Raises InputError if a file is missing, the JSON is damaged or incomplete, the network has another number of channels than
+    `channels` (if given), or the SHA-256 of the weights differs from the recorded one: safetensors has no checksum, and a
+    flipped bit would go unnoticed.
     """
-    receipt = _receipt(path)
+    receipt = _read_receipt(path)
     check_sha256(path, recorded_sha256(receipt))
-    card = _config(receipt)
-    if channels not in (None, card.channels):
-        raise InputError(f"this network takes {card.channels} channels, and a site has {channels}", where=path, cure="train it again")
-    model = card.network()
+    config = _config_from_receipt(receipt)
+    if channels not in (None, config.channels):
+        raise InputError(f"this network takes {config.channels} channels, and a site has {channels}", where=path, cure="train it again")
+    model = config.build()
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"does not fit the network that its JSON describes ({reason})", where=path, cure="train again") from None
     model.origin, model.history = recorded_sha256(receipt), list(receipt.details.get("history", []))
-    return model, card
+    return model, config
 
 
 def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Tensor]:
@@ -184,48 +181,48 @@ def read_tensors(path: Path, *, cure: str = "train again") -> dict[str, torch.Te
 
 
 def read_config(path: Path) -> ModelConfig:
-    """What the JSON beside the weights `path` says of them; InputError when it is missing, damaged or lacks a fact."""
-    return _config(_receipt(path))
+    """The configuration in the JSON beside the weights `path`; InputError if it is missing, damaged or incomplete."""
+    return _config_from_receipt(_read_receipt(path))
 
 
-def _receipt(path: Path) -> Receipt:
+def _read_receipt(path: Path) -> Receipt:
     if not path.with_suffix(".json").exists():
-        raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
-    receipt = Receipt.read(path.with_suffix(".json"), cure=AGAIN)
-    if absent := sorted(NEEDED - receipt.details.keys()):
-        raise InputError(f"does not say {', '.join(absent)}", where=receipt.path, cure=AGAIN)
+        raise InputError("no such weights", where=path, cure=f"run {_training_kernel(path)}, which writes them")
+    receipt = Receipt.read(path.with_suffix(".json"), cure=TRAIN_AGAIN)
+    if missing := sorted(REQUIRED_KEYS - receipt.details.keys()):
+        raise InputError(f"does not say {', '.join(missing)}", where=receipt.path, cure=TRAIN_AGAIN)
     recorded_sha256(receipt)
     return receipt
 
 
 def recorded_sha256(receipt: Receipt) -> str:
-    """SHA-256 of the weights that a receipt is about; InputError when it is about none, or about several files."""
+    """SHA-256 of the weights that a receipt describes; InputError unless it describes exactly one file."""
     if len(receipt.outputs) != 1:
-        raise InputError("does not say one file's SHA-256", where=receipt.path, cure=AGAIN)
+        raise InputError("does not say one file's SHA-256", where=receipt.path, cure=TRAIN_AGAIN)
     return next(iter(receipt.outputs.values()))
 
 
-def _kernel(path: Path) -> str:
-    """The notebook that trains the weights of this name."""
+def _training_kernel(path: Path) -> str:
+    """The notebook that trains weights with this path."""
     if path.parent.name.startswith("fold-"):
         return "protein-atlas"
     return "2-pretrain-controls" if path.stem.startswith("pretrain") else "3-train-cell-type"
 
 
-def _config(receipt: Receipt) -> ModelConfig:
-    """Older cards say less: what they do not say did not exist."""
-    return ModelConfig(**{each.name: receipt.details[each.name] for each in fields(ModelConfig) if each.name in receipt.details})
+def _config_from_receipt(receipt: Receipt) -> ModelConfig:
+    """The configuration in a receipt; older receipts lack fields, which have their defaults."""
+    return ModelConfig(**{item.name: receipt.details[item.name] for item in fields(ModelConfig) if item.name in receipt.details})
 
 
 def load_body(model: Classifier, path: Path) -> str:
-    """Take every weight but the head's from `path`: how controls teach treatments (Brodt's solution).
+    """Load all weights except the head's from `path`, as after pretraining on controls (Brodt's solution).
 
-    Their history becomes the network's. Returns the SHA-256 of the weights taken. Raises InputError when they do not fit.
+    The network takes over their history. Returns the SHA-256 of the file. Raises InputError if the weights do not fit.
     """
     trained, _ = load_weights(path)
-    body = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith(HEAD)}
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
-    if {name: tensor.shape for name, tensor in body.items()} != {name: tensor.shape for name, tensor in own.items()}:
+    body = {name: tensor for name, tensor in trained.state_dict().items() if not name.startswith(HEAD_PREFIX)}
+    target = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD_PREFIX)}
+    if {name: tensor.shape for name, tensor in body.items()} != {name: tensor.shape for name, tensor in target.items()}:
         raise InputError(f"these weights of a {trained.settings.backbone} do not fit the {model.settings.backbone}", where=path,
                          cure="pretrain and train with the same backbone and channels")
     model.load_state_dict(body, strict=False)
@@ -234,9 +231,9 @@ def load_body(model: Classifier, path: Path) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raise InputError when `path` is missing or is not the file that was recorded."""
+    """Raise InputError if `path` is missing or has another SHA-256."""
     if not path.is_file():
-        raise InputError("no such weights", where=path, cure=f"run {_kernel(path)}, which writes them")
+        raise InputError("no such weights", where=path, cure=f"run {_training_kernel(path)}, which writes them")
     if sha256(path) != expected:
         cure = "delete it and train again, or restore the original"
         raise InputError("the file differs from the SHA-256 on record", where=path, cure=cure)

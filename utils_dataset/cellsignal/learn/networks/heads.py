@@ -1,4 +1,4 @@
-"""What stands behind the pooled features: linear heads, one for all or one per cell type, and a cosine head that teaches."""
+"""Heads on pooled features: linear heads, one for all or one per cell type, and a cosine head."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,24 +9,24 @@ from torch.nn import functional
 from cellsignal.errors import InputError
 from cellsignal.learn.settings import NetworkSettings
 
-SCALE = 30.0  # of cosines where they are the answer (ArcFace and CosFace are trained with about as much)
+COSINE_SCALE = 30.0  # from cosines to logits; ArcFace and CosFace are trained with a similar value
 
 
 class Head(nn.Module):
-    """Logits [N, classes] from features [N, F] and what is known besides the image.
+    """Logits [N, classes] from features [N, F], covariates and the features of controls.
 
-    `settings.heads`: "shared", one linear head; "cell_type", one for each cell type, picked by the covariates; "both", their sum.
-    `settings.cosine_head`: "none", "auxiliary" (prototypes that only teach: Sypetkowski) or "only" (the answer is SCALE times
-    their cosines). `settings.control_features`: the input is cat(x, x*p, x*n, x*p*n), p and n mean features of positive and
-    negative controls (Brodt's list of what was not better). `levels`: of each covariate, by name.
+    `settings.heads`: "shared", one linear head; "cell_type", one for each cell type, selected by the covariates; "both", their
+    sum. `settings.cosine_head`: "none", "auxiliary" (prototypes for the loss only: Sypetkowski) or "only" (the logits are
+    COSINE_SCALE times the cosines). `settings.control_features`: the input is cat(x, x*p, x*n, x*p*n), where p and n are mean
+    features of positive and negative controls (Brodt's list of what was not better). `levels`: of each covariate, by name.
     """
 
     def __init__(self, settings: NetworkSettings, features: int, classes: int, *, levels: Mapping[str, Sequence[str]] = {}) -> None:
         super().__init__()
         self.kind, self.cosine_head, self.control_features = settings.heads, settings.cosine_head, settings.control_features
-        sizes, names = {name: len(known) for name, known in levels.items()}, list(levels)
+        sizes, names = {name: len(values) for name, values in levels.items()}, list(levels)
         self.cell_types = sizes.get("cell_type", 0)
-        self.first = sum(sizes[name] for name in names[:names.index("cell_type")]) if "cell_type" in names else 0
+        self.cell_type_column = sum(sizes[name] for name in names[:names.index("cell_type")]) if "cell_type" in names else 0
         inputs = features * (4 if self.control_features else 1) + sum(sizes.values())
         self.dropout = nn.Dropout(settings.dropout)
         self.weight = self.bias = self.own_weight = self.own_bias = self.prototypes = None
@@ -40,13 +40,13 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
                 references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
-        """`covariates`: [N, D], shares where sites are mixed; `references`: p and n, [F] or [N, F]."""
+        """`covariates`: [N, D], shares for mixed sites; `references`: p and n, [F] or [N, F]."""
         if self.cosine_head == "only":
-            return SCALE * self.cosines(features)
+            return COSINE_SCALE * self.cosines(features)
         if not self.control_features:
             return self._linear(features, covariates)
-        with torch.autocast(features.device.type, enabled=False):  # a product of three features of 41 is beyond fp16
-            return self._linear(_with_controls(features.to(next(self.parameters())), references), covariates)
+        with torch.autocast(features.device.type, enabled=False):  # a product of three features overflows fp16 if each is above 40
+            return self._linear(_control_features(features.to(next(self.parameters())), references), covariates)
 
     def _linear(self, features: torch.Tensor, covariates: torch.Tensor | None) -> torch.Tensor:
         inputs = self.dropout(features)
@@ -54,28 +54,27 @@ class Head(nn.Module):
             inputs = torch.cat([inputs, covariates.to(inputs, non_blocking=True)], dim=1)
         if self.kind == "shared":
             return functional.linear(inputs, self.weight, self.bias)
-        own = self._own(inputs, covariates[:, self.first:self.first + self.cell_types].to(inputs, non_blocking=True))
-        return own if self.kind == "cell_type" else own + functional.linear(inputs, self.weight, self.bias)
+        logits = self._cell_type_logits(inputs, covariates[:, self.cell_type_column:self.cell_type_column + self.cell_types].to(inputs, non_blocking=True))
+        return logits if self.kind == "cell_type" else logits + functional.linear(inputs, self.weight, self.bias)
 
-    def _own(self, inputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """The heads of the cell types, each by its share; what belongs to no known cell type is shared out evenly."""
+    def _cell_type_logits(self, inputs: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """Logits of the heads of the cell types, weighted by their shares; the share of unknown cell types is distributed evenly."""
         shares = shares + (1 - shares.sum(1, keepdim=True)) / self.cell_types
         logits = functional.linear(inputs, self.own_weight.flatten(0, 1), self.own_bias.flatten())
         return (logits.view(len(inputs), self.cell_types, -1) * shares[:, :, None]).sum(1)
 
     def cosines(self, features: torch.Tensor) -> torch.Tensor:
-        """Cosines of features [N, F] and the prototypes of the classes, [N, classes]; fp32, because margins are small."""
+        """Cosines between features [N, F] and the prototypes of the classes, [N, classes]; fp32, because margins are small."""
         if self.prototypes is None:
             raise InputError("this network has no cosine head", where="cosine_head", cure='build it with cosine_head: "auxiliary" or "only"')
         with torch.autocast(features.device.type, enabled=False):
-            known = self.prototypes
-            return functional.linear(functional.normalize(features.to(known)), functional.normalize(known))
+            return functional.linear(functional.normalize(features.to(self.prototypes)), functional.normalize(self.prototypes))
 
 
-def _with_controls(features: torch.Tensor, references: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+def _control_features(features: torch.Tensor, references: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
     if references is None:
-        raise InputError("this network wants to know the controls of each site's plate", where="control_features",
+        raise InputError("this network needs the controls of each site's plate", where="control_features",
                          cure="give it their mean features, or train one without control features")
     positive, negative = (reference.to(features) for reference in references)
-    both = features * positive
-    return torch.cat([features, both, features * negative, both * negative], dim=1)
+    product = features * positive
+    return torch.cat([features, product, features * negative, product * negative], dim=1)

@@ -1,4 +1,4 @@
-"""What a training takes of a card's memory, estimated without one: tensors are counted that hold no numbers."""
+"""Estimate of the GPU memory of a training, without a GPU: it counts the sizes of tensors on the meta device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,104 +7,103 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cellsignal.learn.networks.checkpointing import checkpoint_blocks as recomputed
-from cellsignal.learn.networks.checkpointing import checkpointed_blocks
+from cellsignal.learn.networks.checkpointing import checkpoint_blocks, checkpointed_blocks
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
 
-NUMBERS = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # that an optimiser keeps for each weight
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-CONTEXT = 2**29  # of the driver and its kernels
-WORKSPACE = 2**30  # that convolutions may take while they work; not measured
-PASSING = 3  # gradients as large as the largest tensor that are there at once
-SPARE = 0.1  # of all, lost between blocks of memory
+OPTIMIZER_STATES = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # numbers that an optimiser stores for each weight
+DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+CONTEXT_BYTES = 2**29  # CUDA context and kernels
+WORKSPACE_BYTES = 2**30  # workspace of convolutions; an assumption, not measured
+LIVE_GRADIENTS = 3  # simultaneous gradients of the size of the largest tensor
+FRAGMENTATION = 0.1  # share of memory lost between blocks
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of a training, by what they are for; an estimate, which no card has confirmed."""
+class TrainingMemory:
+    """Bytes of a training, by purpose; an estimate, which no GPU has confirmed."""
 
     weights: int  # and their gradients
     optimizer: int
-    kept: int  # for the way back
-    passing: int  # what is only there while a layer is at work
-    context: int = CONTEXT
+    activations: int  # saved for the backward pass
+    temporary: int  # while a layer is computed
+    context: int = CONTEXT_BYTES
 
     @property
     def total(self) -> int:
-        """All together, with what is lost between."""
-        return int((1 + SPARE) * (self.weights + self.optimizer + self.kept + self.passing) + self.context)
+        """The sum, with fragmentation."""
+        return int((1 + FRAGMENTATION) * (self.weights + self.optimizer + self.activations + self.temporary) + self.context)
 
 
 def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = len(RXRX1.channels), classes: int = 1108, precision: str = "fp16",
-                    optimizer: str = "adam", recompute: bool = False) -> Memory:
-    """Estimate for one batch of square images of `size` px; the network, without its numbers, is sent through once.
+                    optimizer: str = "adam", gradient_checkpointing: bool = False) -> TrainingMemory:
+    """Estimate for one batch of square images of `size` px, from one forward pass on the meta device.
 
-    Weights, gradients and moments are fp32; what convolutions and products work on and keep is in `precision`.
+    Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`.
     """
     with torch.device("meta"):
         model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).train()
-        images = torch.empty(batch_size, channels, size, size, dtype=_half(model, precision)).to(memory_format=torch.channels_last)
-    inside, again = 0, len(checkpointed_blocks(model.body)) * recompute
-    if again:
-        with _watched(checkpointed_blocks(model.body)) as largest:
-            _kept(model, images)
-        inside = max(largest)
-        recomputed(model.body)
-    sizes = _kept(model, images)
+        images = torch.empty(batch_size, channels, size, size, dtype=_cast_layers(model, precision)).to(memory_format=torch.channels_last)
+    block_activations = 0
+    if gradient_checkpointing and (blocks := checkpointed_blocks(model.body)):
+        with _record_saved_bytes(blocks) as saved:
+            _saved_bytes(model, images)
+        block_activations = max(saved)
+        checkpoint_blocks(model.body)
+    sizes = _saved_bytes(model, images)
     weights = sum(weight.numel() for weight in model.parameters())
     prepared = 4 * images.numel()
-    return Memory(weights=8 * weights, optimizer=4 * NUMBERS[optimizer] * weights, kept=sum(sizes) + prepared,
-                  passing=inside + PASSING * max(sizes) + WORKSPACE)
+    return TrainingMemory(weights=8 * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights, activations=sum(sizes) + prepared,
+                          temporary=block_activations + LIVE_GRADIENTS * max(sizes) + WORKSPACE_BYTES)
 
 
-def _half(model: Classifier, precision: str) -> torch.dtype:
-    """As under autocast: layers of weights work in `precision`, and norms keep fp32; returns the type of what they work on."""
-    dtype = {2: torch.float16, 4: torch.float32}[BYTES[precision]]
+def _cast_layers(model: Classifier, precision: str) -> torch.dtype:
+    """Cast layers as autocast does: `precision` for layers of weights, fp32 for norms; returns the type of the former."""
+    dtype = {2: torch.float16, 4: torch.float32}[DTYPE_BYTES[precision]]
     for layer in (*model.body.modules(), model.head):
         if isinstance(layer, (nn.Conv2d, nn.Linear)) or layer is model.head:
             layer.to(dtype)
     return dtype
 
 
-def _kept(model: Classifier, images: torch.Tensor) -> list[int]:
-    """Bytes of each piece of memory that one pass keeps for the way back, halves of weights among them."""
-    pieces: dict[int, int] = {}
-    with torch.autograd.graph.saved_tensors_hooks(_counting(model, pieces), lambda tensor: tensor):
-        answer = model.classify(model.embed(images))
-    assert answer.requires_grad  # its graph, which holds all of them, is still there
-    return list(pieces.values())
+def _saved_bytes(model: Classifier, images: torch.Tensor) -> list[int]:
+    """Bytes of each storage that one forward pass saves for the backward pass, including weights that were cast."""
+    storages: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(_counting_hook(model, storages), lambda tensor: tensor):
+        logits = model.classify(model.embed(images))
+    assert logits.requires_grad  # its graph still holds all saved tensors
+    return list(storages.values())
 
 
-def _counting(model: nn.Module, pieces: dict[int, int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A hook that notes each piece of memory once; fp32 weights are there anyway."""
-    known = {weight.untyped_storage()._cdata for weight in model.parameters() if weight.dtype == torch.float32}
+def _counting_hook(model: nn.Module, storages: dict[int, int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A hook that records the bytes of each storage once, except those of fp32 weights."""
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters() if weight.dtype == torch.float32}
     def count(tensor: torch.Tensor) -> torch.Tensor:
-        memory = tensor.untyped_storage()
-        if memory._cdata not in known:
-            pieces[memory._cdata] = memory.nbytes()
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            storages[storage._cdata] = storage.nbytes()
         return tensor
     return count
 
 
 @contextmanager
-def _watched(parts: list[nn.Module]) -> Iterator[list[int]]:
-    """Notes what each of some parts keeps while it works."""
-    kept: list[int] = []
+def _record_saved_bytes(modules: list[nn.Module]) -> Iterator[list[int]]:
+    """Yields a list that grows by the bytes that each of `modules` saves in a forward pass."""
+    saved: list[int] = []
     open_hooks: list = []
-    def enter(part: nn.Module, inputs: tuple) -> None:
-        pieces: dict[int, int] = {}
-        hook = torch.autograd.graph.saved_tensors_hooks(_counting(part, pieces), lambda tensor: tensor)
+    def enter(module: nn.Module, inputs: tuple) -> None:
+        storages: dict[int, int] = {}
+        hook = torch.autograd.graph.saved_tensors_hooks(_counting_hook(module, storages), lambda tensor: tensor)
         hook.__enter__()
-        open_hooks.append((hook, pieces))
-    def leave(part: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        hook, pieces = open_hooks.pop()
+        open_hooks.append((hook, storages))
+    def leave(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        hook, storages = open_hooks.pop()
         hook.__exit__(None, None, None)
-        kept.append(sum(pieces.values()))
-    handles = [handle for part in parts for handle in (part.register_forward_pre_hook(enter), part.register_forward_hook(leave))]
+        saved.append(sum(storages.values()))
+    handles = [handle for module in modules for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))]
     try:
-        yield kept
+        yield saved
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""What one phase of a training is, and how its learning rate moves."""
+"""One phase of a training, and its learning-rate schedule."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ from cellsignal.settings import Settings
 
 
 class Phase(Settings):
-    """One phase: `training.epochs` epochs in one way of training.
+    """One phase of a training: `training.epochs` epochs with the same settings.
 
-    `training` and `augmentation`: as this phase takes them (`TrainingSettings.whole`, `.head`, ...). `trainable`: "whole", or
-    "head", which leaves the body as it is. `keep`: the weights of the "best" epoch by the held-out sites, or the "last".
+    `training` and `augmentation`: the settings of this phase (`TrainingSettings.whole`, `.head`, ...). `trainable`: "whole", or
+    "head", which freezes the body. `keep`: the epoch whose weights are selected, the "best" on the held-out sites or the "last".
     """
 
     name: str
@@ -25,29 +25,29 @@ class Phase(Settings):
 
     @property
     def losses(self) -> Loss:
-        """The loss, read."""
+        """The parsed loss."""
         return parse_loss(self.training.loss)
 
-    def rate(self, epoch: int) -> float:
+    def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         return learning_rate_at(epoch, self.training)
 
-    def size(self, epoch: int) -> int | None:
-        """How large the images of an epoch are, px; None: as they are (progressive resizing; Howard 2018)."""
+    def image_size(self, epoch: int) -> int | None:
+        """The longer side of the images of an epoch, px; None leaves them as they are (progressive resizing; Howard 2018)."""
         sizes = self.augmentation.progressive_sizes
         return sizes[epoch * len(sizes) // self.training.epochs] if sizes else None
 
-    def pseudo(self, epoch: int) -> bool:
+    def uses_pseudo_labels(self, epoch: int) -> bool:
         """Whether sites without labels train in this epoch."""
         return epoch >= self.training.epochs - self.training.pseudo_label_epochs
 
 
 def learning_rate_at(epoch: int, settings: TrainingSettings) -> float:
-    """The rate of an epoch; it first rises to `learning_rate` over `warmup_epochs`, evenly, and then follows the schedule.
+    """The learning rate of an epoch: a linear rise to `learning_rate` over `warmup_epochs`, then the schedule.
 
-    "steps" divides by 10 at each of `decay_epochs`, from the phase's beginning, or without them at
-    320/375 and 350/375 of the way (Brodt's solution); "cosine" falls once over the epochs that are
-    left, "cyclic" in so many equal `cycles` (Loshchilov and Hutter 2017, SGDR).
+    "steps" divides by 10 at each of `decay_epochs`, counted from the start of the phase, or without them after 320/375 and
+    350/375 of the epochs (Brodt's solution); "cosine" falls once over the epochs after the warm-up, "cyclic" falls in
+    `cycles` equal cycles (Loshchilov and Hutter 2017, SGDR).
     """
     base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warmup_epochs
     if epoch < warmup:
@@ -56,7 +56,7 @@ def learning_rate_at(epoch: int, settings: TrainingSettings) -> float:
         return base
     if settings.schedule == "steps":
         return base * 0.1 ** sum(epoch >= decay for decay in settings.decay_epochs or (epochs * 320 / 375, epochs * 350 / 375))
-    passed, left = epoch - warmup, epochs - warmup
+    passed, total = epoch - warmup, epochs - warmup
     if settings.schedule == "cyclic":
-        passed = passed * settings.cycles % left
-    return base * 0.5 * (1 + np.cos(np.pi * passed / left))
+        passed = passed * settings.cycles % total
+    return base * 0.5 * (1 + np.cos(np.pi * passed / total))

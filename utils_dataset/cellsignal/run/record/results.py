@@ -11,8 +11,8 @@ import pandas as pd
 
 from cellsignal import files, settings, shapes
 from cellsignal.data import simulated
-from cellsignal.decide.evaluate.answers import FILE, read_known
-from cellsignal.decide.evaluate.compare import Result
+from cellsignal.decide.evaluate.answers import ANSWERS_FILE, read_known_answers
+from cellsignal.decide.evaluate.compare import RunResult
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
@@ -31,7 +31,7 @@ TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 class FoundRun:
     """A run folder as it was read."""
 
-    result: Result
+    result: RunResult
     parameters: dict[str, Any]
     data: str  # digest of the plates' design
     simulated: bool
@@ -39,7 +39,7 @@ class FoundRun:
 
 def read_results(
     runs: Sequence[str] = (), *, here: Path, cell_types: Collection[str] = (), experiments: Collection[str] = ()
-) -> tuple[list[Result], pd.DataFrame]:
+) -> tuple[list[RunResult], pd.DataFrame]:
     """The runs, and a table of the parameters in which their recipes differ: one row a parameter, one column a recipe.
 
     `runs`: folders; none means all that are attached, else all in the folder of `here`, the run folder of the comparison.
@@ -61,14 +61,14 @@ def _places(runs: Sequence[str], *, here: Path) -> list[Path]:
     if runs:
         places = [environment.default_run(name) for name in runs]
     else:
-        attached = [place for place in mounts.runs() if (place / FILE).is_file()]
-        places = attached or [place for place in sorted(here.parent.glob("*/")) if (place / FILE).is_file() and place != here]
+        attached = [place for place in mounts.runs() if (place / ANSWERS_FILE).is_file()]
+        places = attached or [place for place in sorted(here.parent.glob("*/")) if (place / ANSWERS_FILE).is_file() and place != here]
     twice = next((place for number, place in enumerate(places) if place in places[:number]), None)
     if twice:
         raise InputError("this run is named twice", where=twice, cure="name each run once")
     if len(places) < 2:
         what = f"{len(places)} run{'s' * (len(places) != 1)} with answers, and it takes two to compare"
-        raise InputError(what, where="runs", cure=f"name run folders, such as runs/demo, or attach their outputs; each has {FILE}")
+        raise InputError(what, where="runs", cure=f"name run folders, such as runs/demo, or attach their outputs; each has {ANSWERS_FILE}")
     return places
 
 
@@ -87,16 +87,16 @@ def _read(place: Path, name: str) -> FoundRun:
     values = parameters(place)
     if values["task"] not in TASKS:
         raise InputError(f"no task {values['task']!r}", where=place, cure=f"compare runs of {' or '.join(TASKS)}")
-    if not (place / FILE).exists() and TASKS[values["task"]].metric != "accuracy":
+    if not (place / ANSWERS_FILE).exists() and TASKS[values["task"]].metric != "accuracy":
         raise InputError("a site has several labels there", where=place, cure="name runs that give each well one siRNA")
-    _check(place, [place / FILE, place / "metrics.json", *(place / name for name in steps.record().outputs), *place.glob(SCORED)])
-    answers = read_known(place / FILE)
+    _check(place, [place / ANSWERS_FILE, place / "metrics.json", *(place / name for name in steps.record().outputs), *place.glob(SCORED)])
+    answers = read_known_answers(place / ANSWERS_FILE)
     metrics = files.read_json(place / "metrics.json", shapes.Metrics)
     if "data" not in metrics:
         raise InputError("it does not say on which data", where=place / "metrics.json", cure="run 4-predict-assign of that run again")
     _check(place, _networks(place, values))
     seed = values.get("seed", 0)
-    result = Result(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
+    result = RunResult(name, name, seed, answers, metrics.get("plate_groups") or [], cost(place, values))
     return FoundRun(result, values, metrics["data"], metrics.get("simulated", simulated.is_simulated(place / "data")))
 
 
