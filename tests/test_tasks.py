@@ -128,7 +128,7 @@ def test_a_third_task_goes_from_tables_to_a_submission(
 def test_the_rungs_stand_on_their_floors(toy: Path, asked: LabelledSites, scores: LabelScores) -> None:
     labels, solution = asked.labelled["labels"].tolist(), read_site_tables(toy, TOY).solution
     test = multi_hot(solution.loc[asked.test["id_code"]].tolist(), 3).astype(bool)
-    rungs = evaluate_label_ladder(scores, multi_hot(labels, 3).astype(bool), training_labels=labels, test=test)
+    rungs = evaluate_label_ladder(scores, multi_hot(labels, 3).astype(bool), train_labels=labels, test=test)
     best = {(row["split"], row["kind"]): row["macro_f1"] for row in sorted(rungs, key=lambda row: row["macro_f1"])}
     assert best["test", "network"] > best["test", "floor"] + 0.2 and best["held_out", "network"] > best["held_out", "floor"] + 0.2
     assert label_ladder_table(rungs).shape == (6, 2)

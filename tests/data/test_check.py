@@ -112,7 +112,7 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     assert stems_in(whole, folder) == sorted(stem for stem in stems if stem.startswith(f"{folder}/"))
     assert (missing_channels(whole, stems, channels=RXRX1.suffixes) == parts).all()
     assert pack.plan_pack(whole).shards[0].source() == source
-    _measured.clear()
+    _measured_plates.clear()
     assert channel_stats(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
     assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"
     rxrx1.record_images(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})

@@ -105,7 +105,7 @@ def score(tables: Tables, sites: pd.DataFrame, out: Path, views: int = 1, **knob
 
 
 def test_a_joint_network_scores_all_cell_types_and_embeds_what_it_was_taught(tables: Tables, sites: pd.DataFrame, tmp_path: Path) -> None:
-    found = score(tables, sites, tmp_path, views=2, embedded=sites)
+    found = score(tables, sites, tmp_path, views=2, embedded_sites=sites)
     assert list(found) == ["running", "batch", "adapted", "views", "embeddings"]
     for kind in ("running", "batch", "adapted", "views"):
         assert sorted(found[kind].index) == sorted(tables.sample) and found[kind].columns.tolist() == list(range(8))
@@ -153,16 +153,16 @@ def test_scores_embeddings_and_views_are_kept_and_give_way_each_by_its_own_knobs
         return really(*arguments, **options)
 
     monkeypatch.setattr("cellsignal.decide.predict.predict.predict_experiment", counted)
-    first = score(tables, sites, tmp_path, views=2, embedded=sites)
+    first = score(tables, sites, tmp_path, views=2, embedded_sites=sites)
     assert told[0] == ["running", "batch", "adapted", "views", "embeddings"] and told[-1] == ["embeddings"]
     told.clear()
-    again = score(tables, sites, tmp_path, views=2, embedded=sites)
+    again = score(tables, sites, tmp_path, views=2, embedded_sites=sites)
     assert told == [] and all(again[kind].equals(first[kind]) for kind in first)
-    more = score(tables, sites, tmp_path, views=4, embedded=sites)
+    more = score(tables, sites, tmp_path, views=4, embedded_sites=sites)
     assert told == [["views"]] * 2 and not np.allclose(more["views"], first["views"], atol=1e-4)
     (tmp_path / "embeddings/RPE-01.parquet").write_bytes(b"PAR1")
     told.clear()
-    assert score(tables, sites, tmp_path, views=4, embedded=sites)["embeddings"].equals(first["embeddings"]) and told == [["embeddings"]]
+    assert score(tables, sites, tmp_path, views=4, embedded_sites=sites)["embeddings"].equals(first["embeddings"]) and told == [["embeddings"]]
     score(tables, sites, tmp_path)
     assert sorted(path.parent.name for path in tmp_path.rglob("metadata.json")) == ["adapted", "batch", "running"]
 

@@ -94,7 +94,7 @@ class Trainer:
     def inputs(self, images: torch.Tensor) -> torch.Tensor:
         """The network's input from uint8[N, C, H, W] on the device, as in training; valid until the next batch."""
         with autocast(self.device, self.machine.precision):
-            return training_inputs(self.model, images, None, phase=self.phase, epoch=0, number=0, room=self.buffers)
+            return training_inputs(self.model, images, None, phase=self.phase, epoch=0, batch_number=0, buffers=self.buffers)
 
     def loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of network inputs against targets float[N, classes] on the device."""
@@ -114,7 +114,7 @@ def augmenting(images: np.ndarray, learner: Trainer, *, data: SiteImages) -> Wor
     data.cached = list(images)
 
     def work() -> float:
-        for batch_images, _ in iter_batches(data, batches, epoch=next(numbers), device=learner.device):
+        for batch_images, _ in read_batches(data, batches, epoch=next(numbers), device=learner.device):
             learner.inputs(batch_images)
         return sum(map(len, batches))
     return work

@@ -149,7 +149,7 @@ class Benchmark:
         """From the disk to the network's input on two cores: two processes for the peers, threads for ours."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, min_batches=MIN_BATCHES)
-        feeding = throughput(lambda: iter_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
+        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
                          wave=3, seconds=self.seconds)
         candidates = [Candidate("ours: store, threads", "ours", feeding)]
         for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):

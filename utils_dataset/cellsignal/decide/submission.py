@@ -82,7 +82,7 @@ def write_submission(path: Path, predictions: pd.Series, confidence: pd.Series, 
         raise InputError(f"well {controls[0]} is given a control, siRNA {predictions[controls[0]]}", where=path, cure="score treatment siRNAs only")
     table = pd.DataFrame({"sirna": predictions, "confidence": confidence}).reindex(sample).rename_axis("id_code")
     texts = table["sirna"].astype(int).to_csv(lineterminator="\n"), table.to_csv(float_format="%.6f", lineterminator="\n")
-    with atomic_paths(path, beside or confidence_path(path)) as temporaries:
+    with atomic_paths(path, confidence_file or confidence_path(path)) as temporaries:
         for temporary, text in zip(temporaries, texts):
             temporary.write_text(text, encoding="utf-8")
     return path

@@ -16,13 +16,13 @@ from cellsignal.decide.assign.assign import Decision, decide, plate_design
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
-from cellsignal.decide.evaluate.answers import FILE, design_digest, known_answers, without_answers, write_known
+from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
-from cellsignal.decide.submission import remove_submission, write_answers
+from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
 from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
@@ -238,7 +238,7 @@ class Predictor:
             "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})
-        write_known(self.folder / FILE, known_answers(self.ladder, self.truths, self.wells))
+        write_known_answers(self.folder / ANSWERS_FILE, known_answers(self.ladder, self.truths, self.wells))
         answers = pd.DataFrame({"sirna": decision.predictions, "confidence": decision.confidence})
         unanswered = len(self.asked_tables.sample) - len(self.tables.sample)
         if unanswered:
@@ -246,5 +246,5 @@ class Predictor:
             print(f"no submission, because {unanswered} test wells have no answer: {self.left_out}; "
                   "train these, attach the outputs, and run this again")
             return answers.iloc[:0]
-        write_answers(self.folder / "submission.csv", decision.predictions, decision.confidence, sample=self.tables.sample)
+        write_submission(self.folder / "submission.csv", decision.predictions, decision.confidence, sample=self.tables.sample)
         return answers

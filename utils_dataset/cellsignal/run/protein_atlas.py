@@ -13,12 +13,12 @@ from cellsignal.data.simulated import is_simulated
 from cellsignal.data.tables.folds import PACKAGE, fold_shares, same_images, split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot, write_labels
 from cellsignal.decide.labels.ladder import evaluate_label_ladder
-from cellsignal.decide.labels.multilabel import decode, labels_of, write_labelled_submission
+from cellsignal.decide.labels.multilabel import apply_thresholds, labels_by_id, write_labelled_submission
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, fold_name, score_folds, stored_label_scores
-from cellsignal.decide.labels.thresholds import METHODS, Thresholds, labels_digest, write_thresholds
+from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS, Thresholds, labels_digest, write_thresholds
 from cellsignal.files import sha256, write_json
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import make_train_validation
+from cellsignal.learn.batches.dataset import make_train_held_out
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.training.fit import TrainingSites
@@ -100,7 +100,7 @@ class ProteinAtlas:
         recipe = self.session.recipe
         change = build_augmentation(recipe.augmentation.labels, seed=recipe.seed)
         parts = self.labelled.assign(split=split_of(self.folds, fold))
-        train, held_out = make_train_validation(
+        train, held_out = make_train_held_out(
             self.root, parts, augment=change, channels=self.task.suffixes, class_numbers=range(self.task.classes))
         return TrainingSites(train, held_out, task=self.task.name)
 
@@ -132,12 +132,12 @@ class ProteinAtlas:
         """Write thresholds, metrics and submission; gives the answers and probabilities of the test sites, a row each."""
         recipe = self.session.recipe
         method, probabilities, ids = recipe.assignment.thresholds, self.scores.test, self.test["id_code"].tolist()
-        values = METHODS[method](self.scores.held_out, self.truth, probabilities)
+        values = THRESHOLD_METHODS[method](self.scores.held_out, self.truth, probabilities)
         networks = {path.parent.name: sha256(path) for path in sorted((self.folder / "weights").glob("fold-*/model.safetensors"))}
         labels = labels_digest(self.labelled["id_code"].tolist(), self.labels)
         write_thresholds(self.folder / "weights/thresholds.json",
                          Thresholds(tuple(values.tolist()), method, labels, len(self.labelled), networks, recipe.prediction.combine))
-        answers = labels_of(decode(probabilities, values), ids)
+        answers = labels_by_id(apply_thresholds(probabilities, values), ids)
         write_labelled_submission(self.folder / "submission.csv", answers, sample=self.tables.sample, task=self.task)
         below = int((~(probabilities >= values).any(axis=1)).sum())
         write_json(self.folder / "metrics.json", {

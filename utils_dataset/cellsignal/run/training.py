@@ -14,9 +14,9 @@ from cellsignal.decide.assign.assign import plate_design
 from cellsignal.decide.predict.inference import score_images
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, like, make_train_validation
+from cellsignal.learn.batches.dataset import SiteImages, same_data_set, make_train_held_out
 from cellsignal.learn.devices import pick_device
-from cellsignal.learn.networks.batchnorm import no_layers_note
+from cellsignal.learn.networks.batchnorm import no_batchnorm_note
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
 from cellsignal.learn.networks.covariates import covariate_levels, plate_warning
 from cellsignal.learn.networks.pretrained import load_pretrained
@@ -53,7 +53,7 @@ class NetworkTraining:
     def data_sets(self, sites: pd.DataFrame) -> tuple[SiteImages, SiteImages]:
         """The training and the held-out sites of a table, with common classes; only the training sites are augmented."""
         augment = build_augmentation(self.session.recipe.augmentation.pretraining, seed=self.seed)
-        return make_train_validation(self.root, sites, augment=augment)
+        return make_train_held_out(self.root, sites, augment=augment)
 
     def control_network(self, train: SiteImages) -> Classifier:
         """A network for the classes of the controls, its body from `network.pretrained` where the recipe names weights."""
@@ -81,7 +81,7 @@ class NetworkTraining:
 
     def describe(self, model: Classifier) -> str:
         """Where the body of a network comes from, what the network knows besides the image, and what to mind, in lines."""
-        lines = [f"body from {model.origin}", no_layers_note(model)]
+        lines = [f"body from {model.origin}", no_batchnorm_note(model)]
         if model.covariates:
             lines.append(f"known besides the image: {', '.join(model.covariates)}")
         if "plate" in model.covariates:
@@ -95,12 +95,12 @@ class NetworkTraining:
         recipe = self.session.recipe
         uses_controls, pseudo_labels = recipe.network.control_features, recipe.training.pseudo_label_epochs > 0
         references = self.sites[self.sites["well_type"] != "treatment"]
-        controls = like(train, references) if (uses_controls or pseudo_labels) and len(references) else None
+        controls = same_data_set(train, references) if (uses_controls or pseudo_labels) and len(references) else None
         sites = TrainingSites(train, held_out, controls=controls if uses_controls else None)
         test = self.sites[(self.sites["split"] == TEST) & (self.sites["well_type"] == "treatment")]
         if not pseudo_labels or test.empty:
             return sites
-        unlabelled = like(train, test, augment=train.augment)
+        unlabelled = same_data_set(train, test, augment=train.augment)
         relabel = PseudoLabels(unlabelled, self.wells, plate_design(self.wells, recipe.assignment.pseudo_labels), training=recipe.training.whole,
                                precision=recipe.machine.precision, controls=controls, held_out=held_out)
         return replace(sites, unlabelled=unlabelled, relabel=relabel)
@@ -133,6 +133,6 @@ class NetworkTraining:
         model, card = load_weights(self.weights_path("whole"))
         others = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]
         others = others[others["well_type"].isin(card.well_types) | card.control_features]
-        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, like(wells, others) if len(others) else None,
+        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, same_data_set(wells, others) if len(others) else None,
                               scope=recipe.training.batch_scope, precision=recipe.machine.precision)
         return scores.idxmax(axis=1)

@@ -34,7 +34,7 @@ def draw_rates(rows: Rows) -> Figure:
     """
     stages = [stage for stage in TITLES if any(row["stage"] == stage for row in rows)]
     if not stages:
-        return blank_figure("nothing was measured")
+        return blank("nothing was measured")
     heights = [sum(row["stage"] == stage for row in rows) + 0.9 for stage in stages]
     figure = new_figure(11, 0.42 * sum(heights) + 0.8)
     panels = figure.subplots(len(stages), 1, height_ratios=heights, squeeze=False)[:, 0]

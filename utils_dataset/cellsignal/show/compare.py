@@ -37,7 +37,7 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """
     rows = by_recipe(comparison["accuracies"], split=split, by="")
     if not rows:
-        return blank_figure(f"no answers for {SPLITS[split]}")
+        return blank(f"no answers for {SPLITS[split]}")
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     costs = _costs(comparison["runs"], recipes)
@@ -183,7 +183,7 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """
     rows = by_recipe(comparison["differences"], split=split)
     if not rows:
-        return blank_figure(f"no two recipes with the same {SPLITS[split]} and seed")
+        return blank(f"no two recipes with the same {SPLITS[split]} and seed")
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     names = list(dict.fromkeys(row["recipe"] for row in rows))
     figure = new_figure(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
@@ -227,7 +227,7 @@ def leader_confusion(comparison: Mapping[str, Any], *, split: str) -> Figure:
 def confusion(row: Row) -> Figure:
     """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""
     if not row["wrong"]:
-        return blank_figure(f"{row['recipe']}: nothing is confused")
+        return blank(f"{row['recipe']}: nothing is confused")
     counts, pairs = np.array(row["matrix"]), row["pairs"][:15]
     figure = new_figure(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))

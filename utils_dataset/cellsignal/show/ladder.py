@@ -16,7 +16,7 @@ KINDS = {
 NOTHING_KNOWN = "No answer can be checked: no siRNA of a test or held-out well is known."
 
 
-def rungs_of_split(ladder: list[dict], split: str = "") -> list[dict]:
+def of_split(ladder: list[dict], split: str = "") -> list[dict]:
     """The rungs of one split; without a name, those of the test wells where they were scored."""
     names = [row.get("split", "") for row in ladder]
     chosen = split or ("test" if "test" in names else next(iter(names), ""))

@@ -19,7 +19,7 @@ def confused_pairs(predicted: pd.Series, truth: pd.Series, *, count: int = 10) -
     `predicted`, `truth`: siRNA by id_code; wells without a known siRNA do not count. Columns: sirna; predicted (what it was taken for);
     wells (so often); share (of the wells of this siRNA). The most frequent come first, then the largest share.
     """
-    both = _predicted_wells(predicted, truth)
+    both = _known(predicted, truth)
     wrong = both[both["sirna"] != both["predicted"]]
     pairs = wrong.groupby(["sirna", "predicted"]).size().rename("wells").reset_index()
     pairs["share"] = pairs["wells"] / both["sirna"].value_counts().reindex(pairs["sirna"]).to_numpy()
@@ -36,7 +36,7 @@ def wrong_wells(predicted: pd.Series, truth: pd.Series, wells: pd.DataFrame, *, 
     the highest `confidence` (by id_code) first, or drawn by `seed`. Columns: id_code, sirna, predicted, example (an id_code). A
     siRNA without a training well has no example.
     """
-    both = _predicted_wells(predicted, truth)
+    both = _known(predicted, truth)
     wrong = both[both["sirna"] != both["predicted"]].sample(frac=1, random_state=seed)
     if confidence is not None:
         wrong = wrong.loc[confidence.reindex(wrong.index).sort_values(ascending=False, kind="stable").index]
@@ -78,7 +78,7 @@ def image_pairs(examples: pd.DataFrame, root: Path, sites: pd.DataFrame, *, colu
     return figure
 
 
-def _predicted_wells(predicted: pd.Series, truth: pd.Series) -> pd.DataFrame:
+def _known(predicted: pd.Series, truth: pd.Series) -> pd.DataFrame:
     """siRNA and prediction of the wells that have both, int64, by id_code."""
     both = pd.DataFrame({"sirna": truth.dropna(), "predicted": predicted}).dropna()
     return both.astype(int).sort_index()

@@ -1,4 +1,4 @@
-"""Figures of the prediction notebook: scores and embeddings of the same wells under several statistics, and the posterior of plate groups."""
+"""What a prediction notebook shows: scores and embeddings of the same wells under several statistics, and the plate groups weighed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -14,8 +14,8 @@ from cellsignal.data.tables.plate_design import shifts
 from cellsignal.show.style import ASSIGNED, RAW, blank, colour_legend, label_decades, new_figure, styled
 
 FAINT = "#CFCFCF"
-MAX_PERMUTATIONS = 24  # those of four groups; of more, only the likeliest are drawn
-MIN_PROBABILITY = 1e-9
+MOST_ORDERS = 24  # permutations of four groups; of more, the likeliest are drawn
+LEAST_PROBABILITY = 1e-9
 
 
 @styled
@@ -39,7 +39,7 @@ def plate_scores(
     tables = {kind: table.loc[order.index[order.index.isin(table.index)]] for kind, table in scores.items()}
     tables = {kind: table for kind, table in tables.items() if len(table)}
     if not tables:
-        return blank_figure("No scores of this plate.")
+        return blank("No scores of this plate.")
     order = order[order.index.isin(next(iter(tables.values())).index)]
     sirnas = sorted(set(order))
     figure = new_figure(4.2 * len(tables) + 0.8, 4.9)
@@ -50,8 +50,8 @@ def plate_scores(
         values = np.exp(table.reindex(columns=sirnas, fill_value=-np.inf).to_numpy(float))
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_title(f"{kind}: " + (f"accuracy {right:.3f}" if known else f"{right:.3f} as assigned"))
-        _label_some_ticks(axes.xaxis, sirnas)
-        _label_some_ticks(axes.yaxis, order[table.index].tolist())
+        _label_few(axes.xaxis, sirnas)
+        _label_few(axes.yaxis, order[table.index].tolist())
         axes.set_xlabel("siRNA of the plate")
         axes.grid(False)
     grid[0].set_ylabel(f"well, by its {'true' if known else 'assigned'} siRNA")
@@ -59,8 +59,8 @@ def plate_scores(
     return figure
 
 
-def _label_some_ticks(axis: matplotlib.axis.Axis, names: Sequence[int]) -> None:
-    """Label every tick, or about twelve of many."""
+def _label_few(axis: matplotlib.axis.Axis, names: Sequence[int]) -> None:
+    """Name every place, or about twelve of many."""
     step = max(1, -(-len(names) // 12))
     axis.set_ticks(range(0, len(names), step), names[::step], fontsize=8)
 
@@ -103,10 +103,10 @@ def embedding_maps(
     figure.suptitle(f"Embeddings of wells, {'principal components' if method == 'pca' else 't-SNE'}", x=0.01, ha="left")
     grid = figure.subplots(2, len(tables), squeeze=False)
     for column, (kind, table) in zip(grid.T, tables.items()):
-        points, mine = _project_to_plane(table, method=method, seed=seed), known.loc[table.index]
+        points, mine = _plane(table, method=method, seed=seed), known.loc[table.index]
         learnt = (mine["split"] == "train").to_numpy()
-        _scatter_by_name(column[0], points, mine["experiment"], _experiment_colours(mine["experiment"]), learnt)
-        _scatter_by_name(column[1], points, mine["sirna"], _sirna_colours(mine["sirna"], sirnas, seed=seed), learnt, prefix="siRNA ")
+        _coloured(column[0], points, mine["experiment"], _experiment_colours(mine["experiment"]), learnt)
+        _coloured(column[1], points, mine["sirna"], _sirna_colours(mine["sirna"], sirnas, seed=seed), learnt, prefix="siRNA ")
         column[0].set_title(f"{kind} statistics, by experiment")
         column[1].set_title(f"{kind} statistics, by siRNA")
     for row in grid:
@@ -116,7 +116,7 @@ def embedding_maps(
     return figure
 
 
-def _project_to_plane(table: pd.DataFrame, *, method: str, seed: int) -> np.ndarray:
+def _plane(table: pd.DataFrame, *, method: str, seed: int) -> np.ndarray:
     """float[wells,2]"""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -143,7 +143,7 @@ def _sirna_colours(known: pd.Series, sirnas: Sequence[int], *, seed: int) -> dic
     return dict(zip(sirnas, shades * len(sirnas)))
 
 
-def _scatter_by_name(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping, learnt: np.ndarray, *, prefix: str = "") -> None:
+def _coloured(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping, learnt: np.ndarray, *, prefix: str = "") -> None:
     """Points of each name in its colour, the others grey and behind; circles where the network has learnt from them, else crosses."""
     others, size = ~names.isin(colours).to_numpy(), 9 if len(points) > 200 else 20
     for here, marker in ((learnt, "o"), (~learnt, "x")):
@@ -160,9 +160,9 @@ def _scatter_by_name(axes: Axes, points: np.ndarray, names: pd.Series, colours: 
 
 
 class Permutations(Protocol):
-    """The posterior of the permutations of one experiment (`decide.assign.groups.GroupChoice`)."""
+    """What is known of the permutations of one experiment (`decide.assign.groups.GroupChoice`)."""
 
-    permutations: np.ndarray
+    orders: np.ndarray
     posterior: np.ndarray
     group_on_plate: tuple[int, ...]
 
@@ -171,28 +171,28 @@ class Permutations(Protocol):
 def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str, Sequence[int]] | None = None, title: str = "") -> Figure:
     """Posterior probability of each permutation of plate groups in one experiment, as bars on a logarithmic axis, the chosen one marked.
 
-    `choice`: None without plate groups. `rotations`: index of the group by plate of training experiments; these and their
-    cyclic shifts, which have a higher prior, have a colour of their own.
+    `choice`: None where no groups were weighed. `rotations`: index of the group by plate of training experiments; these and their
+    cyclic shifts, which are likelier before any score is seen, have a colour of their own.
     """
     if choice is None:
-        return blank_figure("No plate groups, and so no posterior, in this experiment.")
-    order = np.argsort(-choice.posterior, kind="stable")[:MAX_PERMUTATIONS]
-    likely_layouts = shifts(rotations or {})
+        return blank("No plate groups were weighed in this experiment.")
+    order = np.argsort(-choice.posterior, kind="stable")[:MOST_ORDERS]
+    usual = shifts(rotations or {})
     colours = {"chosen": ASSIGNED, "rotation": RAW, "other": FAINT}
     lowest = 10 ** np.floor(np.log10(max(choice.posterior[order].min(), LEAST_PROBABILITY)) - 0.3)
     figure = new_figure(9, 4)
     figure.suptitle(title, x=0.01, ha="left")
     axes = figure.subplots()
-    for position, (groups, probability) in enumerate(zip(choice.permutations[order].tolist(), choice.posterior[order])):
-        kind = "rotation" if tuple(groups) in likely_layouts else "other"
+    for place, (groups, probability) in enumerate(zip(choice.orders[order].tolist(), choice.posterior[order])):
+        kind = "rotation" if tuple(groups) in usual else "other"
         kind = "chosen" if tuple(groups) == tuple(choice.group_on_plate) else kind
-        axes.bar(position, max(probability, lowest), color=colours[kind], width=0.7)
+        axes.bar(place, max(probability, lowest), color=colours[kind], width=0.7)
         number = f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"
-        axes.annotate(number, (position, max(probability, lowest)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
-    names = [" ".join(str(group + 1) for group in groups) for groups in choice.permutations[order].tolist()]
+        axes.annotate(number, (place, max(probability, lowest)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
+    names = [" ".join(str(group + 1) for group in groups) for groups in choice.orders[order].tolist()]
     axes.set_xticks(range(len(order)), names, rotation=90, fontsize=8)
     axes.set(yscale="log", ylim=(lowest, 4), xlim=(-0.7, len(order) - 0.3), ylabel="posterior probability")
-    axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.permutations.shape[1] + 1))))
+    axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.orders.shape[1] + 1))))
     label_decades(axes.yaxis)
     axes.grid(False, axis="x")
     words = {"chosen": "the likeliest", "rotation": "rotations, as in training", "other": "other permutations"}

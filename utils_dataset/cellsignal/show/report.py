@@ -15,7 +15,7 @@ from cellsignal.show import html
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, of_split
 from cellsignal.show.multilabel import label_ladder, label_parts
-from cellsignal.show.style import blank_figure
+from cellsignal.show.style import blank
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
@@ -84,7 +84,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     """The name of the run and the last raw and assigned accuracies."""
     boxes = []
     for kind in ("raw", "assigned"):
-        for row in [row for row in rungs_of_split(rungs) if row["kind"] == kind][-1:]:
+        for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
             label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
     return html.head("cellsignal", f"Run {run.name}", boxes)
@@ -136,7 +136,7 @@ def _floor(floor: dict | None) -> str:
 
 def _accuracies(rungs: list[dict]) -> Iterator[str]:
     """Accuracy by cell type and by experiment, for the wells that count most."""
-    rows = rungs_of_split(rungs)
+    rows = of_split(rungs)
     names = sorted({name for row in rows for name in row.get("by_cell_type", {})})
     if not names:
         return

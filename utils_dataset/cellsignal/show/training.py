@@ -51,7 +51,7 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
     `images`: uint8[C,H,W], of one size or of several; `captions`: one for each, or none.
     """
     if not len(images):
-        return blank_figure("No images to show.")
+        return blank("No images to show.")
     columns = min(columns, len(images))
     rows, lines = -(-len(images) // columns), max((caption.count("\n") + 1 for caption in captions), default=0)
     figure = new_figure(max(4, 1.5 * columns), (1.42 + 0.15 * lines) * rows + 0.3 * bool(title))

@@ -15,12 +15,12 @@ SPLIT_NAMES = {"test": "test", "held_out": "held out"}
 RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
-def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
-    """Macro F1 of the floors and of every kind of thresholds, on test sites (where their truth is known) and on held-out ones.
+def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+    """Macro F1 of the baselines and of every kind of thresholds, on test sites (if their truth is known) and on held-out sites.
 
-    `truth` bool[N, K] of the labelled sites, `test` bool[M, K]; `training_labels`: labels by which frequency is judged. Held-out
-    sites are answered by thresholds that other folds' sites gave. Returns rows {"rung", "kind": "floor" | "network",
-    "split", "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
+    `truth`: bool[N, K] of the labelled sites; `test`: bool[M, K]; `train_labels`: from which label frequencies are counted. The
+    thresholds for held-out sites are fitted on the other folds. Returns rows {"rung", "kind": "floor" | "network", "split",
+    "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
     """
     predictions: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     if test is not None:
@@ -28,9 +28,9 @@ def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, training_la
         predictions["test"] = test, {method: apply_thresholds(scores.test, values) for method, values in thresholds.items()}
     predictions["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
     rows = []
-    for split, (true, given) in answers.items():
-        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in baselines(true, training_labels).items()]
-        rows += [_row(method, split, true, given[method]) for method in RUNGS]
+    for split, (true, by_method) in predictions.items():
+        rows += [{"rung": name, "kind": "floor", "split": split, "macro_f1": value, "sites": len(true)} for name, value in label_baselines(true, train_labels).items()]
+        rows += [_network_row(method, split, true, by_method[method]) for method in RUNG_NAMES]
     return rows
 
 

@@ -49,14 +49,14 @@ def _log_odds(values: np.ndarray) -> np.ndarray:
     return logit(np.clip(np.asarray(values, np.float64), PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN))
 
 
-def baselines(truth: np.ndarray, training_labels: Sequence[Labels]) -> dict[str, float]:
-    """Macro F1 of answers that look at no picture: all labels, the most frequent label, the two most frequent.
+def label_baselines(truth: np.ndarray, train_labels: Sequence[Labels]) -> dict[str, float]:
+    """Macro F1 of constant predictions: all labels, the most frequent label, the two most frequent ones.
 
-    `training_labels`: the labels of the training sites, by which frequency is judged.
+    `train_labels`: the labels of the training sites, from which frequencies are counted.
     """
-    often = [label for label, _ in Counter(label for labels in training_labels for label in labels).most_common()]
-    same = {"all labels": often, "most frequent label": often[:1], "two most frequent labels": often[:2]}
-    return {name: macro_f1(truth, np.repeat(multi_hot([tuple(labels)], truth.shape[1]), len(truth), axis=0)) for name, labels in same.items()}
+    by_frequency = [label for label, _ in Counter(label for labels in train_labels for label in labels).most_common()]
+    constants = {"all labels": by_frequency, "most frequent label": by_frequency[:1], "two most frequent labels": by_frequency[:2]}
+    return {name: macro_f1(truth, np.repeat(multi_hot([tuple(labels)], truth.shape[1]), len(truth), axis=0)) for name, labels in constants.items()}
 
 
 def write_labelled_submission(path: Path, labels: pd.Series, *, sample: Sequence[str], task: Task) -> Path:

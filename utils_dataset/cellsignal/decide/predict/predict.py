@@ -34,69 +34,59 @@ Networks = dict[str, tuple[nn.Module, ModelConfig]]
 class ScoringOptions:
     """What one network scores, and how.
 
-    scope: str = "plate"
-    batch_sizes: tuple[int, ...] = (32,)
-    refinements: int = REFINEMENTS
-    precision: str = "auto"
-    basis: str = "adapted"  # the kind of statistics that views and embeddings rest on
-    views: int = 1
-
-    def of(self, kind: str) -> dict[str, Any]:
-        """Those that count for one kind alone."""
-        if kind in BESIDE:
-            return {"basis": self.basis, **self.of(self.basis)} | ({"views": self.views} if kind == "views" else {})
-        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
-
-    def passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
-        """How often an image is sent through the network for some kinds, at most; `adapts`: it has batch normalisation."""
-        each = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
-        needed = {self.basis if kind in BESIDE else kind for kind in kinds}
-        return sum(map(each.__getitem__, needed)) + (self.views - 1) * each[self.basis] * ("views" in kinds)
-
-
-def score_experiments(
-    root: Path, sites: pd.DataFrame, *, weights: Path, out: Path, name: str = "model",
-    settings: PredictionSettings = PredictionSettings(), all_statistics: bool = True, embedded: pd.DataFrame | None = None,
-    batch_for: Collection[str] | None = None, machine: MachineSettings = MachineSettings(device="cpu"), budget: Budget | None = None,
-    stored: bool = False, joint: bool | None = None,
-) -> dict[str, pd.DataFrame]:
-    """Score the treatment wells of every experiment in `sites` under `settings.statistics`, and with `all_statistics` each other kind.
-
-    `weights`: the folder with the network of each cell type, or, if `joint`, of all (`weights.weights_path`). `settings.tta_views`:
-    above 1, scores averaged over so many of `inference.VIEWS` too, called "views"; `embedded`: sites whose experiments are embedded,
-    as those of `sites` then are: "embeddings", one column per feature (`decide.refine`). Both rest on `settings.statistics`.
-    `settings.statistics_scope`: plate or experiment, over which statistics are gathered; a warning says when the training batches
-    had another one (`scope_note`). `batch_for`: the experiments that are worth the passes of "batch", None for all. `stored`: read
-    back what lies in `out`, whatever made it (`scores.cache.read_stored_scores`).
-
-    Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment,
-    `<out>/<kind>/metadata.json`: how the statistics of each experiment were gathered, how many
-    images went through the network, how long that took, and what identifies the scores. Scores that lie
-    there whole, made by the same weights from the same sites in the same way, are kept; others give way.
-    Raises TimeSpent before an experiment that would end after the deadline of `budget`: the same call goes on.
-    Returns the stacked scores by kind, in the order of the ladder.
+    `weights`: the folder with the network of each cell type, or if `joint` of all (`weights_path`). `settings.statistics`: the
+    kind of statistics; `all_statistics` adds the two others. `settings.statistics_scope`: plate or experiment, over which
+    statistics are gathered; another scope than in training is warned of (`scope_note`). `settings.tta_views`: above 1, also
+    scores averaged over so many of `inference.VIEWS`, called "views". `embedded_sites`: also compute "embeddings" of their
+    experiments and of the scored ones, one column per feature; both rest on `settings.statistics`. `batch_experiments`: the
+    experiments for which the many passes of "batch" are worth their time, None for all.
     """
-    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if all_statistics else [settings.statistics]  # a stable sort: the chosen one last
-    others = _embedded_sites(sites, embedded)
-    by_kind = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
-    if batch_for is not None and "batch" in by_kind:
-        by_kind["batch"] = sites[sites["experiment"].isin(batch_for)]
-    by_kind |= {} if embedded is None else {"embeddings": pd.concat([sites, others])}
+
+    weights: Path
+    joint: bool | None = None
+    settings: PredictionSettings = PredictionSettings()
+    all_statistics: bool = True
+    embedded_sites: pd.DataFrame | None = None
+    batch_experiments: Collection[str] | None = None
+    machine: MachineSettings = MachineSettings(device="cpu")
+
+
+def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, out: Path, name: str = "model",
+                      budget: Budget | None = None, stored: bool = False) -> dict[str, pd.DataFrame]:
+    """Score the treatment wells of every experiment in `sites` with the network `name`.
+
+    Writes `<out>/<kind>/<experiment>.parquet` and, after each experiment, `<out>/<kind>/metadata.json`: how the statistics of
+    each experiment were gathered, the number of images that passed through the network, the seconds, and the identity of the
+    scores. Complete scores of the same weights, sites and options are reused; others are replaced. `stored`: read back the
+    scores in `out`, whatever made them (`read_stored_scores`).
+
+    Returns the scores of all experiments by kind, in the order of the ladder. Raises TimeSpent before an experiment that would
+    end after the deadline of `budget`; the same call then continues.
+    """
+    settings = scoring.settings
+    # A stable sort: the chosen kind comes last.
+    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if scoring.all_statistics else [settings.statistics]
+    embedded = _embedded_sites(sites, scoring.embedded_sites)
+    kind_sites = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
+    if scoring.batch_experiments is not None and "batch" in kind_sites:
+        kind_sites["batch"] = sites[sites["experiment"].isin(scoring.batch_experiments)]
+    kind_sites |= {} if scoring.embedded_sites is None else {"embeddings": pd.concat([sites, embedded])}
     if stored:
-        return {kind: read_stored_scores(out / kind, some, read=_reader(kind)) for kind, some in by_kind.items()}
-    budget = budget or Budget()
-    scope, device = settings.statistics_scope, devices.pick_device(machine.device)
-    precision = devices.resolve_precision(device, machine.precision)
-    config = PredictionConfig(scope, tuple(settings.batch_sizes), REFINEMENTS, precision, settings.statistics, settings.tta_views)
-    networks = _networks(weights, pd.concat([sites, others])["cell_type"].unique(), name=name, device=device, joint=joint)
-    if note := scope_note(weights, list(networks), name, scope, joint=joint):
+        return {kind: read_stored_scores(out / kind, some_sites, read=_score_reader(kind)) for kind, some_sites in kind_sites.items()}
+    device = devices.pick_device(scoring.machine.device)
+    options = InferenceOptions(settings.statistics_scope, tuple(settings.batch_sizes), REFINEMENTS,
+                               devices.resolve_precision(device, scoring.machine.precision), settings.statistics, settings.tta_views)
+    networks = _load_networks(scoring, pd.concat([sites, embedded])["cell_type"].unique(), name=name, device=device)
+    if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
-    by_experiment = _experiments(sites, networks) | _experiments(others, networks)
-    caches = {kind: _score_cache(out / kind, kind, networks, root, {each: by_experiment[each] for each in by_experiment if each in set(some["experiment"])},
-                        config, network=name, note=note, device=device) for kind, some in by_kind.items()}
-    for other in {*STATISTICS, *BESIDE} - set(caches):
-        ScoreCache(out / other, {})  # what an earlier prediction left there gives way too
-    _score(root, by_experiment, networks, caches, config, budget=budget, name=name)
+    experiments = _sites_by_experiment(sites, networks) | _sites_by_experiment(embedded, networks)
+    caches = {}
+    for kind, some_sites in kind_sites.items():
+        kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
+        caches[kind] = _score_cache(out / kind, kind, networks, root, kind_experiments, options, network=name, note=note, device=device)
+    for kind in {*STATISTICS, *EXTRA_OUTPUTS} - set(caches):
+        ScoreCache(out / kind, {})  # removes the scores of an earlier prediction
+    _score_missing(root, experiments, networks, caches, options, budget=budget or Budget(), name=name)
     return {kind: caches[kind].stacked() for kind in caches}
 
 
@@ -127,36 +117,43 @@ def embed_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     The scores go to `<out>/<kind>/`. Networks of different cell types have different features, so that embeddings are
     comparable within a cell type only.
     """
-    ways = {kind: settings.model_copy(update={"statistics": kind}) for kind in statistics}
-    return {kind: score_experiments(root, sites, out=out / kind, settings=way, all_statistics=False, embedded=sites, **options)["embeddings"]
-            for kind, way in ways.items()}
+    embeddings = {}
+    for kind in statistics:
+        settings = scoring.settings.model_copy(update={"statistics": kind})
+        kind_scoring = replace(scoring, settings=settings, all_statistics=False, embedded_sites=sites)
+        embeddings[kind] = score_experiments(root, sites, kind_scoring, out=out / kind)["embeddings"]
+    return embeddings
 
 
-def _score(root: Path, by_experiment: Mapping[str, pd.DataFrame], networks: Networks, caches: Mapping[str, ScoreCache], config: PredictionConfig, *,
-           budget: Budget, name: str) -> None:
-    """Add what is missing, experiment by experiment."""
-    for experiment, some in progress_bar(by_experiment.items(), desc="predict", unit="experiment"):
+def _score_missing(root: Path, experiments: Mapping[str, pd.DataFrame], networks: Networks, caches: Mapping[str, ScoreCache],
+                   options: InferenceOptions, *, budget: Budget, name: str) -> None:
+    """Score what the caches lack, experiment by experiment."""
+    for experiment, sites in progress_bar(experiments.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in caches if experiment in caches[kind].missing]
-        model, card = networks[some["cell_type"].iloc[0]]
-        if kinds and not budget.fits_part(len(some) * config.passes(kinds, adapts=bool(batchnorm_layers(model)))):
-            done = len(by_experiment) - len({each for kind in caches for each in caches[kind].missing})
-            raise TimeSpent(f"scored {done} of {len(by_experiment)} experiments with {name}")
+        model, config = networks[sites["cell_type"].iloc[0]]
+        if kinds and not budget.fits_part(len(sites) * options.num_passes(kinds, adapts=bool(batchnorm_layers(model)))):
+            done = len(experiments) - len({missing for kind in caches for missing in caches[kind].missing})
+            raise TimeSpent(f"scored {done} of {len(experiments)} experiments with {name}")
         if kinds:
-            began = time.monotonic()
-            answers = predict_experiment(model, card, root, some, statistics=kinds, **vars(config))
-            for kind, (table, facts) in answers.items():
+            started = time.monotonic()
+            results = predict_experiment(model, config, root, sites, kinds=kinds, options=options)
+            for kind, (table, facts) in results.items():
                 caches[kind].add(experiment, table, facts)
-            budget.took(sum(facts["images"] for _, facts in answers.values()), time.monotonic() - began)
+            budget.took(sum(facts["images"] for _, facts in results.values()), time.monotonic() - started)
 
 
-def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
-    """The sites that count, by experiment."""
-    return {experiment: _counted_sites(some, networks[cell_type][1])
-            for (cell_type, experiment), some in sites.groupby(["cell_type", "experiment"], sort=True)}
+def _sites_by_experiment(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
+    """The sites that a network needs, by experiment: those that it scores and its controls."""
+    tables = {}
+    for (cell_type, experiment), table in sites.groupby(["cell_type", "experiment"], sort=True):
+        config = networks[cell_type][1]
+        well_types = {*config.well_types, *(CONTROL_TYPES if config.control_features else ())}
+        tables[experiment] = table[table["well_type"].isin(well_types)].reset_index(drop=True)
+    return tables
 
 
 def _embedded_sites(sites: pd.DataFrame, embedded: pd.DataFrame | None) -> pd.DataFrame:
-    """The sites of the experiments, of the cell types in `sites` if there are any, that are embedded and not scored."""
+    """The sites of the experiments that are embedded and not scored; of the cell types in `sites`, if there are any."""
     if embedded is None or sites.empty:
         return sites.iloc[:0] if embedded is None else embedded
     return embedded[embedded["cell_type"].isin(sites["cell_type"]) & ~embedded["experiment"].isin(sites["experiment"])]
@@ -169,7 +166,7 @@ def _score_reader(kind: str) -> Callable[[Path], pd.DataFrame]:
 def scope_note(weights: Path, cell_types: Collection[str], name: str, scope: str, *, joint: bool | None = None) -> str:
     """A note if statistics are gathered over another scope than that of the training batches; "" if over the same.
 
-    Reads the JSON beside the weights (`weights.weights_path`); InputError when one is missing.
+    Reads the JSON beside the weights (`weights_path`); InputError if one is missing.
     """
     trained = {cell_type: read_config(weights_path(weights, cell_type, name, joint=joint)).scope for cell_type in sorted(cell_types)}
     # Experiments are scored one by one, so that "mixed" statistics are those of the experiment.
@@ -200,30 +197,24 @@ def remove_other_networks(folder: Path, names: Collection[str]) -> None:
             shutil.rmtree(path)
 
 
-def _networks(weights: Path, cell_types: Sequence[str], *, name: str, device: torch.device, joint: bool | None) -> Networks:
-    """Every network at once, so that a missing one is noticed before hours of prediction."""
-    paths = {cell_type: weights_path(weights, cell_type, name, joint=joint) for cell_type in sorted(cell_types)}
-    found = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint one once
-    return {cell_type: (found[path][0].to(device), found[path][1]) for cell_type, path in paths.items()}
-
-
-def _counted_sites(sites: pd.DataFrame, card: ModelConfig) -> pd.DataFrame:
-    """The sites that count, and those that are referred to."""
-    known = {*card.well_types, *(CONTROLS if card.control_features else ())}
-    return sites[sites["well_type"].isin(known)].reset_index(drop=True)
+def _load_networks(scoring: ScoringOptions, cell_types: Sequence[str], *, name: str, device: torch.device) -> Networks:
+    """Every network at once, so that a missing one is reported before hours of prediction."""
+    paths = {cell_type: weights_path(scoring.weights, cell_type, name, joint=scoring.joint) for cell_type in sorted(cell_types)}
+    loaded = {path: load_weights(path, channels=len(RXRX1.suffixes)) for path in dict.fromkeys(paths.values())}  # a joint network once
+    return {cell_type: (loaded[path][0].to(device), loaded[path][1]) for cell_type, path in paths.items()}
 
 
 def _score_cache(
-    folder: Path, kind: str, networks: Networks, root: Path, by_experiment: Mapping[str, pd.DataFrame], config: PredictionConfig, *,
+    folder: Path, kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], options: InferenceOptions, *,
     device: torch.device, **facts: Any,
 ) -> ScoreCache:
-    """What `folder` holds of the scores of one kind that are asked for."""
-    way = {"statistics": kind, "scope": config.scope, "precision": config.precision, **config.of(kind)}
-    made_by = {cell_type: {"weights": model.origin, "card": vars(card), **stats_source(root, card.standardise)}
-               for cell_type, (model, card) in networks.items()}
+    """The scores of one kind in `folder` that belong to these networks, experiments and options."""
+    way = {"statistics": kind, "scope": options.scope, "precision": options.precision, **options.identity(kind)}
+    made_by = {cell_type: {"weights": model.origin, "config": vars(config), **stats_source(root, config.standardise)}
+               for cell_type, (model, config) in networks.items()}
     identities = {
-        experiment: cache_key(root, some, **way, device=device.type, **made_by[some["cell_type"].iloc[0]])
-        for experiment, some in by_experiment.items()
+        experiment: cache_key(root, sites, **way, device=device.type, **made_by[sites["cell_type"].iloc[0]])
+        for experiment, sites in experiments.items()
     }
     facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
     return ScoreCache(

@@ -26,7 +26,7 @@ def channel_means(stats: pd.DataFrame) -> Figure:
     `stats`: experiment, well, channel (from 1), mean; any number of sites. One panel a channel.
     """
     if stats.empty:
-        return blank_figure("No pixel statistics to show.")
+        return blank("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
     figure = new_figure(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]

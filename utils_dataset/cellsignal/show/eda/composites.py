@@ -43,7 +43,7 @@ def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = Fa
     `shared` scales all rows alike, so that brightness can be compared down a column.
     """
     if not images:
-        return blank_figure("No images to show.")
+        return blank("No images to show.")
     columns = 1 + len(task.channels)
     figure = new_figure(2 * columns, 0.45 + 2.05 * len(images))
     grid = figure.subplots(len(images), columns, squeeze=False)

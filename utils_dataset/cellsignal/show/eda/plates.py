@@ -27,7 +27,7 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
     `table`: plate, well and the column `value`; colours run from the 1st to the 99th percentile.
     """
     if table.empty:
-        return blank_figure("No wells to show.")
+        return blank("No wells to show.")
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
     for axes, (_, subset) in zip(grid, table.groupby("plate")):
