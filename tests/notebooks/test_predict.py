@@ -123,7 +123,7 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     really = predict.predict_experiment
 
     def told(*arguments: Any, **options: Any) -> dict:
-        scored.append((arguments[3]["experiment"].iloc[0], options["statistics"]))
+        scored.append((arguments[3]["experiment"].iloc[0], options["kinds"]))
         return really(*arguments, **options)
 
     monkeypatch.setattr(predict, "predict_experiment", told)
