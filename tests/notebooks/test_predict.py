@@ -127,10 +127,10 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
 
     def told(*arguments: Any, **options: Any) -> dict:
         experiment = arguments[3]["experiment"].iloc[0]
-        if "embeddings" in options["statistics"]:
+        if "embeddings" in options["kinds"]:
             mapped.append(experiment)
         else:
-            scored.append((experiment, options["statistics"]))
+            scored.append((experiment, options["kinds"]))
         return really(*arguments, **options)
 
     monkeypatch.setattr(predict, "predict_experiment", told)

@@ -1,6 +1,7 @@
 """The prediction of a run, as its notebook goes through it: plates, scores, refinements, plate groups, ladder, decision, submission."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
-from cellsignal.decide.predict.predict import embed_experiments, scope_note, score_networks, statistics_note
+from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.decide.submission import remove_submission, write_submission
@@ -58,7 +59,7 @@ class Predictor:
         cell_types, self.left_out = sorted(self.asked_tables.wells["cell_type"].unique()), ""
         if not self.stored:
             cell_types, self.left_out = trained_cell_types(
-                self.folder / "weights", cell_types, networks=self.networks, named=bool(recipe.wells.cell_types), joint=recipe.network.one_network)
+                self.folder / "weights", cell_types, networks=self.networks, explicit=bool(recipe.wells.cell_types), joint=recipe.network.one_network)
         self.tables = select(self.asked_tables, cell_types=cell_types)
         self.root = self.tables.root
         self.wells = self.tables.wells.assign(split=split_sites(self.all_tables.wells, self.tables.wells, recipe.wells.held_out, seed=recipe.seed))
@@ -108,6 +109,12 @@ class Predictor:
         known = [split in self.truths for _, split in table.index]
         return table.assign(plates=plates.nunique(), wells=by_split["id_code"].nunique(), known=known)
 
+    @property
+    def scoring(self) -> ScoringOptions:
+        """How every network scores wells."""
+        recipe = self.session.recipe
+        return ScoringOptions(self.folder / "weights", recipe.network.one_network, recipe.prediction.wells, machine=recipe.machine)
+
     def score(self) -> dict[str, pd.DataFrame]:
         """The scores of each kind of statistics, by the first network of the ladder; those of the others are kept for what follows.
 
@@ -122,13 +129,12 @@ class Predictor:
             note = scope_note(self.folder / "weights", cell_types, first, settings.statistics_scope, joint=recipe.network.one_network)
             self.notes += [note] * bool(note)
         training_sites = self.sites if settings.prototype_weight else None  # their embeddings make the prototypes
-        options = {name: {"all_statistics": name == first, "settings": settings, "embedded": training_sites} for name in self.networks}
+        scoring = replace(self.scoring, embedded_sites=training_sites, batch_experiments=None if settings.statistics == "batch" else answered)
+        options = {name: replace(scoring, all_statistics=name == first) for name in self.networks}
         if "plain" in options:  # a rung of its own, without what comes above it
-            options["plain"] |= {"settings": settings.model_copy(update={"tta_views": 1}), "embedded": None}
+            options["plain"] = replace(options["plain"], settings=settings.model_copy(update={"tta_views": 1}), embedded_sites=None)
         self.scores = score_networks(
-            self.root, self.sites_to_score, options, out=self.folder / "scores", weights=self.folder / "weights", stored=self.stored,
-            batch_for=None if settings.statistics == "batch" else answered, joint=recipe.network.one_network,
-            machine=recipe.machine, budget=self.session.time_budget)
+            self.root, self.sites_to_score, options, out=self.folder / "scores", budget=self.session.time_budget, stored=self.stored)
         if self.scored:
             self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
@@ -150,9 +156,9 @@ class Predictor:
             print(NO_IMAGES if self.stored else "no experiment has known siRNAs")
             return {}
         try:
+            scoring = replace(self.scoring, settings=settings.model_copy(update={"tta_views": 1}))
             return embed_experiments(
-                self.root, chosen, settings.model_copy(update={"tta_views": 1}), out=self.folder / "embeddings", statistics=statistics,
-                weights=self.folder / "weights", joint=self.recipe.network.one_network, machine=self.recipe.machine, budget=self.session.time_budget)
+                self.root, chosen, scoring, out=self.folder / "embeddings", statistics=statistics, budget=self.session.time_budget)
         except TimeSpent:
             print("no time was left for these embeddings; another run of this notebook makes them")
             return {}
@@ -191,7 +197,7 @@ class Predictor:
         """A siRNA for every test well, by the last networks' scores and all plate knowledge; of a known layout where the recipe allows it."""
         scores = (self.validated_scores if self.final_scores is None else self.final_scores).loc[self.tables.sample]
         layouts = known_layouts(self.all_tables.wells, scores) if self.recipe.assignment.known_layouts else {}
-        self.decision = decide(scores, self.tables.wells, known=layouts, **self.design)
+        self.decision = decide(scores, self.tables.wells, known_layouts=layouts, **self.design)
         return self.decision
 
     def evaluate(self) -> list[dict]:
@@ -201,7 +207,7 @@ class Predictor:
         for split, truth in self.truths.items():
             final = {last: self.final_scores} if split == "test" and self.final_scores is not None else {}  # these have learnt the held-out wells
             self.ladder += evaluate_ladder(self.scores[self.networks[0]], self.wells, truth, statistics=self.recipe.prediction.statistics, split=split,
-                                         design=self.design, better=self.rungs, final=final)
+                                         design=self.design, refined=self.rungs, final=final)
         return self.ladder
 
     @property

@@ -125,7 +125,7 @@ class ProteinAtlas:
         """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites where a solution is."""
         solution = self.tables.solution
         test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
-        self.rungs = evaluate_label_ladder(self.scores, self.truth, training_labels=self.labels, test=test)
+        self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test)
         return self.rungs
 
     def submit(self) -> pd.DataFrame:

@@ -114,7 +114,7 @@ class NetworkTraining:
             phase = phase.model_copy(update={"training": phase.training.model_copy(update={"pseudo_label_epochs": 0})})
         weights, session = self.weights_path(phase.name), self.session
         return fit(model, sites, phase, weights=weights, machine=session.recipe.machine, budget=session.time_budget,
-                   elsewhere=session.resume_folders("weights", self.cell_type), on_epoch=LiveCurves(title=f"{self.cell_type}: {weights.stem}"))
+                   resume_folders=session.resume_folders("weights", self.cell_type), on_epoch=LiveCurves(title=f"{self.cell_type}: {weights.stem}"))
 
     def weights_path(self, phase: str) -> Path:
         """Where the weights of a phase lie: "controls", "head", "whole" or "final"."""

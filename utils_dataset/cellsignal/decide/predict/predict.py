@@ -111,17 +111,17 @@ def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, Scori
 
 
 def embed_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, out: Path,
-                      statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
+                      statistics: Sequence[str] = ("running", "adapted"), budget: Budget | None = None) -> dict[str, pd.DataFrame]:
     """The embeddings of the treatment wells in `sites` under each kind of `statistics`: index id_code, one column per feature.
 
     The scores go to `<out>/<kind>/`. Networks of different cell types have different features, so that embeddings are
-    comparable within a cell type only.
+    comparable within a cell type only. Raises TimeSpent as `score_experiments` does.
     """
     embeddings = {}
     for kind in statistics:
         settings = scoring.settings.model_copy(update={"statistics": kind})
         kind_scoring = replace(scoring, settings=settings, all_statistics=False, embedded_sites=sites)
-        embeddings[kind] = score_experiments(root, sites, kind_scoring, out=out / kind)["embeddings"]
+        embeddings[kind] = score_experiments(root, sites, kind_scoring, out=out / kind, budget=budget)["embeddings"]
     return embeddings
 
 

@@ -76,7 +76,7 @@ def main(
     notebook, params = (Path(environment.expanded(path)) for path in (notebook, params))
     values = parameters(notebook, params, override)
     others = distributed.current_group(values["machine"]["device"])
-    silent = others is not None and not others.first  # one of them speaks for all
+    silent = others is not None and not others.is_main_process  # one of them speaks for all
     try:
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
             session = session_of(execute(notebook, values))
