@@ -108,7 +108,7 @@ class ProteinAtlas:
         """Where a fold's weights lie, on what machine they are trained, and how long: arguments of `fit`."""
         name = fold_name(fold)
         return {"weights": self.folder / "weights" / name / "model.safetensors", "machine": self.session.recipe.machine,
-                "budget": self.session.time_budget, "elsewhere": self.session.resume_folders("weights", name)}
+                "budget": self.session.time_budget, "resume_folders": self.session.resume_folders("weights", name)}
 
     def score(self) -> LabelScores:
         """The probability of each class at each site; raises TimeSpent between two parts."""

@@ -183,16 +183,16 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
     figure = new_figure(9, 4)
     figure.suptitle(title, x=0.01, ha="left")
     axes = figure.subplots()
-    for place, (groups, probability) in enumerate(zip(choice.orders[order].tolist(), choice.posterior[order])):
+    for place, (groups, probability) in enumerate(zip(choice.permutations[order].tolist(), choice.posterior[order])):
         kind = "rotation" if tuple(groups) in usual else "other"
         kind = "chosen" if tuple(groups) == tuple(choice.group_on_plate) else kind
         axes.bar(place, max(probability, lowest), color=colours[kind], width=0.7)
         number = f"{probability:.3f}" if probability >= 0.001 else f"{probability:.0e}"
         axes.annotate(number, (place, max(probability, lowest)), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
-    names = [" ".join(str(group + 1) for group in groups) for groups in choice.orders[order].tolist()]
+    names = [" ".join(str(group + 1) for group in groups) for groups in choice.permutations[order].tolist()]
     axes.set_xticks(range(len(order)), names, rotation=90, fontsize=8)
     axes.set(yscale="log", ylim=(lowest, 4), xlim=(-0.7, len(order) - 0.3), ylabel="posterior probability")
-    axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.orders.shape[1] + 1))))
+    axes.set_xlabel("plate group on plates " + ", ".join(map(str, range(1, choice.permutations.shape[1] + 1))))
     label_decades(axes.yaxis)
     axes.grid(False, axis="x")
     words = {"chosen": "the likeliest", "rotation": "rotations, as in training", "other": "other permutations"}
