@@ -88,7 +88,7 @@ def test_out_of_time(plates: dict[str, str], undisturbed: tuple, tmp_path: Path,
             for name in NAMES:  # what is whole is taken up first
                 trainings.take_up(before / name, here)
             time_left = lengths.uniform(0.3, 1) * seconds if len(made) < 20 else None
-            assert session(plates, here, seconds=time_left, resume_folders=str(before))
+            assert session(plates, here, seconds=time_left, elsewhere=str(before))
             made.append(here)
         return made
     tries = (sessions(folder, seconds) for folder, seconds in shorter(tmp_path, 0.35 * undisturbed[1]))
