@@ -31,7 +31,7 @@ def edited_package(folder: Path, channels: int) -> Path:
 @pytest.mark.parametrize("channels", [7, pytest.param(5, marks=pytest.mark.slow)])
 def test_other_numbers_of_channels_go_from_tables_to_a_submission(channels: int, tmp_path: Path) -> None:
     """Only the last channel shows the classes, so that whoever reads six of seven cannot name them."""
-    environment = {**os.environ, "PYTHONPATH": str(edited_package(tmp_path / "package", channels))}
+    environment = {**os.environ, "PYTHONPATH": f"{edited_package(tmp_path / 'package', channels)}{os.pathsep}{Path(__file__).parent}"}
     command = [sys.executable, str(Path(__file__).with_name("other_channels.py")), str(tmp_path / "plates"), str(tmp_path / "run")]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

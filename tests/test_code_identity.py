@@ -45,7 +45,7 @@ def test_what_is_no_python_counts_as_it_is_written() -> None:
 @pytest.mark.parametrize(("file", "old", "new", "rooms"), [
     ("learn/training/losses.py", ".mean() / 2", ".mean() / 3", ["learn"]),
     ("learn/training/losses.py", "# Brodt trains", "# He trains", []),
-    ("learn/training/losses.py", "halved; mean over sites", "halved", []),
+    ("learn/training/losses.py", "averaged over sites", "averaged", []),
     ("data/download/http.py", "import ", "import os as _\nimport ", ["data"]),  # which no training imports: whole rooms count
     ("errors.py", "class StepFailed", "class Late(ValueError): ...\n\n\nclass StepFailed", ["cellsignal"]),
     ("decide/assign/assign.py", "import ", "import os as _\nimport ", []),
