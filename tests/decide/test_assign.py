@@ -148,7 +148,7 @@ def test_the_route_of_an_experiment_is_told(method: str) -> None:
     assert (row["cell_type"], row["wells"], row["method"], row["surprise_bits"]) == ("HUVEC", 12, method, 0)
     known = decide(scores, wells, settings=AssignmentSettings(method=method), known_layouts={"HUVEC-01": KnownLayout(truth, confidence=0.9)})
     row = known.experiments.loc["HUVEC-01"]
-    assert (row["route"], row["group_on_plate"]) == ("known layout", None) and np.isnan(row["group_confidence"])
+    assert (row["route"], row["group_on_plate"]) == ("known layout", None) and np.isnan(row["group_posterior"])
     assert known.predictions.equals(truth.rename("sirna")) and (known.confidence == 0.9).all()
 
 
@@ -162,8 +162,8 @@ def test_two_permutations_that_are_too_close_are_not_used() -> None:
     scores, wells, _ = experiment(signal=0.0)
     decision = decide(scores, wells, groups=GROUPS, rotations=ROTATIONS)
     row = decision.experiments.loc["HUVEC-01"]
-    assert row["route"] == "one-to-one" and row["group_on_plate"] is None and row["group_confidence"] < 0.95
-    assert row["note"] == f"two permutations are too close ({row['group_confidence']:.2f}): no groups used"
+    assert row["route"] == "one-to-one" and row["group_on_plate"] is None and row["group_posterior"] < 0.95
+    assert row["note"] == f"two permutations are too close ({row['group_posterior']:.2f}): no groups used"
     assert decision.predictions.equals(assign(scores, wells))
 
 

@@ -188,7 +188,7 @@ def test_a_known_layout_is_copied_when_asked(data: Path, tmp_path: Path) -> None
 
 def test_the_table_of_routes_is_short_and_tells_all(data: Path, scores: Path, tmp_path: Path) -> None:
     lines = routes_table(assign_files([scores], data=data, out=tmp_path / "submission.csv")).splitlines()
-    assert lines[0].split() == ["experiment", "route", "groups", "certainty", "rotation", "surprise", "temperature",
+    assert lines[0].split() == ["experiment", "route", "groups", "group_posterior", "rotation", "surprise", "temperature",
                                 "labelled", "confidence"]
     assert [line.split()[0] for line in lines[1:]] == ["HUVEC-03", "HUVEC-04", "RPE-03", "RPE-04"]
     assert max(map(len, lines)) <= 100 and len(set(map(len, lines))) == 1
@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], list[str], str]] = 
                         "every class has probability 0"),
     "no such method": (lambda table: table, ["--method", "best"], "'best' is not one of"),
     "a prior above 1": (lambda table: table, ["--rotation-prior", "1.5"], "'--rotation-prior'"),
-    "a certainty that is text": (lambda table: table, ["--certainty", "sure"], "'--certainty'"),
+    "a posterior that is text": (lambda table: table, ["--min-group-posterior", "sure"], "'--min-group-posterior'"),
     "both in one file": (lambda table: table, ["--confidence", "new/submission.csv"], "in one file"),
     "over the scores": (lambda table: table, ["--confidence", "scores/scores.csv"], "would overwrite the scores"),
     "over a table": (lambda table: table, ["--confidence", "data/train.csv"], "would overwrite a file of the data set"),

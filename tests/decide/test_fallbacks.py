@@ -131,7 +131,7 @@ def test_the_routes_can_be_written_as_json(groups: list[list[int]] | None) -> No
     [row] = decide(scores, wells, groups=groups).records
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert row["experiment"] == "HUVEC-01" and row["route"] == ("groups" if groups else "one-to-one")
-    assert (row["group_confidence"] is None) == (groups is None)
+    assert (row["group_posterior"] is None) == (groups is None)
 
 
 @settings(max_examples=60, deadline=None)

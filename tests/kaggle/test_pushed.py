@@ -134,6 +134,7 @@ def test_kernels_that_draw_their_plates_end_with_the_submission_of_the_local_run
     assert not [session.slug for session in sessions if (session.outcome.folder / "runs/tiny/data").exists()]  # drawn plates are no output
 
 
+@pytest.mark.slow  # CI runs it with the oldest libraries
 def test_the_whole_chain_as_one_kernel_finds_the_competition_and_does_so_too(whole: Account, local: Path) -> None:
     [[session]] = whole.kaggle.kernels.values()
     left = session.outcome.folder / "runs/tiny"
@@ -164,7 +165,8 @@ def test_sessions_cut_short_by_their_budget_end_with_the_same_submission(
     assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (reference / "submission.csv").read_bytes()
 
 
-@pytest.mark.parametrize("account", ["whole", pytest.param("drawn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("account", ["whole", "drawn"])
 def test_no_secret_is_anywhere(account: str, request: pytest.FixtureRequest) -> None:
     there = request.getfixturevalue(account)
     secrets = [value.encode() for value in (KEY, *machine.CANARIES.values())]

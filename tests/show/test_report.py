@@ -39,9 +39,9 @@ def read(path) -> tuple[str, list[str]]:
 
 def test_a_whole_run(tmp_path, rungs, held_out, history):
     floor, notes = {"accuracy": 0.25}, ["train/RPE-09/Plate2/J16_s1: no channel 5, 6"]
-    routes = [{"experiment": "HUVEC-19", "route": "groups", "group_on_plate": [2, 3, 4, 1], "group_confidence": 0.875,
+    routes = [{"experiment": "HUVEC-19", "route": "groups", "group_on_plate": [2, 3, 4, 1], "group_posterior": 0.875,
                "surprise_bits": 0.0, "note": ""},
-              {"experiment": "HUVEC-20", "route": "one-to-one", "group_on_plate": None, "group_confidence": None,
+              {"experiment": "HUVEC-20", "route": "one-to-one", "group_on_plate": None, "group_posterior": None,
                "surprise_bits": 0.0, "note": "two permutations are too close"}]
     write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "floor": floor, "notes": notes,
                                            "brodt": {"exact": [0.76, 0.89]}, "experiments": routes, "calibration_error": 0.0123})

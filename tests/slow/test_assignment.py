@@ -47,7 +47,7 @@ def measured(scores: pd.DataFrame, folder: Path) -> dict[str, float]:
         found[method] = float(right.mean())
         found[f"{method} ECE"] = expected_calibration_error(decision.confidence, decision.predictions == truth)
     found["permutations"] = (decision.experiments["group_on_plate"] == pd.Series(group_on_plate(truth, groups))).sum()
-    found["least confidence"] = decision.experiments["group_confidence"].min()
+    found["least confidence"] = decision.experiments["group_posterior"].min()
     found["temperature"] = float(np.exp(np.log(decision.experiments["temperature"]).mean()))
     return found
 

@@ -94,7 +94,7 @@ class Decided(TypedDict):
     experiment: str
     route: str
     group_on_plate: list[int] | None
-    group_confidence: float | None
+    group_posterior: float | None
     surprise_bits: float | None
     note: str
 

@@ -152,7 +152,7 @@ def assign(
     groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="SCORES hold probabilities.")] = False,
     rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="That groups lie as rotations.")] = 0.99,
-    certainty: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least, for groups to be used.")] = 0.95,
+    min_group_posterior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least posterior at which groups are used.")] = 0.95,
     known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
     confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
 ) -> None:
@@ -161,7 +161,7 @@ def assign(
     SCORES are Parquet, CSV (.csv, .csv.gz) or NPZ files: id_code and one column per class number, natural-log
     probabilities. Scored training wells calibrate the temperature: score those that were held out, and no others.
 
-    Prints by what route each experiment was decided. There, certainty is the probability that the plate groups
+    Prints by what route each experiment was decided. There, group_posterior is the probability that the plate groups
     lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
     """
@@ -169,7 +169,7 @@ def assign(
     from cellsignal.decide.settings import AssignmentSettings
     from cellsignal.decide.submission import confidence_path
 
-    settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=certainty,
+    settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=min_group_posterior,
                                   known_layouts=known_layouts)
     assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, probabilities=probabilities)
     print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")

@@ -193,15 +193,15 @@ def _experiment_table(decision: Decision, labelled: pd.DataFrame, *, calibrated:
 # How each experiment was decided, as text.
 
 
-ROUTE_COLUMNS = ("experiment", "route", "groups", "certainty", "rotation", "surprise", "temperature", "labelled", "confidence")
-RIGHT_ALIGNED = ("certainty", "surprise", "temperature", "labelled", "confidence")  # columns of numbers
+ROUTE_COLUMNS = ("experiment", "route", "groups", "group_posterior", "rotation", "surprise", "temperature", "labelled", "confidence")
+RIGHT_ALIGNED = ("group_posterior", "surprise", "temperature", "labelled", "confidence")  # columns of numbers
 LINE_WIDTH = 100
 
 
 def routes_table(result: AssignmentResult) -> str:
     """How each experiment was decided: one line per experiment, then the notes.
 
-    Columns: experiment; route; groups (the plate group on plates 1, 2, …); certainty (posterior probability of this
+    Columns: experiment; route; groups (the plate group on plates 1, 2, …); group_posterior (posterior probability of this
     permutation of groups); rotation (whether training experiments show it); surprise (bits by which the scores favour another
     permutation over every rotation); temperature; labelled (number of wells that calibrated it); confidence (mean over the
     wells). "-" where a value does not exist.
@@ -219,7 +219,7 @@ def _route_row(name: str, row: pd.Series, confidence: float | None) -> list[str]
         name,
         str(row["route"]),
         " ".join(map(str, groups)) if isinstance(groups, Sequence) else "-",
-        _format_number(row["group_confidence"], ".4f"),
+        _format_number(row["group_posterior"], ".4f"),
         "-" if _is_missing(rotation) else "yes" if rotation else "no",
         "-" if _is_missing(rotation) else _format_number(row["surprise_bits"], ".1f"),
         _format_number(row["temperature"], ".3f"),

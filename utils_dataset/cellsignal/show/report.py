@@ -164,10 +164,10 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
     if error is not None:
         words += f" Stated and true probability of the answers differ by {error:.3f} on average (expected calibration error)."
     cells = [
-        [row["experiment"], row["route"], " ".join(map(str, row["group_on_plate"] or [])), row["group_confidence"],
+        [row["experiment"], row["route"], " ".join(map(str, row["group_on_plate"] or [])), row["group_posterior"],
          row["surprise_bits"], row["note"]] for row in experiments
     ]
-    names = ["experiment", "route", "groups on plates", "certainty", "surprise, bits", "note"]
+    names = ["experiment", "route", "groups on plates", "group posterior", "surprise, bits", "note"]
     yield html.section("How each experiment was decided", html.paragraph(words), html.table(names, cells))
 
 

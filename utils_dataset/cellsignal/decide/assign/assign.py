@@ -268,7 +268,7 @@ class Decision:
             "experiment": plan.experiment, "cell_type": cell_type,
             "wells": len(self.matrix.experiments[plan.experiment]), "route": plan.route, "method": self.method,
             "group_on_plate": [group + 1 for group in choice.group_on_plate] if groups_used else None,
-            "group_confidence": choice.confidence if choice else np.nan,
+            "group_posterior": choice.confidence if choice else np.nan,
             "rotation": choice.rotation if choice else None,
             "surprise_bits": choice.surprise_bits if choice else 0.0,
             "temperature": temperature, "note": _join_notes(plan.note, unsure),
@@ -296,7 +296,7 @@ def decide(
     `known_layouts`: by experiment (`known_layouts.known_layouts`).
 
     Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known layout"); method;
-    group_on_plate (numbers of the groups from 1, plate by plate; None if unused); group_confidence (of the likeliest permutation;
+    group_on_plate (numbers of the groups from 1, plate by plate; None if unused); group_posterior (of the likeliest permutation;
     NaN without groups); rotation (whether that is a rotation; None without rotations); surprise_bits (log2 likelihood ratio of the
     best permutation to the best rotation); temperature (geometric mean over blocks); note (also about an implausible uncalibrated
     temperature). Raises InputError for an unknown well, an invalid score, an experiment with two cell types, and without scores.
