@@ -114,15 +114,15 @@ def test_experiments_to_map_are_of_one_cell_type_some_learnt_from_and_some_not(w
 
 
 def test_the_posterior_has_a_bar_for_each_permutation_and_marks_the_likeliest():
-    permutations = np.array(list(permutations(range(4))))
+    layouts = np.array(list(permutations(range(4))))
     posterior = np.full(24, 1e-6)
     posterior[5] = 1 - posterior.sum() + 1e-6
-    choice = SimpleNamespace(permutations=permutations, posterior=posterior, group_on_plate=tuple(permutations[5].tolist()))
+    choice = SimpleNamespace(permutations=layouts, posterior=posterior, group_on_plate=tuple(layouts[5].tolist()))
     (axes,) = permutation_posterior(choice, rotations={"RPE-01": [0, 1, 2, 3]}, title="RPE-03").axes
     assert len(axes.patches) == 24 and axes.get_yscale() == "log"
     assert axes.patches[0].get_height() == posterior[5] and axes.patches[0].get_facecolor() == to_rgba(ASSIGNED)
     assert [patch.get_facecolor() for patch in axes.patches].count(to_rgba(RAW)) == 4
-    assert axes.get_xticklabels()[0].get_text() == " ".join(str(group + 1) for group in permutations[5])
+    assert axes.get_xticklabels()[0].get_text() == " ".join(str(group + 1) for group in layouts[5])
     assert axes.texts[0].get_text() == "1.000" and axes.texts[1].get_text() == "1e-06"
 
 
