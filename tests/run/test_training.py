@@ -18,7 +18,7 @@ from cellsignal.run import training
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.training import NetworkTraining
-from cellsignal.settings import flat
+from cellsignal.settings import flatten
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
@@ -92,4 +92,4 @@ def test_a_notebook_hangs_on_the_settings_of_its_own_phases_only() -> None:
     read = {name: notebooks.parameters_read(KERNELS / f"{name}/{name}.ipynb") for name in ("2-pretrain-controls", "3-train-cell-type")}
     controls, treatments = read.values()
     assert not {key for key in controls if key.startswith(("assignment.", "prediction.")) or key in ("training.epochs", "training.loss", "network.covariates")}
-    assert {"training.epochs", "training.loss", "network.covariates", "assignment.plate_groups", "wells.drop_edge_wells"} <= treatments <= {*flat(Recipe().model_dump()), "cell_type", "network_name"}
+    assert {"training.epochs", "training.loss", "network.covariates", "assignment.plate_groups", "wells.drop_edge_wells"} <= treatments <= {*flatten(Recipe().model_dump()), "cell_type", "network_name"}

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal.files import is_plain
-from cellsignal.settings import Names, Settings, distinct, rising
+from cellsignal.settings import Names, Settings, check_distinct, check_rising
 
 # Written out, because learn.networks.backbones and learn.training.losses bring PyTorch; a test keeps them equal. A backbone or a
 # loss of one's own has its name here and its code there.
@@ -53,7 +53,7 @@ class NetworkSettings(Settings):
     cosine_head: Literal["none", "auxiliary", "only"] = Field("none", description="head of cosines, for arcface and cosface: it teaches, or answers")
     control_features: bool = Field(False, description="multiply features by those of the plate's controls (seed 004)")
 
-    parts = {
+    subsets = {
         "classifier": ("backbone", "dropout", "standardise", "covariates", "heads", "cosine_head", "control_features"),
         "pretraining": ("backbone", "standardise"),
         "labels": ("backbone", "dropout", "standardise"),
@@ -62,17 +62,17 @@ class NetworkSettings(Settings):
     @property
     def classifier(self) -> "NetworkSettings":
         """What a network of the run is built with."""
-        return self.part("classifier")
+        return self.subset("classifier")
 
     @property
     def pretraining(self) -> "NetworkSettings":
         """What it is built with while it learns the controls: a plain head."""
-        return self.part("pretraining")
+        return self.subset("pretraining")
 
     @property
     def labels(self) -> "NetworkSettings":
         """What a network for several labels a site is built with."""
-        return self.part("labels")
+        return self.subset("labels")
 
     @field_validator("backbone")
     @classmethod
@@ -91,7 +91,7 @@ class NetworkSettings(Settings):
     def _known_covariates(cls, names: Names) -> Names:
         if unknown := set(names) - set(COVARIATES):
             raise ValueError(f"{min(unknown)!r} is none of {', '.join(COVARIATES)}")
-        return distinct(names)
+        return check_distinct(names)
 
     @field_validator("heads")
     @classmethod
@@ -149,7 +149,7 @@ class TrainingSettings(Settings):
     pseudo_label_share: float = Field(0.4, gt=0, le=1, description="of the test wells, the surest first, in the first of these epochs")
     pseudo_label_step: float = Field(0.015, ge=0, le=1, description="by which that share grows with each epoch")
 
-    parts = {
+    subsets = {
         "pretraining": (*_SHARED, "schedule", "warmup_epochs", "pretrain_epochs"),
         "head": (*_SHARED, *_LOSS, "head_epochs"),
         "whole": (*_SHARED, *_LOSS, *_COURSE, "epochs", "pseudo_label_epochs", "pseudo_label_share", "pseudo_label_step"),
@@ -160,27 +160,27 @@ class TrainingSettings(Settings):
     @property
     def pretraining(self) -> "TrainingSettings":
         """Of the phase that learns the controls: `pretrain_epochs`, with the plain loss."""
-        return self.part("pretraining", epochs=self.pretrain_epochs)
+        return self.subset("pretraining", epochs=self.pretrain_epochs)
 
     @property
     def head(self) -> "TrainingSettings":
         """Of the phase that trains the new head only: `head_epochs`, at a constant rate."""
-        return self.part("head", epochs=self.head_epochs, schedule="constant")
+        return self.subset("head", epochs=self.head_epochs, schedule="constant")
 
     @property
     def whole(self) -> "TrainingSettings":
         """Of the phase that trains the whole network."""
-        return self.part("whole")
+        return self.subset("whole")
 
     @property
     def final(self) -> "TrainingSettings":
         """Of the phase on all labelled wells: `final_epochs` at the constant `final_learning_rate`."""
-        return self.part("final", epochs=self.final_epochs, learning_rate=self.final_learning_rate, schedule="constant")
+        return self.subset("final", epochs=self.final_epochs, learning_rate=self.final_learning_rate, schedule="constant")
 
     @property
     def labels(self) -> "TrainingSettings":
         """Of a training on sites with several labels, whose batches mix all of them."""
-        return self.part("labels", batch_scope="mixed")
+        return self.subset("labels", batch_scope="mixed")
 
     @field_validator("virtual_batch")
     @classmethod
@@ -209,7 +209,7 @@ class TrainingSettings(Settings):
             raise ValueError(f"there are only {info.data['epochs']} epochs")
         return epochs
 
-    rising_epochs = field_validator("decay_epochs")(rising)
+    rising_epochs = field_validator("decay_epochs")(check_rising)
 
 
 class AugmentationSettings(Settings):
@@ -225,7 +225,7 @@ class AugmentationSettings(Settings):
     mix_phases: Literal["final", "all"] = Field("final", description="when pictures are mixed: the last epochs, or all on treatments")
     progressive_sizes: list[int] = Field([], description="sides, in px, of pictures in equal parts of the epochs; empty means as they are")
 
-    parts = {
+    subsets = {
         "pretraining": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift"),
         "final": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift", "mixup_alpha", "cutmix_alpha"),
         "labels": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift", "mixup_alpha", "cutmix_alpha", "progressive_sizes"),
@@ -234,24 +234,24 @@ class AugmentationSettings(Settings):
     @property
     def pretraining(self) -> "AugmentationSettings":
         """Of the phases that mix nothing and see pictures as they are: of the controls, and of the head."""
-        return self.part("pretraining")
+        return self.subset("pretraining")
 
     @property
     def whole(self) -> "AugmentationSettings":
         """Of the phase that trains the whole network: it mixes if all phases do."""
-        return self if self.mix_phases == "all" else self.part("pretraining", progressive_sizes=self.progressive_sizes)
+        return self if self.mix_phases == "all" else self.subset("pretraining", progressive_sizes=self.progressive_sizes)
 
     @property
     def final(self) -> "AugmentationSettings":
         """Of the phase on all labelled wells, which mixes."""
-        return self.part("final")
+        return self.subset("final")
 
     @property
     def labels(self) -> "AugmentationSettings":
         """Of a training on sites with several labels."""
-        return self.part("labels")
+        return self.subset("labels")
 
-    rising_sizes = field_validator("progressive_sizes")(rising)
+    rising_sizes = field_validator("progressive_sizes")(check_rising)
 
 
 class MachineSettings(Settings):

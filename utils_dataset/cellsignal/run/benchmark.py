@@ -32,7 +32,7 @@ def run_benchmark(out: Path, *, recipe: Path | None = None, **options: Any) -> s
     with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=disk) as folder:
         bench = Benchmark(Path(folder), **options)
         bench.everything()
-        found = report(bench, place=environment.where(), recipe=chosen, recipe_name=name)
+        found = report(bench, place=environment.platform(), recipe=chosen, recipe_name=name)
     files.write_json(out, found)
     return in_words(found)
 
@@ -43,7 +43,7 @@ def begin(run: Path, *, data: str = "", **options: Any) -> Benchmark:
     `data`: a folder; empty means the data set that is attached, and where there is none drawn sites.
     """
     attached = mounts.data_sets()[:1]
-    root = environment.default_data(data) if data else attached[0] if attached else None
+    root = environment.data_folder(data) if data else attached[0] if attached else None
     shutil.rmtree(_scratch(run), ignore_errors=True)
     simulated.show(root is None or simulated.is_simulated(root))
     return Benchmark(_scratch(run), data=root, **options)
@@ -51,21 +51,21 @@ def begin(run: Path, *, data: str = "", **options: Any) -> Benchmark:
 
 def finish(run: Path, bench: Benchmark) -> dict[str, Any]:
     """Work out Brodt's cost, write benchmark.json, and give its content."""
-    found = report(bench, place=environment.where(), recipe=BRODT, recipe_name="brodt")
+    found = report(bench, place=environment.platform(), recipe=BRODT, recipe_name="brodt")
     files.write_json(run / "benchmark.json", found)
     shutil.rmtree(_scratch(run), ignore_errors=True)
     return found
 
 
 def _scratch(run: Path) -> Path:
-    return environment.scratch(run) / "benchmark"
+    return environment.scratch_folder(run) / "benchmark"
 
 
 def costs_of(recipe: Path | None) -> tuple[dict[str, Any], str]:
     """The parameters of a recipe that cost time, and its name; Brodt's without one. Raises InputError."""
     if recipe is None:
         return BRODT, "brodt"
-    values = settings.flat(recipes.load(recipe).model_dump())
+    values = settings.flatten(recipes.load(recipe).model_dump())
     return {name: values[name] for name in COSTS}, recipe.stem
 
 

@@ -26,7 +26,7 @@ from cellsignal.decide.submission import remove_submission, write_answers
 from cellsignal.files import write_json
 from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
-from cellsignal.run.members import last_name, members
+from cellsignal.run.network_names import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
@@ -52,8 +52,8 @@ class Predictor:
         self.all_tables = inputs.open_tables(
             recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
         self.asked_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
-        self.members = list(members(recipe.network.backbone, recipe.network.ensemble))
-        self.finals = [last_name(name, final=True) for name in self.members if recipe.training.final_epochs]
+        self.members = list(ensemble_members(recipe.network.backbone, recipe.network.ensemble))
+        self.finals = [last_weights_name(name, final=True) for name in self.members if recipe.training.final_epochs]
         self.networks = [*["plain"] * recipe.training.ablate_virtual_batch, *self.members, *self.finals]
         cell_types, self.left_out = sorted(self.asked_tables.wells["cell_type"].unique()), ""
         if not self.stored:

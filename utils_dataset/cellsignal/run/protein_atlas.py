@@ -23,7 +23,7 @@ from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
-from cellsignal.run.pretrained import find_pretrained
+from cellsignal.run.inputs import find_pretrained
 from cellsignal.run.record.session import Session
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
@@ -70,7 +70,7 @@ class ProteinAtlas:
         """Stratify the labelled sites by folds, sites with the same image in one; gives the sites of each class (row) in each fold."""
         if self.stored == "scores":
             return NO_IMAGES
-        inputs.attach(PACKAGE)  # from an attached wheel, where Kaggle has no internet
+        inputs.attach_wheel(PACKAGE)  # from an attached wheel, where Kaggle has no internet
         same = same_images(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
         recipe = self.session.recipe
         self.folds = stratified_folds(self.labels, folds=recipe.wells.folds, classes=self.task.classes, seed=recipe.seed, groups=same)

@@ -23,9 +23,8 @@ from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.learn.training.fit import History, TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
-from cellsignal.run.inputs import open_tables
-from cellsignal.run.members import prefix, pretrained_name, seed_of
-from cellsignal.run.pretrained import find_pretrained
+from cellsignal.run.inputs import find_pretrained, open_tables
+from cellsignal.run.network_names import network_seed, phase_prefix, pretrained_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.curves import LiveCurves
 
@@ -46,7 +45,7 @@ class NetworkTraining:
             sites, edge = inner_wells(sites)
         sites, incomplete = whole_sites(tables.root, sites)
         self.session, self.cell_type, self.network_name = session, cell_type, network_name
-        self.root, self.wells, self.seed = tables.root, tables.wells, seed_of(recipe.seed, network_name)
+        self.root, self.wells, self.seed = tables.root, tables.wells, network_seed(recipe.seed, network_name)
         self.sites = sites.assign(split=split_sites(tables.wells, sites, recipe.wells.held_out, seed=recipe.seed))
         self.notes = "\n".join([*edge, *(incomplete or ["every site is whole"])])
 
@@ -118,8 +117,8 @@ class NetworkTraining:
 
     def weights_path(self, phase: str) -> Path:
         """Where the weights of a phase lie: "controls", "head", "whole" or "final"."""
-        names = {"controls": pretrained_name(self.network_name), "whole": self.network_name}
-        name = names.get(phase, f"{prefix(self.network_name)}{phase}")
+        names = {"controls": pretrained_weights_name(self.network_name), "whole": self.network_name}
+        name = names.get(phase, f"{phase_prefix(self.network_name)}{phase}")
         return self.session.folder / "weights" / self.cell_type / f"{name}.safetensors"
 
     def predict(self, wells: SiteImages) -> pd.Series:

@@ -93,7 +93,7 @@ def score_folds(
         scores = pd.DataFrame(np.log(np.maximum(answers, LEAST)), table["id_code"].tolist(), card.class_numbers, np.float32)
         seconds = time.monotonic() - began
         kept.add(name, scores, {"gathered": {"running": 1}, "sites": len(table), "images": len(table) * views, "seconds": seconds})
-        budget.took(len(table) * views, seconds)
+        budget.record_part(len(table) * views, seconds)
     return _gathered(kept.tables, asked.labelled, asked.test, asked.folds, combine=settings.combine, where=out)
 
 

@@ -146,7 +146,7 @@ def _score(root: Path, by_experiment: Mapping[str, pd.DataFrame], networks: Netw
             answers = predict_experiment(model, card, root, some, statistics=kinds, **vars(config))
             for kind, (table, facts) in answers.items():
                 caches[kind].add(experiment, table, facts)
-            budget.took(sum(facts["images"] for _, facts in answers.values()), time.monotonic() - began)
+            budget.record_part(sum(facts["images"] for _, facts in answers.values()), time.monotonic() - began)
 
 
 def _experiments(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:

@@ -16,7 +16,7 @@ from cellsignal.decide.scores.files import METADATA, read_scores, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.receipts import Receipt
-from cellsignal.shapes import ScoreDetails
+from cellsignal.json_schemas import ScoreDetails
 
 COUNTS = ("sites", "images", "seconds")  # of an experiment's facts, which are summed
 

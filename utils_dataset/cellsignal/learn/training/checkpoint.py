@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cellsignal import shapes
-from cellsignal.code_identity import changed
+from cellsignal import json_schemas
+from cellsignal.code_identity import changed_parts
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compiled, gradient_scaler, resolve_precision
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
@@ -43,7 +43,7 @@ class Checkpoint:
     def other_code(self, found: Mapping[str, Any]) -> list[str]:
         """What of the code differs from that of a fingerprint that is else the same; nothing for any other one."""
         alike = {**found, CODE: None} == {**self.fingerprint, CODE: None}
-        return changed(found.get(CODE), self.fingerprint.get(CODE, {})) if alike else []
+        return changed_parts(found.get(CODE), self.fingerprint.get(CODE, {})) if alike else []
 
     def save(self, tensors: dict[str, torch.Tensor], *, phase: str, epoch: int, epochs: int, **state: Any) -> None:
         """Write a checkpoint after `epoch` of `epochs` epochs and forget the one before."""
@@ -88,7 +88,7 @@ class Checkpoint:
 
     def _find(self, path: Path, *, any_code: bool = False) -> Receipt | None:
         """The receipt of a checkpoint; None when it is absent, damaged or another training's."""
-        found = Receipt.find(path, shapes.Checkpoint)
+        found = Receipt.find(path, json_schemas.CheckpointDetails)
         if found is None or len(found.outputs) != 1:
             return None
         return found if found.identity == self.fingerprint or (any_code and self.other_code(found.identity)) else None

@@ -181,7 +181,7 @@ def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]
                 loss, counts = loss_of(images, rows, number)
                 scaler.scale(loss * (len(rows) / sites)).backward()
                 totals.add(loss.detach() * len(rows), counts)
-            if world.sum_gradients(learning, late=pace is not None and pace.late()):
+            if world.sum_gradients(learning, late=pace is not None and pace.is_late()):
                 return None
             scaler.step(optimizer)
             scaler.update()

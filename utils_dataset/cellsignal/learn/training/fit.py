@@ -322,7 +322,7 @@ def _code(model: Classifier, sites: TrainingSites, phase: Phase) -> dict[str, An
     given = {"augmentation": augment, "losses": losses, "model": type(model), "data": type(data),
              "relabel": relabel if isinstance(relabel, FunctionType | MethodType | partial) else type(relabel)}
     rooms = code_identity.package_code("learn", "decide") if phase.training.pseudo_label_epochs else PACKAGE_CODE
-    return {**rooms, **PACKAGE_CODE, "notebook": code_identity.notebook.code(), "given": code_identity.described(given)}
+    return {**rooms, **PACKAGE_CODE, "notebook": code_identity.notebook.code(), "given": code_identity.describe(given)}
 
 
 def _finished(model: Classifier, checkpoint: Checkpoint, *, before: Sequence[dict], leads: bool = True,
