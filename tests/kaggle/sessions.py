@@ -43,7 +43,7 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
     """A session that ends well; `other` are parameters that it ran with instead of those it was given."""
     root = kaggle.folder / "sessions" / pushed.slug / str(pushed.version)
     checked = parameters.check({"network_name": "model", **given(pushed), **other})
-    values = {**checked.recipe.model_dump(), **checked.own}
+    values = {**checked.recipe.model_dump(), **checked.notebook_only}
     step = step_of(pushed)
     if step in ("1-eda", "4-predict-assign", "0-chain"):
         del values["network_name"]

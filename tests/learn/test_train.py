@@ -78,14 +78,14 @@ def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
     plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels_folder())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
-    display = ChainProgress(tmp_path)
-    display.started(step)
+    progress = ChainProgress(tmp_path)
+    progress.started(step)
     def look(*, begin: bool = False) -> tuple:
         if begin:
-            display.ended(step, seconds=0.0, kept=False)
-            display.started(step)
-        display.refresh()
-        bar = display.bars.tasks[-1]
+            progress.ended(step, seconds=0.0, kept=False)
+            progress.started(step)
+        progress.refresh()
+        bar = progress.bars.tasks[-1]
         return bar.completed, bar.total, bar.fields["note"]
     return look
 

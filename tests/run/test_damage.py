@@ -112,7 +112,7 @@ def test_the_recipe_of_a_later_run_that_was_killed_is_not_that_of_an_earlier_one
         raise StepFailed("killed")
 
     with monkeypatch.context() as patch, pytest.raises(StepFailed, match="killed"):
-        patch.setattr(chain.Chain, "drive", killed)
+        patch.setattr(chain.Chain, "run_steps", killed)
         run(data=str(plates), seed=1)
     assert files.read_json(run.folder / "recipe.json")["parameters"]["seed"] == 1
     with pytest.raises(InputError, match="the run is not complete; run it to the end, with the command that began it$"):

@@ -141,7 +141,7 @@ def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys
     """As a kernel that trains folds, predicts and decides in one."""
     run, fitted = tmp_path / "run", "weights/thresholds.json"
     step = steps.Step("all", outputs=("weights/0.safetensors", "weights/0.json", fitted, "submission.csv"), extras=("scores/**/*",))
-    assert step.makes == ("weights", "scores", "submission")
+    assert step.stages == ("weights", "scores", "submission")
     for name in (*step.outputs, "scores/a.parquet"):
         files.write_text(run / name, name)
     steps.write_receipt(run, step, identity={}, seconds=1)

@@ -57,8 +57,8 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
     step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
-        done = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
-        return steps.step_identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, done=done)
+        receipts = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
+        return steps.step_identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, receipts=receipts)
 
     first = identity("/here", "aa", seed=0)
     assert identity("/there", "aa", seed=0, data="x", **{"machine.num_workers": 4}) == first
@@ -68,22 +68,22 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
 
 def test_a_receipt_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: Path) -> None:
     step = steps.report_step([])
-    same = steps.step_identity(step, parameters={}, done={})
+    identity = steps.step_identity(step, parameters={}, receipts={})
     page = tmp_path / "report.html"
     page.write_text("whole")
-    written = steps.write_receipt(tmp_path, step, identity=same, seconds=1.0)
-    assert steps.current_receipt(tmp_path, step, same=same) == written
-    assert steps.current_receipt(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
+    written = steps.write_receipt(tmp_path, step, identity=identity, seconds=1.0)
+    assert steps.current_receipt(tmp_path, step, identity=identity) == written
+    assert steps.current_receipt(tmp_path, step, identity={**identity, "parameters": {"seed": 1}}) is None
     for damage in (lambda: page.write_text("other"), page.unlink):
         damage()
-        assert steps.current_receipt(tmp_path, step, same=same) is None
+        assert steps.current_receipt(tmp_path, step, identity=identity) is None
     (tmp_path / "receipts/report.json").write_text("{}")
-    assert steps.current_receipt(tmp_path, step, same=same) is None
+    assert steps.current_receipt(tmp_path, step, identity=identity) is None
 
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
     def simulated(data: Path) -> Receipt | None:
-        return steps.current_receipt(tmp_path, steps.simulate_step(data=str(data), preset=""), same={})
+        return steps.current_receipt(tmp_path, steps.simulate_step(data=str(data), preset=""), identity={})
 
     image = "train/U2OS-01/Plate1/B02_s1_w1.png"
     for folder, content in (("mine", "one"), ("others", "another")):
