@@ -1,4 +1,4 @@
-"""Sessions that leave what a notebook would, without its work: run folder, outputs, manifest."""
+"""Sessions that leave what a notebook would, without its work: run folder, outputs, receipt."""
 
 import ast
 import json

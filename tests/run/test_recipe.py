@@ -52,7 +52,7 @@ def test_overrides_change_what_they_name_of_a_group_and_nothing_else(tmp_path: P
     path.write_text("training:\n  epochs: 3\n  batch_size: 8\n")
     loaded = recipe.load(path, ["training={epochs: 4, loss: focal}", "network={}"])
     assert (loaded.training.epochs, loaded.training.batch_size, loaded.training.loss) == (4, 8, "focal")
-    assert loaded.place("training.batch_size") == f"{path}:3" and loaded.place("training.loss") == "-p training={epochs: 4, loss: focal}"
+    assert loaded.location("training.batch_size") == f"{path}:3" and loaded.location("training.loss") == "-p training={epochs: 4, loss: focal}"
 
 
 def test_a_notebook_is_given_what_is_not_the_default() -> None:
