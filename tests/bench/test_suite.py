@@ -67,9 +67,9 @@ def test_the_cost_page_has_here_and_elsewhere(found: dict[str, Any]) -> None:
     assert all(row["hours"] == max(row[part] for part in ("read", "decode", "compute")) for row in found["cost"]["rows"])
     brodt = yaml.safe_load((ROOT / "papermill_params/brodt.yaml").read_text())
     stated = flatten(brodt)
-    assert {name: stated[name] for name in benchmark.BRODT} == benchmark.BRODT
-    chosen, name = benchmark.costs_of(ROOT / "papermill_params/demo.yaml")
-    assert (chosen["training.epochs"], chosen["training.pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COSTS)
+    assert {name: stated[name] for name in benchmark.BRODT_PARAMETERS} == benchmark.BRODT_PARAMETERS
+    chosen, name = benchmark.cost_parameters(ROOT / "papermill_params/demo.yaml")
+    assert (chosen["training.epochs"], chosen["training.pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COST_PARAMETERS)
 
 
 def test_images_show_every_way(found: dict[str, Any]) -> None:

@@ -164,7 +164,7 @@ def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
     assert files.read_json(package / provenance.BUILD_FILE)["code"] == provenance.code_digest(package) == provenance.code_digest()
 
 
-@pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "looks every row and every image through")])
+@pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "checks every row and every image")])
 def test_the_readme_says_what_preparing_the_data_does(preset: str, does: str) -> None:
     text = archive_texts.readme(RunFacts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
     section = text.partition("# DATA PROCESSING")[2].partition("# MODEL BUILD")[0]

@@ -40,7 +40,7 @@ def test_sites_are_whole_and_split_by_experiment(plates: Path, tmp_path: Path) -
     work = work_of(plates, tmp_path, network_name="model-2", seed=3)
     assert work.sites.groupby("experiment")["split"].unique().map(list).to_dict().keys() == {"RPE-01", "RPE-02", "RPE-03"}
     assert set(work.sites["split"]) == {"train", "held_out", "test"} and work.seed == 4
-    assert work.notes == "every site is whole" or "its well is read without this site" in work.notes
+    assert work.notes == "every site is complete" or "its well is read without this site" in work.notes
     with pytest.raises(InputError, match="no cell_type 'HUVEC'; choose from RPE, or all"):
         work_of(plates, tmp_path, cell_type="HUVEC")
 

@@ -44,14 +44,14 @@ def entry_points() -> str:
 To be called from the folder of this archive. All paths are in `{SETTINGS}`, and nowhere else; relative ones start there.
 
 1. `python -m prepare_data` makes RAW_DATA_DIR ready. Real images are read as they were downloaded, so there is no cleaned
-   copy: it looks every row and every image through and names what is missing or damaged. Simulated plates are drawn there.
+   copy: it checks every row and every image and names what is missing or damaged. Simulated plates are drawn there.
 2. `python -m train` reads RAW_DATA_DIR and trains everything from scratch: weights and checkpoints go to RUN_DIR/weights.
    Then it does what `predict` does.
 3. `python -m predict` reads RAW_DATA_DIR and RUN_DIR/weights and writes RUN_DIR/scores, RUN_DIR/submission.csv and
    SUBMISSION_DIR/submission.csv. For a new test set, put its tables and images into RAW_DATA_DIR first.
    `python -m predict --from scores` decides on the scores in RUN_DIR/scores and opens no image.
 
-Each says first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
+Each prints first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
 done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent, and the same command goes on.
 """
 
@@ -126,7 +126,7 @@ def _processing(facts: RunFacts) -> str:
 python -m prepare_data
 ```
 
-looks every row and every image through; it changes nothing and overwrites nothing. Images are standardised and augmented
+checks every row and every image; it changes nothing and overwrites nothing. Images are standardised and augmented
 while they are read."""
 
 

@@ -23,7 +23,7 @@ from cellsignal.run.record import step_receipts, provenance
 
 CHECKSUMS = "SHA256SUMS"
 SCRIPTS = {
-    "prepare_data": "Have the data in place and look them through.",
+    "prepare_data": "Provide the data and check them.",
     "train": "Train everything from scratch, then predict.",
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
