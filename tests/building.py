@@ -17,7 +17,7 @@ from cellsignal.learn.training.fit import TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run import recipe
 from cellsignal.run.recipe import Recipe
-from cellsignal.settings import Settings, keys, nested
+from cellsignal.settings import Settings, keys, nest
 
 
 def make_network(backbone: str = "densenet-small", *, channels: int = 6, classes: int = 4, seed: int = 0, levels: Mapping[str, Sequence[str]] = {},
@@ -74,4 +74,4 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
 def in_groups(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, named as `recipe_of` takes them, in their groups; other names stay."""
     names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
-    return nested({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()})
+    return nest({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()})

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from cellsignal import code_identity
-from cellsignal.code_identity import Notebook, changed, described, package_code, text_digest
+from cellsignal.code_identity import Notebook, changed_parts, describe, package_code, text_digest
 
 FACTOR = 2
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
     code = "import a.b\nfrom c import d as e\ndef f():\n    from g.h import i\n"
-    assert code_identity.imported(code) == {"a.b", "c", "c.d", "g.h", "g.h.i"}
+    assert code_identity.imported_names(code) == {"a.b", "c", "c.d", "g.h", "g.h.i"}
 
 
 @pytest.mark.parametrize(("other", "same"), [
@@ -56,7 +56,7 @@ def test_whole_rooms_count_and_those_below_them(tmp_path: Path, file: str, old: 
     text = (package / file).read_text()
     assert old in text
     (package / file).write_text(text.replace(old, new, 1))
-    assert changed(package_code("learn", package=package), package_code("learn")) == rooms
+    assert changed_parts(package_code("learn", package=package), package_code("learn")) == rooms
     assert list(package_code("learn")) == ["", "data", "learn"]
 
 
@@ -64,7 +64,7 @@ def test_a_new_file_of_a_room_counts(tmp_path: Path) -> None:
     package = shutil.copytree(code_identity.PACKAGE, tmp_path / "cellsignal")
     (package / "learn/more").mkdir()
     (package / "learn/more/new.py").write_text("ANSWER = 42\n")
-    assert changed(package_code("learn", package=package), package_code("learn")) == ["learn"]
+    assert changed_parts(package_code("learn", package=package), package_code("learn")) == ["learn"]
 
 
 def test_cells_count_from_the_beginning_on_and_once() -> None:
@@ -113,24 +113,24 @@ def test_callables_are_told_by_code_constants_and_closures() -> None:
     def scaled(by: float) -> object:
         return lambda height, width: [height * by]
 
-    assert described(scaled(2.0)) == described(scaled(2.0)) != described(scaled(3.0))
-    assert described(Noise(0.1)) == described(Noise(0.1)) != described(Noise(0.2))
-    assert described(partial(max, 1)) != described(partial(max, 2)) != described(partial(min, 2))
-    assert described(np.add) != described(np.multiply) and described(np.arange(3)) != described(np.arange(4))
-    assert described({"a": {3, 1}, "b": (1, [None, 1.5])}) == [["a", [1, 3]], ["b", [1, [None, "1.5"]]]]
-    assert "0x" not in str(described(Noise(0.1)))
+    assert describe(scaled(2.0)) == describe(scaled(2.0)) != describe(scaled(3.0))
+    assert describe(Noise(0.1)) == describe(Noise(0.1)) != describe(Noise(0.2))
+    assert describe(partial(max, 1)) != describe(partial(max, 2)) != describe(partial(min, 2))
+    assert describe(np.add) != describe(np.multiply) and describe(np.arange(3)) != describe(np.arange(4))
+    assert describe({"a": {3, 1}, "b": (1, [None, 1.5])}) == [["a", [1, 3]], ["b", [1, [None, "1.5"]]]]
+    assert "0x" not in str(describe(Noise(0.1)))
 
 
 def test_globals_that_a_callable_reads_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = described(Noise(0.1))
+    before = describe(Noise(0.1))
     monkeypatch.setitem(globals(), "FACTOR", 3)
-    assert described(Noise(0.1)) != before
+    assert describe(Noise(0.1)) != before
 
 
 def test_a_callable_is_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import numpy as np\nNAMES = {'a', 'b', 'c'}\nclass T:\n    def __call__(self, x):\n        return x in {'p', 'q', 'r'}\n"
                                       "def f(h, w):\n    return [T(), np.add, NAMES]\n")
-    program = "import json, mine; from cellsignal.code_identity import described; print(json.dumps(described([mine.f, mine.T()])))"
+    program = "import json, mine; from cellsignal.code_identity import describe; print(json.dumps(describe([mine.f, mine.T()])))"
     told = {subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(paths)},
                            capture_output=True, text=True, check=True).stdout
             for seed, paths in (("1", code_identity.PACKAGE.parent), ("2", code_identity.PACKAGE.parent))}
@@ -147,7 +147,7 @@ def test_many_threads_read_code_at_once() -> None:
     gc.callbacks.append(yield_to_others)
     try:
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(code_identity.imported, [code] * 8))
+            found = list(pool.map(code_identity.imported_names, [code] * 8))
     finally:
         gc.callbacks.remove(yield_to_others)
     assert all(names == found[0] for names in found)

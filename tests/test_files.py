@@ -13,7 +13,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.errors import InputError, system_error
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 
 def failing(code: int, *, only: Callable[..., bool] = lambda *arguments: True) -> Callable[..., None]:
@@ -113,10 +113,10 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
 def test_the_key_that_is_of_another_shape_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
     details = {"parameters": {}, "code": "", "taken_up": {}, "progress": "", "seconds": 1, "written": 1.0, "of a later version": 3}
     files.write_json(tmp_path / "a.json", details)
-    assert files.read_json(tmp_path / "a.json", manifest.Details) == details
+    assert files.read_json(tmp_path / "a.json", step_receipts.NotebookDetails) == details
     files.write_json(tmp_path / "a.json", {**details, **change})
     with pytest.raises(InputError) as refused:
-        files.read_json(tmp_path / "a.json", manifest.Details)
+        files.read_json(tmp_path / "a.json", step_receipts.NotebookDetails)
     assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.RUN_AGAIN}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cellsignal.code_identity import imported
+from cellsignal.code_identity import imported_names
 from cellsignal.run.environment import PACKAGE
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -31,7 +31,7 @@ def parsed(path: Path) -> ast.Module:
 @cache
 def modules(path: Path) -> set[Path]:
     """The package's files that a file imports itself."""
-    paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported(code(path)) if name.startswith(f"{PACKAGE.name}.")}
+    paths = {PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in imported_names(code(path)) if name.startswith(f"{PACKAGE.name}.")}
     return {other for other in paths if other in FILES}
 
 
@@ -41,10 +41,10 @@ def test_no_bare_except_no_pickle_no_environment(path: Path) -> None:
     assert not [node.lineno for node in nodes if isinstance(node, ast.ExceptHandler) and node.type is None]
     calls = {f"{ast.unparse(node)}" for node in nodes if isinstance(node, ast.Attribute)}
     assert not calls & {"torch.load", "torch.save", "pd.read_pickle", "joblib.load", "joblib.dump"}
-    assert not {name.split(".")[0] for name in imported(code(path))} & {"pickle", "cloudpickle", "dill"}
+    assert not {name.split(".")[0] for name in imported_names(code(path))} & {"pickle", "cloudpickle", "dill"}
     if path != PACKAGE / "run/environment.py":
         assert not [call for call in calls if call.startswith(("os.environ", "os.getenv", "os.putenv"))]
-        assert not imported(code(path)) & {"os.environ", "os.getenv"}
+        assert not imported_names(code(path)) & {"os.environ", "os.getenv"}
 
 
 @each_file

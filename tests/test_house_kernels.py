@@ -13,7 +13,7 @@ from papermill import inspect_notebook
 from pydantic import Field
 from sizes import functions, length
 
-from cellsignal.code_identity import assigned, imported, loaded
+from cellsignal.code_identity import assigned_names, imported_names, read_names
 from cellsignal.kaggle import account, colab
 from cellsignal.kaggle.client import FIRST_RUN, PLACEHOLDER, slugify
 from cellsignal.errors import InputError
@@ -23,7 +23,7 @@ from cellsignal.run import recipe as recipes
 from cellsignal.run.chain import notebooks, plans
 from cellsignal.run.parameters import NotebookParameters
 from cellsignal.run.recipe import Recipe
-from cellsignal.settings import flat, group_of, keys
+from cellsignal.settings import flatten, group_of, keys
 from cellsignal.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +84,7 @@ def literals(path: Path) -> dict[str, Any]:
     """Names and values of the parameters cell, which may hold nothing but annotated literals."""
     code = text(parameters_cell(path))
     assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(code).body)
-    return {name: ast.literal_eval(value) for name, value in assigned(code).items()}
+    return {name: ast.literal_eval(value) for name, value in assigned_names(code).items()}
 
 
 @each_notebook
@@ -141,31 +141,31 @@ def test_the_set_up_is_eight_lines() -> None:
 
 
 @each_notebook
-def test_every_notebook_ends_with_its_manifest(path: Path) -> None:
+def test_every_notebook_ends_with_its_receipt(path: Path) -> None:
     assert [text(cell).count("session.finish()") for cell in code(path)] == [0] * (len(code(path)) - 1) + [1]
 
 
 @each_notebook
 def test_no_cell_guards_against_spent_time(path: Path) -> None:
-    read = set().union(*(set(loaded(text(cell))) for cell in code(path) if cell is not parameters_cell(path)))
+    read = set().union(*(set(read_names(text(cell))) for cell in code(path) if cell is not parameters_cell(path)))
     assert not read & {"budget", "spent", "complete", "time_budget_minutes"}
 
 
 @each_notebook
 def test_no_cell_overwrites_a_parameter(path: Path) -> None:
-    """The manifest tells the parameters as they are in the end."""
+    """The receipt tells the parameters as they are in the end."""
     names = set(literals(path))
     for cell in cells(path, "code"):
         if cell is not parameters_cell(path):
             stored = {node.id for node in ast.walk(ast.parse(text(cell))) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            assert not (stored | imported(text(cell))) & names
+            assert not (stored | imported_names(text(cell))) & names
 
 
 def resolved(path: Path, injected: dict[str, Any] = {}) -> dict[str, Any]:
     """By dotted key what the notebook reads of a recipe, as its set-up resolves it."""
     networks = {"cell_type": "all"} if "cell_type" in literals(path) else {}  # no recipe names it
     recipe = parameters.check({**literals(path), **networks, **injected}).recipe
-    return {key: value for key, value in flat(recipe.model_dump()).items() if key in notebooks.parameters_read(path)}
+    return {key: value for key, value in flatten(recipe.model_dump()).items() if key in notebooks.parameters_read(path)}
 
 
 @each_notebook
@@ -179,7 +179,7 @@ def test_parameters_are_the_plain_keys_the_groups_and_at_most_three_of_its_own(p
 @each_notebook
 def test_parameters_are_those_of_the_demo(path: Path) -> None:
     name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
-    demo = flat(recipes.load(ROOT / f"papermill_params/{name}.yaml").model_dump()) | {"run": f"runs/{path.stem if path.stem in OWN else name}"} | OWN.get(path.stem, {})
+    demo = flatten(recipes.load(ROOT / f"papermill_params/{name}.yaml").model_dump()) | {"run": f"runs/{path.stem if path.stem in OWN else name}"} | OWN.get(path.stem, {})
     assert resolved(path) == {key: demo[key] for key in resolved(path)}
 
 
@@ -190,7 +190,7 @@ def test_a_recipe_that_papermill_injects_is_the_recipe(recipe: Path) -> None:
     injected = {"run": whole.run, **yaml.safe_load(recipe.read_text())}  # the file's name names the run
     for path in {step.notebook for step in plans.plan(whole, ["U2OS"], kernels=ROOT / "kernels") if step.notebook}:
         found = resolved(path, injected)
-        assert found == {key: value for key, value in flat(whole.model_dump()).items() if key in found}
+        assert found == {key: value for key, value in flatten(whole.model_dump()).items() if key in found}
 
 
 @each_notebook
@@ -233,7 +233,7 @@ def test_a_cell_reads_every_parameter_that_only_notebooks_have(path: Path) -> No
 
 @each_notebook
 def test_a_cell_reads_every_key_that_the_parameters_cell_shows(path: Path) -> None:
-    shown = {key for key in flat(literals(path)) if "." in key and key.partition(".")[0] in Recipe.model_fields}
+    shown = {key for key in flatten(literals(path)) if "." in key and key.partition(".")[0] in Recipe.model_fields}
     assert path.stem == "0-chain" or shown <= notebooks.parameters_read(path)  # the chain hands all of them on
 
 
@@ -251,7 +251,7 @@ def read_somewhere() -> set[str]:
     """The keys that the notebooks of a plan read, and those that the chain does."""
     planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels") if step.notebook}
     read = set().union(*map(notebooks.parameters_read, planned)) & set(keys(Recipe))
-    chain = recipes.keys_read((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.place", ""))
+    chain = recipes.keys_read((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.location", ""))
     assert plans.READ_BY_CHAIN <= chain | {"seed"}
     return read | plans.READ_BY_CHAIN
 
@@ -268,9 +268,9 @@ def test_a_key_that_nothing_reads_is_found_and_refused(tmp_path: Path) -> None:
     assert set(keys(More)) - read_somewhere() == {"training.unread"}
     path = tmp_path / "more.yaml"
     path.write_text("seed: 1\ntraining:\n  unread: 3\n")
-    values, places = recipes.read(path)
+    values, locations = recipes.read(path)
     with pytest.raises(InputError) as refused:
-        plans.check(recipes.check(values, places=places, model=More), kernels=ROOT / "kernels")
+        plans.check(recipes.check(values, locations=locations, model=More), kernels=ROOT / "kernels")
     assert str(refused.value) == f"{path}:3: training.unread is 3, and no step of the task rxrx1 reads it; leave it out"
 
 

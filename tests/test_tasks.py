@@ -173,6 +173,6 @@ def test_its_data_set_is_found_among_others(toy: Path, tmp_path: Path, monkeypat
 
 
 def test_a_plan_in_folds_has_one_notebook_and_a_network_a_fold() -> None:
-    [step] = plans.plan(Recipe(task="protein-atlas", wells=WellSettings(folds=2)), [], kernels=environment.kernels())
+    [step] = plans.plan(Recipe(task="protein-atlas", wells=WellSettings(folds=2)), [], kernels=environment.kernels_folder())
     assert step.name == "protein-atlas" and "weights/fold-1/model.safetensors" in step.outputs
-    assert step.makes == ("weights", "scores", "submission")
+    assert step.stages == ("weights", "scores", "submission")

@@ -6,7 +6,7 @@ import pytest
 
 from cellsignal.bench.report import report
 from cellsignal.bench.suite import Benchmark
-from cellsignal.run.benchmark import BRODT
+from cellsignal.run.benchmark import BRODT_PARAMETERS
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +21,4 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 @pytest.fixture(scope="session")
 def found(bench: Benchmark) -> dict[str, Any]:
     """What benchmark.json would hold."""
-    return report(bench, recipe=BRODT, recipe_name="brodt")
+    return report(bench, recipe=BRODT_PARAMETERS, recipe_name="brodt")

@@ -17,7 +17,7 @@ from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import benchmark
-from cellsignal.settings import flat
+from cellsignal.settings import flatten
 from cellsignal.show import benchmark as draw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +66,10 @@ def test_the_cost_page_has_here_and_elsewhere(found: dict[str, Any]) -> None:
     assert len(hosts) == 5 and any(host.startswith("here: ") for host in hosts)
     assert all(row["hours"] == max(row[part] for part in ("read", "decode", "compute")) for row in found["cost"]["rows"])
     brodt = yaml.safe_load((ROOT / "papermill_params/brodt.yaml").read_text())
-    stated = flat(brodt)
-    assert {name: stated[name] for name in benchmark.BRODT} == benchmark.BRODT
-    chosen, name = benchmark.costs_of(ROOT / "papermill_params/demo.yaml")
-    assert (chosen["training.epochs"], chosen["training.pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COSTS)
+    stated = flatten(brodt)
+    assert {name: stated[name] for name in benchmark.BRODT_PARAMETERS} == benchmark.BRODT_PARAMETERS
+    chosen, name = benchmark.cost_parameters(ROOT / "papermill_params/demo.yaml")
+    assert (chosen["training.epochs"], chosen["training.pretrain_epochs"], name) == (22, 12, "demo") and set(chosen) == set(benchmark.COST_PARAMETERS)
 
 
 def test_images_show_every_way(found: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ ATLAS = {"train.csv": [["Id", "Target"], ["a", "16 0"], ["b", "7"]], "sample_sub
 def test_tables_of_the_protein_atlas_are_never_taken_for_wells(tmp_path: Path, kind: str) -> None:
     for name, table in ATLAS.items():
         (tmp_path / name).write_text((SAME | REFUSED)[kind](table), newline="")
-    assert task_of(tmp_path) is PROTEIN_ATLAS and mounts.is_certain(tmp_path, PROTEIN_ATLAS)
+    assert task_of(tmp_path) is PROTEIN_ATLAS and mounts.has_task_tables(tmp_path, PROTEIN_ATLAS)
     if kind in REFUSED:
         with pytest.raises(InputError, match="train.csv:1: columns are not separated by commas; save it as CSV with commas"):
             read_site_tables(tmp_path, PROTEIN_ATLAS)

@@ -14,7 +14,7 @@ from cellsignal.files import write_json
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import steps
 from cellsignal.run.recipe import Recipe
-from cellsignal.settings import keys, nested
+from cellsignal.settings import keys, nest
 
 DESIGN = {"HUVEC": 3, "RPE": 2}  # test experiments
 
@@ -57,7 +57,7 @@ def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.
               for split, mine in indexed.groupby("split") for name in given]  # fmt: skip
     groups = [list(range(first, siRNAs, 4)) for first in range(4)]
     write_json(folder / "metrics.json", {"ladder": ladder, "plate_groups": groups, "data": data})
-    write_json(folder / "recipe.json", {"parameters": nested({"seed": seed, "run": str(folder), "machine.num_processes": 2, **dotted})})
+    write_json(folder / "recipe.json", {"parameters": nest({"seed": seed, "run": str(folder), "machine.num_processes": 2, **dotted})})
     write_json(folder / "seconds.json", {"2-pretrain-controls@RPE": 40.0, "3-train-cell-type@RPE": 80.0, "4-predict-assign": 30.0})
     write_json(folder / "run.json", {"run": folder.name})
     Receipt(folder / "scores/model/adapted/metadata.json", details={"experiments": {}, "device": "cpu"}).write()
@@ -69,7 +69,7 @@ def write_run(folder: Path, *, raw: float, assigned: float, tables: Sequence[pd.
 
 
 def vouch(folder: Path) -> None:
-    """Have the markers of a run vouch for its files as they are."""
+    """Have the receipts of a run vouch for its files as they are."""
     step = steps.Step("4-predict-assign", outputs=("answers.csv", "metrics.json"), extras=("scores/**/*", "weights/**/*"))
-    for each in (step, steps.record()):
+    for each in (step, steps.record_step()):
         steps.write_receipt(folder, each, identity={}, seconds=1.0)

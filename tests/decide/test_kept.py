@@ -184,7 +184,7 @@ def test_an_experiment_that_would_be_late_is_not_begun(
     assert scored(tmp_path, statistics="running", all_statistics=False, budget=Budget(1000 + 4.5)) == ["HUVEC-03"], "of a first one nothing is known"
     now[0] = 1000.0
     budget = Budget(1000 + 10)
-    budget.took(len(undisturbed[1]["running"]), 1e6)  # with the network before
+    budget.record_part(len(undisturbed[1]["running"]), 1e6)  # with the network before
     assert scored(tmp_path, statistics="running", all_statistics=False, budget=budget) == []
 
 

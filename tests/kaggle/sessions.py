@@ -1,4 +1,4 @@
-"""Sessions that leave what a notebook would, without its work: run folder, outputs, manifest."""
+"""Sessions that leave what a notebook would, without its work: run folder, outputs, receipt."""
 
 import ast
 import json
@@ -10,9 +10,9 @@ from typing import Any
 from server import FakeKaggle, Outcome, Pushed
 
 from cellsignal import files
-from cellsignal.code_identity import assigned
+from cellsignal.code_identity import assigned_names
 from cellsignal.run import parameters
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 PRETRAIN, TRAIN, PREDICT, EDA = "2-pretrain-controls@RPE", "3-train-cell-type@RPE", "4-predict-assign", "1-eda"
 LOG = 'Traceback (most recent call last):\n\x1b[0;31mInputError\x1b[0m: no experiment HUVEC-99; choose others\nOther words\n'
@@ -30,7 +30,7 @@ def given(pushed: Pushed) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for cell in pushed.notebook["cells"]:
         if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
-            values |= {name: ast.literal_eval(value) for name, value in assigned("".join(cell["source"])).items()}
+            values |= {name: ast.literal_eval(value) for name, value in assigned_names("".join(cell["source"])).items()}
     return values
 
 
@@ -43,7 +43,7 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
     """A session that ends well; `other` are parameters that it ran with instead of those it was given."""
     root = kaggle.folder / "sessions" / pushed.slug / str(pushed.version)
     checked = parameters.check({"network_name": "model", **given(pushed), **other})
-    values = {**checked.recipe.model_dump(), **checked.own}
+    values = {**checked.recipe.model_dump(), **checked.notebook_only}
     step = step_of(pushed)
     if step in ("1-eda", "4-predict-assign", "0-chain"):
         del values["network_name"]
@@ -55,7 +55,7 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
         files.write_text(path, text.get(path.suffix, f"{pushed.slug} {name}"))
     files.write_json(run / "run.json", {"run": values["run"]})
     (root / "__results__.html").write_text("a page of Kaggle's own")
-    manifest.write(run, step, values, complete=complete, progress=progress, seconds=1.5, taken_up=taken_up)
+    step_receipts.write(run, step, values, complete=complete, progress=progress, seconds=1.5, taken_up=taken_up)
     return Outcome(folder=root)
 
 
@@ -64,7 +64,7 @@ def _take_up(pushed: Pushed, run: Path) -> dict[str, str]:
     taken: dict[str, str] = {}
     for mount in filter(None, pushed.mounts["notebooks"].values()):
         source = mount / run.relative_to(run.parents[1])
-        for each in manifest.read_all(source):
+        for each in step_receipts.read_all(source):
             places = [*each.outputs, f"receipts/{each.identity['step']}.json"]
             for name in places:
                 (run / name).parent.mkdir(parents=True, exist_ok=True)

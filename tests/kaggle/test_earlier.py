@@ -7,8 +7,8 @@ import pytest
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.kaggle import kernel_folders
-from cellsignal.run import environment
-from cellsignal.run.record import manifest
+from cellsignal.run import environment, mounts
+from cellsignal.run.record import step_receipts
 
 STEP = "2-pretrain-controls@RPE"
 
@@ -18,13 +18,13 @@ def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a mounted kernel's outputs, with a run of another step."""
     monkeypatch.setattr(environment, "KAGGLE", tmp_path)
     run = tmp_path / "input/notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe/runs/tiny"
-    files.write_json(run / manifest.RUN, {"run": "runs/tiny"})
-    manifest.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, taken_up={})
+    files.write_json(run / mounts.RUN_FILE, {"run": "runs/tiny"})
+    step_receipts.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, taken_up={})
     return run
 
 
 def test_what_is_mounted_is_gone_on_with(attached: Path) -> None:
-    manifest.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, taken_up={})
+    step_receipts.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, taken_up={})
     exec(kernel_folders.expect_cell(STEP), {})
 
 

@@ -22,7 +22,7 @@ def plan() -> Make:
 
     def made(name: str, *overrides: str, called: str = "", **options: object) -> PushPlan:
         checked = recipe.load(ROOT / f"papermill_params/{name}.yaml", overrides)
-        return kernel_folders.plan_kernels(checked, name=called or name, owner="alice", kernels=environment.kernels(), **options)
+        return kernel_folders.plan_kernels(checked, name=called or name, owner="alice", kernels=environment.kernels_folder(), **options)
 
     return made
 

@@ -1,4 +1,4 @@
-"""Pulling with the real clients: every file as its manifest says, or nothing."""
+"""Pulling with the real clients: every file as its receipt says, or nothing."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., PushState]:
 
     def made(only: str = "") -> PushState:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml")
-        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), as_one_kernel=only == "0-chain")
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
         state = PushState(tmp_path / "build/state.json")
         for number, kernel in enumerate(plan.kernels):
             described = kernel_folders.metadata(plan, kernel, slug=kernel.slug, mounts=kernel_folders.first_slugs(plan, kernel))
@@ -97,7 +97,7 @@ def test_the_whole_chain_arrives(server: FakeKaggle, pushed: Callable[..., PushS
 
 @pytest.mark.parametrize("name", ["submission.csv", "weights/RPE/model.safetensors", "receipts/2-pretrain-controls@RPE.json"])
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
-def test_a_file_that_is_not_what_its_manifest_names(
+def test_a_file_that_is_not_what_its_receipt_names(
     server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, name: str, fault: str
 ) -> None:
     state = pushed()
@@ -125,7 +125,7 @@ def test_the_output_of_another_run(server: FakeKaggle, pushed: Callable[..., Pus
     assert not (tmp_path / "tiny/submission.csv").exists()
 
 
-def test_a_manifest_that_leads_outside(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
+def test_a_receipt_that_leads_outside(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
     state = pushed()
     path = left(server) / "receipts/4-predict-assign.json"
     found = Receipt.read(path)

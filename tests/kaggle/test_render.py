@@ -30,7 +30,7 @@ def plan() -> Make:
 
     def made(*overrides: str, **options: object) -> PushPlan:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", overrides)
-        return kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), **options)
+        return kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), **options)
 
     return made
 
@@ -174,7 +174,7 @@ def test_rooms_that_a_notebook_does_not_use_change_nothing(plan: Make, monkeypat
 
 
 def test_the_chain_as_one_kernel_is_of_the_code_of_all_its_notebooks(plan: Make, tmp_path: Path) -> None:
-    shutil.copytree(environment.kernels(), tmp_path / "kernels")
+    shutil.copytree(environment.kernels_folder(), tmp_path / "kernels")
     checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [])
     made = [kernel_folders.identities(kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=tmp_path / "kernels", as_one_kernel=True))]
     training = tmp_path / "kernels/3-train-cell-type/3-train-cell-type.ipynb"

@@ -31,9 +31,9 @@ def server(tmp_path: Path, clients: dict[str, Path], connect: Connect, monkeypat
     for name in ("__init__.py", "cli/main.py", "run/environment.py"):
         (tmp_path / "root/cellsignal" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(environment.PACKAGE / name, tmp_path / "root/cellsignal" / name)
-    shutil.copytree(environment.kernels() / "0-chain", tmp_path / "root/kernels/0-chain")
+    shutil.copytree(environment.kernels_folder() / "0-chain", tmp_path / "root/kernels/0-chain")
     monkeypatch.setattr(environment, "PACKAGE", tmp_path / "root/cellsignal")
-    monkeypatch.setattr(environment, "kernels", lambda: tmp_path / "root/kernels")
+    monkeypatch.setattr(environment, "kernels_folder", lambda: tmp_path / "root/kernels")
     monkeypatch.setattr(provenance, "commit", lambda: "f" * 40)
     with FakeKaggle(tmp_path / "kaggle") as server:
         connect(server, clients["2.2.4"])
@@ -57,7 +57,7 @@ def test_the_built_folder_holds_the_package_and_the_notebooks_and_nothing_python
 
 def test_the_uploaded_copy_runs_and_knows_its_commit(tmp_path: Path) -> None:
     utility_dataset.build_dataset(tmp_path / "built", "alice")
-    program = "import cellsignal.run.record.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels())"
+    program = "import cellsignal.run.record.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels_folder())"
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "built")}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [provenance.commit(), provenance.code_digest(), str(tmp_path / "built/kernels")]

@@ -155,7 +155,7 @@ def test_pace_foresees_the_end_from_a_tenth_of_the_way_on(monkeypatch: pytest.Mo
         now[0], pace = 0.0, DeadlineMonitor(Budget(deadline), 50)
         for part in range(1, 51):
             now[0] += 100.0 if part == 1 else 1.0  # kernels are compiled, files are read for the first time
-            if pace.late():
+            if pace.is_late():
                 return part
         return None
     assert first_late(150) is None and first_late(149) is None
@@ -166,9 +166,9 @@ def test_pace_foresees_the_end_from_a_tenth_of_the_way_on(monkeypatch: pytest.Mo
 def test_budgets() -> None:
     endless, over, long = Budget(), Budget(time.time() - 1), Budget(time.time() + 100)
     assert endless.fits(1e9) and long.fits(90) and not long.fits(110) and not over.fits(0)
-    assert (endless.spent, endless.left, endless.note) == (False, float("inf"), "")
+    assert (endless.spent, endless.remaining, endless.note) == (False, float("inf"), "")
     long.stop("whole, epoch 1 of 2")
-    assert long.spent and not long.fits(0) and long.left == 0
+    assert long.spent and not long.fits(0) and long.remaining == 0
 
 
 def left_off(patches: tuple, folder: Path, epochs: int, **options) -> Path:

@@ -16,7 +16,7 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import plans
-from cellsignal.run.chain.progress import Display
+from cellsignal.run.chain.progress import ChainProgress
 from cellsignal.run.recipe import Recipe
 
 CLASSES = [0, 10, 20, 30]
@@ -76,16 +76,16 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(patches: tuple, tmp_p
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[..., tuple]:
     """Tells what a terminal shows of the training in tmp_path/weights/RPE: (epochs done, of how many, in words)."""
-    plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels())
+    plan = plans.plan(Recipe(training=TrainingSettings(final_epochs=1)), ["RPE"], kernels=environment.kernels_folder())
     step = next(step for step in plan if step.name == "3-train-cell-type@RPE")
-    display = Display(tmp_path)
-    display.started(step)
+    progress = ChainProgress(tmp_path)
+    progress.started(step)
     def look(*, begin: bool = False) -> tuple:
         if begin:
-            display.ended(step, seconds=0.0, kept=False)
-            display.started(step)
-        display.refresh()
-        bar = display.bars.tasks[-1]
+            progress.ended(step, seconds=0.0, kept=False)
+            progress.started(step)
+        progress.refresh()
+        bar = progress.bars.tasks[-1]
         return bar.completed, bar.total, bar.fields["note"]
     return look
 

@@ -33,7 +33,7 @@ def test_on_simulated_plates(tiny_plates, tmp_path):
     shown = execute(tmp_path, data=str(tiny_plates), preset="")
     assert "experiments without a whole control site: none" in shown
     assert "from pixel_stats.csv" in shown
-    assert "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 0)" in shown
+    assert "SIMULATED DATA: a virtual microscope draws every image (preset 'tiny', seed 0)" in shown
     assert "**In plain brightness the batch effect is larger than the biology**" in shown
 
 

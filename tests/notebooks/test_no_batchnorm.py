@@ -26,7 +26,7 @@ def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture
               "backbone": "plain-cnn", "num_batch_sizes": 9, "cell_type": "RPE"})  # fmt: skip
     for kernel in ("2-pretrain-controls", "3-train-cell-type", "4-predict-assign"):
         script.execute(KERNELS / f"{kernel}/{kernel}.ipynb", values)
-        environment.release(run)
+        environment.unlock_run_folder(run)
         plt.close("all")
         assert (NO_BATCHNORM_NOTE in capsys.readouterr().out) == (kernel != "4-predict-assign"), kernel
     metrics = read_json(run / "metrics.json")

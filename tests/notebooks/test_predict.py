@@ -14,7 +14,7 @@ from cellsignal.files import read_json
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.run import environment
 from cellsignal.run.chain import script
-from cellsignal.run.record import manifest, session
+from cellsignal.run.record import step_receipts, session
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "kernels/4-predict-assign/4-predict-assign.ipynb"
 STEP = "4-predict-assign"
@@ -55,12 +55,12 @@ def one_session(plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def go(name: str, experiments: float = float("inf"), *, earlier: Path | None = None, **values: Any) -> Path:
         monkeypatch.setattr(environment, "KAGGLE", tmp_path / name)
         monkeypatch.setattr(session, "Budget", lambda deadline: Parts(experiments))
-        folder = environment.default_run(VALUES["run"])
+        folder = environment.run_folder(VALUES["run"])
         shutil.copytree(plates / "weights", folder / "weights")
         if earlier:
             shutil.copytree(earlier, tmp_path / name / "input/notebooks/alice/predict/runs/tiny", ignore=shutil.ignore_patterns("weights"))
         go.variables = script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(plates), **values}))
-        environment.release(folder)
+        environment.unlock_run_folder(folder)
         plt.close("all")
         return folder
 
@@ -73,11 +73,11 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
     whole = one_session("whole")
-    assert len(answers(whole)) == 2 and manifest.read(whole, STEP).complete
+    assert len(answers(whole)) == 2 and step_receipts.read(whole, STEP).complete
     notes, folder = [], None
     for number in range(8):
         folder = one_session(str(number), 2, earlier=folder)
-        written = manifest.read(folder, STEP)
+        written = step_receipts.read(folder, STEP)
         notes.append(written.details["progress"])
         if written.complete:
             break
@@ -89,7 +89,7 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
     assert one_session.variables["embeddings"] == {}, "a map is not worth another session"
     assert read_json(folder / "metrics.json") == read_json(whole / "metrics.json")
     assert read_json(whole / "metrics.json")["simulated"] is True
-    assert set(written.outputs) == set(manifest.read(whole, STEP).outputs)
+    assert set(written.outputs) == set(step_receipts.read(whole, STEP).outputs)
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
@@ -109,9 +109,9 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")
     again = one_session("again", earlier=whole, method="greedy")
-    assert answers(again) != answers(whole) and manifest.read(again, STEP).complete
+    assert answers(again) != answers(whole) and step_receipts.read(again, STEP).complete
     other = one_session("other", 3, earlier=whole, statistics_scope="experiment")
-    assert not answers(other) and set(manifest.read(other, STEP).outputs) == {
+    assert not answers(other) and set(step_receipts.read(other, STEP).outputs) == {
         f"scores/plain/{kind}/{name}" for kind in ("running", "batch", "adapted") for name in (
             "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
 

@@ -14,12 +14,12 @@ from cellsignal.decide.commands import check_file, score_files
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment
 from cellsignal.run.chain import script
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 from cellsignal.show.eda import plots
 from cellsignal.show.report import write_report
 from cellsignal.tasks import PROTEIN_ATLAS
 
-NOTEBOOK = environment.kernels() / "protein-atlas/protein-atlas.ipynb"
+NOTEBOOK = environment.kernels_folder() / "protein-atlas/protein-atlas.ipynb"
 VALUES = {"run": "runs/atlas", "preset": "", "folds": 2, "epochs": 1, "batch_size": 40, "learning_rate": 1e-3, "schedule": "cosine", "loss": "bce"}
 Session = Callable[..., dict[str, Any]]
 
@@ -44,9 +44,9 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
 ) -> None:
     run = tmp_path / "runs/atlas"
     spent = session(time_budget_minutes=1e-9)  # over before it begins
-    assert spent["session"].spent == "whole, epoch 0 of 1" and not (run / "submission.csv").exists() and not manifest.read(run, "protein-atlas").complete
+    assert spent["session"].spent == "whole, epoch 0 of 1" and not (run / "submission.csv").exists() and not step_receipts.read(run, "protein-atlas").complete
     session()
-    assert manifest.read(run, "protein-atlas").complete
+    assert step_receipts.read(run, "protein-atlas").complete
     tables = read_site_tables(atlas, PROTEIN_ATLAS)
     assert check_file(run / "submission.csv", sample=atlas / "sample_submission.csv") == PROTEIN_ATLAS
     metrics = read_json(run / "metrics.json")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
-from cellsignal.code_identity import assigned
+from cellsignal.code_identity import assigned_names
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
 from cellsignal.settings import group_of
@@ -49,7 +49,7 @@ def write_toy() -> Callable[..., Path]:
         plain = [f"{key} = {value!r}" for key, value in Recipe().model_dump().items() if not isinstance(value, dict)]
         groups = [f"{key} = {{}}" for key in Recipe.model_fields if group_of(Recipe, key)]
         parameters = "\n".join([*plain, *groups, mine if own is None else own])
-        reading = f"print({', '.join(['recipe.seed', *assigned(mine if own is None else own), reads or known])})"  # as real ones read all that they name
+        reading = f"print({', '.join(['recipe.seed', *assigned_names(mine if own is None else own), reads or known])})"  # as real ones read all that they name
         cells = [nbformat.v4.new_code_cell(text) for text in (parameters, BOOTSTRAP.format(step=name), reading, body or usual, "session.finish()")]
         cells[0].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

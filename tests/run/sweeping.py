@@ -28,13 +28,13 @@ def command(params: Path, run: Path) -> list[str]:
 
 def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") -> Callable[..., Path]:
     """What sweeps such trials in `folder` over a space, or a part of one called `kind`; `base.yaml` names plates that nobody reads."""
-    from cellsignal.run.sweep import sweep, driver, trials
+    from cellsignal.run.sweep import sweep, trials
     from cellsignal.show import sweeps
     from cellsignal.show.style import blank
 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(trials, "command", command)
-    monkeypatch.setattr(driver, "LOOK", 0.02)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
     for drawing in ("draw_variants", "draw_search"):  # tests/show looks at pictures
         monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank("toys"))
     (folder / "plates").mkdir()

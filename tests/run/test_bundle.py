@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from building import recipe_of
-from cellsignal.settings import changed
+from cellsignal.settings import update
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import entry_points, bundle, archive_texts, requirements
 from cellsignal.run.chain import chain
 from cellsignal.run.record import provenance
-from cellsignal.run.bundle.archive_texts import Facts
+from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import steps
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -39,7 +39,7 @@ def run(tmp_path: Path, plates: Path, kernels: Path) -> Path:
 def describe(run: Path, made: dict[str, Any]) -> None:
     """Let a run say that it was made otherwise, as if it had been."""
     files.write_json(run / "recipe.json", made)
-    steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
+    steps.write_receipt(run, steps.record_step(), identity={}, seconds=0.0)
 
 
 def unpacked(path: Path, place: Path) -> Path:
@@ -73,7 +73,7 @@ def test_its_texts_tell_what_to_do_and_name_no_place_of_this_machine(run: Path, 
         assert overwritten in after.split("\n\n")[0]
     assert hashlib.sha256((run / "submission.csv").read_bytes()).hexdigest() in text
     assert "kaggle competitions download -c recursion-cellular-image-classification" in text
-    assert files.read_json(root / "SETTINGS.json") == entry_points.PLACES
+    assert files.read_json(root / "SETTINGS.json") == entry_points.PATHS
     ours = [path for path in root.rglob("*") if path.is_file() and "cellsignal" not in path.parts and "kernels" not in path.parts]
     assert not [path for path in ours if str(tmp_path).encode() in path.read_bytes() or str(environment.PACKAGE).encode() in path.read_bytes()]
     values = yaml.safe_load((root / "params.yaml").read_text())
@@ -96,8 +96,8 @@ def test_requirements_are_exact_and_reach_down_to_what_libraries_need(run: Path,
     names = [line.split("==")[0] for line in lines[1:]]
     assert {"papermill", "ipykernel", "pydantic-core", "jupyter-core", "opencv-python-headless"} <= set(names)
     assert not {"cellsignal", "pytest"} & set(names) and len(names) == len(set(names))
-    assert requirements.closure(["no-such-thing"]) == []
-    assert requirements.exact(["pyyaml"], recorded={"PyYAML": ""}) == [f"pyyaml=={metadata.version('pyyaml')}"]
+    assert requirements.with_dependencies(["no-such-thing"]) == []
+    assert requirements.version_lines(["pyyaml"], recorded={"PyYAML": ""}) == [f"pyyaml=={metadata.version('pyyaml')}"]
 
 
 def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
         bundle.bundle(run)
     weights.write_text(kept)
     (run / "receipts/4-predict-assign.json").unlink()
-    with pytest.raises(InputError, match="4-predict-assign is not whole; run it to the end"):
+    with pytest.raises(InputError, match="4-predict-assign is not complete; run it to the end"):
         bundle.bundle(run)
     describe(run, {**made, "parameters": {**made["parameters"], "lens": 1}})
     with pytest.raises(InputError, match="this package knows no lens, which the run was given"):
         bundle.bundle(run)
-    with files.locked(environment.locks(run) / environment.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
+    with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
         bundle.bundle(run)
     assert not list(run.parent.glob("*.zip")) and not list(run.parent.glob(f"{files.TEMPORARY}*"))
 
@@ -123,12 +123,12 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     made = files.read_json(run / "recipe.json")
-    describe(run, {**made, "parameters": changed(made["parameters"], {"network.pretrained": str(begun)})})
+    describe(run, {**made, "parameters": update(made["parameters"], {"network.pretrained": str(begun)})})
     with pytest.raises(InputError, match="begun.safetensors: no such file, and training from scratch begins with it"):
         bundle.bundle(run)
     begun.write_text("weights")
     root = unpacked(bundle.bundle(run), tmp_path / "unpacked")
-    assert entry_points.settings(root)["PRETRAINED_FILE"].read_text() == "weights"
+    assert entry_points.read_settings(root)["PRETRAINED_FILE"].read_text() == "weights"
     assert f'network.pretrained="{root}/pretrained/begun.safetensors"' in entry_points.arguments(root, "train")
 
 
@@ -149,7 +149,7 @@ def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
     files.write_text(root / "params.yaml", "seed: 3\n")
     assert entry_points.arguments(root, "prepare_data") == ["check", "/plates: 1"]
     files.write_text(root / "run/submission.csv", "id_code,sirna\n")
-    assert entry_points.hand_out(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
+    assert entry_points.copy_submission(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
 
 
 @pytest.mark.parametrize("settings", [[], {"RAW_DATA_DIR": "data", "RUN_DIR": ""}, {"RAW_DATA_DIR": 1, "RUN_DIR": "a", "SUBMISSION_DIR": "b"}])
@@ -161,11 +161,11 @@ def test_settings_that_name_no_places_are_refused(root: Path, settings: Any) -> 
 
 def test_the_package_in_it_is_this_one(run: Path, tmp_path: Path) -> None:
     package = unpacked(bundle.bundle(run), tmp_path / "unpacked") / "cellsignal"
-    assert files.read_json(package / provenance.BUILD)["code"] == provenance.code_digest(package) == provenance.code_digest()
+    assert files.read_json(package / provenance.BUILD_FILE)["code"] == provenance.code_digest(package) == provenance.code_digest()
 
 
-@pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "looks every row and every image through")])
+@pytest.mark.parametrize("preset, does", [("tiny", "draws the plates"), ("", "checks every row and every image")])
 def test_the_readme_says_what_preparing_the_data_does(preset: str, does: str) -> None:
-    text = archive_texts.readme(Facts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
+    text = archive_texts.readme(RunFacts("run", {"preset": preset}, {}, {}, {"weights": None, "scores": None}, "", []))
     section = text.partition("# DATA PROCESSING")[2].partition("# MODEL BUILD")[0]
     assert does in section and ("draws" in section) == bool(preset)

@@ -13,7 +13,7 @@ from cellsignal.errors import StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment
 from cellsignal.run.chain import notebooks, script
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 STEP = "3-train-cell-type"
 PARAMETERS = 'run = ""\ndata = ""\ncell_type = "U2OS"\nnetwork_name = "model"\nallowed = 99'
@@ -72,13 +72,13 @@ def test_a_notebook_whose_time_ends_in_a_cell_ends_well_and_the_next_run_goes_on
     assert words(whole[2]) == "32" and words(whole[3]).endswith("trained\n[1, 2, 3]") and words(whole[4]) == "after\n'shown'"
     folder = tmp_path / "parts"
     first = run(folder, TRAINING, data=str(root), allowed=2)  # raises nothing: every cell is completed
-    written = manifest.read(folder, "3-train-cell-type@U2OS")
+    written = step_receipts.read(folder, "3-train-cell-type@U2OS")
     assert (written.complete, written.details["progress"]) == (False, "whole, epoch 2 of 3")
     line = "3-train-cell-type@U2OS: time budget spent: whole, epoch 2 of 3; another session goes on. Run folder: "
     assert words(first[2]) == "32" and words(first[3]).endswith(f"{line}{folder}\n") and "trained" not in words(first[3])
     assert [cell["outputs"] for cell in first[4:]] == [[], []] and not (folder / "after").exists()
     again = run(folder, TRAINING, data=str(root))
-    assert words(again[3]).endswith("trained\n[3]") and manifest.read(folder, "3-train-cell-type@U2OS").complete
+    assert words(again[3]).endswith("trained\n[3]") and step_receipts.read(folder, "3-train-cell-type@U2OS").complete
     name = "weights/U2OS/model.safetensors"
     assert sha256(folder / name) == sha256(tmp_path / "whole" / name)
 
@@ -107,7 +107,7 @@ def test_a_set_up_that_runs_twice_is_watched_once_and_work_that_is_done_early_is
              "session.finish_early('scored HUVEC-01')\n5", "print('after')"]  # fmt: skip
     executed = run(tmp_path / "run", cells)
     assert words(executed[3]) == "1" and words(executed[4]).startswith("3-train-cell-type@U2OS: complete. ") and executed[5]["outputs"] == []
-    written = manifest.read(tmp_path / "run", "3-train-cell-type@U2OS")
+    written = step_receipts.read(tmp_path / "run", "3-train-cell-type@U2OS")
     assert (written.complete, written.details["progress"]) == (True, "scored HUVEC-01")
 
 

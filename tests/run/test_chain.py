@@ -56,13 +56,13 @@ def test_everything_once_then_only_what_depends_on_a_change(
     assert run(method="raw") == ["1-eda", "report"]
 
     capsys.readouterr()
-    marker = files.read_json(folder / "receipts/3-train-cell-type@U2OS.json")
+    receipt = files.read_json(folder / "receipts/3-train-cell-type@U2OS.json")
     write_toy(kernels, "3-train-cell-type", body="raise KeyError('stopped')")
     with pytest.raises(StepFailed, match="stopped"):
         run(method="raw")
     assert ("3-train-cell-type@U2OS: other code (notebook) made it, and it runs again; weights that this code makes are made again, "
             "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
-    assert files.read_json(folder / "receipts/3-train-cell-type@U2OS.json") == marker, "so that --from weights finds what it left"
+    assert files.read_json(folder / "receipts/3-train-cell-type@U2OS.json") == receipt, "so that --from weights finds what it left"
     write_toy(kernels, "3-train-cell-type")
     assert run(method="raw") == ["3-train-cell-type@U2OS", "report"]  # its page is that of the failure
 
@@ -72,7 +72,7 @@ def test_everything_once_then_only_what_depends_on_a_change(
     assert not (folder / ".partial-1-orphan.csv").exists()
 
 
-def test_steps_that_the_run_no_longer_has_leave_no_marker_and_no_page(
+def test_steps_that_the_run_no_longer_has_leave_no_receipt_and_no_page(
     run: Callable[..., list[str]], tmp_path: Path, in_this_process: None
 ) -> None:
     def traces() -> list[str]:
@@ -132,8 +132,8 @@ def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> N
 def test_an_open_notebook_is_waited_for_and_then_named(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "PATIENCE", 0.3)
-    code = f"from cellsignal.run import environment as paths; paths.claim({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    monkeypatch.setattr(chain, "LOCK_SECONDS", 0.3)
+    code = f"from cellsignal.run import environment as paths; paths.lock_run_folder({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()

@@ -44,7 +44,7 @@ ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "report", "simulate"]
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
     ray = Machines()
-    monkeypatch.setattr(ray_cluster, "_ray", lambda: ray)
+    monkeypatch.setattr(ray_cluster, "_import_ray", lambda: ray)
     return ray
 
 
@@ -57,11 +57,11 @@ def run(
     write_toy(kernels, "4-predict-assign", own='stored = ""\nscored = []', reads="recipe.assignment.method, recipe.prediction.prototype_weight", body=PREDICTION)
     write_toy(kernels, "2-pretrain-controls", reads="recipe.training.pretrain_epochs, recipe.machine.num_workers, recipe.machine.num_processes")
 
-    def steps(name: str, *, storage: str = "", alone: bool = False, way: str = "", **parameters: Any) -> list[str]:
+    def steps(name: str, *, storage: str = "", alone: bool = False, start_from: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
         checked = recipe_of({"data": str(plates), "prototype_weight": 0.3, **parameters})
-        engine = None if alone else ray_cluster.Cluster("local", storage)
-        chain.run_chain(checked, run=tmp_path / name, kernels=kernels, engine=engine, way=way)
+        executor = None if alone else ray_cluster.Cluster("local", storage)
+        chain.run_chain(checked, run=tmp_path / name, kernels=kernels, executor=executor, start_from=start_from)
         return sorted(line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("started"))
 
     return steps
@@ -81,7 +81,7 @@ def test_a_shared_folder_gets_the_files_that_one_machine_makes(run: Callable[...
     assert machines.asked == [{"max_retries": ray_cluster.RETRIES, "num_cpus": 1, "num_gpus": 0}] * 5
     assert run("two") == [] and len(machines.asked) == 5
     assert run("two", alone=True) == ["report"]  # one machine has other steps to report of, and repeats none
-    assert not (tmp_path / "two" / worker.ROOM).exists()
+    assert not (tmp_path / "two" / worker.EXPERIMENT_RUNS).exists()
 
 
 def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]],
     assert run("run", **plain) == ["4-predict-assign"]
     (tmp_path / "run/scores/model/adapted/U2OS-02.parquet").unlink()
     assert run("run", **plain) == ["4-predict-assign@U2OS-02"]  # the same scores: the decision stands
-    assert run("run", way="scores", **plain) == ["4-predict-assign"]
-    assert run("run", way="weights", **plain) == ["4-predict-assign", *PARTS]
+    assert run("run", start_from="scores", **plain) == ["4-predict-assign"]
+    assert run("run", start_from="weights", **plain) == ["4-predict-assign", *PARTS]
 
 
 def test_over_a_storage_the_same_files_come_and_stay(
@@ -154,7 +154,7 @@ def test_no_cluster_and_no_ray_are_told_before_anything_runs(
 ) -> None:
     for address, why in (("nobody", "Could not find any running Ray instance"), ("localhost:1", "Connection refused")):
         with pytest.raises(InputError, match=f"--ray {address}: no Ray cluster answers .{why}.*; start one with"):
-            ray_cluster.Cluster(address).opened(tmp_path, deadline=None).__enter__()
+            ray_cluster.Cluster(address).open(tmp_path, deadline=None).__enter__()
     with pytest.raises(InputError, match="file:///proc/none: no place to write .*; name a folder"):
         ray_cluster.Cluster("local", "file:///proc/none")
     monkeypatch.undo()
@@ -176,11 +176,11 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")
     plan = pack.plan_pack(tmp_path / "one")
     pack.pack(plan, tmp_path / "packed", progress=False)
-    with ray_cluster.helpers("local") as by:
+    with ray_cluster.open_parallel_map("local") as by:
         assert len(pack.pack(plan, tmp_path / "together", progress=False, parallel_map=by)) == 4
     assert everything(tmp_path / "together") == everything(tmp_path / "packed")
     next((tmp_path / "one").rglob("*.png")).write_bytes(b"damaged")
-    with ray_cluster.helpers("local") as by, pytest.raises(InputError, match="is not a PNG"):
+    with ray_cluster.open_parallel_map("local") as by, pytest.raises(InputError, match="is not a PNG"):
         pack.pack(plan, tmp_path / "third", progress=False, parallel_map=by)
 
 
@@ -188,13 +188,13 @@ def test_bad_input_of_any_kind_comes_back_as_such(monkeypatch: pytest.MonkeyPatc
     def damaged(told: dict, desk: None) -> None:
         raise Faults([Problem("B02_s1_w1.png", "the file is empty", "copy the file again")])
 
-    monkeypatch.setattr(worker, "_beside", lambda told: nullcontext())
+    monkeypatch.setattr(worker, "_shared_workspace", lambda job: nullcontext())
     monkeypatch.setattr(worker, "_execute", damaged)
     answer = worker.run_job({"code": provenance.code_digest(), "storage": ""})
     assert ray_cluster.ERRORS[answer["error"]] is InputError and answer["text"] == "B02_s1_w1.png: the file is empty; copy the file again"
 
 
-def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_receipt_in_the_storage_writes_nothing_outside_the_run(run: Callable[..., list[str]], tmp_path: Path) -> None:
     storage = f"file://{tmp_path}/store"
     files.write_text(tmp_path / "store/evil", "evil")
     Receipt(tmp_path / "store/receipts/1-eda.json", {}, {"../../../.bashrc": files.sha256(tmp_path / "store/evil")}, details={"seconds": 1.0}).write()
@@ -206,7 +206,7 @@ def test_a_marker_in_the_storage_writes_nothing_outside_the_run(run: Callable[..
 
 
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": None}, {"details": {"seconds": "1"}}])
-def test_a_marker_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_receipt_of_another_shape_in_the_storage_counts_for_nothing(run: Callable[..., list[str]], tmp_path: Path, change: dict[str, Any]) -> None:
     replace(Receipt(tmp_path / f"store/receipts/{TRAININGS[1]}.json", details={"seconds": 1.0}), **change).write()
     assert TRAININGS[1] in run("run", storage=f"file://{tmp_path}/store", html_pages=False)
 
@@ -218,5 +218,5 @@ def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, 
         storage.put_receipt("data/abc.json", Receipt(tmp_path, details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
-            worker._plates(storage, "abc", "")
+            worker._fetch_plates(storage, "abc", "")
     assert not list((tmp_path / "machine").rglob("x.csv"))

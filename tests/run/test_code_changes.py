@@ -16,7 +16,7 @@ AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
 
 def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package/cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
-    notebook = shutil.copy(environment.kernels() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)
+    notebook = shutil.copy(environment.kernels_folder() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)
     losses, weights = package / "learn/training/losses.py", tmp_path / "run/weights/RPE/model.safetensors"
     overrides = [f"run={tmp_path / 'run'}", "cell_type=RPE", "training.pretrain_epochs=0", "training.epochs=1", "network.backbone=plain-cnn", "machine.num_processes=1", "machine.device=cpu"]
     command = [sys.executable, "-m", "cellsignal.run.chain.script", notebook, RECIPE, *(word for each in overrides for word in ("-p", each))]

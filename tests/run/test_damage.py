@@ -68,7 +68,7 @@ def test_an_edited_table_of_drawn_plates_is_drawn_again_with_a_word_or_refused(
     assert (named / name).read_bytes() != before
 
 
-def test_an_image_that_a_marker_names_is_drawn_again(run: Run, tables_alone: None) -> None:
+def test_an_image_that_a_receipt_names_is_drawn_again(run: Run, tables_alone: None) -> None:
     run(preset="tiny")
     image = run.folder / "data/train/HUVEC-01/Plate1/B02_s1_w1.png"
     before = image.read_bytes()
@@ -79,7 +79,7 @@ def test_an_image_that_a_marker_names_is_drawn_again(run: Run, tables_alone: Non
 
 
 @pytest.mark.parametrize("step", ["simulate", "3-train-cell-type@U2OS", "4-predict-assign", "1-eda"])
-def test_a_step_whose_marker_is_damaged_runs_again(run: Run, plates: Path, step: str) -> None:
+def test_a_step_whose_receipt_is_damaged_runs_again(run: Run, plates: Path, step: str) -> None:
     run(data=str(plates))
     flip(run.folder / f"receipts/{step}.json")
     assert step in run(data=str(plates)) and run(data=str(plates)) == []
@@ -112,10 +112,10 @@ def test_the_recipe_of_a_later_run_that_was_killed_is_not_that_of_an_earlier_one
         raise StepFailed("killed")
 
     with monkeypatch.context() as patch, pytest.raises(StepFailed, match="killed"):
-        patch.setattr(chain.Chain, "drive", killed)
+        patch.setattr(chain.Chain, "run_steps", killed)
         run(data=str(plates), seed=1)
     assert files.read_json(run.folder / "recipe.json")["parameters"]["seed"] == 1
-    with pytest.raises(InputError, match="the run is not whole; run it to the end, with the command that began it$"):
+    with pytest.raises(InputError, match="the run is not complete; run it to the end, with the command that began it$"):
         bundle.bundle(run.folder)
     run(data=str(plates), seed=0)
     assert bundle.bundle(run.folder).is_file()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from building import recipe_of
-from cellsignal.run.chain import chain, leash
+from cellsignal.run.chain import chain, parent_watchdog
 
 LATEST = 120.0  # seconds, which only a failure takes
 # Trains without end; what it starts writes where it works, as a training in several processes does.
@@ -37,7 +37,7 @@ def start(run: Path, plates: Path, kernels: Path) -> subprocess.Popen[bytes]:
     code = f"""import sys
 from pathlib import Path
 from cellsignal.cli import main as cli
-from cellsignal.run.chain import chain, leash; from cellsignal.run import recipe
+from cellsignal.run.chain import chain, parent_watchdog; from cellsignal.run import recipe
 checked = recipe.check({{"data": {str(plates)!r}, "machine": {{"html_pages": False}}}})
 cli.app = lambda **options: chain.run_chain(checked, run={str(run)!r}, kernels=Path({str(kernels)!r})) and 0
 cli.main()"""
@@ -75,7 +75,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
 open({str(tmp_path / "pids")!r}, "w").write(f"{{os.getpid()}} {{child.pid}} ")
 time.sleep(3600)"""
-    process = subprocess.Popen(leash.command([sys.executable, "-c", stubborn], grace=0.2), stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(parent_watchdog.watched_command([sys.executable, "-c", stubborn], grace=0.2), stdin=subprocess.PIPE, start_new_session=True)
     assert waited(lambda: (tmp_path / "pids").is_file() and (tmp_path / "pids").read_text().endswith(" "))
     left = [psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C ends nothing: our starter decides

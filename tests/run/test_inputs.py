@@ -80,14 +80,14 @@ def test_a_named_folder_is_never_replaced(tmp_path: Path, made: list[tuple[str, 
 def test_plates_that_are_named_win_over_a_preset_and_one_line_says_so(
     tmp_path: Path, plates: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(inputs, "_said", set())
+    monkeypatch.setattr(inputs, "_printed", set())
     for _ in range(2):
         assert inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3) == plates
     assert capsys.readouterr().out == f"preset 'tiny' draws nothing: plates that are named as `data` win over it, {plates}\n"
     assert inputs.resolve(str(plates), run=tmp_path, preset="tiny", seed=3) == (plates, "") and not simulated.shown()
     Receipt(plates / simulate.RECEIPT, {"preset": "small", "seed": 1}).write()
     inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3)
-    assert capsys.readouterr().out.startswith("SIMULATED DATA: a virtual microscope draws every picture (preset 'small', seed 1), ")
+    assert capsys.readouterr().out.startswith("SIMULATED DATA: a virtual microscope draws every image (preset 'small', seed 1), ")
     assert simulated.shown()
 
 
@@ -100,11 +100,11 @@ def test_named_plates_that_the_preset_drew_keep_its_name(tmp_path: Path, capsys:
 
 
 def test_a_preset_that_draws_says_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(inputs, "_said", set())
+    monkeypatch.setattr(inputs, "_printed", set())
     monkeypatch.setattr(simulate, "simulate", lambda out, **how: (print("drawing"), Receipt(out / simulate.RECEIPT, how).write()))
     inputs.prepare("", run=tmp_path, preset="tiny", seed=7)
     assert capsys.readouterr().out == (
-        "SIMULATED DATA: a virtual microscope draws every picture (preset 'tiny', seed 7), and none is the competition's; "
+        "SIMULATED DATA: a virtual microscope draws every image (preset 'tiny', seed 7), and none is the competition's; "
         "for real plates name their folder as `data`, or attach them on Kaggle\ndrawing\n")
     assert simulated.shown()
 

@@ -10,7 +10,7 @@ from cellsignal.data import simulated
 from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError
 from cellsignal.run import inputs, mounts, environment
-from cellsignal.run.pretrained import find_pretrained
+from cellsignal.run.inputs import find_pretrained
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 Attach = Callable[..., Path]
@@ -118,7 +118,7 @@ def test_attached_plates_win_over_a_preset_and_one_line_says_so(
     attach: Attach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Tracked kernels have the competition attached and the preset of the demo."""
-    monkeypatch.setattr(inputs, "_said", set())
+    monkeypatch.setattr(inputs, "_printed", set())
     monkeypatch.setattr(simulate, "simulate", lambda *asked, **options: pytest.fail("plates were drawn"))
     there = attach("competitions/recursion-cellular-image-classification", "train_controls.csv")
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_a_huge_folder_is_never_listed(attach: Attach, looked_at: dict[str, int]
     attach("datasets/alice/more-pictures", *(f"images/{number}.png" for number in range(1000)))
     plates = attach("competitions/recursion", "train_controls.csv", *(f"train/{number}/x.png" for number in range(300)))
     assert mounts.data_set() == plates and mounts.runs() == []
-    assert max(looked_at.values()) <= 3 * mounts.FEW  # looked at three times, each time a little
+    assert max(looked_at.values()) <= 3 * mounts.MAX_ENTRIES  # looked at three times, each time a little
     assert str(plates / "train") not in looked_at
 
 

@@ -16,7 +16,7 @@ from cellsignal.run import parameters, environment, recipe
 from cellsignal.run.chain import notebooks
 from cellsignal.run.record import session
 
-KERNELS = environment.kernels()
+KERNELS = environment.kernels_folder()
 NOTEBOOKS = sorted(path.stem for path in KERNELS.glob("*/*.ipynb"))
 TRAIN, PREDICT = "3-train-cell-type", "4-predict-assign"
 ON_COMMAND_LINE = {  # notebook, name and value after -p, or the YAML after -y, what the set-up says

@@ -29,44 +29,44 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None
 
 
 def test_at_home_all_lies_here(place: Callable[..., None]) -> None:
-    assert paths.where() == "local"
-    assert paths.default_run("runs/one") == Path.cwd() / "runs/one"
-    assert paths.default_run("/absolute") == Path("/absolute")
-    assert paths.default_data("plates") == Path.cwd() / "plates"
-    assert paths.scratch(Path("/runs/one")) == Path("/runs/one/data") and paths.locks(Path("/runs/one")) == Path("/runs/one")
+    assert paths.platform() == "local"
+    assert paths.run_folder("runs/one") == Path.cwd() / "runs/one"
+    assert paths.run_folder("/absolute") == Path("/absolute")
+    assert paths.data_folder("plates") == Path.cwd() / "plates"
+    assert paths.scratch_folder(Path("/runs/one")) == Path("/runs/one/data") and paths.locks_folder(Path("/runs/one")) == Path("/runs/one")
 
 
 def test_kaggle_is_asked_before_colab_and_draws_plates_outside_its_outputs(place: Callable[..., None], tmp_path: Path) -> None:
     place("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
-    assert paths.where() == "kaggle"
-    run = paths.default_run("runs/one")
+    assert paths.platform() == "kaggle"
+    run = paths.run_folder("runs/one")
     assert run == tmp_path / "kaggle/working/runs/one"
-    assert paths.scratch(run) == tmp_path / "kaggle/temp/runs/one/data"
-    assert paths.scratch(Path("/elsewhere/two")) == tmp_path / "kaggle/temp/two/data"
+    assert paths.scratch_folder(run) == tmp_path / "kaggle/temp/runs/one/data"
+    assert paths.scratch_folder(Path("/elsewhere/two")) == tmp_path / "kaggle/temp/two/data"
 
 
 def test_colab_keeps_runs_on_the_drive_and_data_and_locks_off_it(place: Callable[..., None], tmp_path: Path) -> None:
     place("COLAB_RELEASE_TAG")
-    assert paths.default_run("runs/one") == tmp_path / "content/runs/one"
+    assert paths.run_folder("runs/one") == tmp_path / "content/runs/one"
     drive = tmp_path / "content/drive/MyDrive"
     drive.mkdir(parents=True)
-    run = paths.claim("runs/one")
+    run = paths.lock_run_folder("runs/one")
     assert run == drive / "cellsignal/runs/one" and list(run.iterdir()) == []
-    for aside in (paths.scratch(run), paths.default_data("plates"), paths.locks(run)):
+    for aside in (paths.scratch_folder(run), paths.data_folder("plates"), paths.locks_folder(run)):
         assert aside.is_relative_to(tmp_path / "content") and not aside.is_relative_to(drive)
-    with pytest.raises(InputError, match="in use"), files.locked(paths.locks(run) / paths.KERNELS_LOCK):
+    with pytest.raises(InputError, match="in use"), files.locked(paths.locks_folder(run) / paths.KERNELS_LOCK):
         pass
-    paths.release(run)
+    paths.unlock_run_folder(run)
 
 
 def test_a_deadline_counts_from_the_start_of_the_process(place: Callable[..., None]) -> None:
     assert paths.deadline(0) is None
-    assert paths.deadline(2) == pytest.approx(paths._BEGAN + 120)
+    assert paths.deadline(2) == pytest.approx(paths._START_TIME + 120)
     place("KAGGLE_KERNEL_RUN_TYPE")
-    assert paths.deadline(0) == pytest.approx(paths._BEGAN + 11 * 3600)
-    assert paths.deadline(2) == pytest.approx(paths._BEGAN + 120)
+    assert paths.deadline(0) == pytest.approx(paths._START_TIME + 11 * 3600)
+    assert paths.deadline(2) == pytest.approx(paths._START_TIME + 120)
     for minutes in (690, 691, 720, 1e6):  # a session is killed after 12 hours, and what it has not saved is lost
-        assert paths.deadline(minutes) == pytest.approx(paths._BEGAN + 11.5 * 3600)
+        assert paths.deadline(minutes) == pytest.approx(paths._START_TIME + 11.5 * 3600)
 
 
 def test_a_notebook_has_the_deadline_of_its_chain(
@@ -91,11 +91,11 @@ def test_notebooks_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_the_checkout_holds_the_kernels() -> None:
-    assert (paths.kernels() / "0-chain/0-chain.ipynb").is_file()
+    assert (paths.kernels_folder() / "0-chain/0-chain.ipynb").is_file()
 
 
 def test_a_claim_ends_with_its_process_however_that_dies(tmp_path: Path) -> None:
-    code = f"from cellsignal.run import environment as paths; paths.claim({str(tmp_path)!r}); print('held', flush=True); input()"
+    code = f"from cellsignal.run import environment as paths; paths.lock_run_folder({str(tmp_path)!r}); print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdout.readline()
@@ -109,9 +109,9 @@ def test_a_claim_ends_with_its_process_however_that_dies(tmp_path: Path) -> None
 
 
 def test_claims_are_shared_and_can_be_released(tmp_path: Path) -> None:
-    folder = paths.claim(tmp_path / "run")
-    assert folder == paths.claim(str(folder)) == tmp_path / "run"
-    paths.release(folder)
+    folder = paths.lock_run_folder(tmp_path / "run")
+    assert folder == paths.lock_run_folder(str(folder)) == tmp_path / "run"
+    paths.unlock_run_folder(folder)
     with files.locked(folder / paths.KERNELS_LOCK):
         pass
 
@@ -125,12 +125,12 @@ def test_threads_that_claim_at_once_share_one_lock(tmp_path: Path, monkeypatch: 
 
     def claim(_: int) -> Path:
         together.wait(timeout=10)
-        return paths.claim(tmp_path)
+        return paths.lock_run_folder(tmp_path)
 
     monkeypatch.setattr(files, "open_lock", slow)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(claim, range(4))) == [tmp_path] * 4
-    paths.release(tmp_path)
+    paths.unlock_run_folder(tmp_path)
     with files.locked(tmp_path / paths.KERNELS_LOCK):
         pass
 
@@ -172,22 +172,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_tilde_is_the_home_folder(home: Path) -> None:
-    assert paths.expanded("~/plates") == f"{home}/plates" and paths.expanded(Path("~")) == str(home)
-    assert paths.default_run("~/runs/one") == home / "runs/one" and paths.default_data("~/plates") == home / "plates"
+    assert paths.expand_path("~/plates") == f"{home}/plates" and paths.expand_path(Path("~")) == str(home)
+    assert paths.run_folder("~/runs/one") == home / "runs/one" and paths.data_folder("~/plates") == home / "plates"
     for name in ("runs/~", "one~", "cost$usd", "5$", "$1", "/a/b c"):
-        assert paths.expanded(name) == name
+        assert paths.expand_path(name) == name
     for name in ("~nobody-here", "$RECYCLE.BIN"):  # folders that are there
         Path(name).mkdir()
-        assert paths.expanded(f"{name}/one") == f"{name}/one"
-    assert paths.claim("~/runs/one") == home / "runs/one"
-    paths.release(home / "runs/one")
+        assert paths.expand_path(f"{name}/one") == f"{name}/one"
+    assert paths.lock_run_folder("~/runs/one") == home / "runs/one"
+    paths.unlock_run_folder(home / "runs/one")
     assert sorted(path.name for path in Path().iterdir()) == ["$RECYCLE.BIN", "~nobody-here"]
 
 
 @pytest.mark.parametrize("name", HOMELESS)
 def test_what_only_a_shell_knows_is_refused(home: Path, refused: Callable[..., str], name: str) -> None:
     with pytest.raises(InputError) as caught:
-        paths.claim(name)
+        paths.lock_run_folder(name)
     assert str(caught.value) == f"{name}: {HOMELESS[name]}"
     Path("recipe.yaml").write_text("preset: tiny\n")
     for key, line in (("run", "run: {}"), ("data", "data: {}"), ("network.pretrained", "network: {{pretrained: {}}}")):
@@ -213,4 +213,4 @@ def test_every_path_of_a_command_may_begin_with_a_tilde(home: Path, refused: Cal
     checked = recipe.load(home / "recipe.yaml")
     assert [checked.data, checked.run, checked.network.pretrained] == [f"{home}/nowhere", f"{home}/runs/one", f"{home}/weights.safetensors"]
     files.write_json(Path("SETTINGS.json"), {"RAW_DATA_DIR": "~/plates", "RUN_DIR": "run", "SUBMISSION_DIR": "~"})
-    assert entry_points.settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}
+    assert entry_points.read_settings(Path()) == {"RAW_DATA_DIR": home / "plates", "RUN_DIR": Path("run").resolve(), "SUBMISSION_DIR": home}

@@ -31,12 +31,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(folder: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """run(way, key=value) gives the names of the steps that started; what was said lies in run.said."""
+    """run(start_from, key=value) gives the names of the steps that started; what was said lies in run.said."""
 
-    def go(way: str = "", **parameters: Any) -> list[str]:
+    def go(start_from: str = "", **parameters: Any) -> list[str]:
         capsys.readouterr()
         try:
-            chain.run_chain(recipe_of({"data": str(plates), **parameters}), run=folder, kernels=kernels, way=way)
+            chain.run_chain(recipe_of({"data": str(plates), **parameters}), run=folder, kernels=kernels, start_from=start_from)
         finally:
             go.said = capsys.readouterr().out.splitlines()
         return sorted(line.split()[0] for line in go.said if line.endswith("started"))
@@ -66,7 +66,7 @@ def test_each_way_runs_its_steps_and_says_first_what_it_overwrites(run: Run, fol
 
     (folder / "weights/U2OS/left.checkpoint.json").write_text("of a killed training")
     assert run("scratch", seed=1) == [*ALL[:-1]]
-    assert not (folder / "weights/U2OS/left.checkpoint.json").exists() and not (folder / rebuild.NOTE).exists()
+    assert not (folder / "weights/U2OS/left.checkpoint.json").exists() and not (folder / rebuild.REBUILD_FILE).exists()
     assert run(seed=1) == []
 
 
@@ -96,10 +96,10 @@ def test_a_run_whose_kernels_ran_one_by_one_is_vouched_for_by_their_receipts(run
         run("weights")
 
 
-@pytest.mark.parametrize("way", ["weights", "scores"])
-def test_what_is_not_there_is_refused_and_nothing_is_written(run: Run, folder: Path, way: str) -> None:
-    with pytest.raises(InputError, match=f"no {way} to start from; start --from "):
-        run(way)
+@pytest.mark.parametrize("start_from", ["weights", "scores"])
+def test_what_is_not_there_is_refused_and_nothing_is_written(run: Run, folder: Path, start_from: str) -> None:
+    with pytest.raises(InputError, match=f"no {start_from} to start from; start --from "):
+        run(start_from)
     assert not folder.exists()
 
 
@@ -141,19 +141,19 @@ def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys
     """As a kernel that trains folds, predicts and decides in one."""
     run, fitted = tmp_path / "run", "weights/thresholds.json"
     step = steps.Step("all", outputs=("weights/0.safetensors", "weights/0.json", fitted, "submission.csv"), extras=("scores/**/*",))
-    assert step.makes == ("weights", "scores", "submission")
+    assert step.stages == ("weights", "scores", "submission")
     for name in (*step.outputs, "scores/a.parquet"):
         files.write_text(run / name, name)
     steps.write_receipt(run, step, identity={}, seconds=1)
-    for way, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
-        [driven], taken = rebuild.begin(run, [step], way, values={})
+    for start_from, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
+        [driven], taken = rebuild.begin_rebuild(run, [step], start_from, values={})
         assert driven.overrides.get("stored") == told and taken == {}
         said = capsys.readouterr().out
-        assert (f"submission.csv, {fitted}" in said) == (way != "scratch") and "0.safetensors" not in said
-        assert steps.read(run, step) is None
-        if way == "scores":  # killed here, after the decision wrote some: the note remembers what the step had left
+        assert (f"submission.csv, {fitted}" in said) == (start_from != "scratch") and "0.safetensors" not in said
+        assert steps.read_receipt(run, step) is None
+        if start_from == "scores":  # killed here, after the decision wrote some: the note remembers what the step had left
             files.write_text(run / fitted, "another threshold")
-            assert rebuild.begin(run, [step], way, values={})[0] == [driven]
+            assert rebuild.begin_rebuild(run, [step], start_from, values={})[0] == [driven]
             steps.write_receipt(run, step, identity={}, seconds=1)
     assert not (run / "weights").exists() and not (run / "scores").exists()
 

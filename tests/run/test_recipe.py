@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cellsignal import code_identity
-from cellsignal.settings import flat, keys
+from cellsignal.settings import flatten, keys
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.errors import InputError
 from cellsignal.run import recipe
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_shipped_recipes_are_whole(path: Path) -> None:
     loaded = recipe.load(path)
     written = yaml.safe_load(path.read_text())
-    assert {key: value for key, value in flat(loaded.model_dump()).items() if key in flat(written)} == flat(written)
+    assert {key: value for key, value in flatten(loaded.model_dump()).items() if key in flatten(written)} == flatten(written)
     assert loaded.run == written.get("run", f"runs/{path.stem}")
 
 
@@ -52,11 +52,11 @@ def test_overrides_change_what_they_name_of_a_group_and_nothing_else(tmp_path: P
     path.write_text("training:\n  epochs: 3\n  batch_size: 8\n")
     loaded = recipe.load(path, ["training={epochs: 4, loss: focal}", "network={}"])
     assert (loaded.training.epochs, loaded.training.batch_size, loaded.training.loss) == (4, 8, "focal")
-    assert loaded.place("training.batch_size") == f"{path}:3" and loaded.place("training.loss") == "-p training={epochs: 4, loss: focal}"
+    assert loaded.location("training.batch_size") == f"{path}:3" and loaded.location("training.loss") == "-p training={epochs: 4, loss: focal}"
 
 
 def test_a_notebook_is_given_what_is_not_the_default() -> None:
-    given = recipe.shortened(recipe.load(ROOT / "papermill_params/demo.yaml").model_dump())
+    given = recipe.without_defaults(recipe.load(ROOT / "papermill_params/demo.yaml").model_dump())
     assert given["training"] == {"pretrain_epochs": 12, "epochs": 22, "learning_rate": 2e-3, "schedule": "cosine"}
     assert given["network"] == {"backbone": "densenet-small"} and given["assignment"] == {} and given["preset"] == "demo"
 

@@ -45,7 +45,7 @@ def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
 def test_the_small_file_of_a_solution_keeps_what_makes_it(name: str) -> None:
     """What a small file may change is size and time: networks, plates, epochs, rates and batches."""
     from cellsignal.run import recipe
-    from cellsignal.settings import flat
+    from cellsignal.settings import flatten
 
     free = {
         "preset", "run", "data", "seed", "machine.num_workers", "machine.parallel_notebooks", "network.backbone", "network.ensemble", "network.pretrained",
@@ -53,6 +53,6 @@ def test_the_small_file_of_a_solution_keeps_what_makes_it(name: str) -> None:
         "training.learning_rate", "training.final_learning_rate", "training.weight_decay", "training.schedule", "training.pseudo_label_step",
         "training.ema_decay", "training.decay_epochs", "prediction.smallest_batch", "prediction.largest_batch", "prediction.num_batch_sizes",
     }  # fmt: skip
-    whole, small = (flat(recipe.load(ROOT / f"papermill_params/{name}{end}.yaml").model_dump()) for end in ("", "-small"))
+    whole, small = (flatten(recipe.load(ROOT / f"papermill_params/{name}{end}.yaml").model_dump()) for end in ("", "-small"))
     changed = {key for key in whole if whole[key] != small[key] and key not in free and not key.endswith("epochs")}
     assert changed == set()

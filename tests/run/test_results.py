@@ -50,7 +50,7 @@ def test_what_is_attached_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [each.name for each in results] == ["predict-1/demo", "predict-2/demo"]
 
 
-def test_a_kernel_alone_tells_its_parameters_and_times_by_its_manifest(tmp_path: Path) -> None:
+def test_a_kernel_alone_tells_its_parameters_and_times_by_its_receipt(tmp_path: Path) -> None:
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
     vouching = Receipt.read(tmp_path / "a/receipts/4-predict-assign.json")
     details = {"parameters": {"seed": 4, "run": "x"}, "code": "", "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
@@ -97,8 +97,8 @@ def test_what_a_comparison_reads_is_what_the_run_left(tmp_path: Path, name: str)
     path.write_bytes(path.read_bytes()[:-1] + b" ")
     with pytest.raises(InputError, match=f"two/{name}: not as the run left it; run the command or the kernel that writes it again$"):
         read_results(runs, here=tmp_path / "x")
-    for marker in ("4-predict-assign", "record"):
-        (tmp_path / f"two/receipts/{marker}.json").unlink()
+    for receipt in ("4-predict-assign", "record"):
+        (tmp_path / f"two/receipts/{receipt}.json").unlink()
     with pytest.raises(InputError, match="two/answers.csv: no finished step of the run left it; run"):
         read_results(runs, here=tmp_path / "x")
 

@@ -11,7 +11,7 @@ from cellsignal.errors import InputError
 from cellsignal.learn.training.losses import LOSSES, MARGINS
 from cellsignal.run import recipe
 from cellsignal.run.recipe import Recipe
-from cellsignal.settings import Settings, flat, group_of, keys
+from cellsignal.settings import Settings, flatten, group_of, keys
 
 GROUPS = {name: group_of(Recipe, name) for name in Recipe.model_fields if group_of(Recipe, name)}
 # Rules that more than one field knows: dotted key at fault, what is set of its group, and the reason.
@@ -116,8 +116,8 @@ def test_an_unknown_key_names_the_nearest(name: str, tmp_path: Path) -> None:
 
 def test_keys_of_flat_recipes_are_told_their_names(tmp_path: Path) -> None:
     known = set(keys(Recipe))
-    assert set(recipe.FORMERLY.values()) <= known and not set(recipe.FORMERLY) & known
-    for key, name in {**recipe.FORMERLY, "epochs": "training.epochs", "backbone": "network.backbone"}.items():
+    assert set(recipe.RENAMED_KEYS.values()) <= known and not set(recipe.RENAMED_KEYS) & known
+    for key, name in {**recipe.RENAMED_KEYS, "epochs": "training.epochs", "backbone": "network.backbone"}.items():
         with pytest.raises(InputError, match=f"unknown key '{key}'; .*'{name}'"):
             recipe.check({key: 1})
 
@@ -132,12 +132,12 @@ def test_losses_and_backbones_are_those_that_can_be_built() -> None:
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_parts_are_of_fields_and_have_a_property(name: str) -> None:
-    for part, fields in GROUPS[name].parts.items():
+    for part, fields in GROUPS[name].subsets.items():
         assert set(fields) <= set(GROUPS[name].model_fields) and isinstance(getattr(GROUPS[name](), part), GROUPS[name])
 
 
 def test_every_parameter_is_described() -> None:
     for model in (Recipe, *GROUPS.values()):
         assert all(field.description for field in model.model_fields.values())
-    assert len(set(key.rpartition(".")[2] for key in keys(Recipe))) == len(list(keys(Recipe))) == len(flat(Recipe().model_dump())), "no name twice"
+    assert len(set(key.rpartition(".")[2] for key in keys(Recipe))) == len(list(keys(Recipe))) == len(flatten(Recipe().model_dump())), "no name twice"
     assert all(get_args(field.annotation) or field.annotation in (bool, int, float, str) for group in GROUPS.values() for field in group.model_fields.values())

@@ -80,7 +80,7 @@ def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], 
 def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert call(made, tmp_path / "script", "-p", "cell_type=RPE").returncode == 0
     (tmp_path / "kernel").mkdir()
-    values = {**script.parameters(*made, ["cell_type=RPE"]), "run": str(tmp_path / "kernel")}
+    values = {**script.notebook_parameters(*made, ["cell_type=RPE"]), "run": str(tmp_path / "kernel")}
     environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
     one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
@@ -90,14 +90,14 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
 
 
 def test_parameters_are_the_recipe_and_what_the_notebook_alone_knows(made: tuple[Path, Path]) -> None:
-    values = script.parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "training.pretrain_epochs=4"])
+    values = script.notebook_parameters(*made, ["cell_type=HUVEC-x=1", "seed=7", "training.pretrain_epochs=4"])
     assert (values["cell_type"], values["seed"], values["training"]["epochs"]) == ("HUVEC-x=1", 7, 3)
     assert not {"preset", "network", "wells"} & set(values), "the notebook does not know them"
-    assert script.parameters(*made, ["cell_type=7"])["cell_type"] == 7, "YAML like all others, and the set-up refuses it"
+    assert script.notebook_parameters(*made, ["cell_type=7"])["cell_type"] == 7, "YAML like all others, and the set-up refuses it"
     with pytest.raises(InputError, match="unknown key 'cel_type'"):
-        script.parameters(*made, ["cel_type=HUVEC"])
+        script.notebook_parameters(*made, ["cel_type=HUVEC"])
     with pytest.raises(InputError, match="not key=value"):
-        script.parameters(*made, ["cell_type"])
+        script.notebook_parameters(*made, ["cell_type"])
 
 
 def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
@@ -116,7 +116,7 @@ def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
     assert len(history_of(tmp_path / "run/U2OS.safetensors")) == 3
 
 
-@pytest.mark.parametrize("path", sorted(paths.kernels().glob("[1-4]-*/*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(paths.kernels_folder().glob("[1-4]-*/*.ipynb")), ids=lambda path: path.stem)
 def test_every_notebook_is_plain_python(path: Path) -> None:
     for number, cell in enumerate(notebooks.code_cells(path), 1):
         compile(notebooks.source(cell), f"{path.name}, code cell {number}", "exec")

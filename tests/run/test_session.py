@@ -12,8 +12,8 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import manifest, session
-from cellsignal.settings import flat, keys, nested
+from cellsignal.run.record import step_receipts, session
+from cellsignal.settings import flatten, keys, nest
 
 TRAINING = {"run": "runs/tiny", "seed": 0, "preset": "demo", "cell_type": "U2OS"}
 PRETRAIN = "2-pretrain-controls@U2OS"
@@ -40,7 +40,7 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
         monkeypatch.setattr(environment, "KAGGLE", kaggle / "nowhere")
         one = session.start({**values, "run": str(room / values["run"])}, step)
         folder = one.folder
-        environment.release(folder)
+        environment.unlock_run_folder(folder)
         files.write_json(folder / "run.json", {"run": values["run"]})
         for name, text in written.items():
             files.write_text(folder / name, text)
@@ -54,12 +54,12 @@ def past(kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 def given(**parameters: Any) -> dict[str, Any]:
     """A notebook's variables; keys of groups by their last part."""
     names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
-    return nested({names.get(name, name): value for name, value in {**TRAINING, **parameters}.items()})
+    return nest({names.get(name, name): value for name, value in {**TRAINING, **parameters}.items()})
 
 
 def start(step: str = "2-pretrain-controls", **parameters: Any) -> session.Session:
     one = session.start(given(**parameters), step)
-    environment.release(one.folder)
+    environment.unlock_run_folder(one.folder)
     return one
 
 
@@ -80,10 +80,10 @@ def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle:
     assert not list(folder.glob("**/*checkpoint*")) and not (folder / "notes.txt").exists()
     files.write_text(folder / "weights/U2OS/model.json", "new")
     one.finish()
-    written = manifest.read(folder, "3-train-cell-type@U2OS")
+    written = step_receipts.read(folder, "3-train-cell-type@U2OS")
     assert set(written.outputs) == {"weights/U2OS/model.json"}
     assert set(written.details["taken_up"]) == {*WEIGHTS, f"receipts/{PRETRAIN}.json"}
-    assert written.complete and flat(written.details["parameters"]) == {**flat(Recipe(run="runs/tiny", preset="demo").model_dump()), "cell_type": "U2OS", "network_name": "model"}
+    assert written.complete and flatten(written.details["parameters"]) == {**flatten(Recipe(run="runs/tiny", preset="demo").model_dump()), "cell_type": "U2OS", "network_name": "model"}
     everything = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
     assert everything == {*written.outputs, *written.details["taken_up"], "run.json", "receipts/3-train-cell-type@U2OS.json"}
 
@@ -131,28 +131,28 @@ def test_what_changes_no_training_may_differ(past: Past) -> None:
 def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     (folder / "weights/U2OS/pretrain.safetensors").write_text("weightz")
-    with pytest.raises(InputError, match="pretrain.safetensors: not the file that the run's manifest names; attach"):
+    with pytest.raises(InputError, match="pretrain.safetensors: not the file that the run's receipt names; attach"):
         begin()
     assert not list((kaggle / "working/runs/tiny").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", ""])
-def test_a_manifest_that_leads_out_of_its_folder_is_no_manifest(past: Past, kaggle: Path, name: str) -> None:
+def test_a_receipt_that_leads_out_of_its_folder_is_no_receipt(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
-    place = manifest.place(folder, PRETRAIN)
+    place = step_receipts.receipt_path(folder, PRETRAIN)
     replace(Receipt.read(place), outputs={name: "0" * 64}).write()
-    assert manifest.read(folder, PRETRAIN) is None
+    assert step_receipts.read(folder, PRETRAIN) is None
     begin()
     assert sorted(path.name for path in (kaggle / "working").rglob("*") if path.is_file()) == [".kernels.lock", "run.json"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": "2-pretrain-controls@U2OS"}', "null"])
-def test_a_damaged_manifest_offers_nothing(past: Past, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_receipt_offers_nothing(past: Past, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
-    manifest.place(folder, PRETRAIN).write_text(text)
+    step_receipts.receipt_path(folder, PRETRAIN).write_text(text)
     capsys.readouterr()
     assert not (begin() / "weights").exists()
-    note = f"note: {manifest.place(folder, PRETRAIN)} is damaged, or of an earlier version; nothing is taken up by its word"
+    note = f"note: {step_receipts.receipt_path(folder, PRETRAIN)} is damaged, or of an earlier version; no file that it lists is taken up"
     assert capsys.readouterr().out.splitlines() == [note]
 
 
@@ -184,19 +184,19 @@ def test_under_a_chain_nothing_is_taken_up_but_checkpoints_are_found(past: Past,
 def test_an_unfinished_session_says_how_far_it_came_and_offers_its_finished_phases(past: Past) -> None:
     phases = {f"weights/U2OS/{name}.json": "card" for name in ("head", "plain-head", "plain", "pretrain")}
     folder = past("one", "3-train-cell-type", phases, complete=False, network_name="model")
-    written = manifest.read(folder, "3-train-cell-type@U2OS")
+    written = step_receipts.read(folder, "3-train-cell-type@U2OS")
     assert (written.complete, written.details["progress"]) == (False, "whole, epoch 1 of 2")
     assert set(written.outputs) == {"weights/U2OS/head.json"}
     folder = past("two", "3-train-cell-type", phases, complete=False, network_name="plain")
-    written = manifest.read(folder, "3-train-cell-type@U2OS+plain")
+    written = step_receipts.read(folder, "3-train-cell-type@U2OS+plain")
     assert set(written.outputs) == {"weights/U2OS/plain.json", "weights/U2OS/plain-head.json"}
 
 
-def test_the_chains_manifest_names_all_but_plates_and_checkpoints(past: Past) -> None:
+def test_the_chains_receipt_names_all_but_plates_and_checkpoints(past: Past) -> None:
     made = ["submission.csv", "receipts/report.json", "weights/U2OS/model.json", "notebooks/1-eda.html", "scores/a/b.parquet"]
     besides = ["data/train.csv", ".jupyter/x.json", "weights/U2OS/head.checkpoint.json", "run.json"]
     folder = past("one", "0-chain", {name: "x" for name in made + besides}, cell_type="")
-    assert set(manifest.read(folder, "0-chain").outputs) == set(made)
+    assert set(step_receipts.read(folder, "0-chain").outputs) == set(made)
 
 
 def test_the_end_tells_what_kaggle_keeps(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,12 +239,12 @@ def test_nothing_is_taken_up_through_a_link(past: Past, kaggle: Path, tmp_path: 
 
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": None}}, {"complete": 1}, {"identity": []}, *(
     {"details": wrong} for wrong in ({"taken_up": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"}, {"seconds": "1"}))])  # fmt: skip
-def test_a_manifest_of_another_shape_is_no_manifest(past: Past, change: dict[str, Any]) -> None:
+def test_a_receipt_of_another_shape_is_no_receipt(past: Past, change: dict[str, Any]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
-    place = manifest.place(folder, PRETRAIN)
+    place = step_receipts.receipt_path(folder, PRETRAIN)
     written = Receipt.read(place)
     replace(written, **{key: {**written.details, **value} if key == "details" else value for key, value in change.items()}).write()
-    assert manifest.read(folder, PRETRAIN) is None
+    assert step_receipts.read(folder, PRETRAIN) is None
     assert not (begin() / "weights").exists()
 
 
@@ -255,13 +255,13 @@ def test_results_of_an_earlier_run_do_not_outlive_a_session_that_ends_before(kag
         for name in (*kept, *gone):
             files.write_text(one.folder / name, "earlier")
         one.end(reason)
-        written = manifest.read(one.folder, "4-predict-assign@U2OS")
+        written = step_receipts.read(one.folder, "4-predict-assign@U2OS")
         assert set(written.outputs) == {kept[0]} and not [name for name in gone if (one.folder / name).exists()]
         assert (written.complete, written.details["progress"], one.spent) == ((False, str(reason), str(reason)) if isinstance(reason, TimeSpent) else (True, "scored HUVEC-01", ""))
     for name in gone:
         files.write_text(one.folder / name, "ours")
     one.finish()
-    assert set(manifest.read(one.folder, "4-predict-assign@U2OS").outputs) == {kept[0], *gone}
+    assert set(step_receipts.read(one.folder, "4-predict-assign@U2OS").outputs) == {kept[0], *gone}
 
 
 def test_a_notebook_that_nobody_knows_is_refused_before_anything_is_written(kaggle: Path) -> None:

@@ -31,7 +31,7 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
 
 
 def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
-    plan = {step.name: step for step in plans.plan(Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=1)), ["RPE"], kernels=environment.kernels())}
+    plan = {step.name: step for step in plans.plan(Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=1)), ["RPE"], kernels=environment.kernels_folder())}
     model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
     assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
     assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
@@ -39,17 +39,17 @@ def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining
         "model.safetensors", "model.json", "final.safetensors", "final.json"]
     assert [Path(name).name for name in plain.outputs] == ["plain.safetensors", "plain.json"]
     values = Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=5, epochs=3)).model_dump()
-    given, own = steps.parameters(plain, values), steps.decisive(plain, values)
+    given, own = steps.notebook_parameters(plain, values), steps.parameters_read(plain, values)
     assert (given["cell_type"], given["network_name"], given["training"], given["wells"]) == ("RPE", "plain", {"epochs": 3}, {})
     assert (own["training.virtual_batch"], own["training.final_epochs"], own["training.epochs"], own["wells.cell_types"]) == (0, 0, 3, [])
-    assert steps.decisive(model, values)["training.virtual_batch"] == 128 and "training.ablate_virtual_batch" not in own
+    assert steps.parameters_read(model, values)["training.virtual_batch"] == 128 and "training.ablate_virtual_batch" not in own
 
 
 def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
     step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
     values = Recipe(run="/r", seed=3, training=TrainingSettings(pretrain_epochs=1, epochs=2)).model_dump()
-    assert steps.decisive(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "training.pretrain_epochs": 1}
-    given = steps.parameters(step, values)
+    assert steps.parameters_read(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "training.pretrain_epochs": 1}
+    given = steps.notebook_parameters(step, values)
     assert given["training"] == {"pretrain_epochs": 1, "epochs": 2} and set(given) == {*Recipe.model_fields, "cell_type"}, "whole groups, without defaults"
 
 
@@ -57,8 +57,8 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
     step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
-        done = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
-        return steps.identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, done=done)
+        receipts = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
+        return steps.step_identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, receipts=receipts)
 
     first = identity("/here", "aa", seed=0)
     assert identity("/there", "aa", seed=0, data="x", **{"machine.num_workers": 4}) == first
@@ -66,31 +66,31 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
     assert identity("/here", "aa", seed=1) != first
 
 
-def test_a_marker_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: Path) -> None:
-    step = steps.report([])
-    same = steps.identity(step, parameters={}, done={})
+def test_a_receipt_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: Path) -> None:
+    step = steps.report_step([])
+    identity = steps.step_identity(step, parameters={}, receipts={})
     page = tmp_path / "report.html"
     page.write_text("whole")
-    written = steps.write_receipt(tmp_path, step, identity=same, seconds=1.0)
-    assert steps.current(tmp_path, step, same=same) == written
-    assert steps.current(tmp_path, step, same={**same, "parameters": {"seed": 1}}) is None
+    written = steps.write_receipt(tmp_path, step, identity=identity, seconds=1.0)
+    assert steps.current_receipt(tmp_path, step, identity=identity) == written
+    assert steps.current_receipt(tmp_path, step, identity={**identity, "parameters": {"seed": 1}}) is None
     for damage in (lambda: page.write_text("other"), page.unlink):
         damage()
-        assert steps.current(tmp_path, step, same=same) is None
+        assert steps.current_receipt(tmp_path, step, identity=identity) is None
     (tmp_path / "receipts/report.json").write_text("{}")
-    assert steps.current(tmp_path, step, same=same) is None
+    assert steps.current_receipt(tmp_path, step, identity=identity) is None
 
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
     def simulated(data: Path) -> Receipt | None:
-        return steps.current(tmp_path, steps.simulate(data=str(data), preset=""), same={})
+        return steps.current_receipt(tmp_path, steps.simulate_step(data=str(data), preset=""), identity={})
 
     image = "train/U2OS-01/Plate1/B02_s1_w1.png"
     for folder, content in (("mine", "one"), ("others", "another")):
         shutil.copytree(plates, tmp_path / folder)
         (tmp_path / folder / image).parent.mkdir(parents=True)
         (tmp_path / folder / image).write_text(content)
-    mine = steps.write_receipt(tmp_path, steps.simulate(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
+    mine = steps.write_receipt(tmp_path, steps.simulate_step(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
     assert len(mine.outputs) == 5
     assert simulated(tmp_path / "mine") == mine
     assert simulated(tmp_path / "others") is None
@@ -99,10 +99,10 @@ def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, pla
 
 
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": []}, {"complete": 1}, {"details": {"seconds": "9"}}, {"outputs": {"../a": "0" * 64}}, {"outputs": {"/a": "0"}}])
-def test_a_marker_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
+def test_a_receipt_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
     step = steps.Step("1-eda", outputs=("a",))
     (tmp_path / "a").write_text("a")
-    marker = steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
-    assert steps.read(tmp_path, step) == marker
-    replace(marker, **change).write()
-    assert steps.read(tmp_path, step) is None
+    receipt = steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
+    assert steps.read_receipt(tmp_path, step) == receipt
+    replace(receipt, **change).write()
+    assert steps.read_receipt(tmp_path, step) is None

@@ -56,7 +56,7 @@ def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
 
 
 def test_what_was_not_stored_so_is_never_taken(shared: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_storage, "PAUSE", 0)
+    monkeypatch.setattr(shared_storage, "ATTEMPT_SECONDS", 0)
     files.write_text(tmp_path / "here/a.txt", "whole")
     shared.put_all(tmp_path / "here", ["a.txt"])
     with pytest.raises(StepFailed, match="a.txt is not the file that was stored"):
@@ -73,44 +73,44 @@ def test_urls_that_lead_nowhere_are_refused(url: str, what: str, monkeypatch: py
 
 def test_a_checkpoint_goes_on_elsewhere(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
     first, other = write("first", 3), tmp_path / "other"
-    shared_storage.upload(shared, first, [NAME])
-    shared_storage.download(shared, other, [NAME, "weights/U2OS/head.checkpoint.json"])
+    shared_storage.upload_checkpoints(shared, first, [NAME])
+    shared_storage.download_checkpoints(shared, other, [NAME, "weights/U2OS/head.checkpoint.json"])
     assert held(other) == held(first)
-    shared_storage.upload(shared, write("other", 5), [NAME])
-    shared_storage.download(shared, first, [NAME])
+    shared_storage.upload_checkpoints(shared, write("other", 5), [NAME])
+    shared_storage.download_checkpoints(shared, first, [NAME])
     assert Receipt.read(first / NAME).details["epoch"] == 5
     assert [name for name in shared.names("weights")] == ["weights/U2OS/model.checkpoint-5.safetensors", NAME]
-    shared_storage.delete(shared, [NAME])
+    shared_storage.delete_checkpoints(shared, [NAME])
     assert shared.names("weights") == []
 
 
 @pytest.mark.parametrize("theirs", [{"epoch": 2}, {"epoch": 9, "of": "another's"}])
 def test_who_came_as_far_keeps_what_it_has(shared: Storage, write: Callable[..., Path], theirs: dict[str, Any]) -> None:
-    shared_storage.upload(shared, write("theirs", **theirs), [NAME])
+    shared_storage.upload_checkpoints(shared, write("theirs", **theirs), [NAME])
     before = held(mine := write("mine", 3))
-    shared_storage.download(shared, mine, [NAME])
+    shared_storage.download_checkpoints(shared, mine, [NAME])
     assert held(mine) == before
-    shared_storage.upload(shared, mine, [NAME])  # who trains now has the storage
+    shared_storage.upload_checkpoints(shared, mine, [NAME])  # who trains now has the storage
     assert shared.read_receipt(NAME).details["epoch"] == 3
 
 
 def test_damaged_checkpoints_are_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_storage, "PAUSE", 0)
-    shared_storage.upload(shared, write("first", 3), [NAME])
+    monkeypatch.setattr(shared_storage, "ATTEMPT_SECONDS", 0)
+    shared_storage.upload_checkpoints(shared, write("first", 3), [NAME])
     shared.put_receipt("weights/U2OS/model.checkpoint-3.safetensors", Receipt(tmp_path))
-    shared_storage.download(shared, tmp_path / "other", [NAME])
+    shared_storage.download_checkpoints(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other" / NAME).exists()
     (tmp_path / "first/weights/U2OS/model.checkpoint-3.safetensors").unlink()
     shared.remove(shared.names("weights"))
-    shared_storage.upload(shared, tmp_path / "first", [NAME])
+    shared_storage.upload_checkpoints(shared, tmp_path / "first", [NAME])
     assert shared.names("weights") == []
 
 
 def test_checkpoints_are_stored_while_a_training_works(
     shared: Storage, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_storage, "MIRROR_PAUSE", 0.01)
-    with shared_storage.uploaded_checkpoint(shared, tmp_path / "first", [NAME]):
+    monkeypatch.setattr(shared_storage, "UPLOAD_SECONDS", 0.01)
+    with shared_storage.uploading_checkpoints(shared, tmp_path / "first", [NAME]):
         write("first", 3)
         for _ in range(500):
             if shared.read_receipt(NAME):
@@ -142,15 +142,15 @@ def test_nothing_is_fetched_through_a_link(shared: Storage, tmp_path: Path) -> N
                                     {"details": {"epoch": True}}])
 def test_a_stored_checkpoint_of_another_shape_is_left_alone(shared: Storage, write: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
     first = write("first", 3)
-    shared_storage.upload(shared, first, [NAME])
+    shared_storage.upload_checkpoints(shared, first, [NAME])
     shared.put_receipt(NAME, replace(shared.read_receipt(NAME), **change))
-    shared_storage.download(shared, tmp_path / "other", [NAME])
+    shared_storage.download_checkpoints(shared, tmp_path / "other", [NAME])
     assert not (tmp_path / "other").exists()
-    shared_storage.upload(shared, first, [NAME])  # which is none, and gives way
+    shared_storage.upload_checkpoints(shared, first, [NAME])  # which is none, and gives way
     assert shared.read_receipt(NAME).details["epoch"] == 3
 
 
 def test_a_checkpoint_that_is_named_outside_is_refused(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
-    shared_storage.upload(shared, write("first", 3), [NAME])
+    shared_storage.upload_checkpoints(shared, write("first", 3), [NAME])
     with pytest.raises(InputError, match=f"^{shared.url}: names a file 'weights/../../x.checkpoint.json', which would lie outside"):
-        shared_storage.download(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])
+        shared_storage.download_checkpoints(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])

@@ -159,7 +159,7 @@ def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
     assert (row["held_out_half"], row["held_out_thresholds"], row["test_thresholds"]) == pytest.approx((0.2, 0.3, 0.4))
     variants = sweep_results.variants_table(trials, order=["base"])
     assert "| held out, half | − first | held out, thresholds |" in sweep_results.as_markdown(variants)
-    assert sweep_results.best(variants, measure="thresholds", seeds=1)["variant"] == "base"
+    assert sweep_results.best_variant(variants, measure="thresholds", seeds=1)["variant"] == "base"
 
 
 def test_a_sweep_is_of_one_task(bench: Run, tmp_path: Path) -> None:

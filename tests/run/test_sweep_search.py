@@ -58,7 +58,7 @@ def test_a_weak_trial_is_pruned_and_its_processes_end(bench: Run, monkeypatch: p
     assert results(folder)["status"].tolist() == ["done"] * 4 + ["pruned"]
     assert [trial.state.name for trial in study(folder).trials] == ["COMPLETE"] * 4 + ["PRUNED"]
     run = folder / "trials/trial-004-seed0"
-    assert 2 <= len(search.curve(run)) < sweeping.EPOCHS and not (run / "metrics.json").exists()
+    assert 2 <= len(search.learning_curve(run)) < sweeping.EPOCHS and not (run / "metrics.json").exists()
 
 
 def test_every_seed_of_a_suggestion_counts(bench: Run) -> None:
@@ -119,9 +119,9 @@ def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:
     files.write_json(tmp_path / "recipe.json", {"parameters": {"wells": {"cell_types": ["HUVEC", "RPE"]}}})
     rows = [{"phase": "pretrain", "held_out_accuracy": 0.9}, {"phase": "whole", "held_out_accuracy": 0.4}, {"phase": "whole", "held_out_accuracy": 0.2}]
     Receipt(tmp_path / "weights/HUVEC/model.checkpoint.json", details={"epoch": 3, "rows": rows}).write()
-    assert search.curve(tmp_path) == pytest.approx([0.2, 0.2])
+    assert search.learning_curve(tmp_path) == pytest.approx([0.2, 0.2])
     Receipt(tmp_path / "weights/HUVEC/model.json", details={"history": rows}).write()
     Receipt(tmp_path / "weights/RPE/model.checkpoint.json", details={"epoch": 1, "rows": [{"phase": "whole", "held_out_macro_f1": 0.6}]}).write()
-    assert search.curve(tmp_path) == pytest.approx([0.2, 0.2, 0.5])
+    assert search.learning_curve(tmp_path) == pytest.approx([0.2, 0.2, 0.5])
     (tmp_path / "weights/RPE/model.checkpoint.json").write_text(json.dumps({"rows": []})[:3])  # torn, or gone
-    assert search.curve(tmp_path) == pytest.approx([0.2, 0.2])
+    assert search.learning_curve(tmp_path) == pytest.approx([0.2, 0.2])

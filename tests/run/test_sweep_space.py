@@ -97,4 +97,4 @@ def test_every_sweep_that_comes_with_the_recipes_is_sound(path: Path) -> None:
     if space.kind == "search":
         assert search_space.ranges(space, base=Recipe().model_dump())
     for variant in space.variants:
-        assert search_space.values(variant, seed=0, where=space.lines())["preset"]
+        assert search_space.values(variant, seed=0, lines=space.lines())["preset"]

@@ -15,7 +15,7 @@ from cellsignal import TimeSpent, files
 from cellsignal.cli import main
 from cellsignal.run import environment
 from cellsignal.run.chain import chain
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 TRAINING = "3-train-cell-type@U2OS"
 IN_TWO_SESSIONS = """before = folder / f"weights/{cell_type}/model.checkpoint.json"
@@ -53,11 +53,11 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
         run()
     folder = tmp_path / "run"
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
-    assert not manifest.read(folder, TRAINING).complete
+    assert not step_receipts.read(folder, TRAINING).complete
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
-    assert manifest.read(folder, TRAINING).complete
+    assert step_receipts.read(folder, TRAINING).complete
 
 
 def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_t
 def test_the_command_says_one_line_and_exits_with_3(
     plates: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(environment, "kernels", lambda: kernels)
+    monkeypatch.setattr(environment, "kernels_folder", lambda: kernels)
     (tmp_path / "one.yaml").write_text(f"data: {plates}\nmachine: {{time_budget_minutes: 1.0e-6}}\n")
     monkeypatch.setattr(sys, "argv", ["cellsignal", "run", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "run")])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -133,7 +133,7 @@ def test_the_command_says_one_line_and_exits_with_3(
     assert re.fullmatch(f"time budget spent before {first}; the same command goes on", printed.out.splitlines()[-1])
 
 
-def test_a_notebook_without_a_manifest_has_not_ended(run: Run, kernels: Path) -> None:
+def test_a_notebook_without_a_receipt_has_not_ended(run: Run, kernels: Path) -> None:
     path = kernels / "1-eda/1-eda.ipynb"
     path.write_text(path.read_text().replace("session.finish()", "print()"))
     with pytest.raises(chain.StepFailed, match="^1-eda: it ended without writing its receipt$"):

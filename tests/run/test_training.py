@@ -18,7 +18,7 @@ from cellsignal.run import training
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.training import NetworkTraining
-from cellsignal.settings import flat
+from cellsignal.settings import flatten
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
@@ -40,7 +40,7 @@ def test_sites_are_whole_and_split_by_experiment(plates: Path, tmp_path: Path) -
     work = work_of(plates, tmp_path, network_name="model-2", seed=3)
     assert work.sites.groupby("experiment")["split"].unique().map(list).to_dict().keys() == {"RPE-01", "RPE-02", "RPE-03"}
     assert set(work.sites["split"]) == {"train", "held_out", "test"} and work.seed == 4
-    assert work.notes == "every site is whole" or "its well is read without this site" in work.notes
+    assert work.notes == "every site is complete" or "its well is read without this site" in work.notes
     with pytest.raises(InputError, match="no cell_type 'HUVEC'; choose from RPE, or all"):
         work_of(plates, tmp_path, cell_type="HUVEC")
 
@@ -92,4 +92,4 @@ def test_a_notebook_hangs_on_the_settings_of_its_own_phases_only() -> None:
     read = {name: notebooks.parameters_read(KERNELS / f"{name}/{name}.ipynb") for name in ("2-pretrain-controls", "3-train-cell-type")}
     controls, treatments = read.values()
     assert not {key for key in controls if key.startswith(("assignment.", "prediction.")) or key in ("training.epochs", "training.loss", "network.covariates")}
-    assert {"training.epochs", "training.loss", "network.covariates", "assignment.plate_groups", "wells.drop_edge_wells"} <= treatments <= {*flat(Recipe().model_dump()), "cell_type", "network_name"}
+    assert {"training.epochs", "training.loss", "network.covariates", "assignment.plate_groups", "wells.drop_edge_wells"} <= treatments <= {*flatten(Recipe().model_dump()), "cell_type", "network_name"}

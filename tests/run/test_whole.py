@@ -14,7 +14,7 @@ from cellsignal import files
 from cellsignal.run import environment as paths
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import notebooks
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -91,6 +91,6 @@ def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, 
     changed = ["-p", "run", str(run), "-y", yaml.safe_dump({"training": {**yaml.safe_load(TINY.read_text())["training"], "epochs": 3}, "machine": {"time_budget_minutes": 0.0001}})]
     ended = subprocess.run([*command, *changed], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    written = manifest.read(run, "0-chain")
+    written = step_receipts.read(run, "0-chain")
     assert not written.complete and written.details["progress"].startswith("time budget spent before 3-train-cell-type@")
     assert written.details["parameters"]["training"]["epochs"] == 3 and "weights/HUVEC/pretrain.safetensors" in written.outputs

@@ -14,8 +14,8 @@ from cellsignal.bench.suite import Benchmark
 from cellsignal.data.tables.splits import split_sites
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.files import read_json
-from cellsignal.run.benchmark import COSTS
-from cellsignal.settings import flat
+from cellsignal.run.benchmark import COST_PARAMETERS
+from cellsignal.settings import flatten
 from cellsignal.run.chain.chain import run_chain
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
         stage()
     tables = read_tables(run / "data")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
-    chosen = {name: value for name, value in flat(recipe_of({**values, "run": "x"}).model_dump()).items() if name in COSTS}
+    chosen = {name: value for name, value in flatten(recipe_of({**values, "run": "x"}).model_dump()).items() if name in COST_PARAMETERS}
     workloads = cost.training_workloads(cost.dataset_size(sites), chosen, tests_answered=True)
     predicted = cost.estimate(workloads, report.this_machine(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)
     print(f"predicted {predicted.seconds:.1f} s, measured {seconds:.1f} s")

@@ -27,8 +27,8 @@ from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain, rebuild, script
-from cellsignal.run.record import manifest, provenance
-from cellsignal.run.chain.engine import Job, LocalExecutor
+from cellsignal.run.record import step_receipts, provenance
+from cellsignal.run.chain.chain import Job, LocalExecutor
 from cellsignal.run.record.results import read_results
 from cellsignal.show import report
 
@@ -59,13 +59,13 @@ class InThisProcess(LocalExecutor):
             folder.symlink_to(place)
             yield plate.plate, folder, self.drawn[place]
 
-    def execute(self, errand: Job) -> Any:
-        script.execute(errand.step.notebook, dict(errand.parameters))
+    def execute(self, job: Job) -> Any:
+        script.execute(job.step.notebook, dict(job.parameters))
         plt.close("all")
-        target = self.run / f"notebooks/{errand.step.name}.ipynb"
-        files.write_bytes(target, errand.step.notebook.read_bytes())
+        target = self.run / f"notebooks/{job.step.name}.ipynb"
+        files.write_bytes(target, job.step.notebook.read_bytes())
         files.write_text(target.with_suffix(".html"), "<p>A page with 1 number</p>\n")
-        return manifest.read(self.run, errand.step.name)
+        return step_receipts.read(self.run, job.step.name)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         root = tmp_path_factory.mktemp("flips")
         InThisProcess.drawn.clear()
         (root / "shelf").mkdir()
-        run(root / "run", engine=InThisProcess(root / "shelf"))
+        run(root / "run", executor=InThisProcess(root / "shelf"))
         shutil.move(root / "run", root / "finished")
         restore(root / "finished", root / "other")
         yield root
 
 
-def run(folder: Path, *, engine: LocalExecutor, way: str = "") -> None:
+def run(folder: Path, *, executor: LocalExecutor, start_from: str = "") -> None:
     try:
-        chain.run_chain(recipe_of(VALUES), run=folder, way=way, engine=engine)
+        chain.run_chain(recipe_of(VALUES), run=folder, start_from=start_from, executor=executor)
     finally:
-        environment.release(folder)
+        environment.unlock_run_folder(folder)
 
 
 def restore(finished: Path, folder: Path) -> None:
@@ -139,16 +139,16 @@ def results(folder: Path) -> dict[str, Any]:
     return told
 
 
-def made(way: str, folder: Path, *, engine: LocalExecutor) -> Any:
-    run(folder, engine=engine, way=way)
+def made(start_from: str, folder: Path, *, executor: LocalExecutor) -> Any:
+    run(folder, executor=executor, start_from=start_from)
     return results(folder)
 
 
-def bundled(folder: Path, *, engine: LocalExecutor) -> Any:
+def bundled(folder: Path, *, executor: LocalExecutor) -> Any:
     return files.sha256(bundle.bundle(folder, folder.with_name("run.zip")))
 
 
-def compared(folder: Path, *, engine: LocalExecutor) -> Any:
+def compared(folder: Path, *, executor: LocalExecutor) -> Any:
     found, differing = read_results([str(folder), str(folder.with_name("other"))], here=folder.with_name("here"))
     return json.dumps([compare(found, draws=20), differing.to_dict()])
 
@@ -159,10 +159,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def outcome(command: Callable[..., Any], folder: Path, name: str, flipped: str, expected: Any, *, engine: LocalExecutor) -> str:
+def outcome(command: Callable[..., Any], folder: Path, name: str, flipped: str, expected: Any, *, executor: LocalExecutor) -> str:
     """What a command made of a run with a flipped bit in the file `name`, whose SHA-256 is `flipped` now."""
     try:
-        found = command(folder, engine=engine)
+        found = command(folder, executor=executor)
     except InputError as error:
         about = {"record.json": "recipe.json: no finished step of the run left it"}.get(Path(name).name, Path(name).name)
         assert (about in str(error) or Path(name).name in str(error)) and "\n" not in str(error), f"{name}: {error}"
@@ -171,7 +171,7 @@ def outcome(command: Callable[..., Any], folder: Path, name: str, flipped: str, 
     left = path.is_file() and files.sha256(path) == flipped
     if isinstance(found, dict) and left:
         found = {**found, name: expected.get(name)} if name in expected else found
-    if found != expected or (left and flipped in rebuild.all_vouched(folder).get(name, ())):
+    if found != expected or (left and flipped in rebuild.recorded_digests(folder).get(name, ())):
         return "changed unseen"
     return "no result hangs on it" if left else "made again"
 
@@ -185,18 +185,18 @@ def flips_of(whole: Path) -> list[tuple[str, str, int]]:
 
 
 def tried(root: Path, flips: Iterable[tuple[str, str, int]]) -> tuple[dict[str, Counter[str]], list[Any]]:
-    """How often each command ended in which way, and what changed unseen."""
-    whole, folder, engine = root / "finished", root / "run", InThisProcess(root / "shelf")
+    """How often each command ended how, and what changed unseen."""
+    whole, folder, executor = root / "finished", root / "run", InThisProcess(root / "shelf")
     counts: dict[str, Counter[str]] = {title: Counter() for title in COMMANDS}
     expected, unseen = {}, []
     for title, command in COMMANDS.items():
         restore(whole, folder)
-        expected[title] = command(folder, engine=engine)
+        expected[title] = command(folder, executor=executor)
     for number, (name, kind, place) in enumerate(flips):
         for title, command in COMMANDS.items():
             restore(whole, folder)
             flipped = flip(folder, name, place, number % 8)
-            ended = outcome(command, folder, name, flipped, expected[title], engine=engine)
+            ended = outcome(command, folder, name, flipped, expected[title], executor=executor)
             counts[title][ended] += 1
             unseen += [(title, name, kind, place, number % 8)] * (ended == "changed unseen")
     return counts, unseen

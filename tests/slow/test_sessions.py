@@ -12,7 +12,7 @@ import pytest
 from cellsignal import files
 from cellsignal.kaggle import kernel_folders
 from cellsignal.run import recipe
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -67,7 +67,7 @@ def test_one_kernel_that_mounts_its_earlier_version(undisturbed: dict[str, str],
         text = kernel_folders.notebook_text(ROOT / "kernels/0-chain/0-chain.ipynb", values)
         outcome = kaggle.run(text, inputs=inputs)
         assert outcome.status == "COMPLETE", outcome.log[-2000:]
-        written = manifest.read(outcome.folder / "runs/tiny", "0-chain")
+        written = step_receipts.read(outcome.folder / "runs/tiny", "0-chain")
         complete, sessions, minutes = written.complete, sessions + 1, minutes * 1.4
         inputs[kaggle.mount("notebooks", "alice/cellsignal-tiny-0-chain")] = outcome.folder
         assert sessions < 20

@@ -1,6 +1,6 @@
-"""What code says to Python, as digests: whoever reuses an earlier result compares them, to know whether the same code made it.
+"""Digests of code, by which a stored result is reused only if the same code made it.
 
-Comments, docstrings and layout change nothing, and neither does the version of Python, but for callables of a user's own.
+Comments, docstrings and layout change nothing, and neither does the version of Python, except for a user's own callables.
 """
 
 import ast
@@ -19,46 +19,46 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 GROUND = ""  # the name of the files that lie in no room
-USER = ""
-_LIBRARY = sysconfig.get_path("stdlib")
-_HIDDEN = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__", "__weakref__"}
-_one_tree_at_a_time = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and takes fright
+USER = ""  # the owner of code that is neither this package's nor installed
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__", "__weakref__"}
+_parse_lock = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and raises SystemError when two build one
 
 
-def parsed(code: str) -> ast.Module:
-    """The syntax tree of `code`, from any thread; SyntaxError where it is no Python."""
-    with _one_tree_at_a_time:
+def parse(code: str) -> ast.Module:
+    """The syntax tree of `code`, from any thread; SyntaxError where it is not Python."""
+    with _parse_lock:
         return ast.parse(code)
 
 
 def text_digest(code: str) -> str:
-    """SHA-256 over what `code` says to Python; over the text itself where it is no Python."""
+    """SHA-256 over the syntax tree of `code`; over the text itself where it is not Python."""
     try:
-        return _tree_digest(parsed(code))
+        return _tree_digest(parse(code))
     except SyntaxError:
         return _sha256(code)
 
 
 def _tree_digest(tree: ast.AST) -> str:
-    told: list[str] = []
-    _tell(tree, told)
-    return _sha256(told)
+    words: list[str] = []
+    _append_words(tree, words)
+    return _sha256(words)
 
 
-def _tell(node: Any, told: list[str]) -> None:
-    """A syntax tree in words without docstrings; empty fields are left out, of which each version of Python has others."""
+def _append_words(node: Any, words: list[str]) -> None:
+    """Append a syntax tree without docstrings as words; empty fields are left out, because each version of Python has others."""
     if isinstance(node, list):
-        for each in node:
-            _tell(each, told)
+        for child in node:
+            _append_words(child, words)
     elif isinstance(node, ast.AST):
-        told.append(type(node).__name__)
+        words.append(type(node).__name__)
         for name in node._fields:
             if (value := getattr(node, name, None)) is not None and value != []:
-                told.append(name)
-                _tell(value[1:] if name == "body" and _has_docstring(node) else value, told)
+                words.append(name)
+                _append_words(value[1:] if name == "body" and _has_docstring(node) else value, words)
     else:
-        told.append(repr(node))
-    told.append(")")
+        words.append(repr(node))
+    words.append(")")
 
 
 def _has_docstring(node: ast.AST) -> bool:
@@ -69,55 +69,63 @@ def _has_docstring(node: ast.AST) -> bool:
 
 
 def package_code(*rooms: str, package: Path = PACKAGE) -> dict[str, str]:
-    """SHA-256 by room (`learn`, `data`, ...) over every file in these rooms and in those that they import, and of the files in none.
+    """SHA-256 by room (`learn`, `data`, ...) over every file in these rooms and in those that they import, and of the files in no room.
 
-    Whole rooms, because imports do not tell everything that code uses. The command line's files are left out.
+    Whole rooms, because imports do not name everything that code uses. The files of the command line are left out.
     """
-    left, found = [GROUND, *rooms], {}
-    while left:
-        if (room := left.pop()) not in found:
-            files = _files(package, room)
-            found[room] = _sha256([[path.relative_to(package).as_posix(), _file(path, path.stat().st_mtime_ns)[0]] for path in files])
-            left += {below for path in files for below in _file(path, path.stat().st_mtime_ns)[1]}
-    return dict(sorted(found.items()))
+    waiting, digests = [GROUND, *rooms], {}
+    while waiting:
+        if (room := waiting.pop()) not in digests:
+            paths = (package / room).rglob("*.py") if room else (path for path in package.glob("*.py") if not path.name.startswith("cli"))
+            files = {path.relative_to(package).as_posix(): _read_file(path, path.stat().st_mtime_ns) for path in sorted(paths)}
+            digests[room] = _sha256([[name, digest] for name, (digest, _) in files.items()])
+            waiting += {imported for _, imported_rooms in files.values() for imported in imported_rooms}
+    return dict(sorted(digests.items()))
 
 
-def rooms_of(code: str) -> set[str]:
+@functools.lru_cache(maxsize=None)
+def _read_file(path: Path, modified: int) -> tuple[str, frozenset[str]]:
+    """The digest of a file as it was at the time `modified`, and the rooms that it imports from."""
+    tree = parse(path.read_text(encoding="utf-8"))
+    return _tree_digest(tree), frozenset(_imported_rooms(tree))
+
+
+def imported_rooms(code: str) -> set[str]:
     """The rooms of this package that `code` imports from."""
-    return _rooms(parsed(code))
+    return _imported_rooms(parse(code))
 
 
-def _rooms(tree: ast.Module) -> set[str]:
-    parts = [name.split(".") for name in _imported(tree)]
+def _imported_rooms(tree: ast.Module) -> set[str]:
+    parts = [name.split(".") for name in _imported_names(tree)]
     return {part[1] for part in parts if part[0] == PACKAGE.name and len(part) > 1 and (PACKAGE / part[1]).is_dir()}
 
 
-def assigned(code: str) -> dict[str, ast.expr]:
-    """The names that `code` assigns outside of blocks, annotated or not, and what is assigned last."""
-    found: dict[str, ast.expr] = {}
-    for node in parsed(code).body:
+def assigned_names(code: str) -> dict[str, ast.expr]:
+    """The names that `code` assigns outside of blocks, annotated or not, and the expression that each is assigned last."""
+    names: dict[str, ast.expr] = {}
+    for node in parse(code).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) and node.value else []
-        found.update((target.id, node.value) for target in targets if isinstance(target, ast.Name))
-    return found
+        names.update((target.id, node.value) for target in targets if isinstance(target, ast.Name))
+    return names
 
 
-def loaded(code: str) -> set[str]:
+def read_names(code: str) -> set[str]:
     """The names that `code` reads anywhere."""
-    return {node.id for node in ast.walk(parsed(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return {node.id for node in ast.walk(parse(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def imported(code: str) -> set[str]:
+def imported_names(code: str) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
-    return _imported(parsed(code))
+    return _imported_names(parse(code))
 
 
-def run_modules(tree: ast.AST) -> list[Path]:
-    """The files of the room `run` that code imports by name: where a notebook keeps work that its page does not show."""
-    places = (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in _imported(tree) if name.startswith(f"{PACKAGE.name}.run."))
-    return sorted(filter(Path.is_file, places))
+def imported_run_modules(tree: ast.AST) -> list[Path]:
+    """The files of the room `run` that code imports by name: they hold the part of a notebook's work that its cells do not show."""
+    names = (name for name in _imported_names(tree) if name.startswith(f"{PACKAGE.name}.run."))
+    return sorted(filter(Path.is_file, (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names)))
 
 
-def _imported(tree: ast.AST) -> set[str]:
+def _imported_names(tree: ast.AST) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -128,24 +136,11 @@ def _imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def _files(package: Path, room: str) -> list[Path]:
-    if room:
-        return sorted((package / room).rglob("*.py"))
-    return sorted(path for path in package.glob("*.py") if not path.name.startswith("cli"))
-
-
-@functools.lru_cache(maxsize=None)
-def _file(path: Path, written: int) -> tuple[str, frozenset[str]]:
-    """The digest of a file as it was `written`, and the rooms that it imports from."""
-    tree = parsed(path.read_text(encoding="utf-8"))
-    return _tree_digest(tree), frozenset(_rooms(tree))
-
-
 class Notebook:
-    """The cells of the notebook that this process runs, as IPython keeps them in `In`, or a script does in its place.
+    """The cells of the notebook that this process runs, as IPython keeps them in `In`, or as a script that runs them passes them.
 
-    Those up to the one that called `begin` set parameters and find the package: they are no part of what is identified. The
-    modules of the room `run` that the others import are, as they were when they were first seen: files may change meanwhile.
+    Those up to the one that calls `begin` set parameters and find the package; they are not part of the identity. The modules of
+    the room `run` that the other cells import are, as they were when they were first seen: files may change later.
     """
 
     def __init__(self) -> None:
@@ -154,17 +149,17 @@ class Notebook:
         self.modules: dict[Path, str] = {}
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
-        """What counts begins after the cell that calls this; `cells` grows by each one before it runs."""
+        """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
         self.cells = self.cells if cells is None else cells
         self.first = len(self.cells)
 
     def code(self) -> str:
-        """SHA-256 over the cells so far, in the order in which they first ran; "" without any. One that ran twice counts once."""
+        """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
         for cell in cells:
             with suppress(SyntaxError):
-                for path in run_modules(parsed(cell)):
-                    self.modules.setdefault(path, _file(path, path.stat().st_mtime_ns)[0])
+                for path in imported_run_modules(parse(cell)):
+                    self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
         return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
 
 
@@ -176,63 +171,63 @@ def cells_digest(cells: Iterable[str]) -> str:
     return _sha256(list(map(text_digest, cells)))
 
 
-def changed(old: Any, new: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two identities of code, or stands in one of them only."""
+def changed_parts(old: Any, new: Mapping[str, Any]) -> list[str]:
+    """The names of the parts that differ between two identities of code, or are in one of them only."""
     old = old if isinstance(old, Mapping) else {}
     return sorted(name or "cellsignal" for name in {*old, *new} if old.get(name) != new.get(name))
 
 
-def described(value: Any) -> Any:
-    """A value that a user gave, as JSON that is the same in every process; callables by what their code says.
+def describe(value: Any) -> Any:
+    """A value that a user passed, as JSON that is the same in every process.
 
-    Functions and classes of a user's own are told by bytecode, constants, defaults, closures and the global names that
-    they read; those of this package and of installed ones by their names. Of objects the class counts and what they tell
-    as `facts`, or else, but for this package's, their attributes. Private attributes and paths do not count.
+    A user's own functions and classes are described by bytecode, constants, defaults, closures and the global names that
+    they read; those of this package and of installed ones by their names. An object is described by its class and its
+    property `facts`, or else, unless its class is this package's, by its attributes. Private attributes and paths are left out.
     """
-    return _Described()(value)
+    return _Descriptions().describe(value)
 
 
-class _Described:
-    """Describes values that may hold each other; what was told before is told by its number."""
+class _Descriptions:
+    """Describes values that may contain each other: a value that comes again is replaced by its number."""
 
     def __init__(self) -> None:
-        self.told: dict[int, tuple[int, Any]] = {}  # with the value itself, so that no other takes its place in memory
+        self.numbers: dict[int, tuple[int, Any]] = {}  # by id, with the value itself, so that no other value gets its id
 
-    def __call__(self, value: Any) -> Any:
+    def describe(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | str):
             return value
         if isinstance(value, float | complex | bytes):
             return repr(value)
-        if id(value) in self.told:
-            return f"#{self.told[id(value)][0]}"
-        self.told[id(value)] = len(self.told), value
+        if id(value) in self.numbers:
+            return f"#{self.numbers[id(value)][0]}"
+        self.numbers[id(value)] = len(self.numbers), value
         match value:
             case list() | tuple():
-                return [self(each) for each in value]
+                return [self.describe(item) for item in value]
             case set() | frozenset():
-                return sorted((self(each) for each in value), key=json.dumps)
+                return sorted((self.describe(item) for item in value), key=json.dumps)
             case dict():
-                return sorted(([self(key), self(each)] for key, each in value.items()), key=json.dumps)
+                return sorted(([self.describe(key), self.describe(item)] for key, item in value.items()), key=json.dumps)
             case ModuleType():
                 return value.__name__
             case MethodType():
-                return [self(value.__func__), self(value.__self__)]
+                return [self.describe(value.__func__), self.describe(value.__self__)]
             case staticmethod() | classmethod():
-                return self(value.__func__)
+                return self.describe(value.__func__)
             case property():
-                return [self(value.fget), self(value.fset)]
+                return [self.describe(value.fget), self.describe(value.fset)]
             case functools.partial():
-                return [self(value.func), self(value.args), self(value.keywords)]
+                return [self.describe(value.func), self.describe(value.args), self.describe(value.keywords)]
             case CodeType():
-                return [hashlib.sha256(value.co_code).hexdigest(), *map(self, (value.co_consts, value.co_names, value.co_varnames))]
+                return [hashlib.sha256(value.co_code).hexdigest(), *map(self.describe, (value.co_consts, value.co_names, value.co_varnames))]
             case FunctionType() if _owner(value) == USER:
-                return self._function(value)
+                return self._describe_function(value)
             case type() if _owner(value) == USER:
-                members = {name: each for name, each in vars(value).items() if name not in _HIDDEN}
-                return [value.__qualname__, self(value.__bases__), self(members)]
-        return self._object(value)
+                members = {name: member for name, member in vars(value).items() if name not in _IGNORED_MEMBERS}
+                return [value.__qualname__, self.describe(value.__bases__), self.describe(members)]
+        return self._describe_object(value)
 
-    def _object(self, value: Any) -> Any:
+    def _describe_object(self, value: Any) -> Any:
         name = getattr(value, "__qualname__", getattr(value, "__name__", None))
         if isinstance(name, str):  # a function or class that is not the user's
             return f"{getattr(value, '__module__', '')}.{name}"
@@ -242,42 +237,43 @@ class _Described:
             return [str(getattr(value, "dtype", "")), list(getattr(value, "shape", ())), hashlib.sha256(value.tobytes()).hexdigest()]
         if hasattr(value, "to_csv"):
             return _sha256(value.to_csv())
-        settings = {} if _owner(type(value)) == PACKAGE.name else getattr(value, "__dict__", {})
-        settings = {name: each for name, each in settings.items() if not name.startswith("_") and not isinstance(each, Path)}
-        return [self(type(value)), self(getattr(value, "facts", settings))]
+        attributes = {} if _owner(type(value)) == PACKAGE.name else getattr(value, "__dict__", {})
+        attributes = {name: item for name, item in attributes.items() if not name.startswith("_") and not isinstance(item, Path)}
+        return [self.describe(type(value)), self.describe(getattr(value, "facts", attributes))]
 
-    def _function(self, function: FunctionType) -> Any:
+    def _describe_function(self, function: FunctionType) -> Any:
         """Code without its docstring, and all that it reads from outside."""
-        code, known = function.__code__, function.__globals__
+        code, module_names = function.__code__, function.__globals__
         if function.__doc__ is not None and code.co_consts[:1] == (function.__doc__,):
             code = code.replace(co_consts=(None, *code.co_consts[1:]))
-        closure = [_content(cell) for cell in function.__closure__ or ()]
-        read = {name: known[name] for name in sorted(_globals(code)) if name in known and not isinstance(known[name], Path)}
-        return [self(each) for each in (code, function.__defaults__, function.__kwdefaults__, closure, read)]
+        closure = [_cell_content(cell) for cell in function.__closure__ or ()]
+        names = (name for name in sorted(_global_names(code)) if name in module_names)
+        read = {name: module_names[name] for name in names if not isinstance(module_names[name], Path)}
+        return [self.describe(item) for item in (code, function.__defaults__, function.__kwdefaults__, closure, read)]
 
 
-def _content(cell: Any) -> Any:
+def _cell_content(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # it is not bound yet
         return None
 
 
-def _globals(code: CodeType) -> set[str]:
-    """The global names that code reads, in the functions within it too."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return names.union(*(_globals(each) for each in code.co_consts if isinstance(each, CodeType)))
+def _global_names(code: CodeType) -> set[str]:
+    """The global names that code reads, those of the functions within it too."""
+    names = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names.union(*(_global_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)))
 
 
 def _owner(thing: Any) -> str:
-    """Whose a function or class is: `USER`, or its package where that is this one or installed."""
+    """The owner of a function or class: `USER`, or the name of its package where that is this one or installed."""
     module = sys.modules.get(str(thing.__module__))
     name, file = str(thing.__module__).partition(".")[0], getattr(module, "__file__", None)
     if module is None or name == "__main__":
         return USER
-    installed = file is None or file.startswith(_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    installed = file is None or file.startswith(_STANDARD_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
     return name if installed or name == PACKAGE.name else USER
 
 
-def _sha256(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -33,7 +33,7 @@ def call(server: FakeKaggle, tmp_path: Path) -> Call:
 
     def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload, **waiting: object) -> dict[str, str]:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"wells.cell_types={types}", *overrides])
-        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels(), as_one_kernel=only == "0-chain")
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
         with push_state.open_state(tmp_path / "build") as pushed:
             options = push.Waiting(**{"interval": 0.05, "patience": 60.0, **waiting})
             return push.PushRunner(plan, pushed, upload, options).drive(kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type))

@@ -23,5 +23,5 @@ def entry(path: str, name: str) -> NoReturn:
         sys.exit(2)
     except SystemExit as ended:
         if not ended.code and name != "prepare_data" and "--help" not in sys.argv:
-            print(f"copied to   {entry_points.hand_out(root)}")
+            print(f"copied to   {entry_points.copy_submission(root)}")
         raise

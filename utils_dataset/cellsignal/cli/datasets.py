@@ -62,7 +62,7 @@ def _parallel_map(address: str) -> AbstractContextManager[Any]:
         return nullcontext()
     from cellsignal.run.cluster import ray_cluster
 
-    return ray_cluster.helpers(address)
+    return ray_cluster.open_parallel_map(address)
 
 
 def _sizes(text: str) -> list[int]:

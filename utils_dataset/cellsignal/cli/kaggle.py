@@ -65,7 +65,7 @@ def push(
 
     checked = recipe.load(params, parameter or ())  # before anybody is asked
     owner = client.check_owner(user or (_written_owner() if dry_run else _owner()))
-    options = {"kernels": environment.kernels(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
+    options = {"kernels": environment.kernels_folder(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
     plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **options)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
@@ -97,7 +97,7 @@ def _written_owner() -> str:
     from cellsignal.kaggle import client
     from cellsignal.run import environment
 
-    path = environment.kernels().parent / client.KERNEL
+    path = environment.kernels_folder().parent / client.KERNEL
     owner = str(files.read_json(path).get("id", "")).partition("/")[0]
     if owner == client.PLACEHOLDER:
         raise InputError("your name on Kaggle is not known without network", cure="add --user NAME")
@@ -140,7 +140,7 @@ def pull(
     from cellsignal.run import environment, recipe
     from cellsignal.run.record.results import summary
 
-    run = out or environment.default_run(recipe.load(params).run)
+    run = out or environment.run_folder(recipe.load(params).run)
     pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
     pulled = pulling.pull(pushed, Path(run))
     commits = sorted({each.details["commit"] for each in pulled.receipts.values() if each.details.get("commit")})
@@ -162,9 +162,9 @@ def submit(
     file = recipe_or_csv
     if recipe_or_csv.suffix.lower() in (".yaml", ".yml"):
         checked = recipe.load(recipe_or_csv)
-        file = submitting.submission_of_run(Path(out or environment.default_run(checked.run)))
+        file = submitting.submission_of_run(Path(out or environment.run_folder(checked.run)))
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
-            data = data or environment.default_data(checked.data)
+            data = data or environment.data_folder(checked.data)
     print(submitting.submit(file, message=message or f"cellsignal {recipe_or_csv.stem}", data=data))
     print(f"sent {file}")
 

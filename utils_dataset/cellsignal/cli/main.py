@@ -228,7 +228,7 @@ def _with_expanded_paths(command: Callable[..., None]) -> Callable[..., None]:
     def expanded(value: object) -> object:
         if isinstance(value, list):
             return [expanded(each) for each in value]
-        return Path(environment.expanded(value)) if isinstance(value, Path) else value
+        return Path(environment.expand_path(value)) if isinstance(value, Path) else value
 
     return wraps(command)(lambda **given: command(**{name: expanded(value) for name, value in given.items()}))
 

@@ -14,7 +14,7 @@ from cellsignal.errors import InputError
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Run folder, instead of runs/<name of PARAMS>.")]
 
 
-class Way(StrEnum):
+class StartingPoint(StrEnum):
     """From where a run is made again."""
 
     scratch = "scratch"
@@ -26,7 +26,7 @@ def run(
     params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
     out: Out = None,
-    way: Annotated[Way | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
+    start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
     storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
 ) -> None:
@@ -52,13 +52,13 @@ def run(
     from cellsignal.run.chain import chain
     from cellsignal.run.record.results import summary
 
-    engine = None
+    executor = None
     if ray:
         from cellsignal.run.cluster.ray_cluster import Cluster
 
-        engine = Cluster(ray, storage)
+        executor = Cluster(ray, storage)
     began = time.monotonic()
-    folder = chain.run_chain(checked, run=out or "", way=way.value if way else "", engine=engine)
+    folder = chain.run_chain(checked, run=out or "", start_from=start_from.value if start_from else "", executor=executor)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
 

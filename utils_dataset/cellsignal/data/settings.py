@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cellsignal.settings import Names, Settings, folder_names
+from cellsignal.settings import Names, Settings, check_folder_names
 
 
 class WellSettings(Settings):
@@ -18,11 +18,11 @@ class WellSettings(Settings):
     drop_edge_wells: bool = Field(False, description="leave out wells in a plate's outer rows and columns")
     classes: Literal["treatments", "all"] = Field("treatments", description="siRNAs to tell apart; all: the controls of every experiment too")
 
-    parts = {"held_out": ("split", "validation_experiments")}
+    subsets = {"held_out": ("split", "validation_experiments")}
 
     @property
     def held_out(self) -> "WellSettings":
         """What decides who is held out."""
-        return self.part("held_out")
+        return self.subset("held_out")
 
-    named_folders = field_validator("cell_types", "experiments")(folder_names)
+    named_folders = field_validator("cell_types", "experiments")(check_folder_names)

@@ -22,7 +22,7 @@ class PredictionSettings(Settings):
     prototype_weight: float = Field(0.0, ge=0, le=1, description="weight of the similarity to each siRNA's mean features; 0 means none")
     prototype_scale: float = Field(0.0, ge=0, description="factor from similarities to logits; 0 means fitted on held-out wells")
 
-    parts = {
+    subsets = {
         "wells": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views", "prototype_weight", "prototype_scale"),
         "labels": ("tta_views", "combine"),
     }
@@ -30,12 +30,12 @@ class PredictionSettings(Settings):
     @property
     def wells(self) -> "PredictionSettings":
         """The settings for wells with one siRNA each."""
-        return self.part("wells")
+        return self.subset("wells")
 
     @property
     def labels(self) -> "PredictionSettings":
         """The settings for multi-label sites."""
-        return self.part("labels")
+        return self.subset("labels")
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -61,7 +61,7 @@ class AssignmentSettings(Settings):
     known_layouts: bool = Field(False, description="copy the layout of an experiment whose controls repeat those of a training experiment")
     thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="thresholds of the Protein Atlas: fitted on held-out folds, by class shares, or 0.5")
 
-    parts = {
+    subsets = {
         "wells": ("method", "plate_groups", "rotation_prior", "min_group_posterior", "known_layouts"),
         "pseudo_labels": ("plate_groups", "rotation_prior", "min_group_posterior"),
     }
@@ -69,9 +69,9 @@ class AssignmentSettings(Settings):
     @property
     def wells(self) -> "AssignmentSettings":
         """The settings for wells with one siRNA each."""
-        return self.part("wells")
+        return self.subset("wells")
 
     @property
     def pseudo_labels(self) -> "AssignmentSettings":
         """The settings for pseudo-labels: plate groups, and the default method."""
-        return self.part("pseudo_labels")
+        return self.subset("pseudo_labels")

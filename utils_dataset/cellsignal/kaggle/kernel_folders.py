@@ -17,7 +17,7 @@ from cellsignal.run import environment, mounts
 from cellsignal.run.chain import notebooks, plans, steps
 from cellsignal.run.chain.steps import PATHS_AND_SPEED, Step
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 from cellsignal.tasks import TASKS
 
 CHAIN = "0-chain"
@@ -89,8 +89,8 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
         step=step.name,
         slug=slug(name, step.name),
         notebook=step.notebook,
-        parameters=steps.parameters(step, values),
-        decisive=steps.decisive(step, values),
+        parameters=steps.notebook_parameters(step, values),
+        decisive=steps.parameters_read(step, values),
         gpu=gpu and step.name not in CPU_STEPS,
         code=step.code,
         needs=tuple(need for need in step.needs if need != "simulate"),
@@ -203,8 +203,8 @@ def expect_earlier(step: str) -> None:
     asks is none of the notebook's own: it does not count as code of a training.
     """
     code_identity.notebook.begin()
-    if not any(manifest.read(run, step) for run in mounts.runs()):
-        raise InputError(NOT_MOUNTED, where=step, cure=mounts.names())
+    if not any(step_receipts.read(run, step) for run in mounts.runs()):
+        raise InputError(NOT_MOUNTED, where=step, cure=mounts.describe_mounts())
 
 
 def expect_cell(step: str) -> str:

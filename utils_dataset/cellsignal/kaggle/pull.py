@@ -16,7 +16,7 @@ from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import steps
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 PREDICT_STEP, EDA_STEP = "4-predict-assign", "1-eda"  # the step that carries all that it took up, and the one that nobody mounts
 PROVENANCE_KEYS = ("cellsignal", "code", "commit", "python", "platform", "image", "libraries")  # of a receipt's details, what made the run
@@ -44,13 +44,13 @@ def pull(state: PushState, run: Path) -> Pulled:
     working_folder = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
     with _locked(run):
         fetched = [_fetch(step, pushed, working_folder / f"{step} {pushed.version}") for step, pushed in chosen.items()]
-        manifests = {step_manifest.identity["step"]: step_manifest for source, _ in fetched for step_manifest in manifest.read_all(source)}
+        receipts = {step_receipt.identity["step"]: step_receipt for source, _ in fetched for step_receipt in step_receipts.read_all(source)}
         moved_files = {name for source, digests in fetched for name in _move(source, run, digests)}
         Receipt(run / RECEIPT, {step: pushed.version_slug for step, pushed in chosen.items()}).write()
         if CHAIN not in chosen:  # which leaves these itself
-            _describe(run, manifests)
+            _describe(run, receipts)
         shutil.rmtree(working_folder)
-    return Pulled(run, len(moved_files), manifests)
+    return Pulled(run, len(moved_files), receipts)
 
 
 def _choose_kernels(state: PushState) -> dict[str, PushedKernel]:
@@ -72,7 +72,7 @@ def _check_target(run: Path) -> None:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
+    with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         yield
 
 
@@ -80,12 +80,12 @@ def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[st
     """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its receipt lists, checked."""
     client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/", resume=True)
     run = folder / pushed.run
-    step_manifest = manifest.read(run, step)
-    fault = watch.output_differs(step_manifest, step, pushed)
-    if step_manifest is None or fault:
+    step_receipt = step_receipts.read(run, step)
+    fault = watch.output_differs(step_receipt, step, pushed)
+    if step_receipt is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    digests = {**step_manifest.details["taken_up"], **step_manifest.outputs}
+    digests = {**step_receipt.details["taken_up"], **step_receipt.outputs}
     for name, digest in digests.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, digests
@@ -101,8 +101,8 @@ def _check_file(path: Path, digest: str, *, doing: str) -> None:
 
 def _move(source: Path, run: Path, digests: Mapping[str, str]) -> Iterator[str]:
     """Move what was checked, and the receipts; gives the names."""
-    manifests = [path.relative_to(source).as_posix() for path in (source / manifest.FOLDER).glob("*.json")]
-    for name in [*digests, *manifests, *[mounts.RUN] * (source / mounts.RUN).is_file()]:
+    receipts = [path.relative_to(source).as_posix() for path in (source / step_receipts.RECEIPTS_FOLDER).glob("*.json")]
+    for name in [*digests, *receipts, *[mounts.RUN_FILE] * (source / mounts.RUN_FILE).is_file()]:
         if (source / name).is_file():  # a receipt can stand among what was taken up
             target = files.inside(run, name, source=source)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +110,17 @@ def _move(source: Path, run: Path, digests: Mapping[str, str]) -> Iterator[str]:
             yield name
 
 
-def _describe(run: Path, manifests: Mapping[str, Receipt]) -> None:
+def _describe(run: Path, receipts: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    parameters_by_step = [settings.flat(parameters) for step_manifest in manifests.values() if (parameters := step_manifest.details["parameters"]).get("network_name", "model") == "model"]
-    values = {key: value for parameters in parameters_by_step for key, value in parameters.items() if key not in manifest.SPECIFIC}
+    parameters_by_step = [settings.flatten(parameters) for step_receipt in receipts.values() if (parameters := step_receipt.details["parameters"]).get("network_name", "model") == "model"]
+    values = {key: value for parameters in parameters_by_step for key, value in parameters.items() if key not in step_receipts.NETWORK_PARAMETERS}
     cell_types = {parameters["cell_type"] for parameters in parameters_by_step if "cell_type" in parameters}
-    provenance = {name: value for name, value in manifests[PREDICT_STEP].details.items() if name in PROVENANCE_KEYS}
+    provenance = {name: value for name, value in receipts[PREDICT_STEP].details.items() if name in PROVENANCE_KEYS}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
-    files.write_json(run / "recipe.json", {"parameters": settings.nested({**values, "wells.cell_types": sorted(cell_types)}), **provenance})
-    files.write_json(run / "seconds.json", {step: step_manifest.details["seconds"] for step, step_manifest in manifests.items()})
-    steps.write_receipt(run, steps.record(), identity={}, seconds=0.0)
+    files.write_json(run / "recipe.json", {"parameters": settings.nest({**values, "wells.cell_types": sorted(cell_types)}), **provenance})
+    files.write_json(run / "seconds.json", {step: step_receipt.details["seconds"] for step, step_receipt in receipts.items()})
+    steps.write_receipt(run, steps.record_step(), identity={}, seconds=0.0)
     report.write_report(run)

@@ -121,7 +121,7 @@ class Sender:
     def _render(self, kernel: Kernel, pushed: PushedKernel) -> Path:
         mounts = [self.state.steps[need].slug for need in kernel.needs] + [pushed.earlier] * bool(pushed.earlier)
         if kernel.decisive.get(MINUTES, 0.0) != pushed.minutes and MINUTES in kernel.decisive:
-            kernel = replace(kernel, parameters=settings.changed(kernel.parameters, {MINUTES: pushed.minutes}))
+            kernel = replace(kernel, parameters=settings.update(kernel.parameters, {MINUTES: pushed.minutes}))
         options = {"slug": _without_owner(pushed.slug), "mounts": list(map(_without_owner, mounts)), "resumes": bool(pushed.earlier)}
         return kernel_folders.render(self.state.path.parent / kernel.step, self.plan, kernel, **options)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 import cellsignal
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.errors import StepFailed
 from cellsignal.kaggle import client
 from cellsignal.kaggle.client import DATASET
@@ -32,6 +34,13 @@ _METADATA: dict[str, Any] = {
 }
 
 
+class UploadDetails(TypedDict):
+    """Details of the receipt of an upload of the package: its version on Kaggle, and the code digests of all uploads."""
+
+    version: int
+    codes: list[str]
+
+
 @dataclass(frozen=True)
 class Waiting:
     """How long to wait for Kaggle to unpack an upload, and how often to ask, in seconds."""
@@ -50,7 +59,7 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
     with files.locked(folder.parent / f".{folder.name}.lock", timeout=waiting.patience, waiting_message="another push is uploading the package"):
         content = {"owner": owner, "content": build_dataset(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
-        codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD)["code"]]
+        codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD_FILE)["code"]]
         current_version, failed = _current_version(f"{owner}/{SLUG}", waiting)
         version = 0 if failed else _uploaded_version(uploaded, content, current_version)
         if version == 0:
@@ -63,7 +72,7 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
 
 def _uploaded_version(record: Path, content: dict[str, str], current_version: int) -> int:
     """The version under which this content is there or on its way; 0 when it never went up, or should have shown long ago."""
-    recorded = Receipt.find(record, shapes.Upload)
+    recorded = Receipt.find(record, UploadDetails)
     if current_version == 0 or recorded is None:
         return 0
     version = recorded.details["version"]
@@ -74,7 +83,7 @@ def _uploaded_version(record: Path, content: dict[str, str], current_version: in
 def codes_after(code: str, record: Path | None = None) -> list[str]:
     """The code digests of the packages that were uploaded from here after one with this code; all for ""."""
     record = record or folder_of("utils_dataset").with_suffix(".json")
-    recorded = Receipt.find(record, shapes.Upload)
+    recorded = Receipt.find(record, UploadDetails)
     codes = recorded.details["codes"] if recorded else []
     return codes[codes.index(code) + 1 :] if code in codes else codes if code == "" else []
 
@@ -84,7 +93,7 @@ def build_dataset(folder: Path, owner: str) -> str:
 
     The package as it runs here with the commit in build.json, the notebooks, the recipes, and the metadata.
     """
-    kernels = environment.kernels()
+    kernels = environment.kernels_folder()
     temporary = files.temporary_path(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -94,7 +103,7 @@ def build_dataset(folder: Path, owner: str) -> str:
             if source.is_dir():
                 shutil.copytree(source, temporary / source.name, ignore=ignored)
         build_record = {"version": cellsignal.__version__, "commit": provenance.commit(), "code": provenance.code_digest(temporary / "cellsignal")}
-        files.write_json(temporary / "cellsignal" / provenance.BUILD, build_record)
+        files.write_json(temporary / "cellsignal" / provenance.BUILD_FILE, build_record)
         digest = _digest(temporary, (path for path in temporary.rglob("*") if path.is_file()))
         files.write_json(temporary / DATASET, {"id": f"{owner}/{SLUG}", **_METADATA})
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,7 +124,7 @@ def _upload(folder: Path, current_version: int) -> None:
     if current_version == 0:
         client.create_dataset(folder)
         return
-    built = files.read_json(folder / "cellsignal" / provenance.BUILD)
+    built = files.read_json(folder / "cellsignal" / provenance.BUILD_FILE)
     client.version_dataset(folder, " ".join(filter(None, ["cellsignal", built["version"], built["commit"][:12]])))
 
 

@@ -21,7 +21,7 @@ from cellsignal.kaggle.errors import Missing, RateLimited, ServerError, Unreacha
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain.steps import PATHS_AND_SPEED
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
 # What became of a pushed step: its session's state and, once that ended well, whose work it left.
 
@@ -54,47 +54,47 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
         return Outcome(Status.running, state)
     if state != "COMPLETE":
         return Outcome(Status.failed, f"it ended with {state}{_reason(pushed)}; see {pushed.url}")
-    step_manifest = _newest(step, pushed, interval)
-    difference = output_differs(step_manifest, step, pushed)
-    if step_manifest is None or difference:
+    step_receipt = _newest(step, pushed, interval)
+    difference = output_differs(step_receipt, step, pushed)
+    if step_receipt is None or difference:
         return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if step_manifest.complete and (missing := sorted(set(pushed.outputs) - {*step_manifest.outputs, *step_manifest.details["taken_up"]})):
+    if step_receipt.complete and (missing := sorted(set(pushed.outputs) - {*step_receipt.outputs, *step_receipt.details["taken_up"]})):
         return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
-    if step_manifest.complete:
-        return Outcome(Status.complete, "" if step_manifest.details["code"] == pushed.code else NEWER_CODE_NOTE, step_manifest.details["written"])
-    return Outcome(Status.incomplete, step_manifest.details["progress"], step_manifest.details["written"])
+    if step_receipt.complete:
+        return Outcome(Status.complete, "" if step_receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, step_receipt.details["written"])
+    return Outcome(Status.incomplete, step_receipt.details["progress"], step_receipt.details["written"])
 
 
 def _newest(step: str, pushed: PushedKernel, interval: float) -> Receipt | None:
     """The receipt of a session that ended well; for a while Kaggle lists none, or that of the session before."""
-    step_manifest = read_receipt(step, pushed)
+    step_receipt = read_receipt(step, pushed)
     for _ in range(EXTRA_LOOKS if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
-        if step_manifest is not None and step_manifest.details["written"] > pushed.seen:
+        if step_receipt is not None and step_receipt.details["written"] > pushed.seen:
             break
         time.sleep(interval)
-        step_manifest = read_receipt(step, pushed)
-    return step_manifest
+        step_receipt = read_receipt(step, pushed)
+    return step_receipt
 
 
 def read_receipt(step: str, pushed: PushedKernel) -> Receipt | None:
     """The receipt of a session that ended well; None when it left none, or a damaged one."""
     with tempfile.TemporaryDirectory() as folder:
-        receipt_path = manifest.place(Path(pushed.run), step).as_posix()
-        client.output(pushed.version_slug, Path(folder), f"^{re.escape(receipt_path)}$")
-        return manifest.read(Path(folder) / pushed.run, step)
+        path = step_receipts.receipt_path(Path(pushed.run), step).as_posix()
+        client.output(pushed.version_slug, Path(folder), f"^{re.escape(path)}$")
+        return step_receipts.read(Path(folder) / pushed.run, step)
 
 
-def output_differs(step_manifest: Receipt | None, step: str, pushed: PushedKernel) -> str:
+def output_differs(step_receipt: Receipt | None, step: str, pushed: PushedKernel) -> str:
     """In what a receipt is not of the work that was pushed as `step`; "" when it is."""
-    if step_manifest is None:
+    if step_receipt is None:
         return f"there is no receipt of {step} in {pushed.run}"
-    if step_manifest.details["written"] <= pushed.seen:
+    if step_receipt.details["written"] <= pushed.seen:
         return "its receipt is that of the session before"
-    parameters = settings.flat(step_manifest.details["parameters"])
+    parameters = settings.flatten(step_receipt.details["parameters"])
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and parameters.get(name) != value:
             return f"its {name} is {parameters.get(name)!r} and not {value!r}"
-    if step_manifest.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
+    if step_receipt.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal.files import is_plain
-from cellsignal.settings import Names, Settings, distinct, rising
+from cellsignal.settings import Names, Settings, check_distinct, check_rising
 
 # Listed here because learn.networks.backbones and learn.training.losses import PyTorch; a test keeps the lists equal. The name of
 # a new backbone or loss belongs here, its code there.
@@ -53,7 +53,7 @@ class NetworkSettings(Settings):
     cosine_head: Literal["none", "auxiliary", "only"] = Field("none", description="cosine head for arcface and cosface: for the loss only, or also for the prediction")
     control_features: bool = Field(False, description="multiply features by those of the plate's controls (seed 004)")
 
-    parts = {
+    subsets = {
         "classifier": ("backbone", "dropout", "standardise", "covariates", "heads", "cosine_head", "control_features"),
         "pretraining": ("backbone", "standardise"),
         "labels": ("backbone", "dropout", "standardise"),
@@ -62,17 +62,17 @@ class NetworkSettings(Settings):
     @property
     def classifier(self) -> "NetworkSettings":
         """Settings of the networks that a run trains."""
-        return self.part("classifier")
+        return self.subset("classifier")
 
     @property
     def pretraining(self) -> "NetworkSettings":
         """Settings while a network trains on the controls: a plain head."""
-        return self.part("pretraining")
+        return self.subset("pretraining")
 
     @property
     def labels(self) -> "NetworkSettings":
         """Settings of a network for multi-label sites."""
-        return self.part("labels")
+        return self.subset("labels")
 
     @field_validator("backbone")
     @classmethod
@@ -91,7 +91,7 @@ class NetworkSettings(Settings):
     def _known_covariates(cls, names: Names) -> Names:
         if unknown := set(names) - set(COVARIATES):
             raise ValueError(f"{min(unknown)!r} is none of {', '.join(COVARIATES)}")
-        return distinct(names)
+        return check_distinct(names)
 
     @field_validator("heads")
     @classmethod
@@ -149,7 +149,7 @@ class TrainingSettings(Settings):
     pseudo_label_share: float = Field(0.4, gt=0, le=1, description="share of the test wells, the most confident first, in the first of these epochs")
     pseudo_label_step: float = Field(0.015, ge=0, le=1, description="increase of that share with each epoch")
 
-    parts = {
+    subsets = {
         "pretraining": (*_SHARED, "schedule", "warmup_epochs", "pretrain_epochs"),
         "head": (*_SHARED, *_LOSS, "head_epochs"),
         "whole": (*_SHARED, *_LOSS, *_SCHEDULE, "epochs", "pseudo_label_epochs", "pseudo_label_share", "pseudo_label_step"),
@@ -160,27 +160,27 @@ class TrainingSettings(Settings):
     @property
     def pretraining(self) -> "TrainingSettings":
         """Settings of pretraining on the controls: `pretrain_epochs`, with the plain loss."""
-        return self.part("pretraining", epochs=self.pretrain_epochs)
+        return self.subset("pretraining", epochs=self.pretrain_epochs)
 
     @property
     def head(self) -> "TrainingSettings":
         """Settings of the phase that trains the new head only: `head_epochs`, at a constant rate."""
-        return self.part("head", epochs=self.head_epochs, schedule="constant")
+        return self.subset("head", epochs=self.head_epochs, schedule="constant")
 
     @property
     def whole(self) -> "TrainingSettings":
         """Settings of the phase that trains the whole network."""
-        return self.part("whole")
+        return self.subset("whole")
 
     @property
     def final(self) -> "TrainingSettings":
         """Settings of the phase on all labelled wells: `final_epochs` at the constant `final_learning_rate`."""
-        return self.part("final", epochs=self.final_epochs, learning_rate=self.final_learning_rate, schedule="constant")
+        return self.subset("final", epochs=self.final_epochs, learning_rate=self.final_learning_rate, schedule="constant")
 
     @property
     def labels(self) -> "TrainingSettings":
         """Settings of training on multi-label sites, with batches of any sites."""
-        return self.part("labels", batch_scope="mixed")
+        return self.subset("labels", batch_scope="mixed")
 
     @field_validator("virtual_batch")
     @classmethod
@@ -209,7 +209,7 @@ class TrainingSettings(Settings):
             raise ValueError(f"there are only {info.data['epochs']} epochs")
         return epochs
 
-    rising_epochs = field_validator("decay_epochs")(rising)
+    rising_epochs = field_validator("decay_epochs")(check_rising)
 
 
 class AugmentationSettings(Settings):
@@ -225,7 +225,7 @@ class AugmentationSettings(Settings):
     mix_phases: Literal["final", "all"] = Field("final", description="phases with mixed images: the last epochs, or all on treatments")
     progressive_sizes: list[int] = Field([], description="image sizes, px, in equal parts of the epochs; empty means the original size")
 
-    parts = {
+    subsets = {
         "pretraining": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift"),
         "final": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift", "mixup_alpha", "cutmix_alpha"),
         "labels": ("symmetries", "crop", "resized_crop", "channel_scale", "channel_shift", "mixup_alpha", "cutmix_alpha", "progressive_sizes"),
@@ -234,24 +234,24 @@ class AugmentationSettings(Settings):
     @property
     def pretraining(self) -> "AugmentationSettings":
         """Settings of the phases on the controls and of the head, without mixing and resizing."""
-        return self.part("pretraining")
+        return self.subset("pretraining")
 
     @property
     def whole(self) -> "AugmentationSettings":
         """Settings of the phase that trains the whole network, which mixes if all phases do."""
-        return self if self.mix_phases == "all" else self.part("pretraining", progressive_sizes=self.progressive_sizes)
+        return self if self.mix_phases == "all" else self.subset("pretraining", progressive_sizes=self.progressive_sizes)
 
     @property
     def final(self) -> "AugmentationSettings":
         """Settings of the phase on all labelled wells, which mixes."""
-        return self.part("final")
+        return self.subset("final")
 
     @property
     def labels(self) -> "AugmentationSettings":
         """Settings of training on multi-label sites."""
-        return self.part("labels")
+        return self.subset("labels")
 
-    rising_sizes = field_validator("progressive_sizes")(rising)
+    rising_sizes = field_validator("progressive_sizes")(check_rising)
 
 
 class MachineSettings(Settings):

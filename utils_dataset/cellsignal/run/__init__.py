@@ -1,1 +1,1 @@
-"""Recipes, places and the chain of kernels."""
+"""Runs: recipes, the folders and inputs of a run, the chain of notebooks, sweeps, clusters and archives."""

@@ -1,4 +1,4 @@
-"""What a run works on: plates that are there or that the virtual microscope draws first, and pretrained weights."""
+"""The inputs of a run: plates, which the virtual microscope may draw first, and pretrained weights."""
 
 import os
 import shutil
@@ -21,12 +21,12 @@ from cellsignal.tasks import RXRX1, TASKS, Task
 if TYPE_CHECKING:
     import pandas as pd
 
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
 def data_folder(data: str, *, run: str | Path) -> Path:
-    """The absolute folder of a run's data; `data` is empty for where the run's own plates are drawn."""
-    return environment.default_data(data) if data else environment.scratch(environment.default_run(str(run)))
+    """The absolute folder of a run's data; an empty `data` means the folder where the run's own plates are drawn."""
+    return environment.data_folder(data) if data else environment.scratch_folder(environment.run_folder(str(run)))
 
 
 def open_tables(
@@ -55,64 +55,64 @@ def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed
 
 
 def prepare(
-    data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, replace: bool = True, **how: Any
+    data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, replace: bool = True, **options: Any
 ) -> Path:
-    """The folder of the run's data, simulated first when `preset` asks for them and they are not whole; `how` goes to `simulate`.
+    """The folder of the run's data, simulated first when `preset` is set and it is not complete; `options` are passed to `simulate`.
 
-    Figures and pages of this process are of these data from here on. `replace`: whether another simulation in the run's
-    own folder gives way, or else is refused.
+    From here on the figures and pages of this process say whether the data are simulated. `replace`: whether another simulation in
+    the run's own folder is replaced, or else refused.
     """
     root, preset = resolve(data, run=run, preset=preset, seed=seed, task=task)
-    if preset and not is_store(root):  # a store of drawn plates looks at its pixels itself
+    if preset and not is_store(root):  # a store of drawn plates checks its pixels itself
         if not simulated.is_simulated(root):
-            _say(_warning(preset, seed))
+            _print_once(_simulated_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), timeout=3600, waiting_message=f"waiting for {root}"):
-            _simulate(root, preset=preset, seed=seed, ours=replace and not data, **how)
+            _simulate(root, preset=preset, seed=seed, replace=replace and not data, **options)
     simulated.show(simulated.is_simulated(root))
     if simulated.shown():
-        told = simulated.identity(root)
-        _say(_warning(told.get("preset"), told.get("seed")))
+        identity = simulated.identity(root)
+        _print_once(_simulated_warning(identity.get("preset"), identity.get("seed")))
     return root
 
 
-def _warning(preset: str | None, seed: int | None) -> str:
+def _simulated_warning(preset: str | None, seed: int | None) -> str:
     return (
-        f"SIMULATED DATA: a virtual microscope draws every picture (preset {preset!r}, seed {seed}), and none is the competition's; "
+        f"SIMULATED DATA: a virtual microscope draws every image (preset {preset!r}, seed {seed}), and none is the competition's; "
         "for real plates name their folder as `data`, or attach them on Kaggle"
     )
 
 
-def _say(line: str) -> None:
+def _print_once(line: str) -> None:
     """Print a line once in this process: every notebook opens its data, and a chain does so several times."""
-    if line not in _said:
-        _said.add(line)
+    if line not in _printed:
+        _printed.add(line)
         print(line, flush=True)
 
 
-def _simulate(root: Path, *, preset: str, seed: int, ours: bool, **how: Any) -> None:
-    """Finish the simulation in `root`; another or a damaged one gives way only inside the run's own folder, with a word."""
+def _simulate(root: Path, *, preset: str, seed: int, replace: bool, **options: Any) -> None:
+    """Complete the simulation in `root`; `replace`: draw it again, with a message, where another or a damaged one is there."""
     from cellsignal.data.microscope import simulate
 
     try:
-        simulate.simulate(root, preset=preset, seed=seed, keep=not ours, **how)
-    except InputError as other:
-        marks = (root / simulated.RECEIPT, root / WORKING_FOLDER)
-        if not ours or not any(mark.exists() for mark in marks):
-            raise  # not a simulation that we may throw away
-        print(f"{str(other).partition('; ')[0]}; the plates are drawn again", flush=True)
+        simulate.simulate(root, preset=preset, seed=seed, keep=not replace, **options)
+    except InputError as error:
+        is_simulation = any(path.exists() for path in (root / simulated.RECEIPT, root / WORKING_FOLDER))
+        if not replace or not is_simulation:
+            raise
+        print(f"{str(error).partition('; ')[0]}; the plates are drawn again", flush=True)
         discard(root)
-        simulate.simulate(root, preset=preset, seed=seed, **how)
+        simulate.simulate(root, preset=preset, seed=seed, **options)
 
 
 def check_discard(root: Path) -> None:
-    """InputError when `discard` would not know what it removes: a link may lead to what other runs use."""
+    """InputError when `discard` must not remove a folder: a link may lead to files that other runs use."""
     if root.is_symlink() or (root.exists() and not root.is_dir()):
         what = f"is a link to {os.path.realpath(root)}" if root.is_symlink() else "is no folder"
         raise InputError(f"{what}, and would have to be emptied", where=root, cure="empty it and put a folder here, or choose another run folder")
 
 
 def discard(root: Path) -> None:
-    """Remove a folder so that it is whole or gone at any moment; raises as `check_discard` does."""
+    """Remove a folder so that at any moment it is complete or gone; raises as `check_discard` does."""
     check_discard(root)
     old = root.with_name(f"{files.TEMPORARY}{root.name}")
     shutil.rmtree(old, ignore_errors=True)
@@ -122,44 +122,40 @@ def discard(root: Path) -> None:
 
 
 def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1) -> tuple[Path, str]:
-    """The data folder and the preset that is drawn there, "" for none, after the checks that need no work.
+    """The data folder and the preset to draw there, "" for none; only quick checks are made.
 
-    Plates that are there win over a preset: those in the folder that `data` names, else those that are attached. Without
-    `data` and `preset` also the run's own folder, and on Colab the competition's download.
+    Existing plates take precedence over a preset: those in the folder that `data` names, else those that are attached. Without
+    `data` and `preset` also those in the run's own folder, and on Colab the competition's download.
     """
     root = data_folder(data, run=run)
     if not preset:
-        root = root if data or root.is_dir() else _found(task) or root
+        root = root if data or root.is_dir() else _attached_or_downloaded(task) or root
         if not root.is_dir():
             raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
         return root, ""
-    from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy: only who simulates pays
+    from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
 
     if preset not in (known := presets_of(task)):
         raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
-    attached = not data and any(mounts.is_certain(place, task) for place in mounts.data_sets(task))
+    attached = not data and any(mounts.has_task_tables(folder, task) for folder in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
-    if attached or (data and _there(root, task) and not _drawn(root, preset, seed)):
-        _say(f"preset {preset!r} draws nothing: plates that are {'attached' if attached else 'named as `data`'} win over it, {root}")
+    has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
+    if attached or (data and has_plates and not _is_preset(root, preset, seed)):
+        _print_once(f"preset {preset!r} draws nothing: plates that are {'attached' if attached else 'named as `data`'} win over it, {root}")
         return root, ""
     return root, preset
 
 
-def _there(root: Path, task: Task) -> bool:
-    """Whether a folder holds a data set, and not one that a simulation has begun."""
-    return mounts.is_certain(root, task) and not (root / WORKING_FOLDER).is_dir()
-
-
-def _drawn(root: Path, preset: str, seed: int) -> bool:
-    """Whether a folder holds what this preset draws."""
+def _is_preset(root: Path, preset: str, seed: int) -> bool:
+    """Whether a folder holds the plates of this preset and seed."""
     if not simulated.is_simulated(root):
         return False
-    told = Receipt.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again").identity
-    return (told.get("preset"), told.get("seed")) == (preset, seed)
+    identity = Receipt.read(root / simulated.RECEIPT, cure=f"delete the whole folder {root} and simulate again").identity
+    return (identity.get("preset"), identity.get("seed")) == (preset, seed)
 
 
 def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None:
-    """Refuse cell types that the plates of a preset will not have, before they are drawn."""
+    """Raise InputError for cell types that the plates of a preset will not have, before they are drawn."""
     if not names or not preset:
         return
     from cellsignal.data.microscope.simulate import PRESETS
@@ -170,25 +166,41 @@ def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None
         raise InputError(f"no cell_type {unknown!r} in the preset {preset}", where=where, cure=f"choose from {', '.join(drawn)}")
 
 
-def _found(task: Task) -> Path | None:
+def _attached_or_downloaded(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
-    if environment.where() == "kaggle" or mounts.data_sets(task):
+    if environment.platform() == "kaggle" or mounts.data_sets(task):
         return mounts.data_set(task)
-    if environment.where() != "colab":
+    if environment.platform() != "colab":
         return None
     from cellsignal.data.download.rxrx1 import from_kagglehub
 
     return from_kagglehub(task.competition)
 
 
-def attach(package: str) -> None:
-    """Let Python import a package from a wheel that is attached, where it is not installed: Kaggle's sessions have no internet."""
+def attach_wheel(package: str) -> None:
+    """Let Python import a package from an attached wheel where it is not installed: Kaggle's sessions have no internet."""
     for wheel in mounts.wheels(package)[:1]:
         if str(wheel) not in sys.path:
-            sys.path.append(str(wheel))  # last: what is installed wins
+            sys.path.append(str(wheel))  # last, after what is installed
 
 
-# The tables of a run, looked at before anything is trained: whether there is enough to train on, and for which cell types.
+def find_pretrained(source: str, backbone: str) -> Path:
+    """The file of the weights with which a network starts: `source` is a path, or "imagenet".
+
+    ImageNet's are `<backbone>.safetensors` in the current folder or in an attached input (`mounts.find_files`), else they
+    are downloaded. Raises InputError, which says what to attach, when there are none.
+    """
+    from cellsignal.learn.networks.pretrained import IMAGENET, download_imagenet, imagenet_file_name  # pulls in PyTorch
+
+    if source == IMAGENET:
+        return next(mounts.find_files(imagenet_file_name(backbone)), None) or download_imagenet(backbone)
+    path = environment.data_folder(source)
+    if not path.is_file():
+        raise InputError("no such weights", where=path, cure=f'name a .safetensors file, or {IMAGENET}, or set network.pretrained: ""')
+    return path
+
+
+# Checks of a run's tables before anything is trained: whether there are enough wells, and of which cell types.
 
 
 def cell_types_to_train(
@@ -198,30 +210,30 @@ def cell_types_to_train(
     return READERS[TASKS[task].reader](task, data, settings, run=run, preset=preset, seed=seed)
 
 
-def _wells(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
+def _cell_types_of_wells(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
     tables = open_tables(data, run=run, preset=preset, seed=seed, cell_types=settings.cell_types, experiments=settings.experiments)
     wells = tables.wells
-    _check_test(wells, where=tables.root)
+    _check_test_wells(wells, where=tables.root)
     sizes = wells.loc[wells["dataset"] == "train", "cell_type"].value_counts()
     return sorted(sizes.index, key=lambda name: (-sizes[name], name))
 
 
-def _check_test(wells: "pd.DataFrame", *, where: Path) -> None:
-    """Refuse now what only the prediction would notice, hours later."""
-    asked = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
-    if asked.empty:
+def _check_test_wells(wells: "pd.DataFrame", *, where: Path) -> None:
+    """Raise InputError for test wells without training wells, which the prediction would notice hours later."""
+    test_wells = wells[(wells["dataset"] == "test") & (wells["well_type"] == "treatment")]
+    if test_wells.empty:
         what = "no test wells among these experiments"
         raise InputError(what, where=where, cure="name a test experiment in `wells.experiments` too, or leave it empty")
-    trained = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
-    if untrained := sorted(set(asked["cell_type"]) - set(trained["cell_type"])):
+    training_wells = wells[(wells["dataset"] == "train") & (wells["well_type"] == "treatment")]
+    if untrained := sorted(set(test_wells["cell_type"]) - set(training_wells["cell_type"])):
         what = f"{', '.join(untrained)} has test wells and no training wells"
         raise InputError(what, where=where, cure="leave it out with `wells.cell_types` or `wells.experiments`")
 
 
-def _sites(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
-    """Labelled sites have no cell types to be told apart by; what names some is refused."""
-    for name, given in (("cell_types", settings.cell_types), ("experiments", settings.experiments)):
-        if given:
+def _check_sites(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
+    """No cell types, because labelled sites have none; InputError when some are named, or there are too few sites."""
+    for name, values in (("cell_types", settings.cell_types), ("experiments", settings.experiments)):
+        if values:
             raise InputError(f"the task {task} has no {name}", where=f"wells.{name}", cure="leave it empty")
     tables = open_sites(data, run=run, preset=preset, seed=seed, task=TASKS[task])
     labelled = int((tables.sites["dataset"] == "train").sum())
@@ -232,4 +244,4 @@ def _sites(task: str, data: str, settings: WellSettings, *, run: str | Path, pre
 
 
 # By the reader that a task names.
-READERS: dict[str, Callable[..., list[str]]] = {"wells": _wells, "sites": _sites}
+READERS: dict[str, Callable[..., list[str]]] = {"wells": _cell_types_of_wells, "sites": _check_sites}

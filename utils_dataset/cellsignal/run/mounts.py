@@ -1,4 +1,4 @@
-"""What is attached: competitions, data sets and outputs of notebooks, in Kaggle's layouts old and new."""
+"""What is attached on Kaggle: competitions, data sets and outputs of notebooks, in its old and new folder layouts."""
 
 import os
 from collections.abc import Iterator
@@ -9,102 +9,101 @@ from pathlib import Path
 from cellsignal.data.tables.headers import has_columns
 from cellsignal.errors import InputError
 from cellsignal.run import environment
-from cellsignal.run.record.manifest import RUN
 from cellsignal.tasks import RXRX1, Task
 
-KINDS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # folders of the new layout, and the depth of mounts in them
-FEW = 256  # entries that are looked at in a folder: one of images holds half a million, and listing it takes minutes
+RUN_FILE = "run.json"  # in every run folder, which is recognised by it
+MOUNT_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # by folder of the new layout
+MAX_ENTRIES = 256  # looked at in a folder: one of images holds half a million, and listing it takes minutes
 
 
 def mounts() -> list[Path]:
     """Every attached input but models: /kaggle/input/<slug>, or .../competitions/<slug>, .../{datasets,notebooks}/<owner>/<slug>."""
-    attached = environment.KAGGLE / "input"
-    new = [path for kind, depth in KINDS.items() if kind != "models" for path in _deep(attached / kind, depth)]
-    return [*new, *(path for path in _folders(attached) if path.name not in KINDS)]
+    root = environment.KAGGLE / "input"
+    new_layout = [path for kind, depth in MOUNT_DEPTHS.items() if kind != "models" for path in _folders_at_depth(root / kind, depth)]
+    return [*new_layout, *(path for path in _subfolders(root) if path.name not in MOUNT_DEPTHS)]
 
 
 def wheels(package: str) -> list[Path]:
     """Wheels of a pure Python package (by its name on PyPI) in attached data sets and outputs, at most two levels down."""
     pattern = f"{package.replace('-', '_')}-*-none-any.whl"
-    places = [place for mount in mounts() for depth in range(3) for place in _deep(mount, depth)]
-    return [path for place in places for path in _first(place) if fnmatch(path.name, pattern)]
+    folders = [folder for mount in mounts() for depth in range(3) for folder in _folders_at_depth(mount, depth)]
+    return [path for folder in folders for path in _first_entries(folder) if fnmatch(path.name, pattern)]
 
 
-def names() -> str:
+def describe_mounts() -> str:
     """The attached inputs in words, for messages."""
-    found = [path.relative_to(environment.KAGGLE / "input").as_posix() for path in mounts()]
-    return f"attached are {', '.join(found)}" if found else "nothing is attached"
+    names = [path.relative_to(environment.KAGGLE / "input").as_posix() for path in mounts()]
+    return f"attached are {', '.join(names)}" if names else "nothing is attached"
 
 
 def data_sets(task: Task = RXRX1) -> list[Path]:
     """Folders with a task's data: the highest of each mount that holds tables, at most two levels below it.
 
-    Those whose tables are certainly the task's when there are any: a metadata.csv may be anybody's. Of these the user's
-    own, when there are any: the competition is attached to every kernel that is pushed as it is tracked.
+    If the tables of some identify the task with certainty, only those: a metadata.csv may belong to other data. Of these only the
+    user's own, if there are any: the competition is attached to every kernel that is pushed as it is in the repository.
     """
-    found = [place for mount in mounts() for place in islice(_tables(mount, task), 1)]
-    certain = [place for place in found if is_certain(place, task)] or found
-    return [place for place in certain if not _of_competition(place, task)] or certain
+    folders = [folder for mount in mounts() for folder in islice(_table_folders(mount, task), 1)]
+    certain = [folder for folder in folders if has_task_tables(folder, task)] or folders
+    return [folder for folder in certain if not _is_of_competition(folder, task)] or certain
 
 
 def data_set(task: Task = RXRX1) -> Path:
     """The attached data set. Raises InputError, which lists what is attached, when there is none or more than one."""
-    found = data_sets(task)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        what = f"{len(found)} data sets are attached: {', '.join(map(str, found))}"
+    folders = data_sets(task)
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        what = f"{len(folders)} data sets are attached: {', '.join(map(str, folders))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
     cure = f"attach the competition {task.competition} or a data set with {task.identifying_tables[0][0]}, or set `preset` to simulate plates"
-    raise InputError(f"no plates to be found; {names()}", where=environment.KAGGLE / "input", cure=cure)
+    raise InputError(f"no plates to be found; {describe_mounts()}", where=environment.KAGGLE / "input", cure=cure)
 
 
-def is_certain(place: Path, task: Task) -> bool:
-    """Whether tables are the task's by more than a name."""
-    return any((place / name).is_file() and (not column or has_columns(place / name, column)) for name, column in task.identifying_tables)
+def has_task_tables(folder: Path, task: Task) -> bool:
+    """Whether a folder holds tables that are certainly the task's: by their columns where the name alone does not say so."""
+    return any((folder / name).is_file() and (not column or has_columns(folder / name, column)) for name, column in task.identifying_tables)
 
 
 def runs() -> list[Path]:
     """Folders of earlier runs, in mounted outputs and data sets: a mount, a folder in it, or one in its `runs`."""
-    return [place for mount in mounts() for place in _run_places(mount) if (place / RUN).is_file()]
+    folders = (folder for mount in mounts() for folder in (mount, *_subfolders(mount), *_subfolders(mount / "runs")))
+    return [folder for folder in folders if (folder / RUN_FILE).is_file()]
 
 
-def holding_file(name: str) -> Iterator[Path]:
+def find_files(name: str) -> Iterator[Path]:
     """Files called `name`: where relative run folders start, then in attached inputs, models too, at most two folders deep."""
-    models = _deep(environment.KAGGLE / "input/models", KINDS["models"])
-    inside = (place for mount in (*mounts(), *models) for depth in range(3) for place in _deep(mount, depth))
-    yield from (place / name for place in chain([environment.base()], inside) if (place / name).is_file())
+    models = _folders_at_depth(environment.KAGGLE / "input/models", MOUNT_DEPTHS["models"])
+    attached = (folder for mount in (*mounts(), *models) for depth in range(3) for folder in _folders_at_depth(mount, depth))
+    yield from (folder / name for folder in chain([environment.base_folder()], attached) if (folder / name).is_file())
 
 
-def _tables(mount: Path, task: Task) -> Iterator[Path]:
+def _table_folders(mount: Path, task: Task) -> Iterator[Path]:
     for depth in range(3):
-        yield from (place for place in _deep(mount, depth) if any((place / name).is_file() for name, _ in task.identifying_tables))
+        for folder in _folders_at_depth(mount, depth):
+            if any((folder / name).is_file() for name, _ in task.identifying_tables):
+                yield folder
 
 
-def _of_competition(place: Path, task: Task) -> bool:
+def _is_of_competition(folder: Path, task: Task) -> bool:
     """Whether a folder is the competition's mount, or lies in it."""
-    first, second, *_ = (*place.relative_to(environment.KAGGLE / "input").parts, "")
+    first, second, *_ = (*folder.relative_to(environment.KAGGLE / "input").parts, "")
     return task.competition in (first.lower(), second.lower() * (first == "competitions"))
 
 
-def _run_places(mount: Path) -> list[Path]:
-    return [mount, *_folders(mount), *_folders(mount / "runs")]
+def _folders_at_depth(folder: Path, depth: int) -> list[Path]:
+    """The folders `depth` levels below a folder."""
+    return [folder] if depth == 0 else [deeper for child in _subfolders(folder) for deeper in _folders_at_depth(child, depth - 1)]
 
 
-def _deep(place: Path, depth: int) -> list[Path]:
-    """The folders `depth` levels below `place`."""
-    return [place] if depth == 0 else [deeper for folder in _folders(place) for deeper in _deep(folder, depth - 1)]
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders among the first entries of a folder, by name; none when it does not exist."""
+    return [path for path in _first_entries(folder) if path.is_dir()]
 
 
-def _folders(place: Path) -> list[Path]:
-    """The folders among the first entries of a folder, by name; none when it is not there."""
-    return [path for path in _first(place) if path.is_dir()]
-
-
-def _first(place: Path) -> list[Path]:
-    """The first entries of a folder, by name; none when it is not there."""
+def _first_entries(folder: Path) -> list[Path]:
+    """The first entries of a folder, by name; none when it does not exist."""
     try:
-        with os.scandir(place) as entries:
-            return sorted(Path(entry.path) for entry in islice(entries, FEW))
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in islice(entries, MAX_ENTRIES))
     except OSError:
         return []

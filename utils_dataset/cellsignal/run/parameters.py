@@ -1,13 +1,12 @@
-"""A notebook's parameters, whoever set them, held to the recipe's rules before the notebook does anything."""
+"""A notebook's parameters, however they were set, checked by the recipe's rules before the notebook does anything."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from cellsignal import settings
+from cellsignal import code_identity, settings
 from cellsignal.bench.settings import MeasurementSettings
-from cellsignal.code_identity import assigned
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
 from cellsignal.run import recipe
@@ -16,8 +15,8 @@ from cellsignal.run.recipe import Recipe
 from cellsignal.settings import Names
 from cellsignal.tasks import TASKS
 
-INJECTED = "# Parameters"  # how the cell begins that papermill puts after the notebook's own
-OF_PAPERMILL = "PAPERMILL_"  # how the names begin that its option --inject-paths adds
+INJECTED = "# Parameters"  # the first line of the cell that papermill inserts after the notebook's own parameters
+PAPERMILL_PREFIX = "PAPERMILL_"  # of the names that its option --inject-paths adds
 WHERE = "parameters"
 
 
@@ -33,65 +32,61 @@ class NotebookParameters(Recipe):
 
     @field_validator("cell_type", "network_name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
+    def _check_plain_name(cls, name: str) -> str:
         if name and not is_plain(name):
             raise ValueError("it names a file: use letters, digits and any of _.+-, a letter or digit first")
         return name
 
 
-class Checked(NamedTuple):
-    """A notebook's parameters: the whole recipe, and by dotted key the values that somebody gave."""
+class CheckedParameters(NamedTuple):
+    """The parameters of a notebook after all checks."""
 
-    recipe: Recipe
-    own: dict[str, Any]  # those that only this notebook has
-    given: dict[str, Any]
+    recipe: Recipe  # with the defaults of what the notebook leaves out
+    notebook_only: dict[str, Any]  # those that a recipe does not have
+    given: dict[str, Any]  # the values that the notebook or its user set, by dotted key
 
 
-def check(namespace: Mapping[str, Any]) -> Checked:
+def check(namespace: Mapping[str, Any]) -> CheckedParameters:
     """The recipe that a notebook's variables make; what they leave out has its default.
 
-    `namespace`: the notebook's variables, among them IPython's `In`, the cells that have run; without it no name is unknown. A
-    group that is injected, as `papermill -f RECIPE.yaml` does, is given as a whole. Raises InputError for a value that breaks a
-    rule, and for an injected name that neither recipe nor notebook knows.
+    `namespace`: the notebook's variables, among them IPython's `In`, the cells that have run; without it no name is unknown. Of a
+    group that is injected, as `papermill -f RECIPE.yaml` does, all keys count as set. Raises InputError for a value that breaks a
+    rule, and for an injected name that is neither the recipe's nor the notebook's.
     """
     cells = list(reversed(namespace.get("In", ())))
-    injected = next((_assigned(text) for text in cells if text.startswith(INJECTED)), [])
-    own = next((names for text in cells if not text.startswith(INJECTED) and "run" in (names := _assigned(text))), [])
-    known = [*Recipe.model_fields, *(own or NotebookParameters.model_fields)]
-    unknown = next((name for name in injected if name not in known and not name.startswith(OF_PAPERMILL)), None)
+    injected = next((_assigned_names(text) for text in cells if text.startswith(INJECTED)), [])
+    # The cell of the notebook's own parameters assigns `run`.
+    in_notebook = next((names for text in cells if not text.startswith(INJECTED) and "run" in (names := _assigned_names(text))), [])
+    known = [*Recipe.model_fields, *(in_notebook or NotebookParameters.model_fields)]
+    unknown = next((name for name in injected if name not in known and not name.startswith(PAPERMILL_PREFIX)), None)
     if unknown is not None:
-        cure = settings.nearest(unknown, Recipe, known_as=recipe.FORMERLY, others=own)
+        cure = settings.unknown_key_advice(unknown, Recipe, renamed=recipe.RENAMED_KEYS, other_keys=in_notebook)
         raise InputError(f"unknown parameter {unknown!r}", where=WHERE, cure=cure)
-    set_here = {*own, *injected} or set(namespace)
-    values = {name: namespace[name] for name in NotebookParameters.model_fields if name in set_here and name in namespace}
-    checked = recipe.check(values, model=NotebookParameters, where=WHERE, example=_with_papermill)
-    whole = Recipe.model_construct(**{name: getattr(checked, name) for name in Recipe.model_fields})
-    dumped = settings.flat(checked.model_dump())
-    shown = {key for key in settings.flat(values) if key.partition(".")[0] not in injected}
-    given = {key: value for key, value in dumped.items() if key in shown or key.partition(".")[0] in injected}
-    named = [name for name in (*whole.wells.cell_types, values.get("cell_type", ALL)) if name not in ("", ALL)]
-    if named and not whole.data:
-        _check_drawn(named, whole)
-    return Checked(whole, {name: values[name] for name in values if name not in Recipe.model_fields}, given)
+    assigned = {*in_notebook, *injected} or set(namespace)
+    values = {name: namespace[name] for name in NotebookParameters.model_fields if name in assigned and name in namespace}
+    checked = recipe.check(values, model=NotebookParameters, where=WHERE, example=_papermill_example)
+    whole_recipe = Recipe.model_construct(**{name: getattr(checked, name) for name in Recipe.model_fields})
+    set_by_key = {key for key in settings.flatten(values) if key.partition(".")[0] not in injected}
+    given = {key: value for key, value in settings.flatten(checked.model_dump()).items() if key in set_by_key or key.partition(".")[0] in injected}
+    cell_types = [name for name in (*whole_recipe.wells.cell_types, values.get("cell_type", ALL)) if name not in ("", ALL)]
+    if cell_types and not whole_recipe.data:
+        from cellsignal.run import inputs, mounts  # pulls in pandas
+
+        if not mounts.data_sets(TASKS[whole_recipe.task]):  # these take precedence over the preset, and have cell types of their own
+            inputs.check_cell_types(cell_types, preset=whole_recipe.preset, where=WHERE)
+    return CheckedParameters(whole_recipe, {name: value for name, value in values.items() if name not in Recipe.model_fields}, given)
 
 
-def _check_drawn(cell_types: Names, checked: Recipe) -> None:
-    from cellsignal.run import inputs, mounts  # pulls in pandas
-
-    if not mounts.data_sets(TASKS[checked.task]):  # these win over the preset, and have cell types of their own
-        inputs.check_cell_types(cell_types, preset=checked.preset, where=WHERE)
-
-
-def _assigned(cell: str) -> list[str]:
-    """The names that a cell assigns; none of one that is no Python."""
+def _assigned_names(cell: str) -> list[str]:
+    """The names that a cell assigns; none where it is not Python."""
     try:
-        return list(assigned(cell))
+        return list(code_identity.assigned_names(cell))
     except SyntaxError:
         return []
 
 
-def _with_papermill(key: str, value: Any) -> str:
-    """How papermill is given a group or a list: its option -p passes words as text."""
+def _papermill_example(key: str, value: Any) -> str:
+    """How to pass a group or a list to papermill, whose option -p passes every value as text."""
     if not isinstance(value, str):
         return ""
     setting = settings.field(NotebookParameters, key)

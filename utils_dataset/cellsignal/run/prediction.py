@@ -1,4 +1,4 @@
-"""The prediction of a run, as its notebook goes through it: plates, scores, refinements, plate groups, ladder, decision, submission."""
+"""The prediction of a run, in the order of its notebook: plates, scores, refinements, plate groups, ladder, decision, submission."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,16 +27,16 @@ from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
 from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
-from cellsignal.run.members import last_name, members
+from cellsignal.run.network_names import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
-FEW_SIRNAS = 100  # all their wells may be on a map
+MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
 NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
 
 
 class Predictor:
-    """Scores the plates of a run with its networks, and decides; the methods are in the order in which each needs those before it.
+    """Scores the plates of a run with its networks, and decides. Call the methods in their order: each needs those before it.
 
     `session`: of the notebook. `stored`: "scores" decides on the scores in the run folder, and opens neither weights nor images.
     `scored`: experiments to score without a decision; empty for all. Raises InputError for tables, weights or images with a fault.
@@ -52,15 +52,15 @@ class Predictor:
         self.session, self.folder, self.stored, self.scored = session, session.folder, stored == "scores", scored
         self.all_tables = inputs.open_tables(
             recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
-        self.asked_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
-        self.members = list(members(recipe.network.backbone, recipe.network.ensemble))
-        self.finals = [last_name(name, final=True) for name in self.members if recipe.training.final_epochs]
+        self.requested_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
+        self.members = list(ensemble_members(recipe.network.backbone, recipe.network.ensemble))
+        self.finals = [last_weights_name(name, final=True) for name in self.members if recipe.training.final_epochs]
         self.networks = [*["plain"] * recipe.training.ablate_virtual_batch, *self.members, *self.finals]
-        cell_types, self.left_out = sorted(self.asked_tables.wells["cell_type"].unique()), ""
+        cell_types, self.left_out = sorted(self.requested_tables.wells["cell_type"].unique()), ""
         if not self.stored:
             cell_types, self.left_out = trained_cell_types(
                 self.folder / "weights", cell_types, networks=self.networks, explicit=bool(recipe.wells.cell_types), joint=recipe.network.one_network)
-        self.tables = select(self.asked_tables, cell_types=cell_types)
+        self.tables = select(self.requested_tables, cell_types=cell_types)
         self.root = self.tables.root
         self.wells = self.tables.wells.assign(split=split_sites(self.all_tables.wells, self.tables.wells, recipe.wells.held_out, seed=recipe.seed))
         self._find_sites()
@@ -116,7 +116,7 @@ class Predictor:
         return ScoringOptions(self.folder / "weights", recipe.network.one_network, recipe.prediction.wells, machine=recipe.machine)
 
     def score(self) -> dict[str, pd.DataFrame]:
-        """The scores of each kind of statistics, by the first network of the ladder; those of the others are kept for what follows.
+        """The scores of each kind of statistics, by the first network of the ladder; those of the others are kept for the next methods.
 
         Index id_code, columns class numbers, natural-log probabilities; see `decide.predict.predict.score_experiments`. Ends the session
         when only some experiments were to be scored. Raises TimeSpent between two experiments.
@@ -144,12 +144,12 @@ class Predictor:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
 
         Of up to six experiments whose siRNAs are known; of those with many wells only the plates that hold the first plate group, which has
-        the same siRNAs in each. Says why, and gives none, where no image is opened or no time is left: a map is not worth another session.
+        the same siRNAs in each. Prints why, and returns none, when no image is opened or no time is left: a map is not worth another session.
         """
         settings, known = self.recipe.prediction.wells, self.known_wells
         plates = known[known["experiment"].isin(experiments_to_map(known))]
         groups = self.plate_groups["groups"]
-        if groups and settings.statistics_scope == "plate" and plates["sirna"].nunique() > FEW_SIRNAS:
+        if groups and settings.statistics_scope == "plate" and plates["sirna"].nunique() > MAX_MAP_SIRNAS:
             plates = plates[plates["sirna"].isin(groups[0])]
         chosen = self.images.merge(plates[["experiment", "plate"]].drop_duplicates())
         if chosen.empty:
@@ -164,7 +164,7 @@ class Predictor:
             return {}
 
     def refine(self) -> pd.DataFrame:
-        """Put views and prototypes on top of each network's scores, and average the networks; a row for each of them.
+        """Refine the scores of each network by views and prototypes, and average the networks; returns a row for each network.
 
         Columns, by network: refinements, and the scale of its cosines to the prototypes (missing without prototypes).
         """
@@ -182,19 +182,19 @@ class Predictor:
 
     @cached_property
     def plate_groups(self) -> dict[str, Any]:
-        """What the tables show of the design: the assignment's settings, groups of siRNAs that share a plate, and rotations by experiment."""
+        """The plate design in the tables: the assignment's settings, groups of siRNAs that share a plate, and rotations by experiment."""
         return plate_design(self.all_tables.wells, self.recipe.assignment.wells)
 
     @cached_property
     def design(self) -> dict[str, Any]:
-        """The arguments of `decide` that hold for all experiments: `plate_groups`, and a temperature for each cell type with errors to tell it."""
+        """The arguments of `decide` that hold for all experiments: `plate_groups`, and a temperature for each cell type whose held-out wells have errors."""
         treatment = self._treatment
         held_out = treatment[treatment["split"] == "held_out"]
         temperatures = decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_groups)
         return {**self.plate_groups, "temperatures": temperatures}
 
     def decide(self) -> Decision:
-        """A siRNA for every test well, by the last networks' scores and all plate knowledge; of a known layout where the recipe allows it."""
+        """A siRNA for every test well, by the last networks' scores and the plate design; from a known layout where the recipe allows it."""
         scores = (self.validated_scores if self.final_scores is None else self.final_scores).loc[self.tables.sample]
         layouts = known_layouts(self.all_tables.wells, scores) if self.recipe.assignment.known_layouts else {}
         self.decision = decide(scores, self.tables.wells, known_layouts=layouts, **self.design)
@@ -233,9 +233,9 @@ class Predictor:
         return answers.assign(sirna=self.truth, right=answers["predicted"] == self.truth)
 
     def submit(self) -> pd.DataFrame:
-        """Write the submission and its confidences, the metrics, and the answers that a comparison of runs goes by; gives the submission.
+        """Write the submission and its confidences, the metrics, and the answers for a comparison of runs; returns the submission.
 
-        Without an answer for every test well there is none, and that of an earlier run is removed.
+        Without an answer for every test well there is no submission, and that of an earlier run is removed.
         """
         decision, solution = self.decision, self.tables.solution
         right = None if solution is None else decision.predictions.eq(solution.reindex(self.tables.sample))
@@ -246,7 +246,7 @@ class Predictor:
             "simulated": is_simulated(self.root)})
         write_known_answers(self.folder / ANSWERS_FILE, known_answers(self.ladder, self.truths, self.wells))
         answers = pd.DataFrame({"sirna": decision.predictions, "confidence": decision.confidence})
-        unanswered = len(self.asked_tables.sample) - len(self.tables.sample)
+        unanswered = len(self.requested_tables.sample) - len(self.tables.sample)
         if unanswered:
             remove_submission(self.folder / "submission.csv")  # perhaps of an earlier run
             print(f"no submission, because {unanswered} test wells have no answer: {self.left_out}; "

@@ -1,4 +1,4 @@
-"""The Protein Atlas of a run, as its notebook goes through it: tables, folds, networks, probabilities, thresholds, submission."""
+"""The Protein Atlas, in the order of its notebook: tables, folds, networks, probabilities, thresholds, submission."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,7 +23,7 @@ from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
-from cellsignal.run.pretrained import find_pretrained
+from cellsignal.run.inputs import find_pretrained
 from cellsignal.run.record.session import Session
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
@@ -59,7 +59,7 @@ class ProteinAtlas:
         return self.labelled.assign(names=names)[["id_code", "labels", "names"]]
 
     def show_sites(self, rows: Sequence[int]) -> Figure | str:
-        """Some labelled sites as composites beside their channels, kept as eda/sites.png; a sentence where no image is opened."""
+        """Some labelled sites as composites beside their channels, kept as eda/sites.png; a sentence when no image is opened."""
         if self.stored == "scores":
             return NO_IMAGES
         images = list(read_sites(self.root, self.labelled.iloc[rows], channels=self.task.suffixes))
@@ -67,10 +67,10 @@ class ProteinAtlas:
         return save(figure, self.folder / "eda/sites.png")
 
     def make_folds(self) -> pd.DataFrame | str:
-        """Stratify the labelled sites by folds, sites with the same image in one; gives the sites of each class (row) in each fold."""
+        """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (row) in each fold."""
         if self.stored == "scores":
             return NO_IMAGES
-        inputs.attach(PACKAGE)  # from an attached wheel, where Kaggle has no internet
+        inputs.attach_wheel(PACKAGE)  # Kaggle's sessions may have no internet
         same = same_images(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
         recipe = self.session.recipe
         self.folds = stratified_folds(self.labels, folds=recipe.wells.folds, classes=self.task.classes, seed=recipe.seed, groups=same)
@@ -83,7 +83,7 @@ class ProteinAtlas:
         return range(0 if self.stored else self.session.recipe.wells.folds)
 
     def network(self, fold: int) -> Classifier:
-        """The untrained network of a fold, which may begin with pretrained weights."""
+        """The untrained network of a fold, with pretrained weights if the recipe names some."""
         recipe = self.session.recipe
         model = Classifier(recipe.network.labels, channels=len(self.task.suffixes), classes=self.task.classes, seed=recipe.seed + fold)
         if self._pretrained:
@@ -96,7 +96,7 @@ class ProteinAtlas:
         return find_pretrained(recipe.network.pretrained, recipe.network.backbone) if recipe.network.pretrained else None
 
     def sites(self, fold: int) -> TrainingSites:
-        """The sites of a fold's training: those of all other folds, augmented, and its own to measure by."""
+        """The sites of a fold's training: those of all other folds, augmented, and its own as held-out sites."""
         recipe = self.session.recipe
         change = build_augmentation(recipe.augmentation.labels, seed=recipe.seed)
         parts = self.labelled.assign(split=split_of(self.folds, fold))
@@ -105,7 +105,7 @@ class ProteinAtlas:
         return TrainingSites(train, held_out, task=self.task.name)
 
     def fit_options(self, fold: int) -> dict[str, Any]:
-        """Where a fold's weights lie, on what machine they are trained, and how long: arguments of `fit`."""
+        """The arguments of `fit` for a fold: the path of its weights, the machine, the time budget."""
         name = fold_name(fold)
         return {"weights": self.folder / "weights" / name / "model.safetensors", "machine": self.session.recipe.machine,
                 "budget": self.session.time_budget, "resume_folders": self.session.resume_folders("weights", name)}
@@ -122,14 +122,14 @@ class ProteinAtlas:
         return self.scores
 
     def evaluate(self) -> list[dict]:
-        """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites where a solution is."""
+        """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
         solution = self.tables.solution
         test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
         self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test)
         return self.rungs
 
     def submit(self) -> pd.DataFrame:
-        """Write thresholds, metrics and submission; gives the answers and probabilities of the test sites, a row each."""
+        """Write thresholds, metrics and submission; returns the answers and probabilities of the test sites, one row per site."""
         recipe = self.session.recipe
         method, probabilities, ids = recipe.assignment.thresholds, self.scores.test, self.test["id_code"].tolist()
         values = THRESHOLD_METHODS[method](self.scores.held_out, self.truth, probabilities)

@@ -1,4 +1,4 @@
-"""What the training notebooks work on: the wells of one cell type, their images, a network, and the phases that train it."""
+"""The work of the training notebooks: the wells of one cell type, their images, a network, and the phases that train it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.learn.training.fit import History, TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
-from cellsignal.run.inputs import open_tables
-from cellsignal.run.members import prefix, pretrained_name, seed_of
-from cellsignal.run.pretrained import find_pretrained
+from cellsignal.run.inputs import find_pretrained, open_tables
+from cellsignal.run.network_names import network_seed, phase_prefix, pretrained_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.curves import LiveCurves
 
@@ -34,21 +33,21 @@ class NetworkTraining:
     """The training of one network on one cell type ("all" for all of them), as the recipe of a session describes it.
 
     `root`: the folder of the images; `wells`: those of every cell type; `sites`: one row per site of this cell type that has all its
-    images, with its `split` ("train", "held_out", "test"); `notes`: what was left out, in lines; `seed`: of weights and batches, of
-    which each member of an ensemble has its own. Raises InputError for a cell type that does not exist, and what `open_tables` does.
+    images, with its `split` ("train", "held_out", "test"); `notes`: what was left out, in lines; `seed`: of weights and batches,
+    another one for each member of an ensemble. Raises InputError for a cell type that does not exist, and as `open_tables` does.
     """
 
     def __init__(self, session: Session, *, cell_type: str, network_name: str) -> None:
         recipe = session.recipe
         tables = open_tables(recipe.data, run=session.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
-        sites, edge = of_cell_type(tables.sites, cell_type, cell_types=recipe.wells.cell_types), []
+        sites, on_edge = of_cell_type(tables.sites, cell_type, cell_types=recipe.wells.cell_types), []
         if recipe.wells.drop_edge_wells:
-            sites, edge = inner_wells(sites)
+            sites, on_edge = inner_wells(sites)
         sites, incomplete = whole_sites(tables.root, sites)
         self.session, self.cell_type, self.network_name = session, cell_type, network_name
-        self.root, self.wells, self.seed = tables.root, tables.wells, seed_of(recipe.seed, network_name)
+        self.root, self.wells, self.seed = tables.root, tables.wells, network_seed(recipe.seed, network_name)
         self.sites = sites.assign(split=split_sites(tables.wells, sites, recipe.wells.held_out, seed=recipe.seed))
-        self.notes = "\n".join([*edge, *(incomplete or ["every site is whole"])])
+        self.notes = "\n".join([*on_edge, *(incomplete or ["every site is complete"])])
 
     def data_sets(self, sites: pd.DataFrame) -> tuple[SiteImages, SiteImages]:
         """The training and the held-out sites of a table, with common classes; only the training sites are augmented."""
@@ -80,14 +79,14 @@ class NetworkTraining:
         return model
 
     def describe(self, model: Classifier) -> str:
-        """Where the body of a network comes from, what the network knows besides the image, and what to mind, in lines."""
+        """The origin of a network's body, its inputs besides the image, and warnings, in lines."""
         lines = [f"body from {model.origin}", no_batchnorm_note(model)]
         if model.covariates:
-            lines.append(f"known besides the image: {', '.join(model.covariates)}")
+            lines.append(f"inputs besides the image: {', '.join(model.covariates)}")
         if "plate" in model.covariates:
-            learnt = self.sites[(self.sites["split"] == TRAIN) & (self.sites["well_type"] == "treatment")]
-            shown = self.wells[self.wells["experiment"].isin(learnt["experiment"])]
-            lines.append(plate_warning(rotations(shown, plate_groups(self.wells))))
+            trained_sites = self.sites[(self.sites["split"] == TRAIN) & (self.sites["well_type"] == "treatment")]
+            trained_wells = self.wells[self.wells["experiment"].isin(trained_sites["experiment"])]
+            lines.append(plate_warning(rotations(trained_wells, plate_groups(self.wells))))
         return "\n".join(filter(None, lines))
 
     def with_controls_and_test_wells(self, train: SiteImages, held_out: SiteImages) -> TrainingSites:
@@ -106,9 +105,9 @@ class NetworkTraining:
         return replace(sites, unlabelled=unlabelled, relabel=relabel)
 
     def fit(self, model: Classifier, sites: TrainingSites, phase: Phase) -> History:
-        """Train a network through one phase, within the time budget and from where earlier sessions came, and draw its curves meanwhile.
+        """Train a network through one phase, within the time budget, from the checkpoints of earlier sessions, and draw its curves.
 
-        Without test wells to label no epoch waits for pseudo-labels. Returns the history of all phases so far; see `fit.fit`.
+        Without test wells there are no epochs with pseudo-labels. Returns the history of all phases so far; see `fit.fit`.
         """
         if sites.relabel is None:
             phase = phase.model_copy(update={"training": phase.training.model_copy(update={"pseudo_label_epochs": 0})})
@@ -117,22 +116,22 @@ class NetworkTraining:
                    resume_folders=session.resume_folders("weights", self.cell_type), on_epoch=LiveCurves(title=f"{self.cell_type}: {weights.stem}"))
 
     def weights_path(self, phase: str) -> Path:
-        """Where the weights of a phase lie: "controls", "head", "whole" or "final"."""
-        names = {"controls": pretrained_name(self.network_name), "whole": self.network_name}
-        name = names.get(phase, f"{prefix(self.network_name)}{phase}")
+        """The path of the weights of a phase: "controls", "head", "whole" or "final"."""
+        names = {"controls": pretrained_weights_name(self.network_name), "whole": self.network_name}
+        name = names.get(phase, f"{phase_prefix(self.network_name)}{phase}")
         return self.session.folder / "weights" / self.cell_type / f"{name}.safetensors"
 
     def predict(self, wells: SiteImages) -> pd.Series:
-        """The siRNA of each treatment well, by id_code, to which the best weights of the whole network give the highest score.
+        """The siRNA of each treatment well with the highest score of the best weights of the whole network, by id_code.
 
-        Under adapted statistics, of the kinds of wells that filled the training batches. Empty when there are no wells.
+        With adapted statistics of the kinds of wells that were in the training batches. Empty when there are no wells.
         """
         if not len(wells):
             return pd.Series(dtype="int64")
         recipe = self.session.recipe
         model, card = load_weights(self.weights_path("whole"))
-        others = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]
-        others = others[others["well_type"].isin(card.well_types) | card.control_features]
-        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, same_data_set(wells, others) if len(others) else None,
+        controls = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]
+        controls = controls[controls["well_type"].isin(card.well_types) | card.control_features]
+        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, same_data_set(wells, controls) if len(controls) else None,
                               scope=recipe.training.batch_scope, precision=recipe.machine.precision)
         return scores.idxmax(axis=1)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
-from cellsignal import files, shapes
+from cellsignal import files, json_schemas
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
@@ -40,7 +40,7 @@ def write_report(run: Path) -> Path:
     Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png.
     """
     run = Path(run)
-    metrics, trouble = _read_or_reason(run / "metrics.json", shapes.Metrics)
+    metrics, trouble = _read_or_reason(run / "metrics.json", json_schemas.Metrics)
     with simulated.showing((metrics or {}).get("simulated", simulated.is_simulated(run / "data"))):
         parts = [
             *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
@@ -173,7 +173,7 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
 
 def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
-    recipe, _ = _read_or_reason(run / "recipe.json", shapes.Description)
+    recipe, _ = _read_or_reason(run / "recipe.json", json_schemas.Description)
     parameters = (recipe or {}).get("parameters", {})
     cell_types = parameters.get("wells", {}).get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not cell_types or folder.name in cell_types]
@@ -187,7 +187,7 @@ def _curves(folder: Path, parameters: dict) -> Iterator[str]:
     last = "final" if training.get("final_epochs") else "model"
     for name in [last, *["plain"] * bool(training.get("ablate_virtual_batch"))]:
         path = folder / f"{name}.json"
-        description = Receipt.find(path, shapes.Card)
+        description = Receipt.find(path, json_schemas.WeightDetails)
         if description is None:
             yield html.paragraph(f"{folder.name}: {_trouble(path)}", quiet=True)
         elif history := description.details.get("history"):
@@ -215,7 +215,7 @@ def _notes(notes: list[str] | None, trouble: str) -> str:
 
 
 def _seconds(run: Path) -> str:
-    seconds, trouble = _read_or_reason(run / "seconds.json", shapes.Seconds)
+    seconds, trouble = _read_or_reason(run / "seconds.json", json_schemas.Seconds)
     if trouble:
         return ""
     return html.section("Time", html.table(["step", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]))
@@ -223,7 +223,7 @@ def _seconds(run: Path) -> str:
 
 def _recipe(run: Path) -> str:
     """Every parameter and version that made the run."""
-    recipe, trouble = _read_or_reason(run / "recipe.json", shapes.Description)
+    recipe, trouble = _read_or_reason(run / "recipe.json", json_schemas.Description)
     if trouble:
         return html.section("Recipe", html.paragraph(trouble, quiet=True))
     plain = {key: value for key, value in recipe.items() if not isinstance(value, dict)}

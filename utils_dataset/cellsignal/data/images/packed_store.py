@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal import files, shapes
+from cellsignal import files
 from cellsignal.data.images.codecs import Codec, codec
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
@@ -31,6 +32,35 @@ _REPACK = "delete it, then pack the data set again"
 _MAX_SITE_BYTES = 1 << 30  # bytes of a site; those of RxRx1 have 1.6 million
 _CODEC_OVERHEAD = 1 << 16  # more bytes than a codec adds to incompressible pixels
 _REPACK_FOLDER = "delete its folder in the store, then pack the data set again"  # for damage that packing does not detect
+
+
+class PartContent(TypedDict):
+    """A part of a store in store.json."""
+
+    folder: str
+    bytes: dict[str, int]
+    digest: str
+
+
+class StoreContent(TypedDict):
+    """Identity and details of store.json, the receipt of a packed store."""
+
+    codec: str
+    suffixes: list[str]
+    shapes: dict[str, list[int]]
+    parts: dict[str, PartContent]
+
+
+class IndexContent(TypedDict):
+    """Details of sites.json, the receipt of one part of a store: by size, a row for each site."""
+
+    folder: str
+    bytes: dict[str, int]
+    sites: list[str]
+    missing: dict[str, list[int]]
+    crc32: dict[str, list[int]]
+    places: dict[str, list[int]]
+    chunks: dict[str, list[str]]
 
 
 class SiteLocation(NamedTuple):
@@ -49,7 +79,7 @@ class StoreFile:
 
     def __init__(self, root: Path, name: str, *, digest: str) -> None:
         self.path = root / name / INDEX
-        receipt = Receipt.find(self.path, shapes.StoreIndex)
+        receipt = Receipt.find(self.path, IndexContent)
         if receipt is None:
             raise InputError(_INVALID_INDEX, where=self.path, cure=_REPACK_FOLDER)
         index = receipt.details
@@ -299,7 +329,7 @@ def _read_store_file(root: Path) -> Receipt:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_PACK_AGAIN)
     if not receipt.complete:
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    files.shaped({**receipt.identity, **receipt.details}, shapes.Store, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
+    files.shaped({**receipt.identity, **receipt.details}, StoreContent, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
     return receipt
 
 

@@ -336,7 +336,7 @@ def _id(seed: int, kind: str, number: int) -> str:
 
 
 def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None, parallel_map: ParallelMap) -> None:
-    """Render the sites part by part; a part is done when its marker is there."""
+    """Render the sites part by part; a part is done when its file in the working folder is there."""
     work_folder = worker_folder(out)
     for kind in ("train", "test"):
         (out / kind).mkdir(exist_ok=True)

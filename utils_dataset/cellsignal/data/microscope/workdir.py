@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import cv2
 
 from cellsignal import files
-from cellsignal.code_identity import changed, package_code
+from cellsignal.code_identity import changed_parts, package_code
 from cellsignal.data.simulated import RECEIPT, WORKING_FOLDER
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
@@ -75,7 +75,7 @@ def _prepare_folder(out: Path, *, identity: dict[str, Any]) -> bool:
 def _check_code(out: Path, *, keep_other_code: bool, complete: bool) -> None:
     """Refuse plates drawn by another version of the code, or print that they are kept."""
     code = Receipt.find(out / (CODE if complete else f"{WORKING_FOLDER}/{CODE}"))
-    if not (changed_rooms := changed(code and code.identity, package_code("data"))):
+    if not (changed_rooms := changed_parts(code and code.identity, package_code("data"))):
         return
     if not (complete and keep_other_code):
         raise InputError(f"drawn by other code of cellsignal ({', '.join(changed_rooms)})", where=out, cure="delete this folder, or choose another")

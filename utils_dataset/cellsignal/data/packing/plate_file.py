@@ -14,7 +14,6 @@ from zlib import crc32
 
 import numpy as np
 
-from cellsignal import shapes
 from cellsignal.data.images import packed_store
 from cellsignal.data.images.codecs import Codec
 from cellsignal.data.images.folders import entries
@@ -90,7 +89,7 @@ def up_to_date(out: Path, shard: PlateShard, spec: StoreSpec) -> bool:
 
 def read_index(out: Path, name: str) -> Receipt | None:
     """The receipt of a complete part; None if there is no such part."""
-    return Receipt.find(out / name / packed_store.INDEX, shapes.StoreIndex)
+    return Receipt.find(out / name / packed_store.INDEX, packed_store.IndexContent)
 
 
 def write(out: Path, shard: PlateShard, spec: StoreSpec, *, pool: Executor, threads: int, on_site: Callable[[], Any]) -> None:

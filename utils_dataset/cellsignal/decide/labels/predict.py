@@ -97,7 +97,7 @@ def score_folds(
         scores = pd.DataFrame(np.log(np.maximum(probabilities, MIN_PROBABILITY)), table["id_code"].tolist(), config.class_numbers, np.float32)
         seconds = time.monotonic() - started
         cache.add(name, scores, {"gathered": {"running": 1}, "sites": len(table), "images": len(table) * views, "seconds": seconds})
-        budget.took(len(table) * views, seconds)
+        budget.record_part(len(table) * views, seconds)
     return _combine_parts(cache.tables, sites.labelled, sites.test, sites.folds, combine=settings.combine, where=out)
 
 

@@ -139,7 +139,7 @@ def _score_missing(root: Path, experiments: Mapping[str, pd.DataFrame], networks
             results = predict_experiment(model, config, root, sites, kinds=kinds, options=options)
             for kind, (table, facts) in results.items():
                 caches[kind].add(experiment, table, facts)
-            budget.took(sum(facts["images"] for _, facts in results.values()), time.monotonic() - started)
+            budget.record_part(sum(facts["images"] for _, facts in results.values()), time.monotonic() - started)
 
 
 def _sites_by_experiment(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:

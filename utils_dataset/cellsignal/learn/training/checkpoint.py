@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cellsignal import shapes
-from cellsignal.code_identity import changed
+from cellsignal import json_schemas
+from cellsignal.code_identity import changed_parts
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compile_function, gradient_scaler, resolve_precision
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
@@ -43,7 +43,7 @@ class Checkpoint:
     def code_differences(self, fingerprint: Mapping[str, Any]) -> list[str]:
         """The parts of the code that differ from those of an otherwise equal fingerprint; empty for any other fingerprint."""
         equal = {**fingerprint, CODE_KEY: None} == {**self.fingerprint, CODE_KEY: None}
-        return changed(fingerprint.get(CODE_KEY), self.fingerprint.get(CODE_KEY, {})) if equal else []
+        return changed_parts(fingerprint.get(CODE_KEY), self.fingerprint.get(CODE_KEY, {})) if equal else []
 
     def local_code_differences(self) -> list[str]:
         """`code_differences` of the checkpoint beside the weights; empty without one."""

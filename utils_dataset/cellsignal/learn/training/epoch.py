@@ -183,7 +183,7 @@ def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]
                 loss, counts = batch_loss(images, rows, number)
                 scaler.scale(loss * (len(rows) / sites)).backward()
                 totals.add(loss.detach() * len(rows), counts)
-            if process_group.sum_gradients(parameters, late=deadline_monitor is not None and deadline_monitor.late()):
+            if process_group.sum_gradients(parameters, late=deadline_monitor is not None and deadline_monitor.is_late()):
                 return None
             scaler.step(optimizer)
             scaler.update()

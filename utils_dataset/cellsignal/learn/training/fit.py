@@ -320,7 +320,7 @@ def _training_code(model: Classifier, sites: TrainingSites, phase: Phase) -> dic
     arguments = {"augmentation": augment, "losses": losses, "model": type(model), "data": type(data),
                  "relabel": relabel if isinstance(relabel, FunctionType | MethodType | partial) else type(relabel)}
     rooms = code_identity.package_code("learn", "decide") if phase.training.pseudo_label_epochs else PACKAGE_CODE
-    return {**rooms, **PACKAGE_CODE, "notebook": code_identity.notebook.code(), "given": code_identity.described(arguments)}
+    return {**rooms, **PACKAGE_CODE, "notebook": code_identity.notebook.code(), "given": code_identity.describe(arguments)}
 
 
 def _load_finished(model: Classifier, checkpoint: Checkpoint, *, earlier_history: Sequence[dict], write: bool = True,

@@ -1,29 +1,29 @@
-"""The texts of an archive, with the sections that Kaggle's Winning Model Documentation Guidelines ask for."""
+"""The texts of an archive, with the sections that Kaggle's Winning Model Documentation Guidelines require."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from cellsignal.run.bundle.entry_points import PARAMS, PLACES, SETTINGS
+from cellsignal.run.bundle.entry_points import PARAMS, PATHS, SETTINGS
 from cellsignal.run.chain.rebuild import is_fitted
 from cellsignal.tasks import TASKS
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the texts of an archive tell of its run."""
+class RunFacts:
+    """The facts about a run that the texts of its archive contain."""
 
     name: str  # of the run
     parameters: Mapping[str, Any]  # as recipe.json has them
-    made: Mapping[str, Any]  # recipe.json: versions, commit, platform
+    provenance: Mapping[str, Any]  # recipe.json: versions, commit, platform
     hardware: Mapping[str, Any]  # of the machine that trained
-    seconds: Mapping[str, float | None]  # that weights and scores took, where that is on record
+    seconds: Mapping[str, float | None]  # for weights and for scores; None where that is not recorded
     submission: str  # SHA-256
     files: Sequence[str]  # names in the archive
 
 
-def readme(facts: Facts) -> str:
+def readme(facts: RunFacts) -> str:
     """README.md of an archive."""
     sections = {
         "ARCHIVE CONTENTS": _contents(facts),
@@ -44,14 +44,14 @@ def entry_points() -> str:
 To be called from the folder of this archive. All paths are in `{SETTINGS}`, and nowhere else; relative ones start there.
 
 1. `python -m prepare_data` makes RAW_DATA_DIR ready. Real images are read as they were downloaded, so there is no cleaned
-   copy: it looks every row and every image through and names what is missing or damaged. Simulated plates are drawn there.
+   copy: it checks every row and every image and names what is missing or damaged. Simulated plates are drawn there.
 2. `python -m train` reads RAW_DATA_DIR and trains everything from scratch: weights and checkpoints go to RUN_DIR/weights.
    Then it does what `predict` does.
 3. `python -m predict` reads RAW_DATA_DIR and RUN_DIR/weights and writes RUN_DIR/scores, RUN_DIR/submission.csv and
    SUBMISSION_DIR/submission.csv. For a new test set, put its tables and images into RAW_DATA_DIR first.
    `python -m predict --from scores` decides on the scores in RUN_DIR/scores and opens no image.
 
-Each says first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
+Each prints first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
 done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent, and the same command goes on.
 """
 
@@ -62,10 +62,10 @@ def structure(names: Iterable[str]) -> str:
     return "".join(f"{folder if folder == '.' else f'./{folder}'}\n" for folder in sorted(folders))
 
 
-def _contents(facts: Facts) -> str:
-    told = {
+def _contents(facts: RunFacts) -> str:
+    contents = {
         "README.md": "this page",
-        SETTINGS: f"the only paths: {', '.join(PLACES)}",
+        SETTINGS: f"the only paths: {', '.join(PATHS)}",
         "entry_points.md": "what to call, what it reads and writes",
         "prepare_data.py, train.py, predict.py": "the entry points",
         "requirements.txt": "exact versions of all libraries",
@@ -80,20 +80,20 @@ def _contents(facts: Facts) -> str:
         "directory_structure.txt": "all folders",
         "SHA256SUMS": "of every file; `sha256sum -c SHA256SUMS` checks them",
     }
-    there = {f"{parent.as_posix()}/" for name in facts.files for parent in PurePosixPath(name).parents}
-    rows = [f"| `{name}` | {what} |" for name, what in told.items() if not name.endswith("/") or set(name.split(", ")) & there]
-    return "\n".join(["| file | holds |", "|---|---|", *rows, "", "No pixel of the data set is in it, nor any picture made of one."])
+    folders = {f"{parent.as_posix()}/" for name in facts.files for parent in PurePosixPath(name).parents}
+    rows = [f"| `{name}` | {what} |" for name, what in contents.items() if not name.endswith("/") or set(name.split(", ")) & folders]
+    return "\n".join(["| file | holds |", "|---|---|", *rows, "", "No pixel of the data set is in it, nor any figure made of one."])
 
 
-def _hardware(facts: Facts) -> str:
-    told = facts.hardware
-    cpu = f"{told['cores']} cores of {told['cpu'] or 'an unnamed CPU'}, {told['memory_gb']} GB of memory" if told else "not on record"
-    gpus = ", ".join(told.get("gpus", ())) or "no GPU"
+def _hardware(facts: RunFacts) -> str:
+    hardware = facts.hardware
+    cpu = f"{hardware['cores']} cores of {hardware['cpu'] or 'an unnamed CPU'}, {hardware['memory_gb']} GB of memory" if hardware else "not on record"
+    gpus = ", ".join(hardware.get("gpus", ())) or "no GPU"
     return f"The networks were trained on: {cpu}; {gpus}."
 
 
-def _software(facts: Facts) -> str:
-    made = facts.made
+def _software(facts: RunFacts) -> str:
+    made = facts.provenance
     commit = f", commit {made['commit']}" if made.get("commit") else ""
     return f"""Python {made.get('python', '')} on {made.get('platform', '')}; cellsignal {made.get('cellsignal', '')}{commit}.
 
@@ -104,10 +104,10 @@ python -m venv environment && . environment/bin/activate && python -m pip instal
 The package itself needs no installation: it is found in this folder. On a machine with GPUs, PyTorch needs its CUDA driver."""
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: RunFacts) -> str:
     task, preset = TASKS[facts.parameters.get("task", "rxrx1")], facts.parameters.get("preset")
-    begun = facts.parameters.get("network", {}).get("pretrained")
-    weights = "\n\nTraining from scratch begins with ImageNet weights, which are downloaded from the Hugging Face Hub." if begun == "imagenet" else ""
+    pretrained = facts.parameters.get("network", {}).get("pretrained")
+    weights = "\n\nTraining from scratch begins with ImageNet weights, which are downloaded from the Hugging Face Hub." if pretrained == "imagenet" else ""
     if preset:
         return f"The run used simulated data (`{preset}`); `python -m prepare_data` draws them into RAW_DATA_DIR (`data`) again, byte for byte.{weights}"
     return f"""With the [Kaggle API](https://github.com/Kaggle/kaggle-api) and the competition's rules accepted, from this folder:
@@ -119,21 +119,21 @@ kaggle competitions download -c {task.competition} -p download && unzip -q downl
 Any other place will do when RAW_DATA_DIR in `{SETTINGS}` names it. For way 1 below the tables (*.csv) are enough.{weights}"""
 
 
-def _processing(facts: Facts) -> str:
+def _processing(facts: RunFacts) -> str:
     if facts.parameters.get("preset"):
         return "`python -m prepare_data` draws the plates. Images are standardised and augmented while they are read."
     return """```bash
 python -m prepare_data
 ```
 
-looks every row and every image through; it changes nothing and overwrites nothing. Images are standardised and augmented
+checks every row and every image; it changes nothing and overwrites nothing. Images are standardised and augmented
 while they are read."""
 
 
-def _build(facts: Facts) -> str:
-    made = [name for name in facts.files if name.startswith("run/") and name.count("/") == 1 and name != "run/recipe.json"]
-    made += [name for name in facts.files if is_fitted(name.removeprefix("run/"), [each.removeprefix("run/") for each in facts.files])]
-    took = {stage: _duration(seconds) for stage, seconds in facts.seconds.items()}
+def _build(facts: RunFacts) -> str:
+    overwritten = [name for name in facts.files if name.startswith("run/") and name.count("/") == 1 and name != "run/recipe.json"]
+    overwritten += [name for name in facts.files if is_fitted(name.removeprefix("run/"), [other.removeprefix("run/") for other in facts.files])]
+    durations = {stage: _duration(seconds) for stage, seconds in facts.seconds.items()}
     return f"""Three ways to the submission. RUN_DIR (`run`) must be writable; no way changes RAW_DATA_DIR.
 
 1) very fast prediction, from the stored scores: minutes, no image and no network needed
@@ -142,10 +142,10 @@ def _build(facts: Facts) -> str:
 python -m predict --from scores
 ```
 
-overwrites {', '.join(made)}, the pages and pictures about them in run/, and
+overwrites {', '.join(overwritten)}, the pages and figures about them in run/, and
 submission/submission.csv.
 
-2) ordinary prediction, from the stored weights: {took['scores']}
+2) ordinary prediction, from the stored weights: {durations['scores']}
 
 ```bash
 python -m predict
@@ -153,7 +153,7 @@ python -m predict
 
 overwrites run/scores/ and all that way 1 overwrites.
 
-3) retrain from scratch, followed by 2: {took['weights']} for the training
+3) retrain from scratch, followed by 2: {durations['weights']} for the training
 
 ```bash
 python -m train

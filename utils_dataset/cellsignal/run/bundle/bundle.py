@@ -1,4 +1,4 @@
-"""A finished run as one archive that makes its submission again: code, recipe, weights, scores, and no pixel."""
+"""A finished run as one archive with which its submission can be made again: code, recipe, weights, scores, and no pixel."""
 
 import hashlib
 import json
@@ -11,31 +11,31 @@ from typing import Any
 import yaml
 
 import cellsignal
-from cellsignal import code_identity, files, settings, shapes
+from cellsignal import code_identity, files, json_schemas, settings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import archive_texts, entry_points, requirements
-from cellsignal.run.bundle.archive_texts import Facts
+from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import plans, rebuild, steps
 from cellsignal.run.chain.steps import Step
-from cellsignal.run.record import manifest, provenance
+from cellsignal.run.record import step_receipts, provenance
 
-SUMS = "SHA256SUMS"
+CHECKSUMS = "SHA256SUMS"
 SCRIPTS = {
-    "prepare_data": "Have the data in place and look them through.",
+    "prepare_data": "Provide the data and check them.",
     "train": "Train everything from scratch, then predict.",
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
-NOT_TAKEN = ("seconds.json", "run.json", "recipe.json", rebuild.NOTE)  # of a run folder's top: told otherwise, or of no use
-AGAIN = "run the command that made it again"
-TO_THE_END = "run it to the end, with the command that began it"
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the only time in an archive: the same files are the same bytes
-_CHUNK = 1 << 20
+LEFT_OUT = ("seconds.json", "run.json", "recipe.json", rebuild.REBUILD_FILE)  # files of a run folder that are written anew, or of no use
+RUN_AGAIN = "run the command that made it again"
+RUN_TO_THE_END = "run it to the end, with the command that began it"
+_ENTRY_TIME = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that the same files give the same bytes
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass
-class _Contents:
+class _ArchiveContents:
     """Files by their name in the archive: texts, and paths with the SHA-256 that they must have."""
 
     texts: dict[str, bytes] = field(default_factory=dict)
@@ -45,26 +45,26 @@ class _Contents:
     def names(self) -> list[str]:
         return sorted([*self.texts, *self.paths])
 
-    def sums(self) -> str:
-        known = {name: hashlib.sha256(text).hexdigest() for name, text in self.texts.items()}
-        known |= {name: digest for name, (_, digest) in self.paths.items()}
-        return "".join(f"{known[name]}  {name}\n" for name in sorted(known))
+    def checksums(self) -> str:
+        digests = {name: hashlib.sha256(text).hexdigest() for name, text in self.texts.items()}
+        digests |= {name: digest for name, (_, digest) in self.paths.items()}
+        return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
 
 
 def bundle(run: Path, out: Path | None = None) -> Path:
-    """Write the archive of a finished run, `out` or else `<run>.zip`, and give its path; the same run gives the same bytes.
+    """Write the archive of a finished run, `out` or else `<run>.zip`, and return its path; the same run gives the same bytes.
 
-    Raises InputError when the run is not whole: a step that did not end, a file that is not as its step left it.
+    Raises InputError when the run is not complete: a step that did not end, a file that is not as its step left it.
     """
-    run = environment.default_run(str(run))
+    run = environment.run_folder(str(run))
     out = files.output_file(out or run.with_name(f"{run.name}.zip"))
     made = _read_recipe(run)
-    with files.locked(environment.locks(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
+    with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         plan = _plan(made["parameters"])
         contents = _contents(run, plan, made)
         _write(out, contents)
     if made.get("code") not in ("", None, provenance.code_digest()):
-        print("note: the package is another one than that which made the run; the archive holds the one of now")
+        print("note: the run was made by another version of the package; the archive holds the present one")
     return out
 
 
@@ -72,106 +72,103 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.json"
     if not path.is_file():
         raise InputError("no finished run", where=run, cure="name the folder that `cellsignal run` wrote, such as runs/demo")
-    record = manifest.place(run, steps.record().name)
+    record = step_receipts.receipt_path(run, steps.record_step().name)
     if not record.is_file():
-        raise InputError("the run is not whole", where=run, cure=TO_THE_END)
-    Receipt.read(record, cure=AGAIN).check_outputs(run, made_by="the run", cure=AGAIN)
-    return files.read_json(path, shapes.Description, fault="not the record of a run", cure="run the same command again, which writes it")
+        raise InputError("the run is not complete", where=run, cure=RUN_TO_THE_END)
+    Receipt.read(record, cure=RUN_AGAIN).check_outputs(run, made_by="the run", cure=RUN_AGAIN)
+    return files.read_json(path, json_schemas.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
 def _plan(parameters: Mapping[str, Any]) -> list[Step]:
-    """The steps of the run that make something."""
-    gone = sorted(set(settings.flat(parameters)) - set(settings.keys(recipe.Recipe)))
-    if gone:
-        what = f"this package knows no {', '.join(gone)}, which the run was given"
+    """The steps of the run that make weights, scores or the submission."""
+    unknown = sorted(set(settings.flatten(parameters)) - set(settings.keys(recipe.Recipe)))
+    if unknown:
+        what = f"this package knows no {', '.join(unknown)}, which the run was given"
         raise InputError(what, where="recipe.json", cure="bundle the run with the package that made it")
     checked = recipe.check(parameters, where="recipe.json")
-    return [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels()) if step.makes]
+    return [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels_folder()) if step.stages]
 
 
-def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _Contents:
-    """All that goes into the archive."""
-    found = _Contents()
-    parameters, places = _without_paths(made["parameters"]), dict(entry_points.PLACES)
-    told = _json({**made, "parameters": parameters})
-    record = replace(Receipt.read(manifest.place(run, steps.record().name)), outputs={"recipe.json": hashlib.sha256(told).hexdigest()})
+def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _ArchiveContents:
+    """The files of the archive."""
+    contents = _ArchiveContents()
+    # SETTINGS.json has the paths.
+    parameters = {name: value for name, value in made["parameters"].items() if name not in ("run", "data")}
+    paths = dict(entry_points.PATHS)
+    description = _json({**made, "parameters": parameters})
+    record = replace(Receipt.read(step_receipts.receipt_path(run, steps.record_step().name)), outputs={"recipe.json": hashlib.sha256(description).hexdigest()})
     for step in plan:
-        _add_step(found, run, step)
-    begun = parameters.get("network", {}).get("pretrained", "")
-    if begun.endswith(".safetensors"):
-        places[entry_points.PRETRAINED] = _add_pretrained(found, Path(begun))
+        _add_step(contents, run, step)
+    pretrained = parameters.get("network", {}).get("pretrained", "")
+    if pretrained.endswith(".safetensors"):
+        paths[entry_points.PRETRAINED] = _add_pretrained(contents, Path(pretrained))
         parameters["network"] = {name: value for name, value in parameters["network"].items() if name != "pretrained"}
-    _add_code(found)
-    found.texts |= {
+    _add_code(contents)
+    contents.texts |= {
         entry_points.PARAMS: _params(run.name, parameters),
-        entry_points.SETTINGS: _json(places),
-        "run/recipe.json": told,
+        entry_points.SETTINGS: _json(paths),
+        "run/recipe.json": description,
         f"run/{record.path.relative_to(run).as_posix()}": record.content,
-        "requirements.txt": _requirements(made, found),
+        "requirements.txt": _requirements(made, contents),
         "entry_points.md": archive_texts.entry_points().encode(),
         **{f"{name}.py": _script(name, what) for name, what in SCRIPTS.items()},
     }
-    names = [*found.names, "README.md", "directory_structure.txt", SUMS]
-    found.texts["directory_structure.txt"] = archive_texts.structure(names).encode()
-    found.texts["README.md"] = archive_texts.readme(_facts(run, plan, made, parameters, found, names)).encode()
-    found.texts[SUMS] = found.sums().encode()
-    return found
+    names = [*contents.names, "README.md", "directory_structure.txt", CHECKSUMS]
+    contents.texts["directory_structure.txt"] = archive_texts.structure(names).encode()
+    contents.texts["README.md"] = archive_texts.readme(_facts(run, plan, made, parameters, contents, names)).encode()
+    contents.texts[CHECKSUMS] = contents.checksums().encode()
+    return contents
 
 
-def _without_paths(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters without the places of the machine that ran them: SETTINGS.json names those."""
-    return {name: value for name, value in parameters.items() if name not in ("run", "data")}
-
-
-def _add_step(found: _Contents, run: Path, step: Step) -> None:
-    """What a step made, after a look at each file, and its own word on it."""
-    path = manifest.place(run, step.name)
-    receipt = Receipt.read(path, steps.Details, cure="delete it, and run the command that made it again") if path.is_file() else None
+def _add_step(contents: _ArchiveContents, run: Path, step: Step) -> None:
+    """Add the files that a step made, after a check of each, and its receipt."""
+    path = step_receipts.receipt_path(run, step.name)
+    receipt = Receipt.read(path, steps.StepDetails, cure="delete it, and run the command that made it again") if path.is_file() else None
     if receipt is None or not receipt.complete or not set(step.outputs) <= set(receipt.outputs):
-        raise InputError(f"{step.name} is not whole", where=run, cure=TO_THE_END)
-    receipt.check_outputs(run, made_by=step.name, cure=AGAIN)
-    kept = [name for name in steps.outputs(run, step) if (steps.stage(name) or "/" not in name) and name not in NOT_TAKEN]
-    outputs = {name: receipt.outputs[name] for name in sorted({*kept} & {*receipt.outputs})}
-    found.paths |= {f"run/{name}": (run / name, digest) for name, digest in outputs.items()}
-    seconds = {"seconds": receipt.details["seconds"]}  # the rest tells of this machine
-    found.texts[f"run/{path.relative_to(run).as_posix()}"] = replace(receipt, outputs=outputs, details=seconds).content
+        raise InputError(f"{step.name} is not complete", where=run, cure=RUN_TO_THE_END)
+    receipt.check_outputs(run, made_by=step.name, cure=RUN_AGAIN)
+    packed = [name for name in steps.output_names(run, step) if (steps.stage(name) or "/" not in name) and name not in LEFT_OUT]
+    outputs = {name: receipt.outputs[name] for name in sorted({*packed} & {*receipt.outputs})}
+    contents.paths |= {f"run/{name}": (run / name, digest) for name, digest in outputs.items()}
+    seconds = {"seconds": receipt.details["seconds"]}  # the other details are of this machine
+    contents.texts[f"run/{path.relative_to(run).as_posix()}"] = replace(receipt, outputs=outputs, details=seconds).content
 
 
-def _add_pretrained(found: _Contents, path: Path) -> str:
-    """The file of weights that training began with; its name in the archive."""
+def _add_pretrained(contents: _ArchiveContents, path: Path) -> str:
+    """Add the file of weights from which the training started; returns its name in the archive."""
     if not path.is_file():
         raise InputError("no such file, and training from scratch begins with it", where=path, cure="put it back")
     name = f"pretrained/{path.name}"
-    found.paths[name] = path, files.sha256(path)
+    contents.paths[name] = path, files.sha256(path)
     return name
 
 
-def _add_code(found: _Contents) -> None:
-    """The package, the notebooks, and the commit they are of."""
-    kernels = environment.kernels()
+def _add_code(contents: _ArchiveContents) -> None:
+    """Add the package, the notebooks, and their commit."""
+    kernels = environment.kernels_folder()
     for path in (*_sources(environment.PACKAGE, "*.py"), *_sources(kernels, "*.ipynb"), *_sources(kernels, "*.json")):
         root = environment.PACKAGE if path.is_relative_to(environment.PACKAGE) else kernels
-        found.paths[f"{root.name}/{path.relative_to(root).as_posix()}"] = path, files.sha256(path)
+        contents.paths[f"{root.name}/{path.relative_to(root).as_posix()}"] = path, files.sha256(path)
     built = {"version": cellsignal.__version__, "commit": provenance.commit(), "code": provenance.code_digest()}
-    found.texts[f"cellsignal/{provenance.BUILD}"] = _json(built)
+    contents.texts[f"cellsignal/{provenance.BUILD_FILE}"] = _json(built)
     root = environment.repository()
     if root is not None and (root / "LICENSE").is_file():
-        found.paths["LICENSE"] = root / "LICENSE", files.sha256(root / "LICENSE")
+        contents.paths["LICENSE"] = root / "LICENSE", files.sha256(root / "LICENSE")
 
 
 def _sources(root: Path, pattern: str) -> Iterator[Path]:
-    """Files below `root` that are no leftovers."""
+    """Files below `root` that are neither hidden nor in a cache."""
     for path in sorted(root.rglob(pattern)):
         if not any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts):
             yield path
 
 
-def _requirements(made: Mapping[str, Any], found: _Contents) -> bytes:
-    code = [path.read_text(encoding="utf-8") for name, (path, _) in found.paths.items() if name.endswith(".py")]
-    imported = {name for text in code for name in code_identity.imported(text)}
-    names = requirements.closure(requirements.used(imported))
+def _requirements(made: Mapping[str, Any], contents: _ArchiveContents) -> bytes:
+    code = [path.read_text(encoding="utf-8") for name, (path, _) in contents.paths.items() if name.endswith(".py")]
+    imported = {name for text in code for name in code_identity.imported_names(text)}
+    names = requirements.with_dependencies(requirements.distributions(imported))
     head = f"# Python {made.get('python', '')}. Exact versions of all libraries that made the run, and of what they need."
-    return "\n".join([head, *requirements.exact(names, recorded=made.get("libraries", {})), ""]).encode()
+    return "\n".join([head, *requirements.version_lines(names, recorded=made.get("libraries", {})), ""]).encode()
 
 
 def _params(name: str, parameters: Mapping[str, Any]) -> bytes:
@@ -189,32 +186,28 @@ def _script(name: str, what: str) -> bytes:
 
 
 def _facts(
-    run: Path, plan: Iterable[Step], made: Mapping[str, Any], parameters: Mapping[str, Any], found: _Contents, names: list[str]
-) -> Facts:
-    stages = {stage: _seconds(run, [step for step in plan if _first(step, stage)]) for stage in ("weights", "scores")}
-    trained = [receipt.details for step in plan if "weights" in step.makes and (receipt := manifest.read(run, step.name))]
-    hardware = next((each["hardware"] for each in trained if each.get("hardware")), made.get("hardware", {}))
-    _, submission = found.paths["run/submission.csv"]
-    return Facts(run.name, parameters, made, hardware, stages, submission, names)
-
-
-def _first(step: Step, stage: str) -> bool:
-    """Whether a step's time counts for a stage: it makes nothing before it."""
-    return step.makes[0] == stage
+    run: Path, plan: Iterable[Step], made: Mapping[str, Any], parameters: Mapping[str, Any], contents: _ArchiveContents, names: list[str]
+) -> RunFacts:
+    # The seconds of a step count for the first stage that it makes.
+    stages = {stage: _seconds(run, [step for step in plan if step.stages[0] == stage]) for stage in ("weights", "scores")}
+    trained = [receipt.details for step in plan if "weights" in step.stages and (receipt := step_receipts.read(run, step.name))]
+    hardware = next((details["hardware"] for details in trained if details.get("hardware")), made.get("hardware", {}))
+    _, submission = contents.paths["run/submission.csv"]
+    return RunFacts(run.name, parameters, made, hardware, stages, submission, names)
 
 
 def _seconds(run: Path, plan: Iterable[Step]) -> float | None:
-    """What steps took together; None when that is not on record, because they took up stored scores or there are none."""
-    found = [receipt for step in plan if (receipt := steps.read(run, step))]
-    stored = any(receipt.identity.get("parameters", {}).get("stored") for receipt in found)
-    return None if stored or not found else sum(receipt.details["seconds"] for receipt in found)
+    """The seconds of all steps; None when that is not known, because they used stored scores or there are none."""
+    receipts = [receipt for step in plan if (receipt := steps.read_receipt(run, step))]
+    stored = any(receipt.identity.get("parameters", {}).get("stored") for receipt in receipts)
+    return None if stored or not receipts else sum(receipt.details["seconds"] for receipt in receipts)
 
 
-def _write(out: Path, contents: _Contents) -> None:
-    """Write the archive; nothing is compressed, because weights and scores hardly would be and every machine writes the same."""
+def _write(out: Path, contents: _ArchiveContents) -> None:
+    """Write the archive; nothing is compressed, because weights and scores would hardly get smaller, and so every machine writes the same bytes."""
     with files.atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
         for name in contents.names:
-            entry = zipfile.ZipInfo(name, _LONG_AGO)
+            entry = zipfile.ZipInfo(name, _ENTRY_TIME)
             entry.external_attr, entry.create_system = 0o644 << 16, 3
             if name in contents.texts:
                 target.writestr(entry, contents.texts[name])
@@ -223,11 +216,11 @@ def _write(out: Path, contents: _Contents) -> None:
 
 
 def _copy(target: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, digest: str) -> None:
-    """Copy a file into the archive, in parts, and see that it did not change meanwhile."""
+    """Copy a file into the archive, in parts; InputError when it changed meanwhile."""
     entry.file_size = path.stat().st_size
     copied = hashlib.sha256()
     with open(path, "rb") as source, target.open(entry, "w") as sink:
-        for block in iter(lambda: source.read(_CHUNK), b""):
+        for block in iter(lambda: source.read(_CHUNK_BYTES), b""):
             copied.update(block)
             sink.write(block)
     if copied.hexdigest() != digest:

@@ -1,47 +1,47 @@
-"""The exact versions that an archive asks for: of all that the package and its notebooks import, and of what these need."""
+"""The exact versions in an archive's requirements.txt: of all that the package and its notebooks import, and of their dependencies."""
 
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
-LAUNCHED = ("ipykernel", "nbconvert", "papermill")  # started as programs, and imported nowhere
+PROGRAMS = ("ipykernel", "nbconvert", "papermill")  # run as programs, and imported nowhere
 
 
-def used(names: Iterable[str]) -> list[str]:
-    """The installed distributions behind the dotted `names` of imports, and those that run notebooks."""
+def distributions(imports: Iterable[str]) -> list[str]:
+    """The installed distributions that provide the dotted names `imports`, and those that run notebooks."""
     owners = metadata.packages_distributions()
-    behind = {owner for name in names for owner in owners.get(name.split(".")[0], ())}
-    return sorted({_canonical(name) for name in (*behind, *LAUNCHED) if _installed(name)} - {"cellsignal"})
+    imported = {owner for name in imports for owner in owners.get(name.split(".")[0], ())}
+    return sorted({_canonical(name) for name in (*imported, *PROGRAMS) if _is_installed(name)} - {"cellsignal"})
 
 
-def closure(names: Iterable[str]) -> list[str]:
-    """Canonical names of the installed distributions `names` and of all that they need here, sorted."""
-    found: set[tuple[str, str]] = set()
-    left = [(_canonical(name), "") for name in names]
-    while left:
-        wanted = left.pop()
-        if wanted not in found and _installed(wanted[0]):
-            found.add(wanted)
-            left += _needs(*wanted)
-    return sorted({name for name, _ in found})
+def with_dependencies(names: Iterable[str]) -> list[str]:
+    """Canonical names of the installed distributions `names` and of all their dependencies on this machine, sorted."""
+    visited: set[tuple[str, str]] = set()
+    waiting = [(_canonical(name), "") for name in names]
+    while waiting:
+        distribution, extra = waiting.pop()
+        if (distribution, extra) not in visited and _is_installed(distribution):
+            visited.add((distribution, extra))
+            waiting += _dependencies(distribution, extra)
+    return sorted({name for name, _ in visited})
 
 
-def exact(names: Iterable[str], *, recorded: Mapping[str, str]) -> list[str]:
-    """One line `name==version` each; a version in `recorded` goes before the one installed here.
+def version_lines(names: Iterable[str], *, recorded: Mapping[str, str]) -> list[str]:
+    """One line `name==version` each, with the version in `recorded` if there is one, else the one installed here.
 
-    The build after a plus sign, such as +cpu, is told in a comment: package indexes know the version without it.
+    The build after a plus sign, such as +cpu, is in a comment: package indexes have the version without it.
     """
-    known = {_canonical(name): version for name, version in recorded.items() if version}
-    versions = {name: known.get(name) or metadata.version(name) for name in names}
+    recorded_versions = {_canonical(name): version for name, version in recorded.items() if version}
+    versions = {name: recorded_versions.get(name) or metadata.version(name) for name in names}
     return [f"{name}=={version.split('+')[0]}{f'  # {version}' * ('+' in version)}" for name, version in versions.items()]
 
 
-def _needs(name: str, extra: str) -> list[tuple[str, str]]:
-    """Names and extras of what a distribution asks for on this machine."""
-    from packaging.requirements import Requirement  # accelerate and Matplotlib bring it
+def _dependencies(name: str, extra: str) -> list[tuple[str, str]]:
+    """Names and extras of the distributions that a distribution requires on this machine."""
+    from packaging.requirements import Requirement  # accelerate and Matplotlib install it
 
-    asked = [Requirement(line) for line in metadata.requires(name) or ()]
-    asked = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": extra})]
-    return [(_canonical(each.name), more) for each in asked for more in ("", *each.extras)]
+    requirements = [Requirement(line) for line in metadata.requires(name) or ()]
+    requirements = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return [(_canonical(each.name), required_extra) for each in requirements for required_extra in ("", *each.extras)]
 
 
 def _canonical(name: str) -> str:
@@ -50,7 +50,7 @@ def _canonical(name: str) -> str:
     return str(canonicalize_name(name))
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:

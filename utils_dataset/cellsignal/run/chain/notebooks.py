@@ -1,4 +1,4 @@
-"""One notebook as a step: what it names, how it runs, why it failed, and its page."""
+"""Notebooks: their parameters, how one is executed, why it failed, and its HTML page."""
 
 import json
 import os
@@ -14,73 +14,72 @@ from typing import Any
 
 import yaml
 
-from cellsignal import files
-from cellsignal.code_identity import assigned, loaded
+from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
 from cellsignal.errors import Faults, InputError, StepFailed
-from cellsignal.run.chain import leash
+from cellsignal.run.chain import parent_watchdog
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
 
-INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps no more of an error than its name and text
-GRACE = 10.0  # seconds for a notebook that shall end; a chain that shall end has 20
+INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps only the name and the text of an error
+GRACE_SECONDS = 10.0  # for a notebook that is asked to end; a chain that is asked to end has 20
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-MISSING = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # what some leave out of a cell, and of one of code
-NO_START = "Kernel didn't respond"  # papermill, when a kernel is not there after a minute
-_one_page_at_a_time = Lock()  # nbconvert's templates are not made for threads
+CELL_DEFAULTS = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # of any cell, and of one of code
+KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
+_page_lock = Lock()  # nbconvert's templates are not thread-safe
 
 
 class Stopped(RuntimeError):
-    """A step was ended because another one failed or the user wished so."""
+    """A step was ended because another one failed or the user interrupted the chain."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A notebook as it lies there. Raises InputError when it is none that Jupyter 4 or later wrote, or not one of Python."""
-    found = files.read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("nbformat"), int):
+    """The content of a notebook file. Raises InputError for one that is not in Jupyter's format 4, or not in Python."""
+    content = files.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
         raise InputError("no notebook", where=path, cure="name an .ipynb file")
-    if found["nbformat"] != 4 or not isinstance(found.get("cells"), list):
-        raise InputError(f"a notebook of format {found['nbformat']}", where=path, cure="save it in format 4: jupyter nbconvert --to notebook --inplace")
-    metadata = found.get("metadata") or {}
+    if content["nbformat"] != 4 or not isinstance(content.get("cells"), list):
+        raise InputError(f"a notebook of format {content['nbformat']}", where=path, cure="save it in format 4: jupyter nbconvert --to notebook --inplace")
+    metadata = content.get("metadata") or {}
     language = (metadata.get("kernelspec") or {}).get("language") or (metadata.get("language_info") or {}).get("name") or "python"
     if "python" not in language.lower():
         raise InputError(f"a notebook in {language}", where=path, cure="name one in Python")
-    cells = [cell | {key: value for key, value in MISSING[cell.get("cell_type") == "code"].items() if key not in cell} for cell in found["cells"]]
-    return {**found, "metadata": metadata, "cells": cells}
+    cells = [cell | {key: value for key, value in CELL_DEFAULTS[cell.get("cell_type") == "code"].items() if key not in cell} for cell in content["cells"]]
+    return {**content, "metadata": metadata, "cells": cells}
 
 
 def normalise(notebook: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
-    """A notebook as papermill, nbconvert and Kaggle can use it, wherever it was saved: of format 4.5, and with the kernel `python3`.
+    """A notebook as papermill, nbconvert and Kaggle need it: in format 4.5, with cell ids and the kernel `python3`.
 
-    Cells have ids; the state of widgets is left out where it is not in Jupyter's form, as Colab saves it. Raises InputError,
-    which names the file `where`, when it still is no valid notebook.
+    The state of widgets is left out where Colab saved it in a form that is not Jupyter's. Raises InputError, which names the
+    file `where`, when the result is no valid notebook.
     """
     try:
-        import nbformat  # a quarter of a second, and only who handles notebooks needs it
+        import nbformat  # takes a quarter of a second
     except ModuleNotFoundError:
         raise InputError("nbformat is not installed", where=where, cure='install it: python -m pip install "nbformat>=5.9"') from None
     metadata = {**notebook["metadata"], "kernelspec": KERNEL}
     if not all("state" in state for state in metadata.get("widgets", {}).values()):
         del metadata["widgets"]
-    whole = {**notebook, "metadata": metadata, "nbformat_minor": max(notebook.get("nbformat_minor", 0), 5), "cells": _with_ids(notebook["cells"])}
+    normalised = {**notebook, "metadata": metadata, "nbformat_minor": max(notebook.get("nbformat_minor", 0), 5), "cells": _with_ids(notebook["cells"])}
     try:
-        nbformat.validate(whole)
+        nbformat.validate(normalised)
     except nbformat.ValidationError as error:
-        place = ".".join(map(str, error.absolute_path))
-        raise InputError(f"not a valid notebook ({error.message[:200]}{', at ' * bool(place)}{place})", where=where, cure="open it in Jupyter and save it again") from None
-    return whole
+        location = ".".join(map(str, error.absolute_path))
+        raise InputError(f"not a valid notebook ({error.message[:200]}{', at ' * bool(location)}{location})", where=where, cure="open it in Jupyter and save it again") from None
+    return normalised
 
 
 def _with_ids(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cells with an id each; the same cells get the same ids, which are part of what is pushed."""
-    named: list[dict[str, Any]] = []
-    taken = {cell.get("id") for cell in cells}
+    """Cells with an id each; the same cells get the same ids, so that a pushed notebook does not change."""
+    cells_with_ids: list[dict[str, Any]] = []
+    used_ids = {cell.get("id") for cell in cells}
     for number, cell in enumerate(cells):
         name = cell.get("id")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII) or name in (each["id"] for each in named):
-            name = next(free for free in (f"cell-{number}{'-' * dashes}" for dashes in count()) if free not in taken)
-            taken.add(name)
-        named.append({**cell, "id": name})
-    return named
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII) or name in (other["id"] for other in cells_with_ids):
+            name = next(free for free in (f"cell-{number}{'-' * dashes}" for dashes in count()) if free not in used_ids)
+            used_ids.add(name)
+        cells_with_ids.append({**cell, "id": name})
+    return cells_with_ids
 
 
 def code_cells(path: Path) -> list[dict[str, Any]]:
@@ -89,90 +88,91 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def source(cell: Mapping[str, Any]) -> str:
-    """A cell's text, whichever of the two ways it is stored."""
+    """A cell's text, which is stored as one text or as a list of lines."""
     return "".join(cell["source"])
 
 
 def parameter_names(path: Path) -> list[str]:
-    """The names that the notebook's `parameters` cell assigns."""
-    return list(assigned(source(_parameters_cell(path))))
+    """The names that the notebook's cell with the tag `parameters` assigns."""
+    return list(code_identity.assigned_names(source(_parameters_cell(path))))
 
 
 def parameters_read(path: Path) -> set[str]:
     """The parameters that the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
-    cells = [source(cell) for cell in code_cells(path) if not _has_parameters(cell)]
-    own = {name for name in parameter_names(path) if name not in Recipe.model_fields}
-    return {"run"}.union(keys_read_by_cells(cells), *(own & loaded(cell) for cell in cells))
+    cells = [source(cell) for cell in code_cells(path) if not _is_parameters_cell(cell)]
+    notebook_only = {name for name in parameter_names(path) if name not in Recipe.model_fields}
+    return {"run"}.union(keys_read_by_cells(cells), *(notebook_only & code_identity.read_names(cell) for cell in cells))
 
 
 def _parameters_cell(path: Path) -> dict[str, Any]:
-    tagged = [cell for cell in code_cells(path) if _has_parameters(cell)]
-    if len(tagged) != 1:
-        raise InputError(f"{len(tagged)} cells are tagged `parameters`", where=path, cure="tag exactly one")
-    return tagged[0]
+    parameters_cells = [cell for cell in code_cells(path) if _is_parameters_cell(cell)]
+    if len(parameters_cells) != 1:
+        raise InputError(f"{len(parameters_cells)} cells are tagged `parameters`", where=path, cure="tag exactly one")
+    return parameters_cells[0]
 
 
-def _has_parameters(cell: Mapping[str, Any]) -> bool:
+def _is_parameters_cell(cell: Mapping[str, Any]) -> bool:
     return "parameters" in cell["metadata"].get("tags", [])
 
 
 def execute(
     notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event
 ) -> None:
-    """Run `notebook` with papermill in a process of its own, which ends with ours; `target` appears when it has ended.
+    """Run `notebook` with papermill in a process that ends with this one; `target` is written when it has ended.
 
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = files.temporary_path(target)
     for old in (partial, target, target.with_suffix(".html")):
-        old.unlink(missing_ok=True)  # what is there afterwards is of this run
+        old.unlink(missing_ok=True)  # so that what is there afterwards is from this run
     normalised = normalise(read(notebook), where=notebook)
     with tempfile.TemporaryDirectory() as folder:
         files.write_json(Path(folder) / notebook.name, normalised)
         command = _command(Path(folder) / notebook.name, partial, parameters)
         try:
-            code, last_words = _run_logged(command, environment=environment, stop=stop)
-            if NO_START in last_words:  # another process was faster to a port, or all were busy: no cell has run yet
+            code, last_line = _run_logged(command, environment=environment, stop=stop)
+            if KERNEL_NOT_STARTED in last_line:  # another process took its port, or the machine was busy; no cell has run yet
                 partial.unlink(missing_ok=True)
-                code, last_words = _run_logged(command, environment=environment, stop=stop)
+                code, last_line = _run_logged(command, environment=environment, stop=stop)
             if partial.exists():
                 os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)  # of a step that was stopped
-    _check(target if target.exists() else notebook, code=code, last_words=last_words)
+    _raise_error(target if target.exists() else notebook, code=code, last_line=last_line)
 
 
 def write_page(notebook: Path) -> None:
-    """Write an executed notebook as HTML beside it; its title says when the data are simulated, and so does a banner."""
+    """Write an executed notebook as HTML beside it; where the data are simulated, its title and a banner say so."""
     import nbformat
-    from nbconvert import HTMLExporter  # half a second, and only who runs notebooks needs it
+    from nbconvert import HTMLExporter  # takes half a second
 
     from cellsignal.show.html import banner
 
     executed = nbformat.reads(json.dumps(normalise(read(notebook), where=notebook)), as_version=4)
     executed.metadata["title"] = titled(notebook.stem)
-    for first in [cell for cell in executed.cells if cell.cell_type == "markdown"][:shown()]:
-        first.source = f"{banner()}\n\n{first.source}"
-    with _one_page_at_a_time:
+    first_text = next((cell for cell in executed.cells if cell.cell_type == "markdown"), None)
+    if shown() and first_text is not None:
+        first_text.source = f"{banner()}\n\n{first_text.source}"
+    with _page_lock:
         page = HTMLExporter().from_notebook_node(executed)[0]
     files.write_text(notebook.with_suffix(".html"), page)
 
 
 def _command(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> list[str]:
-    # YAML and not JSON: JSON's 1e-05 would come back as text, for want of a dot.
+    # YAML and not JSON: papermill would read JSON's 1e-05 as text, because it has no dot.
     values = yaml.safe_dump(dict(parameters), allow_unicode=True)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]
-    # -P: files where the user stands, such as pandas.py, are no modules of papermill's.
+    # -P: papermill must not import files of the current folder, such as pandas.py.
     return [sys.executable, "-P", "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
 
 
 def _run_logged(command: list[str], *, environment: dict[str, str], stop: Event) -> tuple[int, str]:
     """Exit code and last line of a papermill process."""
     with tempfile.TemporaryFile() as log:
-        # Nobody writes into this pipe: when it ends, because we close it or die, so does the notebook.
+        # Nothing is written into this pipe: when it ends, because this process closes it or ends, the notebook ends too.
         process = subprocess.Popen(
-            leash.command(command, grace=GRACE), env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            parent_watchdog.watched_command(command, grace=GRACE_SECONDS), env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
         with process.stdin:
             while process.poll() is None and not stop.wait(0.05):
@@ -181,34 +181,25 @@ def _run_logged(command: list[str], *, environment: dict[str, str], stop: Event)
         if stop.is_set():
             raise Stopped
         log.seek(0)
-        lines = log.read().decode(errors="replace").split("\n")
-    return process.returncode, next((line for line in reversed(lines) if line.strip()), "")
+        return process.returncode, _last_line(log.read().decode(errors="replace"))
 
 
-def _check(path: Path, *, code: int, last_words: str) -> None:
-    """Raise what a papermill run of exit code `code` that left `path` deserves."""
-    error = next((error for cell in code_cells(path) for error in _errors(cell)), None)
+def _raise_error(path: Path, *, code: int, last_line: str) -> None:
+    """Raise the error of a papermill run that left the notebook `path` and ended with the exit code `code`; none if it succeeded."""
+    errors = (output for cell in code_cells(path) for output in cell["outputs"] if output["output_type"] == "error")
+    error = next(errors, None)
     if error is not None and error["ename"] in INPUT_ERRORS:
         raise InputError(error["evalue"])
     if error is not None:
         raise StepFailed(f"{error['ename']}: {_last_line(error['evalue'])}; see {path}")
     if code == 138:
-        raise StepFailed(f"its kernel died, perhaps for want of memory; see {path}")
+        raise StepFailed(f"its kernel died, perhaps because memory ran out; see {path}")
     if code != 0:
-        raise StepFailed(f"papermill ended with {code}: {last_words}; see {path}")
-    if not _finished(path):
+        raise StepFailed(f"papermill ended with {code}: {last_line}; see {path}")
+    states = {cell["metadata"].get("papermill", {}).get("status") for cell in code_cells(path)}
+    if not states <= {"completed"} or read(path)["metadata"].get("papermill", {}).get("exception"):  # papermill exits with 0 after `sys.exit(0)` in a cell
         raise StepFailed(f"it stopped before its last cell; see {path}")
-
-
-def _errors(cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [output for output in cell["outputs"] if output["output_type"] == "error"]
 
 
 def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "")
-
-
-def _finished(path: Path) -> bool:
-    """Whether every cell ran: papermill also ends well after `sys.exit(0)` in the middle."""
-    states = [cell["metadata"].get("papermill", {}).get("status") for cell in code_cells(path)]
-    return set(states) <= {"completed"} and not read(path)["metadata"].get("papermill", {}).get("exception")

@@ -13,135 +13,130 @@ from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import steps
 from cellsignal.run.chain.steps import STAGES, Step
-from cellsignal.run.record import manifest
+from cellsignal.run.record import step_receipts
 
-WAYS = {
+STARTING_POINTS = {
     "scratch": "everything is made again",
     "weights": "predicted and decided again; nothing is trained",
     "scores": "decided again; nothing is trained or predicted, and no image is opened",
 }
-INSTEAD = {"weights": "start --from scratch, or without --from", "scores": "start --from weights, or without --from"}
-NOTE = "rebuild.json"  # there while a rebuild is under way; complete when there is room for it
+CURES = {"weights": "start --from scratch, or without --from", "scores": "start --from weights, or without --from"}
+REBUILD_FILE = "rebuild.json"  # the receipt of a rebuild under way; complete when the files that it replaces are removed
 Receipts = dict[str, Receipt]  # by step
 
 
-def check(run: Path, way: str) -> None:
-    """Refuse at once a `way` whose beginning is not there at all."""
-    if way in INSTEAD and not any((run / way).rglob("*.*")):
-        raise InputError(f"no {way} to start from", where=run / way, cure=INSTEAD[way])
+def check_starting_point(run: Path, start_from: str) -> None:
+    """Raise InputError when the run has no file at all of the stage `start_from`."""
+    if start_from in CURES and not any((run / start_from).rglob("*.*")):
+        raise InputError(f"no {start_from} to start from", where=run / start_from, cure=CURES[start_from])
 
 
-def begin(run: Path, plan: Sequence[Step], way: str, *, values: Mapping[str, Any]) -> tuple[list[Step], Receipts]:
-    """The steps of `plan` that a way runs, after room was made for them, and the receipts of those it takes as they are.
+def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: Mapping[str, Any]) -> tuple[list[Step], Receipts]:
+    """The steps of `plan` that run again, after the files that they replace were removed, and the receipts of the steps that do not.
 
-    Says first what is overwritten. The same rebuild again, with parameters `values` of the same result, goes on where
-    it stopped; without a way all steps run that are not whole. Raises InputError, with nothing removed, when what it
-    starts from is not as the steps before left it.
+    Prints first what is overwritten. The same rebuild again, with parameters `values` of the same result, goes on where
+    it stopped; without `start_from` all steps run that are not complete. Raises InputError, with nothing removed, when a file
+    that it starts from is not as its step left it.
     """
-    if not way:
-        ended(run)
+    if not start_from:
+        end_rebuild(run)
         return list(plan), {}
-    driven = [_told(step, way) for step in plan if way == "scratch" or set(step.makes) - set(_before(way))]
-    same = {"way": way, "parameters": steps.without_speed(values)}
-    note = Receipt.find(run / NOTE)
-    note = note if note and replace(note, complete=True).is_current(same) else None
-    taken = _taken(run, plan, way, known=_noted(run, note))
-    if note and note.complete:
-        print(f"--from {way}: goes on where it stopped", flush=True)
+    rerun = [_with_stored(step, start_from) for step in plan if start_from == "scratch" or set(step.stages) - set(_kept_stages(start_from))]
+    identity = {"start_from": start_from, "parameters": steps.without_paths_and_speed(values)}
+    rebuild = Receipt.find(run / REBUILD_FILE)
+    rebuild = rebuild if rebuild and replace(rebuild, complete=True).is_current(identity) else None
+    kept = _kept_receipts(run, plan, start_from, recorded=_recorded_receipts(run, rebuild))
+    if rebuild and rebuild.complete:
+        print(f"--from {start_from}: goes on where it stopped", flush=True)
     else:
-        for room in _rooms(way, driven):
-            inputs.check_discard(run / room)
-        _say(run, way, driven)
-        note = Receipt(run / NOTE, same, complete=False, details={"taken": {name: receipt.facts for name, receipt in taken.items()}})
-        note.write()
-        _clear(run, way, driven)
-        replace(note, complete=True).write()
-    names = {step.name for step in driven}
-    return driven, {name: receipt for name, receipt in taken.items() if name not in names}
+        for folder in _emptied_folders(start_from, rerun):
+            inputs.check_discard(run / folder)
+        _print_changes(run, start_from, rerun)
+        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.facts for name, receipt in kept.items()}})
+        rebuild.write()
+        for step in (*rerun, steps.report_step([])):
+            steps.remove_receipt(run, step)
+        for folder in _emptied_folders(start_from, rerun):
+            inputs.discard(run / folder)
+        replace(rebuild, complete=True).write()
+    names = {step.name for step in rerun}
+    return rerun, {name: receipt for name, receipt in kept.items() if name not in names}
 
 
-def ended(run: Path) -> None:
-    """Forget a rebuild, because it is whole or given up."""
-    (run / NOTE).unlink(missing_ok=True)
+def end_rebuild(run: Path) -> None:
+    """Remove the receipt of a rebuild, because it is complete or given up."""
+    (run / REBUILD_FILE).unlink(missing_ok=True)
 
 
-def all_vouched(run: Path) -> dict[str, set[str]]:
-    """SHA-256 of a run's files by name, as its receipts say that they were left."""
-    found: dict[str, set[str]] = {}
-    for receipt in filter(None, map(Receipt.find, (run / manifest.FOLDER).glob("*.json"))):
+def recorded_digests(run: Path) -> dict[str, set[str]]:
+    """SHA-256 of a run's files by name, as its receipts record them."""
+    digests: dict[str, set[str]] = {}
+    for receipt in filter(None, map(Receipt.find, (run / step_receipts.RECEIPTS_FOLDER).glob("*.json"))):
         for name, digest in (*receipt.outputs.items(), *receipt.details.get("taken_up", {}).items()):
-            found.setdefault(name, set()).add(digest)
-    return found
+            digests.setdefault(name, set()).add(digest)
+    return digests
 
 
-def _before(way: str) -> tuple[str, ...]:
-    """The stages that a way leaves as they are."""
-    return STAGES[: STAGES.index(way) + 1] if way in STAGES else ()
+def _kept_stages(start_from: str) -> tuple[str, ...]:
+    return STAGES[: STAGES.index(start_from) + 1] if start_from in STAGES else ()
 
 
-def _told(step: Step, way: str) -> Step:
-    """A step that makes what it shall now take as it lies there has to be told so."""
-    return replace(step, overrides={**step.overrides, "stored": way}) if way in step.makes else step
+def _with_stored(step: Step, start_from: str) -> Step:
+    """The step with the parameter `stored`, if it would otherwise make the files that the rebuild starts from."""
+    return replace(step, overrides={**step.overrides, "stored": start_from}) if start_from in step.stages else step
 
 
-def _noted(run: Path, note: Receipt | None) -> Receipts:
-    """The receipts of a note; InputError for one that another version wrote."""
+def _recorded_receipts(run: Path, rebuild: Receipt | None) -> Receipts:
+    """The receipts that a rebuild under way has recorded; InputError for a rebuild of another version."""
     try:
-        return {name: Receipt.of(manifest.place(run, name), facts) for name, facts in (note.details["taken"] if note else {}).items()}
+        recorded = rebuild.details["taken"] if rebuild else {}
+        return {name: Receipt.of(step_receipts.receipt_path(run, name), facts) for name, facts in recorded.items()}
     except (KeyError, AttributeError, ValueError):
-        raise InputError("not of this version", where=run / NOTE, cure="delete it, and begin again") from None
+        raise InputError("not of this version", where=run / REBUILD_FILE, cure="delete it, and begin again") from None
 
 
-def _taken(run: Path, plan: Iterable[Step], way: str, *, known: Receipts) -> Receipts:
-    """By step, the receipt of what a way leaves as it is; every file that it starts from was looked at."""
-    found = {}
-    for step in plan if way != "scratch" else ():
-        receipt = known.get(step.name) or steps.read(run, step) or Receipt(manifest.place(run, step.name), details={"seconds": 0.0})
-        if way in step.makes and step.name not in known:
-            _check_whole(run, step, receipt, way=way)
-        found[step.name] = receipt
-    return found
+def _kept_receipts(run: Path, plan: Iterable[Step], start_from: str, *, recorded: Receipts) -> Receipts:
+    """The receipts of steps whose files stay, by step, after a check of every file that the rebuild starts from."""
+    kept = {}
+    for step in plan if start_from != "scratch" else ():
+        missing = Receipt(step_receipts.receipt_path(run, step.name), details={"seconds": 0.0})
+        receipt = recorded.get(step.name) or steps.read_receipt(run, step) or missing
+        if start_from in step.stages and step.name not in recorded:
+            _check_complete(run, step, receipt, start_from)
+        kept[step.name] = receipt
+    return kept
 
 
-def _check_whole(run: Path, step: Step, receipt: Receipt, *, way: str) -> None:
-    """InputError unless each file of the stage `way` is there, and is what the step left."""
-    left = [name for name in receipt.outputs if steps.stage(name) == way]
-    wanted = [name for name in step.outputs if steps.stage(name) == way]
-    if not receipt.complete or not left or not set(wanted) <= set(left):
+def _check_complete(run: Path, step: Step, receipt: Receipt, start_from: str) -> None:
+    """InputError unless each file of the stage `start_from` is there, and is as the step left it."""
+    written = [name for name in receipt.outputs if steps.stage(name) == start_from]
+    needed = [name for name in step.outputs if steps.stage(name) == start_from]
+    if not receipt.complete or not written or not set(needed) <= set(written):
         if receipt.path.is_file():
-            Receipt.read(receipt.path, cure=INSTEAD[way])  # which says what is wrong with it
-        raise InputError(f"no whole {way} of {step.name}", where=run / way, cure=INSTEAD[way])
-    receipt.check_outputs(run, left, made_by=step.name, cure=INSTEAD[way])
+            Receipt.read(receipt.path, cure=CURES[start_from])  # raises what is wrong with it
+        raise InputError(f"no whole {start_from} of {step.name}", where=run / start_from, cure=CURES[start_from])
+    receipt.check_outputs(run, written, made_by=step.name, cure=CURES[start_from])
 
 
-def _say(run: Path, way: str, driven: Sequence[Step]) -> None:
-    """What a way does, overwrites and keeps, in words."""
-    rooms = {room: sum(path.is_file() for path in (run / room).rglob("*")) for room in _rooms(way, driven)}
-    made = {name for step in driven for name in (*steps.outputs(run, step), *step.pages)} | {"report.html"}
-    emptied = {name for name in made if name.split("/")[0] in rooms}
-    kept = {name for name in made if name.split("/")[0] in _before(way) and not is_fitted(name, made)}
-    singles = sorted(name for name in made - emptied - kept if (run / name).is_file())
-    told = [*(f"{room}/ ({count} files)" for room, count in rooms.items() if count), *singles]
-    print(f"--from {way}: {WAYS[way]}")
-    print(f"overwrites in {run}: {', '.join(told) or 'nothing, because nothing is there yet'}")
-    print(f"keeps: {', '.join(['the plates', *(f'{stage}/' for stage in _before(way))])}", flush=True)
+def _print_changes(run: Path, start_from: str, rerun: Sequence[Step]) -> None:
+    """Print what a rebuild does, overwrites and keeps."""
+    folders = {folder: sum(path.is_file() for path in (run / folder).rglob("*")) for folder in _emptied_folders(start_from, rerun)}
+    made = {name for step in rerun for name in (*steps.output_names(run, step), *step.pages)} | {"report.html"}
+    emptied = {name for name in made if name.split("/")[0] in folders}
+    kept = {name for name in made if name.split("/")[0] in _kept_stages(start_from) and not is_fitted(name, made)}
+    single_files = sorted(name for name in made - emptied - kept if (run / name).is_file())
+    overwritten = [*(f"{folder}/ ({count} files)" for folder, count in folders.items() if count), *single_files]
+    print(f"--from {start_from}: {STARTING_POINTS[start_from]}")
+    print(f"overwrites in {run}: {', '.join(overwritten) or 'nothing, because nothing is there yet'}")
+    print(f"keeps: {', '.join(['the plates', *(f'{name}/' for name in _kept_stages(start_from))])}", flush=True)
 
 
-def is_fitted(name: str, others: Collection[str]) -> bool:
-    """Whether a file among the weights was fitted by the decision: it is JSON, and describes none of the `others`."""
+def is_fitted(name: str, other_names: Collection[str]) -> bool:
+    """Whether a file among the weights was fitted by the decision: a JSON file that describes none of the other files."""
     path = PurePosixPath(name)
-    return steps.stage(name) == "weights" and path.suffix == ".json" and path.with_suffix(".safetensors").as_posix() not in others
+    return steps.stage(name) == "weights" and path.suffix == ".json" and path.with_suffix(".safetensors").as_posix() not in other_names
 
 
-def _rooms(way: str, driven: Iterable[Step]) -> list[str]:
-    """The folders that a way empties."""
-    made = {stage for step in driven for stage in step.makes}
-    return [room for room in INSTEAD if room in made and room not in _before(way)]
-
-
-def _clear(run: Path, way: str, driven: Sequence[Step]) -> None:
-    """Empty folders, and take back the word of the steps that make them."""
-    for step in (*driven, steps.report([])):
-        steps.forget(run, step)
-    for room in _rooms(way, driven):
-        inputs.discard(run / room)
+def _emptied_folders(start_from: str, rerun: Iterable[Step]) -> list[str]:
+    made = {stage for step in rerun for stage in step.stages}
+    return [folder for folder in CURES if folder in made and folder not in _kept_stages(start_from)]

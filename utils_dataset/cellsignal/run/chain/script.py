@@ -1,4 +1,4 @@
-"""A notebook as a plain script: its cells one after the other, with the parameters of a recipe, and no Jupyter.
+"""Runs the cells of a notebook as a plain script, with the parameters of a recipe and without Jupyter.
 
     accelerate launch --num_processes 2 -m cellsignal.run.chain.script NOTEBOOK PARAMS.yaml -p cell_type=U2OS
 
@@ -20,28 +20,27 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn.training import distributed
 from cellsignal.run import environment, recipe
 from cellsignal.run.chain import notebooks
-from cellsignal.run.record.cells import Finished
+from cellsignal.run.record.session import Finished
 from cellsignal.run.record.session import Session
 
 
-def parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """What of a recipe the notebook takes, and what it alone knows, such as cell_type; `overrides` are key=value.
+def notebook_parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The parameters of a recipe that the notebook has, and those of `overrides` (key=value) that only notebooks have, such as cell_type.
 
-    Raises InputError for a key that neither the recipe nor the notebook has.
+    Raises InputError for a key that is neither the recipe's nor the notebook's.
     """
     names = notebooks.parameter_names(notebook)
-    own = [name for name in names if name not in recipe.Recipe.model_fields]
-    given = [(text, *recipe.read_override(text)) for text in overrides]
-    mine = {key: value for _, key, value in given if key in own}
-    rest = [text for text, key, _ in given if key not in own]
-    values = recipe.load(params, rest).model_dump()
-    return {**{name: values[name] for name in names if name in values}, **mine}  # whole groups, which tell all that they are
+    notebook_only = [name for name in names if name not in recipe.Recipe.model_fields]
+    parsed = [(text, *recipe.read_override(text)) for text in overrides]
+    notebook_values = {key: value for _, key, value in parsed if key in notebook_only}
+    values = recipe.load(params, [text for text, key, _ in parsed if key not in notebook_only]).model_dump()
+    return {**{name: values[name] for name in names if name in values}, **notebook_values}  # groups with all their keys
 
 
 def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Run the code cells in order, `values` after the cell tagged `parameters`; gives the variables at the end.
+    """Run the code cells in order, `values` after the cell with the tag `parameters`; returns the variables at the end.
 
-    A cell that raises TimeSpent ends the notebook's session, and is the last.
+    A cell that raises TimeSpent or Finished ends the notebook's session, and is the last.
     """
     cells: list[str] = []
     variables: dict[str, Any] = {"__name__": "__main__", "In": cells}  # as IPython keeps them
@@ -50,7 +49,7 @@ def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
         try:
             exec(compile(notebooks.source(cell), f"{notebook.name}, code cell {number}", "exec"), variables)
         except (TimeSpent, Finished) as reason:
-            if (session := session_of(variables)) is None:
+            if (session := find_session(variables)) is None:
                 raise
             session.end(reason)
             break
@@ -59,8 +58,8 @@ def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def session_of(variables: Mapping[str, Any]) -> Session | None:
-    """The session that a notebook has begun, if it has."""
+def find_session(variables: Mapping[str, Any]) -> Session | None:
+    """The session that a notebook has started, if any."""
     return next((value for value in variables.values() if isinstance(value, Session)), None)
 
 
@@ -71,21 +70,21 @@ def main(
 ) -> None:
     """Run a notebook's cells as a plain script.
 
-    Exits with 3 when its time budget is spent; under a launcher, which takes that for a failure, with 0.
+    Exits with 3 when its time budget is spent; under a launcher, for which that would be a failure, with 0.
     """
-    notebook, params = (Path(environment.expanded(path)) for path in (notebook, params))
-    values = parameters(notebook, params, override)
-    others = distributed.current_group(values["machine"]["device"])
-    silent = others is not None and not others.is_main_process  # one of them speaks for all
+    notebook, params = (Path(environment.expand_path(path)) for path in (notebook, params))
+    values = notebook_parameters(notebook, params, override)
+    group = distributed.current_group(values["machine"]["device"])
+    silent = group is not None and not group.is_main_process  # only the first process prints
     try:
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
-            session = session_of(execute(notebook, values))
+            session = find_session(execute(notebook, values))
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if session is not None and session.spent:
         print(f"time budget spent: {session.spent}; the same command goes on", file=io.StringIO() if silent else sys.stderr)
-        sys.exit(0 if others else 3)
+        sys.exit(0 if group else 3)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that many machines share: a folder, or whatever place fsspec knows by its URL. Nothing counts but what a SHA-256 vouches for."""
+"""Files that many machines share: in a folder, or at any URL that fsspec supports. Every file is checked by its SHA-256."""
 
 import os
 import shutil
@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
-from cellsignal import files, shapes
+from cellsignal import files, json_schemas
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 
-STREAMS = 8  # files on their way at once: most are small, and what takes long is the answer
-TRIES, PAUSE = 3, 0.5  # to fetch a file that somebody writes again just now, with the same content, and seconds between them
+STREAMS = 8  # parallel transfers: most files are small, and their latency takes longest
+ATTEMPTS, ATTEMPT_SECONDS = 3, 0.5  # to fetch a file that may just be rewritten with the same content, and the time between them
 
 
 class Storage:
-    """A tree of files at `url`, by relative names with slashes; InputError for a URL that leads nowhere."""
+    """A tree of files at `url`, by relative names with slashes; InputError for an invalid URL."""
 
     def __init__(self, url: str) -> None:
         import fsspec  # comes with PyTorch
@@ -35,80 +35,80 @@ class Storage:
         self.url, self.root = url, root.rstrip("/")
         self.local = "file" in ((protocols,) if isinstance(protocols, str) else protocols)
         if self.local:
-            _make(self.root, url)
+            _make_folder(self.root, url)
 
     def holds(self, folder: Path) -> bool:
-        """Whether a folder of this machine lies in it, so that every machine sees it by its path."""
+        """Whether a folder of this machine lies in the storage, so that every machine sees it under the same path."""
         return self.local and folder.is_relative_to(self.root)
 
     def put(self, path: Path, name: str) -> None:
-        """Store a file, whole or not at all."""
-        if self.local:  # fsspec would write over the old one
+        """Store a file, completely or not at all."""
+        if self.local:  # fsspec would overwrite the old file in place
             with files.atomic_path(self._path(name)) as temporary:
                 shutil.copyfile(path, temporary)
         else:
-            self.filesystem.put_file(str(path), self._place(name))
+            self.filesystem.put_file(str(path), self._url_path(name))
 
     def put_receipt(self, name: str, receipt: Receipt) -> None:
         """Store a receipt."""
         if self.local:
             replace(receipt, path=self._path(name)).write()
         else:
-            self.filesystem.pipe_file(self._place(name), receipt.content)
+            self.filesystem.pipe_file(self._url_path(name), receipt.content)
 
     def read_receipt(self, name: str) -> Receipt | None:
-        """A stored receipt; None when it is not there or not whole."""
+        """A stored receipt; None when it is absent or damaged."""
         try:
-            return Receipt.parse(self._path(name), self.filesystem.cat_file(self._place(name)))
+            return Receipt.parse(self._path(name), self.filesystem.cat_file(self._url_path(name)))
         except (OSError, ValueError):
             return None
 
     def get(self, name: str, path: Path, *, digest: str = "") -> None:
-        """Fetch a file, whole or not at all; StepFailed when it is not there, or not the one with this SHA-256."""
-        for again in range(TRIES):
-            time.sleep(PAUSE * again)
-            if self._fetched(name, path, digest=digest):
+        """Fetch a file, completely or not at all; StepFailed when it is absent, or has another SHA-256."""
+        for attempt in range(ATTEMPTS):
+            time.sleep(ATTEMPT_SECONDS * attempt)
+            if self._fetch(name, path, digest=digest):
                 return
         raise StepFailed(f"{self.url}/{name} is not the file that was stored")
 
     def put_all(self, folder: Path, names: Iterable[str], *, under: str = "") -> dict[str, str]:
-        """Store files of a folder, side by side, below `under`; gives their SHA-256 by name."""
-        found = sorted(names)
-        run_parallel(lambda name: self.put(folder / name, under + name), found)
-        return {name: files.sha256(folder / name) for name in found}
+        """Store files of a folder in parallel, below `under`; returns their SHA-256 by name."""
+        names = sorted(names)
+        run_parallel(lambda name: self.put(folder / name, under + name), names)
+        return {name: files.sha256(folder / name) for name in names}
 
     def get_all(self, folder: Path, digests: Mapping[str, str], *, under: str = "") -> None:
-        """Fetch files into a folder, side by side; those that are there already stay. InputError for a name that leads out of it."""
-        places = {name: files.inside(folder, name, source=self.url) for name in digests}
-        wanted = [name for name, path in places.items() if not (path.is_file() and files.sha256(path) == digests[name])]
-        run_parallel(lambda name: self.get(under + name, places[name], digest=digests[name]), wanted)
+        """Fetch files into a folder in parallel, except those that are there already. InputError for a name that leads out of the folder."""
+        paths = {name: files.inside(folder, name, source=self.url) for name in digests}
+        missing = [name for name, path in paths.items() if not (path.is_file() and files.sha256(path) == digests[name])]
+        run_parallel(lambda name: self.get(under + name, paths[name], digest=digests[name]), missing)
 
     def names(self, folder: str) -> list[str]:
-        """The files below a folder, by their names in the whole tree."""
+        """The names of the files below a folder, relative to the root."""
         self.filesystem.invalidate_cache()
-        found = self.filesystem.find(self._place(folder))
-        return sorted(path[len(self.root) + 1 :] for path in found if files.TEMPORARY not in path)
+        paths = self.filesystem.find(self._url_path(folder))
+        return sorted(path[len(self.root) + 1 :] for path in paths if files.TEMPORARY not in path)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files that are there."""
+        """Remove existing files."""
         for name in names:
-            self.filesystem.rm_file(self._place(name))
+            self.filesystem.rm_file(self._url_path(name))
 
-    def _place(self, name: str) -> str:
+    def _url_path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def _path(self, name: str) -> Path:
-        return Path(self._place(name))
+        return Path(self._url_path(name))
 
-    def _fetched(self, name: str, path: Path, *, digest: str) -> bool:
+    def _fetch(self, name: str, path: Path, *, digest: str) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = files.temporary_path(path)
         try:
-            self.filesystem.get_file(self._place(name), str(temporary))
-            whole = not digest or files.sha256(temporary) == digest
-            if whole:
+            self.filesystem.get_file(self._url_path(name), str(temporary))
+            is_valid = not digest or files.sha256(temporary) == digest
+            if is_valid:
                 os.replace(temporary, path)
-            return whole
+            return is_valid
         except FileNotFoundError:
             raise StepFailed(f"{self.url}/{name} is not there") from None
         finally:
@@ -116,99 +116,99 @@ class Storage:
 
 
 def run_parallel(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Do some work for each name, on several streams; the first error ends it."""
+    """Call `work` for each name, several at once; the first error ends it."""
     with ThreadPoolExecutor(STREAMS) as pool:
         for _ in pool.map(work, names):
             pass
 
 
-def _make(folder: str, url: str) -> None:
+def _make_folder(folder: str, url: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"no place to write ({error.strerror})", where=url, cure="name a folder that every machine can write to") from None
 
 
-# The checkpoints of a training in the storage, so that another machine goes on where a lost one was.
+# The checkpoints of a training in the storage, so that another machine can go on where a lost one stopped.
 
 
-MIRROR_PAUSE = 60.0  # seconds between two looks: so much work is lost with a machine, and an epoch
+UPLOAD_SECONDS = 60.0  # between two uploads: with a machine so much work is lost, and at most one epoch more
 
 
-def upload(storage: Storage, folder: Path, names: Iterable[str]) -> None:
-    """Store the checkpoints called so in a run folder, unless the storage's came as far: their tensors first."""
+def upload_checkpoints(storage: Storage, folder: Path, names: Iterable[str]) -> None:
+    """Store the checkpoints of these names, tensors first, unless the storage has them of the same or a later epoch."""
     for name in names:
-        ours, theirs = _checked(Receipt.find(folder / name, shapes.Checkpoint)), _checked(storage.read_receipt(name))
-        if not ours or not _further(ours, theirs, same=False):
+        local, stored = _checked(Receipt.find(folder / name, json_schemas.CheckpointDetails)), _checked(storage.read_receipt(name))
+        if not local or not _is_later(local, stored, replaces_other_training=True):
             continue
-        tensors = _tensors(name, ours)
+        tensors = _tensors_name(name, local)
         try:
             storage.put(folder / tensors, tensors)
         except FileNotFoundError:
             continue  # the training has just written the next one
-        storage.put_receipt(name, ours)
-        _sweep(storage, name, keep=tensors)
+        storage.put_receipt(name, local)
+        _remove_tensors(storage, name, keep=tensors)
 
 
-def download(storage: Storage, folder: Path, names: Iterable[str]) -> None:
-    """Fetch the checkpoints called so into a run folder, unless its own came as far or are another training's."""
+def download_checkpoints(storage: Storage, folder: Path, names: Iterable[str]) -> None:
+    """Fetch the checkpoints of these names, unless the run folder has them of the same or a later epoch, or of another training."""
     for name in names:
-        place = files.inside(folder, name, source=storage.url)
-        ours, theirs = _checked(Receipt.find(place, shapes.Checkpoint)), _checked(storage.read_receipt(name))
-        if not theirs or (ours and not _further(theirs, ours, same=True)):
+        path = files.inside(folder, name, source=storage.url)
+        local, stored = _checked(Receipt.find(path, json_schemas.CheckpointDetails)), _checked(storage.read_receipt(name))
+        if not stored or (local and not _is_later(stored, local, replaces_other_training=False)):
             continue
-        tensors = _tensors(name, theirs)
+        tensors = _tensors_name(name, stored)
         try:
-            storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=next(iter(theirs.outputs.values())))
+            storage.get(tensors, files.inside(folder, tensors, source=storage.url), digest=next(iter(stored.outputs.values())))
         except StepFailed:
-            continue  # damaged, or the next one has come: whoever trains begins with what there is
-        replace(theirs, path=place).write()
+            continue  # damaged, or just replaced by the next one: the training starts with what there is
+        replace(stored, path=path).write()
 
 
-def delete(storage: Storage, names: Iterable[str]) -> None:
-    """Remove the checkpoints called so from the storage: their training is over."""
+def delete_checkpoints(storage: Storage, names: Iterable[str]) -> None:
+    """Remove the checkpoints of these names from the storage: their training is complete."""
     for name in names:
-        storage.remove(each for each in storage.names(str(Path(name).parent)) if each == name)
-        _sweep(storage, name, keep="")
+        storage.remove(stored for stored in storage.names(str(Path(name).parent)) if stored == name)
+        _remove_tensors(storage, name, keep="")
 
 
 @contextmanager
-def uploaded_checkpoint(storage: Storage, folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """Store what checkpoints there are every now and then, while a training works in a run folder."""
-    names, over = list(names), Event()
+def uploading_checkpoints(storage: Storage, folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Store the checkpoints of a run folder at intervals while a training works in it."""
+    names, ended = list(names), Event()
 
-    def watch() -> None:
-        while not over.wait(MIRROR_PAUSE):
-            upload(storage, folder, names)
+    def upload_at_intervals() -> None:
+        while not ended.wait(UPLOAD_SECONDS):
+            upload_checkpoints(storage, folder, names)
 
-    watcher = Thread(target=watch, daemon=True)
-    watcher.start()
+    uploader = Thread(target=upload_at_intervals, daemon=True)
+    uploader.start()
     try:
         yield
     finally:
-        over.set()
-        watcher.join()
+        ended.set()
+        uploader.join()
 
 
-def _further(one: Receipt, other: Receipt | None, *, same: bool) -> bool:
-    """Whether a checkpoint came further than another; of two trainings' neither did, or if not `same` the first."""
+def _is_later(one: Receipt, other: Receipt | None, *, replaces_other_training: bool) -> bool:
+    """Whether a checkpoint is of a later epoch than another, if any; of another training `replaces_other_training`."""
     if other is None or one.identity != other.identity:
-        return other is None or not same
+        return other is None or replaces_other_training
     return one.details["epoch"] > other.details["epoch"]
 
 
-def _tensors(name: str, receipt: Receipt) -> str:
-    """The name of a checkpoint's tensors."""
+def _tensors_name(name: str, receipt: Receipt) -> str:
+    """The name of the file of a checkpoint's tensors."""
     return f"{Path(name).parent.as_posix()}/{next(iter(receipt.outputs))}"
 
 
-def _sweep(storage: Storage, name: str, *, keep: str) -> None:
+def _remove_tensors(storage: Storage, name: str, *, keep: str) -> None:
     stem = name.removesuffix(".json")
-    storage.remove(each for each in storage.names(str(Path(name).parent)) if each.startswith(f"{stem}-") and each != keep)
+    storage.remove(other for other in storage.names(str(Path(name).parent)) if other.startswith(f"{stem}-") and other != keep)
 
 
 def _checked(receipt: Receipt | None) -> Receipt | None:
-    """The receipt of a checkpoint, if it is one, and its tensors lie beside it."""
+    """A receipt if it is a checkpoint's with tensors in the same folder, else None."""
     if receipt is None or len(receipt.outputs) != 1 or type(receipt.details.get("epoch")) is not int:
         return None
     [name] = receipt.outputs

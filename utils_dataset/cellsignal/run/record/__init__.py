@@ -1,1 +1,1 @@
-"""What a run says of itself: sessions, receipts of steps, provenance, results."""
+"""What a run records: the sessions of its notebooks, their receipts, provenance, results."""

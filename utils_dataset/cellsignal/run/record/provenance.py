@@ -1,4 +1,4 @@
-"""What made a run: its parameters, this package, its commit and the libraries under it."""
+"""The provenance of a run: its parameters, this package and its commit, the libraries and the hardware."""
 
 import hashlib
 import platform
@@ -15,12 +15,12 @@ LIBRARIES = (
     "accelerate", "albumentations", "albumentationsx", "ipykernel", "nbconvert", "numpy", "opencv-python-headless", "pandas", "papermill",
     "pyarrow", "pydantic", "safetensors", "scikit-learn", "scipy", "torch", "torchvision",
 )  # fmt: skip
-BUILD = "build.json"  # beside the package where it was uploaded: the commit it was built from
-IMAGE = Path("/etc/git_commit")  # of Kaggle's image
+BUILD_FILE = "build.json"  # in the uploaded package: the commit it was built from
+IMAGE_COMMIT = Path("/etc/git_commit")  # of Kaggle's image
 
 
 def describe(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of recipe.json: parameters, version, commit ("" where unknown), library versions."""
+    """The content of recipe.json: parameters, versions, commit ("" where unknown) and hardware."""
     return {
         "parameters": dict(parameters),
         "cellsignal": cellsignal.__version__,
@@ -28,7 +28,7 @@ def describe(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "image": _image(),
+        "image": _image_commit(),
         "hardware": machine.hardware(),
         "libraries": machine.versions(LIBRARIES),
     }
@@ -45,15 +45,15 @@ def code_digest(package: Path = PACKAGE) -> str:
 @cache
 def commit() -> str:
     """The commit of an uploaded package, else of the checkout, with "-dirty" when files differ from it."""
-    if (PACKAGE / BUILD).is_file():
-        return str(files.read_json(PACKAGE / BUILD).get("commit", ""))
+    if (PACKAGE / BUILD_FILE).is_file():
+        return str(files.read_json(PACKAGE / BUILD_FILE).get("commit", ""))
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return machine.command_output(command)
 
 
-def _image() -> str:
+def _image_commit() -> str:
     try:
-        return IMAGE.read_text(encoding="utf-8").strip()
+        return IMAGE_COMMIT.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -1,11 +1,13 @@
-"""A notebook's first and last act: its run folder, what earlier sessions left, its time, its manifest."""
+"""The session of a notebook: its run folder, the files of earlier sessions, its time budget, its receipt, and how its cells end."""
 
+import ast
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from cellsignal import code_identity, files, settings
@@ -16,34 +18,39 @@ from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
-from cellsignal.run.record import manifest, provenance
-from cellsignal.run.record.cells import CellWatch, Finished
+from cellsignal.run.record import provenance, step_receipts
 
-# A prediction may be made otherwise than the networks were trained; `plain` and further networks have settings of their own.
-PREDICTION = {
+# What may differ between an attached run and this one: a prediction may use other settings than the training did, and `plain` and
+# further networks have settings of their own.
+PREDICTION_PARAMETERS = {
     "wells.cell_types", "training.ablate_virtual_batch", "machine.device", "network.ensemble", "network.one_network",
     *(f"prediction.{name}" for name in PredictionSettings.model_fields), *(f"assignment.{name}" for name in AssignmentSettings.model_fields),
 }  # fmt: skip
-OF_OTHERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
-# A kernel finds its earlier sessions only among its inputs, and cannot tell its own name.
-GO_ON = (
+OTHER_NETWORK_PARAMETERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
+# A kernel finds its earlier sessions only among its inputs, and does not know its own name.
+RESUME_ADVICE = (
     "To go on: add this kernel's own OWNER/SLUG to kernel_sources in its kernel-metadata.json and push it again, or attach "
     "the output of this version in the editor and save another; `cellsignal kaggle push --until-done` does so by itself."
 )
+WATCH_VARIABLE = "_cellsignal_cell"  # the name of the CellWatch among a notebook's variables
+
+
+class Finished(Exception):
+    """The notebook's work is complete before its last cell; the message says what was done."""
 
 
 @dataclass
 class Session:
     """A notebook at work, from `start` to `finish`."""
 
-    step: str  # the notebook's name, such as 1-eda
-    folder: Path  # the run folder, absolute, ours while this process lives
-    checked: parameters.Checked = field(repr=False)  # the parameters of the notebook
+    notebook: str  # its name, such as 1-eda
+    folder: Path  # the run folder, absolute; locked while this process lives
+    checked: parameters.CheckedParameters = field(repr=False)
     time_budget: Budget  # counts from the start of the process
     namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
-    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of what an attached run made
-    began: float = field(default_factory=time.monotonic, repr=False)
-    spent: str = ""  # how far the work came when the time was spent
+    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of the files of attached runs
+    start_time: float = field(default_factory=time.monotonic, repr=False)
+    spent: str = ""  # the progress when the time budget was spent
 
     @property
     def recipe(self) -> Recipe:
@@ -51,168 +58,192 @@ class Session:
         return self.checked.recipe
 
     def resume_folders(self, *parts: str) -> list[Path]:
-        """Where attached runs may hold checkpoints: their folders of this name, read-only, those of the same run first."""
-        places = [attached.joinpath(*parts) for attached in _attached(self.folder)]
-        return [place for place in places if place.is_dir()]
+        """The folders of attached runs that may hold checkpoints, `parts` below each run; read-only, those of the same run first."""
+        folders = [attached.joinpath(*parts) for attached in _attached_runs(self.folder)]
+        return [folder for folder in folders if folder.is_dir()]
 
     def finish(self) -> None:
-        """Write the notebook's manifest, its last act, and say how things stand."""
-        self._write(complete=True)
+        """Write the notebook's receipt and print the state of its work; the last call of every notebook."""
+        self._write_receipt(complete=True)
 
     def finish_early(self, done: str) -> None:
-        """Finish with this cell, since what was `done` is all that was wanted: the cells that follow do nothing."""
+        """Finish with this cell because all that was asked for is `done`; the cells that follow do nothing."""
         raise Finished(done)
 
     def end(self, reason: TimeSpent | Finished) -> None:
-        """Finish where the work stopped; the results of an earlier run, which are none of this one's, are removed."""
-        for name in manifest.RESULTS.get(self.step, ()):
+        """Finish where the work stopped, and remove the results of an earlier run."""
+        for name in step_receipts.RESULT_FILES.get(self.notebook, ()):
             (self.folder / name).unlink(missing_ok=True)
         self.spent = str(reason) if isinstance(reason, TimeSpent) else ""
-        self._write(complete=not self.spent, progress=str(reason))
+        self._write_receipt(complete=not self.spent, progress=str(reason))
 
-    def _write(self, *, complete: bool, progress: str = "") -> None:
-        seconds = time.monotonic() - self.began
-        facts = {"complete": complete, "progress": progress, "seconds": seconds, "taken_up": self.taken_up}
-        written = manifest.write(self.folder, self.step, _read(self.checked, self.namespace.get("In", ())), **facts)
+    def _write_receipt(self, *, complete: bool, progress: str = "") -> None:
+        receipt = step_receipts.write(
+            self.folder, self.notebook, _parameters_read(self.checked, self.namespace.get("In", ())),
+            complete=complete, progress=progress, seconds=time.monotonic() - self.start_time, taken_up=self.taken_up)
         state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
-        print(f"{written.identity['step']}: {state}. {_sizes(self.folder)}")
-        if not complete and environment.where() == "kaggle" and not environment.under_chain():
-            print(GO_ON)
+        used = _working_bytes()
+        disk = f"Run folder: {self.folder}"
+        if used is not None:
+            disk = f"/kaggle/working holds {used / 1e9:.2f} of {environment.WORKING_BYTES / 1e9:.0f} GB"
+        print(f"{receipt.identity['step']}: {state}. {disk}")
+        if not complete and environment.platform() == "kaggle" and not environment.under_chain():
+            print(RESUME_ADVICE)
 
 
-def start(namespace: Mapping[str, Any], step: str) -> Session:
-    """Begin a notebook: check its parameters, claim its run folder and take up what attached runs hold.
-
+def start(namespace: Mapping[str, Any], notebook: str) -> Session:
+    """Start the session of a notebook: check its parameters, lock its run folder and copy the files of attached runs.
 
     Raises InputError when a parameter breaks a rule of the recipe or is unknown, and when an attached run was made with
     other parameters, is damaged, or does not fit the disk.
     """
-    if step not in manifest.OUTPUTS:
-        raise InputError(f"unknown notebook {step!r}", where="cellsignal.start", cure=f"name one of: {', '.join(manifest.OUTPUTS)}")
+    if notebook not in step_receipts.OUTPUT_PATTERNS:
+        raise InputError(f"unknown notebook {notebook!r}", where="cellsignal.start", cure=f"name one of: {', '.join(step_receipts.OUTPUT_PATTERNS)}")
     checked = parameters.check(namespace)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
-    folder = environment.claim(checked.recipe.run)
-    session = Session(step, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
-    mark(folder)
-    if not environment.under_chain() and "runs" not in namespace:  # who reads several runs goes on with none of them
-        for attached in _attached(folder):
-            _check(attached, {**checked.given, **checked.own})
-            session.taken_up.update(_take_up(folder, attached, taken=session.taken_up))
-    if "get_ipython" in namespace:  # IPython puts it there
+    folder = environment.lock_run_folder(checked.recipe.run)
+    session = Session(notebook, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
+    write_run_file(folder)
+    if not environment.under_chain() and "runs" not in namespace:  # a notebook that compares runs resumes none of them
+        for attached in _attached_runs(folder):
+            _check_parameters(attached, {**checked.given, **checked.notebook_only})
+            session.taken_up.update(_copy_outputs(attached, folder, already_copied=session.taken_up))
+    if "get_ipython" in namespace:  # IPython defines it
         CellWatch(session.end).watch(namespace["get_ipython"]())
     return session
 
 
-def mark(folder: Path) -> None:
-    """Mark a run folder, so that later sessions find it among their inputs."""
-    if not (folder / manifest.RUN).is_file():
-        files.write_json(folder / manifest.RUN, {"run": environment.short(folder)})
+def write_run_file(folder: Path) -> None:
+    """Write run.json, by which later sessions recognise a run folder among their inputs."""
+    if not (folder / mounts.RUN_FILE).is_file():
+        files.write_json(folder / mounts.RUN_FILE, {"run": environment.short_name(folder)})
 
 
-def _read(checked: parameters.Checked, cells: Sequence[str]) -> dict[str, Any]:
-    """A notebook's parameters, in groups: the plain ones, its own, and of groups what its cells read."""
-    values = settings.flat(checked.recipe.model_dump())
+def _parameters_read(checked: parameters.CheckedParameters, cells: Sequence[str]) -> dict[str, Any]:
+    """A notebook's parameters, in groups: the plain ones, its network's, and those of the groups that its cells read."""
+    values = settings.flatten(checked.recipe.model_dump())
     read = keys_read_by_cells(cells) if cells else set(values)
-    own = {name: value for name, value in checked.own.items() if name in manifest.SPECIFIC}
-    return settings.nested({key: value for key, value in values.items() if key in read or "." not in key}) | own
+    network = {name: value for name, value in checked.notebook_only.items() if name in step_receipts.NETWORK_PARAMETERS}
+    return settings.nest({key: value for key, value in values.items() if key in read or "." not in key}) | network
 
 
-def _attached(folder: Path) -> list[Path]:
-    """Attached run folders: those of the same name first, then the one that was written last."""
-    mine = environment.short(folder)
+# Attached runs.
+
+
+def _attached_runs(folder: Path) -> list[Path]:
+    """Attached run folders: those of the same name first, then the most recent."""
+    name = environment.short_name(folder)
 
     def rank(run: Path) -> tuple[bool, float]:
-        return _name(run) != mine, -max((each.details["written"] for each in manifest.read_all(run)), default=0.0)
+        content = files.read_json(run / mounts.RUN_FILE)
+        same_name = isinstance(content, dict) and content.get("run") == name
+        return not same_name, -max((receipt.details["written"] for receipt in step_receipts.read_all(run)), default=0.0)
 
     return sorted((run for run in mounts.runs() if run != folder), key=rank)
 
 
-def _name(run: Path) -> str | None:
-    """The name by which a run marked its folder."""
-    marked = files.read_json(run / manifest.RUN)
-    return marked.get("run") if isinstance(marked, dict) else None
-
-
-def _check(attached: Path, ours: Mapping[str, Any]) -> None:
-    """Refuse a run that was trained with other parameters."""
-    for found in manifest.read_all(attached):
-        theirs = settings.flat(found.details["parameters"])
-        free = PREDICTION | steps.PATHS_AND_SPEED | set(manifest.SPECIFIC)
-        if theirs.get("network_name", "model") != ours.get("network_name", "model"):
-            free = free | OF_OTHERS
-        key = next((key for key in ours if key in theirs and key not in free and ours[key] != theirs[key]), None)
+def _check_parameters(attached: Path, values: Mapping[str, Any]) -> None:
+    """Raise InputError for an attached run that was trained with other parameters than `values`."""
+    for receipt in step_receipts.read_all(attached):
+        attached_values = settings.flatten(receipt.details["parameters"])
+        may_differ = PREDICTION_PARAMETERS | steps.PATHS_AND_SPEED | set(step_receipts.NETWORK_PARAMETERS)
+        if attached_values.get("network_name", "model") != values.get("network_name", "model"):
+            may_differ = may_differ | OTHER_NETWORK_PARAMETERS
+        key = next((key for key in values if key in attached_values and key not in may_differ and values[key] != attached_values[key]), None)
         if key is not None:
-            what = f"{key} is {ours[key]!r} here, and was {theirs[key]!r} in {found.identity['step']} of this attached run"
+            what = f"{key} is {values[key]!r} here, and was {attached_values[key]!r} in {receipt.identity['step']} of this attached run"
             raise InputError(what, where=attached, cure="detach it, or set the parameter as it was")
 
 
-def _take_up(folder: Path, attached: Path, *, taken: Mapping[str, str]) -> dict[str, str]:
-    """Copy what a run's manifests list and is not here; SHA-256 by name of all that is here as it was there."""
-    wanted = {name: digest for name, digest in _offers(attached) if name not in taken and _holds(attached, name)}
-    absent = [name for name in wanted if not (folder / name).exists()]
-    _check_room(attached, sum((attached / name).stat().st_size for name in absent))
-    for name in absent:
-        _copy(attached / name, files.inside(folder, name), digest=wanted[name])
-    if absent:
-        codes = {each.details["code"] for each in manifest.read_all(attached)}
+def _copy_outputs(attached: Path, folder: Path, *, already_copied: Mapping[str, str]) -> dict[str, str]:
+    """Copy the files that an attached run's receipts list and that are not in `folder`; SHA-256 by name of all that are now the same."""
+    digests = {name: digest for name, digest in _listed_files(attached) if name not in already_copied and _has_file(attached, name)}
+    missing = [name for name in digests if not (folder / name).exists()]
+    used, size = _working_bytes(), sum((attached / name).stat().st_size for name in missing)
+    if used is not None and used + size > environment.WORKING_BYTES:  # Kaggle would end the session
+        what = f"its {size / 1e9:.1f} GB do not fit beside {used / 1e9:.1f} GB of {environment.WORKING_BYTES / 1e9:.0f} GB"
+        raise InputError(what, where=attached, cure="detach it, or remove what you do not need from /kaggle/working")
+    for name in missing:
+        with files.atomic_path(files.inside(folder, name)) as temporary:
+            shutil.copyfile(attached / name, temporary)
+            if files.sha256(temporary) != digests[name]:
+                raise InputError("not the file that the run's receipt names", where=attached / name, cure="attach the whole output again")
+    if missing:
+        codes = {receipt.details["code"] for receipt in step_receipts.read_all(attached)}
         note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
-        print(f"took up {len(absent)} files of {attached}{note}")
-    return {name: digest for name, digest in wanted.items() if name in absent or files.sha256(folder / name) == digest}
+        print(f"took up {len(missing)} files of {attached}{note}")
+    return {name: digest for name, digest in digests.items() if name in missing or files.sha256(folder / name) == digest}
 
 
-def _offers(attached: Path) -> Iterator[tuple[str, str]]:
-    """Names and SHA-256 of what a run's steps made, the last word last, and then of their manifests."""
-    found = manifest.read_all(attached)
-    for path in sorted((attached / manifest.FOLDER).glob("*.json")):
-        written = Receipt.find(path)
-        if written is None or ("parameters" in written.details and manifest.read(attached, path.stem) is None):
-            print(f"note: {path} is damaged, or of an earlier version; nothing is taken up by its word")
-    for each in found:
-        yield from each.outputs.items()
-    for each in found:
-        path = manifest.place(attached, each.identity["step"])
-        yield path.relative_to(attached).as_posix(), files.sha256(path)
+def _listed_files(attached: Path) -> Iterator[tuple[str, str]]:
+    """Name and SHA-256 of each output of a run's notebooks, the most recent last, and then of their receipts."""
+    receipts = step_receipts.read_all(attached)
+    for path in sorted((attached / step_receipts.RECEIPTS_FOLDER).glob("*.json")):
+        receipt = Receipt.find(path)
+        if receipt is None or ("parameters" in receipt.details and step_receipts.read(attached, path.stem) is None):
+            print(f"note: {path} is damaged, or of an earlier version; no file that it lists is taken up")
+    for receipt in receipts:
+        yield from receipt.outputs.items()
+    for receipt in receipts:
+        yield receipt.path.relative_to(attached).as_posix(), files.sha256(receipt.path)
 
 
-def _holds(attached: Path, name: str) -> bool:
-    """Whether a run has a file of this name, and not a link to one elsewhere."""
+def _has_file(attached: Path, name: str) -> bool:
+    """Whether a run has a file of this name, and not a link that leads out of its folder."""
     try:
         return files.inside(attached, name).is_file()
     except InputError:
         return False
 
 
-def _copy(source: Path, target: Path, *, digest: str) -> None:
-    with files.atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-        if files.sha256(temporary) != digest:
-            raise InputError("not the file that the run's manifest names", where=source, cure="attach the whole output again")
-
-
-def _check_room(attached: Path, more: int) -> None:
-    """Refuse before Kaggle ends the session for want of space."""
-    there = _working_bytes()
-    if there is not None and there + more > environment.WORKING_BYTES:
-        what = f"its {more / 1e9:.1f} GB do not fit beside {there / 1e9:.1f} GB of {environment.WORKING_BYTES / 1e9:.0f} GB"
-        raise InputError(what, where=attached, cure="detach it, or remove what you do not need from /kaggle/working")
-
-
 def _working_bytes() -> int | None:
-    """What Kaggle's working folder holds; None elsewhere."""
-    return _bytes(_files(environment.base())) if environment.where() == "kaggle" else None
+    """The size of what lies in Kaggle's working folder; None elsewhere."""
+    if environment.platform() != "kaggle":
+        return None
+    paths = (Path(folder) / name for folder, _, names in os.walk(environment.base_folder()) for name in names)
+    return sum(path.lstat().st_size for path in paths if path.exists())
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+class CellWatch(ast.NodeTransformer):
+    """Ends a session when a cell raises TimeSpent or Finished: that cell succeeds, and the cells that follow do nothing.
 
+    IPython hands its exceptions to handlers (`set_custom_exc`) and still counts the cell as failed, so papermill and
+    Kaggle would stop with an error. As one of IPython's `ast_transformers` this puts each cell's statements into a
+    `with` block, which lets all other errors pass.
+    """
 
-def _bytes(found: Iterable[Path]) -> int:
-    return sum(path.lstat().st_size for path in found if path.exists())
+    def __init__(self, end: Callable[[TimeSpent | Finished], None]) -> None:
+        self.end, self.ended, self.value = end, False, None
 
+    def watch(self, shell: Any) -> None:
+        """Watch the cells that follow in an IPython shell, in place of a watch that an earlier call set up."""
+        shell.ast_transformers[:] = [transformer for transformer in shell.ast_transformers if not isinstance(transformer, CellWatch)]
+        shell.ast_transformers.append(self)
+        shell.user_ns[WATCH_VARIABLE] = self
 
-def _sizes(folder: Path) -> str:
-    there = _working_bytes()
-    if there is None:
-        return f"Run folder: {folder}"
-    return f"/kaggle/working holds {there / 1e9:.2f} of {environment.WORKING_BYTES / 1e9:.0f} GB"
+    def visit_Module(self, cell: ast.Module) -> ast.Module:
+        """The cell in a `with` block, its last value after it where IPython looks for it; an empty cell once the session has ended."""
+        future_imports = [node for node in cell.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]  # always first
+        statements = cell.body[len(future_imports) :]
+        if self.ended or not statements:
+            cell.body = []
+            return cell
+        last_value: list[ast.stmt] = []
+        if isinstance(statements[-1], ast.Expr):
+            target = ast.Attribute(ast.Name(WATCH_VARIABLE, ast.Load()), "value", ast.Store())
+            statements[-1] = ast.copy_location(ast.Assign([target], statements[-1].value), statements[-1])
+            last_value = ast.parse(f"{WATCH_VARIABLE}.value").body
+        with_block = ast.With([ast.withitem(ast.Name(WATCH_VARIABLE, ast.Load()))], statements)
+        cell.body = [*future_imports, ast.copy_location(with_block, statements[0]), *last_value]
+        return ast.fix_missing_locations(cell)
+
+    def __enter__(self) -> None:
+        self.value = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if not isinstance(error, TimeSpent | Finished):
+            return False
+        self.ended = True
+        self.end(error)
+        return True

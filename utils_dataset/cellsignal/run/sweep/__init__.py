@@ -1,1 +1,1 @@
-"""Many runs on the same plates, and one table of what each is worth."""
+"""Sweeps: many runs on the same plates, compared in one table."""

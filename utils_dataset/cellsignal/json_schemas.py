@@ -1,0 +1,130 @@
+"""The types of the JSON files that several rooms read back; `files.shaped` checks content against them, because anybody may have written it.
+
+A TypedDict has the keys that are read by name; a file may have others. The type of a file with a single reader is defined beside that.
+"""
+
+from typing import Any, Literal
+
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
+
+Seconds = dict[str, float]  # seconds.json: by step
+Split = Literal["test", "held_out"]
+
+# Of a run's parameters.
+WellParameters = TypedDict("WellParameters", {"cell_types": list[str], "folds": int}, total=False)
+NetworkParameters = TypedDict("NetworkParameters", {"one_network": bool, "pretrained": str}, total=False)
+TrainingParameters = TypedDict("TrainingParameters", {"final_epochs": int, "ablate_virtual_batch": bool}, total=False)
+MachineParameters = TypedDict("MachineParameters", {"num_processes": int}, total=False)
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a run."""
+
+    task: str
+    data: str
+    run: str
+    seed: int
+    cell_type: str
+    network_name: str
+    wells: WellParameters
+    network: NetworkParameters
+    training: TrainingParameters
+    machine: MachineParameters
+
+
+class Description(TypedDict):
+    """recipe.json: the parameters and the software of a run."""
+
+    parameters: Parameters
+    code: NotRequired[str]
+    commit: NotRequired[str]
+    python: NotRequired[str]
+    hardware: NotRequired[dict[str, Any]]
+    libraries: NotRequired[dict[str, str]]
+
+
+class Rung(TypedDict):
+    """A row of the ladder in metrics.json."""
+
+    rung: str
+    split: Split
+    kind: Literal["raw", "assigned"]
+    accuracy: float
+    by_cell_type: NotRequired[dict[str, float]]
+    by_experiment: NotRequired[dict[str, float]]
+
+
+class LabelRung(TypedDict):
+    """A row of the ladder where sites have several labels."""
+
+    rung: str
+    split: Split
+    macro_f1: float
+    method: NotRequired[str]
+    by_class: NotRequired[list[float]]
+
+
+class ExperimentDecision(TypedDict):
+    """How a test experiment was decided, in metrics.json."""
+
+    experiment: str
+    route: str
+    group_on_plate: list[int] | None
+    group_posterior: float | None
+    surprise_bits: float | None
+    note: str
+
+
+Floor = TypedDict("Floor", {"accuracy": float})  # the accuracy of a linear model, in metrics.json
+
+
+class Metrics(TypedDict, total=False):
+    """metrics.json: the results of a run."""
+
+    metric: Literal["accuracy", "macro_f1"]
+    task: str
+    ladder: list[Rung]
+    rungs: list[LabelRung]
+    floor: Floor | None
+    notes: list[str]
+    brodt: dict[str, list[float]]
+    calibration_error: float | None
+    experiments: list[ExperimentDecision]
+    plate_groups: list[list[int]] | None
+    data: str
+    thresholds: str
+    counts: list[int]
+    simulated: bool
+    statistics_note: str
+
+
+class Epoch(TypedDict):
+    """A row of a network's history."""
+
+    epoch: NotRequired[int]
+    phase: NotRequired[str]
+    loss: NotRequired[float]
+    accuracy: NotRequired[float | None]
+    held_out_accuracy: NotRequired[float | None]
+    macro_f1: NotRequired[float | None]
+    held_out_macro_f1: NotRequired[float | None]
+    learning_rate: NotRequired[float | None]
+
+
+WeightDetails = TypedDict("WeightDetails", {"history": list[Epoch]}, total=False)  # of the receipt of weights, <network>.json
+
+
+class ScoreDetails(TypedDict):
+    """The details of the receipt of scores, metadata.json."""
+
+    experiments: dict[str, dict[str, Any]]
+    device: NotRequired[str]
+
+
+class CheckpointDetails(TypedDict):
+    """The details of the receipt of a checkpoint, <network>.checkpoint.json: the progress of its training."""
+
+    epoch: int
+    phase: NotRequired[str]
+    epochs: NotRequired[int]
+    rows: NotRequired[list[Epoch]]
