@@ -30,13 +30,13 @@ def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") ->
     """What sweeps such trials in `folder` over a space, or a part of one called `kind`; `base.yaml` names plates that nobody reads."""
     from cellsignal.run.sweep import sweep, trials
     from cellsignal.show import sweeps
-    from cellsignal.show.style import blank
+    from cellsignal.show.style import blank_figure
 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(trials, "command", command)
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
     for drawing in ("draw_variants", "draw_search"):  # tests/show looks at pictures
-        monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank("toys"))
+        monkeypatch.setattr(sweeps, drawing, lambda *tables, **options: blank_figure("toys"))
     (folder / "plates").mkdir()
     (folder / "base.yaml").write_text("data: plates\ntraining: {learning_rate: 0.1, epochs: 6}\nrun: elsewhere\n")
 

@@ -26,7 +26,7 @@ def test_examples_show_the_frequent_classes_as_alone_as_they_can_be() -> None:
 
 @pytest.mark.parametrize("labels", [LABELS, [(3,)]])
 def test_any_labels_can_be_drawn(labels: list[tuple[int, ...]]) -> None:
-    assert multilabel.class_frequencies(labels, PROTEIN_ATLAS).axes and multilabel.label_companions(labels, PROTEIN_ATLAS).axes
+    assert multilabel.class_frequencies(labels, PROTEIN_ATLAS).axes and multilabel.label_cooccurrence(labels, PROTEIN_ATLAS).axes
 
 
 def test_rungs_of_any_metric_become_a_picture() -> None:

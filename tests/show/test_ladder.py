@@ -1,7 +1,7 @@
 """The ladder: raw and assigned accuracies never meet."""
 
 
-from cellsignal.show.ladder import experiment_dots, ladder, of_split
+from cellsignal.show.ladder import experiment_dots, ladder, rungs_of_split
 
 
 def rungs_of(axes) -> list[str]:
@@ -17,8 +17,8 @@ def test_raw_and_assigned_have_an_axis_each(rungs, held_out):
 
 
 def test_test_wells_come_before_held_out_ones(rungs, held_out):
-    assert of_split(held_out + rungs) == rungs
-    assert of_split(held_out + rungs, "held_out") == held_out == of_split(held_out)
+    assert rungs_of_split(held_out + rungs) == rungs
+    assert rungs_of_split(held_out + rungs, "held_out") == held_out == rungs_of_split(held_out)
 
 
 def test_one_kind_alone_and_no_rung_at_all(rungs):

@@ -50,7 +50,7 @@ def test_figures_are_made_in_one_place() -> None:
 
 def test_a_message_in_place_of_a_figure_is_of_no_data() -> None:
     with simulated.showing(True):
-        assert style.blank("No rung yet.").get_suptitle() == ""
+        assert style.blank_figure("No rung yet.").get_suptitle() == ""
 
 
 def test_a_page_of_simulated_data_has_a_title_and_a_banner() -> None:

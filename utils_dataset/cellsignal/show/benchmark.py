@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cellsignal.show.style import blank, colour_legend, pale, new_figure, styled
+from cellsignal.show.style import blank_figure, colour_legend, pale, new_figure, styled
 
 KINDS = {"ours": "#D55E00", "peer": "#0072B2", "floor": "#8A8F98"}
 KIND_NAMES = {"ours": "this package", "peer": "as others do it", "floor": "the machine at its best"}
@@ -34,7 +34,7 @@ def draw_rates(rows: Rows) -> Figure:
     """
     stages = [stage for stage in TITLES if any(row["stage"] == stage for row in rows)]
     if not stages:
-        return blank("nothing was measured")
+        return blank_figure("nothing was measured")
     heights = [sum(row["stage"] == stage for row in rows) + 0.9 for stage in stages]
     figure = new_figure(11, 0.42 * sum(heights) + 0.8)
     panels = figure.subplots(len(stages), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -73,7 +73,7 @@ def draw_timeline(rows: Rows) -> Figure:
     `rows`: the `timeline` of benchmark.json: lane, part, ms, share.
     """
     if not rows:
-        return blank("no time line was measured")
+        return blank_figure("no time line was measured")
     labels = list(dict.fromkeys(row["lane"] for row in rows))
     figure = new_figure(11, 1.5 + 0.95 * len(labels))
     axes = figure.subplots()
@@ -110,7 +110,7 @@ def draw_cost(rows: Rows, *, recipe: str = "") -> Figure:
     `rows`: those of `cost` in benchmark.json. Kaggle's hours of GPU a week are drawn as a line.
     """
     if not rows:
-        return blank("no cost was worked out")
+        return blank_figure("no cost was worked out")
     labels = list(dict.fromkeys((row["host"], row["source"]) for row in rows))
     figure = new_figure(11, 1.6 + 0.42 * len(labels))
     axes = figure.subplots()

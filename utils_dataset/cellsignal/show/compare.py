@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal import files
 from cellsignal.show import html
-from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, label_decades, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, label_decades, pale, new_figure, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -37,7 +37,7 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """
     rows = by_recipe(comparison["accuracies"], split=split, by="")
     if not rows:
-        return blank(f"no answers for {SPLITS[split]}")
+        return blank_figure(f"no answers for {SPLITS[split]}")
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     costs = _costs(comparison["runs"], recipes)
@@ -107,7 +107,7 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """The same accuracies by cell type: a row of panels raw, a row assigned, a column a cell type."""
     rows, recipes, parts, kinds = _found(comparison, split=split, by="cell_type")
     if not rows:
-        return blank(f"no answers for {SPLITS[split]}")
+        return blank_figure(f"no answers for {SPLITS[split]}")
     figure = new_figure(1.6 + 2.6 * len(parts), len(kinds) * (0.9 + 0.3 * max(2, len(recipes))))
     panels = figure.subplots(len(kinds), len(parts), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(panels, kinds):
@@ -139,7 +139,7 @@ def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """Accuracy of each recipe in each experiment, raw and assigned in tables of their own, the darker the better."""
     rows, recipes, parts, kinds = _found(comparison, split=split, by="experiment")
     if not rows:
-        return blank(f"no answers for {SPLITS[split]}")
+        return blank_figure(f"no answers for {SPLITS[split]}")
     figure = new_figure(1.2 + len(kinds) * (0.5 + 0.75 * max(3, len(recipes))), 1.6 + 0.28 * max(3, len(parts)))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds):
@@ -183,7 +183,7 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
     """
     rows = by_recipe(comparison["differences"], split=split)
     if not rows:
-        return blank(f"no two recipes with the same {SPLITS[split]} and seed")
+        return blank_figure(f"no two recipes with the same {SPLITS[split]} and seed")
     kinds = [kind for kind in COLOURS if by_recipe(rows, kind=kind)]
     names = list(dict.fromkeys(row["recipe"] for row in rows))
     figure = new_figure(2.4 + 4.4 * len(kinds), 1.3 + 0.42 * max(2, len(names)))
@@ -227,7 +227,7 @@ def leader_confusion(comparison: Mapping[str, Any], *, split: str) -> Figure:
 def confusion(row: Row) -> Figure:
     """Wrong answers of one recipe: siRNA against siRNA in the order of the plate groups, and the pairs confused most."""
     if not row["wrong"]:
-        return blank(f"{row['recipe']}: nothing is confused")
+        return blank_figure(f"{row['recipe']}: nothing is confused")
     counts, pairs = np.array(row["matrix"]), row["pairs"][:15]
     figure = new_figure(10.5, 4.6)
     matrix, bars = figure.subplots(1, 2, width_ratios=(1.15, 1))

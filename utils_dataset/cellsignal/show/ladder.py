@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, pale, new_figure, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
@@ -16,7 +16,7 @@ KINDS = {
 NOTHING_KNOWN = "No answer can be checked: no siRNA of a test or held-out well is known."
 
 
-def of_split(ladder: list[dict], split: str = "") -> list[dict]:
+def rungs_of_split(ladder: list[dict], split: str = "") -> list[dict]:
     """The rungs of one split; without a name, those of the test wells where they were scored."""
     names = [row.get("split", "") for row in ladder]
     chosen = split or ("test" if "test" in names else next(iter(names), ""))
@@ -25,7 +25,7 @@ def of_split(ladder: list[dict], split: str = "") -> list[dict]:
 
 def last_rungs(ladder: list[dict], split: str = "") -> list[dict]:
     """The last raw rung of one split, and the last assigned one."""
-    rows = of_split(ladder, split)
+    rows = rungs_of_split(ladder, split)
     return [row for kind in KINDS for row in [row for row in rows if row["kind"] == kind][-1:]]
 
 
@@ -36,9 +36,9 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     `ladder` rows: rung, kind ("raw" or "assigned"), accuracy, by_cell_type, split.
     `floor` is the raw accuracy of the linear model.
     """
-    rows = of_split(ladder, split)
+    rows = rungs_of_split(ladder, split)
     if not rows:
-        return blank(NOTHING_KNOWN)
+        return blank_figure(NOTHING_KNOWN)
     panels = _by_kind(rows)
     tallest = max(map(len, panels.values()), default=1)
     figure = new_figure(6 * len(panels), 1.5 + 0.5 * tallest)
@@ -101,7 +101,7 @@ def experiment_dots(rows: list[dict]) -> Figure:
     """
     experiments = sorted({name for row in rows for name in row.get("by_experiment", {})})
     if not rows:
-        return blank(NOTHING_KNOWN)
+        return blank_figure(NOTHING_KNOWN)
     panels = _by_kind(rows)
     figure = new_figure(6 * len(panels), 1.4 + 0.24 * max(4, len(experiments)))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -136,7 +136,7 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
     calibrated, one below it overconfident. Bars are 95 % binomial intervals (Wilson's).
     """
     if confidence.empty:
-        return blank(NOTHING_KNOWN)
+        return blank_figure(NOTHING_KNOWN)
     figure = new_figure(9, 3.4)
     curve, counts = figure.subplots(1, 2)
     values, correct = confidence.to_numpy(float), right.reindex(confidence.index).to_numpy(bool)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.images.reader import read_sites
 from cellsignal.show.eda.composites import composite, hide_ticks
-from cellsignal.show.style import ASSIGNED, RAW, blank, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, new_figure, styled
 
 COLUMNS = ["sirna", "predicted", "wells", "share"]
 
@@ -62,7 +62,7 @@ def image_pairs(examples: pd.DataFrame, root: Path, sites: pd.DataFrame, *, colu
     first = sites.sort_values("site").drop_duplicates("id_code").set_index("id_code")
     some = examples[examples["id_code"].isin(first.index) & examples["example"].isin(first.index)]
     if some.empty:
-        return blank("No image of these wells was opened." if len(examples) else "No well was taken for another siRNA.")
+        return blank_figure("No image of these wells was opened." if len(examples) else "No well was taken for another siRNA.")
     left, right = (read_sites(Path(root), first.loc[some[name]].reset_index()) for name in ("id_code", "example"))
     columns = min(columns, len(some))
     rows = -(-len(some) // columns)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.tables.labelled_sites import Labels, multi_hot
 from cellsignal.show import html
-from cellsignal.show.ladder import of_split
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, new_figure, styled
+from cellsignal.show.ladder import rungs_of_split
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, styled
 from cellsignal.tasks import TASKS, Task
 
 FLOOR = "#8A8A8A"
@@ -39,7 +39,7 @@ def class_frequencies(labels: Sequence[Labels], task: Task) -> Figure:
 
 
 @styled
-def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
+def label_cooccurrence(labels: Sequence[Labels], task: Task) -> Figure:
     """Of the sites with the label of a row, the share that has the label of a column too."""
     table = multi_hot(list(labels), task.classes).astype(np.int64)
     pair_counts = table.T @ table
@@ -59,9 +59,9 @@ def label_companions(labels: Sequence[Labels], task: Task) -> Figure:
 @styled
 def label_ladder(rungs: list[dict]) -> Figure:
     """Macro F1 of the floors and of every kind of thresholds, a bar each; the test sites' where they are known."""
-    rows = of_split(rungs)
+    rows = rungs_of_split(rungs)
     if not rows:
-        return blank("No macro F1 yet.")
+        return blank_figure("No macro F1 yet.")
     figure = new_figure(8, 1 + 0.42 * len(rows))
     axes = figure.subplots()
     y_positions = range(len(rows) - 1, -1, -1)
@@ -78,9 +78,9 @@ def label_ladder(rungs: list[dict]) -> Figure:
 @styled
 def class_scores(rungs: list[dict], counts: Sequence[int], task: Task) -> Figure:
     """F1 of each class under each kind of thresholds, from the most frequent class in training to the rarest."""
-    rows = [row for row in of_split(rungs) if "by_class" in row]
+    rows = [row for row in rungs_of_split(rungs) if "by_class" in row]
     if not rows:
-        return blank("No F1 of classes yet.")
+        return blank_figure("No F1 of classes yet.")
     order = np.argsort(counts, kind="stable")
     figure = new_figure(8, 1.2 + 0.21 * task.classes)
     axes = figure.subplots()
@@ -131,7 +131,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
     )
     parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of floors and thresholds")]
     for split in dict.fromkeys(row["split"] for row in rungs):
-        cells = [[row["rung"], float(row["macro_f1"])] for row in of_split(rungs, split)]
+        cells = [[row["rung"], float(row["macro_f1"])] for row in rungs_of_split(rungs, split)]
         parts.append(html.subsection(SPLITS[split].capitalize(), html.table(["answers", "macro F1"], cells)))
     return html.section("Macro F1", *parts)
 

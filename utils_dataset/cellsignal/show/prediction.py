@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cellsignal.data.tables.plate_design import shifts
-from cellsignal.show.style import ASSIGNED, RAW, blank, colour_legend, label_decades, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, colour_legend, label_decades, new_figure, styled
 
 FAINT = "#CFCFCF"
 MOST_ORDERS = 24  # permutations of four groups; of more, the likeliest are drawn
@@ -31,7 +31,7 @@ def plate_scores(
     """
     answered = wells[wells["id_code"].isin(answers.dropna().index)]
     if answered.empty:
-        return blank("No well with an answer.")
+        return blank_figure("No well with an answer.")
     experiment = experiment or answered["experiment"].min()
     plate = plate or answered.loc[answered["experiment"] == experiment, "plate"].min()
     mine = wells.loc[(wells["experiment"] == experiment) & (wells["plate"] == plate), "id_code"]
@@ -39,7 +39,7 @@ def plate_scores(
     tables = {kind: table.loc[order.index[order.index.isin(table.index)]] for kind, table in scores.items()}
     tables = {kind: table for kind, table in tables.items() if len(table)}
     if not tables:
-        return blank("No scores of this plate.")
+        return blank_figure("No scores of this plate.")
     order = order[order.index.isin(next(iter(tables.values())).index)]
     sirnas = sorted(set(order))
     figure = new_figure(4.2 * len(tables) + 0.8, 4.9)
@@ -97,7 +97,7 @@ def embedding_maps(
     """
     tables = {kind: table.sort_index() for kind, table in embeddings.items() if len(table) > 3}
     if not tables:
-        return blank("Too few embeddings of wells for a map.")
+        return blank_figure("Too few embeddings of wells for a map.")
     known = wells.set_index("id_code")
     figure = new_figure(4.6 * len(tables) + 1.6, 8.2)
     figure.suptitle(f"Embeddings of wells, {'principal components' if method == 'pca' else 't-SNE'}", x=0.01, ha="left")
@@ -162,7 +162,7 @@ def _coloured(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping
 class Permutations(Protocol):
     """What is known of the permutations of one experiment (`decide.assign.groups.GroupChoice`)."""
 
-    orders: np.ndarray
+    permutations: np.ndarray
     posterior: np.ndarray
     group_on_plate: tuple[int, ...]
 
@@ -175,7 +175,7 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
     cyclic shifts, which are likelier before any score is seen, have a colour of their own.
     """
     if choice is None:
-        return blank("No plate groups were weighed in this experiment.")
+        return blank_figure("No plate groups were weighed in this experiment.")
     order = np.argsort(-choice.posterior, kind="stable")[:MOST_ORDERS]
     usual = shifts(rotations or {})
     colours = {"chosen": ASSIGNED, "rotation": RAW, "other": FAINT}

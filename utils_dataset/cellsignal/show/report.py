@@ -13,9 +13,9 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
-from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, of_split
+from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, rungs_of_split
 from cellsignal.show.multilabel import label_ladder, label_parts
-from cellsignal.show.style import blank
+from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
@@ -84,7 +84,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     """The name of the run and the last raw and assigned accuracies."""
     boxes = []
     for kind in ("raw", "assigned"):
-        for row in [row for row in of_split(rungs) if row["kind"] == kind][-1:]:
+        for row in [row for row in rungs_of_split(rungs) if row["kind"] == kind][-1:]:
             label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
     return html.head("cellsignal", f"Run {run.name}", boxes)
@@ -104,7 +104,7 @@ def _ladder(rungs: list[dict], floor: dict | None, *, brodt: dict, trouble: str,
         html.paragraph(words),
         *[html.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
         html.image(figure.png(), "accuracy of each rung"),
-        *(_rung_table(split, of_split(rungs, split), brodt=brodt) for split in _splits(rungs)),
+        *(_rung_table(split, rungs_of_split(rungs, split), brodt=brodt) for split in _splits(rungs)),
         _floor(floor),
     )
 
@@ -136,7 +136,7 @@ def _floor(floor: dict | None) -> str:
 
 def _accuracies(rungs: list[dict]) -> Iterator[str]:
     """Accuracy by cell type and by experiment, for the wells that count most."""
-    rows = of_split(rungs)
+    rows = rungs_of_split(rungs)
     names = sorted({name for row in rows for name in row.get("by_cell_type", {})})
     if not names:
         return
@@ -258,4 +258,4 @@ RUNG_FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {"accuracy
 def rungs_figure(metrics: Mapping[str, Any]) -> Figure:
     """A bar for each rung, from the content of a metrics.json; says so when there is none."""
     key, draw = RUNG_FIGURES[metrics.get("metric", "accuracy")]
-    return draw(metrics[key]) if metrics.get(key) else blank("No rung yet.")
+    return draw(metrics[key]) if metrics.get(key) else blank_figure("No rung yet.")

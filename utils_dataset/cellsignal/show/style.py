@@ -106,7 +106,7 @@ def new_figure(width: float, height: float) -> NotebookFigure:
     return figure
 
 
-def blank(message: str) -> NotebookFigure:
+def blank_figure(message: str) -> NotebookFigure:
     """A figure with only a message."""
     figure = NotebookFigure(figsize=(8, 0.5), layout="constrained")
     figure.text(0.01, 0.5, message, va="center", color="#666666")

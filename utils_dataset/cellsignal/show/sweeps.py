@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank, label_decades, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, pale, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: s
     """
     variants_table = variants.reset_index(drop=True)
     if not variants["seeds"].sum():
-        return blank("no trial has finished")
+        return blank_figure("no trial has finished")
     figure = new_figure(13, 1.7 + 0.42 * max(3, len(variants_table)))
     *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
     for axes, kind in zip(grid, [kind for kind in KINDS if f"test_{kind}" in trials], strict=True):
@@ -99,7 +99,7 @@ def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) ->
     variants_table = trials.assign(number=trials["variant"].str.rsplit("-", n=1).str[-1].astype(int)).sort_values("number")
     finished = variants_table[variants_table[column].notna()]
     if finished.empty:
-        return blank("no trial has finished")
+        return blank_figure("no trial has finished")
     panels = 1 + len(keys)
     rows, columns = -(-panels // PANELS_PER_ROW), min(panels, PANELS_PER_ROW)
     figure = new_figure(3.5 * columns, 3 * rows + 0.4)

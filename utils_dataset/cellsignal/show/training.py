@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from cellsignal.show.eda.composites import composite, hide_ticks, limits
-from cellsignal.show.style import blank, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import blank_figure, cell_type_colour, pale, new_figure, styled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +51,7 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
     `images`: uint8[C,H,W], of one size or of several; `captions`: one for each, or none.
     """
     if not len(images):
-        return blank("No images to show.")
+        return blank_figure("No images to show.")
     columns = min(columns, len(images))
     rows, lines = -(-len(images) // columns), max((caption.count("\n") + 1 for caption in captions), default=0)
     figure = new_figure(max(4, 1.5 * columns), (1.42 + 0.15 * lines) * rows + 0.3 * bool(title))
@@ -174,7 +174,7 @@ def accuracy_by_experiment(predicted: pd.Series, truth: pd.Series, wells: pd.Dat
     places = wells.set_index("id_code").loc[known]
     groups = list(right.groupby([places["cell_type"], places["experiment"]], sort=True))
     if not groups:
-        return blank("No well with a known siRNA was predicted.")
+        return blank_figure("No well with a known siRNA was predicted.")
     figure = new_figure(8, 1.3 + 0.3 * max(2, len(groups)))
     axes = figure.subplots()
     for height, ((cell_type, _), some) in enumerate(groups):

@@ -108,7 +108,7 @@ class Checkpoint:
 
     def _find_receipt(self, path: Path, *, any_code: bool = False) -> Receipt | None:
         """The receipt of a checkpoint; None if it is absent, damaged or of another training."""
-        receipt = Receipt.find(path, shapes.Checkpoint)
+        receipt = Receipt.find(path, json_schemas.CheckpointDetails)
         if receipt is None or len(receipt.outputs) != 1 or "earlier_code" not in receipt.details:  # older checkpoints name tensors differently
             return None
         return receipt if receipt.identity == self.fingerprint or (any_code and self.code_differences(receipt.identity)) else None

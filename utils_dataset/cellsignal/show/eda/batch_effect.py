@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from cellsignal.data.images.reader import missing_channels, read_site
 from cellsignal.data.tables.pixel_stats import FILE, read_pixel_stats
 from cellsignal.progress_bars import progress_bar
-from cellsignal.show.style import blank, cell_type_colour, new_figure, styled
+from cellsignal.show.style import blank_figure, cell_type_colour, new_figure, styled
 from cellsignal.tasks import RXRX1
 
 HALO = [withStroke(linewidth=2.5, foreground="white")]
@@ -26,7 +26,7 @@ def channel_means(stats: pd.DataFrame) -> Figure:
     `stats`: experiment, well, channel (from 1), mean; any number of sites. One panel a channel.
     """
     if stats.empty:
-        return blank("No pixel statistics to show.")
+        return blank_figure("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
     figure = new_figure(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]
@@ -101,7 +101,7 @@ def batch_effect(features: pd.DataFrame, wells: pd.DataFrame) -> Figure:
     """
     groups = [subset for _, subset in _controls(features, wells).groupby("cell_type")]
     if not groups:
-        return blank("Too few control wells for principal components.")
+        return blank_figure("Too few control wells for principal components.")
     figure = new_figure(3.4 * max(2, len(groups)), 6.4)
     grid = figure.subplots(2, len(groups), squeeze=False)
     for column, subset in zip(grid.T, groups):

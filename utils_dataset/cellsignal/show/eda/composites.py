@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cellsignal.show.style import blank, new_figure, styled
+from cellsignal.show.style import blank_figure, new_figure, styled
 from cellsignal.tasks import RXRX1, Task
 
 LOW, HIGH = 2.0, 99.7  # percentiles of a channel drawn as black and as full colour
@@ -43,7 +43,7 @@ def show_wells(images: list[np.ndarray], titles: list[str], *, shared: bool = Fa
     `shared` scales all rows alike, so that brightness can be compared down a column.
     """
     if not images:
-        return blank("No images to show.")
+        return blank_figure("No images to show.")
     columns = 1 + len(task.channels)
     figure = new_figure(2 * columns, 0.45 + 2.05 * len(images))
     grid = figure.subplots(len(images), columns, squeeze=False)
@@ -83,7 +83,7 @@ def hide_ticks(axes: Axes) -> None:
 def show_composites(images: list[np.ndarray], titles: list[str], *, rows: list[str]) -> Figure:
     """Composites side by side; those with the same name in `rows` share a row and one scale."""
     if not images:
-        return blank("No images to show.")
+        return blank_figure("No images to show.")
     indices_by_row = {name: [i for i, row in enumerate(rows) if row == name] for name in dict.fromkeys(rows)}
     columns = max(map(len, indices_by_row.values()))
     figure = new_figure(max(5, 2.3 * columns), 2.6 * len(indices_by_row))

@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, blank, cell_type_colour, colour_legend, pale, new_figure, styled
+from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, pale, new_figure, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
@@ -27,7 +27,7 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
     `table`: plate, well and the column `value`; colours run from the 1st to the 99th percentile.
     """
     if table.empty:
-        return blank("No wells to show.")
+        return blank_figure("No wells to show.")
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
     for axes, (_, subset) in zip(grid, table.groupby("plate")):
