@@ -139,7 +139,7 @@ def test_an_epoch_whose_labelling_would_be_late_is_not_begun(
 def test_an_epoch_of_unknown_length_is_broken_off_and_leaves_no_trace(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(patches, tmp_path / "whole/model.safetensors", batch_size=3)
     weights, budget = tmp_path / "parts/model.safetensors", Budget(time.time() + 1e6)
-    monkeypatch.setattr(DeadlineMonitor, "late", lambda pace: setattr(pace, "done", pace.done + 1) or pace.done == 3)
+    monkeypatch.setattr(DeadlineMonitor, "is_late", lambda monitor: setattr(monitor, "num_done", monitor.num_done + 1) or monitor.num_done == 3)
     assert cut_short(patches, weights, batch_size=3, options={"budget": budget}) == "train, epoch 0 of 4"
     assert not list(tmp_path.glob("parts/*"))
     monkeypatch.undo()

@@ -169,5 +169,5 @@ def test_pretrained_weights_that_lie_here_or_are_named(tmp_path: Path, monkeypat
     assert find_pretrained("imagenet", "vgg-small") == find_pretrained("vgg-small.safetensors", "") == tmp_path / "vgg-small.safetensors"
     with pytest.raises(InputError, match="absent.safetensors: no such weights"):
         find_pretrained("absent.safetensors", "vgg-small")
-    with pytest.raises(InputError, match="nobody has trained the plain-cnn on ImageNet"):
+    with pytest.raises(InputError, match="there are no ImageNet weights of the plain-cnn"):
         find_pretrained("imagenet", "plain-cnn")
