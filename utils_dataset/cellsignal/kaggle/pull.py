@@ -44,7 +44,7 @@ def pull(state: PushState, run: Path) -> Pulled:
     working_folder = run.with_name(f".pull-{run.name}")  # stays when we are interrupted, and is gone on with
     with _locked(run):
         fetched = [_fetch(step, pushed, working_folder / f"{step} {pushed.version}") for step, pushed in chosen.items()]
-        receipts = {step_receipt.identity["step"]: step_receipt for source, _ in fetched for step_receipt in step_receipts.read_all(source)}
+        receipts = {receipt.identity["step"]: receipt for source, _ in fetched for receipt in step_receipts.read_all(source)}
         moved_files = {name for source, digests in fetched for name in _move(source, run, digests)}
         Receipt(run / RECEIPT, {step: pushed.version_slug for step, pushed in chosen.items()}).write()
         if CHAIN not in chosen:  # which leaves these itself
@@ -80,12 +80,12 @@ def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[st
     """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its receipt lists, checked."""
     client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/", resume=True)
     run = folder / pushed.run
-    step_receipt = step_receipts.read(run, step)
-    fault = watch.output_differs(step_receipt, step, pushed)
-    if step_receipt is None or fault:
+    receipt = step_receipts.read(run, step)
+    fault = watch.output_differs(receipt, step, pushed)
+    if receipt is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    digests = {**step_receipt.details["taken_up"], **step_receipt.outputs}
+    digests = {**receipt.details["taken_up"], **receipt.outputs}
     for name, digest in digests.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, digests
@@ -114,13 +114,13 @@ def _describe(run: Path, receipts: Mapping[str, Receipt]) -> None:
     """Write recipe.json and seconds.json as a chain would have left them, and the report."""
     from cellsignal.show import report  # Matplotlib is slow to come
 
-    parameters_by_step = [settings.flatten(parameters) for step_receipt in receipts.values() if (parameters := step_receipt.details["parameters"]).get("network_name", "model") == "model"]
+    parameters_by_step = [settings.flatten(parameters) for receipt in receipts.values() if (parameters := receipt.details["parameters"]).get("network_name", "model") == "model"]
     values = {key: value for parameters in parameters_by_step for key, value in parameters.items() if key not in step_receipts.NETWORK_PARAMETERS}
     cell_types = {parameters["cell_type"] for parameters in parameters_by_step if "cell_type" in parameters}
     provenance = {name: value for name, value in receipts[PREDICT_STEP].details.items() if name in PROVENANCE_KEYS}
     if (run / "metrics.json").is_file() and not files.read_json(run / "metrics.json").get("simulated", True):
         values["preset"] = ""  # attached plates won over it
     files.write_json(run / "recipe.json", {"parameters": settings.nest({**values, "wells.cell_types": sorted(cell_types)}), **provenance})
-    files.write_json(run / "seconds.json", {step: step_receipt.details["seconds"] for step, step_receipt in receipts.items()})
+    files.write_json(run / "seconds.json", {step: receipt.details["seconds"] for step, receipt in receipts.items()})
     steps.write_receipt(run, steps.record_step(), identity={}, seconds=0.0)
     report.write_report(run)

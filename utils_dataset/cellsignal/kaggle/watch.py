@@ -54,26 +54,26 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
         return Outcome(Status.running, state)
     if state != "COMPLETE":
         return Outcome(Status.failed, f"it ended with {state}{_reason(pushed)}; see {pushed.url}")
-    step_receipt = _newest(step, pushed, interval)
-    difference = output_differs(step_receipt, step, pushed)
-    if step_receipt is None or difference:
+    receipt = _newest(step, pushed, interval)
+    difference = output_differs(receipt, step, pushed)
+    if receipt is None or difference:
         return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if step_receipt.complete and (missing := sorted(set(pushed.outputs) - {*step_receipt.outputs, *step_receipt.details["taken_up"]})):
+    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["taken_up"]})):
         return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
-    if step_receipt.complete:
-        return Outcome(Status.complete, "" if step_receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, step_receipt.details["written"])
-    return Outcome(Status.incomplete, step_receipt.details["progress"], step_receipt.details["written"])
+    if receipt.complete:
+        return Outcome(Status.complete, "" if receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, receipt.details["written"])
+    return Outcome(Status.incomplete, receipt.details["progress"], receipt.details["written"])
 
 
 def _newest(step: str, pushed: PushedKernel, interval: float) -> Receipt | None:
     """The receipt of a session that ended well; for a while Kaggle lists none, or that of the session before."""
-    step_receipt = read_receipt(step, pushed)
+    receipt = read_receipt(step, pushed)
     for _ in range(EXTRA_LOOKS if pushed.status is not Status.pushing else 0):  # else there may be no session to wait for
-        if step_receipt is not None and step_receipt.details["written"] > pushed.seen:
+        if receipt is not None and receipt.details["written"] > pushed.seen:
             break
         time.sleep(interval)
-        step_receipt = read_receipt(step, pushed)
-    return step_receipt
+        receipt = read_receipt(step, pushed)
+    return receipt
 
 
 def read_receipt(step: str, pushed: PushedKernel) -> Receipt | None:
@@ -84,17 +84,17 @@ def read_receipt(step: str, pushed: PushedKernel) -> Receipt | None:
         return step_receipts.read(Path(folder) / pushed.run, step)
 
 
-def output_differs(step_receipt: Receipt | None, step: str, pushed: PushedKernel) -> str:
+def output_differs(receipt: Receipt | None, step: str, pushed: PushedKernel) -> str:
     """In what a receipt is not of the work that was pushed as `step`; "" when it is."""
-    if step_receipt is None:
+    if receipt is None:
         return f"there is no receipt of {step} in {pushed.run}"
-    if step_receipt.details["written"] <= pushed.seen:
+    if receipt.details["written"] <= pushed.seen:
         return "its receipt is that of the session before"
-    parameters = settings.flatten(step_receipt.details["parameters"])
+    parameters = settings.flatten(receipt.details["parameters"])
     for name, value in pushed.parameters.items():
         if name not in PATHS_AND_SPEED and parameters.get(name) != value:
             return f"its {name} is {parameters.get(name)!r} and not {value!r}"
-    if step_receipt.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
+    if receipt.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
 
