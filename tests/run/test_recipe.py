@@ -105,3 +105,8 @@ def test_what_functions_of_the_room_run_read_is_read_by_the_notebook_that_names_
     assert recipe.keys_read_by_cells([imports, "x = recipe.data", "%time", "x.build_network"]) == {
         "network.backbone", "seed", "machine.time_budget_minutes", "data"} | more
     assert recipe.keys_read_by_cells(["from cellsignal.run.others import network", "from cellsignal.data import more; more.Training().build_network()"]) == set()
+
+
+def test_the_page_of_settings_is_that_of_the_models() -> None:
+    page = (ROOT / "papermill_params/SETTINGS.md").read_text()
+    assert page.endswith(recipe.settings_table()), "write the table again: python -c 'from cellsignal.run.recipe import settings_table; print(settings_table(), end=str())'"

@@ -26,9 +26,9 @@ class Task:
     labels: str  # of a row of the tables: "one", or "many" separated by spaces
     classes: int
     identifying_tables: tuple[tuple[str, str], ...]  # (table, column): a folder with one of these holds this task's data
-    reader: str  # of the tables: run.readers.READERS
-    metric: str  # of a submission: decide.commands.METRICS
-    plan: str  # which steps a run has: run.plans.PLANS
+    reader: str  # of the tables: run.inputs.READERS
+    metric: str  # of a submission: decide.commands.SUBMISSION_METRICS
+    plan: str  # which steps a run has: run.chain.plans.PLANS
     presets: tuple[str, ...] = ()  # of the virtual microscope that draws for it
     class_names: tuple[str, ...] = ()
     cell_types: tuple[str, ...] = ()  # those with most wells first

@@ -53,7 +53,7 @@ class Row:
 
 def measure(stage: str, candidates: Sequence[Candidate], *, rounds: int, seconds: float, sites: int = 0, seed: int = 0,
             device: torch.device = CPU) -> list[Row]:
-    """Rates of all `ways`, each at work for `seconds` at least in every one of `rounds`, whose order is shuffled anew.
+    """Rates of all `candidates`, each at work for `seconds` at least in every one of `rounds`, whose order is shuffled anew.
 
     Once before the first round each does a piece that does not count: libraries load, files come into the page cache. A GPU is
     waited for before a clock is read.

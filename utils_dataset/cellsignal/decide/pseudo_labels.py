@@ -29,7 +29,7 @@ MIN_HELD_OUT_SHARE = 0.5  # of a plate's treatment wells, for its statistics to 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Labels of the sites of unlabelled experiments, predicted anew by the network before each epoch (for `training.fit`).
+    """Labels of the sites of unlabelled experiments, predicted anew by the network before each epoch (for `learn.training.fit`).
 
     `data`: the treatment sites to be labelled. `controls`: control sites of the same plates (and of the held-out ones), which
     count for the statistics if their kind was in the training batches, and serve a network with control features. `held_out`:

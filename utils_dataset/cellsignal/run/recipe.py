@@ -1,14 +1,16 @@
 """The parameters of a run: one YAML file in groups, every key known, every value of its type."""
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from cellsignal import settings
 from cellsignal.code_identity import imported_run_modules, parse
@@ -256,6 +258,26 @@ def check(
         raise settings.first_error(model, values, error, locations=locations, where=where, renamed=RENAMED_KEYS, example=example) from None
     checked._locations.update(locations)
     return checked
+
+
+def settings_table() -> str:
+    """Every key as a Markdown table: type and range, default, meaning. It is papermill_params/SETTINGS.md."""
+    rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for key in settings.keys(Recipe):
+        field = settings.field(Recipe, key)
+        default = json.dumps(field.get_default(call_default_factory=True))
+        rows.append(f"| `{key}` | {_values(field)} | `{default}` | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _values(field: FieldInfo) -> str:
+    """The type of a setting and its range, or the words that it takes."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(field.annotation))
+    types = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+    signs = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ "}
+    bounds = [f"{sign}{getattr(rule, name):g}" for rule in field.metadata for name, sign in signs.items() if hasattr(rule, name)]
+    return ", ".join([types.get(field.annotation, "list"), *bounds])
 
 
 def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -298,7 +298,7 @@ CONFUSED = (
 def write_comparison(folder: Path, comparison: Mapping[str, Any], parameters: pd.DataFrame) -> Path:
     """Write `folder`/compare.html and `folder`/compare.json, each atomic.
 
-    `comparison`: what `decide.compare.compare` gives; `parameters`: one row for each that differs, one column a recipe.
+    `comparison`: what `decide.evaluate.compare.compare` gives; `parameters`: one row for each that differs, one column a recipe.
     """
     told = {**comparison, "confusions": [{key: row[key] for key in row if key != "matrix"} for row in comparison["confusions"]]}
     files.write_json(folder / "compare.json", told)

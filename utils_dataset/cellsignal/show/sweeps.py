@@ -27,7 +27,7 @@ PANELS_PER_ROW = 4  # panels of a search in a row
 def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: str = "accuracy") -> Figure:
     """A row a variant: its metric on the test and on what was held out, each kind in a panel of its own, and its seconds.
 
-    `trials` and `variants` are the tables of `run.sweep_results`. A pale dot is a seed, a strong one the mean, a bar the
+    `trials` and `variants` are the tables of `run.sweep.results`. A pale dot is a seed, a strong one the mean, a bar the
     standard deviation over the seeds; the dashed line goes through the first variant's mean on the test.
     """
     variants_table = variants.reset_index(drop=True)
@@ -92,7 +92,7 @@ def _split_legend(figure: Figure) -> None:
 def draw_search(trials: "pd.DataFrame", *, keys: Sequence[str], measure: str) -> Figure:
     """How a search went: its measure on what was held out trial by trial with the best so far, then against each parameter.
 
-    `trials` is the table of `run.sweep_results`, `keys` its columns that were searched, `measure` one of KINDS.
+    `trials` is the table of `run.sweep.results`, `keys` its columns that were searched, `measure` one of KINDS.
     Pruned trials, which have no value, stand below.
     """
     column, colour = f"held_out_{measure}", KINDS[measure][1]

@@ -198,7 +198,7 @@ def draw(
 ) -> np.ndarray:
     """Light of one site before the microscope: float32[6, size, size], 8-bit units, background left out.
 
-    `traits` are factors by name (`phenotypes.traits`), `density` a factor on the number of cells.
+    `traits` are factors by name (`cell_types.traits`), `density` a factor on the number of cells.
     """
     parts = components(rng, size, pixel_size=pixel_size, cell_type=cell_type, traits=traits, density=density)
     return np.einsum("kc,chw->khw", cell_type.stains, parts)

@@ -107,7 +107,7 @@ def read_site_tables(root: Path, task: Task) -> SiteTables:
 def read_labelled_solution(path: Path, task: Task, *, column: str = "", exact: bool = False) -> pd.Series:
     """Labels by id_code, from a table with answers in `column`, the task's own when empty; raises InputError.
 
-    `exact`: as in `rows.read_rows`.
+    `exact`: as in `schema.read_rows`.
     """
     frame = _labelled(Path(path), task, column or task.label_column, exact=exact)
     raise_if_any(_id_problems(frame["id_code"], task))

@@ -33,7 +33,7 @@ RUNNING_BATCH = 64  # sites per batch on a CPU, where larger batches are no fast
 # The symmetries of the square, as rotations by 90 degrees and whether flipped. The first 1, 2, 4 or 8 of them are a group, so
 # that an average over them does not depend on the orientation of the plate under the microscope.
 VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
-Output = TypeVar("Answer")
+Output = TypeVar("Output")
 EXTRA_OUTPUTS = ("views", "embeddings")  # further outputs, computed under one kind of statistics
 
 

@@ -30,7 +30,7 @@ NO_BATCHNORM_NOTE = (
     "the network has no layers of batch normalisation, so that running, batch and adapted give the same scores; to adapt to "
     "new plates use `standardise: plate` or `experiment`, or a backbone with batch normalisation, such as densenet121"
 )
-Output = TypeVar("Answer")
+Output = TypeVar("Output")
 
 
 def batchnorm_layers(model: nn.Module) -> list[Norm]:

@@ -21,7 +21,7 @@ PRETRAINED = "PRETRAINED_FILE"  # if the training started from a file of weights
 
 
 def read_settings(root: Path) -> dict[str, Path]:
-    """The absolute paths in SETTINGS.json. Raises InputError when it does not name them all, and as `paths.expanded`."""
+    """The absolute paths in SETTINGS.json. Raises InputError when it does not name them all, and as `environment.expand_path`."""
     path = root / SETTINGS
     content = files.read_json(path)
     if not isinstance(content, dict) or not all(isinstance(content.get(key), str) and content[key] for key in PATHS):
