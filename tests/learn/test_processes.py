@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,9 +23,9 @@ from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.batches.dataset import SiteImages
-from cellsignal.learn.training.distributed import launch
+from cellsignal.learn.training import distributed
 from cellsignal.learn.training.losses import LOSSES
-from cellsignal.learn.training.distributed import process_count
+from cellsignal.learn.training.distributed import launch, process_count
 
 TWO = {"num_processes": 2}
 KINDS = {
@@ -277,3 +278,13 @@ def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pyt
         with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
             launch(print, device="cpu", processes=2, on_message=print)
     assert launched == [2] * (gpus == 2)
+
+
+def test_the_processes_meet_at_a_port_that_the_system_gives_to_nobody_else() -> None:
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as stream:  # Linux
+        assert distributed._free_port() < int(stream.read().split()[0])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", (port := distributed._free_port())))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(StepFailed, match="no port is free"):
+            patch.setattr(distributed, "PORTS", range(port, port + 1))
+            distributed._free_port()

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from random import SystemRandom
 from threading import Thread
 from typing import Any
 
@@ -164,6 +165,7 @@ class RunningStatistics:
 SendMessage = Callable[[dict[str, Any]], None]
 MAX_MESSAGE = 1000  # characters of an error: a pipe takes up to 4,096 bytes in one piece
 END_OF_MESSAGES = b"end\n"
+PORTS = range(20000, 32768)
 
 
 def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, processes: int, on_message: SendMessage) -> None:
@@ -306,6 +308,13 @@ def _failure_summary(failure: Exception) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A free port that no other program is given before the first training process listens there.
+
+    The system hands out ports above these for connections and servers without a port of their own: with one of those a training
+    process could connect to another program and wait for hours.
+    """
+    for port in SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise StepFailed("no port is free for the training processes")
