@@ -164,8 +164,8 @@ def test_no_cell_overwrites_a_parameter(path: Path) -> None:
 def resolved(path: Path, injected: dict[str, Any] = {}) -> dict[str, Any]:
     """By dotted key what the notebook reads of a recipe, as its set-up resolves it."""
     networks = {"cell_type": "all"} if "cell_type" in literals(path) else {}  # no recipe names it
-    recipe = parameters.check({**literals(path), **networks, **injected}).recipe
-    return {key: value for key, value in flatten(recipe.model_dump()).items() if key in notebooks.parameters_read(path)}
+    recipe, read = parameters.check({**literals(path), **networks, **injected}).recipe, notebooks.parameters_read(path)
+    return {key: value for key, value in flatten(recipe.model_dump()).items() if key in read}
 
 
 @each_notebook
@@ -180,7 +180,8 @@ def test_parameters_are_the_plain_keys_the_groups_and_at_most_three_of_its_own(p
 def test_parameters_are_those_of_the_demo(path: Path) -> None:
     name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
     demo = flatten(recipes.load(ROOT / f"papermill_params/{name}.yaml").model_dump()) | {"run": f"runs/{path.stem if path.stem in OWN else name}"} | OWN.get(path.stem, {})
-    assert resolved(path) == {key: demo[key] for key in resolved(path)}
+    found = resolved(path)
+    assert found == {key: demo[key] for key in found}
 
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("papermill_params/*.yaml")), ids=lambda path: path.stem)

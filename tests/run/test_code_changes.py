@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cellsignal.code_identity import PACKAGE
 from cellsignal.files import sha256
 from cellsignal.run import environment
@@ -14,6 +16,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "papermill_params/tiny.yaml"
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
 
 
+@pytest.mark.slow  # CI runs it
 def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package/cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
     notebook = shutil.copy(environment.kernels_folder() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)

@@ -22,10 +22,10 @@ SOLUTIONS = {
 }  # fmt: skip
 
 
-EVERY_DAY = "best-small"  # with a head and last epochs it takes every path of training and prediction but the pretraining, which tiny takes
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == EVERY_DAY else pytest.mark.slow) for name in SOLUTIONS])
+@pytest.mark.slow  # CI runs best-small: with a head and last epochs it takes every path but the pretraining, which tiny takes
+@pytest.mark.parametrize("name", SOLUTIONS)
 def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
     own, networks, rungs = SOLUTIONS[name]
     command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / f"papermill_params/{name}.yaml"), "--out", str(tmp_path / "run")]
