@@ -51,7 +51,7 @@ class NetworkSettings(Settings):
     covariates: Names = Field([], description="inputs of the network besides the image of a site", examples=[["plate", "site"]])
     heads: Literal["shared", "cell_type", "both"] = Field("shared", description="one head, one per cell type, or their sum")
     cosine_head: Literal["none", "auxiliary", "only"] = Field("none", description="cosine head for arcface and cosface: for the loss only, or also for the prediction")
-    control_features: bool = Field(False, description="multiply features by those of the plate's controls (seed 004)")
+    control_features: bool = Field(False, description="multiply features by those of the plate's controls (Brodt)")
 
     subsets = {
         "classifier": ("backbone", "dropout", "standardise", "covariates", "heads", "cosine_head", "control_features"),

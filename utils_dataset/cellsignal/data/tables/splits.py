@@ -115,7 +115,7 @@ def on_edge(wells: pd.Series) -> pd.Series:
 def inner_wells(sites: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The sites without those at the plates' edge, and a note of what was left out.
 
-    RxRx1 uses no such well; plates of other laboratories may (Moreau's data cleaning, seed 002). Treatments of the
+    RxRx1 uses no such well; plates of other laboratories may (Moreau's data cleaning). Treatments of the
     test experiments stay, because each needs a prediction.
     """
     needs_prediction = (sites["dataset"] == "test") & (sites["well_type"] == "treatment")

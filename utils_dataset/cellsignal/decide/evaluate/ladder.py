@@ -32,7 +32,7 @@ def _accuracy_by(correct: pd.Series, key: pd.Series) -> dict[str, float]:
     return {str(name): float(share) for name, share in correct.groupby(key).mean().items()}
 
 
-# Brodt's accuracies on the public and the private leaderboard, each trick on top of the previous ones (seed 004). His assignment
+# Brodt's accuracies on the public and the private leaderboard, each trick on top of the previous ones. His assignment
 # was greedy; his last two rungs include the plate groups.
 BRODT = {
     "batch": (0.54, 0.75),
