@@ -82,7 +82,7 @@ def shown(tmp_path: Path) -> Callable[..., tuple]:
     progress.started(step)
     def look(*, begin: bool = False) -> tuple:
         if begin:
-            progress.ended(step, seconds=0.0, kept=False)
+            progress.ended(step, seconds=0.0, reused=False)
             progress.started(step)
         progress.refresh()
         bar = progress.bars.tasks[-1]

@@ -60,7 +60,7 @@ def dataset(root: Path, sites: pd.DataFrame, *, cache: bool = False) -> SiteImag
 
 
 def batches_of(count: int, batch_size: int, *, min_batches: int) -> list[np.ndarray]:
-    """Shuffled rows of `count` sites in whole batches, epoch after epoch, until there are `least` batches."""
+    """Shuffled rows of `count` sites in whole batches, epoch after epoch, until there are `min_batches` batches."""
     generator, batches = np.random.default_rng(0), []
     size = min(batch_size, count)
     while len(batches) < min_batches:

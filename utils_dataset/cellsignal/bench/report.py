@@ -32,14 +32,14 @@ PROMISED_SIZE = 512  # px of the images for which reading promises anything
 GPU_RATIO = 1.7  # the promise for training and prediction there
 
 
-def report(bench: Benchmark, *, place: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
+def report(bench: Benchmark, *, platform: str = "local", recipe: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
     """Machine, method, rows, ratios, timeline, shares of the hardware limits, and the cost of `recipe` on other machines.
 
     `recipe`: parameters of `cost.training_workloads`, by dotted key.
     """
     return {
         "schema": SCHEMA,
-        "machine": machine.machine(place, threads=torch.get_num_threads()),
+        "machine": machine.machine(platform, threads=torch.get_num_threads()),
         "method": _method(bench),
         "rows": [row.as_json() for row in bench.rows],
         "ratios": ratios(bench.rows, gpu=bench.chosen.type == "cuda", image_size=bench.sample.image_size),

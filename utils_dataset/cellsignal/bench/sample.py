@@ -134,7 +134,7 @@ def _tables(root: Path, count: int) -> pd.DataFrame:
 
 
 def _write_site(sources: Sequence[Path], number: int, stem: Path) -> None:
-    """Site number `place` of the sample: a copy of the files, or a symmetry of the image."""
+    """Site `number` of the sample: a copy of the files, or a symmetry of the image."""
     symmetry, source = divmod(number, len(sources))
     origin = sources[source]
     if symmetry == 0:

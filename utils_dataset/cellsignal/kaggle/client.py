@@ -295,7 +295,7 @@ def _accept_rules(competition: str) -> str:
 
 
 def _call(*arguments: str, no_timeout: bool = False) -> CliResult:
-    """Run the client to its end; `patient` for verbs that move files: as long as it takes, and a terminal sees the progress bars."""
+    """Run the client to its end; `no_timeout` for verbs that move files: they take as long as they need, and a terminal shows their progress bars."""
     process = subprocess.Popen(
         [*command(), "--no-warn", *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

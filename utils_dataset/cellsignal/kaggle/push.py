@@ -186,7 +186,7 @@ def session_minutes(hours: float, *, running: Collection[float], starting: int) 
 
 
 def work_minutes(budget: float) -> float:
-    """Minutes of work that a session has when the quota is no limit; `asked` is the recipe's machine.time_budget_minutes."""
+    """Minutes of work that a session has when the quota is no limit; `budget` is the recipe's machine.time_budget_minutes."""
     return budget or environment.SESSION_MINUTES
 
 

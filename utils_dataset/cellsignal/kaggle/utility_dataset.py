@@ -143,7 +143,7 @@ def _current_version(slug: str, waiting: Waiting) -> tuple[int, bool]:
 
 
 def _wait(slug: str, wanted_version: int, waiting: Waiting, *, failed: bool = False) -> int:
-    """Ask until version `wanted` of a dataset can be attached; gives it. One line for each new state.
+    """Ask until version `wanted_version` of a dataset can be attached; returns the version. One line for each new state.
 
     `failed`: the version before it failed, and Kaggle says so until the next one is there.
     """

@@ -32,7 +32,7 @@ def run_benchmark(out: Path, *, recipe: Path | None = None, **options: Any) -> s
     with tempfile.TemporaryDirectory(prefix="cellsignal-benchmark-", dir=disk) as folder:
         bench = Benchmark(Path(folder), **options)
         bench.everything()
-        content = report(bench, place=environment.platform(), recipe=parameters, recipe_name=name)
+        content = report(bench, platform=environment.platform(), recipe=parameters, recipe_name=name)
     files.write_json(out, content)
     return format_ratios(content)
 
@@ -51,7 +51,7 @@ def begin(run: Path, *, data: str = "", **options: Any) -> Benchmark:
 
 def finish(run: Path, bench: Benchmark) -> dict[str, Any]:
     """Compute the cost of Brodt's recipe, write benchmark.json, and return its content."""
-    content = report(bench, place=environment.platform(), recipe=BRODT_PARAMETERS, recipe_name="brodt")
+    content = report(bench, platform=environment.platform(), recipe=BRODT_PARAMETERS, recipe_name="brodt")
     files.write_json(run / "benchmark.json", content)
     shutil.rmtree(_work_folder(run), ignore_errors=True)
     return content

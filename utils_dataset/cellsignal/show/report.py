@@ -158,7 +158,7 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
         return
     words = (
         "What was used to decide: the network alone (raw), each siRNA once (one-to-one), the plate groups, or a known layout. "
-        "Certainty is the posterior probability of the groups' order on plates 1, 2, …; surprise tells by how many bits "
+        "The group posterior is the probability of the groups' order on plates 1, 2, …; surprise tells by how many bits "
         "the scores like an order better that is no rotation seen in training."
     )
     if error is not None:

@@ -76,7 +76,7 @@ def expose(
 ) -> np.ndarray:
     """Turn light float32[C, H, W] into the camera's image uint8[C, H, W].
 
-    `floor` is the background in 8-bit units.
+    `background`: in 8-bit units.
     """
     signal = np.einsum("kc,chw->khw", optics.bleed, light)
     for channel in range(len(light)):

@@ -267,7 +267,7 @@ class Chain:
             _run_with_step_name(step, work)
             receipt = steps.write_receipt(self.folder, step, identity=identity, seconds=time.monotonic() - start)
         self.executor.step_completed(step, receipt)
-        self.progress.ended(step, seconds=receipt.details["seconds"], kept=kept)
+        self.progress.ended(step, seconds=receipt.details["seconds"], reused=kept)
         return receipt
 
 

@@ -66,11 +66,11 @@ class ChainProgress(ProgressLines):
         self.running[step.name] = step
         self.add_bar(step.name)
 
-    def ended(self, step: Step, *, seconds: float, kept: bool) -> None:
+    def ended(self, step: Step, *, seconds: float, reused: bool) -> None:
         """A step is complete, now or since an earlier run."""
         self._remove(step)
         self.bars.advance(self.overall)
-        self.console.print(f"{step.name} kept" if kept else f"{step.name} done in {seconds:.0f} s")
+        self.console.print(f"{step.name} kept" if reused else f"{step.name} done in {seconds:.0f} s")
 
     def paused(self, step: Step, *, note: str) -> None:
         """A step stopped incomplete, because the time budget is spent."""

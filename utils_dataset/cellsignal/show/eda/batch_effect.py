@@ -167,7 +167,7 @@ def load_pixel_stats(root: Path, wells: pd.DataFrame, sites: pd.DataFrame) -> tu
 
 
 def pixel_stats(root: Path, sites: pd.DataFrame, *, max_sites: int = 600) -> pd.DataFrame:
-    """The columns of the competition's pixel_stats.csv, for at most `most` sites spread evenly.
+    """The columns of the competition's pixel_stats.csv, for at most `max_sites` sites spread evenly.
 
     One row per site and channel (from 1). Raises InputError when an image is missing or damaged.
     """
