@@ -1,4 +1,4 @@
-"""Several labels a site: macro F1, answers, floors and the submission."""
+"""Several labels a site: macro F1, answers, baselines and the submission."""
 
 from collections.abc import Callable
 from pathlib import Path
