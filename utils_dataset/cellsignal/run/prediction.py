@@ -25,9 +25,9 @@ from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
-from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
 from cellsignal.run.network_names import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
