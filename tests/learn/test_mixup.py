@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cellsignal.learn.settings import AugmentationSettings
-from cellsignal.learn.batches.mixup import cutmix, draw_mix, mixup
+from cellsignal.learn.batches.augment import cutmix, draw_mix, mixup
 
 IMAGES = torch.arange(6 * 2, dtype=torch.uint8).reshape(6, 2) * 20
 TARGETS = torch.eye(6)

@@ -18,7 +18,7 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 PREDICTION = """from cellsignal.receipts import Receipt
 if stored != "scores":

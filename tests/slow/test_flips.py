@@ -27,7 +27,8 @@ from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain, rebuild, script
-from cellsignal.run.record import step_receipts, provenance
+from cellsignal import provenance
+from cellsignal.run.record import step_receipts
 from cellsignal.run.chain.chain import Job, LocalExecutor
 from cellsignal.run.record.results import read_results
 from cellsignal.show import report

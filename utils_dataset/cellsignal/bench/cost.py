@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cellsignal.decide.settings import PredictionSettings
-from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, GPU_BATCH_PIXELS, BYTES_PER_PIXEL, REFINEMENTS
+from cellsignal.learn.networks.batchnorm import BYTES_PER_PIXEL, CPU_BATCH_PIXELS, GPU_BATCH_PIXELS, REFINEMENTS
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1

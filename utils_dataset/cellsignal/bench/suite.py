@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from cellsignal.bench import baselines, limits, ours, timeline
+from cellsignal.bench import baselines, ours, timeline
 from cellsignal.bench.sample import CHANNELS, MAX_SITES, Sample, reduced_sample, take_sample
 from cellsignal.bench.timer import CPU, Candidate, Row, WorkFunction, measure, throughput
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import read_batches
-from cellsignal.machine import cores
+from cellsignal.provenance import cores
 
 Records = list[dict[str, Any]]  # rows as benchmark.json has them
 
@@ -51,7 +51,7 @@ class Benchmark:
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
-    floor_bytes: int = limits.MEMORY_BYTES
+    floor_bytes: int = baselines.MEMORY_BYTES
     rows: list[Row] = field(default_factory=list)
     timelines: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -110,12 +110,12 @@ class Benchmark:
         """What the machine can do at best."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
-        side = 0 if self.floor_bytes == limits.MEMORY_BYTES else 64
+        side = 0 if self.floor_bytes == baselines.MEMORY_BYTES else 64
         with one_thread():
-            self.stage("machine", [limits.memory_bandwidth(size=self.floor_bytes), limits.disk_rate(self.folder, size=self.floor_bytes)])
-        candidates = [limits.matrix_rate(self.chosen, kinds[self.bits], side=side)]
+            self.stage("machine", [baselines.memory_bandwidth(size=self.floor_bytes), baselines.disk_rate(self.folder, size=self.floor_bytes)])
+        candidates = [baselines.matrix_rate(self.chosen, kinds[self.bits], side=side)]
         if self.chosen.type == "cuda":
-            candidates += [limits.memory_bandwidth(self.chosen, size=self.floor_bytes), limits.transfer_rate(self.chosen, size=self.floor_bytes)]
+            candidates += [baselines.memory_bandwidth(self.chosen, size=self.floor_bytes), baselines.transfer_rate(self.chosen, size=self.floor_bytes)]
         self.stage("machine", candidates, device=self.chosen)
         return [row.as_json() for row in self.rows]
 
@@ -125,7 +125,7 @@ class Benchmark:
         candidates = [Candidate("ours: store", "ours", ours.reading(self.store, stems)),
                 Candidate("ours: PNG, checked", "ours", ours.reading_pngs(root, stems)),
                 Candidate("OpenCV, six PNGs", "peer", _read_all(lambda stem: baselines.opencv(root, stem), stems)),
-                limits.decoding_rate([self.sample.paths(stem) for stem in stems]), limits.site_copy(self.sample.images())]
+                baselines.decoding_rate([self.sample.paths(stem) for stem in stems]), baselines.site_copy(self.sample.images())]
         if find_spec("skimage"):
             candidates.append(Candidate("official: scikit-image, six PNGs", "peer", _read_all(lambda stem: baselines.official(root, stem), stems)))
         with one_thread():

@@ -14,8 +14,8 @@ from cellsignal.bench import baselines
 from cellsignal.bench.ours import CLASSES, Trainer
 from cellsignal.bench.timer import now
 from cellsignal.data.images.packed_store import open_store
-from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.learn.batches.augment import CropFlipRotate
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.tasks import RXRX1
 
 PARTS = ("read", "decode", "move", "augment", "forward", "backward", "step")

@@ -10,9 +10,8 @@ import pandas as pd
 from cellsignal.budget import TimeSpent
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.simulated import is_simulated
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
 from cellsignal.data.tables.splits import inner_wells, split_sites
-from cellsignal.data.tables.wells import select
+from cellsignal.data.tables.wells import read_pixel_stats, select
 from cellsignal.decide.assign.assign import Decision, decide, plate_design
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import known_layouts
@@ -27,7 +26,7 @@ from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
 from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
-from cellsignal.run.network_names import ensemble_members, last_weights_name
+from cellsignal.run.recipe import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 

@@ -14,7 +14,7 @@ from cellsignal.decide.assign.assign import plate_design
 from cellsignal.decide.predict.inference import score_images
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, same_data_set, make_train_held_out
+from cellsignal.learn.batches.dataset import SiteImages, make_train_held_out, same_data_set
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.batchnorm import no_batchnorm_note
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
@@ -24,7 +24,7 @@ from cellsignal.learn.settings import NetworkSettings
 from cellsignal.learn.training.fit import History, TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run.inputs import find_pretrained, open_tables
-from cellsignal.run.network_names import network_seed, phase_prefix, pretrained_weights_name
+from cellsignal.run.recipe import network_seed, phase_prefix, pretrained_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.curves import LiveCurves
 

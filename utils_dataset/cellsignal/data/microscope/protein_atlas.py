@@ -16,7 +16,7 @@ from cellsignal.data.images.reader import write_channel
 from cellsignal.data.microscope import optics
 from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, stream, traits
 from cellsignal.data.microscope.cells import Territory, draw_territory, organelles
-from cellsignal.data.microscope.proteins import chromosomes, dividing, microtubules, by_component, pattern, spindle
+from cellsignal.data.microscope.proteins import by_component, chromosomes, dividing, microtubules, pattern, spindle
 from cellsignal.data.microscope.workdir import WORKING_FOLDER, ParallelMap, run_in_processes, worker_folder
 from cellsignal.data.tables.labelled_sites import SAMPLE, SOLUTION, TRAIN, Labels, read_site_tables, write_labels
 from cellsignal.errors import InputError

@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images.reader import missing_channels, read_site, stems_in
-from cellsignal.data.tables.pixel_stats import FILE as PIXEL_STATS_FILE
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import PIXEL_STATS_FILE, read_pixel_stats
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.progress_bars import progress_bar

@@ -1,4 +1,4 @@
-"""One epoch over the training sites, and the evaluation on the held-out sites."""
+"""One epoch over the training sites, the evaluation on the held-out sites, and the metrics of both."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,22 +11,59 @@ from torch.nn import functional
 
 from cellsignal.budget import DeadlineMonitor
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import random_key
+from cellsignal.learn.batches.augment import Mix, draw_mix, random_key
 from cellsignal.learn.batches.dataset import SiteImages, epoch_batches, read_batches, scope_rows
-from cellsignal.learn.batches.mixup import Mix, draw_mix
-from cellsignal.learn.devices import autocast, gradient_scaler, cudnn_benchmark
+from cellsignal.learn.devices import autocast, cudnn_benchmark, gradient_scaler
 from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, batch_statistics, without_tracking
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.covariates import CONTROL_TYPES, SideInputs, mask_covariates, plate_means
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import SINGLE_PROCESS, ProcessGroup, RunningStatistics
 from cellsignal.learn.training.losses import smooth_targets
-from cellsignal.learn.training.metrics import METRICS
 from cellsignal.learn.training.optim import WeightAverage
 from cellsignal.learn.training.phase import Phase
 
-# The images of a training batch on the device, before the network sees them.
+# Metrics of an epoch, computed from counts that are summed over batches and processes.
 
+
+@dataclass(frozen=True)
+class Metric:
+    """`counts(logits, targets)` of a batch, and `value(summed counts, number of sites)`."""
+
+    num_counts: int
+    per_class: bool  # whether each class has counts of its own
+    counts: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor, int], float]
+
+    def zero_counts(self, classes: int) -> torch.Tensor:
+        """The counts before the first site, float64[M]."""
+        return torch.zeros(self.num_counts * (classes if self.per_class else 1), dtype=torch.float64)
+
+
+def _correct_sites(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The number of sites classified correctly; a mixed site counts as its larger part."""
+    return (logits.argmax(1) == targets.argmax(1)).sum().double()[None]
+
+
+def _class_counts(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """For each class the true positives; then the predicted and the actual positives."""
+    predicted, actual = logits > 0, targets > 0.5
+    return torch.cat([(predicted & actual).sum(0), predicted.sum(0), actual.sum(0)]).double()
+
+
+def _macro_f1(counts: torch.Tensor) -> float:
+    correct, predicted, actual = counts.reshape(3, -1)
+    return (2 * correct / (predicted + actual).clamp(min=1)).mean().item()
+
+
+# A class that no site has and that is predicted for none counts 0, as in scikit-learn and on Kaggle.
+METRICS = {
+    "accuracy": Metric(1, False, _correct_sites, lambda counts, sites: counts.item() / sites),
+    "macro_f1": Metric(3, True, _class_counts, lambda counts, sites: _macro_f1(counts)),
+}
+
+
+# The images of a training batch on the device, before the network sees them.
 
 CHANNEL_STREAM = 5  # separates the random numbers of channel scales and shifts from those of MixUp and CutMix
 
@@ -86,7 +123,6 @@ def resize_images(images: torch.Tensor, size: int | None) -> torch.Tensor:
 
 
 # The controls that a network with control features sees beside each batch.
-
 
 CONTROL_STREAM = 6  # separates the random choice of controls from other random numbers
 NEGATIVE_SHARE = 0.25  # of the controls beside a training batch, if a plate has as many negative ones

@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files, settings
-from cellsignal.data.images.folders import entries
+from cellsignal.files import entries
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed

@@ -12,19 +12,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, provenance
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.chain import split_prediction, steps
+from cellsignal.run.chain import plans, steps
 from cellsignal.run.chain.chain import Job, LocalExecutor
 from cellsignal.run.chain.notebooks import Stopped
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage, worker
 from cellsignal.run.cluster.shared_storage import Storage
-from cellsignal.run.record import step_receipts, provenance
+from cellsignal.run.record import step_receipts
 
 LOCAL = "local"  # the address of a cluster of this machine alone, which lives as long as the run
 RETRIES = 3  # of a task whose machine is lost; a task that fails is not repeated
@@ -154,7 +154,7 @@ class Cluster(LocalExecutor):
             shared_storage.download_checkpoints(self.storage, self.run, step.checkpoints)
         if step.experiment:
             with self.merge_lock:
-                split_prediction.merge_scores(self.run, experiment_run, step.experiment)
+                plans.merge_scores(self.run, experiment_run, step.experiment)
             shutil.rmtree(experiment_run, ignore_errors=True)
 
     def _store_inputs(self, job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cellsignal import code_identity, files, settings
+from cellsignal import code_identity, files, provenance, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
@@ -18,7 +18,7 @@ from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.chain import steps
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
-from cellsignal.run.record import provenance, step_receipts
+from cellsignal.run.record import step_receipts
 
 # What may differ between an attached run and this one: a prediction may use other settings than the training did, and `plain` and
 # further networks have settings of their own.

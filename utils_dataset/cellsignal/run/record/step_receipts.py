@@ -8,10 +8,9 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal import files, json_schemas
+from cellsignal import files, json_schemas, provenance
 from cellsignal.receipts import Receipt
 from cellsignal.run.mounts import RUN_FILE
-from cellsignal.run.record import provenance
 
 RECEIPTS_FOLDER = "receipts"
 NETWORK_PARAMETERS = ("cell_type", "network_name")  # they say which of a run's networks a notebook is about

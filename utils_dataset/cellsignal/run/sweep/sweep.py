@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import MofNCompleteColumn
 
-from cellsignal import files, settings
+from cellsignal import files, provenance, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import environment, inputs, recipe
 from cellsignal.run.chain import steps
 from cellsignal.run.chain.progress import ProgressLines, newest_checkpoint
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import provenance
 from cellsignal.run.sweep import results, search_space
 from cellsignal.run.sweep.results import KINDS, METRICS
 from cellsignal.run.sweep.search import Search
