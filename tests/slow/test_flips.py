@@ -50,7 +50,7 @@ class InThisProcess(LocalExecutor):
     def __init__(self, shelf: Path) -> None:
         self.shelf = shelf
 
-    def parallel_map(self, function: Callable[[Any], Any], parts: Iterable[Any], *, processes: int | None = None) -> Iterator[Any]:
+    def parallel_map(self, function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
         for plate, folder in parts:
             place = self.shelf / f"{plate.experiment}-{plate.plate}"
             if place not in self.drawn:

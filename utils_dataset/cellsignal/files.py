@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import FULL, InputError
+from cellsignal.errors import FULL, InputError, system_error
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
@@ -308,6 +308,36 @@ def open_lock(path: Path, kind: int) -> int:
                              cure="choose a folder on another disk, such as a local one") from None
         raise
     return descriptor
+
+
+# Room on a disk.
+
+_RESERVE = 32 << 20  # bytes that stay free
+
+
+def require_room(folder: Path, size: int, *, purpose: str, cure: str = "free some space, or choose another disk") -> None:
+    """InputError if the disk of `folder` has fewer than `size` bytes free; the folder need not exist yet."""
+    existing_folder = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing_folder).free
+    if size + _RESERVE > free:
+        raise InputError(f"{purpose} needs {gigabytes(size)}, {gigabytes(free)} are free", where=folder, cure=cure)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as "1.5 GB" or "300.0 MB"."""
+    unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
+    return f"{size / unit:,.1f} {name}"
+
+
+@contextmanager
+def on_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk into InputError; complete files are kept for the next call."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise system_error(error, folder=folder, cure="free some space; the same command then goes on") from None
 
 
 # Folders as users leave them, without the files of operating systems; links are followed.

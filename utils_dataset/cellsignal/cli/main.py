@@ -21,10 +21,9 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
 
 from cellsignal.budget import TimeSpent
 from cellsignal.cli import kaggle, run
-from cellsignal.errors import InputError, system_error
+from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.files import output_file
 from cellsignal.run import environment
-from cellsignal.run.chain.notebooks import StepFailed
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
 

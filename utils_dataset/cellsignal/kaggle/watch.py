@@ -20,7 +20,7 @@ from cellsignal.kaggle import client, utility_dataset
 from cellsignal.kaggle.errors import Missing, RateLimited, ServerError, Unreachable, redact
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
-from cellsignal.run.chain.steps import PATHS_AND_SPEED
+from cellsignal.run.recipe import PATHS_AND_SPEED
 from cellsignal.run.record import step_receipts
 
 # What became of a pushed step: its session's state and, once that ended well, whose work it left.

@@ -9,8 +9,7 @@ from cellsignal import code_identity, settings
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
 from cellsignal.run import recipe
-from cellsignal.run.chain.plans import ALL
-from cellsignal.run.recipe import Recipe
+from cellsignal.run.recipe import ALL, Recipe
 from cellsignal.settings import Names, Settings
 from cellsignal.tasks import TASKS
 
@@ -83,7 +82,7 @@ def check(namespace: Mapping[str, Any]) -> CheckedParameters:
         from cellsignal.run import inputs, mounts  # pulls in pandas
 
         if not mounts.data_sets(TASKS[whole_recipe.task]):  # these take precedence over the preset, and have cell types of their own
-            inputs.check_cell_types(cell_types, preset=whole_recipe.preset, where=WHERE)
+            inputs.check_cell_types(cell_types, run=whole_recipe.run, preset=whole_recipe.preset, where=WHERE)
     return CheckedParameters(whole_recipe, {name: value for name, value in values.items() if name not in Recipe.model_fields}, given)
 
 

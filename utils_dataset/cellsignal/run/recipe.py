@@ -21,6 +21,12 @@ from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, Machi
 from cellsignal.run import environment
 from cellsignal.settings import Settings, rule_error
 
+ALL = "all"  # the cell type of a network that serves all of them
+PATHS_AND_SPEED = {  # parameters that change no result
+    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
+    "machine.html_pages", "machine.time_budget_minutes",
+}  # fmt: skip
+
 # YAML files of parameters: the line of every key, limits on the content, and no number that YAML's versions read differently.
 
 MAX_CHARACTERS = 1_000_000  # of a file

@@ -10,9 +10,6 @@ import pandas as pd
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.tables.plate_design import plate_groups, rotations
 from cellsignal.data.tables.splits import TEST, TRAIN, inner_wells, of_cell_type, split_sites
-from cellsignal.decide.assign.assign import plate_design
-from cellsignal.decide.predict.inference import score_images
-from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import SiteImages, make_train_held_out, same_data_set
 from cellsignal.learn.devices import pick_device
@@ -99,6 +96,9 @@ class NetworkTraining:
         test = self.sites[(self.sites["split"] == TEST) & (self.sites["well_type"] == "treatment")]
         if not pseudo_labels or test.empty:
             return sites
+        from cellsignal.decide.assign.assign import plate_design  # here, because most trainings decide nothing
+        from cellsignal.decide.pseudo_labels import PseudoLabels
+
         unlabelled = same_data_set(train, test, augment=train.augment)
         relabel = PseudoLabels(unlabelled, self.wells, plate_design(self.wells, recipe.assignment.pseudo_labels), training=recipe.training.whole,
                                precision=recipe.machine.precision, controls=controls, held_out=held_out)
@@ -128,6 +128,8 @@ class NetworkTraining:
         """
         if not len(wells):
             return pd.Series(dtype="int64")
+        from cellsignal.decide.predict.inference import score_images
+
         recipe = self.session.recipe
         model, card = load_weights(self.weights_path("whole"))
         controls = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]

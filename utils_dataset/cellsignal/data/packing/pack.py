@@ -13,7 +13,6 @@ import pandas as pd
 
 from cellsignal import files
 from cellsignal.data import simulated
-from cellsignal.data.download.archives import gigabytes, on_a_full_disk, require_room
 from cellsignal.data.images import packed_store
 from cellsignal.data.images.reader import missing_channels, read_site, resized_shape
 from cellsignal.data.microscope.workdir import ParallelMap
@@ -21,6 +20,7 @@ from cellsignal.data.packing import omezarr, plate_file
 from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, read_index, up_to_date
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
+from cellsignal.files import gigabytes, on_a_full_disk, require_room
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 from cellsignal.tasks import Task

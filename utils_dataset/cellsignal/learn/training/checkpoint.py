@@ -157,22 +157,6 @@ def without_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, t
     return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-# Reading the rows of a training's history, whatever its metric.
-
-
-HELD_OUT_PREFIX = "held_out_"
-
-
-def metric_name(row: dict) -> str:
-    """The metric of an epoch's row, such as "accuracy" or "macro_f1" (`learn.training.metrics`)."""
-    return next((key.removeprefix(HELD_OUT_PREFIX) for key in row if key.startswith(HELD_OUT_PREFIX)), "accuracy")
-
-
-def held_out_value(row: dict) -> float | None:
-    """The metric of an epoch's row on the held-out sites; None where it was not measured."""
-    return row.get(HELD_OUT_PREFIX + metric_name(row))
-
-
 # Everything that a phase of training changes, and how it is restored from disk.
 
 
@@ -219,7 +203,7 @@ class TrainingState:
     def end_epoch(self, row: dict) -> None:
         """Record the row of an epoch, select its weights if they are the best so far or the last count, and write a checkpoint."""
         self.rows.append(row)
-        values = [held_out_value(past) for past in self.rows]
+        values = [json_schemas.held_out_value(past) for past in self.rows]
         if self.phase.keep == "last" or values[-1] is None or values[-1] >= max(values):
             self.selected = _copy_weights(self.network)
         if not self.process_group.is_main_process:

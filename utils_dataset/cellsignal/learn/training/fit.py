@@ -16,6 +16,7 @@ from cellsignal import code_identity
 from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import sha256
+from cellsignal.json_schemas import HELD_OUT_PREFIX, held_out_value
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import (
     SCOPES,
@@ -31,7 +32,7 @@ from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_
 from cellsignal.learn.networks.memory import checkpoint_blocks
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
-from cellsignal.learn.training.checkpoint import CODE_KEY, HELD_OUT_PREFIX, Checkpoint, TrainingState, held_out_value
+from cellsignal.learn.training.checkpoint import CODE_KEY, Checkpoint, TrainingState
 from cellsignal.learn.training.distributed import ProcessGroup, SendMessage, current_group, launch, process_count
 from cellsignal.learn.training.epoch import evaluate, train_epoch
 from cellsignal.learn.training.losses import LOSSES

@@ -8,18 +8,15 @@ from typing import Any
 
 from cellsignal import files, json_schemas, settings
 from cellsignal.data.settings import WellSettings
-from cellsignal.data.tables.splits import TRAIN, split_sites
-from cellsignal.decide.scores.cache import read_receipt
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.steps import Step
-from cellsignal.run.recipe import Recipe, ensemble_members, last_weights_name, phase_prefix, pretrained_weights_name
+from cellsignal.run.recipe import ALL, Recipe, ensemble_members, last_weights_name, phase_prefix, pretrained_weights_name
 from cellsignal.tasks import TASKS
 
-ALL = "all"  # the cell type of a network that serves all of them
 READ_BY_CHAIN = {  # parameters that the chain itself reads
     "task", "data", "preset", "run", "seed", "machine.parallel_notebooks", "machine.html_pages", "machine.time_budget_minutes",
 }  # fmt: skip
@@ -189,6 +186,8 @@ def with_experiment_steps(plan: Sequence[Step], steps: Sequence[Step]) -> list[S
 
 def _experiments(values: Mapping[str, Any]) -> dict[str, str]:
     """Cell type by name of the experiments that a prediction scores or, for prototypes, embeds; those with most wells first."""
+    from cellsignal.data.tables.splits import TRAIN, split_sites  # here, because few runs split their prediction
+
     well_settings = WellSettings(**values["wells"])
     options = {name: values[name] for name in ("run", "preset", "seed")}
     wells = inputs.open_tables(values["data"], **options, experiments=well_settings.experiments).wells
@@ -213,6 +212,8 @@ def _experiment_step(prediction: Step, plan: Sequence[Step], experiment: str, ce
 
 def merge_scores(run: Path, experiment_run: Path, experiment: str) -> None:
     """Copy the scores of an experiment from the run folder of its step: the file of each kind, then the receipt that lists it."""
+    from cellsignal.decide.scores.cache import read_receipt
+
     for path in sorted(experiment_run.glob(f"scores/*/*/{experiment}.parquet")):
         source_receipt = Receipt.read(path.parent / METADATA, json_schemas.ScoreDetails)
         target = run / path.relative_to(experiment_run)

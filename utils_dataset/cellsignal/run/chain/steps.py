@@ -14,16 +14,12 @@ from cellsignal.files import entries
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
-from cellsignal.run.recipe import without_defaults
+from cellsignal.run.recipe import PATHS_AND_SPEED, without_defaults
 from cellsignal.run.record import step_receipts
 
 PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
-PATHS_AND_SPEED = {  # parameters that change no result
-    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
-    "machine.html_pages", "machine.time_budget_minutes",
-}  # fmt: skip
 
 
 class StepDetails(TypedDict):

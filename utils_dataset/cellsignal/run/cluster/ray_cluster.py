@@ -66,7 +66,7 @@ class Cluster(LocalExecutor):
         """How many notebooks may run at once, with so many on each machine."""
         return parallel_notebooks * max(1, len(self._machines()))
 
-    def parallel_map(self, function: Callable[[Any], Any], parts: Any, *, processes: int | None = None) -> Iterator[Any]:
+    def parallel_map(self, function: Callable[[Any], Any], parts: Any) -> Iterator[Any]:
         """The results of `function` for the parts of a simulation or a packing, one core each, in the order in which they end."""
         remote = self.ray.remote(num_cpus=1, max_retries=RETRIES)(worker.run_part)
         waiting = {remote.remote(function, part, send_files=self.storage is not None): part for part in parts}

@@ -15,10 +15,10 @@ from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import notebooks, plans, steps
-from cellsignal.run.chain.plans import ALL
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage
 from cellsignal.run.cluster.shared_storage import Storage, run_parallel
+from cellsignal.run.recipe import ALL
 from cellsignal.run.record import step_receipts
 
 EXPERIMENT_RUNS = ".parts"  # in a run folder: the run folders of the steps of single experiments, while they run

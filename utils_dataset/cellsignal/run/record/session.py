@@ -16,8 +16,7 @@ from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
-from cellsignal.run.chain import steps
-from cellsignal.run.recipe import Recipe, keys_read_by_cells
+from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe, keys_read_by_cells
 from cellsignal.run.record import step_receipts
 
 # What may differ between an attached run and this one: a prediction may use other settings than the training did, and `plain` and
@@ -147,7 +146,7 @@ def _check_parameters(attached: Path, values: Mapping[str, Any]) -> None:
     """Raise InputError for an attached run that was trained with other parameters than `values`."""
     for receipt in step_receipts.read_all(attached):
         attached_values = settings.flatten(receipt.details["parameters"])
-        may_differ = PREDICTION_PARAMETERS | steps.PATHS_AND_SPEED | set(step_receipts.NETWORK_PARAMETERS)
+        may_differ = PREDICTION_PARAMETERS | PATHS_AND_SPEED | set(step_receipts.NETWORK_PARAMETERS)
         if attached_values.get("network_name", "model") != values.get("network_name", "model"):
             may_differ = may_differ | OTHER_NETWORK_PARAMETERS
         key = next((key for key in values if key in attached_values and key not in may_differ and values[key] != attached_values[key]), None)
