@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from cellsignal.receipts import Receipt
@@ -75,3 +76,14 @@ def in_groups(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, named as `recipe_of` takes them, in their groups; other names stay."""
     names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
     return nest({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()})
+
+
+def dataset_size(sites: pd.DataFrame) -> Any:
+    """The counts of a table of sites with columns split and well_type, by which the cost of a recipe is predicted."""
+    from cellsignal.bench import cost
+
+    treatment = sites["well_type"] == "treatment"
+    treatments = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
+    controls = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
+    plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
+    return cost.DatasetSize(treatments["train"], treatments["held_out"], treatments["test"], controls["train"], controls["held_out"], plate)

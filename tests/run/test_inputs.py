@@ -46,7 +46,8 @@ def test_plates_of_other_code_are_drawn_anew_in_the_run_folder_and_kept_elsewher
     for data in ("", str(tmp_path / "mine")):
         inputs.prepare(data, run=tmp_path, preset="tiny", parallel_map=map)
     before = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
-    monkeypatch.setattr(workdir, "package_code", lambda room: {"": "", room: "of tomorrow"})
+    for module in (workdir, simulated):
+        monkeypatch.setattr(module, "package_code", lambda room: {"": "", room: "of tomorrow"})
     capsys.readouterr()
     for data in ("", str(tmp_path / "mine")):
         inputs.prepare(data, run=tmp_path, preset="tiny", parallel_map=map)

@@ -15,7 +15,6 @@ from cellsignal.decide.predict import inference
 from cellsignal.errors import InputError
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.phase import Phase
-from cellsignal.run import training
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.training import NetworkTraining

@@ -13,7 +13,7 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Container, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -273,7 +273,10 @@ def locked(path: Path, *, timeout: float = 0.0, waiting_message: str = "", busy_
     Waits up to `timeout` seconds, printing `waiting_message` once, then raises InputError with `busy_message`.
     """
     deadline = time.monotonic() + timeout
-    while (descriptor := _try_lock(path)) is None:
+    while True:
+        with suppress(BlockingIOError):
+            descriptor = open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         if time.monotonic() > deadline:
             where = path if path.is_dir() else path.parent
             raise InputError(busy_message, where=where, cure="wait for it to end, or choose another folder")
@@ -285,13 +288,6 @@ def locked(path: Path, *, timeout: float = 0.0, waiting_message: str = "", busy_
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        return open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
 
 
 def open_lock(path: Path, kind: int) -> int:

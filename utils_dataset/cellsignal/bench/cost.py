@@ -127,15 +127,6 @@ class DatasetSize:
 RXRX1_SIZE = DatasetSize(train=2 * 32_087, held_out=2 * 4_428, test=2 * 19_897, controls=2 * 3_600, controls_held_out=2 * 497, plate=2 * 277)
 
 
-def dataset_size(sites: pd.DataFrame) -> DatasetSize:
-    """The counts of a table of sites with columns split and well_type."""
-    treatment = sites["well_type"] == "treatment"
-    treatments = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
-    controls = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
-    plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
-    return DatasetSize(treatments["train"], treatments["held_out"], treatments["test"], controls["train"], controls["held_out"], plate)
-
-
 @dataclass(frozen=True)
 class Workload:
     """Sites in one part of a run: trained on, inferred and read; `image_size` in px, None as stored."""

@@ -159,7 +159,7 @@ def _is_preset(root: Path, preset: str, seed: int) -> bool:
     return (identity.get("preset"), identity.get("seed")) == (preset, seed)
 
 
-def check_cell_types(names: Collection[str], *, run: str, preset: str, where: str) -> None:
+def check_cell_types(names: Collection[str], *, run: str | Path, preset: str, where: str) -> None:
     """Raise InputError for cell types that the plates of a preset will not have, before they are drawn."""
     if not names or not preset or simulated.identity(data_folder("", run=run)).get("preset") == preset:  # drawn already: their tables say it
         return

@@ -336,17 +336,12 @@ def _names(tree: ast.AST) -> set[str]:
     return names | {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
-def keys_read(code: str) -> set[str]:
+def _keys_in_trees(trees: Iterable[ast.AST], *, in_notebook: bool) -> set[str]:
     """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
 
     `recipe.training.head`, a subset of a group, means its fields, and a group by itself all of its keys; `session.time_budget`
-    means `machine.time_budget_minutes`.
+    means `machine.time_budget_minutes`. `in_notebook`: plain parameters are variables there.
     """
-    return _keys_in_trees([parse(code)], in_notebook=True)
-
-
-def _keys_in_trees(trees: Iterable[ast.AST], *, in_notebook: bool) -> set[str]:
-    """The keys that code reads; `in_notebook`: plain parameters are variables there."""
     keys: set[str] = set()
     waiting = list(trees)
     while waiting:

@@ -86,7 +86,7 @@ def run_chain(
     rebuild.check_starting_point(folder, start_from)
     plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
-    inputs.check_cell_types(recipe.wells.cell_types, run=recipe.run, preset=preset, where=recipe.location("wells.cell_types"))
+    inputs.check_cell_types(recipe.wells.cell_types, run=folder, preset=preset, where=recipe.location("wells.cell_types"))
     in_run_folder = not recipe.data and root == environment.scratch_folder(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if in_run_folder else str(root), "preset": preset}
     executor, budget = executor or LocalExecutor(), Budget(environment.deadline(recipe.machine.time_budget_minutes))
