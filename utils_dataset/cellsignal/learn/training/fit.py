@@ -29,7 +29,6 @@ from cellsignal.learn.batches.dataset import (
 )
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
-from cellsignal.learn.networks.memory import checkpoint_blocks
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.checkpoint import CODE_KEY, Checkpoint, TrainingState
@@ -227,6 +226,8 @@ class _PhaseTraining:
                              cure="give all machines one run folder, on a disk that they share")
         send = send_message if process_group.is_main_process else lambda message: None
         if self.machine.gradient_checkpointing:
+            from cellsignal.learn.networks.memory import checkpoint_blocks
+
             checkpoint_blocks(self.model.body)
         state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine,
                               process_group=process_group, saved=saved)
