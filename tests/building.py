@@ -13,7 +13,7 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
-from cellsignal.learn.training.epoch import Learner, train_epoch
+from cellsignal.learn.training.epoch import Trainer, train_epoch
 from cellsignal.learn.training.fit import TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run import recipe
@@ -46,9 +46,9 @@ def train_phase(model: Classifier, data: SiteImages, *, phase: Phase, weights: P
 
 
 def run_epoch(model: Classifier, data: SiteImages, steps: list, optimizer: torch.optim.Optimizer, *, phase: Phase, epoch: int = 0,
-              precision: str = "auto", **learner: Any) -> dict[str, float] | None:
-    """One epoch of training; `learner`: further fields of `Learner`."""
-    return train_epoch(Learner(model, optimizer, phase, MachineSettings(precision=precision), **learner), data, steps, epoch=epoch)
+              precision: str = "auto", **trainer: Any) -> dict[str, float] | None:
+    """One epoch of training; `trainer`: further fields of `Trainer`."""
+    return train_epoch(Trainer(model, optimizer, phase, MachineSettings(precision=precision), **trainer), data, steps, epoch=epoch)
 
 
 def history_of(weights: Path) -> list[dict]:

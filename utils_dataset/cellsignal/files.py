@@ -22,8 +22,8 @@ from cellsignal.errors import FULL, InputError, system_error
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
-ALTERED = "is not as it was written"
-RUN_AGAIN = "delete it and run the step that writes it again"
+NOT_AS_WRITTEN = "is not as it was written"
+RERUN_STEP = "delete it and run the step that writes it again"
 MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
 _NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
@@ -195,8 +195,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: Any = None, *, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
-    """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `shaped` takes."""
+def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
+    """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `validated` takes."""
     try:
         with os.fdopen(open_regular(path), encoding="utf-8") as stream:
             value = parse_json(stream.read())
@@ -206,7 +206,7 @@ def read_json(path: Path, shape: Any = None, *, fault: str = ALTERED, cure: str 
         if isinstance(error, InputError):
             raise
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
-    return value if shape is None else shaped(value, shape, where=path, fault=fault, cure=cure)
+    return value if shape is None else validated(value, shape, where=path, fault=fault, cure=cure)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -219,7 +219,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
 
 
-def shaped(value: Any, shape: Any, *, where: object, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
+def validated(value: Any, shape: Any, *, where: object, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
     """Check a value against a type (such as a TypedDict; other keys are allowed) and return it; InputError says `fault`."""
     from pydantic import ValidationError  # imported here because it is slow
 

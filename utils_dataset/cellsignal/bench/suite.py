@@ -85,7 +85,7 @@ class Benchmark:
         return self.store if self.small is self.sample else ours.pack_store(self.small.root, self.folder / "small-store")
 
     @cached_property
-    def learner(self) -> ours.Trainer:
+    def trainer(self) -> ours.Trainer:
         """Our network."""
         return ours.Trainer(self.backbone, batch_size=self.batch_size, device=self.chosen, precision=self.precision, workers=self.workers)
 
@@ -138,7 +138,7 @@ class Benchmark:
         sypetkowski = baselines.Sypetkowski(self.sample.root, self.sample.stems)
         batch = torch.from_numpy(images[:self.batch_size])
         floats = torch.empty(batch.shape)
-        candidates = [Candidate("ours: bytes turned, floats on the device", "ours", ours.augmenting(images, self.learner, data=data)),
+        candidates = [Candidate("ours: bytes turned, floats on the device", "ours", ours.augmenting(images, self.trainer, data=data)),
                 Candidate("Brodt: turned, floats, put together", "peer", _collate(brodt, grey_images, baselines.BRODT)),
                 Candidate("Sypetkowski: turned, zoomed, standardised, put together", "peer", _collate(sypetkowski, grey_images, baselines.SYPETKOWSKI)),
                 Candidate("bytes to floats alone", "floor", lambda: len(floats.copy_(batch)))]
@@ -149,7 +149,7 @@ class Benchmark:
         """From the disk to the network's input on two cores: two processes for the peers, threads for ours."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, min_batches=MIN_BATCHES)
-        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
+        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.trainer.inputs,
                          wave=3, seconds=self.seconds)
         candidates = [Candidate("ours: store, threads", "ours", feeding)]
         for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):
@@ -166,15 +166,15 @@ class Benchmark:
         steps = max(1, self.sites // self.batch_size) * (8 if self.chosen.type == "cuda" else 1)
         ready = self._floats(self.batch_size)
         targets = torch.eye(ours.CLASSES)
-        candidates = [Candidate("ours: from the store", "ours", self.learner.epoch(far, batches=steps)),
-                Candidate("ours: from memory", "ours", self.learner.epoch(near, batches=steps)),
+        candidates = [Candidate("ours: from the store", "ours", self.trainer.epoch(far, batches=steps)),
+                Candidate("ours: from memory", "ours", self.trainer.epoch(near, batches=steps)),
                 Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(batch, targets[:len(batch)]) for batch in ready))]
         return self.stage("train", candidates, device=self.chosen)
 
     def predicting(self) -> Records:
         """One pass: ours over a whole plate with adapted statistics, the peers' on prepared batches of 32."""
         images, ready = self.small.images(), self._floats(32)
-        candidates = [Candidate("ours: whole plate", "ours", lambda: len(self.learner.adapted(images))),
+        candidates = [Candidate("ours: whole plate", "ours", lambda: len(self.trainer.adapted(images))),
                 Candidate("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
         return self.stage("predict", candidates, device=self.chosen)
 
@@ -187,20 +187,20 @@ class Benchmark:
             _, seconds = baselines.bagging(self.eager, sites, sizes=MEASURED_BATCH_SIZES)
             return len(stems), len(baselines.BATCH_SIZES) * float(np.mean(seconds))
 
-        candidates = [Candidate("ours: store, adapted", "ours", lambda: len(self.learner.adapted(source.read_many(stems)))),
+        candidates = [Candidate("ours: store, adapted", "ours", lambda: len(self.trainer.adapted(source.read_many(stems)))),
                 Candidate("97 decoding passes", "peer", bagged, note=f"{len(MEASURED_BATCH_SIZES)} of the 97 passes measured, in the sizes {MEASURED_BATCH_SIZES}")]
         return self.stage("experiment", candidates, device=self.chosen)
 
     def timeline(self) -> dict[str, dict[str, float]]:
         """The parts of a training step, milliseconds a site."""
-        timelines = {"ours: store": timeline.our_step(self.small_store, self.small.stems, self.learner),
+        timelines = {"ours: store": timeline.our_step(self.small_store, self.small.stems, self.trainer),
                  "Brodt: PNGs": timeline.eager_step(self.small.root, self.small.stems, self.eager, batch_size=self.batch_size)}
         self.timelines = {name: timeline.measure_step(step, rounds=self.rounds, device=self.chosen) for name, step in timelines.items()}
         return self.timelines
 
     def everything(self) -> None:
         """Run every stage; network and sites are created first, so that wrong arguments fail early."""
-        print(f"{self.learner.model.settings.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
+        print(f"{self.trainer.model.settings.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
         for stage in (self.machine, self.reading, self.augmenting, self.data_path, self.training, self.predicting, self.experiment):
             stage()
         self.timeline()

@@ -58,7 +58,7 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
     difference = output_differs(receipt, step, pushed)
     if receipt is None or difference:
         return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["taken_up"]})):
+    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["attached_files"]})):
         return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
     if receipt.complete:
         return Outcome(Status.complete, "" if receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, receipt.details["written"])

@@ -17,7 +17,7 @@ from cellsignal.code_identity import imported_run_modules, parse
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
-from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings, parse_loss
+from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings, loss_terms
 from cellsignal.run import environment
 from cellsignal.settings import Settings, rule_error
 
@@ -209,7 +209,7 @@ class Recipe(Settings):
         network = info.data.get("network", NetworkSettings(cosine_head="auxiliary"))
         if network.control_features and training.batch_scope != "plate":
             raise rule_error("training.batch_scope", "with control_features a batch refers to the controls of its plate: batch_scope: plate")
-        if network.cosine_head == "none" and any(name in MARGIN_LOSSES for _, name in parse_loss(training.loss)):
+        if network.cosine_head == "none" and any(name in MARGIN_LOSSES for _, name in loss_terms(training.loss)):
             raise rule_error("training.loss", "arcface and cosface need a head of cosines: network.cosine_head: auxiliary, or only")
         return training
 

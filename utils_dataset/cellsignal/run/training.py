@@ -131,9 +131,9 @@ class NetworkTraining:
         from cellsignal.decide.predict.inference import score_images
 
         recipe = self.session.recipe
-        model, card = load_weights(self.weights_path("whole"))
+        model, config = load_weights(self.weights_path("whole"))
         controls = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]
-        controls = controls[controls["well_type"].isin(card.well_types) | card.control_features]
-        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, same_data_set(wells, controls) if len(controls) else None,
+        controls = controls[controls["well_type"].isin(config.well_types) | config.control_features]
+        scores = score_images(model.to(pick_device(recipe.machine.device)), config, wells, same_data_set(wells, controls) if len(controls) else None,
                               scope=recipe.training.batch_scope, precision=recipe.machine.precision)
         return scores.idxmax(axis=1)

@@ -411,7 +411,7 @@ def _read_store_file(root: Path) -> Receipt:
         raise InputError("is no store that this version reads", where=root / FILE, cure=_PACK_AGAIN)
     if not receipt.complete:
         raise InputError("the store is not whole", where=root, cure="the same `cellsignal pack` goes on where it stopped")
-    files.shaped({**receipt.identity, **receipt.details}, StoreContent, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
+    files.validated({**receipt.identity, **receipt.details}, StoreContent, where=root / FILE, fault=_INVALID_STORE, cure=_REPACK)
     return receipt
 
 

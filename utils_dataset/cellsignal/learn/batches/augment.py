@@ -249,19 +249,19 @@ Window = tuple[float, float, float, float]  # top, bottom, left, right, as share
 
 @dataclass(frozen=True)
 class Mix:
-    """How a batch is mixed: row i with row `order[i]`, where `share` is the weight of row i.
+    """How a batch is mixed: row i with row `permutation[i]`, where `lam`, as in the papers, is the weight of row i.
 
     `window`: the part of each image that is replaced by the other image (CutMix); None blends the images (MixUp).
     """
 
-    order: torch.Tensor
-    share: float
+    permutation: torch.Tensor
+    lam: float
     window: Window | None = None
 
     def blend(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Rows of [N, ...] mixed as floats: share * x + (1 - share) * x[order]."""
+        """Rows of [N, ...] mixed as floats: lam * x + (1 - lam) * x[permutation]."""
         floats = tensor if tensor.is_floating_point() else tensor.float()
-        return floats[self._order(tensor)].lerp_(floats, self.share)
+        return floats[self._permutation_on(tensor)].lerp_(floats, self.lam)
 
     def mix_images(self, images: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W], blended or with a window of the other image."""
@@ -269,11 +269,11 @@ class Mix:
             return self.blend(images)
         top, bottom, left, right = self.window_pixels(images)
         mixed = images.clone()
-        mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right][self._order(images)]
+        mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right][self._permutation_on(images)]
         return mixed
 
-    def _order(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.order.to(tensor.device, non_blocking=True)  # does not wait for a GPU
+    def _permutation_on(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.permutation.to(tensor.device, non_blocking=True)  # does not wait for a GPU
 
     def window_pixels(self, images: torch.Tensor) -> tuple[int, int, int, int]:
         """The edges of the window in pixels of these images."""
@@ -286,31 +286,31 @@ class Mix:
             return self
         top, bottom, left, right = self.window_pixels(images)
         height, width = images.shape[-2:]
-        return Mix(self.order, 1 - (bottom - top) * (right - left) / (height * width), self.window)
+        return Mix(self.permutation, 1 - (bottom - top) * (right - left) / (height * width), self.window)
 
 
 def mixup(alpha: float, sites: int, *, key: tuple[int, ...]) -> Mix:
-    """A MixUp of a number of sites; share and order depend on `key` (seed, epoch, number of the batch) alone.
+    """A MixUp of a number of sites; `lam` and the permutation depend on `key` (seed, epoch, number of the batch) alone.
 
-    The share is drawn from Beta(alpha, alpha), once per batch as in the authors' code. A resumed training therefore mixes the
+    `lam` is drawn from Beta(alpha, alpha), once per batch as in the authors' code. A resumed training therefore mixes the
     same pairs on any device.
     """
     generator = np.random.default_rng((*key, MIXUP_STREAM))
-    share = float(generator.beta(alpha, alpha))
-    return Mix(torch.from_numpy(generator.permutation(sites)), share)
+    lam = float(generator.beta(alpha, alpha))
+    return Mix(torch.from_numpy(generator.permutation(sites)), lam)
 
 
 def cutmix(alpha: float, sites: int, *, key: tuple[int, ...]) -> Mix:
     """A CutMix of a number of sites, which like `mixup` depends on `key` alone: one window per batch, its centre anywhere.
 
-    Its area is 1 - Beta(alpha, alpha) of the image; it is clipped at the edges, and the share is the remaining area, as in the
+    Its area is 1 - Beta(alpha, alpha) of the image; it is clipped at the edges, and `lam` is the remaining area, as in the
     authors' code.
     """
     generator = np.random.default_rng((*key, CUTMIX_STREAM))
     side = float(np.sqrt(1 - generator.beta(alpha, alpha)))
-    order, centre = generator.permutation(sites), generator.random(2)
+    permutation, centre = generator.permutation(sites), generator.random(2)
     low, high = np.clip(centre - side / 2, 0, 1), np.clip(centre + side / 2, 0, 1)
-    return Mix(torch.from_numpy(order), float(1 - np.prod(high - low)), (low[0], high[0], low[1], high[1]))
+    return Mix(torch.from_numpy(permutation), float(1 - np.prod(high - low)), (low[0], high[0], low[1], high[1]))
 
 
 def draw_mix(sites: int, settings: AugmentationSettings, *, key: tuple[int, ...]) -> Mix | None:

@@ -100,7 +100,7 @@ class Classifier(nn.Module):
     """A body that computes features of sites from their stored images, and a head that computes logits of siRNAs.
 
     A call has three steps: `prepare`, `embed` and `classify`. `settings.standardise`: "none" (grey values / 255), "image"
-    (z-scores of each image and channel, as in Sypetkowski's solution), or "plate" and "experiment" (by given moments,
+    (z-scores of each image and channel, as in Sypetkowski's solution), or "plate" and "experiment" (by given channel statistics,
     `standardise.channel_stats`); for the settings of the head see `heads.Head`. `levels`: the levels of each of
     `settings.covariates` (`covariates.covariate_levels`), which the head gets as one-hots (`covariates.encode_covariates`).
     `origin`: where the weights come from, their seed or the SHA-256 of their file; `history`: the epochs that trained them.
@@ -123,16 +123,16 @@ class Classifier(nn.Module):
             self.head = Head(settings, self.features, classes, levels=self.covariates)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None, moments: torch.Tensor | None = None,
+    def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None, channel_statistics: torch.Tensor | None = None,
                 references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
         """Logits [N, classes] of images as stored; for the other arguments see `prepare` and `classify`."""
-        return self.classify(self.embed(self.prepare(images, moments)), covariates, references)
+        return self.classify(self.embed(self.prepare(images, channel_statistics)), covariates, references)
 
-    def prepare(self, images: torch.Tensor, moments: torch.Tensor | None = None, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    def prepare(self, images: torch.Tensor, channel_statistics: torch.Tensor | None = None, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """The body's input, float[N, C, H, W], channels last, from uint8, or from floats on the same 0-255 scale.
 
-        `moments`: mean and standard deviation of each channel, float[N, C, 2], in 8-bit units, on any device. `out`: a tensor
-        of the right shape, type and memory format to reuse for the result. Raises InputError without moments that it needs.
+        `channel_statistics`: mean and standard deviation of each channel, float[N, C, 2], in 8-bit units, on any device. `out`: a tensor
+        of the right shape, type and memory format to reuse for the result. Raises InputError without those that it needs.
         """
         if out is None:
             # Convolutions are fastest on channels last, on CPUs and GPUs alike.
@@ -143,10 +143,10 @@ class Classifier(nn.Module):
         if self.settings.standardise == "image":
             variance, mean = torch.var_mean(prepared, dim=(2, 3), keepdim=True, correction=0)
             return prepared.sub_(mean).div_(variance.sqrt().clamp(min=MIN_DEVIATION))
-        if moments is None:
-            raise InputError(f"this network needs images standardised by {self.settings.standardise}", where="moments",
-                             cure="give it the moments, or train one with standardise: none")
-        mean, deviation = moments.to(prepared.device, prepared.dtype, non_blocking=True)[..., None, None].unbind(2)
+        if channel_statistics is None:
+            raise InputError(f"this network needs images standardised by {self.settings.standardise}", where="channel_statistics",
+                             cure="give it the channel statistics, or train one with standardise: none")
+        mean, deviation = channel_statistics.to(prepared.device, prepared.dtype, non_blocking=True)[..., None, None].unbind(2)
         return prepared.sub_(mean).div_(deviation.clamp(min=MIN_DEVIATION))
 
     @property

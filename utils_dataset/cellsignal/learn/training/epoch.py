@@ -83,7 +83,7 @@ class BufferPool:
         return self.memory[:size].view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def training_inputs(model: Classifier, images: torch.Tensor, moments: torch.Tensor | None, *, phase: Phase, epoch: int,
+def training_inputs(model: Classifier, images: torch.Tensor, channel_statistics: torch.Tensor | None, *, phase: Phase, epoch: int,
                     batch_number: int, mix: Mix | None = None, buffers: BufferPool | None = None) -> torch.Tensor:
     """The body's input for a training batch [N, C, H, W]: prepared, with jittered channels, mixed, resized.
 
@@ -94,7 +94,7 @@ def training_inputs(model: Classifier, images: torch.Tensor, moments: torch.Tens
     if mix is not None and mix.window is not None and model.settings.standardise == "none" and not jitter:
         # Images that are only divided by 255 can be mixed before that: bytes are smaller than floats.
         images, mix = mix.mix_images(images), None
-    prepared = model.prepare(images, moments, out=buffers and buffers.take(images.shape, dtype=model.dtype, device=images.device))
+    prepared = model.prepare(images, channel_statistics, out=buffers and buffers.take(images.shape, dtype=model.dtype, device=images.device))
     if jitter:
         prepared = jitter_channels(prepared, scale=scale, shift=shift, key=(phase.seed, epoch, batch_number))
     if mix is not None:
@@ -165,14 +165,14 @@ class ControlReferences:
         device = next(self.model.parameters()).device
         [(images, _)] = read_batches(self.controls, [controls], epoch=epoch, device=device)
         with without_tracking(self.model):
-            prepared = self.model.prepare(images, self.side_inputs[controls].get("moments"))
+            prepared = self.model.prepare(images, self.side_inputs[controls].get("channel_statistics"))
             features = self.model.embed(resize_images(prepared, size)).float()
         labels = {"positive": self.positive[controls], "control_plates": self.control_plates[controls], "site_plates": self.site_plates[rows]}
         return plate_means(features, **{name: tensor.to(device, non_blocking=True) for name, tensor in labels.items()})
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainer:
     """A network with everything that a training step needs.
 
     `average`: the moving average of the weights, updated after each step. `embed`: replaces model.embed, for example by a
@@ -189,7 +189,7 @@ class Learner:
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
+def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
                 deadline_monitor: DeadlineMonitor | None = None) -> dict[str, float] | None:
     """Take one step of the optimiser for each virtual batch of `steps` (see `virtual_batches`).
 
@@ -200,16 +200,16 @@ def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]
     Returns the loss (mean over sites) and the data's metric (`learn.training.metrics`), or None if the epoch was stopped
     because it would have ended too late (`deadline_monitor`).
     """
-    model, optimizer, phase, process_group, average = learner.model, learner.optimizer, learner.phase, learner.process_group, learner.average
-    scaler = learner.scaler or gradient_scaler(_model_device(model), learner.machine.precision)
+    model, optimizer, phase, process_group, average = trainer.model, trainer.optimizer, trainer.phase, trainer.process_group, trainer.average
+    scaler = trainer.scaler or gradient_scaler(_model_device(model), trainer.machine.precision)
     totals, step_ends = _EpochTotals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     # For each step its number of sites, and this process's batches with their numbers in the epoch.
     shards = [(sum(map(len, step)), process_group.shard([(next(numbers), rows) for rows in step])) for step in steps]
     batch_rows = [rows for _, shard in shards for _, rows in shard]
-    batch_loss = _BatchLoss(learner, data, epoch, controls)
+    batch_loss = _BatchLoss(trainer, data, epoch, controls)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    reader = read_batches(data, batch_rows, epoch=epoch, workers=learner.machine.num_workers, device=_model_device(model))
+    reader = read_batches(data, batch_rows, epoch=epoch, workers=trainer.machine.num_workers, device=_model_device(model))
     mode = training_mode(model, phase.trainable, process_group=process_group, average=average)
     with mode as statistics, cudnn_benchmark(_model_device(model), map(len, batch_rows)), closing(reader) as batches:
         for (sites, shard), step_end in zip(shards, step_ends, strict=True):
@@ -266,9 +266,9 @@ def training_mode(model: Classifier, trainable: str, *, process_group: ProcessGr
 class _BatchLoss:
     """The loss of a batch, with everything that an epoch needs for it."""
 
-    def __init__(self, learner: Learner, data: SiteImages, epoch: int, controls: SiteImages | None) -> None:
-        self.model = model = learner.model
-        self.phase, self.precision, self.embed = learner.phase, learner.machine.precision, learner.embed or model.embed
+    def __init__(self, trainer: Trainer, data: SiteImages, epoch: int, controls: SiteImages | None) -> None:
+        self.model = model = trainer.model
+        self.phase, self.precision, self.embed = trainer.phase, trainer.machine.precision, trainer.embed or model.embed
         self.data, self.epoch, self.buffers = data, epoch, BufferPool()
         self.side_inputs = SideInputs(model, data.root, data.sites)
         self.references = ControlReferences(model, controls, data.sites) if model.settings.control_features else None
@@ -280,11 +280,11 @@ class _BatchLoss:
         mix = draw_mix(len(rows), phase.augmentation, key=key)
         mix = mix and mix.with_pixel_share(images)
         inputs = self._side_inputs(rows, mix, key)
-        moments = inputs.pop("moments", None)
+        channel_statistics = inputs.pop("channel_statistics", None)
         targets = self.data.targets(rows).to(images.device, non_blocking=True)
         targets = targets if mix is None else mix.blend(targets)
         with autocast(images.device, self.precision):
-            prepared = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, batch_number=number, mix=mix,
+            prepared = training_inputs(model, images, channel_statistics, phase=phase, epoch=self.epoch, batch_number=number, mix=mix,
                                        buffers=self.buffers)
             features = self.embed(prepared)
             logits = model.classify(features, **inputs, **self._control_means(rows, mix, key))

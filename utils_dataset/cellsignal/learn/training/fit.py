@@ -263,7 +263,7 @@ class _PhaseTraining:
         virtual = phase.training.virtual_batch
         steps = virtual_batches(batches, virtual) if virtual else group_batches(batches, state.batches_per_step)
         monitor = DeadlineMonitor(self.budget, len(steps)) if self.budget.deadline is not None else None
-        row = train_epoch(state.learner, data, steps, epoch=epoch, controls=self.sites.controls, deadline_monitor=monitor)
+        row = train_epoch(state.trainer, data, steps, epoch=epoch, controls=self.sites.controls, deadline_monitor=monitor)
         if row is None:
             return None
         if not math.isfinite(row["loss"]):

@@ -86,7 +86,7 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 LEFT_OUT = ("seconds.json", "run.json", "recipe.json", rebuild.REBUILD_FILE)  # files of a run folder that are written anew, or of no use
-RUN_AGAIN = "run the command that made it again"
+RERUN_COMMAND = "run the command that made it again"
 RUN_TO_THE_END = "run it to the end, with the command that began it"
 _ENTRY_TIME = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that the same files give the same bytes
 _CHUNK_BYTES = 1 << 20
@@ -133,7 +133,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     record = step_receipts.receipt_path(run, steps.record_step().name)
     if not record.is_file():
         raise InputError("the run is not complete", where=run, cure=RUN_TO_THE_END)
-    Receipt.read(record, cure=RUN_AGAIN).check_outputs(run, made_by="the run", cure=RUN_AGAIN)
+    Receipt.read(record, cure=RERUN_COMMAND).check_outputs(run, made_by="the run", cure=RERUN_COMMAND)
     return files.read_json(path, json_schemas.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
@@ -184,7 +184,7 @@ def _add_step(contents: _ArchiveContents, run: Path, step: Step) -> None:
     receipt = Receipt.read(path, steps.StepDetails, cure="delete it, and run the command that made it again") if path.is_file() else None
     if receipt is None or not receipt.complete or not set(step.outputs) <= set(receipt.outputs):
         raise InputError(f"{step.name} is not complete", where=run, cure=RUN_TO_THE_END)
-    receipt.check_outputs(run, made_by=step.name, cure=RUN_AGAIN)
+    receipt.check_outputs(run, made_by=step.name, cure=RERUN_COMMAND)
     packed = [name for name in steps.output_names(run, step) if (steps.stage(name) or "/" not in name) and name not in LEFT_OUT]
     outputs = {name: receipt.outputs[name] for name in sorted({*packed} & {*receipt.outputs})}
     contents.paths |= {f"run/{name}": (run / name, digest) for name, digest in outputs.items()}

@@ -219,7 +219,7 @@ def merge_scores(run: Path, experiment_run: Path, experiment: str) -> None:
         target = run / path.relative_to(experiment_run)
         receipt = read_receipt(target.parent)
         if path.name not in source_receipt.outputs:
-            raise InputError(f"says nothing of {experiment}", where=source_receipt.path, cure=files.RUN_AGAIN)
+            raise InputError(f"says nothing of {experiment}", where=source_receipt.path, cure=files.RERUN_STEP)
         same_identity = receipt.identity.get(experiment) == source_receipt.identity.get(experiment)
         same_digest = receipt.outputs.get(path.name) == source_receipt.outputs.get(path.name)
         if same_identity and same_digest and target.is_file() and files.sha256(target) == files.sha256(path):

@@ -17,7 +17,7 @@ from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.recipe import PATHS_AND_SPEED, without_defaults
 from cellsignal.run.record import step_receipts
 
-PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
+PLATE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
 
@@ -84,7 +84,7 @@ def simulate_step(*, data: str, preset: str) -> Step:
     return Step(
         "simulate",
         extras=(f"{folder}/*.csv", f"{folder}/*.json"),
-        plates=tuple(f"{folder}/{pattern}" for pattern in PLATES),
+        plates=tuple(f"{folder}/{pattern}" for pattern in PLATE_FOLDERS),
         import_line="from cellsignal.data.microscope import simulate" if preset else "",
     )
 

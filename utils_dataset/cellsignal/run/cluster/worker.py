@@ -110,7 +110,7 @@ def _fetch_plates(storage: Storage, digest: str, images_of: str) -> Path:
     root = Path(tempfile.gettempdir()) / f"cellsignal-{os.getuid()}" / digest / "data"
     root.mkdir(parents=True, exist_ok=True)
     receipt = storage.read_receipt(f"data/{digest}.json")
-    sizes: Mapping[str, int] = files.shaped(receipt.details if receipt else {}, dict[str, int], where=storage.url)
+    sizes: Mapping[str, int] = files.validated(receipt.details if receipt else {}, dict[str, int], where=storage.url)
     # A folder such as HUVEC-01 is that of an experiment, and of one of a cell type.
     needed = [name for name in sizes if "/" not in name or images_of in ("", ALL)
               or any(images_of in (folder, folder.rpartition("-")[0]) for folder in name.split("/"))]

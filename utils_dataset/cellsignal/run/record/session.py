@@ -47,7 +47,7 @@ class Session:
     checked: parameters.CheckedParameters = field(repr=False)
     time_budget: Budget  # counts from the start of the process
     namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
-    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of the files of attached runs
+    attached_files: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of the files of attached runs
     start_time: float = field(default_factory=time.monotonic, repr=False)
     spent: str = ""  # the progress when the time budget was spent
 
@@ -79,7 +79,7 @@ class Session:
     def _write_receipt(self, *, complete: bool, progress: str = "") -> None:
         receipt = step_receipts.write(
             self.folder, self.notebook, _parameters_read(self.checked, self.namespace.get("In", ())),
-            complete=complete, progress=progress, seconds=time.monotonic() - self.start_time, taken_up=self.taken_up)
+            complete=complete, progress=progress, seconds=time.monotonic() - self.start_time, attached_files=self.attached_files)
         state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
         used = _working_bytes()
         disk = f"Run folder: {self.folder}"
@@ -107,7 +107,7 @@ def start(namespace: Mapping[str, Any], notebook: str) -> Session:
     if not environment.under_chain() and "runs" not in namespace:  # a notebook that compares runs resumes none of them
         for attached in _attached_runs(folder):
             _check_parameters(attached, {**checked.given, **checked.notebook_only})
-            session.taken_up.update(_copy_outputs(attached, folder, already_copied=session.taken_up))
+            session.attached_files.update(_copy_outputs(attached, folder, already_copied=session.attached_files))
     if "get_ipython" in namespace:  # IPython defines it
         CellWatch(session.end).watch(namespace["get_ipython"]())
     return session
