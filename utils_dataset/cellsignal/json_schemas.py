@@ -3,7 +3,6 @@
 A TypedDict has the keys that are read by name; a file may have others. The type of a file with a single reader is defined beside that.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
@@ -76,7 +75,7 @@ class ExperimentDecision(TypedDict):
     note: str
 
 
-Floor = TypedDict("Floor", {"accuracy": float})  # the accuracy of a linear model, in metrics.json
+LinearBaseline = TypedDict("LinearBaseline", {"accuracy": float})  # in metrics.json
 
 
 class Metrics(TypedDict, total=False):
@@ -86,7 +85,7 @@ class Metrics(TypedDict, total=False):
     task: str
     ladder: list[Rung]
     rungs: list[LabelRung]
-    floor: Floor | None
+    linear_baseline: LinearBaseline | None
     notes: list[str]
     brodt: dict[str, list[float]]
     calibration_error: float | None
@@ -110,19 +109,6 @@ class Epoch(TypedDict):
     macro_f1: NotRequired[float | None]
     held_out_macro_f1: NotRequired[float | None]
     learning_rate: NotRequired[float | None]
-
-
-HELD_OUT_PREFIX = "held_out_"  # of the metric on the held-out sites, in an epoch's row
-
-
-def metric_name(row: Mapping[str, Any]) -> str:
-    """The metric of an epoch's row, such as "accuracy" or "macro_f1" (`learn.training.epoch.METRICS`)."""
-    return next((key.removeprefix(HELD_OUT_PREFIX) for key in row if key.startswith(HELD_OUT_PREFIX)), "accuracy")
-
-
-def held_out_value(row: Mapping[str, Any]) -> float | None:
-    """The metric of an epoch's row on the held-out sites; None where it was not measured."""
-    return row.get(HELD_OUT_PREFIX + metric_name(row))
 
 
 WeightDetails = TypedDict("WeightDetails", {"history": list[Epoch]}, total=False)  # of the receipt of weights, <network>.json

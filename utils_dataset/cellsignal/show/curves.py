@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cellsignal.json_schemas import HELD_OUT_PREFIX, metric_name
+from cellsignal.learn.history import HELD_OUT_PREFIX, metric_name
 from cellsignal.progress_bars import notebook_shell
 from cellsignal.show.style import ASSIGNED, RAW, label_decades, new_figure, styled
 

@@ -15,6 +15,7 @@ from cellsignal import json_schemas
 from cellsignal.code_identity import changed_parts
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compile_function, gradient_scaler, resolve_precision
+from cellsignal.learn.history import held_out_value
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
@@ -203,7 +204,7 @@ class TrainingState:
     def end_epoch(self, row: dict) -> None:
         """Record the row of an epoch, select its weights if they are the best so far or the last count, and write a checkpoint."""
         self.rows.append(row)
-        values = [json_schemas.held_out_value(past) for past in self.rows]
+        values = [held_out_value(past) for past in self.rows]
         if self.phase.keep == "last" or values[-1] is None or values[-1] >= max(values):
             self.selected = _copy_weights(self.network)
         if not self.process_group.is_main_process:

@@ -197,7 +197,7 @@ def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]
     a step whose fp16 gradients overflow. Several processes share out the batches of each step and sum their gradients before
     it, so that all of them take, or skip, the same steps. `controls`: the control sites for a network with control features.
 
-    Returns the loss (mean over sites) and the data's metric (`learn.training.metrics`), or None if the epoch was stopped
+    Returns the loss (mean over sites) and the data's metric (`learn.training.epoch.METRICS`), or None if the epoch was stopped
     because it would have ended too late (`deadline_monitor`).
     """
     model, optimizer, phase, process_group, average = trainer.model, trainer.optimizer, trainer.phase, trainer.process_group, trainer.average

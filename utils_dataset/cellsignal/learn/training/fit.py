@@ -16,7 +16,6 @@ from cellsignal import code_identity
 from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import sha256
-from cellsignal.json_schemas import HELD_OUT_PREFIX, held_out_value
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import (
     SCOPES,
@@ -28,6 +27,7 @@ from cellsignal.learn.batches.dataset import (
     virtual_batches,
 )
 from cellsignal.learn.devices import pick_device
+from cellsignal.learn.history import HELD_OUT_PREFIX, held_out_value
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from cellsignal import files, json_schemas
 from cellsignal.errors import InputError
+from cellsignal.learn.history import held_out_value
 from cellsignal.receipts import Receipt
 from cellsignal.run.sweep.search_space import Range
 from cellsignal.run.sweep.trials import DONE, PRUNED, UNFINISHED, Trial, same_values
@@ -39,7 +40,7 @@ def learning_curve(run: Path) -> list[float]:
         rows, ended = _epoch_rows(run / "weights" / folder)
         best = 0.0
         for row in rows:
-            best = max(best, json_schemas.held_out_value(row) or 0.0)
+            best = max(best, held_out_value(row) or 0.0)
             values.append((sum_of_ended + best) / len(folders))
         sum_of_ended += best
         if not ended:
