@@ -116,7 +116,7 @@ def test_a_cell_imports_at_most_eight_lines_and_asks_nothing_of_stored_results(p
         tree = ast.parse(text(cell))
         assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body) <= 8
         tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
-        assert not {"stored", "scored"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
+        assert not {"start_from", "score_only"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
 
 
 @each_notebook

@@ -29,8 +29,8 @@ TOYS = {  # name: its own parameters, what of the recipe it reads, and its work
         WEIGHTS.format(name="{network_name}", epochs="epochs"),
     ),
     "4-predict-assign": (
-        'stored = ""', "recipe.assignment.method, recipe.training.ablate_virtual_batch",
-        """if stored != "scores":
+        'start_from = ""', "recipe.assignment.method, recipe.training.ablate_virtual_batch",
+        """if start_from != "scores":
     learnt = sorted((folder / "weights").glob("*/model.safetensors"))
     files.write_text(folder / "scores/model/toy.parquet", "".join(path.read_text() for path in learnt))
 files.write_json(folder / "metrics.json", {"ladder": []})

@@ -34,8 +34,8 @@ class NotebookParameters(Recipe):
 
     cell_type: str = Field("all", description="cell type of the network; all: one network for all of them")
     network_name: str = Field("model", description="name of the network's weights")
-    stored: Literal["", "weights", "scores"] = Field("", description="what lies in the run folder and is not made again")
-    scored: Names = Field([], description="experiments to score, and decide nothing; empty means score all, and decide", examples=[["U2OS-03"]])
+    start_from: Literal["", "weights", "scores"] = Field("", description="what lies in the run folder and is not made again")
+    score_only: Names = Field([], description="experiments to score, and decide nothing; empty means score all, and decide", examples=[["U2OS-03"]])
     runs: Names = Field([], description="run folders to compare", examples=[["runs/demo", "runs/second"]])
     measurement: MeasurementSettings = Field(default_factory=MeasurementSettings, description="how a machine is measured")
 

@@ -39,8 +39,8 @@ NO_IMAGES = "decided on stored scores: no image was opened, and which of them ar
 class Predictor:
     """Scores the plates of a run with its networks, and decides. Call the methods in their order: each needs those before it.
 
-    `session`: of the notebook. `stored`: "scores" decides on the scores in the run folder, and opens neither weights nor images.
-    `scored`: experiments to score without a decision; empty for all. Raises InputError for tables, weights or images with a fault.
+    `session`: of the notebook. `start_from`: "scores" decides on the scores in the run folder, and opens neither weights nor images.
+    `score_only`: experiments to score without a decision; empty for all. Raises InputError for tables, weights or images with a fault.
 
     `root`: the data set. `wells`: the wells of the cell types that have networks, with their split ("train", "held_out", "test");
     `known_wells`: the same with the siRNAs of the solution, where there is one. `sites`: all sites of these wells that are complete;
@@ -48,9 +48,9 @@ class Predictor:
     wells if a solution is there, else held-out ones.
     """
 
-    def __init__(self, session: Session, *, stored: str = "", scored: Sequence[str] = ()) -> None:
+    def __init__(self, session: Session, *, start_from: str = "", score_only: Sequence[str] = ()) -> None:
         recipe = self.recipe = session.recipe
-        self.session, self.folder, self.stored, self.scored = session, session.folder, stored == "scores", scored
+        self.session, self.folder, self.stored, self.score_only = session, session.folder, start_from == "scores", score_only
         self.all_tables = inputs.open_tables(
             recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
         self.requested_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
@@ -71,8 +71,8 @@ class Predictor:
     def _find_sites(self) -> None:
         recipe = self.recipe
         chosen, on_edge = inner_wells(self.tables.sites) if recipe.wells.drop_edge_wells else (self.tables.sites, [])
-        if self.scored:
-            chosen = chosen[chosen["experiment"].isin(self.scored)]
+        if self.score_only:
+            chosen = chosen[chosen["experiment"].isin(self.score_only)]
         self.sites, incomplete = (chosen.copy(), [NO_IMAGES]) if self.stored else whole_sites(self.root, chosen)
         self.sites["split"] = split_sites(self.all_tables.wells, self.sites, recipe.wells.held_out, seed=recipe.seed)
         self.images = self.sites.iloc[:0] if self.stored else self.sites
@@ -136,8 +136,8 @@ class Predictor:
             options["plain"] = replace(options["plain"], settings=settings.model_copy(update={"tta_views": 1}), embedded_sites=None)
         self.scores = score_networks(
             self.root, self.sites_to_score, options, out=self.folder / "scores", budget=self.session.time_budget, stored=self.stored)
-        if self.scored:
-            self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
+        if self.score_only:
+            self.session.finish_early(f"scored {', '.join(self.score_only)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
         return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in STATISTICS}
 

@@ -42,19 +42,19 @@ NO_IMAGES = "decided on stored scores: no image is opened, and the folds are tho
 class ProteinAtlas:
     """Trains a network for each fold, scores all sites, and decides by thresholds; the methods are in the order of the notebook.
 
-    `session`: of the notebook. `stored`: "weights" trains nothing, "scores" opens neither weights nor images. Raises InputError for
+    `session`: of the notebook. `start_from`: "weights" trains nothing, "scores" opens neither weights nor images. Raises InputError for
     tables or images with a fault.
 
     `task`: what is asked of the images; `labelled`, `test`: one row per site; `labels`: class numbers of each labelled site; `truth`:
     the same as bool[N, classes].
     """
 
-    def __init__(self, session: Session, *, stored: str = "") -> None:
+    def __init__(self, session: Session, *, start_from: str = "") -> None:
         recipe = session.recipe
-        self.session, self.folder, self.stored, self.task = session, session.folder, stored, TASKS[recipe.task]
+        self.session, self.folder, self.start_from, self.task = session, session.folder, start_from, TASKS[recipe.task]
         self.tables = inputs.open_sites(recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, task=self.task)
         self.root, sites, self.notes = self.tables.root, self.tables.sites, []
-        if stored != "scores":
+        if start_from != "scores":
             sites, self.notes = whole_sites(self.root, sites, channels=self.task.suffixes)
         self.labelled, self.test = (sites[sites["dataset"] == kind].reset_index(drop=True) for kind in ("train", "test"))
         self.labels = self.labelled["labels"].tolist()
@@ -76,7 +76,7 @@ class ProteinAtlas:
 
     def show_sites(self, rows: Sequence[int]) -> Figure | str:
         """Some labelled sites as composites beside their channels, kept as eda/sites.png; a sentence when no image is opened."""
-        if self.stored == "scores":
+        if self.start_from == "scores":
             return NO_IMAGES
         images = list(read_sites(self.root, self.labelled.iloc[rows], channels=self.task.suffixes))
         figure = show_wells(images, [write_labels(self.labels[row]) for row in rows], task=self.task)
@@ -84,7 +84,7 @@ class ProteinAtlas:
 
     def make_folds(self) -> pd.DataFrame | str:
         """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (column) in each fold (row)."""
-        if self.stored == "scores":
+        if self.start_from == "scores":
             return NO_IMAGES
         inputs.attach_wheel(FOLDS_PACKAGE)  # Kaggle's sessions may have no internet
         same = same_images(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
@@ -96,7 +96,7 @@ class ProteinAtlas:
     @property
     def folds_to_train(self) -> range:
         """The numbers of the folds; none where weights or scores are stored."""
-        return range(0 if self.stored else self.session.recipe.wells.folds)
+        return range(0 if self.start_from else self.session.recipe.wells.folds)
 
     def network(self, fold: int) -> Classifier:
         """The untrained network of a fold, with pretrained weights if the recipe names some."""
@@ -129,7 +129,7 @@ class ProteinAtlas:
     def score(self) -> LabelScores:
         """The probability of each class at each site; raises TimeSpent between two parts."""
         settings = self.session.recipe.prediction.labels
-        if self.stored == "scores":
+        if self.start_from == "scores":
             self.scores = stored_label_scores(self.folder / "scores", self.labelled, self.test, combine=settings.combine)
         else:
             sites = LabelledSites(self.root, self.labelled, self.test, self.folds, self.task.suffixes)

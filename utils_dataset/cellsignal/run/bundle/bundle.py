@@ -257,7 +257,7 @@ def _facts(
 def _seconds(run: Path, plan: Iterable[Step]) -> float | None:
     """The seconds of all steps; None when that is not known, because they used stored scores or there are none."""
     receipts = [receipt for step in plan if (receipt := steps.read_receipt(run, step))]
-    stored = any(receipt.identity.get("parameters", {}).get("stored") for receipt in receipts)
+    stored = any(receipt.identity.get("parameters", {}).get("start_from") for receipt in receipts)
     return None if stored or not receipts else sum(receipt.details["seconds"] for receipt in receipts)
 
 

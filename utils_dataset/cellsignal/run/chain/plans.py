@@ -158,7 +158,7 @@ def _notebook(kernels: Path, name: str) -> Path:
 
 # A prediction split into one step per experiment, which may run on different machines, and the merging of their scores.
 
-PARAMETER = "scored"  # of the notebook that can score some experiments without a decision
+PARAMETER = "score_only"  # of the notebook that can score some experiments without a decision
 METADATA = "metadata.json"
 # The parameters of the decision, which an experiment's step does not make: at their defaults they change nothing in its identity.
 DECISION_DEFAULTS = {
@@ -177,7 +177,7 @@ def experiment_steps(plan: Sequence[Step], values: Mapping[str, Any]) -> list[St
 
 def with_experiment_steps(plan: Sequence[Step], steps: Sequence[Step]) -> list[Step]:
     """A plan with the steps of the experiments before the prediction that needs their scores; unchanged if it does not predict."""
-    is_prediction = [bool(steps) and step.notebook == steps[0].notebook and "stored" not in step.overrides for step in plan]
+    is_prediction = [bool(steps) and step.notebook == steps[0].notebook and "start_from" not in step.overrides for step in plan]
     if not any(is_prediction):
         return list(plan)
     index = is_prediction.index(True)
