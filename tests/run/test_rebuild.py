@@ -14,7 +14,6 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import chain, rebuild, steps
-from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.show import report
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
