@@ -81,7 +81,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
                 variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
         except (ArithmeticError, LookupError) as error:
             files.write_text(target, "failed")
-            raise notebooks.StepFailed(f"{notebook.stem}: {type(error).__name__}: {error}") from None
+            raise notebooks.StepFailed(f"{type(error).__name__}: {error}") from None
         files.write_text(target, "{}")
 
     monkeypatch.setattr(notebooks, "execute", execute)
