@@ -75,7 +75,7 @@ class ExperimentDecision(TypedDict):
     note: str
 
 
-Floor = TypedDict("Floor", {"accuracy": float})  # the accuracy of a linear model, in metrics.json
+LinearBaseline = TypedDict("LinearBaseline", {"accuracy": float})  # in metrics.json
 
 
 class Metrics(TypedDict, total=False):
@@ -85,7 +85,7 @@ class Metrics(TypedDict, total=False):
     task: str
     ladder: list[Rung]
     rungs: list[LabelRung]
-    floor: Floor | None
+    linear_baseline: LinearBaseline | None
     notes: list[str]
     brodt: dict[str, list[float]]
     calibration_error: float | None

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -23,9 +25,9 @@ from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
-from cellsignal.learn.networks.batchnorm import STATISTICS
 from cellsignal.run import inputs
 from cellsignal.run.network_names import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
@@ -157,8 +159,8 @@ class Predictor:
             return {}
         try:
             scoring = replace(self.scoring, settings=settings.model_copy(update={"tta_views": 1}))
-            return embed_experiments(
-                self.root, chosen, scoring, out=self.folder / "embeddings", statistics=statistics, budget=self.session.time_budget)
+            with TemporaryDirectory() as folder:  # for the map alone: no output of the run
+                return embed_experiments(self.root, chosen, scoring, out=Path(folder), statistics=statistics, budget=self.session.time_budget)
         except TimeSpent:
             print("no time was left for these embeddings; another run of this notebook makes them")
             return {}
@@ -211,13 +213,13 @@ class Predictor:
         return self.ladder
 
     @property
-    def floor(self) -> float | None:
-        """Accuracy of the linear model."""
-        return self.linear_model and self.linear_model["accuracy"]
+    def baseline_accuracy(self) -> float | None:
+        """Accuracy of the linear baseline."""
+        return self.linear_baseline and self.linear_baseline["accuracy"]
 
     @cached_property
-    def linear_model(self) -> dict | None:
-        """A logistic regression on channel means and deviations, the floor of the ladder (`linear_baseline`); None without known answers."""
+    def linear_baseline(self) -> dict | None:
+        """A logistic regression on channel means and deviations (`baseline.linear_baseline`); None without known answers."""
         stats = read_pixel_stats(self.root) if len(self.truth) else None
         return None if stats is None else linear_baseline(stats, self.wells, self.truth, train=self.wells["split"] == "train")
 
@@ -240,7 +242,7 @@ class Predictor:
         decision, solution = self.decision, self.tables.solution
         right = None if solution is None else decision.predictions.eq(solution.reindex(self.tables.sample))
         write_json(self.folder / "metrics.json", {
-            "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "floor": self.linear_model,
+            "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
             "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})

@@ -25,6 +25,7 @@ from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
 from cellsignal.run.inputs import find_pretrained
 from cellsignal.run.record.session import Session
+from cellsignal.show import multilabel
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
 
@@ -58,6 +59,14 @@ class ProteinAtlas:
         names = [", ".join(self.task.class_names[number] for number in numbers) for numbers in self.labels]
         return self.labelled.assign(names=names)[["id_code", "labels", "names"]]
 
+    def class_frequencies(self) -> Figure:
+        """How often each class occurs, kept as eda/classes.png."""
+        return save(multilabel.class_frequencies(self.labels, self.task), self.folder / "eda/classes.png")
+
+    def label_cooccurrence(self) -> Figure:
+        """How often labels occur together, kept as eda/companions.png."""
+        return save(multilabel.label_cooccurrence(self.labels, self.task), self.folder / "eda/companions.png")
+
     def show_sites(self, rows: Sequence[int]) -> Figure | str:
         """Some labelled sites as composites beside their channels, kept as eda/sites.png; a sentence when no image is opened."""
         if self.stored == "scores":
@@ -67,7 +76,7 @@ class ProteinAtlas:
         return save(figure, self.folder / "eda/sites.png")
 
     def make_folds(self) -> pd.DataFrame | str:
-        """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (row) in each fold."""
+        """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (column) in each fold (row)."""
         if self.stored == "scores":
             return NO_IMAGES
         inputs.attach_wheel(PACKAGE)  # Kaggle's sessions may have no internet
@@ -122,7 +131,7 @@ class ProteinAtlas:
         return self.scores
 
     def evaluate(self) -> list[dict]:
-        """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
+        """Macro F1 of each kind of thresholds and of the baselines, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
         solution = self.tables.solution
         test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
         self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test)

@@ -14,7 +14,7 @@ from cellsignal.decide.assign.assign import plate_design
 from cellsignal.decide.predict.inference import score_images
 from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, same_data_set, make_train_held_out
+from cellsignal.learn.batches.dataset import SiteImages, concat_images, same_data_set, make_train_held_out
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.batchnorm import no_batchnorm_note
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
@@ -103,6 +103,31 @@ class NetworkTraining:
         relabel = PseudoLabels(unlabelled, self.wells, plate_design(self.wells, recipe.assignment.pseudo_labels), training=recipe.training.whole,
                                precision=recipe.machine.precision, controls=controls, held_out=held_out)
         return replace(sites, unlabelled=unlabelled, relabel=relabel)
+
+    def fit_controls(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train a network on the controls; see `fit`."""
+        recipe = self.session.recipe
+        return self.fit(model, sites, Phase(name="controls", training=recipe.training.pretraining, augmentation=recipe.augmentation.pretraining, seed=self.seed))
+
+    def fit_head(self, model: Classifier, sites: TrainingSites) -> None:
+        """Train the head alone for `head_epochs` epochs; see `fit`."""
+        recipe = self.session.recipe
+        if recipe.training.head_epochs:
+            self.fit(model, sites, Phase(
+                name="head", training=recipe.training.head, augmentation=recipe.augmentation.pretraining, seed=self.seed, trainable="head"))
+
+    def fit_whole(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train the whole network; see `fit`."""
+        recipe = self.session.recipe
+        return self.fit(model, sites, Phase(name="whole", training=recipe.training.whole, augmentation=recipe.augmentation.whole, seed=self.seed))
+
+    def fit_all_wells(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train on the held-out wells too, for `final_epochs` epochs; see `fit`. Without such epochs an empty history."""
+        recipe = self.session.recipe
+        if not recipe.training.final_epochs:
+            return []
+        all_wells = replace(sites, train=concat_images(sites.train, sites.held_out), held_out=None)
+        return self.fit(model, all_wells, Phase(name="final", training=recipe.training.final, augmentation=recipe.augmentation.final, seed=self.seed))
 
     def fit(self, model: Classifier, sites: TrainingSites, phase: Phase) -> History:
         """Train a network through one phase, within the time budget, from the checkpoints of earlier sessions, and draw its curves.

@@ -13,13 +13,13 @@ from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.data.images.reader import read_sites
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, num_batches, scope_rows
 from cellsignal.learn.networks.batchnorm import (
     NO_BATCHNORM,
     REFINEMENTS,
-    STATISTICS,
     adapted_pass,
     batch_statistics,
     batchnorm_layers,

@@ -19,11 +19,12 @@ from cellsignal.files import sha256
 from cellsignal.learn.batches.augment import Augment
 from cellsignal.learn.batches.dataset import SCOPES, SiteImages, concat_images, epoch_batches, group_batches, sites_fingerprint, virtual_batches
 from cellsignal.learn.devices import pick_device
+from cellsignal.learn.history import HELD_OUT_PREFIX, held_out_value
 from cellsignal.learn.networks.checkpointing import checkpoint_blocks
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
-from cellsignal.learn.training.checkpoint import CODE_KEY, HELD_OUT_PREFIX, Checkpoint, TrainingState, held_out_value
+from cellsignal.learn.training.checkpoint import CODE_KEY, Checkpoint, TrainingState
 from cellsignal.learn.training.distributed import ProcessGroup, SendMessage, current_group, launch, process_count
 from cellsignal.learn.training.epoch import evaluate, train_epoch
 from cellsignal.learn.training.losses import LOSSES
