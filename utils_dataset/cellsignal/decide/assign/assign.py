@@ -266,9 +266,7 @@ class Decision:
     @property
     def records(self) -> list[dict[str, Any]]:
         """The rows of `experiments` for JSON: plain values, None for missing ones."""
-        table = self.experiments.reset_index().astype(object)
-        return [{key: None if value is None or value != value else value for key, value in row.items()}
-                for row in table.to_dict("records")]
+        return plain_records(self.experiments.reset_index())
 
     @cached_property
     def blocks(self) -> list[AssignmentProblem]:
@@ -327,6 +325,12 @@ class Decision:
             "surprise_bits": choice.surprise_bits if choice else 0.0,
             "temperature": temperature, "note": _join_notes(plan.note, unsure),
         }  # fmt: skip
+
+
+def plain_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table for JSON: plain values, None for missing ones."""
+    return [{key: None if value is None or value != value else value for key, value in row.items()}
+            for row in table.astype(object).to_dict("records")]
 
 
 def decide(
