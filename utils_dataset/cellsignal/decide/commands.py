@@ -11,8 +11,9 @@ import pandas as pd
 from cellsignal.data.tables import headers
 from cellsignal.data.tables.labelled_sites import read_labelled_solution, read_sample
 from cellsignal.data.tables.wells import Tables, read_solution, read_tables
-from cellsignal.decide.assign.assign import Decision, decide, plate_design
+from cellsignal.decide.assign.assign import Decision, decide, plain_records, plate_design
 from cellsignal.decide.assign.calibration import MIN_ERRORS
+from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts as find_known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
@@ -36,6 +37,12 @@ class AssignmentResult:
     predictions: pd.Series  # as in assign.Decision
     confidence: pd.Series
     experiments: pd.DataFrame  # as in assign.Decision, sorted, and `labelled`: the number of wells behind the temperature
+    estimated_accuracy: pd.DataFrame  # of the best class of each well, as in estimated_accuracy.estimate_accuracy; empty without plate groups
+
+    @property
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """Both tables for JSON: plain values, None for missing ones."""
+        return {"experiments": plain_records(self.experiments.reset_index()), "estimated_accuracy": plain_records(self.estimated_accuracy)}
 
 
 def assign_files(
@@ -68,7 +75,8 @@ def assign_files(
     layouts = find_known_layouts(tables.wells, test_scores) if settings.known_layouts else None
     decision = decide(test_scores, tables.wells, temperatures=temperatures, known_layouts=layouts, **design)
     write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, confidence_file=confidence)
-    return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures))
+    estimates = estimate_accuracy({"raw": test_scores.idxmax(axis=1)}, tables.wells, groups=design["groups"], choices=decision.choices, truth=tables.solution)
+    return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures), estimates)
 
 
 def score_files(submission: Path, solution: Path) -> dict:
@@ -209,7 +217,23 @@ def routes_table(result: AssignmentResult) -> str:
     experiments = result.experiments
     confidence = result.confidence.groupby(experiments_of_id_codes(result.confidence.index)).mean()
     rows = [_route_row(str(name), row, confidence.get(name)) for name, row in experiments.iterrows()]
-    return "\n".join([*_aligned_lines(rows), *_note_lines(experiments["note"])])
+    return "\n".join([*_aligned_lines(rows, ROUTE_COLUMNS, right_aligned=RIGHT_ALIGNED), *_note_lines(experiments["note"])])
+
+
+def accuracy_table(result: AssignmentResult) -> str:
+    """The accuracy of the best class of each well without the plate groups, estimated without labels; "" if no groups fit the plates.
+
+    One line for all wells, each cell type and each experiment. Columns: raw answers; wells; group_share (of the answers that lie in the
+    groups of their plates); chance (the same of wrong answers); estimated_accuracy; standard_error; accuracy (true, where a solution is
+    given). Then the notes.
+    """
+    table = result.estimated_accuracy
+    if table.empty:
+        return ""
+    columns = ["group_share", "chance", "estimated_accuracy", "standard_error", "accuracy"]
+    rows = [[str(row["name"]), f"{row['wells']:,}", *(_format_number(row[name], ".3f") for name in columns)] for _, row in table.iterrows()]
+    lines = _aligned_lines(rows, ["raw answers", "wells", *columns], right_aligned=("wells", *columns))
+    return "\n".join([*lines, *_note_lines(table.set_index("name")["note"])])
 
 
 def _route_row(name: str, row: pd.Series, confidence: float | None) -> list[str]:
@@ -242,12 +266,12 @@ def _note_lines(notes: pd.Series) -> list[str]:
     return [fill(f"{', '.join(map(str, names))}: {note}", LINE_WIDTH, subsequent_indent="  ") for note, names in groups.items()]
 
 
-def _aligned_lines(rows: list[list[str]]) -> list[str]:
+def _aligned_lines(rows: list[list[str]], columns: Sequence[str], *, right_aligned: Container[str]) -> list[str]:
     """A header and the rows, with text left-aligned and numbers right-aligned."""
-    table = [list(ROUTE_COLUMNS), *rows]
+    table = [list(columns), *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = (
-        "  ".join(cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width) for name, cell, width in zip(ROUTE_COLUMNS, line, widths))
+        "  ".join(cell.rjust(width) if name in right_aligned else cell.ljust(width) for name, cell, width in zip(columns, line, widths))
         for line in table
     )
     return [line.rstrip() for line in lines]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cellsignal.decide.assign.estimated_accuracy import chance_in_group
-from cellsignal.decide.assign.solvers import fractional_marginals, softmax
+from cellsignal.decide.assign.solvers import fractional_marginals, softmax, tempered_weights
 
 # The fraction of the Bethe correction. Full correction suits scores whose wells err independently, less of it those that hesitate between
 # similar siRNAs. The mean confidence cannot tell it from the temperature, and the spread of confidences did not tell it reliably either.
@@ -20,7 +20,7 @@ GROUP_BETHE_FRACTION = 0.85
 # Standard deviations of the logarithm of the temperature: of all plates together, of cell types, of experiments and of plates.
 LEVEL_DEVIATION, CELL_TYPE_DEVIATION, EXPERIMENT_DEVIATION, PLATE_DEVIATION = 1.5, 0.3, 0.2, 0.3
 MIN_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE = -5.0, 4.0
-FIRST_PASSES, PASSES, TOLERANCE = 60, 25, 5e-2  # of the marginals: the mean of their largest values converges early
+FIRST_PASSES, PASSES, TOLERANCE = 45, 25, 5e-2  # of the marginals: the mean of their largest values converges early
 ITERATIONS, CONVERGED = 6, 0.03  # of Newton's method on all plates; root mean square of the last step
 MIN_SLOPE, MAX_SLOPE, FIRST_SLOPE = -2.0, -0.02, -0.3  # of the mean confidence with respect to the logarithm of the temperature
 CLOSE = 0.1  # difference of confidence and accuracy from which Newton's method starts
@@ -46,11 +46,11 @@ class GroupedExperiment:
         """Mean confidence, estimated accuracy and its variance of each plate [3, plates], decided at the plates' `log_temperatures`."""
         temperatures = np.exp(log_temperatures)[self.plates]
         if method == "raw" or not self.one_to_one:
-            probabilities = softmax(self.values, temperature=temperatures[:, None])
+            probabilities = softmax(self.values, temperature=temperatures)
         else:
             passes = FIRST_PASSES if self.factors is None else PASSES
-            probabilities, self.factors = fractional_marginals(
-                self.values, temperature=temperatures, fraction=GROUP_BETHE_FRACTION, passes=passes, tolerance=TOLERANCE, factors=self.factors)
+            weights = tempered_weights(self.values, temperatures)
+            probabilities, self.factors = fractional_marginals(weights, GROUP_BETHE_FRACTION, passes=passes, tolerance=TOLERANCE, factors=self.factors)
         groups, wells = self.group_of_class[probabilities.argmax(1)], np.bincount(self.plates)
         counts = np.zeros(self.plate_posterior.shape)
         np.add.at(counts, (self.plates[groups >= 0], groups[groups >= 0]), 1)

@@ -9,15 +9,15 @@ from scipy.optimize import linear_sum_assignment
 MIN_LOG_WEIGHT = np.float32(-60)  # used for -inf, relative to a well's best score: small, but products of its exponential do not underflow in float32
 MIN_COMPLEMENT = np.float32(1e-6)  # smallest value of 1 - probability that float32 can represent
 MIN_CORRECTED = np.float32(0.02)  # probabilities below it deviate by less than their square from the scaling of rows and columns
-FIRST_CORRECTION, CORRECTION_INTERVAL = 4, 12  # passes before the larger probabilities are first, and again, looked for
+FIRST_CORRECTION, CORRECTION_INTERVAL = 4, 24  # passes before the larger probabilities are first, and again, looked for
 SUM_MARGIN = np.float32(1 + 1e-6)  # least factor by which a float32 sum exceeds its largest term
 
 
-def marginals(scores: np.ndarray, *, temperature: float = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
+def marginals(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
     """Probability of each siRNA for each well over all one-to-one assignments, float32 [wells, siRNAs]; rows sum to 1.
 
     `scores`: log-probabilities [wells, siRNAs], with at least as many siRNAs as wells; a siRNA may have no well. They are
-    divided by `temperature`; the probability of an assignment is proportional to exp of the sum of its scores. The marginals
+    divided by `temperature`, one or one per well; the probability of an assignment is proportional to exp of the sum of its scores. The marginals
     are approximated by sum-product on the complete bipartite graph (Huang and Jebara 2009, "Approximating the permanent with
     belief propagation"), which converges without damping (Vontobel 2013, "The Bethe permanent of a nonnegative matrix"). The
     approximation is good if every well has many likely siRNAs, and far too confident if two wells compete for the same two
@@ -27,7 +27,7 @@ def marginals(scores: np.ndarray, *, temperature: float = 1.0, fraction: float =
     Stops when no siRNA's expected number of wells, or with a fraction no probability, changes by `tolerance`, or after `passes`.
     If fewer siRNAs have a score above -inf than there are wells, the others are equally likely for every remaining well.
     """
-    weights = _weights(scores, temperature)
+    weights = tempered_weights(scores, temperature)
     if len(scores) > (possible := possible_columns(scores)).sum():
         weights[:, ~possible] = weights[:, possible].sum(1, keepdims=True) / len(scores) if possible.any() else 1
     probabilities, factors = _bethe(weights, passes=passes, tolerance=tolerance)
@@ -78,15 +78,15 @@ def _column_factors(demand: np.ndarray, factors: np.ndarray, power: float) -> np
 
 
 def fractional_marginals(
-    scores: np.ndarray, *, temperature: float | np.ndarray, fraction: float, passes: int, tolerance: float, factors: np.ndarray | None = None,
+    weights: np.ndarray, fraction: float, *, passes: int, tolerance: float, factors: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`marginals` by scaling of rows and columns, and the factors of the siRNAs, from which a call for another temperature starts.
+    """Fractional belief propagation by scaling of rows and columns: probabilities, and the factors of the siRNAs.
 
-    `temperature`: also one per well. `fraction`: below 1. Most probabilities are so small that the correction does not matter: it is kept up
-    to date for those above MIN_CORRECTED alone, which makes a pass two products of a matrix and a vector. On whole experiments the mean of
-    the wells' largest probabilities was within 0.001 of that by corrections of all.
+    A probability is weight * factor of the well * factor of the siRNA / (1 - probability) ** `fraction`, below 1; the share of no well is the
+    siRNA's factor to the power of 1 / `fraction`. `weights`: from `tempered_weights`; `factors`: from a call for similar weights, to start
+    from. Most probabilities are so small that the denominator does not matter: it is kept up to date for those above MIN_CORRECTED alone,
+    so that a pass is two products of a matrix and a vector.
     """
-    weights = _weights(scores, temperature if np.ndim(temperature) == 0 else np.asarray(temperature, np.float32)[:, None])
     wells, sirnas = weights.shape
     factors = np.ones(sirnas, np.float32) if factors is None else factors
     rows = columns = np.empty(0, int)
@@ -106,10 +106,12 @@ def fractional_marginals(
             if max(change, np.abs(picked - previously).max(initial=0)) < tolerance * (1 - fraction):  # the error shrinks by the fraction in each pass
                 break
         extra = weights[rows, columns] * (np.maximum(1 - picked, MIN_COMPLEMENT) ** np.float32(-fraction) - 1)
-    probabilities = weights * well_factors[:, None] * factors
-    probabilities *= 1 + np.float32(fraction) * probabilities
+    probabilities = weights * well_factors[:, None]
+    probabilities *= factors
+    probabilities += np.float32(fraction) * probabilities**2
     probabilities[rows, columns] = picked
-    return probabilities / probabilities.sum(1, keepdims=True), factors
+    probabilities /= probabilities.sum(1, keepdims=True)
+    return probabilities, factors
 
 
 def possible_columns(scores: np.ndarray) -> np.ndarray:
@@ -119,12 +121,13 @@ def possible_columns(scores: np.ndarray) -> np.ndarray:
 
 def softmax(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0) -> np.ndarray:
     """Probability of each siRNA for each well by itself; float32, rows sum to 1."""
-    weights = _weights(scores, temperature)
+    weights = tempered_weights(scores, temperature)
     return weights / weights.sum(1, keepdims=True)
 
 
-def _weights(scores: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
-    """exp of the tempered scores, at most 1 in each row and never 0."""
+def tempered_weights(scores: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """exp of the tempered scores, at most 1 in each row and never 0; `temperature`: one, or one per well."""
+    temperature = temperature if np.ndim(temperature) == 0 else np.asarray(temperature, np.float32)[:, None]
     best = scores.max(1, keepdims=True)
     best = np.where(np.isfinite(best), best, 0)  # a well without a possible siRNA: all have the same weight
     return np.exp(np.maximum((scores - best) / temperature, MIN_LOG_WEIGHT), dtype=np.float32)
