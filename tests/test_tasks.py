@@ -14,7 +14,7 @@ from building import make_network, make_phase, train_phase
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
-from cellsignal.data.tables.folds import split_of, stratified_folds
+from cellsignal.data.tables.labelled_sites import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.decide.labels.ladder import label_ladder_table, evaluate_label_ladder
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_folds, stored_label_scores, fold_name

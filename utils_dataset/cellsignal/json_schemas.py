@@ -1,4 +1,4 @@
-"""The types of the JSON files that several rooms read back; `files.shaped` checks content against them, because anybody may have written it.
+"""The types of the JSON files that several rooms read back; `files.validated` checks content against them, because anybody may have written it.
 
 A TypedDict has the keys that are read by name; a file may have others. The type of a file with a single reader is defined beside that.
 """

@@ -4,7 +4,7 @@ HELD_OUT_PREFIX = "held_out_"
 
 
 def metric_name(row: dict) -> str:
-    """The metric of an epoch's row, such as "accuracy" or "macro_f1" (`learn.training.metrics`)."""
+    """The metric of an epoch's row, such as "accuracy" or "macro_f1" (`learn.training.epoch.METRICS`)."""
     return next((key.removeprefix(HELD_OUT_PREFIX) for key in row if key.startswith(HELD_OUT_PREFIX)), "accuracy")
 
 

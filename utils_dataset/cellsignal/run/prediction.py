@@ -12,9 +12,8 @@ import pandas as pd
 from cellsignal.budget import TimeSpent
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.simulated import is_simulated
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
 from cellsignal.data.tables.splits import inner_wells, split_sites
-from cellsignal.data.tables.wells import select
+from cellsignal.data.tables.wells import read_pixel_stats, select
 from cellsignal.decide.assign.assign import Decision, decide, plate_design
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import known_layouts
@@ -29,7 +28,7 @@ from cellsignal.decide.settings import STATISTICS
 from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
 from cellsignal.run import inputs
-from cellsignal.run.network_names import ensemble_members, last_weights_name
+from cellsignal.run.recipe import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
@@ -150,7 +149,7 @@ class Predictor:
         """
         settings, known = self.recipe.prediction.wells, self.known_wells
         plates = known[known["experiment"].isin(experiments_to_map(known))]
-        groups = self.plate_groups["groups"]
+        groups = self.plate_design["groups"]
         if groups and settings.statistics_scope == "plate" and plates["sirna"].nunique() > MAX_MAP_SIRNAS:
             plates = plates[plates["sirna"].isin(groups[0])]
         chosen = self.images.merge(plates[["experiment", "plate"]].drop_duplicates())
@@ -170,11 +169,11 @@ class Predictor:
 
         Columns, by network: refinements, and the scale of its cosines to the prototypes (missing without prototypes).
         """
-        settings, joint = self.recipe.prediction.wells, self.recipe.network.one_network
-        refined = {name: refine_scores(self.scores[name], self.wells, settings, joint=joint) for name in self.members}
+        settings, one_network = self.recipe.prediction.wells, self.recipe.network.one_network
+        refined = {name: refine_scores(self.scores[name], self.wells, settings, joint=one_network) for name in self.members}
         for final, name in zip(self.finals, self.members):  # a network that has learnt from the held-out wells cannot fit a scale on them
             fitted = settings.model_copy(update={"prototype_scale": refined[name].scale})
-            refined[final] = refine_scores(self.scores[final], self.wells, fitted, joint=joint)
+            refined[final] = refine_scores(self.scores[final], self.wells, fitted, joint=one_network)
         self.validated_scores = average_scores([refined[name].scores for name in self.members])  # held-out wells are new to these
         self.final_scores = average_scores([refined[name].scores for name in self.finals]) if self.finals else None
         self.rungs = {"virtual batch": self.scores["model"][settings.statistics]} if "plain" in self.networks else {}
@@ -183,17 +182,17 @@ class Predictor:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
     @cached_property
-    def plate_groups(self) -> dict[str, Any]:
+    def plate_design(self) -> dict[str, Any]:
         """The plate design in the tables: the assignment's settings, groups of siRNAs that share a plate, and rotations by experiment."""
         return plate_design(self.all_tables.wells, self.recipe.assignment.wells)
 
     @cached_property
     def design(self) -> dict[str, Any]:
-        """The arguments of `decide` that hold for all experiments: `plate_groups`, and a temperature for each cell type whose held-out wells have errors."""
+        """The arguments of `decide` that hold for all experiments: `plate_design`, and a temperature for each cell type whose held-out wells have errors."""
         treatment = self._treatment
         held_out = treatment[treatment["split"] == "held_out"]
-        temperatures = decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_groups)
-        return {**self.plate_groups, "temperatures": temperatures}
+        temperatures = decided_temperatures(self.validated_scores, held_out, self.all_tables.wells, **self.plate_design)
+        return {**self.plate_design, "temperatures": temperatures}
 
     def decide(self) -> Decision:
         """A siRNA for every test well, by the last networks' scores and the plate design; from a known layout where the recipe allows it."""

@@ -10,8 +10,15 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.simulated import is_simulated
-from cellsignal.data.tables.folds import PACKAGE, fold_shares, same_images, split_of, stratified_folds
-from cellsignal.data.tables.labelled_sites import multi_hot, write_labels
+from cellsignal.data.tables.labelled_sites import (
+    FOLDS_PACKAGE,
+    fold_shares,
+    multi_hot,
+    same_images,
+    split_of,
+    stratified_folds,
+    write_labels,
+)
 from cellsignal.decide.labels.ladder import evaluate_label_ladder
 from cellsignal.decide.labels.multilabel import apply_thresholds, labels_by_id, write_labelled_submission
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, fold_name, score_folds, stored_label_scores
@@ -79,7 +86,7 @@ class ProteinAtlas:
         """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (column) in each fold (row)."""
         if self.stored == "scores":
             return NO_IMAGES
-        inputs.attach_wheel(PACKAGE)  # Kaggle's sessions may have no internet
+        inputs.attach_wheel(FOLDS_PACKAGE)  # Kaggle's sessions may have no internet
         same = same_images(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
         recipe = self.session.recipe
         self.folds = stratified_folds(self.labels, folds=recipe.wells.folds, classes=self.task.classes, seed=recipe.seed, groups=same)

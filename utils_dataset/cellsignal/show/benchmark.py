@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cellsignal.show.style import blank_figure, colour_legend, pale, new_figure, save, styled
+from cellsignal.show.style import blank_figure, colour_legend, new_figure, pale, save, styled
 
 KINDS = {"ours": "#D55E00", "peer": "#0072B2", "floor": "#8A8F98"}
 KIND_NAMES = {"ours": "this package", "peer": "as others do it", "floor": "the machine at its best"}

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, new_figure, pale, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from cellsignal.show.eda.composites import composite, hide_ticks, limits
-from cellsignal.show.style import blank_figure, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import blank_figure, cell_type_colour, new_figure, pale, styled
 
 if TYPE_CHECKING:
     from torch import nn

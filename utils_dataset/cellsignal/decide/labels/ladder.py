@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables.labelled_sites import Labels
-from cellsignal.decide.labels.multilabel import label_baselines, apply_thresholds, f1_by_class, macro_f1
+from cellsignal.decide.labels.multilabel import apply_thresholds, f1_by_class, label_baselines, macro_f1
 from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS, cross_fitted_answers
 
 if TYPE_CHECKING:  # PyTorch is not needed for a table

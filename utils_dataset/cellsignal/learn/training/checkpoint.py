@@ -19,7 +19,7 @@ from cellsignal.learn.history import held_out_value
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
-from cellsignal.learn.training.epoch import Learner
+from cellsignal.learn.training.epoch import Trainer
 from cellsignal.learn.training.optim import WeightAverage, build_optimizer
 from cellsignal.learn.training.phase import Phase
 from cellsignal.receipts import Receipt
@@ -178,7 +178,7 @@ class TrainingState:
         self.scaler = gradient_scaler(device, machine.precision)
         self.optimizer = build_optimizer(phase.training, trainable_parameters(model, phase.trainable))
         self.average = WeightAverage(model, phase.training.ema_decay) if phase.training.ema_decay else None
-        self.learner = Learner(model, self.optimizer, phase, machine, process_group, self.scaler, self.average,
+        self.trainer = Trainer(model, self.optimizer, phase, machine, process_group, self.scaler, self.average,
                                compile_function(model.embed) if machine.compile else model.embed)
         self.selected = _copy_weights(model)
         if saved is not None:

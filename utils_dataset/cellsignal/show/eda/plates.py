@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, pale, new_figure, styled
+from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, new_figure, pale, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
