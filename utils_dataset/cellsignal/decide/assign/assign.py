@@ -5,7 +5,7 @@ Each treatment siRNA is in one well of an experiment, and the four plates of an 
 share siRNAs, a plate with groups or an experiment without, is an assignment problem of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -277,6 +277,11 @@ class Decision:
     def choices(self) -> dict[str, GroupChoice]:
         """The permutations of plate groups and their posterior, by experiment, where the groups fit the plates."""
         return self.temperatures.choices
+
+    @property
+    def block_probabilities(self) -> Iterator[np.ndarray]:
+        """The probability of each siRNA of each block for each of its wells, given all constraints, float32 [wells, siRNAs]."""
+        return (block.group_probability * probabilities for block, probabilities in zip(self.blocks, self._block_probabilities, strict=True))
 
     @cached_property
     def _block_probabilities(self) -> list[np.ndarray]:
