@@ -216,6 +216,7 @@ def assign(
     min_group_posterior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least posterior at which groups are used.")] = 0.0,
     known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
     confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
+    sets: Annotated[Path | None, typer.Option(metavar="PARQUET", help="Write prediction sets too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a submission of anybody's scores.
@@ -227,6 +228,8 @@ def assign(
     lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
     Then how many of the best classes of single wells are right, estimated by the plate groups without labels.
+
+    --sets writes, for each well and a coverage of 0.8, 0.9 and 0.95, the siRNAs among which the right one is.
     """
     from cellsignal.decide.commands import accuracy_table, assign_files, routes_table
     from cellsignal.decide.settings import AssignmentSettings
@@ -234,11 +237,12 @@ def assign(
 
     settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=min_group_posterior,
                                   known_layouts=known_layouts)
-    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, probabilities=probabilities)
+    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, sets=sets, probabilities=probabilities)
     if as_json:
         print(json.dumps(assigned.records))
         return
-    print("\n".join(filter(None, [routes_table(assigned), accuracy_table(assigned), f"wrote {out} and {confidence or confidence_path(out)}"])))
+    written = f"{out}, {confidence or confidence_path(out)} and {sets}" if sets else f"{out} and {confidence or confidence_path(out)}"
+    print("\n".join(filter(None, [routes_table(assigned), accuracy_table(assigned), f"wrote {written}"])))
 
 
 @app.command(epilog="Example: cellsignal score runs/demo/submission.csv plates/solution.csv")

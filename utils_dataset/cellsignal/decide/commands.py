@@ -17,6 +17,7 @@ from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts as find_known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
+from cellsignal.decide.evaluate.prediction_sets import held_out_levels, prediction_sets, write_prediction_sets
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
@@ -47,22 +48,23 @@ class AssignmentResult:
 
 def assign_files(
     scores: Sequence[Path], settings: AssignmentSettings = AssignmentSettings(), *, data: Path, out: Path, confidence: Path | None = None,
-    probabilities: bool = False,
+    sets: Path | None = None, probabilities: bool = False,
 ) -> AssignmentResult:
     """Read scores, choose one siRNA per test well, and write the submission `out` and the confidences.
 
     `scores`: files or folders for `scores.files.read_all_scores`; scores of controls are ignored. Scored treatment wells of
     training experiments calibrate the temperature of their cell type if at least MIN_ERRORS of them are wrong; they should be
     held out, because a network is overconfident on its training wells. `confidence`: the file of `id_code,sirna,confidence`,
-    `<out without suffix>.confidence.csv` if None.
+    `<out without suffix>.confidence.csv` if None. `sets`: the file of prediction sets, none if None.
 
-    Both files are written at the end, or neither: links are followed, and devices and FIFOs are written in place. Raises
+    Submission and confidences are written at the end, or neither, and then the sets: links are followed, and devices and FIFOs are written in place. Raises
     InputError.
     """
     if confidence is None and is_stream(out):
         raise InputError("is a device or a FIFO, and needs another file for the confidences", where=out, cure="add --confidence CSV")
     out, confidence = output_file(out), output_file(confidence or confidence_path(out))
-    _check_output_paths(out, confidence, scores=scores, data=data)
+    sets = sets and output_file(sets)
+    _check_output_paths(out, confidence, sets, scores=scores, data=data)
     tables = read_tables(data)
     design = plate_design(tables.wells, settings)
     if settings.plate_groups and not design["groups"]:
@@ -75,6 +77,10 @@ def assign_files(
     layouts = find_known_layouts(tables.wells, test_scores) if settings.known_layouts else None
     decision = decide(test_scores, tables.wells, temperatures=temperatures, known_layouts=layouts, **design)
     write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, confidence_file=confidence)
+    if sets is not None:
+        held_out = decide(table.loc[labelled.index], tables.wells, temperatures=temperatures, **design) if len(labelled) else None
+        levels = None if held_out is None else held_out_levels(held_out, labelled["sirna"])
+        write_prediction_sets(sets, prediction_sets(decision, levels), order=tables.sample)
     estimates = estimate_accuracy({"raw": test_scores.idxmax(axis=1)}, tables.wells, groups=design["groups"], choices=decision.choices, truth=tables.solution)
     return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures), estimates)
 
@@ -144,15 +150,19 @@ def wells_of_id_codes(id_codes: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id_code": id_codes, "experiment": experiments, "cell_type": cell_types})
 
 
-def _check_output_paths(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
+def _check_output_paths(out: Path, confidence: Path, sets: Path | None, *, scores: Sequence[Path], data: Path) -> None:
     """Refuse to overwrite inputs, and suffixes of formats that are not written."""
-    for path in (out, confidence):
-        if path.suffix.lower() in NON_CSV_SUFFIXES:
+    if sets is not None and sets.suffix.lower() != ".parquet":
+        raise InputError("prediction sets are written as Parquet", where=sets, cure="choose a name such as submission.sets.parquet")
+    for path in filter(None, (out, confidence, sets)):
+        if path != sets and path.suffix.lower() in NON_CSV_SUFFIXES:
             raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
         if any(_same_file(path, file) for file in list_score_files(scores)):
             raise InputError("would overwrite the scores", where=path, cure="choose another name")
         if _belongs_to_data_set(path, data):
             raise InputError("would overwrite a file of the data set", where=path, cure="choose another name")
+    if sets is not None and (_same_file(sets, out) or _same_file(sets, confidence)):
+        raise InputError("prediction sets and another output in one file", where=sets, cure="choose another --sets")
     if _same_file(out, confidence):
         raise InputError("submission and confidences in one file", where=out, cure="choose another --confidence")
 

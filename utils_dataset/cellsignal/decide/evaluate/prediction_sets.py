@@ -149,11 +149,6 @@ def surest_wells(confidence: pd.Series, right: pd.Series | None = None, *, share
         columns=["share", "wells", "least_confidence", "stated", "accuracy"])
 
 
-def sets_path(submission: Path) -> Path:
-    """The file of the sets of a submission: submission.sets.parquet beside submission.csv."""
-    return submission.with_name(f"{submission.stem}.sets.parquet")
-
-
 def write_prediction_sets(path: Path, sets: pd.DataFrame, *, order: Sequence[str]) -> Path:
     """Write sets as Parquet, atomically: a row for each well in this order and each coverage, with the columns SET_COLUMNS; a well's siRNAs are a list."""
     rows = sets.iloc[np.lexsort((sets["coverage"], pd.Index(order).get_indexer(sets["id_code"])))]
