@@ -77,7 +77,7 @@ def test_held_out_experiments_correct_probabilities_that_are_too_sure():
     test, held = (screen([f"HUVEC-{number:02d}" for number in numbers], seed=numbers[0], signal=1.8, sharpness=3) for numbers in (range(1, 17), range(30, 36)))
     decision = decided(test, HUVEC=1.0)
     uncorrected = overall(coverage_table(prediction_sets(decision), test[2]), "covered")
-    assert (uncorrected < np.array(COVERAGES) - 0.05).all()
+    assert (uncorrected < np.array(COVERAGES) - [0.02, 0.05, 0.05]).all()  # at 0.8 no set is smaller than its best siRNA
     levels = held_out_levels(decided(held, HUVEC=1.0), held[2])
     covered = overall(coverage_table(prediction_sets(decision, levels), test[2]), "covered")
     np.testing.assert_allclose(covered, COVERAGES, atol=0.05)  # two standard deviations of a quantile of 288 wells and a share of 768
