@@ -15,7 +15,7 @@ from small import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, expe
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign import solvers
-from cellsignal.decide.assign.assign import assign, decide
+from cellsignal.decide.assign.assign import BETHE_FRACTION, CERTAIN, assign, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.errors import InputError
@@ -68,9 +68,9 @@ def test_expected_has_the_largest_expected_number_of_right_wells() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), missing=st.integers(0, 6), method=st.sampled_from(METHODS), grouped=st.booleans(),
-       ties=st.booleans())
-def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, method: str, grouped: bool, ties: bool) -> None:
-    scores, wells, _ = experiment(seed=seed, signal=1.0)
+       ties=st.booleans(), signal=st.sampled_from([1.0, 20.0]))
+def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, method: str, grouped: bool, ties: bool, signal: float) -> None:
+    scores, wells, _ = experiment(seed=seed, signal=signal)
     scores = scores.round() if ties else scores
     rng = np.random.default_rng(seed)
     kept = rng.permutation(12)[missing:]
@@ -83,8 +83,8 @@ def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, met
     assert shuffled.confidence.between(0, 1).all()
     if method != "raw":
         assert shuffled.predictions.is_unique
-    if grouped:
-        groups = straight.experiments["group_on_plate"].iloc[0]
+    groups = straight.experiments["group_on_plate"].iloc[0]
+    if grouped and groups and straight.experiments["group_posterior"].iloc[0] > CERTAIN:
         present = sorted({wells["plate"].iloc[k] for k in kept})
         for plate, group in zip(present, groups, strict=True):
             assert set(straight.predictions[straight.predictions.index.str.contains(f"_{plate}_")]) <= set(GROUPS[group - 1])
@@ -158,13 +158,43 @@ def test_an_unlikely_layout_is_a_surprise() -> None:
     assert row["group_on_plate"] == [2, 1, 3, 4] and not row["rotation"] and row["surprise_bits"] > 3
 
 
-def test_two_permutations_that_are_too_close_are_not_used() -> None:
+def test_two_permutations_that_are_too_close_are_not_used_where_that_is_asked_for() -> None:
     scores, wells, _ = experiment(signal=0.0)
-    decision = decide(scores, wells, groups=GROUPS, rotations=ROTATIONS)
+    decision = decide(scores, wells, AssignmentSettings(min_group_posterior=0.95), groups=GROUPS, rotations=ROTATIONS)
     row = decision.experiments.loc["HUVEC-01"]
     assert row["route"] == "one-to-one" and row["group_on_plate"] is None and row["group_posterior"] < 0.95
     assert row["note"] == f"two permutations are too close ({row['group_posterior']:.2f}): no groups used"
-    assert decision.predictions.equals(assign(scores, wells))
+
+
+def test_expected_weighs_the_groups_of_each_plate_by_their_posterior() -> None:
+    """The marginals of the mixture are those of each permutation, weighed; no siRNA is chosen twice, and no other choice is expected to do better."""
+    scores, wells, _ = experiment(signal=1.0, seed=3)
+    decision = decide(scores, wells, groups=GROUPS, rotations=ROTATIONS, temperatures={"HUVEC": 1.0})
+    choice, row = decision.choices["HUVEC-01"], decision.experiments.loc["HUVEC-01"]
+    assert choice.confidence < 0.9 and row["route"] == "groups" and "weighed by their posterior" in row["note"]
+    mixed, values = np.zeros((12, 12)), scores.to_numpy()
+    for order, weight in zip(choice.permutations, choice.posterior, strict=True):
+        for plate, group in enumerate(order):
+            wells_of_plate = np.arange(3 * plate, 3 * plate + 3)
+            mixed[np.ix_(wells_of_plate, GROUPS[group])] += weight * solvers.marginals(values[np.ix_(wells_of_plate, GROUPS[group])], fraction=BETHE_FRACTION)
+    np.testing.assert_allclose(decision.confidence, mixed[np.arange(12), decision.predictions], atol=2e-3)
+    assert decision.predictions.is_unique
+    assert decision.confidence.sum() == pytest.approx(mixed[np.arange(12), solvers.exact(mixed)].sum(), abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy", "raw"])
+def test_the_other_methods_take_the_likeliest_permutation_if_more_wells_are_expected_right_with_it(method: str) -> None:
+    routes = set()
+    for signal in (0.0, 1.0, 4.0):
+        for seed in range(6):
+            scores, wells, _ = experiment(seed=seed, signal=signal)
+            design = {"groups": GROUPS, "rotations": ROTATIONS, "temperatures": {"HUVEC": 1.0}}
+            decision = decide(scores, wells, AssignmentSettings(method=method), **design)
+            plain = decide(scores, wells, AssignmentSettings(method=method), temperatures={"HUVEC": 1.0})
+            row, gained = decision.experiments.loc["HUVEC-01"], decision.expected_right - plain.expected_right
+            routes.add(row["route"])
+            assert gained > 0 if row["route"] == "groups" else decision.predictions.equals(plain.predictions) and "too uncertain" in row["note"]
+    assert "groups" in routes and len(routes) == 2
 
 
 def test_wells_that_a_known_layout_lacks_share_what_is_left() -> None:

@@ -219,6 +219,9 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], list[str], str]] = 
     "over a table by a hard link": (lambda table: table, ["--confidence", "hard.csv"], "would overwrite a file of the data set"),
     "over the scores by a hard link": (lambda table: table, ["--confidence", "twin.csv"], "would overwrite the scores"),
     "packed": (lambda table: table, ["--confidence", "new/confidence.csv.gz"], "plain CSV is written, no .gz"),
+    "sets over the scores": (lambda table: table, ["--sets", "scores/scores.csv"], "prediction sets are written as Parquet"),
+    "sets as a table": (lambda table: table, ["--sets", "new/sets.csv"], "choose a name such as submission.sets.parquet"),
+    "sets over a picture": (lambda table: table, ["--sets", "data/train/picture.parquet"], "would overwrite a file of the data set"),
     "into a folder": (lambda table: table, ["--confidence", "scores"], "is a folder"),
 }
 
@@ -232,7 +235,8 @@ def test_bad_input_is_one_line_and_writes_neither_file(
     save(change(scored(data)).rename_axis("id_code"), tmp_path / "scores/scores.csv")
     shutil.copytree(data, "data")
     (tmp_path / "data/train").mkdir()
-    (tmp_path / "data/train/picture.png").write_bytes(b"pixels")
+    for name in ("picture.png", "picture.parquet"):
+        (tmp_path / "data/train" / name).write_bytes(b"pixels")
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "hard.csv").hardlink_to("data/solution.csv")
     (tmp_path / "twin.csv").hardlink_to("scores/scores.csv")
@@ -294,6 +298,18 @@ def test_real_votes_make_a_valid_submission(shared: Path, tmp_path: Path) -> Non
     truth = known.predictions[known.predictions.index.str.startswith("HUVEC-18")]
     assert known.experiments["route"]["HUVEC-18"] == "known layout" and known.confidence[truth.index].between(0.9999, 1).all()
     assert decision.predictions[truth.index].eq(truth).mean() > 0.7
+
+
+def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, tmp_path: Path) -> None:
+    path, solution = save(scored(data), tmp_path / "scores.parquet"), read_tables(data).solution
+    for _ in range(2):  # the second time they lie in the folder of the scores
+        assign_files([tmp_path], data=data, out=tmp_path / "new/submission.csv", sets=tmp_path / "sets.parquet")
+    sets = pd.read_parquet(tmp_path / "sets.parquet")
+    assert path.is_file() and sets.columns.tolist() == ["id_code", "coverage", "size", "sirnas"]
+    assert sets["id_code"].tolist() == [name for name in read_tables(data).sample for _ in range(3)]
+    assert sets["sirnas"].map(len).equals(sets["size"].astype("int64")) and sets["size"].min() == 1
+    covered = pd.Series([solution[name] in some for name, some in zip(sets["id_code"], sets["sirnas"])])
+    assert (covered.groupby(sets["coverage"]).mean() >= [0.8, 0.9, 0.95]).all()
 
 
 def test_paths_of_the_second_file() -> None:

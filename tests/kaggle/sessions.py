@@ -20,7 +20,7 @@ MADE = {
     "1-eda": ("eda/wells.png",),
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.safetensors", "weights/{cell_type}/pretrain.json"),
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.safetensors", "weights/{cell_type}/{network_name}.json"),
-    "4-predict-assign": ("submission.csv", "submission.confidence.csv", "metrics.json"),
+    "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json"),
     "0-chain": ("submission.csv", "metrics.json", "report.html"),
 }
 

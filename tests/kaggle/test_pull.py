@@ -64,8 +64,8 @@ def test_all_that_a_run_made_arrives(
     weights = {f"weights/{name}/{network}{end}" for name in ("HUVEC", "RPE") for network in ("pretrain", "model") for end in (".json", ".safetensors")}
     theirs = {f"receipts/{step}.json" for step in state.steps}
     ours = {"recipe.json", "seconds.json", "report.html", "pulled.json", "receipts/record.json"}
-    assert there - {".chain.lock"} == weights | theirs | ours | {"submission.csv", "submission.confidence.csv", "metrics.json", "eda/wells.png", "run.json"}
-    assert pulled.files == len(weights) + len(theirs) + 5 and set(pulled.receipts) == set(state.steps)
+    assert there - {".chain.lock"} == weights | theirs | ours | {"submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "eda/wells.png", "run.json"}
+    assert pulled.files == len(weights) + len(theirs) + 6 and set(pulled.receipts) == set(state.steps)
     source = left(server)
     assert all((tmp_path / "tiny" / name).read_bytes() == (source / name).read_bytes() for name in weights)
     described = files.read_json(tmp_path / "tiny/recipe.json")

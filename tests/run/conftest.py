@@ -35,6 +35,7 @@ TOYS = {  # name: its own parameters, what of the recipe it reads, and its work
     files.write_text(folder / "scores/model/toy.parquet", "".join(path.read_text() for path in learnt))
 files.write_json(folder / "metrics.json", {"ladder": []})
 files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
+files.write_text(folder / "submission.sets.parquet", "sets")
 files.write_text(folder / "submission.csv", f"id_code,sirna\\n{recipe.assignment.method},0\\n")""",
     ),
 }

@@ -56,7 +56,7 @@ def test_it_holds_all_that_kaggle_asks_for_and_nothing_else(run: Path, tmp_path:
     assert {"README.md", "SETTINGS.json", "requirements.txt", "entry_points.md", "directory_structure.txt", "SHA256SUMS", "params.yaml",
             "prepare_data.py", "train.py", "predict.py", "LICENSE", "cellsignal/cli/main.py", "kernels/4-predict-assign/4-predict-assign.ipynb",
             "run/weights/U2OS/model.safetensors", "run/scores/model/toy.parquet", "run/submission.csv",
-            "run/submission.confidence.csv", "run/metrics.json", "run/receipts/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
+            "run/submission.confidence.csv", "run/submission.sets.parquet", "run/metrics.json", "run/receipts/3-train-cell-type@U2OS.json"} <= names  # fmt: skip
     assert not [name for name in names if re.search(r"\.(png|jpe?g|html|tiff?)$|\.checkpoint|__pycache__|secret|notes|/\.", name)]
     told = [line.split("  ") for line in (root / "SHA256SUMS").read_text().splitlines()]
     assert {name: digest for digest, name in told} == {name: files.sha256(root / name) for name in names - {"SHA256SUMS"}}

@@ -34,6 +34,7 @@ if start_from != "scores":
 if not score_only:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
+    files.write_text(folder / "submission.sets.parquet", "sets")
     scores = [path.read_text() for path in sorted((folder / "scores").glob("*/*/*.parquet"))]
     files.write_text(folder / "submission.csv", f"id_code,sirna\\n{recipe.assignment.method},{scores}\\n")"""
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]

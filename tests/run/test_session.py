@@ -250,7 +250,7 @@ def test_a_receipt_of_another_shape_is_no_receipt(past: Past, change: dict[str, 
 
 def test_results_of_an_earlier_run_do_not_outlive_a_session_that_ends_before(kaggle: Path) -> None:
     one = start("4-predict-assign")
-    kept, gone = ("scores/model/adapted/a.parquet", "notes.csv"), ("submission.csv", "submission.confidence.csv", "metrics.json", "answers.csv")
+    kept, gone = ("scores/model/adapted/a.parquet", "notes.csv"), ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "answers.csv")
     for reason in (TimeSpent("scored 1 of 2 experiments with model"), session.Finished("scored HUVEC-01")):
         for name in (*kept, *gone):
             files.write_text(one.folder / name, "earlier")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cellsignal.show.ladder import reliability
+from cellsignal.show.ladder import rejection_curve, reliability, set_sizes
 
 
 def test_points_are_shares_of_right_answers_at_their_stated_probability():
@@ -13,3 +13,29 @@ def test_points_are_shares_of_right_answers_at_their_stated_probability():
     points = {tuple(np.round(np.ravel(line.get_xydata()), 4)) for line in curve.lines if line.get_marker() == "o"}
     assert points == {(0.05, 0.5), (0.85, 0.6667), (1.0, 1.0)}, "wells are matched by id_code, not by place"
     assert [bar.get_height() for bar in counts.patches] == [2, 0, 0, 0, 0, 0, 0, 0, 3, 1]
+
+
+def sets_row(split: str, experiment: str, coverage: float, size: float, covered: float | None) -> dict:
+    return {"split": split, "experiment": experiment, "coverage": coverage, "mean_size": size, "covered": covered}
+
+
+def test_sets_are_drawn_by_experiment_the_held_out_ones_last():
+    rows = [sets_row("held_out", "HUVEC-05", 0.9, 2.0, 0.75), sets_row("test", "HUVEC-17", 0.8, 1.0, None), sets_row("test", "HUVEC-17", 0.9, 3.0, None),
+            sets_row("test", "all", 0.9, 3.0, None)]
+    figure = set_sizes(rows)
+    sizes, covered = figure.axes
+    assert [label.get_text() for label in sizes.get_yticklabels()] == ["HUVEC-17", "HUVEC-05 (held out)"]
+    assert {tuple(line.get_xydata()[0]) for line in sizes.lines} == {(1.0, 0), (3.0, 0), (2.0, 1)}
+    assert [tuple(line.get_xydata()[0]) for line in covered.lines if line.get_marker() == "o"] == [(0.75, 1)]
+    assert sorted(line.get_xdata()[0] for line in covered.lines if line.get_linestyle() == "--") == [0.8, 0.9] and figure.png()
+    assert len(set_sizes(rows[1:]).axes) == 1, "nothing is known of these"
+    assert "No prediction sets" in set_sizes(rows[3:]).texts[0].get_text()
+
+
+def test_the_curve_of_the_surest_wells_has_what_is_stated_and_what_is_true():
+    rows = [{"share": 0.5, "stated": 0.9, "accuracy": 1.0}, {"share": 1.0, "stated": 0.7, "accuracy": 0.6}]
+    stated, true = rejection_curve(rows).axes[0].lines
+    assert stated.get_ydata().tolist() == [0.9, 0.7] and true.get_xydata().tolist() == [[0.5, 1.0], [1.0, 0.6]]
+    unknown = rejection_curve([{**row, "accuracy": None} for row in rows])
+    assert unknown.axes[0].lines[1].get_xydata().size == 0 and unknown.png()
+    assert "No answer can be checked" in rejection_curve([]).texts[0].get_text()

@@ -1,5 +1,6 @@
 """The report is one whole page, whatever is missing from the run."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -45,6 +46,10 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
                "surprise_bits": 0.0, "note": "two permutations are too close"}]
     write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "linear_baseline": baseline, "notes": notes,
                                            "brodt": {"exact": [0.76, 0.89]}, "experiments": routes, "calibration_error": 0.0123})
+    sets = [{"split": "test", "experiment": name, "coverage": 0.9, "wells": 50, "mean_size": 2.5, "covered": covered}
+            for name, covered in (("HUVEC-19", 0.94), ("HUVEC-20", 0.86), ("all", 0.9))]
+    surest = [{"share": share, "stated": 0.9, "accuracy": 0.8} for share in (0.5, 1.0)]
+    write_json(tmp_path / "metrics.json", {**json.loads((tmp_path / "metrics.json").read_text()), "prediction_sets": sets, "surest_wells": surest})
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):
@@ -57,7 +62,8 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     assert "2 3 4 1" in text and "0.875" in text and "two permutations are too close" in text and "0.012" in text
     for words in ("0.600", "0.800", "0.250", notes[0], "Parameters", "seed", "Made with", "A&lt;b&gt;", "12"):
         assert words in text
-    assert text.count('src="data:image/png') == 3  # ladder, experiments, curves
+    assert "HUVEC-20" in text and "0.860" in text and "2.500" in text
+    assert text.count('src="data:image/png') == 5  # ladder, experiments, sets, the surest wells, curves
     assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv", "submission.confidence.csv"} <= set(addresses)
     assert not re.search(r"https?://", text)
     assert write_report(tmp_path).read_text(encoding="utf-8") == text

@@ -131,7 +131,7 @@ def flip(folder: Path, name: str, place: int, bit: int) -> str:
 
 def results(folder: Path) -> dict[str, Any]:
     """What a run came to; of the JSON beside weights all but seconds and what hangs on them."""
-    names = ["submission.csv", "submission.confidence.csv", "answers.csv", "metrics.json"]
+    names = ["submission.csv", "submission.confidence.csv", "submission.sets.parquet", "answers.csv", "metrics.json"]
     found = [folder / name for name in names] + [*folder.glob("weights/*/*.safetensors"), *folder.glob("scores/*/*/*.parquet")]
     told: dict[str, Any] = {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
     for path in folder.glob("weights/*/*.json"):

@@ -75,6 +75,25 @@ class ExperimentDecision(TypedDict):
     note: str
 
 
+class SetCoverage(TypedDict):
+    """The prediction sets of an experiment, or of all, at one stated coverage, in metrics.json."""
+
+    split: Split
+    experiment: str
+    coverage: float
+    wells: int
+    mean_size: float
+    covered: float | None
+
+
+class SurestWells(TypedDict):
+    """The surest wells, a share of all, in metrics.json."""
+
+    share: float
+    stated: float
+    accuracy: float | None
+
+
 LinearBaseline = TypedDict("LinearBaseline", {"accuracy": float})  # in metrics.json
 
 
@@ -91,6 +110,8 @@ class Metrics(TypedDict, total=False):
     calibration_error: float | None
     experiments: list[ExperimentDecision]
     plate_groups: list[list[int]] | None
+    prediction_sets: list[SetCoverage]
+    surest_wells: list[SurestWells]
     data: str
     thresholds: str
     counts: list[int]

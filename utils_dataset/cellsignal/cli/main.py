@@ -213,9 +213,11 @@ def assign(
     groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="SCORES hold probabilities.")] = False,
     rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="That groups lie as rotations.")] = 0.99,
-    min_group_posterior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least posterior at which groups are used.")] = 0.95,
+    min_group_posterior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least posterior at which groups are used.")] = 0.0,
     known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
     confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
+    sets: Annotated[Path | None, typer.Option(metavar="PARQUET", help="Write prediction sets too.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a submission of anybody's scores.
 
@@ -225,15 +227,22 @@ def assign(
     Prints by what route each experiment was decided. There, group_posterior is the probability that the plate groups
     lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
     rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
+    Then how many of the best classes of single wells are right, estimated by the plate groups without labels.
+
+    --sets writes, for each well and a coverage of 0.8, 0.9 and 0.95, the siRNAs among which the right one is.
     """
-    from cellsignal.decide.commands import assign_files, routes_table
+    from cellsignal.decide.commands import accuracy_table, assign_files, routes_table
     from cellsignal.decide.settings import AssignmentSettings
     from cellsignal.decide.submission import confidence_path
 
     settings = AssignmentSettings(method=method.value, plate_groups=groups, rotation_prior=rotation_prior, min_group_posterior=min_group_posterior,
                                   known_layouts=known_layouts)
-    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, probabilities=probabilities)
-    print(f"{routes_table(assigned)}\nwrote {out} and {confidence or confidence_path(out)}")
+    assigned = assign_files(scores, settings, data=data, out=out, confidence=confidence, sets=sets, probabilities=probabilities)
+    if as_json:
+        print(json.dumps(assigned.records))
+        return
+    written = f"{out}, {confidence or confidence_path(out)} and {sets}" if sets else f"{out} and {confidence or confidence_path(out)}"
+    print("\n".join(filter(None, [routes_table(assigned), accuracy_table(assigned), f"wrote {written}"])))
 
 
 @app.command(epilog="Example: cellsignal score runs/demo/submission.csv plates/solution.csv")

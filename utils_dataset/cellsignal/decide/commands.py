@@ -11,11 +11,13 @@ import pandas as pd
 from cellsignal.data.tables import headers
 from cellsignal.data.tables.labelled_sites import read_labelled_solution, read_sample
 from cellsignal.data.tables.wells import Tables, read_solution, read_tables
-from cellsignal.decide.assign.assign import Decision, decide, plate_design
+from cellsignal.decide.assign.assign import Decision, decide, plain_records, plate_design
 from cellsignal.decide.assign.calibration import MIN_ERRORS
+from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts as find_known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
+from cellsignal.decide.evaluate.prediction_sets import held_out_levels, prediction_sets, write_prediction_sets
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
@@ -36,26 +38,33 @@ class AssignmentResult:
     predictions: pd.Series  # as in assign.Decision
     confidence: pd.Series
     experiments: pd.DataFrame  # as in assign.Decision, sorted, and `labelled`: the number of wells behind the temperature
+    estimated_accuracy: pd.DataFrame  # of the best class of each well, as in estimated_accuracy.estimate_accuracy; empty without plate groups
+
+    @property
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """Both tables for JSON: plain values, None for missing ones."""
+        return {"experiments": plain_records(self.experiments.reset_index()), "estimated_accuracy": plain_records(self.estimated_accuracy)}
 
 
 def assign_files(
     scores: Sequence[Path], settings: AssignmentSettings = AssignmentSettings(), *, data: Path, out: Path, confidence: Path | None = None,
-    probabilities: bool = False,
+    sets: Path | None = None, probabilities: bool = False,
 ) -> AssignmentResult:
     """Read scores, choose one siRNA per test well, and write the submission `out` and the confidences.
 
     `scores`: files or folders for `scores.files.read_all_scores`; scores of controls are ignored. Scored treatment wells of
     training experiments calibrate the temperature of their cell type if at least MIN_ERRORS of them are wrong; they should be
     held out, because a network is overconfident on its training wells. `confidence`: the file of `id_code,sirna,confidence`,
-    `<out without suffix>.confidence.csv` if None.
+    `<out without suffix>.confidence.csv` if None. `sets`: the file of prediction sets, none if None.
 
-    Both files are written at the end, or neither: links are followed, and devices and FIFOs are written in place. Raises
+    Submission and confidences are written at the end, or neither, and then the sets: links are followed, and devices and FIFOs are written in place. Raises
     InputError.
     """
     if confidence is None and is_stream(out):
         raise InputError("is a device or a FIFO, and needs another file for the confidences", where=out, cure="add --confidence CSV")
     out, confidence = output_file(out), output_file(confidence or confidence_path(out))
-    _check_output_paths(out, confidence, scores=scores, data=data)
+    sets = sets and output_file(sets)
+    _check_output_paths(out, confidence, sets, scores=scores, data=data)
     tables = read_tables(data)
     design = plate_design(tables.wells, settings)
     if settings.plate_groups and not design["groups"]:
@@ -68,7 +77,12 @@ def assign_files(
     layouts = find_known_layouts(tables.wells, test_scores) if settings.known_layouts else None
     decision = decide(test_scores, tables.wells, temperatures=temperatures, known_layouts=layouts, **design)
     write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, confidence_file=confidence)
-    return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures))
+    if sets is not None:
+        held_out = decide(table.loc[labelled.index], tables.wells, temperatures=temperatures, **design) if len(labelled) else None
+        levels = None if held_out is None else held_out_levels(held_out, labelled["sirna"])
+        write_prediction_sets(sets, prediction_sets(decision, levels), order=tables.sample)
+    estimates = estimate_accuracy({"raw": test_scores.idxmax(axis=1)}, tables.wells, groups=design["groups"], choices=decision.choices, truth=tables.solution)
+    return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures), estimates)
 
 
 def score_files(submission: Path, solution: Path) -> dict:
@@ -136,15 +150,19 @@ def wells_of_id_codes(id_codes: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id_code": id_codes, "experiment": experiments, "cell_type": cell_types})
 
 
-def _check_output_paths(out: Path, confidence: Path, *, scores: Sequence[Path], data: Path) -> None:
+def _check_output_paths(out: Path, confidence: Path, sets: Path | None, *, scores: Sequence[Path], data: Path) -> None:
     """Refuse to overwrite inputs, and suffixes of formats that are not written."""
-    for path in (out, confidence):
-        if path.suffix.lower() in NON_CSV_SUFFIXES:
+    if sets is not None and sets.suffix.lower() != ".parquet":
+        raise InputError("prediction sets are written as Parquet", where=sets, cure="choose a name such as submission.sets.parquet")
+    for path in filter(None, (out, confidence, sets)):
+        if path != sets and path.suffix.lower() in NON_CSV_SUFFIXES:
             raise InputError(f"plain CSV is written, no {path.suffix}", where=path, cure="choose a name such as submission.csv")
         if any(_same_file(path, file) for file in list_score_files(scores)):
             raise InputError("would overwrite the scores", where=path, cure="choose another name")
         if _belongs_to_data_set(path, data):
             raise InputError("would overwrite a file of the data set", where=path, cure="choose another name")
+    if sets is not None and (_same_file(sets, out) or _same_file(sets, confidence)):
+        raise InputError("prediction sets and another output in one file", where=sets, cure="choose another --sets")
     if _same_file(out, confidence):
         raise InputError("submission and confidences in one file", where=out, cure="choose another --confidence")
 
@@ -209,7 +227,23 @@ def routes_table(result: AssignmentResult) -> str:
     experiments = result.experiments
     confidence = result.confidence.groupby(experiments_of_id_codes(result.confidence.index)).mean()
     rows = [_route_row(str(name), row, confidence.get(name)) for name, row in experiments.iterrows()]
-    return "\n".join([*_aligned_lines(rows), *_note_lines(experiments["note"])])
+    return "\n".join([*_aligned_lines(rows, ROUTE_COLUMNS, right_aligned=RIGHT_ALIGNED), *_note_lines(experiments["note"])])
+
+
+def accuracy_table(result: AssignmentResult) -> str:
+    """The accuracy of the best class of each well without the plate groups, estimated without labels; "" if no groups fit the plates.
+
+    One line for all wells, each cell type and each experiment. Columns: raw answers; wells; group_share (of the answers that lie in the
+    groups of their plates); chance (the same of wrong answers); estimated_accuracy; standard_error; accuracy (true, where a solution is
+    given). Then the notes.
+    """
+    table = result.estimated_accuracy
+    if table.empty:
+        return ""
+    columns = ["group_share", "chance", "estimated_accuracy", "standard_error", "accuracy"]
+    rows = [[str(row["name"]), f"{row['wells']:,}", *(_format_number(row[name], ".3f") for name in columns)] for _, row in table.iterrows()]
+    lines = _aligned_lines(rows, ["raw answers", "wells", *columns], right_aligned=("wells", *columns))
+    return "\n".join([*lines, *_note_lines(table.set_index("name")["note"])])
 
 
 def _route_row(name: str, row: pd.Series, confidence: float | None) -> list[str]:
@@ -242,12 +276,12 @@ def _note_lines(notes: pd.Series) -> list[str]:
     return [fill(f"{', '.join(map(str, names))}: {note}", LINE_WIDTH, subsequent_indent="  ") for note, names in groups.items()]
 
 
-def _aligned_lines(rows: list[list[str]]) -> list[str]:
+def _aligned_lines(rows: list[list[str]], columns: Sequence[str], *, right_aligned: Container[str]) -> list[str]:
     """A header and the rows, with text left-aligned and numbers right-aligned."""
-    table = [list(ROUTE_COLUMNS), *rows]
+    table = [list(columns), *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = (
-        "  ".join(cell.rjust(width) if name in RIGHT_ALIGNED else cell.ljust(width) for name, cell, width in zip(ROUTE_COLUMNS, line, widths))
+        "  ".join(cell.rjust(width) if name in right_aligned else cell.ljust(width) for name, cell, width in zip(columns, line, widths))
         for line in table
     )
     return [line.rstrip() for line in lines]

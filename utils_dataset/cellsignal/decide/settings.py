@@ -58,7 +58,7 @@ class AssignmentSettings(Settings):
     method: Literal["raw", "greedy", "exact", "expected"] = Field("expected", description="method of the assignment")
     plate_groups: bool = Field(True, description="allow only the siRNAs of a plate's group")
     rotation_prior: float = Field(0.99, gt=0, lt=1, description="prior probability that the plate groups are rotated as in training")
-    min_group_posterior: float = Field(0.95, ge=0, lt=1, description="least posterior probability at which plate groups are used")
+    min_group_posterior: float = Field(0.0, ge=0, lt=1, description="least posterior probability at which plate groups are used")
     known_layouts: bool = Field(False, description="copy the layout of an experiment whose controls repeat those of a training experiment")
     thresholds: Literal["fitted", "shares", "half"] = Field("fitted", description="thresholds of the Protein Atlas: fitted on held-out folds, by class shares, or 0.5")
 

@@ -68,6 +68,11 @@ def confidence_path(submission: Path) -> Path:
     return submission.with_name(f"{submission.stem}.confidence.csv")
 
 
+def sets_path(submission: Path) -> Path:
+    """The file of the prediction sets of a submission: submission.sets.parquet beside submission.csv."""
+    return submission.with_name(f"{submission.stem}.sets.parquet")
+
+
 def write_submission(path: Path, predictions: pd.Series, confidence: pd.Series, *, sample: list[str],
                      confidence_file: Path | None = None) -> Path:
     """Write the submission in the order of the sample, and `id_code,sirna,confidence` into `confidence_file`; both or neither.
@@ -89,6 +94,6 @@ def write_submission(path: Path, predictions: pd.Series, confidence: pd.Series, 
 
 
 def remove_submission(path: Path) -> None:
-    """Remove the submission of an earlier run and its confidences, which are no results of this run."""
-    for file in (path, confidence_path(path)):
+    """Remove the submission of an earlier run, its confidences and its prediction sets, which are no results of this run."""
+    for file in (path, confidence_path(path), sets_path(path)):
         file.unlink(missing_ok=True)

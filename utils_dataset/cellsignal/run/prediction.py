@@ -14,18 +14,21 @@ from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.simulated import is_simulated
 from cellsignal.data.tables.splits import inner_wells, split_sites
 from cellsignal.data.tables.wells import read_pixel_stats, select
-from cellsignal.decide.assign.assign import Decision, decide, plate_design
+from cellsignal.decide.assign.assign import Decision, decide, plain_records, plate_design
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
+from cellsignal.decide.evaluate.prediction_sets import (
+    coverage_table, held_out_levels, prediction_sets, surest_wells, write_prediction_sets,
+)
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.decide.settings import STATISTICS
-from cellsignal.decide.submission import remove_submission, write_submission
+from cellsignal.decide.submission import remove_submission, sets_path, write_submission
 from cellsignal.files import write_json
 from cellsignal.run import inputs
 from cellsignal.run.recipe import ensemble_members, last_weights_name
@@ -227,14 +230,45 @@ class Predictor:
 
         Index id_code; columns predicted, confidence, sirna, right.
         """
-        decision = self.decision
-        if "test" not in self.truths and len(self.truth):
-            decision = decide(self.validated_scores.loc[self.truth.index], self.tables.wells, **self.design)
+        decision = self.decision if "test" in self.truths else self.held_out_decision or self.decision
         answers = pd.DataFrame({"predicted": decision.predictions, "confidence": decision.confidence}).reindex(self.truth.index)
         return answers.assign(sirna=self.truth, right=answers["predicted"] == self.truth)
 
+    @cached_property
+    def held_out_decision(self) -> Decision | None:
+        """The decision on held-out wells whose siRNA is known, made like that on test wells; None without such wells."""
+        held_out = self.truths.get("held_out")
+        return None if held_out is None else decide(self.validated_scores.loc[held_out.index], self.tables.wells, **self.design)
+
+    @cached_property
+    def sets(self) -> pd.DataFrame:
+        """The prediction sets of the test wells, calibrated on the held-out experiments: see `prediction_sets.prediction_sets`."""
+        return prediction_sets(self.decision, self._held_out_levels)
+
+    @cached_property
+    def _held_out_levels(self) -> pd.DataFrame | None:
+        held_out = self.held_out_decision
+        return None if held_out is None else held_out_levels(held_out, self.truths["held_out"])
+
+    @cached_property
+    def set_coverage(self) -> pd.DataFrame:
+        """Size and coverage of the prediction sets by experiment, of test wells and of held-out ones, each experiment calibrated on the others.
+
+        Columns: split, then those of `prediction_sets.coverage_table`.
+        """
+        tables = {"test": coverage_table(self.sets, self.truths.get("test"))}
+        if (held_out := self.held_out_decision) is not None:
+            tables["held_out"] = coverage_table(prediction_sets(held_out, self._held_out_levels), self.truths["held_out"])
+        return pd.concat([table.assign(split=split) for split, table in tables.items()], ignore_index=True)
+
+    @cached_property
+    def surest_wells(self) -> pd.DataFrame:
+        """Accuracy if only the surest wells are kept (`prediction_sets.surest_wells`), of the wells that `check_answers` checks, else of test wells."""
+        answers = self.check_answers()
+        return surest_wells(answers["confidence"], answers["right"]) if len(answers) else surest_wells(self.decision.confidence)
+
     def submit(self) -> pd.DataFrame:
-        """Write the submission and its confidences, the metrics, and the answers for a comparison of runs; returns the submission.
+        """Write the submission, its confidences and prediction sets, the metrics, and the answers for a comparison of runs; returns the submission.
 
         Without an answer for every test well there is no submission, and that of an earlier run is removed.
         """
@@ -243,6 +277,7 @@ class Predictor:
         write_json(self.folder / "metrics.json", {
             "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
             "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
+            "prediction_sets": plain_records(self.set_coverage), "surest_wells": plain_records(self.surest_wells),
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})
         write_known_answers(self.folder / ANSWERS_FILE, known_answers(self.ladder, self.truths, self.wells))
@@ -254,4 +289,5 @@ class Predictor:
                   "train these, attach the outputs, and run this again")
             return answers.iloc[:0]
         write_submission(self.folder / "submission.csv", decision.predictions, decision.confidence, sample=self.tables.sample)
+        write_prediction_sets(sets_path(self.folder / "submission.csv"), self.sets, order=self.tables.sample)
         return answers

@@ -1,4 +1,4 @@
-"""Figures of the ladder: accuracy of each rung, by cell type and by experiment; reliability."""
+"""Figures of the ladder: accuracy of each rung, by cell type and by experiment; reliability, prediction sets, and the surest wells."""
 
 import numpy as np
 import pandas as pd
@@ -7,12 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, new_figure, pale, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, colour_legend, new_figure, pale, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
     "assigned": ("Assigned: with the design of the plate", ASSIGNED),
 }
+SET_SHADES = ("#56B4E9", "#0072B2", "#222222")  # of stated coverages, from the lowest
 NOTHING_KNOWN = "No answer can be checked: no siRNA of a test or held-out well is known."
 
 
@@ -151,4 +152,62 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
     curve.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="stated probability", title="Share of right answers")
     counts.hist(values, bins=np.linspace(0, 1, bins + 1), color=pale(ASSIGNED))
     counts.set(xlim=(0, 1.02), xlabel="stated probability", title="Wells")
+    return figure
+
+
+# Prediction sets, and wells that are kept because they are sure.
+
+
+@styled
+def set_sizes(rows: list[dict]) -> Figure:
+    """Mean size of the prediction sets of each experiment, and how many hold the right siRNA, at each stated coverage.
+
+    `rows`: split ("test" or "held_out"), experiment ("all" is not drawn), coverage, mean_size, covered (None where no siRNA is known).
+    The stated coverages are vertical lines in the panel on the right, which is left out if nothing is known.
+    """
+    rows = [row for row in rows if row["experiment"] != "all"]
+    if not rows:
+        return blank_figure("No prediction sets.")
+    names = sorted({(row["split"] != "test", row["experiment"]) for row in rows})
+    shades = dict(zip(sorted({row["coverage"] for row in rows}), SET_SHADES, strict=False))
+    known = [row for row in rows if row["covered"] is not None and row["covered"] == row["covered"]]
+    figure = new_figure(6 * (1 + bool(known)), 1.6 + 0.24 * max(4, len(names)))
+    grid = figure.subplots(1, 1 + bool(known), sharey=True, squeeze=False)[0]
+    marks = dict(zip(shades, (4.5, 7.5, 10.5)))  # the higher the coverage, the larger, so that equal values show as rings
+    for axes, key, some in zip(grid, ("mean_size", "covered"), (rows, known)):
+        for row in sorted(some, key=lambda row: -row["coverage"]):
+            place = names.index((row["split"] != "test", row["experiment"]))
+            axes.plot(row[key], place, "o", color=shades[row["coverage"]], ms=marks[row["coverage"]], mec="white", mew=0.6)
+    largest = max(row["mean_size"] for row in rows)
+    ticks = [size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if size <= 1.5 * largest or size < 5]
+    grid[0].set(title="siRNAs in a set, mean", xscale="log", xlim=(0.9, max(2.2, 1.2 * largest)))
+    grid[0].set_xticks(ticks, ticks)
+    grid[0].xaxis.set_minor_formatter("")
+    if known:
+        for coverage, colour in shades.items():
+            grid[1].axvline(coverage, color=colour, lw=1.2, ls="--", zorder=0)
+        grid[1].set(title="Share of sets that hold the right siRNA", xlim=(min(0.5, *(row["covered"] for row in known)) - 0.02, 1.02))
+    grid[0].set_yticks(range(len(names)), [name + " (held out)" * held_out for held_out, name in names])
+    grid[0].set_ylim(len(names) - 0.4, -0.6)
+    colour_legend(figure, {f"{coverage:.0%} stated": colour for coverage, colour in shades.items()})
+    return figure
+
+
+@styled
+def rejection_curve(rows: list[dict]) -> Figure:
+    """Accuracy of the wells that are kept against their share, the surest kept first, beside what their confidences state.
+
+    `rows`: share, stated (mean confidence), accuracy (None where no siRNA is known).
+    """
+    if not rows:
+        return blank_figure(NOTHING_KNOWN)
+    figure = new_figure(6.5, 3.6)
+    axes = figure.subplots()
+    shares = [row["share"] for row in rows]
+    known = [row for row in rows if row["accuracy"] is not None and row["accuracy"] == row["accuracy"]]
+    axes.plot(shares, [row["stated"] for row in rows], color="#666666", lw=1.2, ls="--", label="as their confidences state")
+    axes.plot([row["share"] for row in known], [row["accuracy"] for row in known], "o-", color=ASSIGNED, ms=4, label="in truth")
+    lowest = min(*(row["stated"] for row in rows), *(row["accuracy"] for row in known), 0.9)
+    axes.set(xlim=(0, 1.02), ylim=(max(0, lowest - 0.05), 1.02), xlabel="share of wells kept, the surest first", title="Right answers among the wells kept")
+    axes.legend(loc="lower left")
     return figure

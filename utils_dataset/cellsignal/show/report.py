@@ -13,7 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
-from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, rungs_of_split
+from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
 from cellsignal.show.multilabel import label_ladder, label_parts
 from cellsignal.show.style import blank_figure
 
@@ -22,6 +22,14 @@ BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of s
     True: "His figures and ours come from different data: compare the order of the gains, not their size.",
     False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
 }
+SETS = (
+    "For each well the siRNAs among which the right one is, with a stated coverage: the surer the network, the smaller the set. "
+    "Experiments differ, so a single one may be covered less than is stated, and the worst is named."
+)
+SUREST = (
+    "If only the surest wells are kept and the others left undecided, more of the answers are right. "
+    "Choose on this curve how many wells you can do without; where the two lines part, the confidences are not to be taken at their word."
+)
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its channels",
     "channel_means": "Mean of each channel by experiment: the batch effect",
@@ -62,6 +70,9 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     yield _ladder(rungs, metrics.get("linear_baseline"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
     yield from _accuracies(rungs)
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
+    yield from _prediction_sets(metrics.get("prediction_sets", []))
+    if surest := metrics.get("surest_wells", []):
+        yield html.section("The surest wells", html.paragraph(SUREST), html.image(rejection_curve(surest).png(), "accuracy of the wells kept"))
 
 
 # By the metric that metrics.json names; without one it is accuracy.
@@ -171,6 +182,25 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
     yield html.section("How each experiment was decided", html.paragraph(words), html.table(names, cells))
 
 
+def _prediction_sets(rows: list[dict]) -> Iterator[str]:
+    """Size and coverage of the prediction sets, by experiment, and the experiment that is covered worst."""
+    if not rows:
+        return
+    parts = [html.paragraph(SETS), html.image(set_sizes(rows).png(), "size and coverage of the prediction sets")]
+    for split in _splits(rows):
+        known = [row for row in rows if row["split"] == split and row["covered"] is not None and row["experiment"] != "all"]
+        worst = {row["coverage"]: row for row in sorted(known, key=lambda row: -row["covered"])}  # the last one stays
+        cells = [[f"{row['coverage']:.0%}", row["mean_size"], row["covered"], *_worst_cells(worst.get(row["coverage"]))]
+                 for row in rows if row["split"] == split and row["experiment"] == "all"]
+        names = ["stated coverage", "siRNAs in a set, mean", "true coverage", "worst experiment", "its coverage"]
+        parts.append(html.subsection(SPLITS.get(split, split).capitalize(), html.table(names, cells)))
+    yield html.section("Prediction sets", *parts)
+
+
+def _worst_cells(row: dict | None) -> list[str | float | None]:
+    return [None, None] if row is None else [row["experiment"], row["covered"]]
+
+
 def _training(run: Path) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
     recipe, _ = _read_or_reason(run / "recipe.json", json_schemas.Description)
@@ -242,7 +272,7 @@ def _text(value: object) -> str:
 
 def _files(run: Path) -> str:
     """Links to the executed notebooks and the submission."""
-    paths = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "metrics.json"]
+    paths = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "submission.sets.parquet", run / "metrics.json"]
     targets = [path.relative_to(run).as_posix() for path in paths if path.is_file()]
     names = [(quote(target), target) for target in targets]
     return html.section("Files", html.links(names) if names else html.paragraph("None yet.", quiet=True))

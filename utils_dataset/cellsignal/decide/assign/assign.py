@@ -5,7 +5,7 @@ Each treatment siRNA is in one well of an experiment, and the four plates of an 
 share siRNAs, a plate with groups or an experiment without, is an assignment problem of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from cellsignal.data.tables.plate_design import plate_groups, rotations, shifts
 from cellsignal.decide.assign import solvers
 from cellsignal.decide.assign.calibration import conflict_temperature
+from cellsignal.decide.assign.group_temperature import GROUP_BETHE_FRACTION, GroupedExperiment, group_temperatures
 from cellsignal.decide.assign.groups import GroupChoice, choose_groups, groups_obstacle, log_group_probabilities
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.decide.assign.solvers import marginals, possible_columns, softmax
@@ -26,8 +27,14 @@ from cellsignal.errors import InputError
 # Scores as arrays, and the blocks of wells that share siRNAs.
 
 
-MAX_BLOCKS = 12  # from which the temperature of a cell type is estimated; more blocks change it by less than plates differ
-UNMEASURED_DEVIATION, PLATE_DEVIATION = 0.5, 0.3  # standard deviation of log temperature: of an uncalibrated cell type; of plates within it
+MAX_BLOCKS = 12  # from which the temperature of a cell type is estimated; more blocks change it by less than experiments differ
+EXPERIMENT_DEVIATION = 0.3  # standard deviation of the log temperature of experiments of a cell type, where only conflicts tell it
+# The fraction of the Bethe correction at a calibrated temperature. Trained networks often hesitate between two siRNAs, for which the
+# full correction is far too confident: on 49 networks the cross-entropy of the test wells was 0.40 with the full correction, 0.32
+# with this fraction, and 0.31 with half.
+BETHE_FRACTION = 0.7
+CERTAIN = 0.999  # posterior from which the other permutations are not considered
+UNCERTAIN = 0.95  # posterior of the likeliest permutation below which a note says so
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class AssignmentProblem:
     rows: np.ndarray  # of the score matrix
     columns: np.ndarray  # of the score matrix
     values: np.ndarray  # float32 [rows, columns]
+    experiment: str
     group_probability: float = 1.0  # that these are the right columns
+    parts: Sequence["AssignmentProblem"] = ()  # a plate with one of its probable groups each: the marginals are their mixture
 
     @property
     def excess_note(self) -> str:
@@ -98,7 +107,7 @@ def assignment_problem(matrix: ScoreMatrix, experiment: str, rows: np.ndarray, c
     possible = possible_columns(values) if values.min() == -np.inf else np.ones(len(columns), bool)
     if len(rows) <= possible.sum() or len(rows) > len(columns) and possible.any():
         columns, values = columns[possible], np.ascontiguousarray(values[:, possible])
-    return AssignmentProblem(matrix.cell_types[experiment], rows, columns, values, group_probability)
+    return AssignmentProblem(matrix.cell_types[experiment], rows, columns, values, experiment, group_probability)
 
 
 def normalise_scores(matrix: ScoreMatrix) -> ScoreMatrix:
@@ -110,22 +119,57 @@ def normalise_scores(matrix: ScoreMatrix) -> ScoreMatrix:
     return replace(matrix, values=values)
 
 
-def block_temperatures(blocks: Sequence[AssignmentProblem], calibrated: dict[str, float]) -> np.ndarray:
-    """The temperature of each block: the `calibrated` one of its cell type, else its own, near that of its cell type.
+@dataclass(frozen=True)
+class TemperatureSource:
+    """Where the temperature of each well comes from: held-out wells of its cell type, else the plate groups, else conflicts between wells.
 
-    Conflicts between wells do not change a calibrated temperature: over 46 trained networks that made the probabilities worse on
-    average.
+    Temperatures from held-out wells are not changed by the test wells: over 46 trained networks conflicts made the probabilities worse on
+    average, and plate groups have not been found to make them better.
     """
-    temperatures = np.array([calibrated.get(block.cell_type, 1.0) for block in blocks], float)
-    cell_types = np.array([block.cell_type for block in blocks])
-    uncalibrated = np.array([not block.excess_note and block.cell_type not in calibrated for block in blocks], bool)
-    for cell_type in np.unique(cell_types[uncalibrated]):
-        numbers = np.flatnonzero(uncalibrated & (cell_types == cell_type))
-        sample = [blocks[k].values for k in numbers[:: -(-len(numbers) // MAX_BLOCKS)]]
-        centre = conflict_temperature(sample, spread=UNMEASURED_DEVIATION)
-        temperatures[cell_types == cell_type] = centre  # also of blocks with more wells than siRNAs, which have no conflicts
-        temperatures[numbers] = [conflict_temperature([blocks[k].values], centre=centre, spread=PLATE_DEVIATION) for k in numbers]
-    return temperatures
+
+    matrix: ScoreMatrix
+    method: str
+    calibrated: dict[str, float]  # by cell type, from held-out wells
+    choices: dict[str, GroupChoice]  # by experiment, where groups fit the plates
+    group_of_class: np.ndarray  # index of the group of each column of the matrix, -1 for none
+
+    @cached_property
+    def by_row(self) -> np.ndarray:
+        """The temperature of each row of the matrix."""
+        matrix = self.matrix
+        temperatures = np.ones(len(matrix.id_codes))
+        for name, rows in matrix.experiments.items():
+            temperatures[rows] = self.calibrated.get(matrix.cell_types[name], 1.0)
+        names = [name for name in self.choices if matrix.cell_types[name] not in self.calibrated]
+        experiments = [self._grouped(name) for name in names]
+        for name, one, found in zip(names, experiments, group_temperatures(experiments, method=self.method), strict=True):
+            temperatures[matrix.experiments[name]] = found[one.plates]
+        self._add_conflict_temperatures(temperatures)
+        return temperatures
+
+    def bethe_fraction(self, cell_type: str, experiment: str) -> float:
+        """The fraction of the Bethe correction that belongs to the temperatures of an experiment."""
+        return BETHE_FRACTION if cell_type in self.calibrated else GROUP_BETHE_FRACTION if experiment in self.choices else 1.0
+
+    def _grouped(self, name: str) -> GroupedExperiment:
+        rows, choice = self.matrix.experiments[name], self.choices[name]
+        values = self.matrix.select_rows(rows)
+        possible = possible_columns(values)
+        possible = possible if possible.any() else np.ones_like(possible)
+        values, groups = (values, self.group_of_class) if possible.all() else (values[:, possible], self.group_of_class[possible])
+        plates = np.searchsorted(choice.plate_numbers, self.matrix.plates[rows])
+        return GroupedExperiment(self.matrix.cell_types[name], values, groups, plates, choice.plate_posterior)
+
+    def _add_conflict_temperatures(self, temperatures: np.ndarray) -> None:
+        """Experiments without groups and without held-out wells: one temperature by experiment, near that of the cell type."""
+        names = [name for name, cell_type in self.matrix.cell_types.items() if name not in self.choices and cell_type not in self.calibrated]
+        blocks = [assignment_problem(self.matrix, name, self.matrix.experiments[name], np.arange(len(self.matrix.classes))) for name in names]
+        for cell_type in sorted({block.cell_type for block in blocks}):
+            chosen = [block for block in blocks if block.cell_type == cell_type and not block.excess_note]
+            centre = conflict_temperature([block.values for block in chosen[:: -(-len(chosen) // MAX_BLOCKS)]]) if chosen else 1.0
+            for block in blocks:
+                if block.cell_type == cell_type:
+                    temperatures[block.rows] = centre if block.excess_note else conflict_temperature([block.values], centre=centre, spread=EXPERIMENT_DEVIATION)
 
 
 def _scored_wells(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
@@ -159,10 +203,6 @@ def _check_scores(values: np.ndarray, scores: pd.DataFrame) -> None:
 # temperature then rose to 4 and more, while simulated scores that were twice too confident stayed below 2.
 MAX_PLAUSIBLE_TEMPERATURE = 3.0
 UNSURE_NOTE = "confidences may be far too low, because many wells favour the same siRNAs; give scores of held-out wells too"
-# The fraction of the Bethe correction at a calibrated temperature. Trained networks often hesitate between two siRNAs, for which the
-# full correction is far too confident: on 49 networks the cross-entropy of the test wells was 0.40 with the full correction, 0.32
-# with this fraction, and 0.31 with half.
-BETHE_FRACTION = 0.7
 NO_LAYOUT = KnownLayout(pd.Series(dtype=int), confidence=np.nan)
 
 
@@ -189,7 +229,7 @@ class Decision:
     matrix: ScoreMatrix
     plans: list[AssignmentPlan]
     method: str
-    calibrated: dict[str, float]  # temperature by cell type, from held-out wells
+    temperatures: TemperatureSource
     id_codes: pd.Index  # in the original order
 
     @cached_property
@@ -212,32 +252,40 @@ class Decision:
             confidence[list(plan.fixed_sirnas)] = plan.fixed_confidence
         return self._by_id_code(confidence, "confidence")
 
+    @property
+    def expected_right(self) -> float:
+        """The expected number of right wells among those of the assignment problems."""
+        triples = zip(self.blocks, self._block_probabilities, self._chosen_columns, strict=True)
+        return sum(float(block.group_probability * probabilities[np.arange(len(chosen)), chosen].sum()) for block, probabilities, chosen in triples)
+
     @cached_property
     def experiments(self) -> pd.DataFrame:
         """One row per experiment; for the columns see `decide`."""
-        temperatures = iter(self._temperatures)
-        rows = [self._experiment_row(plan, [next(temperatures) for _ in plan.blocks]) for plan in self.plans]
-        return pd.DataFrame(rows).set_index("experiment").sort_index()
+        return pd.DataFrame([self._experiment_row(plan) for plan in self.plans]).set_index("experiment").sort_index()
 
     @property
     def records(self) -> list[dict[str, Any]]:
         """The rows of `experiments` for JSON: plain values, None for missing ones."""
-        table = self.experiments.reset_index().astype(object)
-        return [{key: None if value is None or value != value else value for key, value in row.items()}
-                for row in table.to_dict("records")]
+        return plain_records(self.experiments.reset_index())
 
     @cached_property
     def blocks(self) -> list[AssignmentProblem]:
         """The assignment problems of all experiments."""
         return [block for plan in self.plans for block in plan.blocks]
 
-    @cached_property
-    def _temperatures(self) -> np.ndarray:
-        return block_temperatures(self.blocks, self.calibrated)
+    @property
+    def choices(self) -> dict[str, GroupChoice]:
+        """The permutations of plate groups and their posterior, by experiment, where the groups fit the plates."""
+        return self.temperatures.choices
+
+    @property
+    def block_probabilities(self) -> Iterator[np.ndarray]:
+        """The probability of each siRNA of each block for each of its wells, given all constraints, float32 [wells, siRNAs]."""
+        return (block.group_probability * probabilities for block, probabilities in zip(self.blocks, self._block_probabilities, strict=True))
 
     @cached_property
     def _block_probabilities(self) -> list[np.ndarray]:
-        return [self.probabilities(block, temperature) for block, temperature in zip(self.blocks, self._temperatures, strict=True)]
+        return [self.probabilities(block) for block in self.blocks]
 
     @cached_property
     def _chosen_columns(self) -> list[np.ndarray]:
@@ -247,11 +295,18 @@ class Decision:
                     for block, probabilities in pairs]
         return [getattr(solvers, self._block_method(block))(block.values) for block in self.blocks]
 
-    def probabilities(self, block: AssignmentProblem, temperature: float) -> np.ndarray:
-        """Probability of each siRNA of a block for each of its wells, float32 [wells, siRNAs]."""
+    def probabilities(self, block: AssignmentProblem, temperature: float | None = None) -> np.ndarray:
+        """Probability of each siRNA of a block for each of its wells, float32 [wells, siRNAs]; `temperature`: instead of its own."""
+        if block.parts:
+            mixture = np.zeros(block.values.shape, np.float32)
+            for part in block.parts:
+                at = np.ix_(np.searchsorted(block.rows, part.rows), np.searchsorted(block.columns, part.columns))
+                mixture[at] += part.group_probability * self.probabilities(part, temperature)
+            return mixture
+        temperatures = self.temperatures.by_row[block.rows] if temperature is None else temperature
         if self._block_method(block) == "raw":
-            return softmax(block.values, temperature=temperature)
-        return marginals(block.values, temperature=temperature, fraction=BETHE_FRACTION if block.cell_type in self.calibrated else 1.0)
+            return softmax(block.values, temperature=temperatures)
+        return marginals(block.values, temperature=temperatures, fraction=self.temperatures.bethe_fraction(block.cell_type, block.experiment))
 
     def _block_method(self, block: AssignmentProblem) -> str:
         return "raw" if block.excess_note else self.method
@@ -259,11 +314,13 @@ class Decision:
     def _by_id_code(self, values: np.ndarray, name: str) -> pd.Series:
         return pd.Series(values, pd.Index(self.matrix.id_codes, name=self.id_codes.name), name=name).reindex(self.id_codes)
 
-    def _experiment_row(self, plan: AssignmentPlan, temperatures: list[float]) -> dict[str, Any]:
+    def _experiment_row(self, plan: AssignmentPlan) -> dict[str, Any]:
         choice, cell_type = plan.choice, self.matrix.cell_types[plan.experiment]
         groups_used = choice is not None and plan.route == "groups"
-        temperature = float(np.exp(np.log(temperatures).mean())) if temperatures else np.nan
-        unsure = UNSURE_NOTE if temperature > MAX_PLAUSIBLE_TEMPERATURE and cell_type not in self.calibrated else ""
+        rows = np.concatenate([block.rows for block in plan.blocks]) if plan.blocks else []
+        temperature = float(np.exp(np.log(self.temperatures.by_row[rows]).mean())) if len(rows) else np.nan
+        by_conflicts = cell_type not in self.temperatures.calibrated and plan.experiment not in self.choices
+        unsure = UNSURE_NOTE if temperature > MAX_PLAUSIBLE_TEMPERATURE and by_conflicts else ""
         return {
             "experiment": plan.experiment, "cell_type": cell_type,
             "wells": len(self.matrix.experiments[plan.experiment]), "route": plan.route, "method": self.method,
@@ -273,6 +330,12 @@ class Decision:
             "surprise_bits": choice.surprise_bits if choice else 0.0,
             "temperature": temperature, "note": _join_notes(plan.note, unsure),
         }  # fmt: skip
+
+
+def plain_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table for JSON: plain values, None for missing ones."""
+    return [{key: None if value is None or value != value else value for key, value in row.items()}
+            for row in table.astype(object).to_dict("records")]
 
 
 def decide(
@@ -290,10 +353,12 @@ def decide(
     reports both.
 
     `rotations`: index of the group on plates 1, 2, ... of training experiments (`plate_design.rotations`); these layouts and their
-    cyclic shifts share `settings.rotation_prior` among all permutations. `settings.min_group_posterior`: least posterior
-    probability of a permutation for its groups to be used. `temperatures`: by cell type, from held-out wells
-    (`temperature.decided_temperatures`); for other cell types they come from conflicts between wells, block by block.
-    `known_layouts`: by experiment (`known_layouts.known_layouts`).
+    cyclic shifts share `settings.rotation_prior` among all permutations. "expected" weighs the groups of each plate by their posterior;
+    the other methods take the likeliest permutation if more wells are expected to be right with it than without groups.
+    `settings.min_group_posterior`: least posterior probability of the likeliest permutation for groups to be used at all.
+    `temperatures`: by cell type, from held-out wells (`temperature.decided_temperatures`); for other cell types they come from the plate
+    groups (`group_temperature`), or without these from conflicts between wells. `known_layouts`: by experiment
+    (`known_layouts.known_layouts`).
 
     Columns of `experiments`, by experiment: cell_type; wells; route ("raw" | "one-to-one" | "groups" | "known layout"); method;
     group_on_plate (numbers of the groups from 1, plate by plate; None if unused); group_posterior (of the likeliest permutation;
@@ -313,7 +378,10 @@ def decide(
         else:
             plan = _plan_experiment(matrix, name, rows, method=settings.method)
         plans.append(replace(plan, note=_join_notes(layout.note, plan.note)))
-    return Decision(matrix, plans, settings.method, dict(temperatures or {}), scores.index)
+    choices = {plan.experiment: plan.choice for plan in plans if plan.choice}
+    source = TemperatureSource(matrix, settings.method, dict(temperatures or {}), choices, _group_of_class(matrix, groups or []))
+    decision = Decision(matrix, plans, settings.method, source, scores.index)
+    return decision if settings.method == "expected" else replace(decision, plans=[_keep_if_worth_it(decision, plan) for plan in plans])
 
 
 def assign(scores: pd.DataFrame, wells: pd.DataFrame, settings: AssignmentSettings = AssignmentSettings(), **design: Any) -> pd.Series:
@@ -341,15 +409,42 @@ def _plan_groups(matrix: ScoreMatrix, name: str, rows: np.ndarray, groups: list[
     plate_rotations = {tuple(layout[plate - 1] for plate in numbers) for layout in layouts if len(layout) >= numbers[-1]}
     log_groups = log_group_probabilities(matrix.select_rows(rows), members.astype(np.float32))
     choice = choose_groups(log_groups, plates, rotations=sorted(plate_rotations), rotation_prior=settings.rotation_prior)
+    choice = replace(choice, plate_numbers=tuple(numbers.tolist()))
     if choice.confidence < settings.min_group_posterior:
         note = f"two permutations are too close ({choice.confidence:.2f}): no groups used"
         return _plan_experiment(matrix, name, rows, method=method, choice=choice, note=note)
-    blocks = [
-        assignment_problem(matrix, name, rows[plates == plate], np.flatnonzero(members[:, group]), group_probability=float(probability))
-        for plate, (group, probability) in enumerate(zip(choice.group_on_plate, choice.plate_confidence, strict=True))
-    ]
-    notes = [f"plate {number}, {block.excess_note}" for number, block in zip(numbers, blocks, strict=True) if block.excess_note]
-    return AssignmentPlan(name, "groups", blocks, choice, _join_notes(*notes) if method != "raw" else "")
+    likeliest = {(plate, group) for plate, group in enumerate(choice.group_on_plate)}
+    probable = {(int(plate), int(group)) for plate, group in np.argwhere(choice.plate_posterior > 1 - CERTAIN)}
+    blocks = {
+        (plate, group): assignment_problem(matrix, name, rows[plates == plate], np.flatnonzero(members[:, group]),
+                                           group_probability=float(choice.plate_posterior[plate, group]))
+        for plate, group in sorted(likeliest | (probable if method == "expected" else set()))}
+    parts, excess = list(blocks.values()), any(block.excess_note for block in blocks.values())
+    if probable <= likeliest or method != "expected" or excess:
+        parts = [blocks[pair] for pair in sorted(likeliest)]
+        notes = [f"plate {number}, {block.excess_note}" for number, block in zip(numbers, parts, strict=True) if block.excess_note]
+        return AssignmentPlan(name, "groups", parts, choice, _join_notes(*notes) if method != "raw" else "")
+    columns = np.unique(np.concatenate([part.columns for part in parts]))
+    mixture = AssignmentProblem(matrix.cell_types[name], rows, columns, matrix.select_rows(rows)[:, columns], name, parts=parts)
+    note = f"groups weighed by their posterior ({choice.confidence:.2f} for the likeliest order)" if choice.confidence < UNCERTAIN else ""
+    return AssignmentPlan(name, "groups", [mixture], choice, note)
+
+
+def _keep_if_worth_it(decision: Decision, plan: AssignmentPlan) -> AssignmentPlan:
+    """The plan with the likeliest permutation, or without groups if fewer wells are expected to be right with it."""
+    if plan.route != "groups" or plan.choice.confidence > CERTAIN:
+        return plan
+    plain = _plan_experiment(decision.matrix, plan.experiment, decision.matrix.experiments[plan.experiment], method=decision.method, choice=plan.choice)
+    expected = [replace(decision, plans=[one]).expected_right for one in (plan, plain)]
+    note = f"the likeliest order of groups is too uncertain ({plan.choice.confidence:.2f}): no groups used"
+    return plan if expected[0] > expected[1] else replace(plain, note=_join_notes(note, plain.note))
+
+
+def _group_of_class(matrix: ScoreMatrix, groups: list[list[int]]) -> np.ndarray:
+    numbers = np.full(len(matrix.classes), -1)
+    for number, group in enumerate(groups):
+        numbers[np.isin(matrix.classes, group)] = number
+    return numbers
 
 
 def _plan_known_layout(matrix: ScoreMatrix, name: str, rows: np.ndarray, layout: KnownLayout, *, method: str) -> AssignmentPlan:

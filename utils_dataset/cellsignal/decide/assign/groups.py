@@ -31,6 +31,13 @@ class GroupChoice:
     surprise_bits: float  # log2 likelihood ratio of the best permutation to the best rotation
     permutations: np.ndarray  # all permutations, index of the group by plate, int [permutations, plates]
     posterior: np.ndarray  # probability of each of `permutations`
+    plate_numbers: tuple[int, ...] = ()  # as in the tables, in the order of the plates here
+
+    @property
+    def plate_posterior(self) -> np.ndarray:
+        """Probability of each group on each plate [plates, groups]."""
+        groups = np.arange(self.permutations.max() + 1)
+        return np.einsum("k,kpg->pg", self.posterior, self.permutations[:, :, None] == groups)
 
 
 def choose_groups(

@@ -8,14 +8,16 @@ from scipy.optimize import linear_sum_assignment
 
 MIN_LOG_WEIGHT = np.float32(-60)  # used for -inf, relative to a well's best score: small, but products of its exponential do not underflow in float32
 MIN_COMPLEMENT = np.float32(1e-6)  # smallest value of 1 - probability that float32 can represent
+MIN_CORRECTED = np.float32(0.02)  # probabilities below it deviate by less than their square from the scaling of rows and columns
+FIRST_CORRECTION, CORRECTION_INTERVAL = 4, 24  # passes before the larger probabilities are first, and again, looked for
 SUM_MARGIN = np.float32(1 + 1e-6)  # least factor by which a float32 sum exceeds its largest term
 
 
-def marginals(scores: np.ndarray, *, temperature: float = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
+def marginals(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
     """Probability of each siRNA for each well over all one-to-one assignments, float32 [wells, siRNAs]; rows sum to 1.
 
     `scores`: log-probabilities [wells, siRNAs], with at least as many siRNAs as wells; a siRNA may have no well. They are
-    divided by `temperature`; the probability of an assignment is proportional to exp of the sum of its scores. The marginals
+    divided by `temperature`, one or one per well; the probability of an assignment is proportional to exp of the sum of its scores. The marginals
     are approximated by sum-product on the complete bipartite graph (Huang and Jebara 2009, "Approximating the permanent with
     belief propagation"), which converges without damping (Vontobel 2013, "The Bethe permanent of a nonnegative matrix"). The
     approximation is good if every well has many likely siRNAs, and far too confident if two wells compete for the same two
@@ -25,7 +27,7 @@ def marginals(scores: np.ndarray, *, temperature: float = 1.0, fraction: float =
     Stops when no siRNA's expected number of wells, or with a fraction no probability, changes by `tolerance`, or after `passes`.
     If fewer siRNAs have a score above -inf than there are wells, the others are equally likely for every remaining well.
     """
-    weights = _weights(scores, temperature)
+    weights = tempered_weights(scores, temperature)
     if len(scores) > (possible := possible_columns(scores)).sum():
         weights[:, ~possible] = weights[:, possible].sum(1, keepdims=True) / len(scores) if possible.any() else 1
     probabilities, factors = _bethe(weights, passes=passes, tolerance=tolerance)
@@ -75,19 +77,57 @@ def _column_factors(demand: np.ndarray, factors: np.ndarray, power: float) -> np
     return np.minimum(step, np.minimum(1 / demand, 1)).astype(np.float32)
 
 
+def fractional_marginals(
+    weights: np.ndarray, fraction: float, *, passes: int, tolerance: float, factors: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fractional belief propagation by scaling of rows and columns: probabilities, and the factors of the siRNAs.
+
+    A probability is weight * factor of the well * factor of the siRNA / (1 - probability) ** `fraction`, below 1; the share of no well is the
+    siRNA's factor to the power of 1 / `fraction`. `weights`: from `tempered_weights`; `factors`: from a call for similar weights, to start
+    from. Most probabilities are so small that the denominator does not matter: it is kept up to date for those above MIN_CORRECTED alone,
+    so that a pass is two products of a matrix and a vector.
+    """
+    wells, sirnas = weights.shape
+    factors = np.ones(sirnas, np.float32) if factors is None else factors
+    rows = columns = np.empty(0, int)
+    extra, picked = np.zeros((2, 0), np.float32)
+    for number in range(passes):
+        well_factors = 1 / (weights @ factors + np.bincount(rows, extra * factors[columns], wells).astype(np.float32))
+        demand = well_factors @ weights + np.bincount(columns, extra * well_factors[rows], sirnas).astype(np.float32)
+        previous, factors = factors, _column_factors(demand, factors, 1 / fraction) if sirnas > wells else 1 / demand
+        change = (np.abs(factors - previous) * demand).max()
+        if number % CORRECTION_INTERVAL == FIRST_CORRECTION:
+            probabilities = weights * well_factors[:, None] * factors
+            probabilities[rows, columns] += extra * well_factors[rows] * factors[columns]
+            rows, columns = np.nonzero(probabilities > MIN_CORRECTED)
+            picked, previously = probabilities[rows, columns], np.zeros(len(rows), np.float32)
+        elif number > FIRST_CORRECTION:
+            previously, picked = picked, (weights[rows, columns] + extra) * well_factors[rows] * factors[columns]
+            if max(change, np.abs(picked - previously).max(initial=0)) < tolerance * (1 - fraction):  # the error shrinks by the fraction in each pass
+                break
+        extra = weights[rows, columns] * (np.maximum(1 - picked, MIN_COMPLEMENT) ** np.float32(-fraction) - 1)
+    probabilities = weights * well_factors[:, None]
+    probabilities *= factors
+    probabilities += np.float32(fraction) * probabilities**2
+    probabilities[rows, columns] = picked
+    probabilities /= probabilities.sum(1, keepdims=True)
+    return probabilities, factors
+
+
 def possible_columns(scores: np.ndarray) -> np.ndarray:
     """Whether a siRNA has a score above -inf in any well, bool [siRNAs]."""
     return scores.max(0) > -np.inf
 
 
-def softmax(scores: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
+def softmax(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0) -> np.ndarray:
     """Probability of each siRNA for each well by itself; float32, rows sum to 1."""
-    weights = _weights(scores, temperature)
+    weights = tempered_weights(scores, temperature)
     return weights / weights.sum(1, keepdims=True)
 
 
-def _weights(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """exp of the tempered scores, at most 1 in each row and never 0."""
+def tempered_weights(scores: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """exp of the tempered scores, at most 1 in each row and never 0; `temperature`: one, or one per well."""
+    temperature = temperature if np.ndim(temperature) == 0 else np.asarray(temperature, np.float32)[:, None]
     best = scores.max(1, keepdims=True)
     best = np.where(np.isfinite(best), best, 0)  # a well without a possible siRNA: all have the same weight
     return np.exp(np.maximum((scores - best) / temperature, MIN_LOG_WEIGHT), dtype=np.float32)

@@ -61,8 +61,13 @@ def score_suffix(path: Path) -> str:
 
 
 def is_submission(path: Path) -> bool:
-    """Whether a file is a CSV with a column sirna: a submission, a solution or confidences."""
-    return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
+    """Whether a file is a CSV with a column sirna, so a submission, a solution or confidences, or Parquet with prediction sets."""
+    if score_suffix(path) != ".parquet":
+        return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
+    try:
+        return "sirnas" in pa.parquet.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return False  # whoever reads it says why
 
 
 def _read_parquet(path: Path) -> ScoreColumns:
