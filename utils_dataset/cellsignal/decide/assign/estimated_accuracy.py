@@ -13,6 +13,7 @@ import pandas as pd
 from cellsignal.decide.assign.groups import GroupChoice
 
 PRIOR_ANSWERS = 10  # wrong answers, evenly over the groups, added to those from which the chance is estimated
+MAX_CHANCE = 0.99  # of a wrong answer to lie in its plate's group; with one group alone it is 1, and tells nothing
 MIN_OUTSIDE = 0.01  # least share of answers outside their plates' groups; below it the groups tell nothing more about the answers
 CONTRADICTION_ERRORS = 3.0  # standard errors by which an estimate may exceed the share of distinct siRNAs
 MIN_KNOWN = 0.95  # least share of wells with a known siRNA for the true accuracy to stand beside the estimate
@@ -70,10 +71,10 @@ def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, 
     counts = np.zeros(posterior.shape)
     np.add.at(counts, (plates[in_group], groups[in_group]), 1)
     wrong_share = chance_in_group(counts, num_wells, posterior)
-    share, chance = (counts * posterior).sum() / len(answers), float(num_wells @ (posterior @ wrong_share)) / len(answers)
+    share, chance = (counts * posterior).sum() / len(answers), min(float(num_wells @ (posterior @ wrong_share)) / len(answers), MAX_CHANCE)
     every_plate = np.arange(len(num_wells))
     shares = counts[every_plate, choice.permutations].sum(1) / len(answers)
-    chances = wrong_share[choice.permutations] @ num_wells / len(answers)
+    chances = np.minimum(wrong_share[choice.permutations] @ num_wells / len(answers), MAX_CHANCE)
     accuracy = float((share - chance) / (1 - chance))
     between = float(choice.posterior @ ((shares - chances) / (1 - chances) - accuracy) ** 2)
     smoothed = (share * len(answers) + 1) / (len(answers) + 2)

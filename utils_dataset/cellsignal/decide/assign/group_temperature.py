@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cellsignal.decide.assign.estimated_accuracy import chance_in_group
+from cellsignal.decide.assign.estimated_accuracy import MAX_CHANCE, chance_in_group
 from cellsignal.decide.assign.solvers import fractional_marginals, softmax, tempered_weights
 
 # The fraction of the Bethe correction. Full correction suits scores whose wells err independently, less of it those that hesitate between
@@ -54,7 +54,7 @@ class GroupedExperiment:
         groups, wells = self.group_of_class[probabilities.argmax(1)], np.bincount(self.plates)
         counts = np.zeros(self.plate_posterior.shape)
         np.add.at(counts, (self.plates[groups >= 0], groups[groups >= 0]), 1)
-        chance = self.plate_posterior @ chance_in_group(counts, wells, self.plate_posterior)
+        chance = np.minimum(self.plate_posterior @ chance_in_group(counts, wells, self.plate_posterior), MAX_CHANCE)
         share = (counts * self.plate_posterior).sum(1) / wells
         smoothed = (share * wells + 1) / (wells + 2)  # so that no plate is certain
         variance = smoothed * (1 - smoothed) / wells / (1 - chance) ** 2
