@@ -111,7 +111,7 @@ def estimate_accuracy(
     Columns: rung; level ("all" | "cell_type" | "experiment"); name; wells; group_share (of the answers in the groups of their plates);
     chance (the same of wrong answers); estimated_accuracy and standard_error (NaN if not measurable); accuracy (NaN unless MIN_KNOWN of the
     wells are in `truth`); note
-    (why it is not measurable). Wells of experiments without a choice do not count. Estimates may be slightly below zero: cut off, they
+    (why it is not measurable; what is not in all is not in its parts). Wells of experiments without a choice do not count. Estimates may be slightly below zero: cut off, they
     would be too high on average.
     """
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
@@ -130,15 +130,15 @@ def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Map
     for name, part in table.groupby("experiment"):
         plates = pd.Index(choices[name].plate_numbers).get_indexer(part["plate"])
         evidence[name] = group_evidence(part["sirna"].to_numpy(), part["group"].to_numpy(), plates, choices[name])
-    rows = []
+    rows, used = [], _pool(list(evidence.values())).obstacle if evidence else ""  # what has used the groups in all has used them everywhere
     for level in LEVELS:
         for name, part in table.groupby(level):
             pooled = _pool([evidence[experiment] for experiment in part["experiment"].unique()])
-            measurable = not pooled.obstacle
+            obstacle = used or pooled.obstacle
             rows.append({"rung": rung, "level": level, "name": name, "wells": pooled.wells, "group_share": pooled.group_share, "chance": pooled.chance,
-                         "estimated_accuracy": pooled.accuracy if measurable else np.nan,
-                         "standard_error": np.sqrt(pooled.variance) if measurable else np.nan,
-                         "accuracy": right[part.index].mean() if right[part.index].notna().mean() >= MIN_KNOWN else np.nan, "note": pooled.obstacle})
+                         "estimated_accuracy": pooled.accuracy if not obstacle else np.nan,
+                         "standard_error": np.sqrt(pooled.variance) if not obstacle else np.nan,
+                         "accuracy": right[part.index].mean() if right[part.index].notna().mean() >= MIN_KNOWN else np.nan, "note": obstacle})
     return rows
 
 
