@@ -116,7 +116,7 @@ def test_a_cell_imports_at_most_eight_lines_and_asks_nothing_of_stored_results(p
         tree = ast.parse(text(cell))
         assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body) <= 8
         tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
-        assert not {"stored", "scored"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
+        assert not {"start_from", "score_only"} & {node.id for test in tests for node in ast.walk(test) if isinstance(node, ast.Name)}
 
 
 @each_notebook
@@ -252,7 +252,8 @@ def read_somewhere() -> set[str]:
     """The keys that the notebooks of a plan read, and those that the chain does."""
     planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels") if step.notebook}
     read = set().union(*map(notebooks.parameters_read, planned)) & set(keys(Recipe))
-    chain = recipes.keys_read((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.location", ""))
+    code = (ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.location", "")
+    chain = recipes._keys_in_trees([ast.parse(code)], in_notebook=True)
     assert plans.READ_BY_CHAIN <= chain | {"seed"}
     return read | plans.READ_BY_CHAIN
 

@@ -99,7 +99,7 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
     for path in plates.glob("*.csv"):
         shutil.copy(path, tables)
     whole = one_session("whole", ablate_virtual_batch=False)
-    stored = one_session("stored", 0, earlier=whole, ablate_virtual_batch=False, data=str(tables), stored="scores")
+    stored = one_session("stored", 0, earlier=whole, ablate_virtual_batch=False, data=str(tables), start_from="scores")
     assert len(answers(stored)) == 2 and answers(stored) == answers(whole)
     assert read_json(stored / "metrics.json")["ladder"] == read_json(whole / "metrics.json")["ladder"]
     assert one_session.variables["embeddings"] == {} and one_session.variables["predictor"].images.empty

@@ -27,7 +27,7 @@ Session = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("atlas") / "data"
-    simulate(root, preset="atlas-tiny", processes=1)
+    simulate(root, preset="atlas-tiny", parallel_map=map)
     return root
 
 
@@ -67,13 +67,13 @@ def test_sessions_that_are_too_short_end_with_the_same_submission(
     for path in run.glob("weights/fold-*/*"):
         path.rename(path.with_suffix(path.suffix + ".away"))  # scores alone are enough
     monkeypatch.setattr(plots, "save", lambda figure, path: None)  # seen once
-    session(stored="scores", data=str(_without_pictures(atlas, tmp_path)))
+    session(start_from="scores", data=str(_without_pictures(atlas, tmp_path)))
     assert (run / "submission.csv").read_bytes() == first[run / "submission.csv"]
     for path in run.glob("weights/fold-*/*.away"):
         path.rename(path.with_suffix(""))
     for path in run.glob("scores/*"):
         path.unlink()
-    session(stored="weights", epochs=7)  # nothing is trained
+    session(start_from="weights", epochs=7)  # nothing is trained
     assert {path: path.read_bytes() for path in first} == first
 
 

@@ -29,8 +29,8 @@ TOYS = {  # name: its own parameters, what of the recipe it reads, and its work
         WEIGHTS.format(name="{network_name}", epochs="epochs"),
     ),
     "4-predict-assign": (
-        'stored = ""', "recipe.assignment.method, recipe.training.ablate_virtual_batch",
-        """if stored != "scores":
+        'start_from = ""', "recipe.assignment.method, recipe.training.ablate_virtual_batch",
+        """if start_from != "scores":
     learnt = sorted((folder / "weights").glob("*/model.safetensors"))
     files.write_text(folder / "scores/model/toy.parquet", "".join(path.read_text() for path in learnt))
 files.write_json(folder / "metrics.json", {"ladder": []})
@@ -75,9 +75,13 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def execute(notebook: Path, *, target: Path, parameters: dict[str, Any], **_: Any) -> None:
         variables: dict[str, Any] = {}
-        for cell in notebooks.code_cells(notebook):
-            exec(notebooks.source(cell), variables)
-            variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        try:
+            for cell in notebooks.code_cells(notebook):
+                exec(notebooks.source(cell), variables)
+                variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        except (ArithmeticError, LookupError) as error:
+            files.write_text(target, "failed")
+            raise notebooks.StepFailed(f"{type(error).__name__}: {error}") from None
         files.write_text(target, "{}")
 
     monkeypatch.setattr(notebooks, "execute", execute)

@@ -18,20 +18,20 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 PREDICTION = """from cellsignal.receipts import Receipt
-if stored != "scores":
+if start_from != "scores":
     learnt = "".join(path.read_text() for path in sorted((folder / "weights").glob("*/model.safetensors")))
     place, tables = folder / "scores/model/adapted", sorted(path.name for path in __import__("pathlib").Path(recipe.data).iterdir())
     digests = dict(Receipt.read(place / "metadata.json").outputs) if (place / "metadata.json").exists() else {}
-    for name in scored or ["U2OS-01", "U2OS-02", "U2OS-03"]:
+    for name in score_only or ["U2OS-01", "U2OS-02", "U2OS-03"]:
         made = f"{name} {learnt} {len(tables)}"
         if not (place / f"{name}.parquet").exists():
             files.write_text(place / f"{name}.parquet", made)
         digests[f"{name}.parquet"] = files.sha256(place / f"{name}.parquet")
     Receipt(place / "metadata.json", {}, {name: digests[name] for name in sorted(digests)}, details={"experiments": {}}).write()
-if not scored:
+if not score_only:
     files.write_json(folder / "metrics.json", {"ladder": []})
     files.write_text(folder / "submission.confidence.csv", "id_code,sirna,confidence\\n")
     scores = [path.read_text() for path in sorted((folder / "scores").glob("*/*/*.parquet"))]
@@ -54,7 +54,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., list[str]]:
     """run(folder, storage=..., **parameters) gives the names of the steps that were not kept."""
-    write_toy(kernels, "4-predict-assign", own='stored = ""\nscored = []', reads="recipe.assignment.method, recipe.prediction.prototype_weight", body=PREDICTION)
+    write_toy(kernels, "4-predict-assign", own='start_from = ""\nscore_only = []', reads="recipe.assignment.method, recipe.prediction.prototype_weight", body=PREDICTION)
     write_toy(kernels, "2-pretrain-controls", reads="recipe.training.pretrain_epochs, recipe.machine.num_workers, recipe.machine.num_processes")
 
     def steps(name: str, *, storage: str = "", alone: bool = False, start_from: str = "", **parameters: Any) -> list[str]:
@@ -170,7 +170,7 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
     asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
-    simulate.simulate(tmp_path / "one", processes=1, **asked)
+    simulate.simulate(tmp_path / "one", parallel_map=map, **asked)
     for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
         simulate.simulate(tmp_path / name, parallel_map=ray_cluster.Cluster("local", storage).parallel_map, **asked)
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")

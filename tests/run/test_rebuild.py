@@ -10,11 +10,10 @@ import pytest
 
 from building import recipe_of
 from cellsignal import files
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import chain, rebuild, steps
-from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.show import report
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
@@ -76,7 +75,7 @@ def test_weights_are_taken_whatever_made_them(run: Run, folder: Path, kernels: P
     shutil.rmtree(folder / "scores")
     assert run("weights", seed=2) == DECISION
     assert (folder / "scores/model/toy.parquet").read_text() == "1 375"
-    with pytest.raises(ZeroDivisionError):  # a plain call trains what the other seed asks for
+    with pytest.raises(StepFailed, match="ZeroDivisionError"):  # a plain call trains what the other seed asks for
         run(seed=2)
 
 
@@ -147,7 +146,7 @@ def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys
     steps.write_receipt(run, step, identity={}, seconds=1)
     for start_from, told in (("scores", "scores"), ("weights", "weights"), ("scratch", None)):
         [driven], taken = rebuild.begin_rebuild(run, [step], start_from, values={})
-        assert driven.overrides.get("stored") == told and taken == {}
+        assert driven.overrides.get("start_from") == told and taken == {}
         said = capsys.readouterr().out
         assert (f"submission.csv, {fitted}" in said) == (start_from != "scratch") and "0.safetensors" not in said
         assert steps.read_receipt(run, step) is None

@@ -41,7 +41,7 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
     if not start_from:
         end_rebuild(run)
         return list(plan), {}
-    rerun = [_with_stored(step, start_from) for step in plan if start_from == "scratch" or set(step.stages) - set(_kept_stages(start_from))]
+    rerun = [_with_start(step, start_from) for step in plan if start_from == "scratch" or set(step.stages) - set(_kept_stages(start_from))]
     identity = {"start_from": start_from, "parameters": steps.without_paths_and_speed(values)}
     rebuild = Receipt.find(run / REBUILD_FILE)
     rebuild = rebuild if rebuild and replace(rebuild, complete=True).is_current(identity) else None
@@ -52,7 +52,7 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
         for folder in _emptied_folders(start_from, rerun):
             inputs.check_discard(run / folder)
         _print_changes(run, start_from, rerun)
-        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.facts for name, receipt in kept.items()}})
+        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.fields for name, receipt in kept.items()}})
         rebuild.write()
         for step in (*rerun, steps.report_step([])):
             steps.remove_receipt(run, step)
@@ -72,7 +72,7 @@ def recorded_digests(run: Path) -> dict[str, set[str]]:
     """SHA-256 of a run's files by name, as its receipts record them."""
     digests: dict[str, set[str]] = {}
     for receipt in filter(None, map(Receipt.find, (run / step_receipts.RECEIPTS_FOLDER).glob("*.json"))):
-        for name, digest in (*receipt.outputs.items(), *receipt.details.get("taken_up", {}).items()):
+        for name, digest in (*receipt.outputs.items(), *receipt.details.get("attached_files", {}).items()):
             digests.setdefault(name, set()).add(digest)
     return digests
 
@@ -81,9 +81,9 @@ def _kept_stages(start_from: str) -> tuple[str, ...]:
     return STAGES[: STAGES.index(start_from) + 1] if start_from in STAGES else ()
 
 
-def _with_stored(step: Step, start_from: str) -> Step:
-    """The step with the parameter `stored`, if it would otherwise make the files that the rebuild starts from."""
-    return replace(step, overrides={**step.overrides, "stored": start_from}) if start_from in step.stages else step
+def _with_start(step: Step, start_from: str) -> Step:
+    """The step with the parameter `start_from`, if it would otherwise make the files that the rebuild starts from."""
+    return replace(step, overrides={**step.overrides, "start_from": start_from}) if start_from in step.stages else step
 
 
 def _recorded_receipts(run: Path, rebuild: Receipt | None) -> Receipts:
