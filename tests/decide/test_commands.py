@@ -1,6 +1,7 @@
 """The decision on anybody's scores: whatever the format, a valid submission, its confidences and its route."""
 
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from cellsignal.data.tables.wells import read_tables
 from small import METHODS
 from cellsignal.decide.commands import assign_files, confidence_path, score_files
 from cellsignal.decide.evaluate.ladder import accuracy
-from cellsignal.decide.commands import routes_table
+from cellsignal.decide.commands import accuracy_table, routes_table
 from cellsignal.decide.submission import read_submission
 from cellsignal.errors import InputError
 
@@ -197,6 +198,19 @@ def test_the_table_of_routes_is_short_and_tells_all(data: Path, scores: Path, tm
     decision.experiments.loc["RPE-04", "note"] = "two of a kind"
     lines = routes_table(decision).splitlines()
     assert lines[1].split()[:6] == ["HUVEC-03", "one-to-one", "-", "-", "-", "-"] and lines[-1] == "RPE-04: two of a kind"
+
+
+def test_the_accuracy_of_raw_answers_is_estimated_and_beside_it_stands_the_true_one(data: Path, scores: Path, tmp_path: Path) -> None:
+    result = assign_files([scores], data=data, out=tmp_path / "submission.csv")
+    lines = accuracy_table(result).splitlines()
+    assert lines[0].split() == ["raw", "answers", "wells", "group_share", "chance", "estimated_accuracy", "standard_error", "accuracy"]
+    assert [line.split()[0] for line in lines[1:]] == ["all", "HUVEC", "RPE", "HUVEC-03", "HUVEC-04", "RPE-03", "RPE-04"]
+    row = result.estimated_accuracy.iloc[0]
+    raw = read_tables(data).solution.eq(scored(data).idxmax(axis=1)[read_tables(data).solution.index]).mean()
+    assert row["accuracy"] == pytest.approx(raw) and abs(row["estimated_accuracy"] - raw) < 4 * row["standard_error"]
+    assert json.loads(json.dumps(result.records, allow_nan=False))["estimated_accuracy"][0]["rung"] == "raw"
+    ungrouped = assign_files([scores], settings=AssignmentSettings(plate_groups=False), data=data, out=tmp_path / "submission.csv")
+    assert accuracy_table(ungrouped) == "" and ungrouped.records["estimated_accuracy"] == []
 
 
 BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], list[str], str]] = {

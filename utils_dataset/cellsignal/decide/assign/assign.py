@@ -123,8 +123,8 @@ def normalise_scores(matrix: ScoreMatrix) -> ScoreMatrix:
 class TemperatureSource:
     """Where the temperature of each well comes from: held-out wells of its cell type, else the plate groups, else conflicts between wells.
 
-    Temperatures from held-out wells are not changed by the test wells: over 46 trained networks conflicts made the probabilities worse on
-    average, and plate groups have not been found to make them better.
+    Temperatures from held-out wells are not changed by the test wells: over 46 trained networks, pooling them with conflicts made the
+    probabilities worse on average. Pooling them with the plate groups has not been measured.
     """
 
     matrix: ScoreMatrix

@@ -13,6 +13,7 @@ import pandas as pd
 from cellsignal.decide.assign.groups import GroupChoice
 
 PRIOR_ANSWERS = 10  # wrong answers, evenly over the groups, added to those from which the chance is estimated
+MAX_CHANCE = 0.99  # of a wrong answer to lie in its plate's group; with one group alone it is 1, and tells nothing
 MIN_OUTSIDE = 0.01  # least share of answers outside their plates' groups; below it the groups tell nothing more about the answers
 CONTRADICTION_ERRORS = 3.0  # standard errors by which an estimate may exceed the share of distinct siRNAs
 MIN_KNOWN = 0.95  # least share of wells with a known siRNA for the true accuracy to stand beside the estimate
@@ -70,10 +71,10 @@ def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, 
     counts = np.zeros(posterior.shape)
     np.add.at(counts, (plates[in_group], groups[in_group]), 1)
     wrong_share = chance_in_group(counts, num_wells, posterior)
-    share, chance = (counts * posterior).sum() / len(answers), float(num_wells @ (posterior @ wrong_share)) / len(answers)
+    share, chance = (counts * posterior).sum() / len(answers), min(float(num_wells @ (posterior @ wrong_share)) / len(answers), MAX_CHANCE)
     every_plate = np.arange(len(num_wells))
     shares = counts[every_plate, choice.permutations].sum(1) / len(answers)
-    chances = wrong_share[choice.permutations] @ num_wells / len(answers)
+    chances = np.minimum(wrong_share[choice.permutations] @ num_wells / len(answers), MAX_CHANCE)
     accuracy = float((share - chance) / (1 - chance))
     between = float(choice.posterior @ ((shares - chances) / (1 - chances) - accuracy) ** 2)
     smoothed = (share * len(answers) + 1) / (len(answers) + 2)
@@ -110,7 +111,7 @@ def estimate_accuracy(
     Columns: rung; level ("all" | "cell_type" | "experiment"); name; wells; group_share (of the answers in the groups of their plates);
     chance (the same of wrong answers); estimated_accuracy and standard_error (NaN if not measurable); accuracy (NaN unless MIN_KNOWN of the
     wells are in `truth`); note
-    (why it is not measurable). Wells of experiments without a choice do not count. Estimates may be slightly below zero: cut off, they
+    (why it is not measurable; what is not in all is not in its parts). Wells of experiments without a choice do not count. Estimates may be slightly below zero: cut off, they
     would be too high on average.
     """
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
@@ -129,15 +130,15 @@ def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Map
     for name, part in table.groupby("experiment"):
         plates = pd.Index(choices[name].plate_numbers).get_indexer(part["plate"])
         evidence[name] = group_evidence(part["sirna"].to_numpy(), part["group"].to_numpy(), plates, choices[name])
-    rows = []
+    rows, used = [], _pool(list(evidence.values())).obstacle if evidence else ""  # what has used the groups in all has used them everywhere
     for level in LEVELS:
         for name, part in table.groupby(level):
             pooled = _pool([evidence[experiment] for experiment in part["experiment"].unique()])
-            measurable = not pooled.obstacle
+            obstacle = used or pooled.obstacle
             rows.append({"rung": rung, "level": level, "name": name, "wells": pooled.wells, "group_share": pooled.group_share, "chance": pooled.chance,
-                         "estimated_accuracy": pooled.accuracy if measurable else np.nan,
-                         "standard_error": np.sqrt(pooled.variance) if measurable else np.nan,
-                         "accuracy": right[part.index].mean() if right[part.index].notna().mean() >= MIN_KNOWN else np.nan, "note": pooled.obstacle})
+                         "estimated_accuracy": pooled.accuracy if not obstacle else np.nan,
+                         "standard_error": np.sqrt(pooled.variance) if not obstacle else np.nan,
+                         "accuracy": right[part.index].mean() if right[part.index].notna().mean() >= MIN_KNOWN else np.nan, "note": obstacle})
     return rows
 
 
