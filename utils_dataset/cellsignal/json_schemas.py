@@ -75,6 +75,19 @@ class ExperimentDecision(TypedDict):
     note: str
 
 
+class EstimatedAccuracy(TypedDict):
+    """The accuracy of raw answers to test wells, estimated without labels, in metrics.json."""
+
+    rung: str
+    level: Literal["all", "cell_type", "experiment"]
+    name: str
+    wells: int
+    estimated_accuracy: float | None
+    standard_error: float | None
+    accuracy: float | None
+    note: str
+
+
 class SetCoverage(TypedDict):
     """The prediction sets of an experiment, or of all, at one stated coverage, in metrics.json."""
 
@@ -110,6 +123,7 @@ class Metrics(TypedDict, total=False):
     calibration_error: float | None
     experiments: list[ExperimentDecision]
     plate_groups: list[list[int]] | None
+    estimated_accuracy: list[EstimatedAccuracy]
     prediction_sets: list[SetCoverage]
     surest_wells: list[SurestWells]
     data: str

@@ -14,8 +14,9 @@ from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.simulated import is_simulated
 from cellsignal.data.tables.splits import inner_wells, split_sites
 from cellsignal.data.tables.wells import read_pixel_stats, select
-from cellsignal.decide.assign.assign import Decision, decide, plain_records, plate_design
+from cellsignal.decide.assign.assign import Decision, assign, decide, plain_records, plate_design
 from cellsignal.decide.assign.calibration import expected_calibration_error
+from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
@@ -27,7 +28,7 @@ from cellsignal.decide.evaluate.prediction_sets import (
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
-from cellsignal.decide.settings import STATISTICS
+from cellsignal.decide.settings import STATISTICS, AssignmentSettings
 from cellsignal.decide.submission import remove_submission, sets_path, write_submission
 from cellsignal.files import write_json
 from cellsignal.run import inputs
@@ -206,13 +207,29 @@ class Predictor:
 
     def evaluate(self) -> list[dict]:
         """The ladder: every rung's accuracy on the test and held-out wells whose siRNA is known, as `evaluate_ladder` gives it."""
-        last = "mixup" if self.recipe.augmentation.mixup_alpha else "all data"
         self.ladder = []
         for split, truth in self.truths.items():
-            final = {last: self.final_scores} if split == "test" and self.final_scores is not None else {}  # these have learnt the held-out wells
+            final = self._final_rungs if split == "test" else {}  # these have learnt the held-out wells
             self.ladder += evaluate_ladder(self.scores[self.networks[0]], self.wells, truth, statistics=self.recipe.prediction.statistics, split=split,
                                          design=self.design, refined=self.rungs, final=final)
         return self.ladder
+
+    @property
+    def _final_rungs(self) -> dict[str, pd.DataFrame]:
+        """The scores of the networks that were trained further on all labelled wells, by rung."""
+        last = "mixup" if self.recipe.augmentation.mixup_alpha else "all data"
+        return {} if self.final_scores is None else {last: self.final_scores}
+
+    @cached_property
+    def estimated_accuracy(self) -> pd.DataFrame:
+        """Accuracy of the test wells' raw answers on each raw rung, estimated from the plate groups and without labels.
+
+        As `estimated_accuracy.estimate_accuracy` gives it, the true accuracy beside it where the siRNAs are known; no row if plates have no groups.
+        """
+        scores = {kind: table for kind, table in self.scores[self.networks[0]].items() if kind in STATISTICS}
+        tables = {rung: table[table.index.isin(self.tables.sample)] for rung, table in {**scores, **self.rungs, **self._final_rungs}.items()}
+        answers = {rung: assign(table, self.wells, AssignmentSettings(method="raw")) for rung, table in tables.items() if len(table)}
+        return estimate_accuracy(answers, self.wells, groups=self.design["groups"], choices=self.decision.choices, truth=self.truths.get("test"))
 
     @property
     def baseline_accuracy(self) -> float | None:
@@ -277,7 +294,8 @@ class Predictor:
         write_json(self.folder / "metrics.json", {
             "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
             "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
-            "prediction_sets": plain_records(self.set_coverage), "surest_wells": plain_records(self.surest_wells),
+            "estimated_accuracy": plain_records(self.estimated_accuracy), "prediction_sets": plain_records(self.set_coverage),
+            "surest_wells": plain_records(self.surest_wells),
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})
         write_known_answers(self.folder / ANSWERS_FILE, known_answers(self.ladder, self.truths, self.wells))

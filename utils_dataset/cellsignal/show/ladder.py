@@ -126,6 +126,35 @@ def _experiment_series(axes: Axes, row: dict, experiments: list[str], *, strengt
             axes.plot(values[name], y, "o", color=colour, ms=7)
 
 
+@styled
+def estimated_accuracy(rows: list[dict]) -> Figure:
+    """Accuracy of the raw answers of the last rung by experiment, estimated without labels, and the true one where it is known.
+
+    `rows`: rung, level (only "experiment" is drawn), name, estimated_accuracy and standard_error (None or NaN where not measurable),
+    accuracy (None or NaN where not known). Bars are two standard errors to each side.
+    """
+    rows = [row for row in rows if row["level"] == "experiment" and row["rung"] == rows[-1]["rung"]]
+    if not rows:
+        return blank_figure("No accuracy is estimated: these plates have no groups.")
+    figure = new_figure(6.5, 1.6 + 0.24 * max(4, len(rows)))
+    axes = figure.subplots()
+    for y, row in enumerate(rows):
+        colour = cell_type_colour(row["name"].rsplit("-", 1)[0])
+        if pd.isna(row["estimated_accuracy"]):
+            axes.annotate("not measurable", (0.01, y), va="center", fontsize=9, color="#444444")
+        else:
+            axes.errorbar(row["estimated_accuracy"], y, xerr=2 * row["standard_error"], fmt="o", color=colour, ms=6, capsize=3)
+        if not pd.isna(row["accuracy"]):
+            axes.plot(row["accuracy"], y, "D", mfc="none", mec="#222222", ms=8)
+    _accuracy_axis(axes)
+    axes.set(xlim=(-0.02, 1.02), title=f"Raw: {rows[-1]['rung']}, estimated without labels")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    marks = [Line2D([], [], marker="o", color="#666666"), Line2D([], [], marker="D", ls="", mfc="none", mec="#222222", ms=8)]
+    figure.legend(marks, ["estimate ± 2 standard errors", "truth, where known"], loc="outside lower left", ncols=2)
+    return figure
+
+
 # Calibration of probabilities.
 
 

@@ -13,7 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
-from cellsignal.show.ladder import experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
+from cellsignal.show.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
 from cellsignal.show.multilabel import label_ladder, label_parts
 from cellsignal.show.style import blank_figure
 
@@ -22,6 +22,10 @@ BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of s
     True: "His figures and ours come from different data: compare the order of the gains, not their size.",
     False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
 }
+WITHOUT_LABELS = (
+    "A right answer lies in its plate's group of siRNAs, a wrong one only by chance. So the share of raw answers that lie in the groups of "
+    "their plates tells how many are right, in wells whose siRNA nobody knows."
+)
 SETS = (
     "For each well the siRNAs among which the right one is, with a stated coverage: the surer the network, the smaller the set. "
     "Experiments differ, so a single one may be covered less than is stated, and the worst is named."
@@ -69,6 +73,7 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     yield _head(run, rungs)
     yield _ladder(rungs, metrics.get("linear_baseline"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
     yield from _accuracies(rungs)
+    yield from _estimated_accuracy(metrics.get("estimated_accuracy", []))
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
     yield from _prediction_sets(metrics.get("prediction_sets", []))
     if surest := metrics.get("surest_wells", []):
@@ -180,6 +185,16 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
     ]
     names = ["experiment", "route", "groups on plates", "group posterior", "surprise, bits", "note"]
     yield html.section("How each experiment was decided", html.paragraph(words), html.table(names, cells))
+
+
+def _estimated_accuracy(rows: list[dict]) -> Iterator[str]:
+    """The accuracy of raw answers to test wells, estimated without labels, of all rungs, and of the last one by experiment."""
+    if not rows:
+        return
+    cells = [[row["rung"], row["wells"], row["estimated_accuracy"], row["standard_error"], row["accuracy"], row["note"]] for row in rows if row["level"] == "all"]
+    names = ["raw rung", "wells", "estimated accuracy", "standard error", "true accuracy", "note"]
+    yield html.section("Accuracy without labels", html.paragraph(WITHOUT_LABELS), html.table(names, cells),
+                       html.image(estimated_accuracy(rows).png(), "accuracy estimated without labels, by experiment"))
 
 
 def _prediction_sets(rows: list[dict]) -> Iterator[str]:
