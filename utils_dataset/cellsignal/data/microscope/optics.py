@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from scipy.special import ndtri
 
-CHANNELS = 6
+from cellsignal.data.microscope.batch_effects import CHANNELS, WellEffects, blurred_unevenly, focus_map
+
 HAZE = np.float32(0.25)  # share of the light that is out of focus
 HAZE_REACH = 8.0  # native pixels
 
@@ -72,15 +73,20 @@ def well_gain(rng: np.random.Generator, row: int, *, column: int, strength: floa
 
 
 def expose(
-    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, background: np.ndarray, pixel_size: float
+    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, background: np.ndarray, pixel_size: float,
+    well: WellEffects | None = None,
 ) -> np.ndarray:
     """Turn light float32[C, H, W] into the camera's image uint8[C, H, W].
 
-    `background`: in 8-bit units.
+    `background`: in 8-bit units. `well` adds its focus error; without it the whole field is in focus.
     """
     signal = np.einsum("kc,chw->khw", optics.bleed, light)
     for channel in range(len(light)):
         sigma = optics.blur[channel] / pixel_size
+        if well is not None and (well.defocus.any() or well.tilt.any()):
+            error = focus_map(well.defocus[channel], well.tilt, size=light.shape[-1]) / np.float32(pixel_size)
+            signal[channel] = blurred_unevenly(signal[channel], np.hypot(error, np.float32(sigma)))
+            sigma = 0.0
         signal[channel] = _blurred(signal[channel], sigma, haze=HAZE, halo_sigma=HAZE_REACH / pixel_size)
     shading = _shading(light.shape[-1], optics=optics)
     signal *= shading * _per_channel(optics.gain)
