@@ -117,9 +117,10 @@ def blurred_unevenly(image: np.ndarray, sigma: np.ndarray, *, levels: int = 5) -
 
     Interpolated between `levels` evenly blurred images.
     """
-    steps = np.linspace(max(float(sigma.min()), 0.1), max(float(sigma.max()), 0.11), levels)
+    sigma = np.maximum(sigma, np.float32(0.1))
+    steps = np.linspace(float(sigma.min()), float(sigma.max()) + 1e-3, levels)
     stack = np.stack([cv2.GaussianBlur(image, (0, 0), step, borderType=cv2.BORDER_REFLECT) for step in steps])
-    position = np.clip((sigma - steps[0]) / (steps[1] - steps[0]), 0, levels - 1).astype(np.float32)
+    position = ((sigma - steps[0]) / (steps[1] - steps[0])).astype(np.float32)
     lower = np.minimum(position.astype(int), levels - 2)
     rows, columns = np.indices(image.shape)
     part = position - lower

@@ -57,7 +57,7 @@ PLATES = {
     "hard": Preset(
         cell_types=("U2OS",), classes=100, train=6, test=2, image_size=64, pixel_size=3.0, phenotype=2.0, missing=3,
         repeats=(("U2OS-08", "U2OS-03"),),
-        effects=Effects(defocus=3.0, tilt=2.5, density=0.3, crowding=1.0, bleed=0.12, staining=0.25, edge=0.3, drift=0.2),
+        effects=Effects(defocus=3.0, tilt=2.0, density=0.3, crowding=1.0, bleed=0.12, staining=0.2, edge=0.3, drift=0.2),
     ),
     "tiny": Preset(
         cell_types=("HUVEC", "RPE"), classes=8, train=2, test=1, image_size=32, pixel_size=3.0, missing=1,
