@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cellsignal.data.microscope.cell_types import stream
+from cellsignal.data.microscope.cell_types import even_normals, stream
 from cellsignal.data.microscope.cells import FIELD, MAX_OFFSET, noise
 
 CHANNELS = 6
@@ -59,9 +59,10 @@ def bleed_through(effects: Effects, seed: int, experiment: str) -> np.ndarray:
 
 def well_effects(effects: Effects, seed: int, *, experiment: str, plate: int, well: str) -> WellEffects:
     """The effects of experiment, plate and position on one well."""
-    own = stream(seed, "effects", experiment)
-    common_focus, channel_focus, tilt = own.standard_normal(), own.standard_normal(CHANNELS), own.standard_normal(2)
-    cells, edge = own.standard_normal(), own.exponential()
+    cell_type, _, number = experiment.rpartition("-")
+    cells, common_focus, *rest = even_normals(stream(seed, "effects", cell_type), int(number), 4 + CHANNELS)
+    tilt, channel_focus = np.array(rest[:2]), np.array(rest[2:])
+    edge = stream(seed, "edge", experiment).exponential()
     rng = stream(seed, "effects", experiment, plate, well)
     focus_error, tilt_error = rng.standard_normal(), rng.standard_normal(2)
     border = edge * edge_closeness(well)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from scipy.special import ndtri
 
 from cellsignal.data.microscope.batch_effects import CHANNELS, WellEffects, blurred_unevenly, focus_map
+from cellsignal.data.microscope.cell_types import even_normals
 
 HAZE = np.float32(0.25)  # share of the light that is out of focus
 HAZE_REACH = 8.0  # native pixels
@@ -46,12 +46,10 @@ def experiment_optics(
 def brightness(rng: np.random.Generator, number: int) -> np.ndarray:
     """Standard normal log brightness float[6] of a cell type's experiment `number`, which starts at 1.
 
-    `rng` must be the same for all experiments of the cell type: together they then cover the normal
-    distribution evenly (an additive recurrence), as few random draws would not. Channels correlate by
-    0.6, as the real ones do.
+    `rng` must be the same for all experiments of the cell type (`even_normals`). Channels correlate by 0.6, as the
+    real ones do.
     """
-    quantiles = (rng.random(1 + CHANNELS) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17])) % 1
-    common, *per_channel = ndtri(np.clip(quantiles, 0.04, 0.96))
+    common, *per_channel = even_normals(rng, number, 1 + CHANNELS)
     return np.sqrt(0.6) * common + np.sqrt(0.4) * np.array(per_channel)
 
 
