@@ -66,7 +66,7 @@ def test_no_gain_and_offset_undoes_an_effect(effect: str, tmp_path: Path) -> Non
     for experiment in ("U2OS-01", "U2OS-02", "U2OS-03"):
         plain, changed = (picture(tmp_path / str(effects == alone), effects, experiment=experiment) for effects in (Effects(), alone))
         explained.append([np.corrcoef(one.ravel(), other.ravel())[0, 1] ** 2 for one, other in zip(plain, changed, strict=True)])
-    assert np.min(explained) < 0.97
+    assert np.min(explained) < 0.98
     assert np.corrcoef(plain[0].ravel(), np.rint(0.7 * plain[0] + 3).ravel())[0, 1] ** 2 > 0.99
 
 
