@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from cellsignal.receipts import Receipt
@@ -12,7 +13,7 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.networks.backbones import BACKBONES, Backbone
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings
-from cellsignal.learn.training.epoch import Learner, train_epoch
+from cellsignal.learn.training.epoch import Trainer, train_epoch
 from cellsignal.learn.training.fit import TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run import recipe
@@ -45,9 +46,9 @@ def train_phase(model: Classifier, data: SiteImages, *, phase: Phase, weights: P
 
 
 def run_epoch(model: Classifier, data: SiteImages, steps: list, optimizer: torch.optim.Optimizer, *, phase: Phase, epoch: int = 0,
-              precision: str = "auto", **learner: Any) -> dict[str, float] | None:
-    """One epoch of training; `learner`: further fields of `Learner`."""
-    return train_epoch(Learner(model, optimizer, phase, MachineSettings(precision=precision), **learner), data, steps, epoch=epoch)
+              precision: str = "auto", **trainer: Any) -> dict[str, float] | None:
+    """One epoch of training; `trainer`: further fields of `Trainer`."""
+    return train_epoch(Trainer(model, optimizer, phase, MachineSettings(precision=precision), **trainer), data, steps, epoch=epoch)
 
 
 def history_of(weights: Path) -> list[dict]:
@@ -75,3 +76,14 @@ def in_groups(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, named as `recipe_of` takes them, in their groups; other names stay."""
     names = {key.rpartition(".")[2]: key for key in keys(Recipe)}
     return nest({key if key in Recipe.model_fields else names.get(key, key): value for key, value in values.items()})
+
+
+def dataset_size(sites: pd.DataFrame) -> Any:
+    """The counts of a table of sites with columns split and well_type, by which the cost of a recipe is predicted."""
+    from cellsignal.bench import cost
+
+    treatment = sites["well_type"] == "treatment"
+    treatments = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
+    controls = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
+    plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
+    return cost.DatasetSize(treatments["train"], treatments["held_out"], treatments["test"], controls["train"], controls["held_out"], plate)

@@ -58,6 +58,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert not [name for name in ("torch", "pandas", "numpy", "matplotlib", "papermill", "sklearn") if f"'{name}'" in loaded]
 
 
+@pytest.mark.parametrize("modules", ["cellsignal.decide.commands", "cellsignal.run.record.results, cellsignal.decide.evaluate.tables, cellsignal.show.report", "cellsignal.show.eda.plots"])
+def test_what_computes_nothing_with_networks_waits_for_no_pytorch(modules: str) -> None:
+    code = f"import sys, {modules}; print([name for name in ('torch', 'torchvision', 'sklearn') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
 def test_windows_is_told_in_one_line_where_to_go() -> None:
     """A module that is None in sys.modules cannot be imported: so fcntl is absent, as on Windows."""
     code = "import sys; sys.modules['fcntl'] = None; from cellsignal.cli.main import main; main()"

@@ -91,7 +91,7 @@ def test_json_that_cannot_be_read_says_why_in_one_line(tmp_path: Path, text: str
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError) as refused:
         files.read_json(tmp_path / "a.json")
-    assert str(refused.value) == f"{tmp_path}/a.json: not readable as JSON ({why}); {files.RUN_AGAIN}"
+    assert str(refused.value) == f"{tmp_path}/a.json: not readable as JSON ({why}); {files.RERUN_STEP}"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
@@ -103,21 +103,21 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "fault"), [
-    ({"taken_up": ["a"]}, "taken_up: input should be a valid dictionary"),
-    ({"taken_up": {"a": 1}}, "taken_up.a: input should be a valid string"),
+    ({"attached_files": ["a"]}, "attached_files: input should be a valid dictionary"),
+    ({"attached_files": {"a": 1}}, "attached_files.a: input should be a valid string"),
     ({"seconds": "9"}, "seconds: input should be a valid number"),
     ({"seconds": True}, "seconds: input should be a valid number"),
     ({"seconds": 10**400}, "seconds: input should be a valid number"),
     ({"parameters": None}, "parameters: input should be a valid dictionary"),
 ])  # fmt: skip
 def test_the_key_that_is_of_another_shape_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
-    details = {"parameters": {}, "code": "", "taken_up": {}, "progress": "", "seconds": 1, "written": 1.0, "of a later version": 3}
+    details = {"parameters": {}, "code": "", "attached_files": {}, "progress": "", "seconds": 1, "written": 1.0, "of a later version": 3}
     files.write_json(tmp_path / "a.json", details)
     assert files.read_json(tmp_path / "a.json", step_receipts.NotebookDetails) == details
     files.write_json(tmp_path / "a.json", {**details, **change})
     with pytest.raises(InputError) as refused:
         files.read_json(tmp_path / "a.json", step_receipts.NotebookDetails)
-    assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.RUN_AGAIN}"
+    assert str(refused.value) == f"{tmp_path}/a.json: is not as it was written ({fault}); {files.RERUN_STEP}"
 
 
 # Where an output goes

@@ -1,6 +1,7 @@
 """The house rules."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -95,3 +96,9 @@ def test_a_notebook_stands_on_three_rooms_at_most() -> None:
 @each_file
 def test_no_module_imports_itself_in_a_circle(path: Path) -> None:
     assert path not in reached(path)
+
+
+def test_the_map_names_every_file() -> None:
+    rows = re.findall(r"^\| (the ground|`[\w/]+/`) \| (.+) \|$", (PACKAGE.parent / "README.md").read_text(), flags=re.MULTILINE)
+    named = {PACKAGE / ("" if folder == "the ground" else folder.strip("`")) / name for folder, files in rows for name in re.findall(r"`(\w+\.py)`", files)}
+    assert named == {path for path in FILES if path.name != "__init__.py"}

@@ -252,7 +252,8 @@ def read_somewhere() -> set[str]:
     """The keys that the notebooks of a plan read, and those that the chain does."""
     planned = {step.notebook for task in TASKS for step in plans.plan(Recipe(task=task), ["U2OS"], kernels=ROOT / "kernels") if step.notebook}
     read = set().union(*map(notebooks.parameters_read, planned)) & set(keys(Recipe))
-    chain = recipes.keys_read((ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.location", ""))
+    code = (ROOT / "utils_dataset/cellsignal/run/chain/chain.py").read_text().replace("recipe.model_dump", "").replace("recipe.location", "")
+    chain = recipes._keys_in_trees([ast.parse(code)], in_notebook=True)
     assert plans.READ_BY_CHAIN <= chain | {"seed"}
     return read | plans.READ_BY_CHAIN
 

@@ -14,7 +14,7 @@ from building import make_network, make_phase, train_phase
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal import tasks
 from cellsignal.data.tables.labelled_sites import read_site_tables
-from cellsignal.data.tables.folds import split_of, stratified_folds
+from cellsignal.data.tables.labelled_sites import split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.decide.labels.ladder import label_ladder_table, evaluate_label_ladder
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, score_folds, stored_label_scores, fold_name
@@ -125,7 +125,7 @@ def test_a_third_task_goes_from_tables_to_a_submission(
     assert read_config(weights / "fold-0/model.safetensors").task == "stripes"
 
 
-def test_the_rungs_stand_on_their_floors(toy: Path, asked: LabelledSites, scores: LabelScores) -> None:
+def test_the_rungs_stand_on_their_baselines(toy: Path, asked: LabelledSites, scores: LabelScores) -> None:
     labels, solution = asked.labelled["labels"].tolist(), read_site_tables(toy, TOY).solution
     test = multi_hot(solution.loc[asked.test["id_code"]].tolist(), 3).astype(bool)
     rungs = evaluate_label_ladder(scores, multi_hot(labels, 3).astype(bool), train_labels=labels, test=test)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from building import make_network
+from building import dataset_size, make_network
 from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost
 from cellsignal.run.recipe import Recipe
@@ -45,7 +45,7 @@ def test_an_operator_takes_what_its_arithmetic_or_its_traffic_takes() -> None:
 def test_the_screen_is_that_of_the_tables(shared: Path) -> None:
     tables = read_tables(shared / "rxrx1")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
-    found = cost.dataset_size(sites)
+    found = dataset_size(sites)
     for name, count in vars(cost.RXRX1_SIZE).items():
         assert count == pytest.approx(getattr(found, name), rel=0.02), name
 

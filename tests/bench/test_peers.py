@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellsignal.bench import limits, baselines
+from cellsignal.bench import baselines
 from cellsignal.bench.sample import Sample, reduced_sample, take_sample
 from cellsignal.data.images.reader import read_site
 from cellsignal.errors import InputError
@@ -65,6 +65,6 @@ def test_bagging_is_the_mean_over_batches_normalised_by_themselves(sample: Sampl
 
 
 def test_floors_do_what_they_count(sample: Sample, tmp_path: Path) -> None:
-    assert limits.memory_bandwidth(size=2**20).work() == 2**20 / 1e9 and limits.matrix_rate(side=32).work() == 2 * 32**3 / 1e9
-    assert limits.disk_rate(tmp_path, size=2**21).work() == 2**21 / 1e9
-    assert limits.decoding_rate([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == limits.site_copy(sample.images()[:4]).work()
+    assert baselines.memory_bandwidth(size=2**20).work() == 2**20 / 1e9 and baselines.matrix_rate(side=32).work() == 2 * 32**3 / 1e9
+    assert baselines.disk_rate(tmp_path, size=2**21).work() == 2**21 / 1e9
+    assert baselines.decoding_rate([sample.paths(stem) for stem in sample.stems[:4]]).work() == 4 == baselines.site_copy(sample.images()[:4]).work()

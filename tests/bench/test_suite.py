@@ -88,10 +88,10 @@ def test_our_ways_do_what_they_are_said_to_do(bench: Benchmark) -> None:
     assert np.array_equal(source.read_many(bench.sample.stems), images) and ours.reading(bench.store, bench.sample.stems[:3])() == 3
     batches = ours.batches_of(8, 4, min_batches=5)
     assert [len(rows) for rows in batches] == [4] * 5 and sorted(np.concatenate(batches[:2])) == list(range(8))
-    before = [weight.detach().clone() for weight in bench.learner.model.parameters()]
-    assert bench.learner.epoch(ours.dataset(bench.store, bench.sample.sites), batches=2)() == 8
-    assert not all(torch.equal(old, new) for old, new in zip(before, bench.learner.model.parameters(), strict=True))
-    answers = bench.learner.adapted(images)
+    before = [weight.detach().clone() for weight in bench.trainer.model.parameters()]
+    assert bench.trainer.epoch(ours.dataset(bench.store, bench.sample.sites), batches=2)() == 8
+    assert not all(torch.equal(old, new) for old, new in zip(before, bench.trainer.model.parameters(), strict=True))
+    answers = bench.trainer.adapted(images)
     assert answers.shape == (8, 1108) and np.allclose(np.exp(answers).sum(1), 1, atol=1e-4)
 
 

@@ -15,7 +15,8 @@ import pytest
 from hostile import IMAGE, OTHER, Entry, archives, craft, honest, strange_kinds, strange_names
 
 from cellsignal.data.download import archives as unpacking
-from cellsignal.data.download.archives import WORKING_FOLDER, require_room, unpack
+from cellsignal.data.download.archives import WORKING_FOLDER, unpack
+from cellsignal.files import require_room
 from cellsignal.errors import InputError
 
 HOSTILE = archives()

@@ -103,14 +103,14 @@ def test_the_same_seed_draws_the_same_bytes_and_goes_on_after_a_kill(tmp_path: P
 
     monkeypatch.setitem(module.PRESETS, "atlas-tiny", SMALL)
     first, second = tmp_path / "first", tmp_path / "second"
-    simulate(first, preset="atlas-tiny", processes=1)
+    simulate(first, preset="atlas-tiny", parallel_map=map)
     monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._write_tables", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        simulate(second, preset="atlas-tiny", processes=1)
+        simulate(second, preset="atlas-tiny", parallel_map=map)
     monkeypatch.undo()
     monkeypatch.setitem(module.PRESETS, "atlas-tiny", SMALL)
     monkeypatch.setattr("cellsignal.data.microscope.protein_atlas._render_part", lambda work: 1 / 0)  # nothing is drawn again
-    simulate(second, preset="atlas-tiny", processes=1)
+    simulate(second, preset="atlas-tiny", parallel_map=map)
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert len(names) == 4 * 28 + 5
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
@@ -138,7 +138,7 @@ def test_a_protein_is_where_its_label_says() -> None:
 
 def test_other_tables_can_be_drawn(tables: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn"
-    simulate(out, preset="atlas-tiny", like=tables, processes=1)
+    simulate(out, preset="atlas-tiny", like=tables, parallel_map=map)
     assert read_site_tables(out, PROTEIN_ATLAS).sites["labels"].tolist()[:3] == [(0, 16), (0, 1, 2, 7), (25,)]
     with pytest.raises(InputError, match="no experiments"):
         simulate(tmp_path / "other", preset="atlas-tiny", experiments=["HUVEC-01"])

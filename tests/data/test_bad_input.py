@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data.tables.folds import same_images
+from cellsignal.data.tables.labelled_sites import same_images
 from cellsignal.data.images.reader import read_site
 from cellsignal.data.tables.wells import read_solution, read_tables
 from cellsignal.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.protein_atlas import draw_labels
-from cellsignal.data.tables.folds import fold_shares, same_images, split_of, stratified_folds
+from cellsignal.data.tables.labelled_sites import fold_shares, same_images, split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.errors import InputError
 from cellsignal.tasks import PROTEIN_ATLAS

@@ -9,7 +9,7 @@ import pytest
 import realism
 
 from cellsignal.data.microscope import optics, cell_types, rendering
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import read_pixel_stats
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.decide.evaluate.baseline import linear_baseline

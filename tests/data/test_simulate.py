@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from cellsignal.data.tables import plate_design
 from cellsignal.data.check import check_dataset
 from cellsignal.data.microscope.simulate import PLATES, simulate
 from cellsignal.data.microscope.layout import complete_labels
+from cellsignal.data.microscope.workdir import run_in_processes
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
 
@@ -28,14 +30,14 @@ PAIR = ("HUVEC-01", "HUVEC-03")  # the smallest part of `tiny` with a training a
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated") / "tiny"
-    simulate(folder, preset="tiny", processes=2)
+    simulate(folder, preset="tiny", parallel_map=partial(run_in_processes, processes=2))
     return folder
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated") / "pair"
-    simulate(folder, preset="tiny", experiments=PAIR, processes=1)
+    simulate(folder, preset="tiny", experiments=PAIR, parallel_map=map)
     return folder
 
 
@@ -118,7 +120,7 @@ def test_pixel_stats_are_those_of_the_images(tiny: Path) -> None:
 
 
 def test_same_bytes_from_any_number_of_processes(pair: Path, tmp_path: Path) -> None:
-    simulate(tmp_path / "again", preset="tiny", experiments=PAIR, processes=2)
+    simulate(tmp_path / "again", preset="tiny", experiments=PAIR, parallel_map=partial(run_in_processes, processes=2))
     assert differing(tmp_path / "again", pair) == []
 
 
@@ -138,8 +140,8 @@ def test_a_full_disk_is_told_and_no_picture_lost(pair: Path, tmp_path: Path, mon
     with monkeypatch.context() as small:
         small.setattr(Path, "write_bytes", fill)
         with pytest.raises(InputError, match=r"the disk is full \(.* are free\); free some space; the same command then goes on"):
-            simulate(tmp_path / "out", preset="tiny", experiments=PAIR, processes=1)
-    simulate(tmp_path / "out", preset="tiny", experiments=PAIR, processes=1)
+            simulate(tmp_path / "out", preset="tiny", experiments=PAIR, parallel_map=map)
+    simulate(tmp_path / "out", preset="tiny", experiments=PAIR, parallel_map=map)
     assert differing(tmp_path / "out", pair) == []
 
 
@@ -159,7 +161,7 @@ def test_killed_and_called_again_it_ends_with_the_same_bytes(pair: Path, tmp_pat
     out = tmp_path / "killed"
     code = (
         "from cellsignal.data.microscope.simulate import simulate\n"
-        f"if __name__ == '__main__': simulate({str(out)!r}, preset='tiny', experiments={PAIR!r}, processes=1)"
+        f"if __name__ == '__main__': simulate({str(out)!r}, preset='tiny', experiments={PAIR!r}, parallel_map=map)"
     )
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     while not (out / ".simulation").exists():

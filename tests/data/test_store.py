@@ -12,8 +12,9 @@ import pytest
 
 from cellsignal import files
 from cellsignal.data import simulated
-from cellsignal.data.images import codecs, packed_store
-from cellsignal.data.packing import pack, plate_file, verify
+from cellsignal.data.images import packed_store
+from cellsignal.data import check
+from cellsignal.data.packing import pack, plate_file
 from cellsignal.data.check import check_dataset
 from cellsignal.data.images.reader import channel_path, missing_channels, read_site, read_sites, area_resized, stems_in, image_fingerprint, whole_sites
 from cellsignal.data.tables.wells import Tables, read_tables
@@ -47,7 +48,7 @@ def packed(tables: Tables, out: Path, **asked) -> packed_store.Store:
     return packed_store.open_store(out)
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", packed_store.CODECS)
 def test_a_store_is_the_data_set_itself(plates: Tables, tmp_path: Path, codec: str) -> None:
     made = packed(plates, tmp_path / "store", codec=codec)
     again = read_tables(made.root)
@@ -135,7 +136,7 @@ def test_packing_goes_on_and_grows(plates: Tables, tmp_path: Path, monkeypatch: 
     assert pack.pack(plan, out, progress=False) == [] and not orphan.exists()
     assert not any(name.startswith("train/HUVEC") for name in packed_store.open_store(out).parts)
     pack.pack(pack.plan_pack(plates.root), out, progress=False)
-    assert verify.verify(out, progress=False) == len(drawn(plates)) - 2
+    assert check.verify(out, progress=False) == len(drawn(plates)) - 2
 
 
 def test_a_store_whose_images_are_replaced_is_not_whole_meanwhile(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, dra
     assert image_fingerprint(made.root, stem) == packed_store.open_store(made.root).digest("train/RPE-02/Plate2") != ""
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", packed_store.CODECS)
 def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path, codec: str) -> None:
     made = packed(plates, tmp_path / "store", codec=codec)
     name = "test/RPE-03/Plate4"
@@ -216,7 +217,7 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
     mine = faults[faults["file"].str.contains(name)]
     assert any(place.endswith("B02_s2") for place in mine["file"]) and str(path) in set(mine["file"])
     with pytest.raises(InputError, match="B02_s2: .*;"):
-        verify.verify(made.root, progress=False)
+        check.verify(made.root, progress=False)
     with pytest.raises(InputError, match=rf"8{made.codec.suffix}: the pixels of .* are damaged; delete its folder in the store"):
         [packed_store.Store(made.root).read(f"{name}/{site}") for site in ("B02_s1", "B02_s2")]
     path.write_bytes(content[:-40])
@@ -364,7 +365,7 @@ def test_a_store_json_of_another_shape_is_refused(plates: Tables, tmp_path: Path
         packed_store.Store(made.root).read("train/RPE-01/Plate1/B02_s1")
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", packed_store.CODECS)
 @pytest.mark.parametrize("end", [10**6, 10**15, 10**30])
 def test_places_beyond_all_bounds_take_no_memory(plates: Tables, tmp_path: Path, codec: str, end: int) -> None:
     made = packed(plates, tmp_path / "store", codec=codec, cell_types=("RPE",))

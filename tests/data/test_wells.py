@@ -159,9 +159,9 @@ def test_select_names_the_valid_ones(data_set: Path, names: dict, message: str) 
 
 @pytest.fixture(scope="module")
 def real(shared: Path) -> Tables:
-    start = time.perf_counter()
+    start = time.process_time()
     tables = read_tables(shared / "rxrx1")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     return tables
 
 

@@ -105,7 +105,7 @@ def parquets(out: Path) -> dict[str, str]:
 
 def facts(out: Path) -> dict[str, Any]:
     """The metadata, but for times."""
-    found = {kind: Receipt.read(out / kind / "metadata.json").facts for kind in STATISTICS}
+    found = {kind: Receipt.read(out / kind / "metadata.json").fields for kind in STATISTICS}
     for each in found.values():
         for table in (each["details"], *each["details"]["experiments"].values()):
             del table["seconds"]

@@ -1,4 +1,4 @@
-"""Accuracy, the ladder and its floor: figures that can be worked out by hand."""
+"""Accuracy, the ladder and its linear baseline: figures that can be worked out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -85,7 +85,7 @@ def test_replicates_leave_the_one_to_one_rungs_out() -> None:
     assert [row["rung"] for row in ladder] == ["adapted", "groups"]
 
 
-def test_a_floor_without_statistics_for_every_well_is_none() -> None:
+def test_a_linear_baseline_without_statistics_for_every_well_is_none() -> None:
     stats, wells = screen(informative=True)
     asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
     train = wells["experiment"] != "HUVEC-05"
@@ -109,11 +109,11 @@ def screen(*, informative: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("informative", [True, False])
-def test_the_floor_is_what_brightness_tells(informative: bool) -> None:
+def test_the_linear_baseline_is_what_brightness_tells(informative: bool) -> None:
     stats, wells = screen(informative=informative)
     asked = wells[wells["experiment"] == "HUVEC-05"].set_index("id_code")["sirna"].astype(int)
-    floor = linear_baseline(stats, wells, asked, train=wells["experiment"] != "HUVEC-05")
-    assert (floor["accuracy"] == 1) if informative else (floor["accuracy"] < 0.5)
+    baseline = linear_baseline(stats, wells, asked, train=wells["experiment"] != "HUVEC-05")
+    assert (baseline["accuracy"] == 1) if informative else (baseline["accuracy"] < 0.5)
 
 
 def test_standardising_takes_the_gain_of_a_plate_away() -> None:

@@ -1,4 +1,4 @@
-"""Several labels a site: macro F1, answers, floors and the submission."""
+"""Several labels a site: macro F1, answers, baselines and the submission."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_no_answer_is_blank() -> None:
     assert (apply_thresholds(np.zeros((5, 3)), np.full(3, 2.0)).sum(axis=1) == 1).all()
 
 
-def test_the_floors_of_the_real_table_are_those_on_record(shared: Path) -> None:
+def test_the_baselines_of_the_real_table_are_those_on_record(shared: Path) -> None:
     labels = [labels for labels in read_site_tables(shared / "hpa", TASK).sites["labels"] if labels]
     found = label_baselines(multi_hot(labels, 28), labels)
     assert [round(found[name], 4) for name in ("all labels", "most frequent label", "two most frequent labels")] == [0.0996, 0.0209, 0.0359]

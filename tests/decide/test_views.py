@@ -13,15 +13,7 @@ import torch
 from building import make_network
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.tables.wells import Tables, read_tables
-from cellsignal.decide.predict.inference import (
-    PlateInference,
-    apply_view,
-    InferenceOptions,
-    infer_statistics,
-    log_probabilities,
-    predict_experiment,
-    score_images,
-)
+from cellsignal.decide.predict.inference import PlateInference, apply_view, InferenceOptions, infer_statistics, log_probabilities, predict_experiment, score_images
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_experiments
 from cellsignal.errors import InputError

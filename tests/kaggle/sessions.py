@@ -48,14 +48,14 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
     if step in ("1-eda", "4-predict-assign", "0-chain"):
         del values["network_name"]
     run = root / values["run"]
-    taken_up = _take_up(pushed, run)
+    attached_files = _take_up(pushed, run)
     for name in MADE[step] if complete else ():
         path = run / name.format(**values)
         text = {".json": json.dumps({"ladder": []}), ".csv": "id_code,sirna\nHUVEC-02_1_B02,3\nHUVEC-02_1_B03,4\n"}
         files.write_text(path, text.get(path.suffix, f"{pushed.slug} {name}"))
     files.write_json(run / "run.json", {"run": values["run"]})
     (root / "__results__.html").write_text("a page of Kaggle's own")
-    step_receipts.write(run, step, values, complete=complete, progress=progress, seconds=1.5, taken_up=taken_up)
+    step_receipts.write(run, step, values, complete=complete, progress=progress, seconds=1.5, attached_files=attached_files)
     return Outcome(folder=root)
 
 

@@ -19,12 +19,12 @@ def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(environment, "KAGGLE", tmp_path)
     run = tmp_path / "input/notebooks/alice/cellsignal-tiny-2-pretrain-controls-rpe/runs/tiny"
     files.write_json(run / mounts.RUN_FILE, {"run": "runs/tiny"})
-    step_receipts.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, taken_up={})
+    step_receipts.write(run, "2-pretrain-controls", {"cell_type": "HUVEC"}, complete=True, progress="", seconds=1.0, attached_files={})
     return run
 
 
 def test_what_is_mounted_is_gone_on_with(attached: Path) -> None:
-    step_receipts.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, taken_up={})
+    step_receipts.write(attached, "2-pretrain-controls", {"cell_type": "RPE"}, complete=False, progress="", seconds=1.0, attached_files={})
     exec(kernel_folders.expect_cell(STEP), {})
 
 

@@ -13,7 +13,7 @@ from server import COMPETITION, FakeKaggle, Outcome, Pushed
 from cellsignal import code_identity
 from cellsignal import files
 from cellsignal.cli.main import main
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"

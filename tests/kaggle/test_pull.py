@@ -14,7 +14,7 @@ from cellsignal.kaggle import kernel_folders, pull
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = "alice/cellsignal-tiny-4-predict-assign"

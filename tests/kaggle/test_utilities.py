@@ -16,7 +16,7 @@ from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import errors, utility_dataset
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 SLUG = "alice/cellsignal-utils"
 QUICK = utility_dataset.Waiting(patience=60, interval=0.05)
@@ -57,7 +57,7 @@ def test_the_built_folder_holds_the_package_and_the_notebooks_and_nothing_python
 
 def test_the_uploaded_copy_runs_and_knows_its_commit(tmp_path: Path) -> None:
     utility_dataset.build_dataset(tmp_path / "built", "alice")
-    program = "import cellsignal.run.record.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels_folder())"
+    program = "import cellsignal.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels_folder())"
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "built")}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [provenance.commit(), provenance.code_digest(), str(tmp_path / "built/kernels")]

@@ -9,7 +9,7 @@ import torch
 
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.dataset import SiteImages, read_batches
-from cellsignal.learn.batches.loader import PREFETCHED_BATCHES, prefetch
+from cellsignal.learn.batches.dataset import PREFETCHED_BATCHES, prefetch
 from trainings import CLASSES
 
 BATCHES = [np.array(rows) for rows in ([3, 1, 2], [7], [0, 9, 8, 4], [5, 6])]

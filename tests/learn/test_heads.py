@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cellsignal.learn.networks.heads import COSINE_SCALE, Head
+from cellsignal.learn.networks.classifier import COSINE_SCALE, Head
 from cellsignal.learn.settings import NetworkSettings
 
 FEATURES = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))

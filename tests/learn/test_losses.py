@@ -12,7 +12,7 @@ from cellsignal.errors import InputError
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.losses import LOSSES, parse_loss, smooth_targets
 from cellsignal.learn.training.losses import arcface, cosface, margin_loss
-from cellsignal.learn.training.metrics import METRICS
+from cellsignal.learn.training.epoch import METRICS
 
 
 def batch(seed: int = 0, *, sites: int = 7, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cellsignal.learn.settings import AugmentationSettings
-from cellsignal.learn.batches.mixup import cutmix, draw_mix, mixup
+from cellsignal.learn.batches.augment import cutmix, draw_mix, mixup
 
 IMAGES = torch.arange(6 * 2, dtype=torch.uint8).reshape(6, 2) * 20
 TARGETS = torch.eye(6)
@@ -27,7 +27,7 @@ def test_all_tensors_are_mixed_alike_and_each_row_with_one_other(alpha: float) -
 
 @pytest.mark.parametrize("way", [mixup, cutmix])
 def test_the_key_decides_and_every_part_of_it_counts(way: Callable) -> None:
-    def mixed(*key: int) -> str: return str((way(0.4, 6, key=key).order.tolist(), way(0.4, 6, key=key).share))
+    def mixed(*key: int) -> str: return str((way(0.4, 6, key=key).permutation.tolist(), way(0.4, 6, key=key).lam))
     assert mixed(1, 2, 3) == mixed(1, 2, 3)
     assert len({mixed(*key) for key in ((1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0))}) == 4
 
@@ -48,18 +48,18 @@ def test_a_window_comes_from_the_other_image_and_the_labels_know_its_area() -> N
         cut = mix.mix_images(images)
         assert cut.dtype == torch.uint8 and torch.equal(cut[:, 0], cut[:, 1])
         own = (cut == images).float().mean((1, 2, 3))
-        others = mix.order != torch.arange(6)
-        assert torch.allclose(own[others], torch.tensor(mix.share)), "counted in whole pixels"
+        others = mix.permutation != torch.arange(6)
+        assert torch.allclose(own[others], torch.tensor(mix.lam)), "counted in whole pixels"
         for row in range(6):
-            assert set(cut[row].unique().tolist()) <= {row, int(mix.order[row])}
-            places = (cut[row, 0] == mix.order[row]).nonzero()
+            assert set(cut[row].unique().tolist()) <= {row, int(mix.permutation[row])}
+            places = (cut[row, 0] == mix.permutation[row]).nonzero()
             if others[row] and len(places):
                 height, width = (places.amax(0) - places.amin(0) + 1).tolist()
                 assert height * width == len(places), "one rectangle"
 
 
 def test_windows_have_the_areas_that_the_authors_draw() -> None:
-    shares = np.array([cutmix(1.0, 4, key=(0, 0, n)).share for n in range(3000)])
+    shares = np.array([cutmix(1.0, 4, key=(0, 0, n)).lam for n in range(3000)])
     rng = np.random.default_rng(0)
     side, middles = np.sqrt(1 - rng.beta(1, 1, 3000)), rng.random((2, 3000))
     edges = np.clip(middles + side / 2, 0, 1) - np.clip(middles - side / 2, 0, 1)

@@ -130,11 +130,11 @@ def test_a_call_is_its_three_steps() -> None:
 def test_images_are_standardised_as_asked() -> None:
     images = torch.randint(0, 255, (3, 6, 40, 32), dtype=torch.uint8)
     images[1, 2] = 7  # a channel without spread
-    def prepared(standardise: str, *moments: torch.Tensor) -> torch.Tensor:
+    def prepared(standardise: str, *channel_statistics: torch.Tensor) -> torch.Tensor:
         model = make_network("densenet-small", channels=6, classes=2, standardise=standardise)
-        found = model.prepare(images, *moments)
+        found = model.prepare(images, *channel_statistics)
         assert found.is_contiguous(memory_format=torch.channels_last) and found.isfinite().all()
-        torch.testing.assert_close(model.prepare(images.float(), *moments), found)  # mixed images come as floats
+        torch.testing.assert_close(model.prepare(images.float(), *channel_statistics), found)  # mixed images come as floats
         return found
     assert torch.equal(prepared("none"), images.float() / 255)
     scores = prepared("image")
@@ -155,7 +155,7 @@ def test_what_lacks_is_named() -> None:
         build(levels=PLATES)(images)
     with pytest.raises(InputError, match="covariates: this network needs plate"):
         build(levels=PLATES)(images, torch.zeros(2, 3))
-    with pytest.raises(InputError, match="moments: this network needs images standardised by plate"):
+    with pytest.raises(InputError, match="channel_statistics: this network needs images standardised by plate"):
         build(standardise="plate")(images)
     with pytest.raises(InputError, match="control_features: this network needs the controls"):
         build(control_features=True)(images)

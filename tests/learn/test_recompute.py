@@ -14,7 +14,7 @@ from cellsignal.files import read_json, sha256
 from cellsignal.learn.devices import compile_function, cudnn_benchmark
 from cellsignal.learn.networks.memory import _saved_bytes, training_memory
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.networks.checkpointing import checkpointed_blocks, checkpoint_blocks
+from cellsignal.learn.networks.memory import checkpointed_blocks, checkpoint_blocks
 
 # Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
 KINDS = {"densenet-small": (16, 0.6), "resnet-small": (4, 0.8), "se-resnext-small": (4, 0.95), "xception-small": (8, 0.95),

@@ -51,7 +51,7 @@ def session(plates: dict[str, str], folder: Path, *, after: float | None = None,
 
 @pytest.mark.parametrize("how", ["half", "before", "after"])
 def test_killed_while_a_checkpoint_is_written(plates: dict[str, str], undisturbed: list[str], tmp_path: Path, how: str) -> None:
-    for which in (1, 2, 3, 4):  # tensors or JSON of the next epoch, or of the one after it
+    for which in (1, 4):  # tensors of the next epoch, and then JSON of the one after it; slow tests kill at thirty more moments
         assert session(plates, tmp_path, death=(how, which)) == -9
     assert session(plates, tmp_path) == 0
     assert [sha256(tmp_path / name) for name in NAMES] == undisturbed
@@ -79,7 +79,7 @@ def test_out_of_time_and_on_from_what_the_last_session_left(
         seconds = 0.5 + 0.2 * len(folders)
         began = time.monotonic()
         assert session(plates, here, seconds=seconds, **carry) == 0
-        assert time.monotonic() - began < seconds + 10
+        assert time.monotonic() - began < seconds + 60
         words = capfd.readouterr().out.split("\n")[-2]
         folders.append(here)
     assert len(folders) >= 2 and [sha256(folders[-1] / name) for name in NAMES] == undisturbed

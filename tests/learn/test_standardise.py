@@ -90,7 +90,7 @@ def test_a_network_is_told_what_it_was_built_for(patches: Patches, stated: Path)
     rich = make_network("plain-cnn", channels=6, classes=4, levels={"plate": ["1", "2"]}, standardise="experiment")
     told = SideInputs(rich, stated, sites)[rows.numpy()]
     assert told["covariates"].tolist() == [[0, 1], [0, 1]]
-    torch.testing.assert_close(told["moments"], channel_stats(stated, sites, "experiment", 6)[rows])
+    torch.testing.assert_close(told["channel_statistics"], channel_stats(stated, sites, "experiment", 6)[rows])
     images = torch.from_numpy(read_sites(patches[0], sites.iloc[rows]))
     assert rich(images, **told).shape == (2, 4)
 
@@ -113,7 +113,7 @@ def test_other_statistics_are_another_training(patches: Patches, stated: Path, t
 def test_standardised_plates_look_alike(patches: Patches, stated: Path) -> None:
     root, sites = patches
     model = make_network("plain-cnn", channels=6, classes=4, standardise="plate")
-    seen = model.prepare(torch.from_numpy(read_sites(root, sites)), SideInputs(model, stated, sites)[np.arange(32)]["moments"])
+    seen = model.prepare(torch.from_numpy(read_sites(root, sites)), SideInputs(model, stated, sites)[np.arange(32)]["channel_statistics"])
     for rows in np.split(np.arange(32), 4):
         torch.testing.assert_close(seen[rows].mean((0, 2, 3)), torch.zeros(6), rtol=0, atol=1e-4)
         torch.testing.assert_close(seen[rows].std((0, 2, 3), correction=0), torch.ones(6), rtol=1e-3, atol=0)

@@ -31,4 +31,4 @@ def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
     [difference] = [row for row in told["differences"] if row["kind"] == "raw"]
     assert difference["of_experiments"][1] < -0.2 and (difference["recipe"], difference["from"]) == ("brodt", "best"), "folders come by name"
     written = read_json(tmp_path / "compare/receipts/compare.json")
-    assert set(written["outputs"]) == {"compare.html", "compare.json"} and written["details"]["taken_up"] == {}
+    assert set(written["outputs"]) == {"compare.html", "compare.json"} and written["details"]["attached_files"] == {}

@@ -31,7 +31,7 @@ def execute(out: Path, **parameters: str) -> str:
 
 def test_on_simulated_plates(tiny_plates, tmp_path):
     shown = execute(tmp_path, data=str(tiny_plates), preset="")
-    assert "experiments without a whole control site: none" in shown
+    assert "experiments without a complete control site: none" in shown
     assert "from pixel_stats.csv" in shown
     assert "SIMULATED DATA: a virtual microscope draws every image (preset 'tiny', seed 0)" in shown
     assert "**In plain brightness the batch effect is larger than the biology**" in shown
@@ -40,7 +40,7 @@ def test_on_simulated_plates(tiny_plates, tmp_path):
 def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
     shown = execute(tmp_path, data=str(shared / "rxrx1"), preset="")
     assert "siRNAs per group: [277, 277, 277, 277]" in shown
-    assert "experiments without a whole control site: HEPG2-02" in shown
+    assert "experiments without a complete control site: HEPG2-02" in shown
     assert "sites with 4" in shown
     assert "30 rows from images: 5 of 62,755 wells" in shown
     assert "**Batch effect and biology were not weighed**: too few control wells have pixel statistics." in shown

@@ -27,7 +27,7 @@ Session = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("atlas") / "data"
-    simulate(root, preset="atlas-tiny", processes=1)
+    simulate(root, preset="atlas-tiny", parallel_map=map)
     return root
 
 

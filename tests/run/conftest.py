@@ -75,9 +75,13 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def execute(notebook: Path, *, target: Path, parameters: dict[str, Any], **_: Any) -> None:
         variables: dict[str, Any] = {}
-        for cell in notebooks.code_cells(notebook):
-            exec(notebooks.source(cell), variables)
-            variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        try:
+            for cell in notebooks.code_cells(notebook):
+                exec(notebooks.source(cell), variables)
+                variables.update(parameters if "parameters" in cell["metadata"].get("tags", []) else {})
+        except (ArithmeticError, LookupError) as error:
+            files.write_text(target, "failed")
+            raise notebooks.StepFailed(f"{notebook.stem}: {type(error).__name__}: {error}") from None
         files.write_text(target, "{}")
 
     monkeypatch.setattr(notebooks, "execute", execute)

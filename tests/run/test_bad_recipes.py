@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,50 +66,59 @@ BAD_OVERRIDES = {
 }
 
 
-def refused(folder: Path, *arguments: str) -> str:
-    """The one line on stderr of a command that must be refused and write nothing."""
-    before = sorted(folder.rglob("*"))
-    command = [sys.executable, "-m", "cellsignal.cli.main", "run", *arguments]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert ended.returncode == 2, ended.stderr
-    assert ended.stdout == ""
-    assert sorted(folder.rglob("*")) == before
-    [line] = ended.stderr.splitlines()
-    assert line.startswith("cellsignal: error: ")
-    return line
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, refused: Refuse, monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """refuse(argument, ...) gives the one line of `cellsignal run`, which must be refused, say nothing else and write nothing."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        line = refused("run", *arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+        return line
+
+    return run
 
 
 @pytest.mark.parametrize("text, part", BAD_FILES.values(), ids=BAD_FILES)
-def test_bad_file(tmp_path: Path, text: str, part: str) -> None:
+def test_bad_file(tmp_path: Path, refuse: Refuse, text: str, part: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    line = refused(tmp_path, "bad.yaml")
+    line = refuse("bad.yaml")
     assert part in line and ";" in line
     if part not in ("no such data folder", BAD_FILES["unknown preset"][1]):
         assert "bad.yaml" in line
 
 
 @pytest.mark.parametrize("override", BAD_OVERRIDES)
-def test_bad_override(tmp_path: Path, override: str) -> None:
+def test_bad_override(tmp_path: Path, refuse: Refuse, override: str) -> None:
     (tmp_path / "good.yaml").write_text("preset: tiny\n")
-    line = refused(tmp_path, "good.yaml", "-p", override)
+    line = refuse("good.yaml", "-p", override)
     assert f"-p {override}" in line and BAD_OVERRIDES[override] in line
 
 
-def test_an_empty_run_folder(tmp_path: Path) -> None:
+def test_an_empty_run_folder(tmp_path: Path, refuse: Refuse) -> None:
     (tmp_path / "good.yaml").write_text("preset: tiny\n")
-    assert "--out is empty; " in refused(tmp_path, "good.yaml", "--out", "")
+    assert "--out is empty; " in refuse("good.yaml", "--out", "")
 
 
 @pytest.mark.parametrize(
     "name, part",
     {"absent.yaml": "no such file", ".": "is a folder", "latin.yaml": "not UTF-8", "picture.yaml": "not "}.items(),
 )
-def test_not_a_recipe_at_all(tmp_path: Path, name: str, part: str) -> None:
+def test_not_a_recipe_at_all(tmp_path: Path, refuse: Refuse, name: str, part: str) -> None:
     (tmp_path / "latin.yaml").write_bytes("data: Zürich\n".encode("latin-1"))
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00")
-    assert part in refused(tmp_path, name)
+    assert part in refuse(name)
 
 
-def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "good.yaml").write_text("preset: tiny\n")
-    assert "the value is not YAML; " in refused(tmp_path, "good.yaml", "-p", "run=\udcff")
+def test_the_real_command_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("preset: gigantic\n")
+    command = [sys.executable, "-m", "cellsignal.cli.main", "run"]
+    for arguments, part in ((["bad.yaml"], "unknown preset 'gigantic'; "), (["bad.yaml", "-p", "run=\udcff"], "the value is not YAML; ")):
+        ended = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        [line] = ended.stderr.splitlines()
+        assert (ended.returncode, ended.stdout) == (2, "") and line.startswith("cellsignal: error: ") and part in line
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]

@@ -16,9 +16,9 @@ from cellsignal.settings import update
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
-from cellsignal.run.bundle import entry_points, bundle, archive_texts, requirements
+from cellsignal.run.bundle import entry_points, bundle, archive_texts
 from cellsignal.run.chain import chain
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import steps
 
@@ -96,8 +96,8 @@ def test_requirements_are_exact_and_reach_down_to_what_libraries_need(run: Path,
     names = [line.split("==")[0] for line in lines[1:]]
     assert {"papermill", "ipykernel", "pydantic-core", "jupyter-core", "opencv-python-headless"} <= set(names)
     assert not {"cellsignal", "pytest"} & set(names) and len(names) == len(set(names))
-    assert requirements.with_dependencies(["no-such-thing"]) == []
-    assert requirements.version_lines(["pyyaml"], recorded={"PyYAML": ""}) == [f"pyyaml=={metadata.version('pyyaml')}"]
+    assert bundle.with_dependencies(["no-such-thing"]) == []
+    assert bundle.version_lines(["pyyaml"], recorded={"PyYAML": ""}) == [f"pyyaml=={metadata.version('pyyaml')}"]
 
 
 def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:

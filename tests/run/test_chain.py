@@ -38,7 +38,8 @@ def run(tmp_path: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixtu
 
 
 def test_everything_once_then_only_what_depends_on_a_change(
-    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], in_this_process: None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"
     assert run() == ALL
@@ -90,20 +91,21 @@ def test_steps_that_the_run_no_longer_has_leave_no_receipt_and_no_page(
 
 
 def test_a_failed_step_stops_the_chain_and_is_tried_again(
-    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path]
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], request: pytest.FixtureRequest
 ) -> None:
-    write_toy(kernels, "1-eda", body="import time\ntime.sleep(60)")
+    write_toy(kernels, "1-eda", body="import time\ntime.sleep(900)")
     write_toy(kernels, "2-pretrain-controls", body="1 / 0")
     began = time.monotonic()
     with pytest.raises(StepFailed, match="^2-pretrain-controls@U2OS: ZeroDivisionError: division by zero; see "):
         run()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300
     assert [path.stem for path in (tmp_path / "run/receipts").iterdir()] == ["simulate"]
     write_toy(kernels, "2-pretrain-controls", body="print('nothing')")
     with pytest.raises(StepFailed, match="ended without writing weights/U2OS/pretrain.safetensors"):
         run()
     write_toy(kernels, "1-eda")
     write_toy(kernels, "2-pretrain-controls")
+    request.getfixturevalue("in_this_process")
     assert run() == ALL[:-1]
 
 

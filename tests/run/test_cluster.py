@@ -18,7 +18,7 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import chain
 from cellsignal.run.cluster import ray_cluster, worker
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 PREDICTION = """from cellsignal.receipts import Receipt
 if stored != "scores":
@@ -170,7 +170,7 @@ def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
     asked = {"preset": "tiny", "experiments": ("HUVEC-01",), "image_size": 16}
-    simulate.simulate(tmp_path / "one", processes=1, **asked)
+    simulate.simulate(tmp_path / "one", parallel_map=map, **asked)
     for name, storage in (("shared", ""), ("apart", f"file://{tmp_path}/store")):
         simulate.simulate(tmp_path / name, parallel_map=ray_cluster.Cluster("local", storage).parallel_map, **asked)
     assert everything(tmp_path / "apart") == everything(tmp_path / "shared") == everything(tmp_path / "one")

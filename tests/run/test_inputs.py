@@ -44,18 +44,19 @@ def test_plates_of_other_code_are_drawn_anew_in_the_run_folder_and_kept_elsewher
     tiny = simulate.PRESETS["tiny"]
     monkeypatch.setitem(simulate.PRESETS, "tiny", replace(tiny, cell_types=("RPE",), train=1, image_size=16, repeats=()))
     for data in ("", str(tmp_path / "mine")):
-        inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
+        inputs.prepare(data, run=tmp_path, preset="tiny", parallel_map=map)
     before = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
-    monkeypatch.setattr(workdir, "package_code", lambda room: {"": "", room: "of tomorrow"})
+    for module in (workdir, simulated):
+        monkeypatch.setattr(module, "package_code", lambda room: {"": "", room: "of tomorrow"})
     capsys.readouterr()
     for data in ("", str(tmp_path / "mine")):
-        inputs.prepare(data, run=tmp_path, preset="tiny", processes=1)
+        inputs.prepare(data, run=tmp_path, preset="tiny", parallel_map=map)
     assert [line for line in capsys.readouterr().out.splitlines() if not line.startswith("SIMULATED DATA")] == [
         f"{tmp_path / 'data'}: drawn by other code of cellsignal (cellsignal, data); the plates are drawn again",
         f"{tmp_path / 'mine'}: kept, although other code of cellsignal (cellsignal, data) drew these plates; delete the folder to draw them anew"]
     after = {name: (tmp_path / name / "pixel_stats.csv").stat().st_mtime_ns for name in ("data", "mine")}
     assert after["data"] != before["data"] and after["mine"] == before["mine"]
-    inputs.prepare("", run=tmp_path, preset="tiny", processes=1)
+    inputs.prepare("", run=tmp_path, preset="tiny", parallel_map=map)
     assert "other code" not in capsys.readouterr().out, "now it is of this code"
 
 
@@ -65,10 +66,10 @@ def test_what_other_code_left_half_drawn_is_not_gone_on_with(tmp_path: Path, mon
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(simulate, "_write_tables", broken)
-        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
+        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, parallel_map=map)
     monkeypatch.setattr(workdir, "package_code", lambda room: {room: "of tomorrow"})
     with pytest.raises(InputError, match=r"drawn by other code of cellsignal \(cellsignal, data\); delete this folder, or choose another"):
-        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, processes=1)
+        simulate.simulate(tmp_path / "data", preset="tiny", experiments=["RPE-01"], image_size=16, parallel_map=map)
 
 
 def test_a_named_folder_is_never_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:

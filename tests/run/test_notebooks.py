@@ -190,29 +190,44 @@ def with_a_cell_that_lacks_all_but_its_text(notebook: dict[str, Any]) -> None:
     notebook["cells"][-1] = {"cell_type": "code", "source": notebook["cells"][-1]["source"]}
 
 
-ELSEWHERE = [as_colab, of_conda, of_no_kernel, with_one_id_twice, with_a_cell_that_lacks_all_but_its_text]
+def with_all_faults(notebook: dict[str, Any]) -> None:
+    for fault in (with_one_id_twice, of_conda, with_a_cell_that_lacks_all_but_its_text):
+        fault(notebook)
 
 
-@pytest.mark.parametrize("saved", ELSEWHERE)
-def test_a_notebook_saved_elsewhere_is_executed_paged_and_pushed(tmp_path: Path, write_toy: Callable[..., Path], saved: Callable) -> None:
-    path = write_toy(tmp_path, "1-eda")
+ELSEWHERE = [as_colab, of_conda, of_no_kernel, with_one_id_twice, with_a_cell_that_lacks_all_but_its_text, with_all_faults]
+
+
+def saved_elsewhere(path: Path, saved: Callable[[dict[str, Any]], None]) -> Path:
     written = files.read_json(path)
     saved(written)
     files.write_json(path, written)
+    return path
+
+
+def check_notebook(notebook: dict[str, Any]) -> None:
+    nbformat.validate(notebook)
+    assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert notebook["nbformat_minor"] == 5 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+
+
+@pytest.mark.parametrize("saved", ELSEWHERE)
+def test_a_notebook_saved_elsewhere_is_pushed(tmp_path: Path, write_toy: Callable[..., Path], saved: Callable) -> None:
+    path = saved_elsewhere(write_toy(tmp_path, "1-eda"), saved)
     pushed = json.loads(kernel_folders.notebook_text(path, {"run": "runs/one"}))
-    for notebook in (pushed, files.read_json(run(path, tmp_path / "run"))):
-        nbformat.validate(notebook)
-        assert notebook["metadata"]["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
-        assert notebook["nbformat_minor"] == 5 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    check_notebook(pushed)
     assert "widgets" not in pushed["metadata"]
     assert kernel_folders.notebook_text(path, {"run": "runs/one"}) == json.dumps(pushed, indent=1, ensure_ascii=False) + "\n"  # ids are not drawn
 
 
+@pytest.mark.parametrize("saved", [as_colab, with_all_faults])
+def test_a_notebook_saved_elsewhere_is_executed_and_has_its_page(tmp_path: Path, write_toy: Callable[..., Path], saved: Callable) -> None:
+    check_notebook(files.read_json(run(saved_elsewhere(write_toy(tmp_path, "1-eda"), saved), tmp_path / "run")))
+
+
 def test_the_page_of_a_notebook_that_was_executed_elsewhere(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
-    target = write_toy(tmp_path, "1-eda")
+    target = saved_elsewhere(write_toy(tmp_path, "1-eda"), as_colab)
     written = files.read_json(target)
-    as_colab(written)
-    files.write_json(target, written)
     notebooks.write_page(target)
     assert "<title>1-eda</title>" in target.with_suffix(".html").read_text()
     kept = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}

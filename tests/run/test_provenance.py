@@ -7,7 +7,7 @@ import pytest
 
 from cellsignal import files
 from cellsignal.run import environment
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 
 def test_a_copy_has_the_digest_of_the_package_and_other_code_another(tmp_path: Path) -> None:

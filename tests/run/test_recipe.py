@@ -69,7 +69,6 @@ def test_a_notebook_is_given_what_is_not_the_default() -> None:
     ("session.time_budget", {"machine.time_budget_minutes"}), ("found['recipe'].cost; draw.by_recipe(recipe=1)", set()),
 ])
 def test_what_a_cell_reads_is_told_by_its_code(code: str, read: set[str]) -> None:
-    assert recipe.keys_read(code) == read
     assert recipe.keys_read_by_cells(["%matplotlib inline", code]) == read
 
 

@@ -53,7 +53,7 @@ def test_what_is_attached_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_kernel_alone_tells_its_parameters_and_times_by_its_receipt(tmp_path: Path) -> None:
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
     vouching = Receipt.read(tmp_path / "a/receipts/4-predict-assign.json")
-    details = {"parameters": {"seed": 4, "run": "x"}, "code": "", "taken_up": {}, "progress": "", "written": 1.0, "seconds": 7.0}
+    details = {"parameters": {"seed": 4, "run": "x"}, "code": "", "attached_files": {}, "progress": "", "written": 1.0, "seconds": 7.0}
     replace(vouching, identity={"step": "4-predict-assign"}, details=details).write()
     for name in ("recipe.json", "seconds.json"):
         (tmp_path / "a" / name).unlink()

@@ -126,7 +126,7 @@ def test_losses_and_backbones_are_those_that_can_be_built() -> None:
     from cellsignal.learn import settings
     from cellsignal.learn.networks.backbones import BACKBONES
 
-    assert {*LOSSES, *MARGINS} == set(settings.LOSSES) and tuple(MARGINS) == settings.MARGIN_LOSSES
+    assert {*LOSSES, *MARGINS} == set(settings.LOSS_NAMES) and tuple(MARGINS) == settings.MARGIN_LOSSES
     assert set(BACKBONES) - {"one-norm"} == set(settings.BACKBONES) - {"one-norm"}
 
 

@@ -61,6 +61,7 @@ def call(made: tuple[Path, Path], run: Path, *more: str, launcher: tuple[str, ..
     return subprocess.run([sys.executable, *launcher, *arguments], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -82,10 +82,10 @@ def test_what_an_earlier_step_made_is_taken_up_and_passed_on(past: Past, kaggle:
     one.finish()
     written = step_receipts.read(folder, "3-train-cell-type@U2OS")
     assert set(written.outputs) == {"weights/U2OS/model.json"}
-    assert set(written.details["taken_up"]) == {*WEIGHTS, f"receipts/{PRETRAIN}.json"}
+    assert set(written.details["attached_files"]) == {*WEIGHTS, f"receipts/{PRETRAIN}.json"}
     assert written.complete and flatten(written.details["parameters"]) == {**flatten(Recipe(run="runs/tiny", preset="demo").model_dump()), "cell_type": "U2OS", "network_name": "model"}
     everything = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
-    assert everything == {*written.outputs, *written.details["taken_up"], "run.json", "receipts/3-train-cell-type@U2OS.json"}
+    assert everything == {*written.outputs, *written.details["attached_files"], "run.json", "receipts/3-train-cell-type@U2OS.json"}
 
 
 def test_nothing_here_is_overwritten_and_the_own_run_comes_first(past: Past, kaggle: Path) -> None:
@@ -238,7 +238,7 @@ def test_nothing_is_taken_up_through_a_link(past: Past, kaggle: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": None}}, {"complete": 1}, {"identity": []}, *(
-    {"details": wrong} for wrong in ({"taken_up": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"}, {"seconds": "1"}))])  # fmt: skip
+    {"details": wrong} for wrong in ({"attached_files": None}, {"parameters": {"cell_type": ["U2OS"]}}, {"written": "now"}, {"seconds": "1"}))])  # fmt: skip
 def test_a_receipt_of_another_shape_is_no_receipt(past: Past, change: dict[str, Any]) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = step_receipts.receipt_path(folder, PRETRAIN)

@@ -154,7 +154,7 @@ def test_macro_f1_takes_the_place_of_accuracy(tmp_path: Path) -> None:
     files.write_json(tmp_path / "run/seconds.json", {"protein-atlas": 9.0})
     files.write_json(tmp_path / "run/recipe.json", {"parameters": {}, "code": "a" * 64})
     ended = {"variant": "base", "seed": 0, "status": "done", "changes": {}, **sweep_results.outcome(tmp_path / "run")}
-    trials = sweep_results.trials_table([ended], kinds=sweep_results.KINDS["macro_f1"])
+    trials = sweep_results.trials_table([ended], kinds=sweep_results.RUNG_KINDS["macro_f1"])
     row = trials.iloc[0]
     assert (row["held_out_half"], row["held_out_thresholds"], row["test_thresholds"]) == pytest.approx((0.2, 0.3, 0.4))
     variants = sweep_results.variants_table(trials, order=["base"])

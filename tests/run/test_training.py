@@ -11,10 +11,10 @@ from building import in_groups
 from cellsignal.budget import Budget
 from cellsignal.data.microscope.simulate import simulate
 from cellsignal.data.tables.splits import training_sites
+from cellsignal.decide.predict import inference
 from cellsignal.errors import InputError
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.phase import Phase
-from cellsignal.run import training
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.training import NetworkTraining
@@ -74,8 +74,8 @@ def test_controls_and_test_wells_are_there_for_what_needs_them(plates: Path, tmp
 def test_held_out_wells_are_predicted_under_statistics_of_the_wells_that_trained(
         plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: str) -> None:
     seen: list[Any] = []
-    real = training.score_images
-    monkeypatch.setattr(training, "score_images", lambda model, card, wells, controls, **how: seen.append(controls) or real(model, card, wells, controls, **how))
+    real = inference.score_images
+    monkeypatch.setattr(inference, "score_images", lambda model, card, wells, controls, **how: seen.append(controls) or real(model, card, wells, controls, **how))
     work = work_of(plates, tmp_path, classes=classes, backbone="densenet-small", device="cpu")
     train, held_out = work.data_sets(training_sites(work.sites, classes=classes))
     sites = work.with_controls_and_test_wells(train, held_out)

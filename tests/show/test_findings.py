@@ -69,5 +69,5 @@ def test_thresholds_are_worth_what_was_measured() -> None:
     rungs = [{"rung": name, "kind": "network" if method else "floor", "split": "held_out", "macro_f1": value, **({"method": method} if method else {})}
              for name, method, value in rows]
     assert label_findings(rungs) == (
-        "- **Held-out sites**: macro F1 0.400 with thresholds 0.5, 0.350 with thresholds fitted on held-out folds; the best floor has 0.200.")
+        "- **Held-out sites**: macro F1 0.400 with thresholds 0.5, 0.350 with thresholds fitted on held-out folds; the best baseline has 0.200.")
     assert label_findings([]) == "- No macro F1 was measured."

@@ -9,11 +9,11 @@ def rungs_of(axes) -> list[str]:
 
 
 def test_raw_and_assigned_have_an_axis_each(rungs, held_out):
-    raw, assigned = ladder(held_out + rungs, floor=0.2).axes
+    raw, assigned = ladder(held_out + rungs, linear_baseline=0.2).axes
     assert (rungs_of(raw), rungs_of(assigned)) == (["running", "adapted"], ["exact"])
     assert raw.get_title(loc="left").startswith("Raw")
-    assert "linear model 0.200" in [text.get_text() for text in raw.texts]
-    assert "linear model 0.200" not in [text.get_text() for text in assigned.texts]
+    assert "linear baseline 0.200" in [text.get_text() for text in raw.texts]
+    assert "linear baseline 0.200" not in [text.get_text() for text in assigned.texts]
 
 
 def test_test_wells_come_before_held_out_ones(rungs, held_out):

@@ -38,12 +38,12 @@ def read(path) -> tuple[str, list[str]]:
 
 
 def test_a_whole_run(tmp_path, rungs, held_out, history):
-    floor, notes = {"accuracy": 0.25}, ["train/RPE-09/Plate2/J16_s1: no channel 5, 6"]
+    baseline, notes = {"accuracy": 0.25}, ["train/RPE-09/Plate2/J16_s1: no channel 5, 6"]
     routes = [{"experiment": "HUVEC-19", "route": "groups", "group_on_plate": [2, 3, 4, 1], "group_posterior": 0.875,
                "surprise_bits": 0.0, "note": ""},
               {"experiment": "HUVEC-20", "route": "one-to-one", "group_on_plate": None, "group_posterior": None,
                "surprise_bits": 0.0, "note": "two permutations are too close"}]
-    write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "floor": floor, "notes": notes,
+    write_json(tmp_path / "metrics.json", {"ladder": rungs + held_out, "linear_baseline": baseline, "notes": notes,
                                            "brodt": {"exact": [0.76, 0.89]}, "experiments": routes, "calibration_error": 0.0123})
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
@@ -88,7 +88,7 @@ def test_damaged_parts_are_named(tmp_path):
 
 
 def test_raw_and_assigned_never_share_a_column(tmp_path, rungs):
-    write_json(tmp_path / "metrics.json", {"ladder": rungs, "floor": None})
+    write_json(tmp_path / "metrics.json", {"ladder": rungs, "linear_baseline": None})
     text, _ = read(write_report(tmp_path))
     for line in re.findall(r"<table>.*?</table>", text, re.S):
         rows = re.findall(r"<tr>(.*?)</tr>", line)
@@ -106,7 +106,7 @@ def test_tables_escape_and_leave_nothing_blank_by_mistake():
     assert "&lt;x&gt;" in text and "0.500" in text and "None" not in text
 
 
-@pytest.mark.parametrize("change", [{"ladder": 5}, {"ladder": [{"rung": "running"}]}, {"metric": "other"}, {"notes": "one"}, {"floor": 0.25},
+@pytest.mark.parametrize("change", [{"ladder": 5}, {"ladder": [{"rung": "running"}]}, {"metric": "other"}, {"notes": "one"}, {"linear_baseline": 0.25},
                                     {"experiments": [{"experiment": "RPE-01"}]}, {"calibration_error": "0.1"}])  # fmt: skip
 def test_metrics_of_another_shape_are_named(tmp_path, rungs, change):
     write_json(tmp_path / "metrics.json", {"ladder": rungs, **change})

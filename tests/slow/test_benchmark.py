@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from building import recipe_of
+from building import dataset_size, recipe_of
 from cellsignal.data.settings import WellSettings
 from cellsignal.bench import cost, report
 from cellsignal.bench.suite import Benchmark
@@ -48,7 +48,7 @@ def test_the_predicted_cost_is_the_measured_one(tmp_path: Path) -> None:
     tables = read_tables(run / "data")
     sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, settings=WellSettings(split="experiment", validation_experiments=1), seed=0))
     chosen = {name: value for name, value in flatten(recipe_of({**values, "run": "x"}).model_dump()).items() if name in COST_PARAMETERS}
-    workloads = cost.training_workloads(cost.dataset_size(sites), chosen, tests_answered=True)
+    workloads = cost.training_workloads(dataset_size(sites), chosen, tests_answered=True)
     predicted = cost.estimate(workloads, report.this_machine(bench), report.sources(bench)[0], backbone="densenet-small", image_size=64)
     print(f"predicted {predicted.seconds:.1f} s, measured {seconds:.1f} s")
     assert predicted.seconds == pytest.approx(seconds, rel=0.2)

@@ -27,7 +27,8 @@ from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.run.bundle import bundle
 from cellsignal.run.chain import chain, rebuild, script
-from cellsignal.run.record import step_receipts, provenance
+from cellsignal import provenance
+from cellsignal.run.record import step_receipts
 from cellsignal.run.chain.chain import Job, LocalExecutor
 from cellsignal.run.record.results import read_results
 from cellsignal.show import report
@@ -49,7 +50,7 @@ class InThisProcess(LocalExecutor):
     def __init__(self, shelf: Path) -> None:
         self.shelf = shelf
 
-    def parallel_map(self, function: Callable[[Any], Any], parts: Iterable[Any], *, processes: int | None = None) -> Iterator[Any]:
+    def parallel_map(self, function: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
         for plate, folder in parts:
             place = self.shelf / f"{plate.experiment}-{plate.plate}"
             if place not in self.drawn:

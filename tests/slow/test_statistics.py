@@ -35,7 +35,7 @@ def train(tables: Tables, weights: Path, *, seed: int) -> None:
 
 def compare(root: Path, *, seed: int) -> dict[str, dict]:
     """By kind of statistics: accuracy on the test wells, images through the network, seconds."""
-    simulate(root / "data", preset="plates", seed=seed, processes=1)
+    simulate(root / "data", preset="plates", seed=seed, parallel_map=map)
     tables = read_tables(root / "data")
     train(tables, root / "weights/HUVEC/model.safetensors", seed=seed)
     asked, _ = whole_sites(tables.root, tables.sites[tables.sites["dataset"] == "test"])

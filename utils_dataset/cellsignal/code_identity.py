@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -34,38 +35,27 @@ def parse(code: str) -> ast.Module:
 def text_digest(code: str) -> str:
     """SHA-256 over the syntax tree of `code`; over the text itself where it is not Python."""
     try:
-        return _tree_digest(parse(code))
+        return _sha256(_append_words(parse(code), []))
     except SyntaxError:
         return _sha256(code)
 
 
-def _tree_digest(tree: ast.AST) -> str:
-    words: list[str] = []
-    _append_words(tree, words)
-    return _sha256(words)
-
-
-def _append_words(node: Any, words: list[str]) -> None:
-    """Append a syntax tree without docstrings as words; empty fields are left out, because each version of Python has others."""
+def _append_words(node: Any, words: list[str]) -> list[str]:
+    """Append a syntax tree without docstrings as words, and return them; empty fields are left out, because each version of Python has others."""
     if isinstance(node, list):
         for child in node:
             _append_words(child, words)
     elif isinstance(node, ast.AST):
         words.append(type(node).__name__)
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None
         for name in node._fields:
             if (value := getattr(node, name, None)) is not None and value != []:
                 words.append(name)
-                _append_words(value[1:] if name == "body" and _has_docstring(node) else value, words)
+                _append_words(value[1:] if name == "body" and documented else value, words)
     else:
         words.append(repr(node))
     words.append(")")
-
-
-def _has_docstring(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return False
-    first = node.body[0]
-    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return words
 
 
 def package_code(*rooms: str, package: Path = PACKAGE) -> dict[str, str]:
@@ -87,16 +77,12 @@ def package_code(*rooms: str, package: Path = PACKAGE) -> dict[str, str]:
 def _read_file(path: Path, modified: int) -> tuple[str, frozenset[str]]:
     """The digest of a file as it was at the time `modified`, and the rooms that it imports from."""
     tree = parse(path.read_text(encoding="utf-8"))
-    return _tree_digest(tree), frozenset(_imported_rooms(tree))
+    return _sha256(_append_words(tree, [])), frozenset(imported_rooms(tree))
 
 
-def imported_rooms(code: str) -> set[str]:
+def imported_rooms(code: str | ast.AST) -> set[str]:
     """The rooms of this package that `code` imports from."""
-    return _imported_rooms(parse(code))
-
-
-def _imported_rooms(tree: ast.Module) -> set[str]:
-    parts = [name.split(".") for name in _imported_names(tree)]
+    parts = [name.split(".") for name in imported_names(code)]
     return {part[1] for part in parts if part[0] == PACKAGE.name and len(part) > 1 and (PACKAGE / part[1]).is_dir()}
 
 
@@ -114,20 +100,16 @@ def read_names(code: str) -> set[str]:
     return {node.id for node in ast.walk(parse(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
-def imported_names(code: str) -> set[str]:
-    """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
-    return _imported_names(parse(code))
-
-
 def imported_run_modules(tree: ast.AST) -> list[Path]:
     """The files of the room `run` that code imports by name: they hold the part of a notebook's work that its cells do not show."""
-    names = (name for name in _imported_names(tree) if name.startswith(f"{PACKAGE.name}.run."))
+    names = (name for name in imported_names(tree) if name.startswith(f"{PACKAGE.name}.run."))
     return sorted(filter(Path.is_file, (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names)))
 
 
-def _imported_names(tree: ast.AST) -> set[str]:
+def imported_names(code: str | ast.AST) -> set[str]:
+    """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(code) if isinstance(code, str) else code):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -136,6 +118,7 @@ def _imported_names(tree: ast.AST) -> set[str]:
     return names
 
 
+@dataclass
 class Notebook:
     """The cells of the notebook that this process runs, as IPython keeps them in `In`, or as a script that runs them passes them.
 
@@ -143,10 +126,9 @@ class Notebook:
     the room `run` that the other cells import are, as they were when they were first seen: files may change later.
     """
 
-    def __init__(self) -> None:
-        self.cells: Sequence[str] = ()
-        self.first = 0
-        self.modules: dict[Path, str] = {}
+    cells: Sequence[str] = ()
+    first: int = 0  # number of the first cell that counts
+    modules: dict[Path, str] = field(default_factory=dict)  # digests by file
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
@@ -187,11 +169,11 @@ def describe(value: Any) -> Any:
     return _Descriptions().describe(value)
 
 
+@dataclass
 class _Descriptions:
     """Describes values that may contain each other: a value that comes again is replaced by its number."""
 
-    def __init__(self) -> None:
-        self.numbers: dict[int, tuple[int, Any]] = {}  # by id, with the value itself, so that no other value gets its id
+    numbers: dict[int, tuple[int, Any]] = field(default_factory=dict)  # by id, with the value itself, so that no other value gets its id
 
     def describe(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | str):

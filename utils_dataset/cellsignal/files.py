@@ -12,18 +12,18 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Container, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import FULL, InputError
+from cellsignal.errors import FULL, InputError, system_error
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
-ALTERED = "is not as it was written"
-RUN_AGAIN = "delete it and run the step that writes it again"
+NOT_AS_WRITTEN = "is not as it was written"
+RERUN_STEP = "delete it and run the step that writes it again"
 MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
 _NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
@@ -195,8 +195,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: Any = None, *, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
-    """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `shaped` takes."""
+def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
+    """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `validated` takes."""
     try:
         with os.fdopen(open_regular(path), encoding="utf-8") as stream:
             value = parse_json(stream.read())
@@ -206,7 +206,7 @@ def read_json(path: Path, shape: Any = None, *, fault: str = ALTERED, cure: str 
         if isinstance(error, InputError):
             raise
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
-    return value if shape is None else shaped(value, shape, where=path, fault=fault, cure=cure)
+    return value if shape is None else validated(value, shape, where=path, fault=fault, cure=cure)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -219,7 +219,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("a number of too many digits" if "digits" in str(error) else str(error)) from None
 
 
-def shaped(value: Any, shape: Any, *, where: object, fault: str = ALTERED, cure: str = RUN_AGAIN) -> Any:
+def validated(value: Any, shape: Any, *, where: object, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
     """Check a value against a type (such as a TypedDict; other keys are allowed) and return it; InputError says `fault`."""
     from pydantic import ValidationError  # imported here because it is slow
 
@@ -273,7 +273,10 @@ def locked(path: Path, *, timeout: float = 0.0, waiting_message: str = "", busy_
     Waits up to `timeout` seconds, printing `waiting_message` once, then raises InputError with `busy_message`.
     """
     deadline = time.monotonic() + timeout
-    while (descriptor := _try_lock(path)) is None:
+    while True:
+        with suppress(BlockingIOError):
+            descriptor = open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         if time.monotonic() > deadline:
             where = path if path.is_dir() else path.parent
             raise InputError(busy_message, where=where, cure="wait for it to end, or choose another folder")
@@ -285,13 +288,6 @@ def locked(path: Path, *, timeout: float = 0.0, waiting_message: str = "", busy_
         yield
     finally:
         os.close(descriptor)
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        return open_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
 
 
 def open_lock(path: Path, kind: int) -> int:
@@ -308,3 +304,65 @@ def open_lock(path: Path, kind: int) -> int:
                              cure="choose a folder on another disk, such as a local one") from None
         raise
     return descriptor
+
+
+# Room on a disk.
+
+_RESERVE = 32 << 20  # bytes that stay free
+
+
+def require_room(folder: Path, size: int, *, purpose: str, cure: str = "free some space, or choose another disk") -> None:
+    """InputError if the disk of `folder` has fewer than `size` bytes free; the folder need not exist yet."""
+    existing_folder = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing_folder).free
+    if size + _RESERVE > free:
+        raise InputError(f"{purpose} needs {gigabytes(size)}, {gigabytes(free)} are free", where=folder, cure=cure)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as "1.5 GB" or "300.0 MB"."""
+    unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
+    return f"{size / unit:,.1f} {name}"
+
+
+@contextmanager
+def on_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk into InputError; complete files are kept for the next call."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise system_error(error, folder=folder, cure="free some space; the same command then goes on") from None
+
+
+# Folders as users leave them, without the files of operating systems; links are followed.
+
+_SYSTEM = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"}
+
+
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Files and folders in a folder, without hidden and system ones (.DS_Store, AppleDouble's ._*, Thumbs.db, *:Zone.Identifier).
+
+    An empty list for a folder that does not exist or cannot be read.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            return [entry for entry in listing if not is_system(entry.name)]
+    except OSError:
+        return []
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or created by an operating system."""
+    return name.startswith(".") or name in _SYSTEM or name.endswith(":Zone.Identifier")
+
+
+def walk(folder: str, *, follow_links: Container[str]) -> Iterator[str]:
+    """The path of every file below a folder, and of folders named *.png; links to folders only if in `follow_links`."""
+    for entry in entries(folder):
+        is_folder = entry.is_dir() and (entry.path in follow_links or not entry.is_symlink())  # others may lead anywhere, even back here
+        if not is_folder or entry.name.endswith(".png"):
+            yield entry.path
+        if is_folder:
+            yield from walk(entry.path, follow_links=follow_links)

@@ -1,4 +1,4 @@
-"""The types of the JSON files that several rooms read back; `files.shaped` checks content against them, because anybody may have written it.
+"""The types of the JSON files that several rooms read back; `files.validated` checks content against them, because anybody may have written it.
 
 A TypedDict has the keys that are read by name; a file may have others. The type of a file with a single reader is defined beside that.
 """
@@ -75,7 +75,7 @@ class ExperimentDecision(TypedDict):
     note: str
 
 
-Floor = TypedDict("Floor", {"accuracy": float})  # the accuracy of a linear model, in metrics.json
+LinearBaseline = TypedDict("LinearBaseline", {"accuracy": float})  # in metrics.json
 
 
 class Metrics(TypedDict, total=False):
@@ -85,7 +85,7 @@ class Metrics(TypedDict, total=False):
     task: str
     ladder: list[Rung]
     rungs: list[LabelRung]
-    floor: Floor | None
+    linear_baseline: LinearBaseline | None
     notes: list[str]
     brodt: dict[str, list[float]]
     calibration_error: float | None

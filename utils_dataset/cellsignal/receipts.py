@@ -12,8 +12,7 @@ from cellsignal import files
 from cellsignal.errors import InputError
 
 CHECKSUM = "checksum"  # the last key: SHA-256 of the receipt without it
-RUN_AGAIN = "delete it and run the step that writes it again"
-KINDS = {"identity": dict, "outputs": dict, "complete": bool, "details": dict}
+FIELD_TYPES = {"identity": dict, "outputs": dict, "complete": bool, "details": dict}
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Receipt:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, details: Any = None, *, cure: str = RUN_AGAIN) -> "Receipt":
-        """Read a receipt; InputError when it is missing, not as it was written, or `details` are not of this type (`files.shaped`)."""
+    def read(cls, path: Path, details: Any = None, *, cure: str = files.RERUN_STEP) -> "Receipt":
+        """Read a receipt; InputError when it is missing, not as it was written, or `details` are not of this type (`files.validated`)."""
         try:
             with os.fdopen(files.open_regular(path), "rb") as stream:
                 record = cls.parse(path, stream.read())
@@ -43,7 +42,7 @@ class Receipt:
         except ValueError as error:
             raise InputError(str(error), where=path, cure=cure) from None
         if details is not None:
-            files.shaped(record.details, details, where=path, cure=cure)
+            files.validated(record.details, details, where=path, cure=cure)
         return record
 
     @classmethod
@@ -61,38 +60,38 @@ class Receipt:
             record = files.parse_json(content)
         except ValueError as error:
             raise ValueError(f"not readable as JSON ({error})") from None
-        facts = {name: value for name, value in record.items() if name != CHECKSUM} if isinstance(record, dict) else {}
+        fields = {name: value for name, value in record.items() if name != CHECKSUM} if isinstance(record, dict) else {}
         try:
-            unaltered = _sealed(facts) == content  # bytes, not values: 1.0 and 1.00 are the same number
+            unaltered = _sealed(fields) == content  # bytes, not values: 1.0 and 1.00 are the same number
         except ValueError:  # NaN
             unaltered = False
         if not unaltered:
             raise ValueError("not as it was written")
-        return cls.of(path, facts)
+        return cls.of(path, fields)
 
     @classmethod
-    def of(cls, path: Path, facts: Any) -> "Receipt":
-        """The receipt that says these `facts`; ValueError if they are those of none."""
-        if not isinstance(facts, dict) or {name: type(value) for name, value in facts.items()} != KINDS:
+    def of(cls, path: Path, fields: Any) -> "Receipt":
+        """The receipt that says these `fields`; ValueError if they are those of none."""
+        if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != FIELD_TYPES:
             raise ValueError("not a receipt of this version")
-        if not all(isinstance(digest, str) for digest in facts["outputs"].values()):
+        if not all(isinstance(digest, str) for digest in fields["outputs"].values()):
             raise ValueError("not a receipt of this version")
-        return cls(path, **facts)
+        return cls(path, **fields)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """All that it says."""
-        return {name: getattr(self, name) for name in KINDS}
+        return {name: getattr(self, name) for name in FIELD_TYPES}
 
     @property
     def content(self) -> bytes:
         """The bytes of its file: indented JSON, the checksum last; ValueError for NaN."""
-        return _sealed(self.facts)
+        return _sealed(self.fields)
 
     def write(self) -> "Receipt":
         """Write it atomically; gives it as it is read back."""
         files.write_bytes(self.path, self.content)
-        return replace(self, **json.loads(json.dumps(self.facts)))
+        return replace(self, **json.loads(json.dumps(self.fields)))
 
     def is_current(self, identity: Mapping[str, Any]) -> bool:
         """Whether all is there, and was made by what `identity` says."""
@@ -107,8 +106,8 @@ class Receipt:
                 raise InputError(f"not as {made_by} left it", where=folder / name, cure=cure)
 
 
-def _sealed(facts: Mapping[str, Any]) -> bytes:
-    return _dumped({**facts, CHECKSUM: hashlib.sha256(_dumped(facts)).hexdigest()})
+def _sealed(fields: Mapping[str, Any]) -> bytes:
+    return _dumped({**fields, CHECKSUM: hashlib.sha256(_dumped(fields)).hexdigest()})
 
 
 def _dumped(value: Mapping[str, Any]) -> bytes:

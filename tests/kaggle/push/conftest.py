@@ -10,7 +10,7 @@ from server import FakeKaggle
 from cellsignal import code_identity
 from cellsignal.kaggle import kernel_folders, push, push_state
 from cellsignal.run import environment, recipe
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 ROOT = Path(__file__).resolve().parents[3]
 Connect = Callable[..., dict[str, str]]

@@ -15,7 +15,7 @@ from cellsignal.errors import StepFailed
 from cellsignal.kaggle import utility_dataset
 from cellsignal.kaggle.errors import QuotaSpent
 from cellsignal.receipts import Receipt
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 Call = Callable[..., dict[str, str]]
 

@@ -17,7 +17,7 @@ from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import push, push_state, watch
 from cellsignal.kaggle.errors import LoginFailed, RateLimited, ServerError, Unreachable
 from cellsignal.receipts import Receipt
-from cellsignal.run.record import provenance
+from cellsignal import provenance
 
 Connect = Callable[..., dict[str, str]]
 Call = Callable[..., dict[str, str]]

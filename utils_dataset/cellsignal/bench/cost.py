@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cellsignal.decide.settings import PredictionSettings
-from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, GPU_BATCH_PIXELS, BYTES_PER_PIXEL, REFINEMENTS
+from cellsignal.learn.networks.batchnorm import BYTES_PER_PIXEL, CPU_BATCH_PIXELS, GPU_BATCH_PIXELS, REFINEMENTS
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
@@ -125,15 +125,6 @@ class DatasetSize:
 # Two sites a well: 36,515 treatment wells in train.csv, of which one experiment of each cell type is held out (4 x 1,107), 19,897 in
 # test.csv, 4,097 control wells in 33 training experiments; 277 treatments a plate.
 RXRX1_SIZE = DatasetSize(train=2 * 32_087, held_out=2 * 4_428, test=2 * 19_897, controls=2 * 3_600, controls_held_out=2 * 497, plate=2 * 277)
-
-
-def dataset_size(sites: pd.DataFrame) -> DatasetSize:
-    """The counts of a table of sites with columns split and well_type."""
-    treatment = sites["well_type"] == "treatment"
-    treatments = {split: ((sites["split"] == split) & treatment).sum() for split in ("train", "held_out", "test")}
-    controls = {split: ((sites["split"] == split) & ~treatment).sum() for split in ("train", "held_out")}
-    plate = sites[treatment].groupby(["experiment", "plate"]).size().max()
-    return DatasetSize(treatments["train"], treatments["held_out"], treatments["test"], controls["train"], controls["held_out"], plate)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Trainer:
         self.model = Classifier(NetworkSettings(backbone=backbone), channels=CHANNELS, classes=CLASSES).to(device)
         self.phase = Phase(name="benchmark", training=TrainingSettings(epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE))
         self.machine = MachineSettings(precision=precision, num_workers=workers)
-        self.learner = training.Learner(self.model, build_optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
+        self.trainer = training.Trainer(self.model, build_optimizer(self.phase.training, self.model.parameters()), self.phase, self.machine,
                                         scaler=gradient_scaler(device, precision))
         self.device, self.number, self.buffers = device, 0, BufferPool()
 
@@ -87,7 +87,7 @@ class Trainer:
 
         def work() -> float:
             self.number += 1
-            training.train_epoch(self.learner, data, steps, epoch=self.number)
+            training.train_epoch(self.trainer, data, steps, epoch=self.number)
             return sites
         return work
 
@@ -107,14 +107,14 @@ class Trainer:
         return log_probabilities(PlateInference(self.model, images, precision=self.machine.precision), "adapted")[0]
 
 
-def augmenting(images: np.ndarray, learner: Trainer, *, data: SiteImages) -> WorkFunction:
+def augmenting(images: np.ndarray, trainer: Trainer, *, data: SiteImages) -> WorkFunction:
     """Images in memory, batch by batch: a random symmetry each, then what the network sees; no reading ahead."""
-    size, numbers = learner.phase.training.batch_size, iter(range(10**9))
+    size, numbers = trainer.phase.training.batch_size, iter(range(10**9))
     batches = batches_of(len(images), size, min_batches=max(1, len(images) // size))
     data.cached = list(images)
 
     def work() -> float:
-        for batch_images, _ in read_batches(data, batches, epoch=next(numbers), device=learner.device):
-            learner.inputs(batch_images)
+        for batch_images, _ in read_batches(data, batches, epoch=next(numbers), device=trainer.device):
+            trainer.inputs(batch_images)
         return sum(map(len, batches))
     return work

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal import machine
+from cellsignal import provenance
 from cellsignal.bench import cost, timeline
 from cellsignal.bench.compare import SCHEMA
 from cellsignal.bench.cost import count_work
@@ -39,7 +39,7 @@ def report(bench: Benchmark, *, platform: str = "local", recipe: Mapping[str, An
     """
     return {
         "schema": SCHEMA,
-        "machine": machine.machine(platform, threads=torch.get_num_threads()),
+        "machine": provenance.describe_machine(platform, threads=torch.get_num_threads()),
         "method": _method(bench),
         "rows": [row.as_json() for row in bench.rows],
         "ratios": ratios(bench.rows, gpu=bench.chosen.type == "cuda", image_size=bench.sample.image_size),
@@ -98,9 +98,9 @@ def this_machine(bench: Benchmark) -> cost.Host:
     kind = bench.chosen.type
     matrix = next(rate for name, rate in rates.items() if name.startswith("matrix product"))
     memory = torch.cuda.get_device_properties(bench.chosen).total_memory if kind == "cuda" else 0
-    name = torch.cuda.get_device_name(bench.chosen) if kind == "cuda" else machine.hardware()["cpu"]
+    name = torch.cuda.get_device_name(bench.chosen) if kind == "cuda" else provenance.hardware()["cpu"]
     # A copied byte crosses twice.
-    host = cost.Host(f"here: {name}", 1, 1e9 * matrix, 2e9 * rates[f"memory copy, {kind}"], memory, machine.cores(),
+    host = cost.Host(f"here: {name}", 1, 1e9 * matrix, 2e9 * rates[f"memory copy, {kind}"], memory, provenance.cores(),
                      1e9 * rates["disk read"], width=4 if bench.bits == "fp32" else 2)
     trained, inferred = (rates.get(name) for name in ("ours: from memory", "ours: whole plate"))
     if trained is None or inferred is None:

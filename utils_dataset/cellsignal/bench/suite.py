@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from cellsignal.bench import baselines, limits, ours, timeline
+from cellsignal.bench import baselines, ours, timeline
 from cellsignal.bench.sample import CHANNELS, MAX_SITES, Sample, reduced_sample, take_sample
 from cellsignal.bench.timer import CPU, Candidate, Row, WorkFunction, measure, throughput
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import read_batches
-from cellsignal.machine import cores
+from cellsignal.provenance import cores
 
 Records = list[dict[str, Any]]  # rows as benchmark.json has them
 
@@ -51,7 +51,7 @@ class Benchmark:
     device: str = "auto"
     precision: str = "auto"
     seed: int = 0
-    floor_bytes: int = limits.MEMORY_BYTES
+    floor_bytes: int = baselines.MEMORY_BYTES
     rows: list[Row] = field(default_factory=list)
     timelines: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Benchmark:
         return self.store if self.small is self.sample else ours.pack_store(self.small.root, self.folder / "small-store")
 
     @cached_property
-    def learner(self) -> ours.Trainer:
+    def trainer(self) -> ours.Trainer:
         """Our network."""
         return ours.Trainer(self.backbone, batch_size=self.batch_size, device=self.chosen, precision=self.precision, workers=self.workers)
 
@@ -110,12 +110,12 @@ class Benchmark:
         """What the machine can do at best."""
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
-        side = 0 if self.floor_bytes == limits.MEMORY_BYTES else 64
+        side = 0 if self.floor_bytes == baselines.MEMORY_BYTES else 64
         with one_thread():
-            self.stage("machine", [limits.memory_bandwidth(size=self.floor_bytes), limits.disk_rate(self.folder, size=self.floor_bytes)])
-        candidates = [limits.matrix_rate(self.chosen, kinds[self.bits], side=side)]
+            self.stage("machine", [baselines.memory_bandwidth(size=self.floor_bytes), baselines.disk_rate(self.folder, size=self.floor_bytes)])
+        candidates = [baselines.matrix_rate(self.chosen, kinds[self.bits], side=side)]
         if self.chosen.type == "cuda":
-            candidates += [limits.memory_bandwidth(self.chosen, size=self.floor_bytes), limits.transfer_rate(self.chosen, size=self.floor_bytes)]
+            candidates += [baselines.memory_bandwidth(self.chosen, size=self.floor_bytes), baselines.transfer_rate(self.chosen, size=self.floor_bytes)]
         self.stage("machine", candidates, device=self.chosen)
         return [row.as_json() for row in self.rows]
 
@@ -125,7 +125,7 @@ class Benchmark:
         candidates = [Candidate("ours: store", "ours", ours.reading(self.store, stems)),
                 Candidate("ours: PNG, checked", "ours", ours.reading_pngs(root, stems)),
                 Candidate("OpenCV, six PNGs", "peer", _read_all(lambda stem: baselines.opencv(root, stem), stems)),
-                limits.decoding_rate([self.sample.paths(stem) for stem in stems]), limits.site_copy(self.sample.images())]
+                baselines.decoding_rate([self.sample.paths(stem) for stem in stems]), baselines.site_copy(self.sample.images())]
         if find_spec("skimage"):
             candidates.append(Candidate("official: scikit-image, six PNGs", "peer", _read_all(lambda stem: baselines.official(root, stem), stems)))
         with one_thread():
@@ -138,7 +138,7 @@ class Benchmark:
         sypetkowski = baselines.Sypetkowski(self.sample.root, self.sample.stems)
         batch = torch.from_numpy(images[:self.batch_size])
         floats = torch.empty(batch.shape)
-        candidates = [Candidate("ours: bytes turned, floats on the device", "ours", ours.augmenting(images, self.learner, data=data)),
+        candidates = [Candidate("ours: bytes turned, floats on the device", "ours", ours.augmenting(images, self.trainer, data=data)),
                 Candidate("Brodt: turned, floats, put together", "peer", _collate(brodt, grey_images, baselines.BRODT)),
                 Candidate("Sypetkowski: turned, zoomed, standardised, put together", "peer", _collate(sypetkowski, grey_images, baselines.SYPETKOWSKI)),
                 Candidate("bytes to floats alone", "floor", lambda: len(floats.copy_(batch)))]
@@ -149,7 +149,7 @@ class Benchmark:
         """From the disk to the network's input on two cores: two processes for the peers, threads for ours."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, min_batches=MIN_BATCHES)
-        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.learner.inputs,
+        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.trainer.inputs,
                          wave=3, seconds=self.seconds)
         candidates = [Candidate("ours: store, threads", "ours", feeding)]
         for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):
@@ -166,15 +166,15 @@ class Benchmark:
         steps = max(1, self.sites // self.batch_size) * (8 if self.chosen.type == "cuda" else 1)
         ready = self._floats(self.batch_size)
         targets = torch.eye(ours.CLASSES)
-        candidates = [Candidate("ours: from the store", "ours", self.learner.epoch(far, batches=steps)),
-                Candidate("ours: from memory", "ours", self.learner.epoch(near, batches=steps)),
+        candidates = [Candidate("ours: from the store", "ours", self.trainer.epoch(far, batches=steps)),
+                Candidate("ours: from memory", "ours", self.trainer.epoch(near, batches=steps)),
                 Candidate("eager, channels first", "peer", lambda: sum(self.eager.learn(batch, targets[:len(batch)]) for batch in ready))]
         return self.stage("train", candidates, device=self.chosen)
 
     def predicting(self) -> Records:
         """One pass: ours over a whole plate with adapted statistics, the peers' on prepared batches of 32."""
         images, ready = self.small.images(), self._floats(32)
-        candidates = [Candidate("ours: whole plate", "ours", lambda: len(self.learner.adapted(images))),
+        candidates = [Candidate("ours: whole plate", "ours", lambda: len(self.trainer.adapted(images))),
                 Candidate("eager, channels first", "peer", lambda: sum(map(self.eager.predict, ready)))]
         return self.stage("predict", candidates, device=self.chosen)
 
@@ -187,20 +187,20 @@ class Benchmark:
             _, seconds = baselines.bagging(self.eager, sites, sizes=MEASURED_BATCH_SIZES)
             return len(stems), len(baselines.BATCH_SIZES) * float(np.mean(seconds))
 
-        candidates = [Candidate("ours: store, adapted", "ours", lambda: len(self.learner.adapted(source.read_many(stems)))),
+        candidates = [Candidate("ours: store, adapted", "ours", lambda: len(self.trainer.adapted(source.read_many(stems)))),
                 Candidate("97 decoding passes", "peer", bagged, note=f"{len(MEASURED_BATCH_SIZES)} of the 97 passes measured, in the sizes {MEASURED_BATCH_SIZES}")]
         return self.stage("experiment", candidates, device=self.chosen)
 
     def timeline(self) -> dict[str, dict[str, float]]:
         """The parts of a training step, milliseconds a site."""
-        timelines = {"ours: store": timeline.our_step(self.small_store, self.small.stems, self.learner),
+        timelines = {"ours: store": timeline.our_step(self.small_store, self.small.stems, self.trainer),
                  "Brodt: PNGs": timeline.eager_step(self.small.root, self.small.stems, self.eager, batch_size=self.batch_size)}
         self.timelines = {name: timeline.measure_step(step, rounds=self.rounds, device=self.chosen) for name, step in timelines.items()}
         return self.timelines
 
     def everything(self) -> None:
         """Run every stage; network and sites are created first, so that wrong arguments fail early."""
-        print(f"{self.learner.model.settings.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
+        print(f"{self.trainer.model.settings.backbone} on {self.sites} sites, {self.sample.origin}", flush=True)
         for stage in (self.machine, self.reading, self.augmenting, self.data_path, self.training, self.predicting, self.experiment):
             stage()
         self.timeline()

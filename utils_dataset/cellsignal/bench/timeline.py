@@ -14,8 +14,8 @@ from cellsignal.bench import baselines
 from cellsignal.bench.ours import CLASSES, Trainer
 from cellsignal.bench.timer import now
 from cellsignal.data.images.packed_store import open_store
-from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.learn.batches.augment import CropFlipRotate
+from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.tasks import RXRX1
 
 PARTS = ("read", "decode", "move", "augment", "forward", "backward", "step")
@@ -45,28 +45,28 @@ def measure_step(step: Callable[[OnPhase], int], *, rounds: int, device: torch.d
     return {part: median(milliseconds[part]) for part in PARTS}
 
 
-def our_step(store: Path, stems: Sequence[str], learner: Trainer) -> Callable[[OnPhase], int]:
+def our_step(store: Path, stems: Sequence[str], trainer: Trainer) -> Callable[[OnPhase], int]:
     """Our step: pixels are read into the batch, sent as bytes, augmented and scaled on the device."""
-    source, geometry, size = open_store(store), CropFlipRotate(AugmentationSettings(), seed=0), learner.phase.training.batch_size
-    buffer = torch.empty((size, *source.shapes[source.sizes[0]]), dtype=torch.uint8, pin_memory=learner.device.type == "cuda")
-    generator, _ = np.random.default_rng(0), learner.model.train()
+    source, geometry, size = open_store(store), CropFlipRotate(AugmentationSettings(), seed=0), trainer.phase.training.batch_size
+    buffer = torch.empty((size, *source.shapes[source.sizes[0]]), dtype=torch.uint8, pin_memory=trainer.device.type == "cuda")
+    generator, _ = np.random.default_rng(0), trainer.model.train()
 
     def step(lap: OnPhase) -> int:
         rows = generator.integers(len(stems), size=size)
         source.read_many([stems[row] for row in rows], buffer.numpy())
         lap("read")
-        images = buffer.to(learner.device, non_blocking=True)
-        targets = torch.eye(CLASSES)[torch.from_numpy(rows)].to(learner.device)
+        images = buffer.to(trainer.device, non_blocking=True)
+        targets = torch.eye(CLASSES)[torch.from_numpy(rows)].to(trainer.device)
         lap("move")
-        inputs = learner.inputs(_augmented(geometry, images, rows))
+        inputs = trainer.inputs(_augmented(geometry, images, rows))
         lap("augment")
-        loss = learner.loss(inputs, targets)
+        loss = trainer.loss(inputs, targets)
         lap("forward")
-        learner.learner.scaler.scale(loss).backward()
+        trainer.trainer.scaler.scale(loss).backward()
         lap("backward")
-        learner.learner.scaler.step(learner.learner.optimizer)
-        learner.learner.scaler.update()
-        learner.learner.optimizer.zero_grad(set_to_none=True)
+        trainer.trainer.scaler.step(trainer.trainer.optimizer)
+        trainer.trainer.scaler.update()
+        trainer.trainer.optimizer.zero_grad(set_to_none=True)
         lap("step")
         return size
     return step

@@ -11,7 +11,7 @@ import torch
 
 from cellsignal.progress_bars import progress_bar
 
-KINDS = ("ours", "peer", "floor")
+CANDIDATE_KINDS = ("ours", "peer", "floor")
 CPU = torch.device("cpu")
 WorkFunction = Callable[[], float | tuple[float, float]]
 

@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -19,10 +20,10 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal.budget import TimeSpent
-from cellsignal.cli import benchmark, datasets, kaggle, run
-from cellsignal.errors import InputError, system_error
+from cellsignal.cli import kaggle, run
+from cellsignal.errors import InputError, StepFailed, system_error
+from cellsignal.files import output_file
 from cellsignal.run import environment
-from cellsignal.run.chain.notebooks import StepFailed
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
 
@@ -39,9 +40,7 @@ app = typer.Typer(
 app.add_typer(kaggle.app, name="kaggle")
 app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")(run.run)
 app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(run.bundle)
-app.command(epilog="Example: cellsignal pack plates packed --codec lz4")(datasets.pack)
 app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(run.sweep)
-app.command(epilog="Example: cellsignal benchmark --data plates --out here.json")(benchmark.benchmark)
 colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
 app.add_typer(colab, name="colab")
 
@@ -120,6 +119,68 @@ def download(
     download_rxrx1(out, tables=tables, cell_types=cell_type or (), check_images=check_images)
 
 
+class Codec(StrEnum):
+    """How pixels are kept; none of them loses any."""
+
+    raw = "raw"
+    lz4 = "lz4"
+    zstd = "zstd"
+
+
+class Format(StrEnum):
+    """Of the files."""
+
+    plates = "plates"
+    ome_zarr = "ome-zarr"
+
+
+@app.command(epilog="Example: cellsignal pack plates packed --codec lz4")
+def pack(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to fill; a killed packing goes on.")],
+    codec: Annotated[Codec, typer.Option(help="raw reads fastest, zstd is smallest; lz4 and zstd need blosc2.")] = Codec.raw,
+    format: Annotated[Format, typer.Option(help="One file a plate; or OME-Zarr plates to share, slower, which need zarr.")] = Format.plates,
+    sizes: Annotated[str, typer.Option(metavar="PX,...", help="Longer sides of the copies; else the images' own.")] = "",
+    cell_type: CellTypes = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=0, help="Sites read side by side; 0: one a core.")] = 0,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything back and compare the sums.")] = False,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster that packs; its machines see both folders.")] = "",
+) -> None:
+    """Pack the images of a data set, one file a plate.
+
+    STORE is a data set of its own, with the same tables and the same pixels: name it as `data`. Reduced copies are means
+    over areas, rounded to whole numbers.
+    """
+    from cellsignal.data.packing import pack
+
+    plan = pack.plan_pack(data, codec=codec.value, sizes=_sizes(sizes), cell_types=cell_type or (), format=format.value)
+    print("\n".join(pack.size_lines(plan)))
+    with _parallel_map(ray) as parallel_map:
+        written = pack.pack(plan, out, jobs=jobs or None, parallel_map=parallel_map)
+    if verify:
+        from cellsignal.data.check import verify as compare
+
+        print(f"compared {compare(out):,} copies of sites with their sums")
+    print(f"wrote {out}" if written else f"{out} was whole already")
+
+
+def _parallel_map(address: str) -> AbstractContextManager[Any]:
+    """Who packs side by side on a cluster; nobody without one."""
+    if not address:
+        return nullcontext()
+    from cellsignal.run.cluster import ray_cluster
+
+    return ray_cluster.open_parallel_map(address)
+
+
+def _sizes(text: str) -> list[int]:
+    """The numbers in a text like `512,256`."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 0 < int(part) < 2**16 for part in parts):
+        raise InputError(f"{text!r} is no list of sizes", where="--sizes", cure="write for example --sizes 512,256")
+    return [int(part) for part in parts]
+
+
 @app.command(epilog="Example: cellsignal layout plates --json")
 def layout(data: Data, as_json: AsJson = False) -> None:
     """Show what the plates' design tells.
@@ -196,6 +257,54 @@ def score(
     width = max(12, *map(len, rows))
     for name, value in rows.items():
         print(f"{name:{width}} {value:.4f}")
+
+
+@app.command(epilog="Example: cellsignal benchmark --data plates --out here.json")
+def benchmark(
+    benchmark_files: Annotated[list[Path] | None, typer.Argument(metavar="[A.json B.json]", help="With --compare: two benchmarks.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Set two benchmarks side by side, and measure nothing.")] = False,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Data set whose sites are measured; else some are drawn.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="What is written.")] = Path("benchmark.json"),
+    sites: Annotated[int, typer.Option(metavar="N", min=2, help="How many.")] = 64,
+    image_size: Annotated[int, typer.Option(metavar="PX", min=16, help="Of drawn sites.")] = 512,
+    network_size: Annotated[int, typer.Option(metavar="PX", min=0, help="That the network sees; 0: as stored on a GPU, 64 on a CPU.")] = 0,
+    backbone: Annotated[str, typer.Option(metavar="NAME", help="Network.")] = "densenet121",
+    batch_size: Annotated[int, typer.Option(metavar="N", min=2, help="Sites a step.")] = 8,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each thing.")] = 5,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0, help="That each lasts at least.")] = 1.0,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Threads that read; 0 means one a core.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    recipe: Annotated[Path | None, typer.Option(metavar="PARAMS", help="Recipe (YAML) whose cost is predicted; else Brodt's.")] = None,
+) -> None:
+    """Measure this machine, or set two benchmarks side by side.
+
+    Every stage of the work is measured in this package's way, in the ways of others and against what the machine can do at
+    best, on the same sites in one run; with the rates comes what a recipe will cost here and on other machines.
+    """
+    if compare:
+        return _compare(benchmark_files or [])
+    if benchmark_files:
+        raise InputError("files without --compare", where="benchmark", cure="write cellsignal benchmark --compare A.json B.json")
+    target = output_file(out)
+    from cellsignal.run.benchmark import run_benchmark
+
+    print(run_benchmark(
+        target, recipe=recipe, data=data, sites=sites, image_size=image_size, network_size=network_size, backbone=backbone,
+        batch_size=batch_size, rounds=rounds, seconds=seconds, workers=workers, device=device,
+    ))  # fmt: skip
+    print(f"wrote {out}")
+
+
+def _compare(files: list[Path]) -> None:
+    if len(files) != 2:
+        raise InputError(f"{len(files)} files", where="--compare", cure="name two benchmarks: --compare A.json B.json")
+    from cellsignal.bench.compare import as_text, compare, differences, read_benchmark
+
+    first, second = map(read_benchmark, files)
+    print(as_text(compare(first, second)))
+    print("ratio: the second's rate by the first's; * where the ranges of their rounds do not touch")
+    for line in differences(first, second):
+        print(f"note: {line}")
 
 
 @colab.command("init", epilog="Example: cellsignal colab init --repository OWNER/NAME --ref v0.1.0")

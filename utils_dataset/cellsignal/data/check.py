@@ -1,4 +1,4 @@
-"""Checking a data set: every row of its tables and every image; the result is one table of problems."""
+"""Checking a data set: every row of its tables, every image, every part of a store; the result is one table of problems."""
 
 import hashlib
 import os
@@ -10,16 +10,86 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cellsignal import files
 from cellsignal.data.images import packed_store
-from cellsignal.data.images.folders import entries, walk
 from cellsignal.data.images.reader import read_channel
-from cellsignal.data.packing import verify
 from cellsignal.data.tables.labelled_sites import read_site_tables, task_of
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
-from cellsignal.data.tables.wells import read_tables, select
-from cellsignal.errors import Faults, InputError, Problem
+from cellsignal.data.tables.wells import read_pixel_stats, read_tables, select
+from cellsignal.errors import Faults, InputError, Problem, raise_if_any
+from cellsignal.files import entries, walk
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import Task
+
+# Verifying a store: every site's pixels against their checksums, every file against its digest.
+
+_MISSING = "pack it, or take its wells out of the tables"
+_REPACK = "pack it again: delete its folder in the store first"
+
+
+class SiteCheck(NamedTuple):
+    """The result of checking a site: a digest of each channel, and problems."""
+
+    stem: str
+    digests: tuple[bytes, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def verify(root: Path, *, progress: bool = True) -> int:
+    """Read back every copy of every site; their number. InputError names the first that is damaged."""
+    packed = packed_store.Store(Path(root))  # a new one, which has verified nothing yet
+    stems = [stem for _, stem in packed_store.store_files(packed)]
+    raise_if_any([problem for check in check_sites(packed, stems, progress=progress) for problem in check.problems])
+    return len(stems) * len(packed.sizes)
+
+
+def check_sites(packed: packed_store.Store, stems: Sequence[str], *, progress: bool) -> Iterator[SiteCheck]:
+    """Read sites in all their sizes, by several threads."""
+    bar = progress_bar(total=len(stems), desc="check sites", unit="site", disable=not progress)
+    with bar, ThreadPoolExecutor() as pool:
+        for check in pool.map(lambda stem: _check_site(packed, stem), stems):
+            bar.update()
+            yield check
+
+
+def _check_site(packed: packed_store.Store, stem: str) -> SiteCheck:
+    """Read every copy; the digests are of the largest one."""
+    digests, problems = (), []
+    for size in packed.sizes:
+        try:
+            image = packed.read(stem, size=size)
+        except InputError as error:
+            what, _, cure = str(error).partition("; ")
+            problems.append(Problem(str(packed.root / stem), what, cure))
+            continue
+        if size == packed.sizes[0]:
+            digests = tuple(hashlib.blake2b(plane, digest_size=16).digest() for plane in image)
+    return SiteCheck(stem, digests, tuple(problems))
+
+
+def missing_sites(packed: packed_store.Store, stems: Iterable[str]) -> Iterator[Problem]:
+    """One problem for each of these sites that is not in the store, or for a folder without any."""
+    folders = Counter(folder for stem in stems if not packed.stems(folder := stem.rpartition("/")[0]))
+    for folder, count in folders.items():
+        yield Problem(str(packed.root / folder), f"none of its {count:,} sites was packed", _MISSING)
+    for stem in stems:
+        if stem.rpartition("/")[0] not in folders and (numbers := packed.missing_channels(stem)):
+            partly = len(numbers) < len(packed.suffixes)
+            what = f"lacked channels {', '.join(map(str, numbers))} when it was packed" if partly else "was not packed"
+            yield Problem(str(packed.root / stem), what, _MISSING)
+
+
+def altered_files(packed: packed_store.Store, parts: Iterable[str]) -> Iterator[Problem]:
+    """One problem for each file of these parts that is not as it was packed."""
+    for name in parts:
+        for file, length in packed.parts[name]["bytes"].items():
+            path = packed.root / name / file
+            if not path.is_file():
+                yield Problem(str(path), "no such file", _REPACK)
+            elif path.stat().st_size != length:
+                yield Problem(str(path), f"has {path.stat().st_size:,} bytes, not {length:,}", _REPACK)
+            elif files.sha256(path) != packed.sha256.get(f"{name}/{file}"):
+                yield Problem(str(path), "its bytes are not those that were packed", _REPACK)
+
 
 _FILES_PER_BATCH = 4096  # files handed to the threads at once: a whole data set has 753,060
 
@@ -67,10 +137,10 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
 
 def _check_store(packed: packed_store.Store, stems: list[str], required_stems: list[str], *, duplicates_allowed: bool, progress: bool) -> Iterator[Problem]:
     present_stems = [stem for stem in required_stems if packed.locate(stem) is not None]
-    checks = list(verify.check_sites(packed, present_stems, progress=progress))
-    yield from verify.missing_sites(packed, required_stems)
+    checks = list(check_sites(packed, present_stems, progress=progress))
+    yield from missing_sites(packed, required_stems)
     yield from (problem for check in checks for problem in check.problems)
-    yield from verify.altered_files(packed, {packed.locate(stem).part for stem in present_stems})
+    yield from altered_files(packed, {packed.locate(stem).part for stem in present_stems})
     if not duplicates_allowed:
         planes = ((f"{packed.root / check.stem}{suffix}", digest) for check in checks for suffix, digest in zip(packed.suffixes, check.digests))
         yield from _duplicate_images([_ImageCheck(plane_path, digest=digest) for plane_path, digest in planes])

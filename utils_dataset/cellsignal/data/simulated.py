@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cellsignal.code_identity import package_code
+from cellsignal.files import sha256
 from cellsignal.receipts import Receipt
 
 RECEIPT = "simulate.json"  # in the folder of a simulation, and of a store that was packed from it
+CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
 WORKING_FOLDER = ".simulation"  # in the folder of an unfinished simulation
 LABEL = "simulated data"
 _shown = False
@@ -25,6 +28,19 @@ def identity(root: Path | str) -> Mapping[str, Any]:
     """The identity of a simulation with `preset` and `seed`; empty if there is none or its receipt is damaged."""
     receipt = Receipt.find(Path(root) / RECEIPT)
     return receipt.identity if receipt else {}
+
+
+def is_current(root: Path, *, preset: str, seed: int) -> bool:
+    """Whether a folder holds the plates of a preset's own design, complete and unaltered, as this version of the code draws them.
+
+    False only means that the virtual microscope has to look for itself.
+    """
+    receipt, code = Receipt.find(root / RECEIPT), Receipt.find(root / CODE)
+    if receipt is None or code is None or (root / WORKING_FOLDER).exists() or not code.details.get("own_design"):
+        return False
+    drawn = receipt.complete and (receipt.identity.get("preset"), receipt.identity.get("seed")) == (preset, seed)
+    return drawn and code.identity == package_code("data") and all(
+        (root / name).is_file() and sha256(root / name) == digest for name, digest in receipt.outputs.items())
 
 
 def show(simulated: bool) -> None:

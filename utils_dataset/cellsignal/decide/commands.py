@@ -17,7 +17,7 @@ from cellsignal.decide.assign.known_layouts import known_layouts as find_known_l
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
-from cellsignal.decide.scores.files import list_score_files, is_submission, describe_paths, read_all_scores
+from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_submission
 from cellsignal.errors import InputError

@@ -1,18 +1,19 @@
 """Settings of prediction and assignment."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal.settings import Settings
 
+Statistics = Literal["running", "batch", "adapted"]
+STATISTICS = get_args(Statistics)
+
 
 class PredictionSettings(Settings):
     """Settings of prediction."""
 
-    statistics: Literal["running", "batch", "adapted"] = Field(
-        "adapted", description="batch-normalisation statistics of the prediction"
-    )
+    statistics: Statistics = Field("adapted", description="batch-normalisation statistics of the prediction")
     statistics_scope: Literal["plate", "experiment"] = Field("plate", description="wells that share statistics")
     smallest_batch: int = Field(32, ge=2, description="smallest batch size over which `batch` averages")
     largest_batch: int = Field(128, ge=2, description="largest batch size over which `batch` averages")

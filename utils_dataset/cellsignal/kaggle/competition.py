@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellsignal.data.download import rxrx1
-from cellsignal.data.download.archives import require_room, unpack
+from cellsignal.data.download.archives import unpack
 from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, print_problems
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.commands import check_file, submission_task
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import require_room
 from cellsignal.kaggle import client
 from cellsignal.tasks import RXRX1, Task
 

@@ -15,8 +15,8 @@ from cellsignal.kaggle import colab, utility_dataset
 from cellsignal.kaggle.client import KERNEL, slugify
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import notebooks, plans, steps
-from cellsignal.run.chain.steps import PATHS_AND_SPEED, Step
-from cellsignal.run.recipe import Recipe
+from cellsignal.run.chain.steps import Step
+from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe
 from cellsignal.run.record import step_receipts
 from cellsignal.tasks import TASKS
 

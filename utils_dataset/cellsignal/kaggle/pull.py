@@ -85,7 +85,7 @@ def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[st
     if receipt is None or fault:
         shutil.rmtree(folder)
         raise StepFailed(f"{step}: the output is of the wrong run: {fault}; see {pushed.url}")
-    digests = {**receipt.details["taken_up"], **receipt.outputs}
+    digests = {**receipt.details["attached_files"], **receipt.outputs}
     for name, digest in digests.items():
         _check_file(files.inside(run, name, source=pushed.url), digest, doing=f"{step}: {name}")
     return run, digests

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cellsignal import settings
+from cellsignal import provenance, settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, kernel_folders, push_state, watch
 from cellsignal.kaggle.errors import Busy, InvalidSource, Missing, QuotaSpent, RateLimited, Refused, ServerError, Unreachable
@@ -13,7 +13,6 @@ from cellsignal.kaggle.kernel_folders import CPU_STEPS, SECOND_SLUG_SUFFIX, Kern
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.kaggle.watch import RETRIES, UNATTENDED_RETRIES, Outcome, PollClock, Retrying, StatusView, row
 from cellsignal.run import environment
-from cellsignal.run.record import provenance
 
 # Sending one kernel: rendered, pushed once though Kaggle may not answer, noted before and after.
 

@@ -114,7 +114,7 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
 def _read(path: Path) -> PushState:
     what, cure = "not a state of pushes", "delete it: what is complete will be pushed again"
     content = Receipt.read(path, cure=cure)
-    files.shaped(content.details, _FILE, where=path, fault=what, cure=cure)
+    files.validated(content.details, _FILE, where=path, fault=what, cure=cure)
     try:
         steps = {name: _as_pushed(values) for name, values in content.details["steps"].items()}
         return PushState(path, steps, content.details["two_slugs"], content.identity["recipe"])

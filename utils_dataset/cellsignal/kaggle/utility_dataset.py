@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 import cellsignal
-from cellsignal import files
+from cellsignal import files, provenance
 from cellsignal.errors import StepFailed
 from cellsignal.kaggle import client
 from cellsignal.kaggle.client import DATASET
@@ -20,7 +20,6 @@ from cellsignal.kaggle.errors import RateLimited, ServerError, Unreachable
 from cellsignal.kaggle.push_state import folder_of
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.record import provenance
 
 SLUG = "cellsignal-utils"
 READY, FAILED_STATES = "ready", frozenset({"failed", "deleted"})

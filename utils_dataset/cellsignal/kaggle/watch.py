@@ -20,7 +20,7 @@ from cellsignal.kaggle import client, utility_dataset
 from cellsignal.kaggle.errors import Missing, RateLimited, ServerError, Unreachable, redact
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
-from cellsignal.run.chain.steps import PATHS_AND_SPEED
+from cellsignal.run.recipe import PATHS_AND_SPEED
 from cellsignal.run.record import step_receipts
 
 # What became of a pushed step: its session's state and, once that ended well, whose work it left.
@@ -58,7 +58,7 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
     difference = output_differs(receipt, step, pushed)
     if receipt is None or difference:
         return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["taken_up"]})):
+    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["attached_files"]})):
         return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
     if receipt.complete:
         return Outcome(Status.complete, "" if receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, receipt.details["written"])

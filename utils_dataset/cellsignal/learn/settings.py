@@ -16,7 +16,7 @@ BACKBONES = [
     "densenet121", "densenet161", "densenet201", "densenet-small", "densenet-deep-small", "resnet34", "resnet50", "resnet-small",
     "se-resnext50", "se-resnext-small", "vgg19", "vgg-small", "inception", "xception", "xception-small", "plain-cnn",
 ]  # fmt: skip
-LOSSES = ["bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface"]
+LOSS_NAMES = ["bce", "cross-entropy", "focal", "lovasz", "arcface", "cosface"]
 MARGIN_LOSSES = ("arcface", "cosface")  # losses on cosines
 SINGLE_LABEL_LOSSES = ("cross-entropy", *MARGIN_LOSSES)  # for sites with exactly one class
 COVARIATES = ("cell_type", "experiment", "plate", "well", "site")
@@ -25,15 +25,15 @@ _PLUS = re.compile(r"(?<!\d[eE])\+")  # but not the sign in 1e+1
 
 
 @cache
-def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
+def loss_terms(text: str) -> tuple[tuple[float, str], ...]:
     """The terms (weight, name) of a loss such as "0.8 cross-entropy + 0.1 arcface"; an omitted weight is 1. Raises ValueError for an invalid term."""
     return tuple(_term(term.strip()) for term in _PLUS.split(text))
 
 
 def _term(text: str) -> tuple[float, str]:
     match = _TERM.fullmatch(text)
-    if match is None or match["name"] not in LOSSES or not isfinite(float(match["weight"] or 1)):
-        raise ValueError(f"{text!r} is no [weight] name; names are {', '.join(LOSSES)}")
+    if match is None or match["name"] not in LOSS_NAMES or not isfinite(float(match["weight"] or 1)):
+        raise ValueError(f"{text!r} is no [weight] name; names are {', '.join(LOSS_NAMES)}")
     return float(match["weight"] or 1), match["name"]
 
 
@@ -199,7 +199,7 @@ class TrainingSettings(Settings):
     @field_validator("loss")
     @classmethod
     def _known_terms(cls, loss: str) -> str:
-        parse_loss(loss)
+        loss_terms(loss)
         return loss
 
     @field_validator("pseudo_label_epochs")

@@ -12,7 +12,7 @@ from cellsignal.data import simulated
 from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.settings import WellSettings
 from cellsignal.data.simulated import WORKING_FOLDER
-from cellsignal.data.tables import labelled_sites, wells
+from cellsignal.data.tables import wells
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
@@ -20,6 +20,8 @@ from cellsignal.tasks import RXRX1, TASKS, Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from cellsignal.data.tables.labelled_sites import SiteTables
 
 _printed: set[str] = set()
 
@@ -46,12 +48,14 @@ def open_tables(
     return wells.select(wells.read_tables(root), cell_types=cell_types, experiments=experiments)
 
 
-def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed: int = 0) -> labelled_sites.SiteTables:
+def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed: int = 0) -> "SiteTables":
     """Tables of labelled sites, simulated first when `preset` is set and they are not there yet.
 
     Raises InputError when the folder is missing or holds another simulation, or a table has a fault.
     """
-    return labelled_sites.read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
+    from cellsignal.data.tables.labelled_sites import read_site_tables
+
+    return read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
 
 
 def prepare(
@@ -63,7 +67,7 @@ def prepare(
     the run's own folder is replaced, or else refused.
     """
     root, preset = resolve(data, run=run, preset=preset, seed=seed, task=task)
-    if preset and not is_store(root):  # a store of drawn plates checks its pixels itself
+    if preset and not is_store(root) and not simulated.is_current(root, preset=preset, seed=seed):  # a store checks its pixels itself
         if not simulated.is_simulated(root):
             _print_once(_simulated_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), timeout=3600, waiting_message=f"waiting for {root}"):
@@ -133,10 +137,11 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         if not root.is_dir():
             raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
         return root, ""
-    from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
+    if preset not in task.presets:
+        from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
 
-    if preset not in (known := presets_of(task)):
-        raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
+        if preset not in (known := presets_of(task)):
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
     attached = not data and any(mounts.has_task_tables(folder, task) for folder in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
     has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
@@ -154,9 +159,9 @@ def _is_preset(root: Path, preset: str, seed: int) -> bool:
     return (identity.get("preset"), identity.get("seed")) == (preset, seed)
 
 
-def check_cell_types(names: Collection[str], *, preset: str, where: str) -> None:
+def check_cell_types(names: Collection[str], *, run: str | Path, preset: str, where: str) -> None:
     """Raise InputError for cell types that the plates of a preset will not have, before they are drawn."""
-    if not names or not preset:
+    if not names or not preset or simulated.identity(data_folder("", run=run)).get("preset") == preset:  # drawn already: their tables say it
         return
     from cellsignal.data.microscope.simulate import PRESETS
 

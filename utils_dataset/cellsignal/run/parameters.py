@@ -6,14 +6,23 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from cellsignal import code_identity, settings
-from cellsignal.bench.settings import MeasurementSettings
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
 from cellsignal.run import recipe
-from cellsignal.run.chain.plans import ALL
-from cellsignal.run.recipe import Recipe
-from cellsignal.settings import Names
+from cellsignal.run.recipe import ALL, Recipe
+from cellsignal.settings import Names, Settings
 from cellsignal.tasks import TASKS
+
+
+class MeasurementSettings(Settings):
+    """With which sites, and how often, each thing is measured."""
+
+    sites: int = Field(64, ge=2, multiple_of=2, description="an even number; where there are fewer, turned copies fill up")
+    image_size: int = Field(512, ge=16, description="side of drawn sites, in px")
+    network_size: int = Field(0, ge=0, description="side of what the network sees, in px; 0: as stored on a GPU, 64 on a CPU")
+    rounds: int = Field(5, ge=1, description="measurements of each thing, in another order every time")
+    seconds: float = Field(1.0, ge=0, description="that each measurement lasts at least")
+
 
 INJECTED = "# Parameters"  # the first line of the cell that papermill inserts after the notebook's own parameters
 PAPERMILL_PREFIX = "PAPERMILL_"  # of the names that its option --inject-paths adds
@@ -73,7 +82,7 @@ def check(namespace: Mapping[str, Any]) -> CheckedParameters:
         from cellsignal.run import inputs, mounts  # pulls in pandas
 
         if not mounts.data_sets(TASKS[whole_recipe.task]):  # these take precedence over the preset, and have cell types of their own
-            inputs.check_cell_types(cell_types, preset=whole_recipe.preset, where=WHERE)
+            inputs.check_cell_types(cell_types, run=whole_recipe.run, preset=whole_recipe.preset, where=WHERE)
     return CheckedParameters(whole_recipe, {name: value for name, value in values.items() if name not in Recipe.model_fields}, given)
 
 

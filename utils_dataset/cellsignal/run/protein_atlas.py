@@ -10,8 +10,15 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.images.reader import read_sites, whole_sites
 from cellsignal.data.simulated import is_simulated
-from cellsignal.data.tables.folds import PACKAGE, fold_shares, same_images, split_of, stratified_folds
-from cellsignal.data.tables.labelled_sites import multi_hot, write_labels
+from cellsignal.data.tables.labelled_sites import (
+    FOLDS_PACKAGE,
+    fold_shares,
+    multi_hot,
+    same_images,
+    split_of,
+    stratified_folds,
+    write_labels,
+)
 from cellsignal.decide.labels.ladder import evaluate_label_ladder
 from cellsignal.decide.labels.multilabel import apply_thresholds, labels_by_id, write_labelled_submission
 from cellsignal.decide.labels.predict import LabelledSites, LabelScores, fold_name, score_folds, stored_label_scores
@@ -25,6 +32,7 @@ from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
 from cellsignal.run.inputs import find_pretrained
 from cellsignal.run.record.session import Session
+from cellsignal.show import multilabel
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
 
@@ -58,6 +66,14 @@ class ProteinAtlas:
         names = [", ".join(self.task.class_names[number] for number in numbers) for numbers in self.labels]
         return self.labelled.assign(names=names)[["id_code", "labels", "names"]]
 
+    def class_frequencies(self) -> Figure:
+        """How often each class occurs, kept as eda/classes.png."""
+        return save(multilabel.class_frequencies(self.labels, self.task), self.folder / "eda/classes.png")
+
+    def label_cooccurrence(self) -> Figure:
+        """How often labels occur together, kept as eda/companions.png."""
+        return save(multilabel.label_cooccurrence(self.labels, self.task), self.folder / "eda/companions.png")
+
     def show_sites(self, rows: Sequence[int]) -> Figure | str:
         """Some labelled sites as composites beside their channels, kept as eda/sites.png; a sentence when no image is opened."""
         if self.stored == "scores":
@@ -67,10 +83,10 @@ class ProteinAtlas:
         return save(figure, self.folder / "eda/sites.png")
 
     def make_folds(self) -> pd.DataFrame | str:
-        """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (row) in each fold."""
+        """Stratify the labelled sites by folds, sites with the same image in the same fold; returns the number of sites of each class (column) in each fold (row)."""
         if self.stored == "scores":
             return NO_IMAGES
-        inputs.attach_wheel(PACKAGE)  # Kaggle's sessions may have no internet
+        inputs.attach_wheel(FOLDS_PACKAGE)  # Kaggle's sessions may have no internet
         same = same_images(self.root, self.labelled["stem"].tolist(), suffixes=self.task.suffixes)
         recipe = self.session.recipe
         self.folds = stratified_folds(self.labels, folds=recipe.wells.folds, classes=self.task.classes, seed=recipe.seed, groups=same)
@@ -122,7 +138,7 @@ class ProteinAtlas:
         return self.scores
 
     def evaluate(self) -> list[dict]:
-        """Macro F1 of each kind of thresholds and of the floors, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
+        """Macro F1 of each kind of thresholds and of the baselines, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
         solution = self.tables.solution
         test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
         self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test)

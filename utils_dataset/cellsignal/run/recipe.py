@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,12 +17,17 @@ from cellsignal.code_identity import imported_run_modules, parse
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
-from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings, parse_loss
+from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings, loss_terms
 from cellsignal.run import environment
 from cellsignal.settings import Settings, rule_error
 
-# YAML files of parameters: the line of every key, limits on the content, and no number that YAML's versions read differently.
+ALL = "all"  # the cell type of a network that serves all of them
+PATHS_AND_SPEED = {  # parameters that change no result
+    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
+    "machine.html_pages", "machine.time_budget_minutes",
+}  # fmt: skip
 
+# YAML files of parameters: the line of every key, limits on the content, and no number that YAML's versions read differently.
 
 MAX_CHARACTERS = 1_000_000  # of a file
 MAX_DEPTH = 20  # lists and mappings inside each other
@@ -204,7 +209,7 @@ class Recipe(Settings):
         network = info.data.get("network", NetworkSettings(cosine_head="auxiliary"))
         if network.control_features and training.batch_scope != "plate":
             raise rule_error("training.batch_scope", "with control_features a batch refers to the controls of its plate: batch_scope: plate")
-        if network.cosine_head == "none" and any(name in MARGIN_LOSSES for _, name in parse_loss(training.loss)):
+        if network.cosine_head == "none" and any(name in MARGIN_LOSSES for _, name in loss_terms(training.loss)):
             raise rule_error("training.loss", "arcface and cosface need a head of cosines: network.cosine_head: auxiliary, or only")
         return training
 
@@ -331,17 +336,12 @@ def _names(tree: ast.AST) -> set[str]:
     return names | {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
-def keys_read(code: str) -> set[str]:
+def _keys_in_trees(trees: Iterable[ast.AST], *, in_notebook: bool) -> set[str]:
     """The dotted keys that code reads, as `recipe.training.epochs`, or as a plain parameter's name such as `seed`.
 
     `recipe.training.head`, a subset of a group, means its fields, and a group by itself all of its keys; `session.time_budget`
-    means `machine.time_budget_minutes`.
+    means `machine.time_budget_minutes`. `in_notebook`: plain parameters are variables there.
     """
-    return _keys_in_trees([parse(code)], in_notebook=True)
-
-
-def _keys_in_trees(trees: Iterable[ast.AST], *, in_notebook: bool) -> set[str]:
-    """The keys that code reads; `in_notebook`: plain parameters are variables there."""
     keys: set[str] = set()
     waiting = list(trees)
     while waiting:
@@ -383,3 +383,35 @@ def _keys_of_path(path: list[str]) -> set[str]:
         return {path[0]}
     names = [path[1]] if path[1:] and path[1] in group.model_fields else group.subsets.get("".join(path[1:2]), group.model_fields)
     return {f"{path[0]}.{name}" for name in names}
+
+
+# The names of a run's networks and of their weights: `model`, further members of its ensemble, and `plain` for comparison.
+
+
+def ensemble_members(backbone: str, ensemble: Sequence[str] = ()) -> dict[str, str]:
+    """The backbone of each network whose scores are averaged, by name: `model`, `model-2`, `model-3`, …"""
+    return {"model": backbone, **{f"model-{number}": name for number, name in enumerate(ensemble, start=2)}}
+
+
+def network_seed(seed: int, network: str) -> int:
+    """The seed of a network's weights and batches: each member of an ensemble has the next one."""
+    return seed + _member_number(network) - 1
+
+
+def pretrained_weights_name(network: str) -> str:
+    """The name of the weights from the controls with which a network starts: `plain` takes those of `model`, members have their own."""
+    return "pretrain" if _member_number(network) == 1 else f"pretrain-{_member_number(network)}"
+
+
+def last_weights_name(network: str, *, final: bool) -> str:
+    """The name of a network's last weights; `final`: after further training on all labelled wells."""
+    return f"{phase_prefix(network)}final" if final else network
+
+
+def phase_prefix(network: str) -> str:
+    """The prefix of the names of a network's other phases; empty for `model`."""
+    return "" if network == "model" else f"{network}-"
+
+
+def _member_number(network: str) -> int:
+    return int(network.removeprefix("model-")) if network.startswith("model-") else 1

@@ -10,11 +10,8 @@ import pandas as pd
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.tables.plate_design import plate_groups, rotations
 from cellsignal.data.tables.splits import TEST, TRAIN, inner_wells, of_cell_type, split_sites
-from cellsignal.decide.assign.assign import plate_design
-from cellsignal.decide.predict.inference import score_images
-from cellsignal.decide.pseudo_labels import PseudoLabels
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, same_data_set, make_train_held_out
+from cellsignal.learn.batches.dataset import SiteImages, concat_images, make_train_held_out, same_data_set
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.batchnorm import no_batchnorm_note
 from cellsignal.learn.networks.classifier import Classifier, load_body, load_weights
@@ -24,7 +21,7 @@ from cellsignal.learn.settings import NetworkSettings
 from cellsignal.learn.training.fit import History, TrainingSites, fit
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run.inputs import find_pretrained, open_tables
-from cellsignal.run.network_names import network_seed, phase_prefix, pretrained_weights_name
+from cellsignal.run.recipe import network_seed, phase_prefix, pretrained_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.curves import LiveCurves
 
@@ -99,10 +96,38 @@ class NetworkTraining:
         test = self.sites[(self.sites["split"] == TEST) & (self.sites["well_type"] == "treatment")]
         if not pseudo_labels or test.empty:
             return sites
+        from cellsignal.decide.assign.assign import plate_design  # here, because most trainings decide nothing
+        from cellsignal.decide.pseudo_labels import PseudoLabels
+
         unlabelled = same_data_set(train, test, augment=train.augment)
         relabel = PseudoLabels(unlabelled, self.wells, plate_design(self.wells, recipe.assignment.pseudo_labels), training=recipe.training.whole,
                                precision=recipe.machine.precision, controls=controls, held_out=held_out)
         return replace(sites, unlabelled=unlabelled, relabel=relabel)
+
+    def fit_controls(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train a network on the controls; see `fit`."""
+        recipe = self.session.recipe
+        return self.fit(model, sites, Phase(name="controls", training=recipe.training.pretraining, augmentation=recipe.augmentation.pretraining, seed=self.seed))
+
+    def fit_head(self, model: Classifier, sites: TrainingSites) -> None:
+        """Train the head alone for `head_epochs` epochs; see `fit`."""
+        recipe = self.session.recipe
+        if recipe.training.head_epochs:
+            self.fit(model, sites, Phase(
+                name="head", training=recipe.training.head, augmentation=recipe.augmentation.pretraining, seed=self.seed, trainable="head"))
+
+    def fit_whole(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train the whole network; see `fit`."""
+        recipe = self.session.recipe
+        return self.fit(model, sites, Phase(name="whole", training=recipe.training.whole, augmentation=recipe.augmentation.whole, seed=self.seed))
+
+    def fit_all_wells(self, model: Classifier, sites: TrainingSites) -> History:
+        """Train on the held-out wells too, for `final_epochs` epochs; see `fit`. Without such epochs an empty history."""
+        recipe = self.session.recipe
+        if not recipe.training.final_epochs:
+            return []
+        all_wells = replace(sites, train=concat_images(sites.train, sites.held_out), held_out=None)
+        return self.fit(model, all_wells, Phase(name="final", training=recipe.training.final, augmentation=recipe.augmentation.final, seed=self.seed))
 
     def fit(self, model: Classifier, sites: TrainingSites, phase: Phase) -> History:
         """Train a network through one phase, within the time budget, from the checkpoints of earlier sessions, and draw its curves.
@@ -128,10 +153,12 @@ class NetworkTraining:
         """
         if not len(wells):
             return pd.Series(dtype="int64")
+        from cellsignal.decide.predict.inference import score_images
+
         recipe = self.session.recipe
-        model, card = load_weights(self.weights_path("whole"))
+        model, config = load_weights(self.weights_path("whole"))
         controls = self.sites[(self.sites["well_type"] != "treatment") & self.sites["experiment"].isin(wells.sites["experiment"])]
-        controls = controls[controls["well_type"].isin(card.well_types) | card.control_features]
-        scores = score_images(model.to(pick_device(recipe.machine.device)), card, wells, same_data_set(wells, controls) if len(controls) else None,
+        controls = controls[controls["well_type"].isin(config.well_types) | config.control_features]
+        scores = score_images(model.to(pick_device(recipe.machine.device)), config, wells, same_data_set(wells, controls) if len(controls) else None,
                               scope=recipe.training.batch_scope, precision=recipe.machine.precision)
         return scores.idxmax(axis=1)

@@ -1,6 +1,7 @@
 """Figures of a benchmark: rates of all candidates, the parts of a training step, the cost of a recipe."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cellsignal.show.style import blank_figure, colour_legend, pale, new_figure, styled
+from cellsignal.show.style import blank_figure, colour_legend, new_figure, pale, save, styled
 
 KINDS = {"ours": "#D55E00", "peer": "#0072B2", "floor": "#8A8F98"}
 KIND_NAMES = {"ours": "this package", "peer": "as others do it", "floor": "the machine at its best"}
@@ -129,6 +130,13 @@ def draw_cost(rows: Rows, *, recipe: str = "") -> Figure:
     axes.grid(False, axis="y")
     colour_legend(figure, {f"limited by {part}": colour for part, colour in LIMITS.items()})
     return figure
+
+
+def result_figures(result: Mapping[str, Any], folder: Path) -> tuple[Figure, Figure, Figure]:
+    """Time line, rates and cost from the content of benchmark.json, also written to `folder` as benchmark-*.png."""
+    cost = draw_cost(result["cost"]["rows"], recipe=result["cost"]["recipe"])
+    figures = {"timeline": draw_timeline(result["timeline"]), "rates": draw_rates(result["rows"]), "cost": cost}
+    return tuple(save(figure, folder / f"benchmark-{name}.png") for name, figure in figures.items())
 
 
 def _hours(hours: float) -> str:

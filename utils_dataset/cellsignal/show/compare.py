@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal import files
 from cellsignal.show import html
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, label_decades, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, label_decades, new_figure, pale, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cellsignal.learn.training import checkpoint as rows
+from cellsignal.learn.history import HELD_OUT_PREFIX, metric_name
 from cellsignal.progress_bars import notebook_shell
 from cellsignal.show.style import ASSIGNED, RAW, label_decades, new_figure, styled
 
@@ -24,11 +24,11 @@ def curves(history: list[dict], *, title: str = "") -> Figure:
     """
     figure = new_figure(9, 3.4)
     figure.suptitle(title, x=0.01, ha="left")
-    metric = rows.metric_name(history[0]) if history else "accuracy"
+    metric = metric_name(history[0]) if history else "accuracy"
     loss, accuracy = figure.subplots(1, 2)
     _line(loss, history, "loss", colour=LOSS, label="train")
     _line(accuracy, history, metric, colour=TRAIN, label="train")
-    _line(accuracy, history, rows.HELD_OUT_PREFIX + metric, colour=HELD_OUT, label="held out")
+    _line(accuracy, history, HELD_OUT_PREFIX + metric, colour=HELD_OUT, label="held out")
     accuracy.set_ylim(0, 1.02)
     for axes, name in ((loss, "loss"), (accuracy, NAMES.get(metric, metric))):
         axes.set_title(name, pad=6 + 10 * _phases(axes, history))

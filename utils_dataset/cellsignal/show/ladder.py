@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import binomtest
 
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, new_figure, pale, styled
 
 KINDS = {
     "raw": ("Raw: each well on its own", RAW),
@@ -30,11 +30,11 @@ def last_rungs(ladder: list[dict], split: str = "") -> list[dict]:
 
 
 @styled
-def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -> Figure:
+def ladder(ladder: list[dict], *, linear_baseline: float | None = None, split: str = "") -> Figure:
     """One bar a rung with a dot per cell type; raw and assigned accuracies in a panel of their own.
 
     `ladder` rows: rung, kind ("raw" or "assigned"), accuracy, by_cell_type, split.
-    `floor` is the raw accuracy of the linear model.
+    `linear_baseline`: raw accuracy of a linear model on channel means.
     """
     rows = rungs_of_split(ladder, split)
     if not rows:
@@ -44,8 +44,8 @@ def ladder(ladder: list[dict], *, floor: float | None = None, split: str = "") -
     figure = new_figure(6 * len(panels), 1.5 + 0.5 * tallest)
     for axes, (kind, subset) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items()):
         _rungs(axes, subset, kind=kind, slots=tallest)
-        if kind == "raw" and floor is not None:
-            _floor(axes, floor)
+        if kind == "raw" and linear_baseline is not None:
+            _linear_baseline(axes, linear_baseline)
     _cell_type_legend(figure, rows)
     return figure
 
@@ -80,10 +80,10 @@ def _accuracy_axis(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _floor(axes: Axes, floor: float) -> None:
-    axes.axvline(floor, color="#444444", lw=1.2, ls="--")
+def _linear_baseline(axes: Axes, accuracy: float) -> None:
+    axes.axvline(accuracy, color="#444444", lw=1.2, ls="--")
     place = dict(xytext=(4, 5), textcoords="offset points", xycoords=("data", "axes fraction"))
-    axes.annotate(f"linear model {floor:.3f}", (floor, 0), color="#444444", fontsize=9, **place)
+    axes.annotate(f"linear baseline {accuracy:.3f}", (accuracy, 0), color="#444444", fontsize=9, **place)
 
 
 def _cell_type_legend(figure: Figure, rows: list[dict]) -> None:

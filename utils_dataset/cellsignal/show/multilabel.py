@@ -12,8 +12,8 @@ from cellsignal.show.ladder import rungs_of_split
 from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, styled
 from cellsignal.tasks import TASKS, Task
 
-FLOOR = "#8A8A8A"
-METHODS = {"half": FLOOR, "fitted": ASSIGNED, "shares": RAW}
+BASELINE = "#8A8A8A"
+METHODS = {"half": BASELINE, "fitted": ASSIGNED, "shares": RAW}
 
 
 def _names(task: Task) -> list[str]:
@@ -58,7 +58,7 @@ def label_cooccurrence(labels: Sequence[Labels], task: Task) -> Figure:
 
 @styled
 def label_ladder(rungs: list[dict]) -> Figure:
-    """Macro F1 of the floors and of every kind of thresholds, a bar each; the test sites' where they are known."""
+    """Macro F1 of the baselines and of every kind of thresholds, a bar each; the test sites' where they are known."""
     rows = rungs_of_split(rungs)
     if not rows:
         return blank_figure("No macro F1 yet.")
@@ -129,7 +129,7 @@ def _macro_f1(rungs: list[dict], trouble: str) -> str:
         "held-out folds, or set so that each class is answered as often as it is in training; held-out sites are "
         "judged by thresholds that have not seen them."
     )
-    parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of floors and thresholds")]
+    parts = [html.paragraph(words), html.image(label_ladder(rungs).png(), "macro F1 of baselines and thresholds")]
     for split in dict.fromkeys(row["split"] for row in rungs):
         cells = [[row["rung"], float(row["macro_f1"])] for row in rungs_of_split(rungs, split)]
         parts.append(html.subsection(SPLITS[split].capitalize(), html.table(["answers", "macro F1"], cells)))

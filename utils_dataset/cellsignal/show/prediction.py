@@ -159,12 +159,20 @@ def _coloured(axes: Axes, points: np.ndarray, names: pd.Series, colours: Mapping
 # Plate groups.
 
 
+class Plan(Protocol):
+    """How one experiment is to be decided (`decide.assign.assign.AssignmentPlan`)."""
+
+    experiment: str
+    choice: "Permutations | None"
+
+
 class Permutations(Protocol):
     """What is known of the permutations of one experiment (`decide.assign.groups.GroupChoice`)."""
 
     permutations: np.ndarray
     posterior: np.ndarray
     group_on_plate: tuple[int, ...]
+    confidence: float
 
 
 @styled
@@ -198,3 +206,9 @@ def permutation_posterior(choice: Permutations | None, *, rotations: Mapping[str
     words = {"chosen": "the likeliest", "rotation": "rotations, as in training", "other": "other permutations"}
     colour_legend(figure, {name: colours[kind] for kind, name in words.items() if usual or kind != "rotation"})
     return figure
+
+
+def hardest_permutation(plans: Sequence[Plan], *, rotations: Mapping[str, Sequence[int]] | None = None) -> Figure:
+    """`permutation_posterior` of the experiment whose permutation is least certain."""
+    plan = min(plans, key=lambda plan: plan.choice.confidence if plan.choice else 1)
+    return permutation_posterior(plan.choice, rotations=rotations, title=plan.experiment)

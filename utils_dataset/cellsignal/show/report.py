@@ -59,7 +59,7 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     """The report of wells: the ladder, accuracies, and how each experiment was assigned."""
     rungs = metrics.get("ladder", [])
     yield _head(run, rungs)
-    yield _ladder(rungs, metrics.get("floor"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
+    yield _ladder(rungs, metrics.get("linear_baseline"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
     yield from _accuracies(rungs)
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
 
@@ -90,7 +90,7 @@ def _head(run: Path, rungs: list[dict]) -> str:
     return html.head("cellsignal", f"Run {run.name}", boxes)
 
 
-def _ladder(rungs: list[dict], floor: dict | None, *, brodt: dict, trouble: str, note: str) -> str:
+def _ladder(rungs: list[dict], baseline: dict | None, *, brodt: dict, trouble: str, note: str) -> str:
     """One trick a rung: the figure for the wells that count most, a table for every split."""
     if not rungs:
         return html.section("The ladder", html.paragraph(trouble or "No rungs yet.", quiet=True))
@@ -98,14 +98,14 @@ def _ladder(rungs: list[dict], floor: dict | None, *, brodt: dict, trouble: str,
         "Each rung adds one idea. Raw accuracy is the network's own, well by well; assigned accuracy "
         "also uses the design of the plates, so the two are never compared in one column."
     )
-    figure = ladder(rungs, floor=floor and floor["accuracy"])
+    figure = ladder(rungs, linear_baseline=baseline and baseline["accuracy"])
     return html.section(
         "The ladder",
         html.paragraph(words),
         *[html.paragraph(f"{note[:1].upper()}{note[1:]}.")] * bool(note),
         html.image(figure.png(), "accuracy of each rung"),
         *(_rung_table(split, rungs_of_split(rungs, split), brodt=brodt) for split in _splits(rungs)),
-        _floor(floor),
+        _linear_baseline(baseline),
     )
 
 
@@ -127,11 +127,11 @@ def _rung_table(split: str, rows: list[dict], *, brodt: dict) -> str:
     return html.subsection(SPLITS.get(split, split).capitalize(), table, caveat)
 
 
-def _floor(floor: dict | None) -> str:
-    if not floor:
-        return html.paragraph("No linear model to compare with: it needs pixel statistics of every well, and two siRNAs or more to learn.", quiet=True)
-    words = "Floor, raw: a logistic regression on channel means and standard deviations, standardised by plate, reaches"
-    return html.paragraph(f"{words} {floor['accuracy']:.3f}.")
+def _linear_baseline(baseline: dict | None) -> str:
+    if not baseline:
+        return html.paragraph("No linear baseline: it needs pixel statistics of every well, and two siRNAs or more to learn.", quiet=True)
+    words = "Linear baseline, raw: a logistic regression on channel means and standard deviations, standardised by plate, reaches"
+    return html.paragraph(f"{words} {baseline['accuracy']:.3f}.")
 
 
 def _accuracies(rungs: list[dict]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -118,6 +119,11 @@ def save(figure: NotebookFigure, path: Path) -> NotebookFigure:
     with atomic_path(path) as temporary:
         temporary.write_bytes(figure.png())
     return figure
+
+
+def rounded(table: pd.DataFrame, *, caption: str = "") -> "pd.io.formats.style.Styler":
+    """A table of accuracies for a notebook: three decimals, nothing for missing values, and the same HTML each time."""
+    return table.style.format("{:.3f}", na_rep="").set_uuid("accuracies").set_caption(caption)
 
 
 def cell_type_colour(cell_type: str) -> str:

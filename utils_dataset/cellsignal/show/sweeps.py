@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, pale, new_figure, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, pale, styled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from cellsignal.show.eda.composites import composite, hide_ticks, limits
-from cellsignal.show.style import blank_figure, cell_type_colour, pale, new_figure, styled
+from cellsignal.show.style import blank_figure, cell_type_colour, new_figure, pale, styled
 
 if TYPE_CHECKING:
     from torch import nn
 
     from cellsignal.learn.batches.dataset import SiteImages
+    from cellsignal.learn.training.fit import TrainingSites
 
 
 def training_table(sites: pd.DataFrame) -> pd.DataFrame:
@@ -33,6 +34,12 @@ def training_table(sites: pd.DataFrame) -> pd.DataFrame:
     if table.index.get_level_values("cell_type").nunique() < 2:
         return table
     return pd.concat([table, some.assign(cell_type="all").groupby(["cell_type", "split"]).agg(**counted)])
+
+
+def site_roles(sites: TrainingSites) -> pd.DataFrame:
+    """How many sites of a training are trained on, are held out, are controls to compare with, and may get pseudo-labels."""
+    roles = {"trained on": sites.train, "held out": sites.held_out, "controls to compare with": sites.controls, "may get pseudo-labels": sites.unlabelled}
+    return pd.DataFrame({"sites": {role: len(some or ()) for role, some in roles.items()}})
 
 
 # Images.

@@ -16,7 +16,8 @@ from typing import BinaryIO
 from zlib import crc32
 
 from cellsignal import files
-from cellsignal.errors import FULL, InputError, StepFailed, system_error
+from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import on_a_full_disk, require_room
 from cellsignal.progress_bars import progress_bar
 
 # The files of a data set. Other members are ignored, so that no hostile name, link or device can do harm: a name of these
@@ -81,7 +82,6 @@ def members(archive: zipfile.ZipFile, *, prefix: str, where: object) -> list[Mem
 
 WORKING_FOLDER = ".unpacking"  # in the data set's folder: the same file system, so that moving costs nothing
 _BLOCK = 4096  # bytes a file system spends at least on a file
-_RESERVE = 32 << 20  # bytes that stay free
 _CHUNK = 1 << 20
 
 
@@ -111,31 +111,6 @@ def unpack(
         _move(paths, working_folder, root)
         shutil.rmtree(working_folder, ignore_errors=True)
     return Counter(path.parts[1] for path in paths if path.suffix == ".png")
-
-
-def require_room(folder: Path, size: int, *, purpose: str, cure: str = "free some space, or choose another disk") -> None:
-    """InputError if the disk of `folder` has fewer than `size` bytes free; the folder need not exist yet."""
-    existing_folder = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing_folder).free
-    if size + _RESERVE > free:
-        raise InputError(f"{purpose} needs {gigabytes(size)}, {gigabytes(free)} are free", where=folder, cure=cure)
-
-
-def gigabytes(size: int) -> str:
-    """Bytes as "1.5 GB" or "300.0 MB"."""
-    unit, name = (10**9, "GB") if size >= 10**8 else (10**6, "MB")
-    return f"{size / unit:,.1f} {name}"
-
-
-@contextmanager
-def on_a_full_disk(folder: Path) -> Iterator[None]:
-    """Turn a full disk into InputError; complete files are kept for the next call."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise system_error(error, folder=folder, cure="free some space; the same command then goes on") from None
 
 
 @contextmanager

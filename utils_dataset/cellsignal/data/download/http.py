@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cellsignal import files
-from cellsignal.data.download.archives import on_a_full_disk, require_room
 from cellsignal.errors import StepFailed
+from cellsignal.files import on_a_full_disk, require_room
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from cellsignal import files
 from cellsignal.data import check
-from cellsignal.data.download.archives import gigabytes, require_room, unpack
+from cellsignal.data.download.archives import unpack
 from cellsignal.data.download.http import BLOCK, RemoteFile, fetch
-from cellsignal.data.images.folders import entries
 from cellsignal.data.tables.wells import Tables, read_tables, select
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.files import entries, gigabytes, require_room
 from cellsignal.receipts import Receipt
 from cellsignal.tasks import RXRX1, TASKS
 

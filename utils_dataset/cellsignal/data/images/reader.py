@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.images import packed_store
-from cellsignal.data.images.folders import entries
 from cellsignal.errors import InputError, Problem, raise_if_any
-from cellsignal.files import sha256
+from cellsignal.files import entries, sha256
 from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

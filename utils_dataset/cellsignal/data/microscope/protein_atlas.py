@@ -16,8 +16,8 @@ from cellsignal.data.images.reader import write_channel
 from cellsignal.data.microscope import optics
 from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, stream, traits
 from cellsignal.data.microscope.cells import Territory, draw_territory, organelles
-from cellsignal.data.microscope.proteins import chromosomes, dividing, microtubules, by_component, pattern, spindle
-from cellsignal.data.microscope.workdir import WORKING_FOLDER, ParallelMap, run_in_processes, worker_folder
+from cellsignal.data.microscope.proteins import by_component, chromosomes, dividing, microtubules, pattern, spindle
+from cellsignal.data.microscope.workdir import WORKING_FOLDER, ParallelMap, worker_folder
 from cellsignal.data.tables.labelled_sites import SAMPLE, SOLUTION, TRAIN, Labels, read_site_tables, write_labels
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
@@ -268,9 +268,9 @@ class _Sites:
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None, parallel_map: ParallelMap = run_in_processes) -> None:
+    def write(self, out: Path, *, parallel_map: ParallelMap) -> None:
         """Render missing images, then write the tables."""
-        _render(out, self.table, preset=self.preset, seed=self.seed, processes=processes, parallel_map=parallel_map)
+        _render(out, self.table, preset=self.preset, seed=self.seed, parallel_map=parallel_map)
         _write_tables(out, self.table)
 
 
@@ -335,7 +335,7 @@ def _id(seed: int, kind: str, number: int) -> str:
     return str(uuid.UUID(bytes=hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()[:16]))
 
 
-def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, processes: int | None, parallel_map: ParallelMap) -> None:
+def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, parallel_map: ParallelMap) -> None:
     """Render the sites part by part; a part is done when its file in the working folder is there."""
     work_folder = worker_folder(out)
     for kind in ("train", "test"):
@@ -349,7 +349,7 @@ def _render(out: Path, table: pd.DataFrame, *, preset: Preset, seed: int, proces
         )
         if not (out / WORKING_FOLDER / f"part-{number}").exists():
             parts.append((number, subjects, work_folder / f"part-{number}"))
-    for number, folder in progress_bar(parallel_map(_render_part, parts, processes=processes), total=len(parts), desc="simulate", unit="part"):
+    for number, folder in progress_bar(parallel_map(_render_part, parts), total=len(parts), desc="simulate", unit="part"):
         for path in sorted(folder.rglob("*.png")):
             os.rename(path, out / path.relative_to(folder))
         files.write_text(out / WORKING_FOLDER / f"part-{number}", "")

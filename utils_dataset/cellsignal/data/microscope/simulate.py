@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from cellsignal import files
-from cellsignal.data.download.archives import on_a_full_disk
 from cellsignal.data.microscope import optics, protein_atlas
 from cellsignal.data.microscope.batch_effects import Effects
 from cellsignal.data.microscope.cell_types import CELL_TYPES, stream
@@ -75,13 +74,13 @@ def presets_of(task: Task) -> list[str]:
 
 def simulate(
     out: Path, *, preset: str = "demo", seed: int = 0, like: Path | None = None, experiments: Sequence[str] = (),
-    image_size: int | None = None, processes: int | None = None, parallel_map: ParallelMap = run_in_processes, keep: bool = True,
+    image_size: int | None = None, parallel_map: ParallelMap = run_in_processes, keep: bool = True,
 ) -> None:
     """Write a simulated data set to `out`: the competition's files, solution.csv and simulate.json.
 
     `like` names a folder with real tables whose wells are drawn instead of the preset's own design;
-    `experiments` and `image_size` override the preset's. The same arguments give the same bytes for any number of
-    processes and any `parallel_map`; a second call resumes a killed one, or does nothing. Complete plates drawn by another
+    `experiments` and `image_size` override the preset's. The same arguments give the same bytes for any
+    `parallel_map`, by which plates are drawn side by side, such as `map`; a second call resumes a killed one, or does nothing. Complete plates drawn by another
     version of the code are kept if `keep`, with a note. InputError if `out` holds anything else, an argument is
     unknown, the task has other channels, or the disk is full.
     """
@@ -93,10 +92,11 @@ def simulate(
     # Plates without effects keep the identity that they had before there were any.
     parameters = {name: value for name, value in asdict(preset_values).items() if (name, value) != ("effects", asdict(Effects()))}
     identity = {"preset": preset, "seed": seed, "parameters": parameters, "wells": _digest(data_set.table)}
-    with working_folder(Path(out), identity, keep_other_code=keep) as unfinished:
+    own_design = like is None and not experiments and image_size is None
+    with working_folder(Path(out), identity, keep_other_code=keep, own_design=own_design) as unfinished:
         if unfinished:
-            with on_a_full_disk(Path(out)):
-                data_set.write(Path(out), processes=processes, parallel_map=parallel_map)
+            with files.on_a_full_disk(Path(out)):
+                data_set.write(Path(out), parallel_map=parallel_map)
 
 
 def check_channels(preset: str) -> None:
@@ -127,9 +127,9 @@ class _Plates:
     preset: Preset
     seed: int
 
-    def write(self, out: Path, *, processes: int | None, parallel_map: ParallelMap = run_in_processes) -> None:
+    def write(self, out: Path, *, parallel_map: ParallelMap) -> None:
         """Render every plate, then write the tables."""
-        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), processes=processes, parallel_map=parallel_map)
+        _render(out, _plates(self.table, seed=self.seed, preset=self.preset), parallel_map=parallel_map)
         _write_tables(out, self.table)
 
 
@@ -194,13 +194,13 @@ def _lost_site(wells: pd.DataFrame, *, seed: int) -> tuple[str, int, str]:
     return row["experiment"], row["plate"], row["well"]
 
 
-def _render(out: Path, plates: dict[str, list[Plate]], *, processes: int | None, parallel_map: ParallelMap) -> None:
+def _render(out: Path, plates: dict[str, list[Plate]], *, parallel_map: ParallelMap) -> None:
     """Render missing experiments; each is moved into place when it is complete."""
     work_folder = worker_folder(out)
     todo = {experiment_folder: parts for experiment_folder, parts in plates.items() if not (out / experiment_folder).exists()}
     work = [(part, work_folder / experiment_folder / f"Plate{part.plate}") for experiment_folder, parts in todo.items() for part in parts]
     done: dict[str, dict[int, str]] = {experiment_folder: {} for experiment_folder in todo}
-    rendered = parallel_map(_render_work, work, processes=processes)
+    rendered = parallel_map(_render_work, work)
     for plate, folder, rows in progress_bar(rendered, total=len(work), desc="simulate", unit="plate"):
         experiment_folder = str(folder.parent.relative_to(work_folder))
         done[experiment_folder][plate] = rows

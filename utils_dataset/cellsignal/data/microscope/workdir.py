@@ -14,22 +14,22 @@ import cv2
 
 from cellsignal import files
 from cellsignal.code_identity import changed_parts, package_code
-from cellsignal.data.simulated import RECEIPT, WORKING_FOLDER
+from cellsignal.data.simulated import CODE, RECEIPT, WORKING_FOLDER
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 
-CODE = ".simulate-code.json"  # which code drew; apart from the receipt, because the same plates are the same data
 Part, Output = TypeVar("Part"), TypeVar("Output")
-ParallelMap = Callable[..., Iterator[Any]]  # as `run_in_processes`: whoever draws the parts
+ParallelMap = Callable[..., Iterator[Any]]  # as `run_in_processes` and `map`: whoever draws the parts
 
 
 @contextmanager
-def working_folder(out: Path, identity: dict[str, Any], *, keep_other_code: bool = True) -> Iterator[bool]:
+def working_folder(out: Path, identity: dict[str, Any], *, keep_other_code: bool = True, own_design: bool = False) -> Iterator[bool]:
     """Create and lock `out`; yields whether anything is left to do.
 
     Unless the block raises, `out` is then complete and has a receipt with the hashes of its tables; images carry
     checksums of their own. InputError if it holds anything but this simulation, if a table was altered, and for plates
     drawn by another version of the code, except complete ones if `keep_other_code`: these are kept with a note.
+    `own_design`: nothing but preset and seed decided the wells, which `simulated.is_current` may then rely on.
     """
     with _exclusive(out):
         unfinished = _prepare_folder(out, identity=identity)
@@ -37,7 +37,7 @@ def working_folder(out: Path, identity: dict[str, Any], *, keep_other_code: bool
         yield unfinished
         if unfinished:
             files.remove_temporary(out, ())
-            Receipt(out / CODE, package_code("data")).write()
+            Receipt(out / CODE, package_code("data"), details={"own_design": own_design}).write()
             Receipt(out / RECEIPT, identity, {path.name: files.sha256(path) for path in sorted(out.glob("*.csv"))}).write()
         shutil.rmtree(out / WORKING_FOLDER, ignore_errors=True)
 
@@ -89,7 +89,7 @@ def worker_folder(out: Path) -> Path:
     return out / WORKING_FOLDER / f"desk-{os.getpid()}"
 
 
-def run_in_processes(function: Callable[[Part], Output], parts: Iterable[Part], *, processes: int | None) -> Iterator[Output]:
+def run_in_processes(function: Callable[[Part], Output], parts: Iterable[Part], *, processes: int | None = None) -> Iterator[Output]:
     """`function` of each part, in order of completion, by `processes` processes (None: one per core)."""
     parts = list(parts)
     count = min(processes or os.cpu_count() or 1, len(parts))

@@ -18,8 +18,16 @@ from zlib import crc32
 import numpy as np
 
 from cellsignal import files
-from cellsignal.data.images.codecs import CHUNKS
-from cellsignal.data.packing.plate_file import SITES_PER_THREAD, PlateShard, StoreSpec, prefetch_map, resized_copies, specification, write_index
+from cellsignal.data.images.packed_store import CHUNKS
+from cellsignal.data.packing.plate_file import (
+    SITES_PER_THREAD,
+    PlateShard,
+    StoreSpec,
+    prefetch_map,
+    resized_copies,
+    specification,
+    write_index,
+)
 from cellsignal.errors import InputError
 
 PLATE = "plate.ome.zarr"  # in the folder of its images

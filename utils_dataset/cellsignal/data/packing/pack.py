@@ -13,14 +13,14 @@ import pandas as pd
 
 from cellsignal import files
 from cellsignal.data import simulated
-from cellsignal.data.download.archives import gigabytes, on_a_full_disk, require_room
-from cellsignal.data.images import codecs, packed_store
+from cellsignal.data.images import packed_store
 from cellsignal.data.images.reader import missing_channels, read_site, resized_shape
 from cellsignal.data.microscope.workdir import ParallelMap
 from cellsignal.data.packing import omezarr, plate_file
 from cellsignal.data.packing.plate_file import PlateShard, StoreSpec, encode, read_index, up_to_date
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.errors import InputError
+from cellsignal.files import gigabytes, on_a_full_disk, require_room
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 from cellsignal.tasks import Task
@@ -63,7 +63,7 @@ def plan_pack(
     a key of FORMATS. InputError for invalid tables, an unknown codec or cell type, a size larger than the images, and a
     data set without images.
     """
-    root, kind = Path(data), codecs.codec(codec)
+    root, kind = Path(data), packed_store.codec(codec)
     if format == "ome-zarr":
         omezarr.library()
     task = labelled_sites.task_of(root)

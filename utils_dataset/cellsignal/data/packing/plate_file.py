@@ -15,11 +15,10 @@ from zlib import crc32
 import numpy as np
 
 from cellsignal.data.images import packed_store
-from cellsignal.data.images.codecs import Codec
-from cellsignal.data.images.folders import entries
+from cellsignal.data.images.packed_store import Codec
 from cellsignal.data.images.reader import area_resized, read_site
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path
+from cellsignal.files import atomic_path, entries
 from cellsignal.receipts import Receipt
 
 Item, Output = TypeVar("Item"), TypeVar("Output")

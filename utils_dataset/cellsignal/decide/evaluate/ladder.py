@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal.decide.assign.assign import assign
-from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.learn.networks.batchnorm import STATISTICS
+from cellsignal.decide.settings import STATISTICS, AssignmentSettings
 
 # Accuracy overall, by cell type and by experiment.
 

@@ -1,21 +1,23 @@
 """The ladder of multi-label tasks: macro F1 of trivial baselines, and of a network with each kind of thresholds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables.labelled_sites import Labels
-from cellsignal.decide.labels.multilabel import label_baselines, apply_thresholds, f1_by_class, macro_f1
-from cellsignal.decide.labels.predict import LabelScores
+from cellsignal.decide.labels.multilabel import apply_thresholds, f1_by_class, label_baselines, macro_f1
 from cellsignal.decide.labels.thresholds import THRESHOLD_METHODS, cross_fitted_answers
+
+if TYPE_CHECKING:  # PyTorch is not needed for a table
+    from cellsignal.decide.labels.predict import LabelScores
 
 SPLIT_NAMES = {"test": "test", "held_out": "held out"}
 RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
-def evaluate_label_ladder(scores: LabelScores, truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+def evaluate_label_ladder(scores: "LabelScores", truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
     """Macro F1 of the baselines and of every kind of thresholds, on test sites (if their truth is known) and on held-out sites.
 
     `truth`: bool[N, K] of the labelled sites; `test`: bool[M, K]; `train_labels`: from which label frequencies are counted. The

@@ -13,15 +13,15 @@ import torch
 
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.predict.inference import apply_view
-from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, read_receipt, identity_with_code
+from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
 from cellsignal.decide.scores.files import METADATA, read_scores
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, read_batches
-from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.networks.classifier import Classifier, load_weights, read_config
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 

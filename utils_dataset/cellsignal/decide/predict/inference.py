@@ -13,13 +13,13 @@ from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.data.images.reader import read_sites
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, num_batches, scope_rows
 from cellsignal.learn.networks.batchnorm import (
     NO_BATCHNORM,
     REFINEMENTS,
-    STATISTICS,
     adapted_pass,
     batch_statistics,
     batchnorm_layers,
@@ -63,14 +63,14 @@ class InferenceOptions:
 
 @dataclass(frozen=True)
 class ControlSites:
-    """The control sites of one scope: images, moments, kinds and plates.
+    """The control sites of one scope: images, channel statistics, kinds and plates.
 
-    `images`: uint8[M, C, H, W]; `moments`: float[M, C, 2], or None if the network needs none; `positive`: bool[M], the others
+    `images`: uint8[M, C, H, W]; `channel_statistics`: float[M, C, 2], or None if the network needs none; `positive`: bool[M], the others
     are negative controls; `plates`: int64[M]; `scored_plates`: int64[N], the plate of each site that is scored.
     """
 
     images: np.ndarray
-    moments: torch.Tensor | None
+    channel_statistics: torch.Tensor | None
     positive: torch.Tensor
     plates: torch.Tensor
     scored_plates: torch.Tensor
@@ -80,8 +80,8 @@ class ControlSites:
 
     def features(self, model: nn.Module, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """Features of the sites `rows`, [n, F]."""
-        moments = None if self.moments is None else self.moments[rows]
-        return model.embed(model.prepare(torch.from_numpy(self.images[rows]).to(device), moments))
+        channel_statistics = None if self.channel_statistics is None else self.channel_statistics[rows]
+        return model.embed(model.prepare(torch.from_numpy(self.images[rows]).to(device), channel_statistics))
 
     def means(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features of the positive and of the negative controls on the plate of each scored site, two of [N, F]."""
@@ -129,8 +129,8 @@ class PlateInference:
         self.images_sent += len(rows)
         return output.cpu()
 
-    def _with_features(self, images: torch.Tensor, *, moments: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
-        features = self.model.embed(self.model.prepare(images, moments))
+    def _with_features(self, images: torch.Tensor, *, channel_statistics: torch.Tensor | None = None, **inputs: torch.Tensor) -> torch.Tensor:
+        features = self.model.embed(self.model.prepare(images, channel_statistics))
         return torch.cat([self.model.classify(features, **inputs).float().log_softmax(1), features.float()], dim=1)
 
     @torch.inference_mode()
@@ -351,10 +351,10 @@ def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites:
     if len(controls) < 2:
         raise InputError(f"{len(controls)} control sites, and this network has control features", where=sites["experiment"].iloc[0],
                          cure="add the plate's controls to the tables, or train without control_features")
-    moments = SideInputs(model, root, controls)[np.arange(len(controls))].get("moments")
+    channel_statistics = SideInputs(model, root, controls)[np.arange(len(controls))].get("channel_statistics")
     positive = torch.from_numpy((controls["well_type"] == CONTROL_TYPES[0]).to_numpy(copy=True))
     plates, scored_plates = (torch.from_numpy(table["plate"].to_numpy(np.int64, copy=True)) for table in (controls, sites))
-    return ControlSites(read(controls), moments, positive, plates, scored_plates)
+    return ControlSites(read(controls), channel_statistics, positive, plates, scored_plates)
 
 
 def _site_reader(sets: Sequence[SiteImages]) -> ReadSites:

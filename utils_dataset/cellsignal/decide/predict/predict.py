@@ -17,9 +17,9 @@ from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions,
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
-from cellsignal.decide.settings import PredictionSettings
+from cellsignal.decide.settings import STATISTICS, PredictionSettings
 from cellsignal.learn import devices
-from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE, REFINEMENTS, STATISTICS, batchnorm_layers
+from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE, REFINEMENTS, batchnorm_layers
 from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
 from cellsignal.learn.networks.covariates import CONTROL_TYPES
 from cellsignal.learn.networks.standardise import stats_source

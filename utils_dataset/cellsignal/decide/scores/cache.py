@@ -15,8 +15,8 @@ from cellsignal.data.images.reader import image_fingerprint
 from cellsignal.decide.scores.files import METADATA, read_scores, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
-from cellsignal.receipts import Receipt
 from cellsignal.json_schemas import ScoreDetails
+from cellsignal.receipts import Receipt
 
 COUNT_KEYS = ("sites", "images", "seconds")  # numbers in the note of an experiment; all but the first are summed in the metadata
 

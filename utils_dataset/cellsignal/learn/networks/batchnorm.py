@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-STATISTICS = ("running", "batch", "adapted")
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 # Memory per image pixel (one of N*H*W) in DenseNet121, fp32, inference.
 BYTES_PER_PIXEL = 226

@@ -10,7 +10,7 @@ import torch
 from cellsignal.data.tables.plate_design import shifts
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.networks.standardise import MOMENT_SCOPES, channel_stats
+from cellsignal.learn.networks.standardise import CHANNEL_STATISTICS_SCOPES, channel_stats
 from cellsignal.learn.settings import COVARIATES
 
 # Sites of test experiments, and of wells without a treatment in the training set, have levels that never occur in training.
@@ -97,9 +97,9 @@ def plate_warning(rotations: dict[str, list[int]]) -> str:
 
 
 class SideInputs:
-    """Covariates and moments of `sites` for `model`; indexing with rows returns keyword arguments of its call.
+    """Covariates and channel statistics of `sites` for `model`; indexing with rows returns keyword arguments of its call.
 
-    "covariates": float32[n, D], one-hot; "moments": float32[n, C, 2], of the plate or experiment. Only inputs that the network
+    "covariates": float32[n, D], one-hot; "channel_statistics": float32[n, C, 2], of the plate or experiment. Only inputs that the network
     uses are there, so none for a network of images alone.
     """
 
@@ -107,12 +107,12 @@ class SideInputs:
         self.levels = model.covariates
         self.codes = covariate_codes(sites, self.levels)
         scope = model.settings.standardise
-        self.moments = channel_stats(root, sites, scope, model.channels) if scope in MOMENT_SCOPES and len(sites) else None
+        self.channel_statistics = channel_stats(root, sites, scope, model.channels) if scope in CHANNEL_STATISTICS_SCOPES and len(sites) else None
 
     def __getitem__(self, rows: torch.Tensor | np.ndarray) -> dict[str, torch.Tensor]:
         rows = torch.as_tensor(rows)
         inputs = {"covariates": one_hot_codes(self.codes[rows], self.levels)} if self.levels else {}
-        return inputs | ({} if self.moments is None else {"moments": self.moments[rows]})
+        return inputs | ({} if self.channel_statistics is None else {"channel_statistics": self.channel_statistics[rows]})
 
 
 # Mean features of a plate's controls, as inputs for its other wells (Brodt's list of what was not better).

@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images.reader import missing_channels, read_site, stems_in
-from cellsignal.data.tables.pixel_stats import FILE as PIXEL_STATS_FILE
-from cellsignal.data.tables.pixel_stats import read_pixel_stats
+from cellsignal.data.tables.wells import PIXEL_STATS_FILE, read_pixel_stats
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
 
-MOMENT_SCOPES = ("plate", "experiment")
+CHANNEL_STATISTICS_SCOPES = ("plate", "experiment")
 Sums = np.ndarray  # [C, 3]: number of sites, sum of their means, sum of their mean squares
 PlateKey = tuple[str, int]  # experiment and plate
 # By root, folder and channels: a plate is large, and every epoch and every kind of scores needs its sums.
@@ -50,11 +49,11 @@ def channel_stats(root: Path, sites: pd.DataFrame, scope: str, channels: int) ->
 
 
 def stats_source(root: Path, scope: str) -> dict[str, str]:
-    """The source of the moments for standardisation by `scope`, for identities: {"pixel_stats": SHA-256 of the file}.
+    """The source of the channel statistics for standardisation by `scope`, for identities: {"pixel_stats": SHA-256 of the file}.
 
-    The SHA-256 is "" if there is no such file and the images are measured; the dict is empty if no moments are needed.
+    The SHA-256 is "" if there is no such file and the images are measured; the dict is empty if no channel statistics are needed.
     """
-    if scope not in MOMENT_SCOPES:
+    if scope not in CHANNEL_STATISTICS_SCOPES:
         return {}
     path = Path(root) / PIXEL_STATS_FILE
     return {"pixel_stats": _file_sha256(path, path.stat().st_mtime_ns) if path.is_file() else ""}

@@ -15,10 +15,11 @@ from cellsignal import json_schemas
 from cellsignal.code_identity import changed_parts
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compile_function, gradient_scaler, resolve_precision
+from cellsignal.learn.history import held_out_value
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
-from cellsignal.learn.training.epoch import Learner
+from cellsignal.learn.training.epoch import Trainer
 from cellsignal.learn.training.optim import WeightAverage, build_optimizer
 from cellsignal.learn.training.phase import Phase
 from cellsignal.receipts import Receipt
@@ -157,22 +158,6 @@ def without_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, t
     return {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-# Reading the rows of a training's history, whatever its metric.
-
-
-HELD_OUT_PREFIX = "held_out_"
-
-
-def metric_name(row: dict) -> str:
-    """The metric of an epoch's row, such as "accuracy" or "macro_f1" (`learn.training.metrics`)."""
-    return next((key.removeprefix(HELD_OUT_PREFIX) for key in row if key.startswith(HELD_OUT_PREFIX)), "accuracy")
-
-
-def held_out_value(row: dict) -> float | None:
-    """The metric of an epoch's row on the held-out sites; None where it was not measured."""
-    return row.get(HELD_OUT_PREFIX + metric_name(row))
-
-
 # Everything that a phase of training changes, and how it is restored from disk.
 
 
@@ -193,7 +178,7 @@ class TrainingState:
         self.scaler = gradient_scaler(device, machine.precision)
         self.optimizer = build_optimizer(phase.training, trainable_parameters(model, phase.trainable))
         self.average = WeightAverage(model, phase.training.ema_decay) if phase.training.ema_decay else None
-        self.learner = Learner(model, self.optimizer, phase, machine, process_group, self.scaler, self.average,
+        self.trainer = Trainer(model, self.optimizer, phase, machine, process_group, self.scaler, self.average,
                                compile_function(model.embed) if machine.compile else model.embed)
         self.selected = _copy_weights(model)
         if saved is not None:

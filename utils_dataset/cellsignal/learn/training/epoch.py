@@ -1,4 +1,4 @@
-"""One epoch over the training sites, and the evaluation on the held-out sites."""
+"""One epoch over the training sites, the evaluation on the held-out sites, and the metrics of both."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,22 +11,59 @@ from torch.nn import functional
 
 from cellsignal.budget import DeadlineMonitor
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import random_key
+from cellsignal.learn.batches.augment import Mix, draw_mix, random_key
 from cellsignal.learn.batches.dataset import SiteImages, epoch_batches, read_batches, scope_rows
-from cellsignal.learn.batches.mixup import Mix, draw_mix
-from cellsignal.learn.devices import autocast, gradient_scaler, cudnn_benchmark
+from cellsignal.learn.devices import autocast, cudnn_benchmark, gradient_scaler
 from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, batch_statistics, without_tracking
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.covariates import CONTROL_TYPES, SideInputs, mask_covariates, plate_means
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import SINGLE_PROCESS, ProcessGroup, RunningStatistics
 from cellsignal.learn.training.losses import smooth_targets
-from cellsignal.learn.training.metrics import METRICS
 from cellsignal.learn.training.optim import WeightAverage
 from cellsignal.learn.training.phase import Phase
 
-# The images of a training batch on the device, before the network sees them.
+# Metrics of an epoch, computed from counts that are summed over batches and processes.
 
+
+@dataclass(frozen=True)
+class Metric:
+    """`counts(logits, targets)` of a batch, and `value(summed counts, number of sites)`."""
+
+    num_counts: int
+    per_class: bool  # whether each class has counts of its own
+    counts: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    value: Callable[[torch.Tensor, int], float]
+
+    def zero_counts(self, classes: int) -> torch.Tensor:
+        """The counts before the first site, float64[M]."""
+        return torch.zeros(self.num_counts * (classes if self.per_class else 1), dtype=torch.float64)
+
+
+def _correct_sites(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The number of sites classified correctly; a mixed site counts as its larger part."""
+    return (logits.argmax(1) == targets.argmax(1)).sum().double()[None]
+
+
+def _class_counts(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """For each class the true positives; then the predicted and the actual positives."""
+    predicted, actual = logits > 0, targets > 0.5
+    return torch.cat([(predicted & actual).sum(0), predicted.sum(0), actual.sum(0)]).double()
+
+
+def _macro_f1(counts: torch.Tensor) -> float:
+    correct, predicted, actual = counts.reshape(3, -1)
+    return (2 * correct / (predicted + actual).clamp(min=1)).mean().item()
+
+
+# A class that no site has and that is predicted for none counts 0, as in scikit-learn and on Kaggle.
+METRICS = {
+    "accuracy": Metric(1, False, _correct_sites, lambda counts, sites: counts.item() / sites),
+    "macro_f1": Metric(3, True, _class_counts, lambda counts, sites: _macro_f1(counts)),
+}
+
+
+# The images of a training batch on the device, before the network sees them.
 
 CHANNEL_STREAM = 5  # separates the random numbers of channel scales and shifts from those of MixUp and CutMix
 
@@ -46,7 +83,7 @@ class BufferPool:
         return self.memory[:size].view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
-def training_inputs(model: Classifier, images: torch.Tensor, moments: torch.Tensor | None, *, phase: Phase, epoch: int,
+def training_inputs(model: Classifier, images: torch.Tensor, channel_statistics: torch.Tensor | None, *, phase: Phase, epoch: int,
                     batch_number: int, mix: Mix | None = None, buffers: BufferPool | None = None) -> torch.Tensor:
     """The body's input for a training batch [N, C, H, W]: prepared, with jittered channels, mixed, resized.
 
@@ -57,7 +94,7 @@ def training_inputs(model: Classifier, images: torch.Tensor, moments: torch.Tens
     if mix is not None and mix.window is not None and model.settings.standardise == "none" and not jitter:
         # Images that are only divided by 255 can be mixed before that: bytes are smaller than floats.
         images, mix = mix.mix_images(images), None
-    prepared = model.prepare(images, moments, out=buffers and buffers.take(images.shape, dtype=model.dtype, device=images.device))
+    prepared = model.prepare(images, channel_statistics, out=buffers and buffers.take(images.shape, dtype=model.dtype, device=images.device))
     if jitter:
         prepared = jitter_channels(prepared, scale=scale, shift=shift, key=(phase.seed, epoch, batch_number))
     if mix is not None:
@@ -86,7 +123,6 @@ def resize_images(images: torch.Tensor, size: int | None) -> torch.Tensor:
 
 
 # The controls that a network with control features sees beside each batch.
-
 
 CONTROL_STREAM = 6  # separates the random choice of controls from other random numbers
 NEGATIVE_SHARE = 0.25  # of the controls beside a training batch, if a plate has as many negative ones
@@ -129,14 +165,14 @@ class ControlReferences:
         device = next(self.model.parameters()).device
         [(images, _)] = read_batches(self.controls, [controls], epoch=epoch, device=device)
         with without_tracking(self.model):
-            prepared = self.model.prepare(images, self.side_inputs[controls].get("moments"))
+            prepared = self.model.prepare(images, self.side_inputs[controls].get("channel_statistics"))
             features = self.model.embed(resize_images(prepared, size)).float()
         labels = {"positive": self.positive[controls], "control_plates": self.control_plates[controls], "site_plates": self.site_plates[rows]}
         return plate_means(features, **{name: tensor.to(device, non_blocking=True) for name, tensor in labels.items()})
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainer:
     """A network with everything that a training step needs.
 
     `average`: the moving average of the weights, updated after each step. `embed`: replaces model.embed, for example by a
@@ -153,7 +189,7 @@ class Learner:
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
+def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
                 deadline_monitor: DeadlineMonitor | None = None) -> dict[str, float] | None:
     """Take one step of the optimiser for each virtual batch of `steps` (see `virtual_batches`).
 
@@ -161,19 +197,19 @@ def train_epoch(learner: Learner, data: SiteImages, steps: list[list[np.ndarray]
     a step whose fp16 gradients overflow. Several processes share out the batches of each step and sum their gradients before
     it, so that all of them take, or skip, the same steps. `controls`: the control sites for a network with control features.
 
-    Returns the loss (mean over sites) and the data's metric (`learn.training.metrics`), or None if the epoch was stopped
+    Returns the loss (mean over sites) and the data's metric (`learn.training.epoch.METRICS`), or None if the epoch was stopped
     because it would have ended too late (`deadline_monitor`).
     """
-    model, optimizer, phase, process_group, average = learner.model, learner.optimizer, learner.phase, learner.process_group, learner.average
-    scaler = learner.scaler or gradient_scaler(_model_device(model), learner.machine.precision)
+    model, optimizer, phase, process_group, average = trainer.model, trainer.optimizer, trainer.phase, trainer.process_group, trainer.average
+    scaler = trainer.scaler or gradient_scaler(_model_device(model), trainer.machine.precision)
     totals, step_ends = _EpochTotals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     # For each step its number of sites, and this process's batches with their numbers in the epoch.
     shards = [(sum(map(len, step)), process_group.shard([(next(numbers), rows) for rows in step])) for step in steps]
     batch_rows = [rows for _, shard in shards for _, rows in shard]
-    batch_loss = _BatchLoss(learner, data, epoch, controls)
+    batch_loss = _BatchLoss(trainer, data, epoch, controls)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    reader = read_batches(data, batch_rows, epoch=epoch, workers=learner.machine.num_workers, device=_model_device(model))
+    reader = read_batches(data, batch_rows, epoch=epoch, workers=trainer.machine.num_workers, device=_model_device(model))
     mode = training_mode(model, phase.trainable, process_group=process_group, average=average)
     with mode as statistics, cudnn_benchmark(_model_device(model), map(len, batch_rows)), closing(reader) as batches:
         for (sites, shard), step_end in zip(shards, step_ends, strict=True):
@@ -230,9 +266,9 @@ def training_mode(model: Classifier, trainable: str, *, process_group: ProcessGr
 class _BatchLoss:
     """The loss of a batch, with everything that an epoch needs for it."""
 
-    def __init__(self, learner: Learner, data: SiteImages, epoch: int, controls: SiteImages | None) -> None:
-        self.model = model = learner.model
-        self.phase, self.precision, self.embed = learner.phase, learner.machine.precision, learner.embed or model.embed
+    def __init__(self, trainer: Trainer, data: SiteImages, epoch: int, controls: SiteImages | None) -> None:
+        self.model = model = trainer.model
+        self.phase, self.precision, self.embed = trainer.phase, trainer.machine.precision, trainer.embed or model.embed
         self.data, self.epoch, self.buffers = data, epoch, BufferPool()
         self.side_inputs = SideInputs(model, data.root, data.sites)
         self.references = ControlReferences(model, controls, data.sites) if model.settings.control_features else None
@@ -244,11 +280,11 @@ class _BatchLoss:
         mix = draw_mix(len(rows), phase.augmentation, key=key)
         mix = mix and mix.with_pixel_share(images)
         inputs = self._side_inputs(rows, mix, key)
-        moments = inputs.pop("moments", None)
+        channel_statistics = inputs.pop("channel_statistics", None)
         targets = self.data.targets(rows).to(images.device, non_blocking=True)
         targets = targets if mix is None else mix.blend(targets)
         with autocast(images.device, self.precision):
-            prepared = training_inputs(model, images, moments, phase=phase, epoch=self.epoch, batch_number=number, mix=mix,
+            prepared = training_inputs(model, images, channel_statistics, phase=phase, epoch=self.epoch, batch_number=number, mix=mix,
                                        buffers=self.buffers)
             features = self.embed(prepared)
             logits = model.classify(features, **inputs, **self._control_means(rows, mix, key))

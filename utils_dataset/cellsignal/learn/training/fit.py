@@ -17,13 +17,21 @@ from cellsignal.budget import Budget, DeadlineMonitor, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import sha256
 from cellsignal.learn.batches.augment import Augment
-from cellsignal.learn.batches.dataset import SCOPES, SiteImages, concat_images, epoch_batches, group_batches, sites_fingerprint, virtual_batches
+from cellsignal.learn.batches.dataset import (
+    SCOPES,
+    SiteImages,
+    concat_images,
+    epoch_batches,
+    group_batches,
+    sites_fingerprint,
+    virtual_batches,
+)
 from cellsignal.learn.devices import pick_device
-from cellsignal.learn.networks.checkpointing import checkpoint_blocks
+from cellsignal.learn.history import HELD_OUT_PREFIX, held_out_value
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
-from cellsignal.learn.training.checkpoint import CODE_KEY, HELD_OUT_PREFIX, Checkpoint, TrainingState, held_out_value
+from cellsignal.learn.training.checkpoint import CODE_KEY, Checkpoint, TrainingState
 from cellsignal.learn.training.distributed import ProcessGroup, SendMessage, current_group, launch, process_count
 from cellsignal.learn.training.epoch import evaluate, train_epoch
 from cellsignal.learn.training.losses import LOSSES
@@ -152,7 +160,7 @@ def fit(
     takes one batch of each process, so that more processes take fewer and larger steps; a phase keeps the number of batches per
     step that it started with. A `model` that several processes are to train must not have been on a GPU.
     `machine.compile`: torch.compile for the body. `machine.gradient_checkpointing`: less memory, more time, the same gradients
-    (`networks.checkpointing`). With `phase.training.ema_decay` the averaged weights are scored, selected and used for labels.
+    (`networks.memory`). With `phase.training.ema_decay` the averaged weights are scored, selected and used for labels.
 
     Returns, as model.history and in the JSON beside the weights, the rows of earlier phases and one row per epoch: phase,
     epoch, loss, accuracy (of the training batches), held_out_accuracy (None where not measured), learning_rate, seconds.
@@ -218,6 +226,8 @@ class _PhaseTraining:
                              cure="give all machines one run folder, on a disk that they share")
         send = send_message if process_group.is_main_process else lambda message: None
         if self.machine.gradient_checkpointing:
+            from cellsignal.learn.networks.memory import checkpoint_blocks
+
             checkpoint_blocks(self.model.body)
         state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine,
                               process_group=process_group, saved=saved)
@@ -253,7 +263,7 @@ class _PhaseTraining:
         virtual = phase.training.virtual_batch
         steps = virtual_batches(batches, virtual) if virtual else group_batches(batches, state.batches_per_step)
         monitor = DeadlineMonitor(self.budget, len(steps)) if self.budget.deadline is not None else None
-        row = train_epoch(state.learner, data, steps, epoch=epoch, controls=self.sites.controls, deadline_monitor=monitor)
+        row = train_epoch(state.trainer, data, steps, epoch=epoch, controls=self.sites.controls, deadline_monitor=monitor)
         if row is None:
             return None
         if not math.isfinite(row["loss"]):

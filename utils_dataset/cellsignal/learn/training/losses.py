@@ -111,8 +111,8 @@ class Loss:
 
 @cache
 def parse_loss(text: str) -> Loss:
-    """The loss of an expression such as "0.8 cross-entropy + 0.1 arcface" (`settings.parse_loss`)."""
-    return Loss(settings.parse_loss(text))
+    """The loss of an expression such as "0.8 cross-entropy + 0.1 arcface" (`settings.loss_terms`)."""
+    return Loss(settings.loss_terms(text))
 
 
 def smooth_targets(targets: torch.Tensor, smoothing: float, *, uniform: float) -> torch.Tensor:

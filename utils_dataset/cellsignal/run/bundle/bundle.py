@@ -5,21 +5,79 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import cellsignal
-from cellsignal import code_identity, files, json_schemas, settings
+from cellsignal import code_identity, files, json_schemas, provenance, settings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, recipe
-from cellsignal.run.bundle import archive_texts, entry_points, requirements
+from cellsignal.run.bundle import archive_texts, entry_points
 from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import plans, rebuild, steps
 from cellsignal.run.chain.steps import Step
-from cellsignal.run.record import step_receipts, provenance
+from cellsignal.run.record import step_receipts
+
+# The exact versions in an archive's requirements.txt: of all that the package and its notebooks import, and of their dependencies.
+
+PROGRAMS = ("ipykernel", "nbconvert", "papermill")  # run as programs, and imported nowhere
+
+
+def distributions(imports: Iterable[str]) -> list[str]:
+    """The installed distributions that provide the dotted names `imports`, and those that run notebooks."""
+    owners = metadata.packages_distributions()
+    imported = {owner for name in imports for owner in owners.get(name.split(".")[0], ())}
+    return sorted({_canonical(name) for name in (*imported, *PROGRAMS) if _is_installed(name)} - {"cellsignal"})
+
+
+def with_dependencies(names: Iterable[str]) -> list[str]:
+    """Canonical names of the installed distributions `names` and of all their dependencies on this machine, sorted."""
+    visited: set[tuple[str, str]] = set()
+    waiting = [(_canonical(name), "") for name in names]
+    while waiting:
+        distribution, extra = waiting.pop()
+        if (distribution, extra) not in visited and _is_installed(distribution):
+            visited.add((distribution, extra))
+            waiting += _dependencies(distribution, extra)
+    return sorted({name for name, _ in visited})
+
+
+def version_lines(names: Iterable[str], *, recorded: Mapping[str, str]) -> list[str]:
+    """One line `name==version` each, with the version in `recorded` if there is one, else the one installed here.
+
+    The build after a plus sign, such as +cpu, is in a comment: package indexes have the version without it.
+    """
+    recorded_versions = {_canonical(name): version for name, version in recorded.items() if version}
+    versions = {name: recorded_versions.get(name) or metadata.version(name) for name in names}
+    return [f"{name}=={version.split('+')[0]}{f'  # {version}' * ('+' in version)}" for name, version in versions.items()]
+
+
+def _dependencies(name: str, extra: str) -> list[tuple[str, str]]:
+    """Names and extras of the distributions that a distribution requires on this machine."""
+    from packaging.requirements import Requirement  # accelerate and Matplotlib install it
+
+    requirements = [Requirement(line) for line in metadata.requires(name) or ()]
+    requirements = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return [(_canonical(each.name), required_extra) for each in requirements for required_extra in ("", *each.extras)]
+
+
+def _canonical(name: str) -> str:
+    from packaging.utils import canonicalize_name
+
+    return str(canonicalize_name(name))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
 
 CHECKSUMS = "SHA256SUMS"
 SCRIPTS = {
@@ -28,7 +86,7 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 LEFT_OUT = ("seconds.json", "run.json", "recipe.json", rebuild.REBUILD_FILE)  # files of a run folder that are written anew, or of no use
-RUN_AGAIN = "run the command that made it again"
+RERUN_COMMAND = "run the command that made it again"
 RUN_TO_THE_END = "run it to the end, with the command that began it"
 _ENTRY_TIME = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that the same files give the same bytes
 _CHUNK_BYTES = 1 << 20
@@ -75,7 +133,7 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     record = step_receipts.receipt_path(run, steps.record_step().name)
     if not record.is_file():
         raise InputError("the run is not complete", where=run, cure=RUN_TO_THE_END)
-    Receipt.read(record, cure=RUN_AGAIN).check_outputs(run, made_by="the run", cure=RUN_AGAIN)
+    Receipt.read(record, cure=RERUN_COMMAND).check_outputs(run, made_by="the run", cure=RERUN_COMMAND)
     return files.read_json(path, json_schemas.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
@@ -126,7 +184,7 @@ def _add_step(contents: _ArchiveContents, run: Path, step: Step) -> None:
     receipt = Receipt.read(path, steps.StepDetails, cure="delete it, and run the command that made it again") if path.is_file() else None
     if receipt is None or not receipt.complete or not set(step.outputs) <= set(receipt.outputs):
         raise InputError(f"{step.name} is not complete", where=run, cure=RUN_TO_THE_END)
-    receipt.check_outputs(run, made_by=step.name, cure=RUN_AGAIN)
+    receipt.check_outputs(run, made_by=step.name, cure=RERUN_COMMAND)
     packed = [name for name in steps.output_names(run, step) if (steps.stage(name) or "/" not in name) and name not in LEFT_OUT]
     outputs = {name: receipt.outputs[name] for name in sorted({*packed} & {*receipt.outputs})}
     contents.paths |= {f"run/{name}": (run / name, digest) for name, digest in outputs.items()}
@@ -166,9 +224,9 @@ def _sources(root: Path, pattern: str) -> Iterator[Path]:
 def _requirements(made: Mapping[str, Any], contents: _ArchiveContents) -> bytes:
     code = [path.read_text(encoding="utf-8") for name, (path, _) in contents.paths.items() if name.endswith(".py")]
     imported = {name for text in code for name in code_identity.imported_names(text)}
-    names = requirements.with_dependencies(requirements.distributions(imported))
+    names = with_dependencies(distributions(imported))
     head = f"# Python {made.get('python', '')}. Exact versions of all libraries that made the run, and of what they need."
-    return "\n".join([head, *requirements.version_lines(names, recorded=made.get("libraries", {})), ""]).encode()
+    return "\n".join([head, *version_lines(names, recorded=made.get("libraries", {})), ""]).encode()
 
 
 def _params(name: str, parameters: Mapping[str, Any]) -> bytes:

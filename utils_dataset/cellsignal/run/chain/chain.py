@@ -9,17 +9,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from cellsignal import files, settings
+from cellsignal import files, provenance, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, system_error
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, inputs
-from cellsignal.run.chain import notebooks, plans, rebuild, split_prediction, steps
+from cellsignal.run.chain import notebooks, plans, rebuild, steps
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.chain.progress import ChainProgress
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import provenance, session, step_receipts
+from cellsignal.run.record import session, step_receipts
 from cellsignal.tasks import TASKS
 
 Receipts = dict[str, Receipt]  # by step
@@ -86,7 +86,7 @@ def run_chain(
     rebuild.check_starting_point(folder, start_from)
     plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
-    inputs.check_cell_types(recipe.wells.cell_types, preset=preset, where=recipe.location("wells.cell_types"))
+    inputs.check_cell_types(recipe.wells.cell_types, run=folder, preset=preset, where=recipe.location("wells.cell_types"))
     in_run_folder = not recipe.data and root == environment.scratch_folder(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if in_run_folder else str(root), "preset": preset}
     executor, budget = executor or LocalExecutor(), Budget(environment.deadline(recipe.machine.time_budget_minutes))
@@ -99,13 +99,13 @@ def run_chain(
         cell_types = inputs.cell_types_to_train(recipe.task, values["data"], recipe.wells, run=folder, preset=preset, seed=recipe.seed)
         files.write_json(folder / "recipe.json", provenance.describe(settings.update(values, {"wells.cell_types": cell_types})))
         plan = plans.plan(recipe, cell_types, kernels=kernels)
-        experiment_steps = split_prediction.experiment_steps(plan, values) if executor.splits_prediction else []
+        experiment_steps = plans.experiment_steps(plan, values) if executor.splits_prediction else []
         names = ["simulate", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *experiment_steps))]
         steps.remove_other_receipts(folder, names)
         if not recipe.machine.html_pages:
             (folder / "report.html").unlink(missing_ok=True)  # of another run
         plan, kept = rebuild.begin_rebuild(folder, plan, start_from, values=values)
-        plan = split_prediction.with_experiment_steps(plan, experiment_steps)
+        plan = plans.with_experiment_steps(plan, experiment_steps)
         chain.run_steps(plan, receipts | kept, num_slots=executor.num_slots(recipe.machine.parallel_notebooks))
         rebuild.end_rebuild(folder)
         steps.write_receipt(folder, steps.record_step(), identity={}, seconds=0.0)

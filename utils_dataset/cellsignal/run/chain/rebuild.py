@@ -52,7 +52,7 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
         for folder in _emptied_folders(start_from, rerun):
             inputs.check_discard(run / folder)
         _print_changes(run, start_from, rerun)
-        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.facts for name, receipt in kept.items()}})
+        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.fields for name, receipt in kept.items()}})
         rebuild.write()
         for step in (*rerun, steps.report_step([])):
             steps.remove_receipt(run, step)
@@ -72,7 +72,7 @@ def recorded_digests(run: Path) -> dict[str, set[str]]:
     """SHA-256 of a run's files by name, as its receipts record them."""
     digests: dict[str, set[str]] = {}
     for receipt in filter(None, map(Receipt.find, (run / step_receipts.RECEIPTS_FOLDER).glob("*.json"))):
-        for name, digest in (*receipt.outputs.items(), *receipt.details.get("taken_up", {}).items()):
+        for name, digest in (*receipt.outputs.items(), *receipt.details.get("attached_files", {}).items()):
             digests.setdefault(name, set()).add(digest)
     return digests
 

@@ -20,8 +20,7 @@ from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn.training import distributed
 from cellsignal.run import environment, recipe
 from cellsignal.run.chain import notebooks
-from cellsignal.run.record.session import Finished
-from cellsignal.run.record.session import Session
+from cellsignal.run.record.session import Finished, Session
 
 
 def notebook_parameters(notebook: Path, params: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:

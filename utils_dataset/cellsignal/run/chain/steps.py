@@ -10,20 +10,16 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files, settings
-from cellsignal.data.images.folders import entries
+from cellsignal.files import entries
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
-from cellsignal.run.recipe import without_defaults
+from cellsignal.run.recipe import PATHS_AND_SPEED, without_defaults
 from cellsignal.run.record import step_receipts
 
-PLATES = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
+PLATE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
-PATHS_AND_SPEED = {  # parameters that change no result
-    "run", "data", "machine.num_workers", "machine.parallel_notebooks", "machine.num_processes", "machine.gradient_checkpointing",
-    "machine.html_pages", "machine.time_budget_minutes",
-}  # fmt: skip
 
 
 class StepDetails(TypedDict):
@@ -88,7 +84,7 @@ def simulate_step(*, data: str, preset: str) -> Step:
     return Step(
         "simulate",
         extras=(f"{folder}/*.csv", f"{folder}/*.json"),
-        plates=tuple(f"{folder}/{pattern}" for pattern in PLATES),
+        plates=tuple(f"{folder}/{pattern}" for pattern in PLATE_FOLDERS),
         import_line="from cellsignal.data.microscope import simulate" if preset else "",
     )
 

@@ -12,19 +12,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, provenance
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.progress_bars import progress_bar
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.chain import split_prediction, steps
+from cellsignal.run.chain import plans, steps
 from cellsignal.run.chain.chain import Job, LocalExecutor
 from cellsignal.run.chain.notebooks import Stopped
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage, worker
 from cellsignal.run.cluster.shared_storage import Storage
-from cellsignal.run.record import step_receipts, provenance
+from cellsignal.run.record import step_receipts
 
 LOCAL = "local"  # the address of a cluster of this machine alone, which lives as long as the run
 RETRIES = 3  # of a task whose machine is lost; a task that fails is not repeated
@@ -66,7 +66,7 @@ class Cluster(LocalExecutor):
         """How many notebooks may run at once, with so many on each machine."""
         return parallel_notebooks * max(1, len(self._machines()))
 
-    def parallel_map(self, function: Callable[[Any], Any], parts: Any, *, processes: int | None = None) -> Iterator[Any]:
+    def parallel_map(self, function: Callable[[Any], Any], parts: Any) -> Iterator[Any]:
         """The results of `function` for the parts of a simulation or a packing, one core each, in the order in which they end."""
         remote = self.ray.remote(num_cpus=1, max_retries=RETRIES)(worker.run_part)
         waiting = {remote.remote(function, part, send_files=self.storage is not None): part for part in parts}
@@ -154,7 +154,7 @@ class Cluster(LocalExecutor):
             shared_storage.download_checkpoints(self.storage, self.run, step.checkpoints)
         if step.experiment:
             with self.merge_lock:
-                split_prediction.merge_scores(self.run, experiment_run, step.experiment)
+                plans.merge_scores(self.run, experiment_run, step.experiment)
             shutil.rmtree(experiment_run, ignore_errors=True)
 
     def _store_inputs(self, job: Job) -> dict[str, Any]:

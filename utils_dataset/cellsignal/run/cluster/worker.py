@@ -10,16 +10,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from cellsignal import files
+from cellsignal import files, provenance
 from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.run import environment, mounts
-from cellsignal.run.chain import notebooks, split_prediction, steps
-from cellsignal.run.chain.plans import ALL
+from cellsignal.run.chain import notebooks, plans, steps
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage
 from cellsignal.run.cluster.shared_storage import Storage, run_parallel
-from cellsignal.run.record import provenance, step_receipts
+from cellsignal.run.recipe import ALL
+from cellsignal.run.record import step_receipts
 
 EXPERIMENT_RUNS = ".parts"  # in a run folder: the run folders of the steps of single experiments, while they run
 LOCK_SECONDS = 3600.0  # to wait for another notebook of this machine that fetches the plates
@@ -88,7 +88,7 @@ def _shared_workspace(job: JobDescription) -> Iterator[Workspace]:
     (run / EXPERIMENT_RUNS).mkdir(exist_ok=True)
     experiment_run = Path(tempfile.mkdtemp(prefix=f"{job['experiment']}-", dir=run / EXPERIMENT_RUNS))
     (experiment_run / "weights").symlink_to(run / "weights")
-    split_prediction.copy_scores(run, experiment_run, job["experiment"])
+    plans.copy_scores(run, experiment_run, job["experiment"])
     yield Workspace(experiment_run, Path(job["data"]))
 
 
@@ -110,7 +110,7 @@ def _fetch_plates(storage: Storage, digest: str, images_of: str) -> Path:
     root = Path(tempfile.gettempdir()) / f"cellsignal-{os.getuid()}" / digest / "data"
     root.mkdir(parents=True, exist_ok=True)
     receipt = storage.read_receipt(f"data/{digest}.json")
-    sizes: Mapping[str, int] = files.shaped(receipt.details if receipt else {}, dict[str, int], where=storage.url)
+    sizes: Mapping[str, int] = files.validated(receipt.details if receipt else {}, dict[str, int], where=storage.url)
     # A folder such as HUVEC-01 is that of an experiment, and of one of a cell type.
     needed = [name for name in sizes if "/" not in name or images_of in ("", ALL)
               or any(images_of in (folder, folder.rpartition("-")[0]) for folder in name.split("/"))]

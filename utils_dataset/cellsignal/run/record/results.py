@@ -1,5 +1,7 @@
 """Finished run folders, read for a comparison: their answers, parameters and cost."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,24 +9,26 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from cellsignal import files, json_schemas, settings
 from cellsignal.data import simulated
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, read_known_answers
-from cellsignal.decide.evaluate.compare import RunResult
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import rebuild, steps
-from cellsignal.run.recipe import Recipe
+from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe
 from cellsignal.run.record import step_receipts
 from cellsignal.tasks import TASKS
 
+if TYPE_CHECKING:
+    from cellsignal.decide.evaluate.compare import RunResult
+
 # Parameters in which runs of the same recipe may differ.
-FREE_PARAMETERS = {*steps.PATHS_AND_SPEED, *step_receipts.NETWORK_PARAMETERS, "seed", "machine.device", "preset"}
+FREE_PARAMETERS = {*PATHS_AND_SPEED, *step_receipts.NETWORK_PARAMETERS, "seed", "machine.device", "preset"}
 SCORE_RECEIPTS = "scores/*/*/metadata.json"  # they name the device of a prediction
 TRAINING, PREDICTION = ("2-", "3-"), "4-predict-assign"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: stored with the weights, and not learnt by steps
@@ -100,6 +104,8 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
         raise InputError("it does not say on which data", where=folder / "metrics.json", cure="run 4-predict-assign of that run again")
     _check_files(folder, _last_weights(folder, parameters))
     seed = parameters.get("seed", 0)
+    from cellsignal.decide.evaluate.compare import RunResult  # pulls in SciPy
+
     result = RunResult(name, name, seed, answers, metrics.get("plate_groups") or [], run_cost(folder, parameters))
     return FinishedRun(result, parameters, metrics["data"], metrics.get("simulated", simulated.is_simulated(folder / "data")))
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cellsignal import code_identity, files, settings
+from cellsignal import code_identity, files, provenance, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
-from cellsignal.run.chain import steps
-from cellsignal.run.recipe import Recipe, keys_read_by_cells
-from cellsignal.run.record import provenance, step_receipts
+from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe, keys_read_by_cells
+from cellsignal.run.record import step_receipts
 
 # What may differ between an attached run and this one: a prediction may use other settings than the training did, and `plain` and
 # further networks have settings of their own.
@@ -48,7 +47,7 @@ class Session:
     checked: parameters.CheckedParameters = field(repr=False)
     time_budget: Budget  # counts from the start of the process
     namespace: Mapping[str, Any] = field(repr=False)  # the notebook's variables
-    taken_up: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of the files of attached runs
+    attached_files: dict[str, str] = field(default_factory=dict, repr=False)  # SHA-256 by name of the files of attached runs
     start_time: float = field(default_factory=time.monotonic, repr=False)
     spent: str = ""  # the progress when the time budget was spent
 
@@ -80,7 +79,7 @@ class Session:
     def _write_receipt(self, *, complete: bool, progress: str = "") -> None:
         receipt = step_receipts.write(
             self.folder, self.notebook, _parameters_read(self.checked, self.namespace.get("In", ())),
-            complete=complete, progress=progress, seconds=time.monotonic() - self.start_time, taken_up=self.taken_up)
+            complete=complete, progress=progress, seconds=time.monotonic() - self.start_time, attached_files=self.attached_files)
         state = "complete" if complete else f"time budget spent: {progress}; another session goes on"
         used = _working_bytes()
         disk = f"Run folder: {self.folder}"
@@ -108,7 +107,7 @@ def start(namespace: Mapping[str, Any], notebook: str) -> Session:
     if not environment.under_chain() and "runs" not in namespace:  # a notebook that compares runs resumes none of them
         for attached in _attached_runs(folder):
             _check_parameters(attached, {**checked.given, **checked.notebook_only})
-            session.taken_up.update(_copy_outputs(attached, folder, already_copied=session.taken_up))
+            session.attached_files.update(_copy_outputs(attached, folder, already_copied=session.attached_files))
     if "get_ipython" in namespace:  # IPython defines it
         CellWatch(session.end).watch(namespace["get_ipython"]())
     return session
@@ -147,7 +146,7 @@ def _check_parameters(attached: Path, values: Mapping[str, Any]) -> None:
     """Raise InputError for an attached run that was trained with other parameters than `values`."""
     for receipt in step_receipts.read_all(attached):
         attached_values = settings.flatten(receipt.details["parameters"])
-        may_differ = PREDICTION_PARAMETERS | steps.PATHS_AND_SPEED | set(step_receipts.NETWORK_PARAMETERS)
+        may_differ = PREDICTION_PARAMETERS | PATHS_AND_SPEED | set(step_receipts.NETWORK_PARAMETERS)
         if attached_values.get("network_name", "model") != values.get("network_name", "model"):
             may_differ = may_differ | OTHER_NETWORK_PARAMETERS
         key = next((key for key in values if key in attached_values and key not in may_differ and values[key] != attached_values[key]), None)

@@ -8,10 +8,9 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal import files, json_schemas
+from cellsignal import files, json_schemas, provenance
 from cellsignal.receipts import Receipt
 from cellsignal.run.mounts import RUN_FILE
-from cellsignal.run.record import provenance
 
 RECEIPTS_FOLDER = "receipts"
 NETWORK_PARAMETERS = ("cell_type", "network_name")  # they say which of a run's networks a notebook is about
@@ -38,7 +37,7 @@ class NotebookDetails(TypedDict):
 
     parameters: json_schemas.Parameters
     code: str
-    taken_up: dict[str, str]
+    attached_files: dict[str, str]
     progress: str
     seconds: float
     written: float
@@ -57,14 +56,14 @@ def receipt_path(run: Path, step: str) -> Path:
 
 
 def write(
-    run: Path, notebook: str, parameters: Mapping[str, Any], *, complete: bool, progress: str, seconds: float, taken_up: Mapping[str, str]
+    run: Path, notebook: str, parameters: Mapping[str, Any], *, complete: bool, progress: str, seconds: float, attached_files: Mapping[str, str]
 ) -> Receipt:
     """Write the receipt of a notebook that has ended; in a chain `steps.write_receipt` then replaces its identity by the step's."""
     step = step_name(notebook, parameters)
     path, outputs = receipt_path(run, step), _output_digests(run, notebook, parameters)
     details = {
         **provenance.describe(parameters),
-        "taken_up": {name: digest for name, digest in taken_up.items() if name not in outputs and run / name != path},
+        "attached_files": {name: digest for name, digest in attached_files.items() if name not in outputs and run / name != path},
         "progress": progress,
         "seconds": round(seconds, 2),
         "written": round(time.time(), 2),
@@ -77,7 +76,7 @@ def read(run: Path, step: str) -> Receipt | None:
     receipt = Receipt.find(receipt_path(run, step), NotebookDetails)
     if receipt is None or receipt.identity.get("step") != step:
         return None
-    return receipt if all(map(files.stays_inside, (*receipt.outputs, *receipt.details["taken_up"]))) else None
+    return receipt if all(map(files.stays_inside, (*receipt.outputs, *receipt.details["attached_files"]))) else None
 
 
 def read_all(run: Path) -> list[Receipt]:

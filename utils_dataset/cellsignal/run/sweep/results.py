@@ -15,7 +15,7 @@ from cellsignal.run.record.results import count_weights
 
 SPLITS = ("held_out", "test")
 MEASURE_PREFIXES = tuple(f"{split}_" for split in SPLITS)  # of the names of measures; `held_out` alone is a parameter
-KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds")}  # by metric: of the networks' answers, and of the decided ones
+RUNG_KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds")}  # by metric: of the networks' answers, and of the decided ones
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}  # in words
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
 FIRST_COLUMNS, LAST_COLUMNS = ["variant", "seed"], ["seconds", "weights", "code", "error"]
@@ -54,7 +54,7 @@ def num_weights(run: Path) -> int:
     return sum(count_weights(path) for path in (run / "weights").glob("*/*.safetensors") if NETWORK_NAME.fullmatch(path.stem))
 
 
-def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = (), kinds: Sequence[str] = KINDS["accuracy"]) -> pd.DataFrame:
+def trials_table(records: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = (), kinds: Sequence[str] = RUNG_KINDS["accuracy"]) -> pd.DataFrame:
     """One row per trial that has ended, in the order of `records`, with its values of `keys` and the `kinds` of its metric."""
     columns = [*FIRST_COLUMNS, *keys, "status", *(f"{split}_{kind}" for split in SPLITS for kind in kinds), *LAST_COLUMNS]
     return pd.DataFrame([{**record, **{key: record["changes"].get(key) for key in keys}} for record in records], columns=columns)

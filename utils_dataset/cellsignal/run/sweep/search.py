@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cellsignal import files, json_schemas
 from cellsignal.errors import InputError
-from cellsignal.learn.training.checkpoint import held_out_value
+from cellsignal.learn.history import held_out_value
 from cellsignal.receipts import Receipt
 from cellsignal.run.sweep.search_space import Range
 from cellsignal.run.sweep.trials import DONE, PRUNED, UNFINISHED, Trial, same_values

@@ -19,7 +19,7 @@ from cellsignal.run.recipe import Recipe
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-KINDS = ("variants", "grid", "search")
+SWEEP_KINDS = ("variants", "grid", "search")
 SHARED_KEYS = ("task", "data", "preset", "run", "seed")  # the same in all trials, or set by the sweep
 MAX_NAME_LENGTH = 80  # of a variant, whose folder has this name
 
@@ -94,7 +94,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The content of the file, and `file:line` by key."""
     tree, content = recipe.load_yaml(path)
     if not isinstance(tree, yaml.MappingNode):
-        raise InputError("not a list of `key: value` lines", where=path, cure=f"begin with one of: {', '.join(KINDS)}")
+        raise InputError("not a list of `key: value` lines", where=path, cure=f"begin with one of: {', '.join(SWEEP_KINDS)}")
     lines: dict[str, str] = {}
     for key, line in recipe.key_locations(tree, path):
         if key in lines:
@@ -104,13 +104,13 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _only_kind(content: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
-    unknown = [key for key in content if key not in (*KINDS, "measure")]
+    unknown = [key for key in content if key not in (*SWEEP_KINDS, "measure")]
     if unknown:
-        raise InputError(f"unknown key {unknown[0]!r}", where=lines[str(unknown[0])], cure=f"known keys: {', '.join(KINDS)}, measure")
-    kinds = [key for key in KINDS if key in content]
+        raise InputError(f"unknown key {unknown[0]!r}", where=lines[str(unknown[0])], cure=f"known keys: {', '.join(SWEEP_KINDS)}, measure")
+    kinds = [key for key in SWEEP_KINDS if key in content]
     if len(kinds) != 1:
         named = " and ".join(kinds) or "neither variants, grid nor search"
-        raise InputError(f"holds {named}", where=path, cure=f"keep exactly one of: {', '.join(KINDS)}")
+        raise InputError(f"holds {named}", where=path, cure=f"keep exactly one of: {', '.join(SWEEP_KINDS)}")
     return kinds[0]
 
 

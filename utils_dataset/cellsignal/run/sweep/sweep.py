@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import MofNCompleteColumn
 
-from cellsignal import files, settings
+from cellsignal import files, provenance, settings
 from cellsignal.budget import Budget, TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.run import environment, inputs, recipe
 from cellsignal.run.chain import steps
 from cellsignal.run.chain.progress import ProgressLines, newest_checkpoint
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.record import provenance
 from cellsignal.run.sweep import results, search_space
-from cellsignal.run.sweep.results import KINDS, METRICS
+from cellsignal.run.sweep.results import METRICS, RUNG_KINDS
 from cellsignal.run.sweep.search import Search
 from cellsignal.run.sweep.search_space import Range, Space, Variant
 from cellsignal.run.sweep.trials import DONE, FAILED, PRUNED, UNFINISHED, Trial
@@ -80,7 +79,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _measure(space: Space, base: Recipe) -> str:
     """The kind of held-out score by which the best variant is chosen."""
-    kinds = KINDS[TASKS[base.task].metric]
+    kinds = RUNG_KINDS[TASKS[base.task].metric]
     if space.measure and space.measure not in kinds:
         raise InputError(f"measure is {space.measure!r}", where=space.lines()["measure"], cure=f"write {' or '.join(kinds)}")
     return space.measure or kinds[0]
@@ -89,7 +88,7 @@ def _measure(space: Space, base: Recipe) -> str:
 def _run_trials(maker: "TrialMaker", source: "TrialSource", *, jobs: int) -> None:
     """Run all trials, and raise what they ended with."""
     budget = Budget(environment.deadline(maker.base.machine.time_budget_minutes))
-    runner = TrialRunner(maker.folder, source, kinds=KINDS[TASKS[maker.base.task].metric], jobs=jobs, budget=budget)
+    runner = TrialRunner(maker.folder, source, kinds=RUNG_KINDS[TASKS[maker.base.task].metric], jobs=jobs, budget=budget)
     with runner.progress:
         runner.run()
     trials, variants = runner.write_tables()

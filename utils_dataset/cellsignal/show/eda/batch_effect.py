@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from cellsignal.data.images.reader import missing_channels, read_site
-from cellsignal.data.tables.pixel_stats import FILE, read_pixel_stats
+from cellsignal.data.tables.wells import PIXEL_STATS_FILE, read_pixel_stats
 from cellsignal.progress_bars import progress_bar
 from cellsignal.show.style import blank_figure, cell_type_colour, new_figure, styled
 from cellsignal.tasks import RXRX1
@@ -163,7 +163,7 @@ def channels_there(root: Path, sites: pd.DataFrame) -> pd.Series:
 def load_pixel_stats(root: Path, wells: pd.DataFrame, sites: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Statistics of the pixels of `wells`, from the competition's file where it is there, else from images of some `sites`; and from which."""
     stats = read_pixel_stats(root)
-    return (pixel_stats(root, sites), "images") if stats is None else (stats[stats["id_code"].isin(wells["id_code"])], FILE)
+    return (pixel_stats(root, sites), "images") if stats is None else (stats[stats["id_code"].isin(wells["id_code"])], PIXEL_STATS_FILE)
 
 
 def pixel_stats(root: Path, sites: pd.DataFrame, *, max_sites: int = 600) -> pd.DataFrame:

@@ -25,10 +25,10 @@ def label_findings(rungs: Sequence[Mapping[str, Any]]) -> str:
     for split, name in SPLITS.items():
         rows = [row for row in rungs if row["split"] == split]
         scores = {row["method"]: row["macro_f1"] for row in rows if "method" in row}
-        floors = [row["macro_f1"] for row in rows if row["kind"] == "floor"]
+        baselines = [row["macro_f1"] for row in rows if row["kind"] == "floor"]
         if scores:
             others = ", ".join(f"{row['macro_f1']:.3f} with {row['rung']}" for row in rows if row.get("method", "half") != "half")
-            lines.append(f"**{name}**: macro F1 {scores['half']:.3f} with thresholds 0.5, {others}; the best floor has {max(floors):.3f}.")
+            lines.append(f"**{name}**: macro F1 {scores['half']:.3f} with thresholds 0.5, {others}; the best baseline has {max(baselines):.3f}.")
     return _as_list(*lines or ["No macro F1 was measured."])
 
 

@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, pale, new_figure, styled
+from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, new_figure, pale, styled
 
 ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 
@@ -84,24 +84,24 @@ def _wells(axes: Axes, title: str) -> None:
 
 @styled
 def group_rotation_map(
-    wells: pd.DataFrame, *, rotations: dict[str, list[int]], duplicates: list[dict] = ()
+    wells: pd.DataFrame, *, rotations: dict[str, list[int]] | None, duplicates: list[dict] = ()
 ) -> Figure:
     """Which plate group lies on which plate of each experiment; where unknown, the box is hatched.
 
     `wells`: experiment, cell_type, plate. `rotations`: group index on plates 1, 2, …, by experiment;
-    -1 for none.
+    -1 for none; None without plate groups.
     `duplicates`: {"experiments": [...], "plate_shift": k}; those that share a layout are named.
     """
     signs, plates = _layout_signs(duplicates), wells["plate"].max()
     figure, panels = _panels(wells)
     for axes, names in panels:
-        cells = np.array([rotations.get(name, [-1] * plates) for name in names], dtype=float)
+        cells = np.array([(rotations or {}).get(name, [-1] * plates) for name in names], dtype=float)
         cells[cells < 0] = np.nan
         _boxes(axes, cells, colours=GROUPS)
         _numbers(axes, cells + 1)
         axes.set_yticks(range(len(names)), [name + signs.get(name, "") for name in names])
     groups = {f"group {number}": colour for number, colour in enumerate(GROUPS, 1)}
-    note = "Experiments with the same sign share one layout." if signs else ""
+    note = "Experiments with the same symbol share one layout." if signs else ""
     colour_legend(figure, groups | {"hatched: to be inferred": "white"}, note=note)
     return figure
 
