@@ -54,9 +54,9 @@ PLATES = {
     ),
     # As `small`, of the cell type that most real networks failed on, under batch effects that standardising does not undo.
     "hard": Preset(
-        cell_types=("U2OS",), classes=100, train=6, test=2, image_size=64, pixel_size=3.0, phenotype=2.5, missing=3,
+        cell_types=("U2OS",), classes=100, train=6, test=2, image_size=64, pixel_size=3.0, phenotype=2.0, missing=3,
         repeats=(("U2OS-08", "U2OS-03"),),
-        effects=Effects(defocus=1.6, tilt=1.0, density=0.3, crowding=1.0, bleed=0.1, staining=0.2, edge=0.25, drift=0.2),
+        effects=Effects(defocus=2.0, tilt=1.2, density=0.3, crowding=1.0, bleed=0.1, staining=0.2, edge=0.25, drift=0.2),
     ),
     "tiny": Preset(
         cell_types=("HUVEC", "RPE"), classes=8, train=2, test=1, image_size=32, pixel_size=3.0, missing=1,
