@@ -177,7 +177,7 @@ def test_killed_and_called_again_it_ends_with_the_same_bytes(pair: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"preset": "giant"}, "choose one of demo, small, tiny"),
+        ({"preset": "giant"}, "choose one of demo, small, hard, tiny"),
         ({"preset": "tiny", "seed": -1}, "seed -1; choose 0 or more"),
         ({"preset": "tiny", "image_size": 4}, "choose 16 to 2048"),
         ({"preset": "tiny", "experiments": ("HUVEC-01", "HUVEC-9")}, "no experiment HUVEC-9; choose from HUVEC-01"),

@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNGS = ["running (raw)", "batch (raw)", "adapted (raw)", "exact (assigned)", "groups (assigned)", "groups+exact (assigned)"]
 
 
-def run(recipe: str, out: Path, *, seed: int) -> dict:
-    """Run a recipe; its test accuracies by rung and kind, the linear baseline, minutes and the peak memory of all processes."""
+def run(recipe: str, out: Path, *, seed: int, changes: tuple[str, ...] = ()) -> dict:
+    """Run a recipe with `changes`; its test accuracies by rung and kind, the linear baseline, minutes and the peak memory of all processes."""
     peak, started = [0], time.monotonic()
     command = [sys.executable, "-m", "cellsignal.cli.main", "run", f"papermill_params/{recipe}.yaml", "-p", f"seed={seed}", "--out", out]
+    command += [part for change in changes for part in ("-p", change)]
     chain = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     watcher = threading.Thread(target=watch, args=(chain, peak), daemon=True)
     watcher.start()
@@ -43,9 +44,9 @@ def watch(chain: psutil.Process, peak: list[float]) -> None:
         time.sleep(0.5)
 
 
-def over_seeds(recipe: str, folder: Path) -> tuple[dict, list[dict]]:
+def over_seeds(recipe: str, folder: Path, *changes: str) -> tuple[dict, list[dict]]:
     """The mean of each figure over three runs, printed with its standard deviation, and the runs."""
-    runs = [run(recipe, folder / str(seed), seed=seed) for seed in range(3)]
+    runs = [run(recipe, folder / str(seed), seed=seed, changes=changes) for seed in range(3)]
     mean = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
     for key in mean:
         deviation = float(np.std([one[key] for one in runs], ddof=1))
@@ -69,3 +70,16 @@ def test_the_ladder_of_brodts_tricks_over_three_seeds(tmp_path: Path) -> None:
     assert mean["adapted (raw)"] >= mean["batch (raw)"] - 0.005
     assert mean["virtual batch (raw)"] < mean["exact (assigned)"] < mean["groups+exact (assigned)"]
     assert mean["linear baseline"] <= mean["adapted (raw)"] / 2
+
+
+@pytest.mark.slow
+def test_the_ladder_of_the_hard_screen_over_three_seeds(tmp_path: Path) -> None:
+    """Running statistics and a linear model fail there, the design of the plates helps, and `best` has room left."""
+    mean, _ = over_seeds("brodt-hard", tmp_path / "brodt")
+    assert mean["running (raw)"] < mean["batch (raw)"] / 2
+    assert mean["exact (assigned)"] < mean["groups+exact (assigned)"] - 0.05
+    assert mean["linear baseline"] <= mean["adapted (raw)"] / 2
+    best, _ = over_seeds("best-small", tmp_path / "best", "preset=hard")
+    assert best["running (raw)"] < best["adapted (raw)"] - 0.1
+    assert mean["groups+expected (assigned)"] < best["groups+expected (assigned)"] < 0.95
+    assert best["exact (assigned)"] < best["groups+exact (assigned)"] - 0.05

@@ -61,7 +61,7 @@ class Method(StrEnum):
 @app.command(epilog="Example: cellsignal simulate plates --preset tiny --seed 1")
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to fill; a killed simulation goes on.")],
-    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, tiny; atlas-demo, atlas-tiny.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Size and difficulty: demo, small, hard, tiny; atlas-demo, atlas-tiny.")] = "demo",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Folder of real tables whose layout to render.")] = None,
     experiments: Annotated[str, typer.Option(help="Part of --like: names, separated by commas.")] = "",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,16 @@ def stream(*key: int | str) -> np.random.Generator:
     """A random generator that depends on `key` alone, never on the order or the process of a call."""
     words = [word for part in key for word in _words(part)]
     return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def even_normals(rng: np.random.Generator, number: int, count: int) -> np.ndarray:
+    """`count` (at most 10) standard normal values of a cell type's experiment `number`, which starts at 1.
+
+    `rng` must be the same for all experiments of the cell type: together they then cover the normal distribution
+    evenly (an additive recurrence), as few random draws would not.
+    """
+    quantiles = (rng.random(count) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17, 19, 23, 29][:count])) % 1
+    return ndtri(np.clip(quantiles, 0.04, 0.96))
 
 
 def _words(part: int | str) -> list[int]:

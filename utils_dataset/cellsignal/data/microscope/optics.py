@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from scipy.special import ndtri
 
-CHANNELS = 6
+from cellsignal.data.microscope.batch_effects import CHANNELS, WellEffects, blurred_unevenly, focus_map
+from cellsignal.data.microscope.cell_types import even_normals
+
 HAZE = np.float32(0.25)  # share of the light that is out of focus
 HAZE_REACH = 8.0  # native pixels
 
@@ -45,12 +46,10 @@ def experiment_optics(
 def brightness(rng: np.random.Generator, number: int) -> np.ndarray:
     """Standard normal log brightness float[6] of a cell type's experiment `number`, which starts at 1.
 
-    `rng` must be the same for all experiments of the cell type: together they then cover the normal
-    distribution evenly (an additive recurrence), as few random draws would not. Channels correlate by
-    0.6, as the real ones do.
+    `rng` must be the same for all experiments of the cell type (`even_normals`). Channels correlate by 0.6, as the
+    real ones do.
     """
-    quantiles = (rng.random(1 + CHANNELS) + number * np.sqrt([2, 3, 5, 7, 11, 13, 17])) % 1
-    common, *per_channel = ndtri(np.clip(quantiles, 0.04, 0.96))
+    common, *per_channel = even_normals(rng, number, 1 + CHANNELS)
     return np.sqrt(0.6) * common + np.sqrt(0.4) * np.array(per_channel)
 
 
@@ -72,15 +71,20 @@ def well_gain(rng: np.random.Generator, row: int, *, column: int, strength: floa
 
 
 def expose(
-    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, background: np.ndarray, pixel_size: float
+    rng: np.random.Generator, light: np.ndarray, *, optics: Optics, background: np.ndarray, pixel_size: float,
+    well: WellEffects | None = None,
 ) -> np.ndarray:
     """Turn light float32[C, H, W] into the camera's image uint8[C, H, W].
 
-    `background`: in 8-bit units.
+    `background`: in 8-bit units. `well` adds its focus error; without it the whole field is in focus.
     """
     signal = np.einsum("kc,chw->khw", optics.bleed, light)
     for channel in range(len(light)):
         sigma = optics.blur[channel] / pixel_size
+        if well is not None and (well.defocus.any() or well.tilt.any()):
+            error = focus_map(well.defocus[channel], well.tilt, size=light.shape[-1]) / np.float32(pixel_size)
+            signal[channel] = blurred_unevenly(signal[channel], np.hypot(error, np.float32(sigma)))
+            sigma = 0.0
         signal[channel] = _blurred(signal[channel], sigma, haze=HAZE, halo_sigma=HAZE_REACH / pixel_size)
     shading = _shading(light.shape[-1], optics=optics)
     signal *= shading * _per_channel(optics.gain)

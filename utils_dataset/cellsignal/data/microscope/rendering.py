@@ -1,12 +1,13 @@
 """Rendering plates: every well of a plate drawn, exposed and written as the competition's PNG files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cellsignal.data.images.reader import channel_path, write_channel
-from cellsignal.data.microscope import optics
+from cellsignal.data.microscope import batch_effects, optics
+from cellsignal.data.microscope.batch_effects import Effects, WellEffects
 from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, phenotype, stream, traits
 from cellsignal.data.microscope.cells import draw
 
@@ -29,6 +30,7 @@ class Plate:
     phenotype: float
     batch: float
     lost: str = ""
+    effects: Effects = Effects()
 
 
 def render_plate(plate: Plate, folder: Path) -> list[str]:
@@ -39,20 +41,21 @@ def render_plate(plate: Plate, folder: Path) -> list[str]:
 
 
 def _plate_optics(plate: Plate) -> optics.Optics:
-    """The experiment's optics with the plate's own brightness."""
+    """The experiment's optics and bleed-through, with the plate's own brightness."""
     cell_type, _, number = plate.experiment.rpartition("-")
     brightness = optics.brightness(stream(plate.seed, "brightness", cell_type), int(number))
     spread = CELL_TYPES[cell_type].gain_spread
     rng = stream(plate.seed, "optics", plate.experiment)
     experiment_optics = optics.experiment_optics(rng, brightness, gain_spread=spread, strength=plate.batch)
+    bleed = experiment_optics.bleed + batch_effects.bleed_through(plate.effects, plate.seed, plate.experiment)
     rng = stream(plate.seed, "gain", plate.experiment, plate.plate)
-    return optics.scaled(experiment_optics, optics.plate_gain(rng, strength=plate.batch))
+    return optics.scaled(replace(experiment_optics, bleed=bleed), optics.plate_gain(rng, strength=plate.batch))
 
 
-def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:
-    """The phenotype of a well's cells: the siRNA's effect plus drifts of experiment, plate and well."""
+def _latent(plate: Plate, rng: np.random.Generator, sirna: int, *, strength: float) -> np.ndarray:
+    """The phenotype of a well's cells: the siRNA's effect, `strength` times, plus drifts of experiment, plate and well."""
     size, cell_type = len(TRAITS), plate.experiment.rsplit("-", 1)[0]
-    effect = phenotype(plate.seed, sirna, cell_type=cell_type) * plate.phenotype * np.exp(0.15 * rng.standard_normal())
+    effect = phenotype(plate.seed, sirna, cell_type=cell_type) * strength * np.exp(0.15 * rng.standard_normal())
     drift = DRIFT * stream(plate.seed, "drift", plate.experiment).standard_normal(size)
     drift += PLATE_DRIFT * stream(plate.seed, "drift", plate.experiment, plate.plate).standard_normal(size)
     return effect + plate.batch * (drift + WELL_DRIFT * rng.standard_normal(size))
@@ -61,22 +64,31 @@ def _latent(plate: Plate, rng: np.random.Generator, sirna: int) -> np.ndarray:
 def _render_well(plate: Plate, well: str, *, sirna: int, plate_optics: optics.Optics, folder: Path) -> list[str]:
     rng = stream(plate.seed, plate.experiment, plate.plate, well)
     gain = optics.well_gain(rng, ord(well[0]) - ord("A"), column=int(well[1:]), strength=plate.batch)
-    factors = traits(_latent(plate, rng, sirna))
-    density = float(np.exp(0.12 * rng.standard_normal()))
+    effects = batch_effects.well_effects(plate.effects, plate.seed, experiment=plate.experiment, plate=plate.plate, well=well)
+    factors = traits(_latent(plate, rng, sirna, strength=plate.phenotype * effects.phenotype))
+    factors |= {name: factors[name] * factor for name, factor in effects.traits.items()}
+    density = float(np.exp(0.12 * rng.standard_normal())) * effects.cells
     rows = []
     for site in SITES:
-        site_image = _render_site(plate, well, site=site, factors=factors, density=density, site_optics=optics.scaled(plate_optics, gain))
+        site_optics = optics.scaled(plate_optics, gain)
+        site_image = _render_site(plate, well, site=site, factors=factors, density=density, site_optics=site_optics, effects=effects)
         rows += _write(site_image, folder, plate=plate, well=well, site=site)
     return rows
 
 
 def _render_site(
-    plate: Plate, well: str, *, site: int, factors: dict[str, float], density: float, site_optics: optics.Optics
+    plate: Plate, well: str, *, site: int, factors: dict[str, float], density: float, site_optics: optics.Optics,
+    effects: WellEffects,
 ) -> np.ndarray:
     rng = stream(plate.seed, plate.experiment, plate.plate, well, site)
     cell_type = CELL_TYPES[plate.experiment.rsplit("-", 1)[0]]
     light = draw(rng, plate.image_size, pixel_size=plate.pixel_size, cell_type=cell_type, traits=factors, density=density)
-    return optics.expose(rng, light, optics=site_optics, background=cell_type.background, pixel_size=plate.pixel_size)
+    if plate.effects.staining:
+        light *= batch_effects.staining(
+            plate.effects, plate.seed, experiment=plate.experiment, plate=plate.plate, well=well, site=site,
+            size=plate.image_size, pixel_size=plate.pixel_size,
+        )
+    return optics.expose(rng, light, optics=site_optics, background=cell_type.background, pixel_size=plate.pixel_size, well=effects)
 
 
 def _write(site_image: np.ndarray, folder: Path, *, plate: Plate, well: str, site: int) -> list[str]:
