@@ -323,7 +323,7 @@ def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, 
     assert sets["id_code"].tolist() == [name for name in read_tables(data).sample for _ in range(3)]
     assert sets["sirnas"].map(len).equals(sets["size"].astype("int64")) and sets["size"].min() == 1
     covered = pd.Series([solution[name] in some for name, some in zip(sets["id_code"], sets["sirnas"])])
-    assert (covered.groupby(sets["coverage"]).mean() >= [0.8, 0.9, 0.95]).all()
+    assert (covered.groupby(sets["coverage"]).mean() >= [0.74, 0.84, 0.9]).all()  # two standard deviations of 190 wells and more
 
 
 def test_paths_of_the_second_file() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cellsignal.show.ladder import rejection_curve, reliability, set_sizes
+from cellsignal.show.ladder import estimated_accuracy, rejection_curve, reliability, set_sizes
 
 
 def test_points_are_shares_of_right_answers_at_their_stated_probability():
@@ -39,3 +39,20 @@ def test_the_curve_of_the_surest_wells_has_what_is_stated_and_what_is_true():
     unknown = rejection_curve([{**row, "accuracy": None} for row in rows])
     assert unknown.axes[0].lines[1].get_xydata().size == 0 and unknown.png()
     assert "No answer can be checked" in rejection_curve([]).texts[0].get_text()
+
+
+def estimate(rung: str, level: str, name: str, estimated: float | None, error: float | None, true: float | None) -> dict:
+    return {"rung": rung, "level": level, "name": name, "estimated_accuracy": estimated, "standard_error": error, "accuracy": true}
+
+
+def test_estimates_of_the_last_rung_stand_by_experiment_with_the_truth_where_it_is_known():
+    rows = [estimate("running", "experiment", "RPE-08", 0.1, 0.02, 0.1), estimate("adapted", "all", "all", 0.6, 0.01, 0.6),
+            estimate("adapted", "experiment", "RPE-08", 0.6, 0.05, 0.55), estimate("adapted", "experiment", "RPE-09", None, None, None)]
+    [axes] = (figure := estimated_accuracy(rows)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["RPE-08", "RPE-09"]
+    points = {line.get_marker(): tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() in ("o", "D")}
+    assert points == {"o": (0.6, 0), "D": (0.55, 0)}
+    [bar] = [collection.get_segments()[0] for collection in axes.collections]
+    assert np.allclose(bar, [[0.5, 0], [0.7, 0]])
+    assert [(text.get_text(), text.xy[1]) for text in axes.texts] == [("not measurable", 1)] and figure.png()
+    assert "no groups" in estimated_accuracy([]).texts[0].get_text()

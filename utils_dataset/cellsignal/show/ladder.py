@@ -1,4 +1,4 @@
-"""Figures of the ladder: accuracy of each rung, by cell type and by experiment; reliability, prediction sets, and the surest wells."""
+"""Figures of the ladder: accuracy of each rung, by cell type and by experiment, and without labels; reliability, prediction sets, and the surest wells."""
 
 import numpy as np
 import pandas as pd
