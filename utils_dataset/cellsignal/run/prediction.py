@@ -25,7 +25,7 @@ from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
-from cellsignal.decide.settings import STATISTICS
+from cellsignal.decide.settings import PLATE_STATISTICS
 from cellsignal.decide.submission import remove_submission, write_submission
 from cellsignal.files import write_json
 from cellsignal.run import inputs
@@ -140,7 +140,7 @@ class Predictor:
         if self.scored:
             self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
-        return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in STATISTICS}
+        return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in PLATE_STATISTICS}
 
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.

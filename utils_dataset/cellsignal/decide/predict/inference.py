@@ -13,7 +13,8 @@ from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.data.images.reader import read_sites
-from cellsignal.decide.settings import STATISTICS
+from cellsignal.decide.predict.plate_statistics import plate_choices
+from cellsignal.decide.settings import PLATE_STATISTICS, STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, num_batches, scope_rows
@@ -23,6 +24,7 @@ from cellsignal.learn.networks.batchnorm import (
     adapted_pass,
     batch_statistics,
     batchnorm_layers,
+    gathered_statistics,
     max_batch_pixels,
 )
 from cellsignal.learn.networks.classifier import ModelConfig
@@ -52,11 +54,18 @@ class InferenceOptions:
         """The options that matter for one kind of scores alone."""
         if kind in EXTRA_OUTPUTS:
             return {"basis": self.basis, **self.identity(self.basis)} | ({"views": self.views} if kind == "views" else {})
-        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
+        refinements = {"refinements": self.refinements}
+        return {"batch": {"batch_sizes": list(self.batch_sizes)}, **dict.fromkeys(("adapted", "controls", "auto"), refinements)}.get(kind, {})
+
+    @property
+    def uses_controls(self) -> bool:
+        """Whether the basis may be the statistics of the controls."""
+        return self.basis in ("controls", "auto")
 
     def num_passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
         """The largest number of passes of an image for some kinds of scores; `adapts`: the network has batch normalisation."""
-        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
+        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1, **dict.fromkeys(("controls", "auto"), 2 + self.refinements)}
+        passes = passes if adapts else dict.fromkeys(passes, 1)
         statistics = {self.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds}
         return sum(map(passes.__getitem__, statistics)) + (self.views - 1) * passes[self.basis] * ("views" in kinds)
 
@@ -78,10 +87,10 @@ class ControlSites:
     def __len__(self) -> int:
         return len(self.images)
 
-    def features(self, model: nn.Module, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        """Features of the sites `rows`, [n, F]."""
+    def features(self, model: nn.Module, rows: np.ndarray, device: torch.device, *, view: int = 0) -> torch.Tensor:
+        """Features of the sites `rows`, [n, F], in one of VIEWS."""
         moments = None if self.moments is None else self.moments[rows]
-        return model.embed(model.prepare(torch.from_numpy(self.images[rows]).to(device), moments))
+        return model.embed(model.prepare(apply_view(torch.from_numpy(self.images[rows]).to(device), view), moments))
 
     def means(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features of the positive and of the negative controls on the plate of each scored site, two of [N, F]."""
@@ -93,7 +102,7 @@ class PlateInference:
 
     `images`: uint8[N, C, H, W], moved to the network's device at once if they fit there, otherwise batch by batch; the network
     scales them. `side_inputs`: the other arguments of the network's call for each site (`covariates.SideInputs`), by name.
-    `controls`: the control sites for a network with control features. `embed`: append the features of a site to its
+    `controls`: the control sites, for statistics of controls or a network with control features. `embed`: append the features of a site to its
     log-probabilities. `view`: the index in VIEWS of the view. `images_sent`: the number of forward passes of an image so far.
     """
 
@@ -139,7 +148,7 @@ class PlateInference:
 
         The controls are batches of their own, as in training, and do not change how the scored sites are normalised.
         """
-        if self.controls is not None:
+        if self.controls is not None and self.model.settings.control_features:
             halve_on_out_of_memory(self._update_references, max_batch_pixels(self.device) // self.pixels, largest=len(self.controls))
 
     def _update_references(self, size: int) -> None:
@@ -149,6 +158,14 @@ class PlateInference:
         self.images_sent += len(self.controls)
         self.references = self.controls.means(features[np.concatenate(batches).argsort()])
 
+    @torch.inference_mode()
+    def send_controls(self, batches: Sequence[np.ndarray]) -> None:
+        """Send the controls through the network, in the view of the scored sites; `batches` hold row numbers."""
+        with devices.autocast(self.device, self.precision):
+            for rows in batches:
+                self.controls.features(self.model, rows, self.device, view=self.view)
+        self.images_sent += len(self.controls)
+
 
 def apply_view(images: torch.Tensor, view: int) -> torch.Tensor:
     """Images [N, C, H, W] in one of VIEWS."""
@@ -157,23 +174,27 @@ def apply_view(images: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def infer_statistics(inference: PlateInference, kinds: Collection[str], options: InferenceOptions = InferenceOptions(), *,
-                     classes: int) -> Iterator[tuple[str, np.ndarray, str]]:
+                     classes: int, auto: str = "adapted") -> Iterator[tuple[str, np.ndarray, str]]:
     """Yield (kind, float32[N, classes or features], how statistics were gathered) for each of `kinds` of one scope.
+
+    `auto`: the statistics that "auto" stands for in this scope.
 
     `kinds`: of statistics, and under the statistics `options.basis` "views", the mean log-probabilities over the first
     `options.views` of VIEWS, each normalised in its own view, and "embeddings", the features in the first view. Outputs that
     share a pass are computed together.
     """
     ways = {"batch_sizes": options.batch_sizes, "refinements": options.refinements}
-    for kind in STATISTICS:
-        extra = [output for output in EXTRA_OUTPUTS if output in kinds and kind == options.basis]
-        if kind not in kinds and not extra:
+    basis = auto if options.basis == "auto" else options.basis
+    for kind in PLATE_STATISTICS:
+        extra = [output for output in EXTRA_OUTPUTS if output in kinds and kind == basis]
+        names = [name for name in (kind, "auto") if name in kinds and kind == (auto if name == "auto" else name)]
+        if not names and not extra:
             continue
         inference.embed = "embeddings" in extra
         values, how = log_probabilities(inference, kind, **ways)
         inference.embed = False
-        if kind in kinds:
-            yield kind, values[:, :classes], how
+        for name in names:
+            yield name, values[:, :classes], how if name == kind else f"{kind}, {how}"
         if "embeddings" in extra:
             yield "embeddings", values[:, classes:], how
         if "views" in extra:
@@ -197,10 +218,10 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
 
     `statistics`: "running"; "batch": mean log-probabilities over one pass for each of `batch_sizes`, each newly shuffled (Brodt's
     "infinite bagging": 32 to 128); "adapted": the statistics of the whole scope, in one pass if it fits in memory as one batch,
-    otherwise with `refinements` (`adapted_pass`). A single site has no statistics and gets the running ones; a network without
-    batch normalisation needs one pass for any kind.
+    otherwise with `refinements` (`adapted_pass`); "controls": those of the controls alone. A single site has no statistics of its
+    own and gets the running ones; a network without batch normalisation needs one pass for any kind.
     """
-    if statistics == "running" or len(inference) < 2 or not batchnorm_layers(inference.model):
+    if statistics == "running" or (len(inference) < 2 and statistics != "controls") or not batchnorm_layers(inference.model):
         how = "running" if statistics == "running" else "running, for a single site"
         how = how if batchnorm_layers(inference.model) else NO_BATCHNORM
         inference.update_references()
@@ -212,7 +233,8 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
     if statistics == "batch":
         return _batch_statistics(inference, batch_sizes).numpy(), "batch"
     size = max_batch_pixels(inference.device) // inference.pixels
-    output, how = halve_on_out_of_memory(lambda size: _adapted_statistics(inference, size, refinements), size, largest=len(inference))
+    gather, largest = (_adapted_statistics, len(inference)) if statistics == "adapted" else (_control_statistics, max(len(inference), len(inference.controls)))
+    output, how = halve_on_out_of_memory(lambda size: gather(inference, size, refinements), size, largest=largest)
     return output.numpy(), how
 
 
@@ -258,6 +280,13 @@ def _adapted_statistics(inference: PlateInference, size: int, refinements: int) 
     return adapted_pass(inference.model, lambda: inference(batches), refinements=refinements)
 
 
+def _control_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+    controls = shuffled_batches(len(inference.controls), size, key=0)
+    refinements = refinements if len(controls) > 1 else 0
+    with gathered_statistics(inference.model, lambda: inference.send_controls(controls), refinements=refinements) as (_, how):
+        return inference(shuffled_batches(len(inference), size, key=0)), how if refinements else "exact"
+
+
 # The sites of one experiment: log-probabilities and embeddings of its treatment wells.
 
 
@@ -273,25 +302,35 @@ def predict_experiment(
     Images are read once for all kinds and one scope at a time, which bounds the memory: a plate of 512 px is 1 GB. `read`:
     reads the images of sites that do not lie below `root`. Scores have index id_code and one column per class number, float32;
     embeddings have one column per feature. The second part is {"gathered": {how: number of scopes}, "sites", "images": the
-    number of forward passes of an image, "seconds": without reading}.
+    number of forward passes of an image, "seconds": without reading}, and for "auto" "plates": {plate: which statistics, and why}.
     """
     read = read or (lambda some_sites: read_sites(root, some_sites))
-    controls, sites = _control_sites(sites, config), statistics_sites(sites, config)
+    controls, sites = sites[sites["well_type"].isin(CONTROL_TYPES)].reset_index(drop=True), statistics_sites(sites, config)
+    choices = plate_choices(sites, controls, config, scope=options.scope) if "auto" in (*kinds, options.basis) else []
     side_inputs, classes = SideInputs(model, root, sites), len(config.class_numbers)
     values: dict[str, np.ndarray] = {}
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in kinds}
-    for rows in scope_rows(sites, options.scope):
+    for number, rows in enumerate(scope_rows(sites, options.scope)):
         scope_sites = sites.iloc[rows]
-        plate_controls = _plate_controls(model, root, controls, scope_sites, read=read) if config.control_features else None
+        auto, reason = choices[number] if choices else ("adapted", "")
+        ways = {auto if kind == "auto" else kind for kind in (*kinds, options.basis)}
+        purpose = "this network has control features" if config.control_features else "statistics: controls needs them" if "controls" in ways else ""
+        plate_controls = _plate_controls(model, root, controls, scope_sites, read=read, purpose=purpose) if purpose else None
         inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
         sent, started = 0, time.perf_counter()
-        for kind, output, how in infer_statistics(inference, kinds, options, classes=classes):
+        for kind, output, how in infer_statistics(inference, kinds, options, classes=classes, auto=auto):
             values.setdefault(kind, np.empty((len(sites), output.shape[1]), np.float32))[rows] = output
             facts[kind]["images"] += inference.images_sent - sent
             facts[kind]["seconds"] += time.perf_counter() - started
             facts[kind]["gathered"][how] = facts[kind]["gathered"].get(how, 0) + 1
+            if kind == "auto":
+                facts[kind].setdefault("plates", {})[_scope_name(scope_sites)] = f"{auto}: {reason}"
             sent, started = inference.images_sent, time.perf_counter()
     return {kind: (_well_table(values[kind], sites, config, kind), facts[kind]) for kind in kinds}
+
+
+def _scope_name(sites: pd.DataFrame) -> str:
+    return ", ".join(map(str, sorted(sites["plate"].unique())))
 
 
 def score_images(model: nn.Module, config: ModelConfig, data: SiteImages, controls: SiteImages | None = None, *, scope: str = "plate",
@@ -340,17 +379,13 @@ def _well_table(values: np.ndarray, sites: pd.DataFrame, config: ModelConfig, ki
     return well_scores(values[treatment], id_codes, class_numbers=config.class_numbers)
 
 
-def _control_sites(sites: pd.DataFrame, config: ModelConfig) -> pd.DataFrame:
-    """The control sites for a network with control features; none for other networks."""
-    return sites[sites["well_type"].isin(CONTROL_TYPES) & config.control_features].reset_index(drop=True)
-
-
-def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites) -> ControlSites:
-    """The controls on the plates of `sites`."""
+def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites, purpose: str) -> ControlSites:
+    """The controls on the plates of `sites`, which a network needs for a `purpose`."""
     controls = controls[controls["plate"].isin(sites["plate"])].reset_index(drop=True)
     if len(controls) < 2:
-        raise InputError(f"{len(controls)} control sites, and this network has control features", where=sites["experiment"].iloc[0],
-                         cure="add the plate's controls to the tables, or train without control_features")
+        other = "train without control_features" if model.settings.control_features else "set prediction.statistics: auto"
+        raise InputError(f"{len(controls)} control sites, and {purpose}", where=sites["experiment"].iloc[0],
+                         cure=f"add the plate's controls to the tables, or {other}")
     moments = SideInputs(model, root, controls)[np.arange(len(controls))].get("moments")
     positive = torch.from_numpy((controls["well_type"] == CONTROL_TYPES[0]).to_numpy(copy=True))
     plates, scored_plates = (torch.from_numpy(table["plate"].to_numpy(np.int64, copy=True)) for table in (controls, sites))
