@@ -22,7 +22,7 @@ from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
-from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
+from cellsignal.decide.predict.predict import ScoringOptions, auto_note, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.decide.settings import PLATE_STATISTICS
@@ -140,6 +140,9 @@ class Predictor:
         if self.scored:
             self.session.finish_early(f"scored {', '.join(self.scored)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
+        if note := auto_note(self.folder / "scores" / first):
+            self.notes.append(note)
+            print(note)
         return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in PLATE_STATISTICS}
 
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:

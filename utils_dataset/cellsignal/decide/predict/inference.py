@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ RUNNING_BATCH = 64  # sites per batch on a CPU, where larger batches are no fast
 # that an average over them does not depend on the orientation of the plate under the microscope.
 VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
 Output = TypeVar("Output")
+CONTROL_STATISTICS = ("whole_plate", "controls", "auto")  # of the controls too, whatever the training batches held
 EXTRA_OUTPUTS = ("views", "embeddings")  # further outputs, computed under one kind of statistics
 
 
@@ -55,16 +56,16 @@ class InferenceOptions:
         if kind in EXTRA_OUTPUTS:
             return {"basis": self.basis, **self.identity(self.basis)} | ({"views": self.views} if kind == "views" else {})
         refinements = {"refinements": self.refinements}
-        return {"batch": {"batch_sizes": list(self.batch_sizes)}, **dict.fromkeys(("adapted", "controls", "auto"), refinements)}.get(kind, {})
+        return {"batch": {"batch_sizes": list(self.batch_sizes)}, **dict.fromkeys(("adapted", *CONTROL_STATISTICS), refinements)}.get(kind, {})
 
     @property
     def uses_controls(self) -> bool:
-        """Whether the basis may be the statistics of the controls."""
-        return self.basis in ("controls", "auto")
+        """Whether controls may take part in the statistics of the basis, whatever the training batches held."""
+        return self.basis in CONTROL_STATISTICS
 
     def num_passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
         """The largest number of passes of an image for some kinds of scores; `adapts`: the network has batch normalisation."""
-        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1, **dict.fromkeys(("controls", "auto"), 2 + self.refinements)}
+        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1, **dict.fromkeys(CONTROL_STATISTICS, 2 + self.refinements)}
         passes = passes if adapts else dict.fromkeys(passes, 1)
         statistics = {self.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds}
         return sum(map(passes.__getitem__, statistics)) + (self.views - 1) * passes[self.basis] * ("views" in kinds)
@@ -87,10 +88,10 @@ class ControlSites:
     def __len__(self) -> int:
         return len(self.images)
 
-    def features(self, model: nn.Module, rows: np.ndarray, device: torch.device, *, view: int = 0) -> torch.Tensor:
-        """Features of the sites `rows`, [n, F], in one of VIEWS."""
+    def features(self, model: nn.Module, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Features of the sites `rows`, [n, F]."""
         moments = None if self.moments is None else self.moments[rows]
-        return model.embed(model.prepare(apply_view(torch.from_numpy(self.images[rows]).to(device), view), moments))
+        return model.embed(model.prepare(torch.from_numpy(self.images[rows]).to(device), moments))
 
     def means(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features of the positive and of the negative controls on the plate of each scored site, two of [N, F]."""
@@ -102,12 +103,15 @@ class PlateInference:
 
     `images`: uint8[N, C, H, W], moved to the network's device at once if they fit there, otherwise batch by batch; the network
     scales them. `side_inputs`: the other arguments of the network's call for each site (`covariates.SideInputs`), by name.
-    `controls`: the control sites, for statistics of controls or a network with control features. `embed`: append the features of a site to its
+    `controls`: the control sites for a network with control features. `control_rows`: the rows of controls for statistics of these;
+    rows from `count` on are such controls only, and are not scored. `embed`: append the features of a site to its
     log-probabilities. `view`: the index in VIEWS of the view. `images_sent`: the number of forward passes of an image so far.
     """
 
     def __init__(self, model: nn.Module, images: np.ndarray, *, side_inputs: Mapping[str, torch.Tensor] = {},
-                 controls: ControlSites | None = None, precision: str = "auto") -> None:
+                 controls: ControlSites | None = None, precision: str = "auto", count: int | None = None,
+                 control_rows: np.ndarray = np.arange(0)) -> None:
+        self.count, self.control_rows = len(images) if count is None else count, control_rows
         self.model, self.precision, self.images_sent = model.eval(), precision, 0
         self.view, self.embed = 0, False
         self.device = next(model.parameters()).device
@@ -115,7 +119,7 @@ class PlateInference:
         self.side_inputs, self.controls, self.references = dict(side_inputs), controls, None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.count
 
     @property
     def pixels(self) -> int:
@@ -124,7 +128,7 @@ class PlateInference:
 
     @torch.inference_mode()
     def __call__(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
-        """Log-probabilities float32[N, classes (+ features)] in the order of the images; `batches` hold row numbers."""
+        """Log-probabilities float32[N, classes (+ features)] of the images in `batches`, which hold row numbers, in ascending order."""
         order = torch.from_numpy(np.concatenate(batches))
         return torch.cat([self._batch(torch.from_numpy(rows)) for rows in batches])[order.argsort()]
 
@@ -148,7 +152,7 @@ class PlateInference:
 
         The controls are batches of their own, as in training, and do not change how the scored sites are normalised.
         """
-        if self.controls is not None and self.model.settings.control_features:
+        if self.controls is not None:
             halve_on_out_of_memory(self._update_references, max_batch_pixels(self.device) // self.pixels, largest=len(self.controls))
 
     def _update_references(self, size: int) -> None:
@@ -157,14 +161,6 @@ class PlateInference:
             features = torch.cat([self.controls.features(self.model, rows, self.device).float() for rows in batches])
         self.images_sent += len(self.controls)
         self.references = self.controls.means(features[np.concatenate(batches).argsort()])
-
-    @torch.inference_mode()
-    def send_controls(self, batches: Sequence[np.ndarray]) -> None:
-        """Send the controls through the network, in the view of the scored sites; `batches` hold row numbers."""
-        with devices.autocast(self.device, self.precision):
-            for rows in batches:
-                self.controls.features(self.model, rows, self.device, view=self.view)
-        self.images_sent += len(self.controls)
 
 
 def apply_view(images: torch.Tensor, view: int) -> torch.Tensor:
@@ -185,7 +181,7 @@ def infer_statistics(inference: PlateInference, kinds: Collection[str], options:
     """
     ways = {"batch_sizes": options.batch_sizes, "refinements": options.refinements}
     basis = auto if options.basis == "auto" else options.basis
-    for kind in PLATE_STATISTICS:
+    for kind in PLATE_STATISTICS:  # "auto" is one of the others
         extra = [output for output in EXTRA_OUTPUTS if output in kinds and kind == basis]
         names = [name for name in (kind, "auto") if name in kinds and kind == (auto if name == "auto" else name)]
         if not names and not extra:
@@ -218,10 +214,10 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
 
     `statistics`: "running"; "batch": mean log-probabilities over one pass for each of `batch_sizes`, each newly shuffled (Brodt's
     "infinite bagging": 32 to 128); "adapted": the statistics of the whole scope, in one pass if it fits in memory as one batch,
-    otherwise with `refinements` (`adapted_pass`); "controls": those of the controls alone. A single site has no statistics of its
-    own and gets the running ones; a network without batch normalisation needs one pass for any kind.
+    otherwise with `refinements` (`adapted_pass`); "whole_plate": with the controls; "controls": of these alone. A single site has no statistics
+    of its own and gets the running ones; a network without batch normalisation needs one pass for any kind.
     """
-    if statistics == "running" or (len(inference) < 2 and statistics != "controls") or not batchnorm_layers(inference.model):
+    if statistics == "running" or (len(inference) < 2 and statistics not in CONTROL_STATISTICS) or not batchnorm_layers(inference.model):
         how = "running" if statistics == "running" else "running, for a single site"
         how = how if batchnorm_layers(inference.model) else NO_BATCHNORM
         inference.update_references()
@@ -233,8 +229,8 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
     if statistics == "batch":
         return _batch_statistics(inference, batch_sizes).numpy(), "batch"
     size = max_batch_pixels(inference.device) // inference.pixels
-    gather, largest = (_adapted_statistics, len(inference)) if statistics == "adapted" else (_control_statistics, max(len(inference), len(inference.controls)))
-    output, how = halve_on_out_of_memory(lambda size: gather(inference, size, refinements), size, largest=largest)
+    gather = {"adapted": _adapted_statistics, "whole_plate": _whole_plate_statistics, "controls": _control_statistics}[statistics]
+    output, how = halve_on_out_of_memory(lambda size: gather(inference, size, refinements), size, largest=len(inference.images))
     return output.numpy(), how
 
 
@@ -272,7 +268,15 @@ def halve_on_out_of_memory(attempt: Callable[[int], Output], size: int, *, large
 
 
 def _adapted_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    batches = shuffled_batches(len(inference), size, key=0)
+    return _own_statistics(inference, shuffled_batches(len(inference), size, key=0), refinements)
+
+
+def _whole_plate_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+    output, how = _own_statistics(inference, shuffled_batches(len(inference.images), size, key=0), refinements)
+    return output[:len(inference)], how
+
+
+def _own_statistics(inference: PlateInference, batches: list[np.ndarray], refinements: int) -> tuple[torch.Tensor, str]:
     if len(batches) == 1:
         # A batch that holds the whole plate is normalised by the plate.
         with batch_statistics(inference.model):
@@ -281,9 +285,9 @@ def _adapted_statistics(inference: PlateInference, size: int, refinements: int) 
 
 
 def _control_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    controls = shuffled_batches(len(inference.controls), size, key=0)
+    controls = [inference.control_rows[rows] for rows in shuffled_batches(len(inference.control_rows), size, key=0)]
     refinements = refinements if len(controls) > 1 else 0
-    with gathered_statistics(inference.model, lambda: inference.send_controls(controls), refinements=refinements) as (_, how):
+    with gathered_statistics(inference.model, lambda: inference(controls), refinements=refinements) as (_, how):
         return inference(shuffled_batches(len(inference), size, key=0)), how if refinements else "exact"
 
 
@@ -313,10 +317,12 @@ def predict_experiment(
     for number, rows in enumerate(scope_rows(sites, options.scope)):
         scope_sites = sites.iloc[rows]
         auto, reason = choices[number] if choices else ("adapted", "")
-        ways = {auto if kind == "auto" else kind for kind in (*kinds, options.basis)}
-        purpose = "this network has control features" if config.control_features else "statistics: controls needs them" if "controls" in ways else ""
-        plate_controls = _plate_controls(model, root, controls, scope_sites, read=read, purpose=purpose) if purpose else None
-        inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
+        plate_controls = _plate_controls(model, root, controls, scope_sites, read=read) if config.control_features else None
+        ways = {auto if kind == "auto" else kind for kind in (options.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds)}
+        if ways.isdisjoint(CONTROL_STATISTICS):
+            inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
+        else:
+            inference = _with_controls(model, root, scope_sites, controls, read=read, side_inputs=side_inputs[rows], features=plate_controls, precision=options.precision)
         sent, started = 0, time.perf_counter()
         for kind, output, how in infer_statistics(inference, kinds, options, classes=classes, auto=auto):
             values.setdefault(kind, np.empty((len(sites), output.shape[1]), np.float32))[rows] = output
@@ -379,13 +385,30 @@ def _well_table(values: np.ndarray, sites: pd.DataFrame, config: ModelConfig, ki
     return well_scores(values[treatment], id_codes, class_numbers=config.class_numbers)
 
 
-def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites, purpose: str) -> ControlSites:
-    """The controls on the plates of `sites`, which a network needs for a `purpose`."""
+def _with_controls(model: nn.Module, root: Path, sites: pd.DataFrame, controls: pd.DataFrame, *, read: ReadSites,
+                   side_inputs: Mapping[str, torch.Tensor], features: ControlSites | None, precision: str) -> PlateInference:
+    """Inference on `sites` with the controls on their plates for statistics; those that are not among `sites` are not scored."""
+    controls = controls[controls["plate"].isin(sites["plate"])]
+    if len(controls) < 2:
+        plates = ", ".join(map(str, sorted(sites["plate"].unique())))
+        raise InputError(f"{len(controls)} control sites for the statistics", where=f"{sites['experiment'].iloc[0]}, plate {plates}",
+                         cure="add the plate's controls to the tables, or set prediction.statistics: auto")
+    further = controls[~controls["stem"].isin(sites["stem"])].reset_index(drop=True)
+    both = pd.concat([sites, further])
+    if len(further):
+        more = SideInputs(model, root, further)[np.arange(len(further))]
+        side_inputs = {name: torch.cat([tensor, more[name]]) for name, tensor in side_inputs.items()}
+    features = features and replace(features, scored_plates=torch.from_numpy(both["plate"].to_numpy(np.int64, copy=True)))
+    return PlateInference(model, read(both), side_inputs=side_inputs, controls=features, precision=precision, count=len(sites),
+                          control_rows=np.flatnonzero(both["stem"].isin(controls["stem"])))
+
+
+def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites) -> ControlSites:
+    """The controls on the plates of `sites`."""
     controls = controls[controls["plate"].isin(sites["plate"])].reset_index(drop=True)
     if len(controls) < 2:
-        other = "train without control_features" if model.settings.control_features else "set prediction.statistics: auto"
-        raise InputError(f"{len(controls)} control sites, and {purpose}", where=sites["experiment"].iloc[0],
-                         cure=f"add the plate's controls to the tables, or {other}")
+        raise InputError(f"{len(controls)} control sites, and this network has control features", where=sites["experiment"].iloc[0],
+                         cure="add the plate's controls to the tables, or train without control_features")
     moments = SideInputs(model, root, controls)[np.arange(len(controls))].get("moments")
     positive = torch.from_numpy((controls["well_type"] == CONTROL_TYPES[0]).to_numpy(copy=True))
     plates, scored_plates = (torch.from_numpy(table["plate"].to_numpy(np.int64, copy=True)) for table in (controls, sites))

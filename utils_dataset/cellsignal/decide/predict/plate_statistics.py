@@ -7,7 +7,7 @@ from cellsignal.learn.networks.classifier import ModelConfig
 from cellsignal.tasks import RXRX1
 
 FULL_SHARE, REPLICATES = 0.5, 1.1  # wells of a full plate, as shares of those of the design
-MIN_CONTROLS = 16  # control wells whose statistics are better than those of an unequal plate
+MIN_CONTROLS = 16  # control wells with which an unequal plate is normalised better than without
 MIN_WELLS = 4  # with fewer, a plate's own statistics are worse than the running ones
 
 
@@ -16,9 +16,9 @@ def plate_choices(sites: pd.DataFrame, controls: pd.DataFrame, config: ModelConf
 
     `sites`: the sites of one experiment whose statistics are the plate's; `controls`: its control sites.
     """
-    siRNAs = len(set(config.class_numbers) - set(RXRX1.controls))
+    treatment_classes = len(set(config.class_numbers) - set(RXRX1.controls))
     treatments = sites[sites["well_type"] == "treatment"]
-    expected = siRNAs / (treatments["plate"].nunique() or 1) if scope == "plate" else siRNAs
+    expected = treatment_classes / (treatments["plate"].nunique() or 1) if scope == "plate" else treatment_classes
     choices = []
     for rows in scope_rows(sites, scope):
         plates = sites.iloc[rows]["plate"].unique()
@@ -37,6 +37,6 @@ def statistics_of_plate(wells: int, controls: int, expected: float) -> tuple[str
     if FULL_SHARE * expected <= wells <= REPLICATES * expected:
         return "adapted", f"a full plate, {wells} wells where the design has {expected:.0f}"
     if controls >= MIN_CONTROLS:
-        return "controls", f"{wells} wells where the design has {expected:.0f}, and {controls} controls"
+        return "whole_plate", f"{wells} wells where the design has {expected:.0f}, and {controls} controls"
     few = f"{wells} wells where the design has {expected:.0f}, and only {controls} controls"
     return ("adapted" if wells >= MIN_WELLS else "running"), few

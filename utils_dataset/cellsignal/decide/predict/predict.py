@@ -188,6 +188,16 @@ def statistics_note(folder: Path) -> str:
     return NO_BATCHNORM_NOTE if any(NO_BATCHNORM in note.get("gathered", {}) for note in notes) else ""
 
 
+def auto_note(folder: Path) -> str:
+    """Which statistics "auto" took for how many plates, as the notes of the scores in `<folder>/auto/` say; "" without such scores."""
+    plates: dict[str, list[str]] = {}
+    for experiment, note in read_notes(Path(folder) / "auto").items():
+        for plate, choice in note.get("plates", {}).items():
+            statistics, _, reason = choice.partition(": ")
+            plates.setdefault(statistics, []).append(f"{experiment} plate {plate}, {reason}")
+    return "; ".join(f"statistics: auto took {statistics} for {len(names)} plates, such as {names[0]}" for statistics, names in plates.items())
+
+
 def remove_other_networks(folder: Path, names: Collection[str]) -> None:
     """Remove the scores of every network but those called `names` from `folder`, which holds `<name>/<statistics>/`.
 
