@@ -128,5 +128,6 @@ def test_with_controls_in_the_statistics_unequal_plates_are_read_better(tmp_path
     print("mean", mean.round(3).to_string(), sep="\n")
     gain = mean["whole_plate"] - mean["adapted"]
     assert gain["77 wells"] > -0.04, "controls cost little where a plate has many siRNAs"
-    assert gain[[name for name in mean.index if "siRNA" in name]].min() > 0.03
+    assert gain[[name for name in mean.index if "siRNA" in name]].min() > 0.02
+    assert (mean["auto"] - mean["adapted"]).min() > -0.04
     assert (mean["controls"] - mean["adapted"])[["76 wells, 4 siRNAs", "77 wells, half of one siRNA"]].min() > 0.06

@@ -6,9 +6,10 @@ from cellsignal.learn.batches.dataset import scope_rows
 from cellsignal.learn.networks.classifier import ModelConfig
 from cellsignal.tasks import RXRX1
 
-FULL_SHARE, REPLICATES = 0.5, 1.1  # wells of a full plate, as shares of those of the design
-MIN_CONTROLS = 16  # control wells with which an unequal plate is normalised better than without
-MIN_WELLS = 4  # with fewer, a plate's own statistics are worse than the running ones
+# A full plate has from 0.7 to 1.1 times as many treatment wells as the design has, or lacks one.
+FULL_SHARE, REPLICATES = 0.7, 1.1
+MIN_CONTROLS = 8  # control wells with which an unequal plate is normalised better than without
+MIN_WELLS = 8  # with fewer, a plate's own statistics are worse than the running ones
 
 
 def plate_choices(sites: pd.DataFrame, controls: pd.DataFrame, config: ModelConfig, *, scope: str) -> list[tuple[str, str]]:
@@ -34,7 +35,7 @@ def statistics_of_plate(wells: int, controls: int, expected: float) -> tuple[str
     with about as many is taken for a full design, whose mixture of wells is that of the training batches (in FINDINGS.md the
     accuracies on which the limits rest, and the plates for which this is wrong).
     """
-    if FULL_SHARE * expected <= wells <= REPLICATES * expected:
+    if min(FULL_SHARE * expected, expected - 1) <= wells <= REPLICATES * expected:
         return "adapted", f"a full plate, {wells} wells where the design has {expected:.0f}"
     if controls >= MIN_CONTROLS:
         return "whole_plate", f"{wells} wells where the design has {expected:.0f}, and {controls} controls"
