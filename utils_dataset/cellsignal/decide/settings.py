@@ -6,14 +6,15 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal.settings import Settings
 
-Statistics = Literal["running", "batch", "adapted"]
-STATISTICS = get_args(Statistics)
+STATISTICS = ("running", "batch", "adapted")  # always scored by the first network
+Statistics = Literal["running", "batch", "adapted", "whole_plate", "controls", "auto"]
+PLATE_STATISTICS = get_args(Statistics)
 
 
 class PredictionSettings(Settings):
     """Settings of prediction."""
 
-    statistics: Statistics = Field("adapted", description="batch-normalisation statistics of the prediction")
+    statistics: Statistics = Field("adapted", description="batch-normalisation statistics: `running`, those of training; `batch`; `adapted`, of the plate's wells of the kinds in the training batches; `whole_plate`, of these and its controls; `controls`, of these alone; `auto` chooses by plate")
     statistics_scope: Literal["plate", "experiment"] = Field("plate", description="wells that share statistics")
     smallest_batch: int = Field(32, ge=2, description="smallest batch size over which `batch` averages")
     largest_batch: int = Field(128, ge=2, description="largest batch size over which `batch` averages")

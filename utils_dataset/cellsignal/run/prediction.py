@@ -25,10 +25,10 @@ from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.evaluate.prediction_sets import (
     coverage_table, held_out_levels, prediction_sets, surest_wells, write_prediction_sets,
 )
-from cellsignal.decide.predict.predict import ScoringOptions, embed_experiments, scope_note, score_networks, statistics_note
+from cellsignal.decide.predict.predict import ScoringOptions, auto_note, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
-from cellsignal.decide.settings import STATISTICS, AssignmentSettings
+from cellsignal.decide.settings import PLATE_STATISTICS, AssignmentSettings
 from cellsignal.decide.submission import remove_submission, sets_path, write_submission
 from cellsignal.files import write_json
 from cellsignal.run import inputs
@@ -143,7 +143,10 @@ class Predictor:
         if self.score_only:
             self.session.finish_early(f"scored {', '.join(self.score_only)}; the whole prediction decides")
         self.statistics_note = statistics_note(self.folder / "scores" / first)
-        return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in STATISTICS}
+        if note := auto_note(self.folder / "scores" / first):
+            self.notes.append(note)
+            print(note)
+        return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in PLATE_STATISTICS}
 
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
@@ -226,7 +229,7 @@ class Predictor:
 
         As `estimated_accuracy.estimate_accuracy` gives it, the true accuracy beside it where the siRNAs are known; no row if plates have no groups.
         """
-        scores = {kind: table for kind, table in self.scores[self.networks[0]].items() if kind in STATISTICS}
+        scores = {kind: table for kind, table in self.scores[self.networks[0]].items() if kind in PLATE_STATISTICS}
         tables = {rung: table[table.index.isin(self.tables.sample)] for rung, table in {**scores, **self.rungs, **self._final_rungs}.items()}
         answers = {rung: assign(table, self.wells, AssignmentSettings(method="raw")) for rung, table in tables.items() if len(table)}
         return estimate_accuracy(answers, self.wells, groups=self.design["groups"], choices=self.decision.choices, truth=self.truths.get("test"))

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal.decide.assign.assign import assign
-from cellsignal.decide.settings import STATISTICS, AssignmentSettings
+from cellsignal.decide.settings import PLATE_STATISTICS, AssignmentSettings
 
 # Accuracy overall, by cell type and by experiment.
 
@@ -65,7 +65,7 @@ def evaluate_ladder(
     siRNA by id_code}.
     """
     wells = wells[wells["split"] == split]
-    kinds = sorted((name for name in scores if name in STATISTICS), key=statistics.__eq__)  # a stable sort: the chosen kind comes last
+    kinds = sorted((name for name in scores if name in PLATE_STATISTICS), key=statistics.__eq__)  # a stable sort: the chosen kind comes last
     raw_scores = {name: scores[name] for name in kinds} | dict(refined)
     raw_scores, final = ({name: table[table.index.isin(wells["id_code"])] for name, table in tables.items()} for tables in (raw_scores, final))
     rungs = [_raw_rung(name, table, wells) for name, table in raw_scores.items()]

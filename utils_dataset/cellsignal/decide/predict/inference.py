@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.data.images.reader import read_sites
-from cellsignal.decide.settings import STATISTICS
+from cellsignal.decide.predict.plate_statistics import plate_choices
+from cellsignal.decide.settings import PLATE_STATISTICS, STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.learn import devices
 from cellsignal.learn.batches.dataset import SiteImages, num_batches, scope_rows
@@ -23,6 +24,7 @@ from cellsignal.learn.networks.batchnorm import (
     adapted_pass,
     batch_statistics,
     batchnorm_layers,
+    gathered_statistics,
     max_batch_pixels,
 )
 from cellsignal.learn.networks.classifier import ModelConfig
@@ -34,6 +36,7 @@ RUNNING_BATCH = 64  # sites per batch on a CPU, where larger batches are no fast
 # that an average over them does not depend on the orientation of the plate under the microscope.
 VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
 Output = TypeVar("Output")
+CONTROL_STATISTICS = ("whole_plate", "controls", "auto")  # of the controls too, whatever the training batches held
 EXTRA_OUTPUTS = ("views", "embeddings")  # further outputs, computed under one kind of statistics
 
 
@@ -52,11 +55,18 @@ class InferenceOptions:
         """The options that matter for one kind of scores alone."""
         if kind in EXTRA_OUTPUTS:
             return {"basis": self.basis, **self.identity(self.basis)} | ({"views": self.views} if kind == "views" else {})
-        return {"batch": {"batch_sizes": list(self.batch_sizes)}, "adapted": {"refinements": self.refinements}}.get(kind, {})
+        refinements = {"refinements": self.refinements}
+        return {"batch": {"batch_sizes": list(self.batch_sizes)}, **dict.fromkeys(("adapted", *CONTROL_STATISTICS), refinements)}.get(kind, {})
+
+    @property
+    def uses_controls(self) -> bool:
+        """Whether controls may take part in the statistics of the basis, whatever the training batches held."""
+        return self.basis in CONTROL_STATISTICS
 
     def num_passes(self, kinds: Collection[str], *, adapts: bool = True) -> int:
         """The largest number of passes of an image for some kinds of scores; `adapts`: the network has batch normalisation."""
-        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1} if adapts else dict.fromkeys(STATISTICS, 1)
+        passes = {"batch": len(self.batch_sizes), "adapted": 1 + self.refinements, "running": 1, **dict.fromkeys(CONTROL_STATISTICS, 2 + self.refinements)}
+        passes = passes if adapts else dict.fromkeys(passes, 1)
         statistics = {self.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds}
         return sum(map(passes.__getitem__, statistics)) + (self.views - 1) * passes[self.basis] * ("views" in kinds)
 
@@ -93,12 +103,15 @@ class PlateInference:
 
     `images`: uint8[N, C, H, W], moved to the network's device at once if they fit there, otherwise batch by batch; the network
     scales them. `side_inputs`: the other arguments of the network's call for each site (`covariates.SideInputs`), by name.
-    `controls`: the control sites for a network with control features. `embed`: append the features of a site to its
+    `controls`: the control sites for a network with control features. `control_rows`: the rows of controls for statistics of these;
+    rows from `count` on are such controls only, and are not scored. `embed`: append the features of a site to its
     log-probabilities. `view`: the index in VIEWS of the view. `images_sent`: the number of forward passes of an image so far.
     """
 
     def __init__(self, model: nn.Module, images: np.ndarray, *, side_inputs: Mapping[str, torch.Tensor] = {},
-                 controls: ControlSites | None = None, precision: str = "auto") -> None:
+                 controls: ControlSites | None = None, precision: str = "auto", count: int | None = None,
+                 control_rows: np.ndarray = np.arange(0)) -> None:
+        self.count, self.control_rows = len(images) if count is None else count, control_rows
         self.model, self.precision, self.images_sent = model.eval(), precision, 0
         self.view, self.embed = 0, False
         self.device = next(model.parameters()).device
@@ -106,7 +119,7 @@ class PlateInference:
         self.side_inputs, self.controls, self.references = dict(side_inputs), controls, None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.count
 
     @property
     def pixels(self) -> int:
@@ -115,7 +128,7 @@ class PlateInference:
 
     @torch.inference_mode()
     def __call__(self, batches: Sequence[np.ndarray]) -> torch.Tensor:
-        """Log-probabilities float32[N, classes (+ features)] in the order of the images; `batches` hold row numbers."""
+        """Log-probabilities float32[N, classes (+ features)] of the images in `batches`, which hold row numbers, in ascending order."""
         order = torch.from_numpy(np.concatenate(batches))
         return torch.cat([self._batch(torch.from_numpy(rows)) for rows in batches])[order.argsort()]
 
@@ -157,23 +170,27 @@ def apply_view(images: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def infer_statistics(inference: PlateInference, kinds: Collection[str], options: InferenceOptions = InferenceOptions(), *,
-                     classes: int) -> Iterator[tuple[str, np.ndarray, str]]:
+                     classes: int, auto: str = "adapted") -> Iterator[tuple[str, np.ndarray, str]]:
     """Yield (kind, float32[N, classes or features], how statistics were gathered) for each of `kinds` of one scope.
+
+    `auto`: the statistics that "auto" stands for in this scope.
 
     `kinds`: of statistics, and under the statistics `options.basis` "views", the mean log-probabilities over the first
     `options.views` of VIEWS, each normalised in its own view, and "embeddings", the features in the first view. Outputs that
     share a pass are computed together.
     """
     ways = {"batch_sizes": options.batch_sizes, "refinements": options.refinements}
-    for kind in STATISTICS:
-        extra = [output for output in EXTRA_OUTPUTS if output in kinds and kind == options.basis]
-        if kind not in kinds and not extra:
+    basis = auto if options.basis == "auto" else options.basis
+    for kind in PLATE_STATISTICS:  # "auto" is one of the others
+        extra = [output for output in EXTRA_OUTPUTS if output in kinds and kind == basis]
+        names = [name for name in (kind, "auto") if name in kinds and kind == (auto if name == "auto" else name)]
+        if not names and not extra:
             continue
         inference.embed = "embeddings" in extra
         values, how = log_probabilities(inference, kind, **ways)
         inference.embed = False
-        if kind in kinds:
-            yield kind, values[:, :classes], how
+        for name in names:
+            yield name, values[:, :classes], how if name == kind else f"{kind}, {how}"
         if "embeddings" in extra:
             yield "embeddings", values[:, classes:], how
         if "views" in extra:
@@ -197,10 +214,10 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
 
     `statistics`: "running"; "batch": mean log-probabilities over one pass for each of `batch_sizes`, each newly shuffled (Brodt's
     "infinite bagging": 32 to 128); "adapted": the statistics of the whole scope, in one pass if it fits in memory as one batch,
-    otherwise with `refinements` (`adapted_pass`). A single site has no statistics and gets the running ones; a network without
-    batch normalisation needs one pass for any kind.
+    otherwise with `refinements` (`adapted_pass`); "whole_plate": with the controls; "controls": of these alone. A single site has no statistics
+    of its own and gets the running ones; a network without batch normalisation needs one pass for any kind.
     """
-    if statistics == "running" or len(inference) < 2 or not batchnorm_layers(inference.model):
+    if statistics == "running" or (len(inference) < 2 and statistics not in CONTROL_STATISTICS) or not batchnorm_layers(inference.model):
         how = "running" if statistics == "running" else "running, for a single site"
         how = how if batchnorm_layers(inference.model) else NO_BATCHNORM
         inference.update_references()
@@ -212,7 +229,8 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
     if statistics == "batch":
         return _batch_statistics(inference, batch_sizes).numpy(), "batch"
     size = max_batch_pixels(inference.device) // inference.pixels
-    output, how = halve_on_out_of_memory(lambda size: _adapted_statistics(inference, size, refinements), size, largest=len(inference))
+    gather = {"adapted": _adapted_statistics, "whole_plate": _whole_plate_statistics, "controls": _control_statistics}[statistics]
+    output, how = halve_on_out_of_memory(lambda size: gather(inference, size, refinements), size, largest=len(inference.images))
     return output.numpy(), how
 
 
@@ -250,12 +268,27 @@ def halve_on_out_of_memory(attempt: Callable[[int], Output], size: int, *, large
 
 
 def _adapted_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    batches = shuffled_batches(len(inference), size, key=0)
+    return _own_statistics(inference, shuffled_batches(len(inference), size, key=0), refinements)
+
+
+def _whole_plate_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+    output, how = _own_statistics(inference, shuffled_batches(len(inference.images), size, key=0), refinements)
+    return output[:len(inference)], how
+
+
+def _own_statistics(inference: PlateInference, batches: list[np.ndarray], refinements: int) -> tuple[torch.Tensor, str]:
     if len(batches) == 1:
         # A batch that holds the whole plate is normalised by the plate.
         with batch_statistics(inference.model):
             return inference(batches), "exact"
     return adapted_pass(inference.model, lambda: inference(batches), refinements=refinements)
+
+
+def _control_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+    controls = [inference.control_rows[rows] for rows in shuffled_batches(len(inference.control_rows), size, key=0)]
+    refinements = refinements if len(controls) > 1 else 0
+    with gathered_statistics(inference.model, lambda: inference(controls), refinements=refinements) as (_, how):
+        return inference(shuffled_batches(len(inference), size, key=0)), how if refinements else "exact"
 
 
 # The sites of one experiment: log-probabilities and embeddings of its treatment wells.
@@ -273,25 +306,37 @@ def predict_experiment(
     Images are read once for all kinds and one scope at a time, which bounds the memory: a plate of 512 px is 1 GB. `read`:
     reads the images of sites that do not lie below `root`. Scores have index id_code and one column per class number, float32;
     embeddings have one column per feature. The second part is {"gathered": {how: number of scopes}, "sites", "images": the
-    number of forward passes of an image, "seconds": without reading}.
+    number of forward passes of an image, "seconds": without reading}, and for "auto" "plates": {plate: which statistics, and why}.
     """
     read = read or (lambda some_sites: read_sites(root, some_sites))
-    controls, sites = _control_sites(sites, config), statistics_sites(sites, config)
+    controls, sites = sites[sites["well_type"].isin(CONTROL_TYPES)].reset_index(drop=True), statistics_sites(sites, config)
+    choices = plate_choices(sites, controls, config, scope=options.scope) if "auto" in (*kinds, options.basis) else []
     side_inputs, classes = SideInputs(model, root, sites), len(config.class_numbers)
     values: dict[str, np.ndarray] = {}
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in kinds}
-    for rows in scope_rows(sites, options.scope):
+    for number, rows in enumerate(scope_rows(sites, options.scope)):
         scope_sites = sites.iloc[rows]
+        auto, reason = choices[number] if choices else ("adapted", "")
         plate_controls = _plate_controls(model, root, controls, scope_sites, read=read) if config.control_features else None
-        inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
+        ways = {auto if kind == "auto" else kind for kind in (options.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds)}
+        if ways.isdisjoint(CONTROL_STATISTICS):
+            inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
+        else:
+            inference = _with_controls(model, root, scope_sites, controls, read=read, side_inputs=side_inputs[rows], features=plate_controls, precision=options.precision)
         sent, started = 0, time.perf_counter()
-        for kind, output, how in infer_statistics(inference, kinds, options, classes=classes):
+        for kind, output, how in infer_statistics(inference, kinds, options, classes=classes, auto=auto):
             values.setdefault(kind, np.empty((len(sites), output.shape[1]), np.float32))[rows] = output
             facts[kind]["images"] += inference.images_sent - sent
             facts[kind]["seconds"] += time.perf_counter() - started
             facts[kind]["gathered"][how] = facts[kind]["gathered"].get(how, 0) + 1
+            if kind == "auto":
+                facts[kind].setdefault("plates", {})[_scope_name(scope_sites)] = f"{auto}: {reason}"
             sent, started = inference.images_sent, time.perf_counter()
     return {kind: (_well_table(values[kind], sites, config, kind), facts[kind]) for kind in kinds}
+
+
+def _scope_name(sites: pd.DataFrame) -> str:
+    return ", ".join(map(str, sorted(sites["plate"].unique())))
 
 
 def score_images(model: nn.Module, config: ModelConfig, data: SiteImages, controls: SiteImages | None = None, *, scope: str = "plate",
@@ -340,9 +385,22 @@ def _well_table(values: np.ndarray, sites: pd.DataFrame, config: ModelConfig, ki
     return well_scores(values[treatment], id_codes, class_numbers=config.class_numbers)
 
 
-def _control_sites(sites: pd.DataFrame, config: ModelConfig) -> pd.DataFrame:
-    """The control sites for a network with control features; none for other networks."""
-    return sites[sites["well_type"].isin(CONTROL_TYPES) & config.control_features].reset_index(drop=True)
+def _with_controls(model: nn.Module, root: Path, sites: pd.DataFrame, controls: pd.DataFrame, *, read: ReadSites,
+                   side_inputs: Mapping[str, torch.Tensor], features: ControlSites | None, precision: str) -> PlateInference:
+    """Inference on `sites` with the controls on their plates for statistics; those that are not among `sites` are not scored."""
+    controls = controls[controls["plate"].isin(sites["plate"])]
+    if len(controls) < 2:
+        plates = ", ".join(map(str, sorted(sites["plate"].unique())))
+        raise InputError(f"{len(controls)} control sites for the statistics", where=f"{sites['experiment'].iloc[0]}, plate {plates}",
+                         cure="add the plate's controls to the tables, or set prediction.statistics: auto")
+    further = controls[~controls["stem"].isin(sites["stem"])].reset_index(drop=True)
+    both = pd.concat([sites, further])
+    if len(further):
+        more = SideInputs(model, root, further)[np.arange(len(further))]
+        side_inputs = {name: torch.cat([tensor, more[name]]) for name, tensor in side_inputs.items()}
+    features = features and replace(features, scored_plates=torch.from_numpy(both["plate"].to_numpy(np.int64, copy=True)))
+    return PlateInference(model, read(both), side_inputs=side_inputs, controls=features, precision=precision, count=len(sites),
+                          control_rows=np.flatnonzero(both["stem"].isin(controls["stem"])))
 
 
 def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites) -> ControlSites:

@@ -17,7 +17,7 @@ from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions,
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
-from cellsignal.decide.settings import STATISTICS, PredictionSettings
+from cellsignal.decide.settings import PLATE_STATISTICS, STATISTICS, PredictionSettings
 from cellsignal.learn import devices
 from cellsignal.learn.networks.batchnorm import NO_BATCHNORM, NO_BATCHNORM_NOTE, REFINEMENTS, batchnorm_layers
 from cellsignal.learn.networks.classifier import ModelConfig, load_weights, read_config
@@ -35,7 +35,7 @@ class ScoringOptions:
     """What one network scores, and how.
 
     `weights`: the folder with the network of each cell type, or if `joint` of all (`weights_path`). `settings.statistics`: the
-    kind of statistics; `all_statistics` adds the two others. `settings.statistics_scope`: plate or experiment, over which
+    kind of statistics; `all_statistics` adds those of STATISTICS. `settings.statistics_scope`: plate or experiment, over which
     statistics are gathered; another scope than in training is warned of (`scope_note`). `settings.tta_views`: above 1, also
     scores averaged over so many of `inference.VIEWS`, called "views". `embedded_sites`: also compute "embeddings" of their
     experiments and of the scored ones, one column per feature; both rest on `settings.statistics`. `batch_experiments`: the
@@ -65,7 +65,8 @@ def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     """
     settings = scoring.settings
     # A stable sort: the chosen kind comes last.
-    kinds = sorted(STATISTICS, key=settings.statistics.__eq__) if scoring.all_statistics else [settings.statistics]
+    scored = {*STATISTICS, settings.statistics} if scoring.all_statistics else {settings.statistics}
+    kinds = sorted((kind for kind in PLATE_STATISTICS if kind in scored), key=settings.statistics.__eq__)
     embedded = _embedded_sites(sites, scoring.embedded_sites)
     kind_sites = {kind: sites for kind in (*kinds, *["views"] * (settings.tta_views > 1))}
     if scoring.batch_experiments is not None and "batch" in kind_sites:
@@ -79,12 +80,12 @@ def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     networks = _load_networks(scoring, pd.concat([sites, embedded])["cell_type"].unique(), name=name, device=device)
     if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
-    experiments = _sites_by_experiment(sites, networks) | _sites_by_experiment(embedded, networks)
+    experiments = {name: table for part in (sites, embedded) for name, table in _sites_by_experiment(part, networks, uses_controls=options.uses_controls).items()}
     caches = {}
     for kind, some_sites in kind_sites.items():
         kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
         caches[kind] = _score_cache(out / kind, kind, networks, root, kind_experiments, options, network=name, note=note, device=device)
-    for kind in {*STATISTICS, *EXTRA_OUTPUTS} - set(caches):
+    for kind in {*PLATE_STATISTICS, *EXTRA_OUTPUTS} - set(caches):
         ScoreCache(out / kind, {})  # removes the scores of an earlier prediction
     _score_missing(root, experiments, networks, caches, options, budget=budget or Budget(), name=name)
     return {kind: caches[kind].stacked() for kind in caches}
@@ -142,12 +143,12 @@ def _score_missing(root: Path, experiments: Mapping[str, pd.DataFrame], networks
             budget.record_part(sum(facts["images"] for _, facts in results.values()), time.monotonic() - started)
 
 
-def _sites_by_experiment(sites: pd.DataFrame, networks: Networks) -> dict[str, pd.DataFrame]:
-    """The sites that a network needs, by experiment: those that it scores and its controls."""
+def _sites_by_experiment(sites: pd.DataFrame, networks: Networks, *, uses_controls: bool) -> dict[str, pd.DataFrame]:
+    """The sites that a network needs, by experiment: those that it scores and its controls, where it or the statistics use them."""
     tables = {}
     for (cell_type, experiment), table in sites.groupby(["cell_type", "experiment"], sort=True):
         config = networks[cell_type][1]
-        well_types = {*config.well_types, *(CONTROL_TYPES if config.control_features else ())}
+        well_types = {*config.well_types, *(CONTROL_TYPES if config.control_features or uses_controls else ())}
         tables[experiment] = table[table["well_type"].isin(well_types)].reset_index(drop=True)
     return tables
 
@@ -185,6 +186,16 @@ def statistics_note(folder: Path) -> str:
     """
     notes = [note for kind in STATISTICS for note in read_notes(Path(folder) / kind).values()]
     return NO_BATCHNORM_NOTE if any(NO_BATCHNORM in note.get("gathered", {}) for note in notes) else ""
+
+
+def auto_note(folder: Path) -> str:
+    """Which statistics "auto" took for how many plates, as the notes of the scores in `<folder>/auto/` say; "" without such scores."""
+    plates: dict[str, list[str]] = {}
+    for experiment, note in read_notes(Path(folder) / "auto").items():
+        for plate, choice in note.get("plates", {}).items():
+            statistics, _, reason = choice.partition(": ")
+            plates.setdefault(statistics, []).append(f"{experiment} plate {plate}, {reason}")
+    return "; ".join(f"statistics: auto took {statistics} for {len(names)} plates, such as {names[0]}" for statistics, names in plates.items())
 
 
 def remove_other_networks(folder: Path, names: Collection[str]) -> None:

@@ -86,15 +86,26 @@ def adapted_pass(model: nn.Module, one_pass: Callable[[], Output], *,
                  refinements: int = REFINEMENTS) -> tuple[Output, str]:
     """The output of `one_pass` normalised by the statistics of a whole plate, although no batch holds the plate.
 
+    Returns the output of the last pass, and how statistics were gathered (`gathered_statistics`).
+    """
+    with gathered_statistics(model, one_pass, refinements=refinements) as gathered:
+        return gathered
+
+
+@contextmanager
+def gathered_statistics(model: nn.Module, one_pass: Callable[[], Output], *, refinements: int = REFINEMENTS) -> Iterator[tuple[Output, str]]:
+    """Inside, the network normalises by the statistics of all images that `one_pass` sends through it.
+
     `one_pass()` sends every image of the plate through the network once, always in the same batches of at least two. In the
     first pass a batch is normalised by the moments of itself and the batches before it. These are not yet the plate's, because
     the inputs of deeper layers were normalised otherwise. In each of `refinements` further passes a batch is normalised by its
     own new moments and the latest ones of all other batches. A layer whose predecessors are exact thereby becomes exact, at
     least one more in each pass, so that with as many refinements as layers the statistics are exactly the plate's. (A batch's
-    own moments must be new: passes normalised by those of the last pass alone diverge, deep layers first.)
+    own moments must be new: passes normalised by those of the last pass alone diverge, deep layers first.) A single batch needs
+    no refinement.
 
-    Returns the output of the last pass, and how statistics were gathered: "accumulated, refined R times", or "layer by layer"
-    if all layers are exact. The running statistics do not change.
+    Yields the output of the last pass, and how statistics were gathered: "accumulated, refined R times", or "layer by layer"
+    if all layers are exact. Afterwards the running statistics are what they were.
     """
     layers = batchnorm_layers(model.eval())
     refinements = min(refinements, len(layers))
@@ -106,12 +117,14 @@ def adapted_pass(model: nn.Module, one_pass: Callable[[], Output], *,
             for moments in layer_moments:
                 moments.batch = 0
             output = one_pass()
+        for hook in hooks:
+            hook.remove()
+        yield output, "layer by layer" if refinements == len(layers) else f"accumulated, refined {refinements} times"
     finally:
         for norm, hook, (mean, variance) in zip(layers, hooks, saved, strict=True):
             hook.remove()
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
-    return output, "layer by layer" if refinements == len(layers) else f"accumulated, refined {refinements} times"
 
 
 class _BatchMoments:
