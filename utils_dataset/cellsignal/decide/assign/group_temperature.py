@@ -16,8 +16,8 @@ from cellsignal.decide.assign.solvers import fractional_marginals, softmax, temp
 
 # The fraction of the Bethe correction. The whole of it suits simulated scores whose wells err independently, 0.7 those with families of
 # similar siRNAs; this is where the calibration errors of both are alike. On draws that the tests do not use (seeds 100 to 102), with
-# families at a raw accuracy of 0.28 and without at 0.50: 0.017 and 0.022 at 0.74, 0.020 and 0.017 at 0.78, 0.022 and 0.016 at 0.82 (one
-# to three draws each). The mean confidence cannot tell it from the temperature, and the covariance of confidence and rightness did not
+# families at a raw accuracy of 0.28 and without at 0.50: 0.020 and 0.018 at 0.78, 0.022 and 0.016 at 0.82 (one or two draws), 0.017 and
+# 0.022 at 0.74 (one or two draws). The mean confidence cannot tell it from the temperature, and the covariance of confidence and rightness did not
 # find it reliably either.
 GROUP_BETHE_FRACTION = 0.78
 # Standard deviations of the logarithm of the temperature: of all plates together, of cell types, of experiments and of plates.
