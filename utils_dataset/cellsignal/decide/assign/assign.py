@@ -153,12 +153,9 @@ class TemperatureSource:
 
     def _grouped(self, name: str) -> GroupedExperiment:
         rows, choice = self.matrix.experiments[name], self.choices[name]
-        values = self.matrix.select_rows(rows)
-        possible = possible_columns(values)
-        possible = possible if possible.any() else np.ones_like(possible)
-        values, groups = (values, self.group_of_class) if possible.all() else (values[:, possible], self.group_of_class[possible])
+        block = assignment_problem(self.matrix, name, rows, np.arange(len(self.matrix.classes)))
         plates = np.searchsorted(choice.plate_numbers, self.matrix.plates[rows])
-        return GroupedExperiment(self.matrix.cell_types[name], values, groups, plates, choice.plate_posterior)
+        return GroupedExperiment(block.cell_type, block.values, self.group_of_class[block.columns], plates, choice.plate_posterior)
 
     def _add_conflict_temperatures(self, temperatures: np.ndarray) -> None:
         """Experiments without groups and without held-out wells: one temperature by experiment, near that of the cell type."""

@@ -27,9 +27,7 @@ def marginals(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0, frac
     Stops when no siRNA's expected number of wells, or with a fraction no probability, changes by `tolerance`, or after `passes`.
     If fewer siRNAs have a score above -inf than there are wells, the others are equally likely for every remaining well.
     """
-    weights = tempered_weights(scores, temperature)
-    if len(scores) > (possible := possible_columns(scores)).sum():
-        weights[:, ~possible] = weights[:, possible].sum(1, keepdims=True) / len(scores) if possible.any() else 1
+    weights = one_to_one_weights(scores, temperature)
     probabilities, factors = _bethe(weights, passes=passes, tolerance=tolerance)
     if fraction == 1:
         return probabilities
@@ -83,7 +81,7 @@ def fractional_marginals(
     """Fractional belief propagation by scaling of rows and columns: probabilities, and the factors of the siRNAs.
 
     A probability is weight * factor of the well * factor of the siRNA / (1 - probability) ** `fraction`, below 1; the share of no well is the
-    siRNA's factor to the power of 1 / `fraction`. `weights`: from `tempered_weights`; `factors`: from a call for similar weights, to start
+    siRNA's factor to the power of 1 / `fraction`. `weights`: from `one_to_one_weights`; `factors`: from a call for similar weights, to start
     from. Most probabilities are so small that the denominator does not matter: it is kept up to date for those above MIN_CORRECTED alone,
     so that a pass is two products of a matrix and a vector.
     """
@@ -131,6 +129,14 @@ def tempered_weights(scores: np.ndarray, temperature: float | np.ndarray) -> np.
     best = scores.max(1, keepdims=True)
     best = np.where(np.isfinite(best), best, 0)  # a well without a possible siRNA: all have the same weight
     return np.exp(np.maximum((scores - best) / temperature, MIN_LOG_WEIGHT), dtype=np.float32)
+
+
+def one_to_one_weights(scores: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """`tempered_weights`; siRNAs that are -inf in all wells are equally likely for every well if wells outnumber the others."""
+    weights = tempered_weights(scores, temperature)
+    if len(scores) > (possible := possible_columns(scores)).sum():
+        weights[:, ~possible] = weights[:, possible].sum(1, keepdims=True) / len(scores) if possible.any() else 1
+    return weights
 
 
 def raw(scores: np.ndarray) -> np.ndarray:
