@@ -22,7 +22,7 @@ from cellsignal.data.microscope.simulate import PLATES, simulate
 from cellsignal.data.microscope.layout import complete_labels
 from cellsignal.data.microscope.workdir import run_in_processes
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 
 PAIR = ("HUVEC-01", "HUVEC-03")  # the smallest part of `tiny` with a training and a test experiment
 
@@ -263,3 +263,13 @@ def test_presets_name_what_they_repeat() -> None:
         numbers = range(1, preset.train + preset.test + 1)
         names = {f"{cell_type}-{number:02d}" for cell_type in preset.cell_types for number in numbers}
         assert {name for pair in preset.repeats for name in pair} <= names
+
+
+def _kill_this_process(part: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return part
+
+
+def test_a_process_that_is_killed_is_told_and_not_waited_for() -> None:
+    with pytest.raises(StepFailed, match="^a process was killed, or could not start; the same command goes on with what is missing$"):
+        list(run_in_processes(_kill_this_process, [1, 2, 3], processes=2))

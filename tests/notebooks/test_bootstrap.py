@@ -86,7 +86,7 @@ def test_without_the_package_it_says_where_it_looked_and_what_to_attach(bootstra
 
 def test_what_is_installed_comes_before_what_is_attached(bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(tmp_path / "kaggle/input/cellsignal-utils")
-    monkeypatch.syspath_prepend(package(tmp_path / "site"))
+    monkeypatch.setattr(sys, "path", [str(package(tmp_path / "site")), *sys.path])  # `syspath_prepend` would keep what the fixture took out
     assert bootstrap() == tmp_path / "site"
 
 
@@ -156,7 +156,7 @@ def test_elsewhere_the_cell_for_colab_does_nothing(bootstrap: Bootstrap, tmp_pat
 def test_colab_fetches_nothing_where_the_package_is_installed(bootstrap: Bootstrap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the notebooks that a chain starts there."""
     monkeypatch.setattr(subprocess, "run", lambda *asked, **options: pytest.fail(f"{asked}"))
-    monkeypatch.syspath_prepend(package(tmp_path / "site"))
+    monkeypatch.setattr(sys, "path", [str(package(tmp_path / "site")), *sys.path])  # `syspath_prepend` would keep what the fixture took out
     assert bootstrap("COLAB_RELEASE_TAG", repository=REPOSITORY) == tmp_path / "site"
 
 

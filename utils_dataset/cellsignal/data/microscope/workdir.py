@@ -5,6 +5,8 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import cv2
 from cellsignal import files
 from cellsignal.code_identity import changed_parts, package_code
 from cellsignal.data.simulated import CODE, RECEIPT, WORKING_FOLDER
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 
 Part, Output = TypeVar("Part"), TypeVar("Output")
@@ -90,14 +92,23 @@ def worker_folder(out: Path) -> Path:
 
 
 def run_in_processes(function: Callable[[Part], Output], parts: Iterable[Part], *, processes: int | None = None) -> Iterator[Output]:
-    """`function` of each part, in order of completion, by `processes` processes (None: one per core)."""
+    """`function` of each part, in order of completion, by `processes` processes (None: one per core).
+
+    Raises StepFailed when a process is killed or cannot start; parts that have not begun are then left out, as after any error.
+    """
     parts = list(parts)
     count = min(processes or os.cpu_count() or 1, len(parts))
     if count <= 1:
         yield from map(function, parts)
         return
-    with multiprocessing.get_context("spawn").Pool(count, initializer=_start_worker) as pool:
-        yield from pool.imap_unordered(function, parts)
+    executor = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        for future in as_completed([executor.submit(function, part) for part in parts]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise StepFailed("a process was killed, or could not start; the same command goes on with what is missing") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
