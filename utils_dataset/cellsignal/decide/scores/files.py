@@ -65,7 +65,7 @@ def is_submission(path: Path) -> bool:
     if score_suffix(path) != ".parquet":
         return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
     try:
-        return "sirnas" in pa.parquet.read_schema(path).names
+        return path.is_file() and "sirnas" in pa.parquet.read_schema(path).names  # a FIFO would be waited for
     except (OSError, pa.ArrowException):
         return False  # whoever reads it says why
 
