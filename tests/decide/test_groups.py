@@ -93,8 +93,10 @@ def test_real_networks_agree_on_rotations_and_the_unsure_say_so(shared: Path) ->
     names = [f"model_{k:02d}" for k in range(1, 13)]
     path = shared / "rxrx1/real_predictions.csv.gz"
 
+    settings, temperatures = AssignmentSettings(method="raw"), dict.fromkeys(wells["cell_type"].unique(), 1.0)  # the choice needs no other
+
     def choices(networks: list[str]) -> dict:
-        plans = decide(votes(path, networks), wells, settings=AssignmentSettings(method="exact", min_group_posterior=0), groups=groups, rotations=rotations).plans
+        plans = decide(votes(path, networks), wells, settings, groups=groups, rotations=rotations, temperatures=temperatures).plans
         return {plan.experiment: plan.choice for plan in plans}
 
     together = choices(names)

@@ -39,6 +39,7 @@ def session(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ses
     return lambda **values: script.execute(NOTEBOOK, in_groups({**VALUES, "data": str(atlas), **values}))
 
 
+@pytest.mark.slow
 def test_sessions_that_are_too_short_end_with_the_same_submission(
     session: Session, atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

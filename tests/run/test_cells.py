@@ -65,6 +65,7 @@ def words(cell: dict[str, Any]) -> str:
     return "".join("".join(output.get("text", output.get("data", {}).get("text/plain", ""))) for output in cell["outputs"] if output.get("name") != "stderr")
 
 
+@pytest.mark.slow
 def test_a_notebook_whose_time_ends_in_a_cell_ends_well_and_the_next_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     root, sites = write_patches(tmp_path / "plates")
     sites.to_csv(root / "sites.csv", index=False)

@@ -78,6 +78,7 @@ def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], 
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=rounding)
 
 
+@pytest.mark.slow
 def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert call(made, tmp_path / "script", "-p", "cell_type=RPE").returncode == 0
     (tmp_path / "kernel").mkdir()
