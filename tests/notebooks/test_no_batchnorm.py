@@ -18,6 +18,7 @@ from cellsignal.show.report import write_report
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 
+@pytest.mark.slow
 def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
     simulate(tmp_path / "plates", preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])
