@@ -65,7 +65,7 @@ def _unpacked_before(folder: Path) -> Path:
     return before
 
 
-@pytest.fixture(params=[pytest.param(VERSIONS[0], marks=pytest.mark.slow), *VERSIONS[1:]])  # CI runs the older one too
+@pytest.fixture(params=[pytest.param(VERSIONS[0], marks=[pytest.mark.slow, pytest.mark.ci]), *VERSIONS[1:]])
 def client(request: pytest.FixtureRequest, clients: dict[str, Path]) -> Path:
     """Each client in turn."""
     return clients[request.param]

@@ -20,6 +20,7 @@ machine: {num_workers: 1, device: cpu}
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_the_notebook_measures_draws_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "papermill", ROOT / "kernels/benchmark/benchmark.ipynb", tmp_path / "out.ipynb", "-k", "python3", "-p", "run", tmp_path / "run", "-y", TINY]
     ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

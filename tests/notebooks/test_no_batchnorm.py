@@ -19,6 +19,7 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_equal_rungs_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLSIGNAL_CHAIN", "1")
     simulate(tmp_path / "plates", preset="tiny", experiments=["RPE-01", "RPE-02", "RPE-03"])

@@ -72,6 +72,7 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_short_sessions_end_with_the_same_submission(one_session: Session) -> None:
     whole = one_session("whole")
     assert len(answers(whole)) == 2 and step_receipts.read(whole, STEP).complete

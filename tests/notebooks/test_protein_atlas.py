@@ -40,6 +40,7 @@ def session(atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ses
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_sessions_that_are_too_short_end_with_the_same_submission(
     session: Session, atlas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

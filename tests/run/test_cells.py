@@ -66,6 +66,7 @@ def words(cell: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_notebook_whose_time_ends_in_a_cell_ends_well_and_the_next_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     root, sites = write_patches(tmp_path / "plates")
     sites.to_csv(root / "sites.csv", index=False)

@@ -16,7 +16,8 @@ RECIPE = Path(__file__).resolve().parents[2] / "papermill_params/tiny.yaml"
 AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
 
 
-@pytest.mark.slow  # CI runs it
+@pytest.mark.slow
+@pytest.mark.ci
 def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) -> None:
     package = shutil.copytree(PACKAGE, tmp_path / "package/cellsignal", ignore=shutil.ignore_patterns("__pycache__"))
     notebook = shutil.copy(environment.kernels_folder() / "3-train-cell-type/3-train-cell-type.ipynb", tmp_path)

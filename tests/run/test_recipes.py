@@ -24,8 +24,9 @@ SOLUTIONS = {
 
 
 
-@pytest.mark.slow  # CI runs best-small: with a head and last epochs it takes every path but the pretraining, which tiny takes
-@pytest.mark.parametrize("name", SOLUTIONS)
+# CI runs best-small: with a head and last epochs it takes every path but the pretraining, which tiny takes.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ci] * (name == "best-small")) for name in SOLUTIONS])
 def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
     own, networks, rungs = SOLUTIONS[name]
     command = [sys.executable, "-m", "cellsignal.cli.main", "run", str(ROOT / f"papermill_params/{name}.yaml"), "--out", str(tmp_path / "run")]

@@ -62,6 +62,7 @@ def call(made: tuple[Path, Path], run: Path, *more: str, launcher: tuple[str, ..
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -79,6 +80,7 @@ def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], 
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: tuple[Path, Path], tmp_path: Path) -> None:
     assert call(made, tmp_path / "script", "-p", "cell_type=RPE").returncode == 0
     (tmp_path / "kernel").mkdir()
