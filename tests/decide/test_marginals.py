@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from cellsignal.decide.assign.solvers import marginals, softmax
+from cellsignal.decide.assign.solvers import MIN_CORRECTED, fractional_marginals, marginals, one_to_one_weights, softmax
 
 
 def enumerated(scores: np.ndarray) -> np.ndarray:
@@ -55,6 +55,16 @@ def test_a_plate_converges_to_row_sums_of_one_and_column_sums_of_at_most_one(mis
     assert beliefs.sum(0).max() < 1.05
     far = marginals(scores.astype(np.float32), fraction=fraction, tolerance=1e-6, passes=2000)
     assert np.abs(beliefs - far).mean() < 1e-4
+
+
+@pytest.mark.parametrize("wells, sirnas, signal", [(277, 277, 4.5), (270, 277, 4.5), (60, 60, 4.5), (12, 12, 6.0), (3, 5, 1.5)])
+@pytest.mark.parametrize("fraction", [0.5, 0.78])
+def test_scaling_rows_and_columns_finds_the_same_marginals(wells: int, sirnas: int, signal: float, fraction: float) -> None:
+    scores = (1.5 * np.random.default_rng(0).normal(size=(wells, sirnas)) + signal * np.eye(wells, sirnas)).astype(np.float32)
+    far = {"passes": 5000, "tolerance": 1e-6}
+    found, _ = fractional_marginals(one_to_one_weights(scores, 1.0), fraction, **far)
+    # Below MIN_CORRECTED the correction is left at its second order, off by less than the square in a row and in a column.
+    np.testing.assert_allclose(found, marginals(scores, fraction=fraction, **far), atol=2 * MIN_CORRECTED**2)
 
 
 def test_temperature_divides_the_scores() -> None:

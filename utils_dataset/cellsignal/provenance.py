@@ -61,13 +61,13 @@ def _version(name: str) -> str:
         return ""
 
 
-def describe_machine(place: str = "local", *, threads: int = 0) -> dict[str, Any]:
-    """What `benchmark.json` says of where it was made: place ("kaggle", "colab", "local"), hardware, system, Python, libraries.
+def describe_machine(platform_name: str = "local", *, threads: int = 0) -> dict[str, Any]:
+    """What `benchmark.json` says of where it was made: platform ("kaggle", "colab", "local"), hardware, system, Python, libraries.
 
     `threads`: how many a library may use for one operation, where somebody knows.
     """
     system = {"system": platform.platform(), "python": platform.python_version()}
-    return {"place": place, **hardware(), **system, "threads": threads, "libraries": versions()}
+    return {"platform": platform_name, **hardware(), **system, "threads": threads, "libraries": versions()}
 
 
 # The provenance of a run: its parameters, this package and its commit, the libraries and the hardware.

@@ -64,7 +64,7 @@ def _compare_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
     """One line for each difference of machine or method that affects rates."""
-    for name in ("place", "cpu", "cores", "gpus"):
+    for name in ("platform", "cpu", "cores", "gpus"):
         yield from _difference(name, first["machine"].get(name), second["machine"].get(name))
     for name in COMPARABLE:
         yield from _difference(name, first["method"].get(name), second["method"].get(name), note="; rates are not of the same work")

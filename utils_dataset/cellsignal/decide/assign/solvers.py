@@ -78,8 +78,9 @@ def _column_factors(demand: np.ndarray, factors: np.ndarray, power: float) -> np
 def fractional_marginals(
     weights: np.ndarray, fraction: float, *, passes: int, tolerance: float, factors: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fractional belief propagation by scaling of rows and columns: probabilities, and the factors of the siRNAs.
+    """The probabilities of `marginals` with a `fraction` below 1, and the factors of the siRNAs: for whole experiments and coarse tolerances.
 
+    Solved by scaling rows and columns alone, from a solution nearby if there is one.
     A probability is weight * factor of the well * factor of the siRNA / (1 - probability) ** `fraction`, below 1; the share of no well is the
     siRNA's factor to the power of 1 / `fraction`. `weights`: from `one_to_one_weights`; `factors`: from a call for similar weights, to start
     from. Most probabilities are so small that the denominator does not matter: it is kept up to date for those above MIN_CORRECTED alone,

@@ -277,7 +277,7 @@ class TrialRunner:
         while len(self.running) < self.jobs and not self.budget.spent and (trial := self.source.next()) is not None:
             record = trial.record()
             if record is not None and (trial.is_settled or record["status"] in (DONE, PRUNED)):
-                self._add_record(trial, record, kept=True)
+                self._add_record(trial, record, reused=True)
             elif trial.error:
                 self._add_record(trial, trial.write_error())
             elif not self.budget.fits(0):
@@ -299,17 +299,17 @@ class TrialRunner:
             self.running.remove(trial)
             self._add_record(trial, trial.close(pruned=pruned))
 
-    def _add_record(self, trial: Trial, record: Record, *, kept: bool = False) -> None:
-        """Add the record of a trial to the tables; `kept`: of an earlier sweep."""
+    def _add_record(self, trial: Trial, record: Record, *, reused: bool = False) -> None:
+        """Add the record of a trial to the tables; `reused`: of an earlier sweep."""
         self.records.append(record)
         if record["status"] == UNFINISHED:
             self.budget.stop(f"in {trial.name}")
         self.source.ended(trial, record)
         self.progress.remove_bar(trial.name)
-        other_code = kept and record.get("code", self.code) != self.code
-        state = "kept, although other code ran it" if other_code else "kept" if kept else record["status"]
+        other_code = reused and record.get("code", self.code) != self.code
+        state = "kept, although other code ran it" if other_code else "kept" if reused else record["status"]
         self.progress.console.print(f"{trial.name} {state}{_summary(record)}")
-        if not kept:
+        if not reused:
             self.write_tables()
 
     def _refresh_progress(self) -> None:
