@@ -75,8 +75,17 @@ def test_the_chance_comes_from_plates_with_another_group() -> None:
     wrong = np.array([0.5, 0.2, 0.2, 0.1])
     for plates in (4, 2, 1):
         counts = 1000.0 * (0.6 * np.eye(plates, 4) + 0.4 * wrong)
-        chance = chance_in_group(counts, counts.sum(1), np.eye(plates, 4))
-        assert chance.sum() == pytest.approx(1) and (chance[:plates] == pytest.approx(wrong[:plates], abs=0.07) if plates > 1 else chance[0] == pytest.approx(0.25, abs=0.01))
+        chance = chance_in_group(counts, counts.sum(1), np.eye(plates, 4), np.full(4, 10_000))
+        assert chance.sum() == pytest.approx(1, abs=1e-3) and (chance[:plates] == pytest.approx(wrong[:plates], abs=0.07) if plates > 1 else chance[0] == pytest.approx(0.25, abs=0.01))
+
+
+def test_of_the_sirnas_of_a_small_group_one_is_no_wrong_answer() -> None:
+    """Answers that are wrong evenly, over 48 siRNAs in groups of 12: 11 of the 47 wrong ones are in the group of the plate."""
+    wells = np.full(4, 1e6)
+    wrong, right = np.full((4, 4), 12 / 47), np.eye(4) * (1 - 0.3)
+    wrong[np.arange(4), np.arange(4)] = 11 / 47
+    counts = 1e6 * (right + 0.3 * wrong)
+    assert chance_in_group(counts, wells, np.eye(4), np.full(4, 12)) == pytest.approx(11 / 47, abs=1e-5)
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 4.0])

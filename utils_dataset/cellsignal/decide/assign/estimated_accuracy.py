@@ -20,11 +20,12 @@ MIN_KNOWN = 0.95  # least share of wells with a known siRNA for the true accurac
 LEVELS = ("all", "cell_type", "experiment")
 
 
-def chance_in_group(counts: np.ndarray, wells: np.ndarray, plate_posterior: np.ndarray) -> np.ndarray:
-    """Probability of each group [groups] for a wrong answer, from the answers on plates that have another group.
+def chance_in_group(counts: np.ndarray, wells: np.ndarray, plate_posterior: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Probability [groups] that a wrong answer on a plate of the group lies in it, from the answers on plates that have another group.
 
     `counts`: answers by plate and group; `wells`: by plate, also those whose answer is in no group; `plate_posterior`: probability of each
-    group on each plate. Groups with no other plate get the mean of the others.
+    group on each plate; `sizes`: number of siRNAs in each group, of which one is the right answer to a well and no wrong one. Groups with no
+    other plate get the mean of the others.
     """
     groups = counts.shape[1]
     elsewhere, wrong = wells @ (1 - plate_posterior), ((1 - plate_posterior) * counts).sum(0)
@@ -34,7 +35,9 @@ def chance_in_group(counts: np.ndarray, wells: np.ndarray, plate_posterior: np.n
     total = popularity.sum() + no_group / wells.sum()
     share = popularity / total if total > 0 else popularity
     num_wrong = wrong.sum() + no_group
-    return (share * num_wrong + PRIOR_ANSWERS / groups) / (num_wrong + PRIOR_ANSWERS)
+    elsewhere_share = (share * num_wrong + PRIOR_ANSWERS / groups) / (num_wrong + PRIOR_ANSWERS)
+    right = elsewhere_share / np.maximum(sizes, 1)
+    return (elsewhere_share - right) / np.maximum(1 - right, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,11 @@ class GroupEvidence:
         return f"not measurable: {share}: the groups were used, or hardly an answer is wrong" if self.group_share > 1 - MIN_OUTSIDE else ""
 
 
-def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, choice: GroupChoice) -> GroupEvidence:
+def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, choice: GroupChoice, *, sizes: np.ndarray) -> GroupEvidence:
     """The estimate for one experiment, with its permutations of groups weighted by their posterior.
 
-    `answers`: siRNA of each well; `groups`: group of each answer, -1 for none; `plates`: index of each well's plate in `choice`. The
+    `answers`: siRNA of each well; `groups`: group of each answer, -1 for none; `plates`: index of each well's plate in `choice`; `sizes`: number of
+    siRNAs in each group. The
     likeliest permutation alone would overestimate answers near chance, because it is the one that fits noise best.
 
     Variance, by the delta method: s (1 - s) / (n (1 - b)^2) for n wells, times the overdispersion of wrong answers over plates (at least
@@ -70,7 +74,7 @@ def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, 
     in_group = groups >= 0
     counts = np.zeros(posterior.shape)
     np.add.at(counts, (plates[in_group], groups[in_group]), 1)
-    wrong_share = chance_in_group(counts, num_wells, posterior)
+    wrong_share = chance_in_group(counts, num_wells, posterior, sizes)
     share, chance = (counts * posterior).sum() / len(answers), min(float(num_wells @ (posterior @ wrong_share)) / len(answers), MAX_CHANCE)
     every_plate = np.arange(len(num_wells))
     shares = counts[every_plate, choice.permutations].sum(1) / len(answers)
@@ -116,12 +120,13 @@ def estimate_accuracy(
     """
     group_of = {sirna: number for number, group in enumerate(groups) for sirna in group}
     design = wells.drop_duplicates("id_code").set_index("id_code")[["experiment", "cell_type", "plate"]]
-    rows = [row for rung, chosen in answers.items() for row in _rung_rows(rung, chosen, design, group_of, choices, truth)]
+    sizes = np.array([len(group) for group in groups])
+    rows = [row for rung, chosen in answers.items() for row in _rung_rows(rung, chosen, design, group_of, choices, truth, sizes)]
     return pd.DataFrame(rows, columns=["rung", "level", "name", "wells", "group_share", "chance", "estimated_accuracy", "standard_error", "accuracy", "note"])
 
 
 def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Mapping[int, int], choices: Mapping[str, GroupChoice],
-               truth: pd.Series | None) -> list[dict]:
+               truth: pd.Series | None, sizes: np.ndarray) -> list[dict]:
     table = design.reindex(chosen.index).assign(sirna=chosen, group=chosen.map(group_of).fillna(-1).astype(int), all="all")
     table = table[table["experiment"].isin(list(choices))]
     known = pd.Series(np.nan, table.index) if truth is None else truth.reindex(table.index)
@@ -129,7 +134,7 @@ def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Map
     evidence = {}
     for name, part in table.groupby("experiment"):
         plates = pd.Index(choices[name].plate_numbers).get_indexer(part["plate"])
-        evidence[name] = group_evidence(part["sirna"].to_numpy(), part["group"].to_numpy(), plates, choices[name])
+        evidence[name] = group_evidence(part["sirna"].to_numpy(), part["group"].to_numpy(), plates, choices[name], sizes=sizes)
     rows, used = [], _pool(list(evidence.values())).obstacle if evidence else ""  # what has used the groups in all has used them everywhere
     for level in LEVELS:
         for name, part in table.groupby(level):

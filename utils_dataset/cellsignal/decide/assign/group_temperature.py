@@ -56,9 +56,10 @@ class GroupedExperiment:
             weights = one_to_one_weights(self.values, temperatures)
             probabilities, self.factors = fractional_marginals(weights, GROUP_BETHE_FRACTION, passes=passes, tolerance=TOLERANCE, factors=self.factors)
         groups, wells = self.group_of_class[probabilities.argmax(1)], np.bincount(self.plates)
+        sizes = np.bincount(self.group_of_class[self.group_of_class >= 0], minlength=self.plate_posterior.shape[1])
         counts = np.zeros(self.plate_posterior.shape)
         np.add.at(counts, (self.plates[groups >= 0], groups[groups >= 0]), 1)
-        chance = np.minimum(self.plate_posterior @ chance_in_group(counts, wells, self.plate_posterior), MAX_CHANCE)
+        chance = np.minimum(self.plate_posterior @ chance_in_group(counts, wells, self.plate_posterior, sizes), MAX_CHANCE)
         share = (counts * self.plate_posterior).sum(1) / wells
         smoothed = (share * wells + 1) / (wells + 2)  # so that no plate is certain
         variance = smoothed * (1 - smoothed) / wells / (1 - chance) ** 2
