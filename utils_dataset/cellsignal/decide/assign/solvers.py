@@ -11,8 +11,11 @@ MIN_COMPLEMENT = np.float32(1e-6)  # smallest value of 1 - probability that floa
 MIN_CORRECTED = np.float32(0.02)  # probabilities below it deviate by less than their square from the scaling of rows and columns
 FIRST_CORRECTION, CORRECTION_INTERVAL = 4, 24  # passes before the larger probabilities are first, and again, looked for
 SUM_MARGIN = np.float32(1 + 1e-6)  # least factor by which a float32 sum exceeds its largest term
+# OpenBLAS now and then warns of NaN that is not in the result (numpy issue 24067): it has computed with the padding of small matrices.
+ignore_padding = np.errstate(invalid="ignore")
 
 
+@ignore_padding
 def marginals(scores: np.ndarray, *, temperature: float | np.ndarray = 1.0, fraction: float = 1.0, passes: int = 200, tolerance: float = 1e-3) -> np.ndarray:
     """Probability of each siRNA for each well over all one-to-one assignments, float32 [wells, siRNAs]; rows sum to 1.
 
@@ -75,6 +78,7 @@ def _column_factors(demand: np.ndarray, factors: np.ndarray, power: float) -> np
     return np.minimum(step, np.minimum(1 / demand, 1)).astype(np.float32)
 
 
+@ignore_padding
 def fractional_marginals(
     weights: np.ndarray, fraction: float, *, passes: int, tolerance: float, factors: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
