@@ -15,9 +15,10 @@ from small import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, expe
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign import solvers
-from cellsignal.decide.assign.assign import BETHE_FRACTION, CERTAIN, assign, decide
+from cellsignal.decide.assign.assign import CERTAIN, assign, decide
 from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.known_layouts import KnownLayout
+from cellsignal.decide.assign.temperature_source import BETHE_FRACTION
 from cellsignal.errors import InputError
 
 # Each method is what its name says

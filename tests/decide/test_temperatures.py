@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.assign.assign import BETHE_FRACTION, decide
+from cellsignal.decide.assign.assign import decide
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.temperature import decided_temperatures
+from cellsignal.decide.assign.temperature_source import BETHE_FRACTION
 
 GROUPS = np.arange(400).reshape(4, 100).tolist()
 

@@ -5,7 +5,7 @@ Each treatment siRNA is in one well of an experiment, and the four plates of an 
 share siRNAs, a plate with groups or an experiment without, is an assignment problem of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,187 +15,15 @@ import pandas as pd
 
 from cellsignal.data.tables.plate_design import plate_groups, rotations, shifts
 from cellsignal.decide.assign import solvers
-from cellsignal.decide.assign.calibration import conflict_temperature
-from cellsignal.decide.assign.group_temperature import GROUP_BETHE_FRACTION, GroupedExperiment, group_temperatures
 from cellsignal.decide.assign.groups import GroupChoice, choose_groups, groups_obstacle, log_group_probabilities
 from cellsignal.decide.assign.known_layouts import KnownLayout
-from cellsignal.decide.assign.solvers import marginals, possible_columns, softmax
-from cellsignal.decide.scores.files import MAX_SCORE, replace_masks
+from cellsignal.decide.assign.score_matrix import AssignmentProblem, ScoreMatrix, as_score_matrix, assignment_problem, normalise_scores
+from cellsignal.decide.assign.solvers import marginals, softmax
+from cellsignal.decide.assign.temperature_source import TemperatureSource
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.errors import InputError
 
-# Scores as arrays, and the blocks of wells that share siRNAs.
-
-
-MAX_BLOCKS = 12  # from which the temperature of a cell type is estimated; more blocks change it by less than experiments differ
-EXPERIMENT_DEVIATION = 0.3  # standard deviation of the log temperature of experiments of a cell type, where only conflicts tell it
-# The fraction of the Bethe correction at a calibrated temperature. Trained networks often hesitate between two siRNAs, for which the
-# full correction is far too confident: on 49 networks the cross-entropy of the test wells was 0.40 with the full correction, 0.32
-# with this fraction, and 0.31 with half.
-BETHE_FRACTION = 0.7
 CERTAIN = 0.999  # posterior from which the other permutations are not considered
 UNCERTAIN = 0.95  # posterior of the likeliest permutation below which a note says so
-
-
-@dataclass(frozen=True)
-class ScoreMatrix:
-    """All scores, rows sorted by id_code and columns by class, so that results do not depend on the order of a file."""
-
-    id_codes: np.ndarray
-    classes: np.ndarray  # class number of each column
-    values: np.ndarray  # float32 [wells, classes], log-probabilities
-    plates: np.ndarray  # plate number of each row
-    experiments: dict[str, np.ndarray]  # rows by experiment
-    cell_types: dict[str, str]  # by experiment
-
-    def select_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The scores of these rows, without a copy if they are contiguous."""
-        contiguous = len(rows) == rows[-1] - rows[0] + 1
-        return self.values[rows[0] : rows[-1] + 1] if contiguous else self.values[rows]
-
-
-@dataclass(frozen=True)
-class AssignmentProblem:
-    """Wells and the siRNAs that may be in them, each at most once."""
-
-    cell_type: str
-    rows: np.ndarray  # of the score matrix
-    columns: np.ndarray  # of the score matrix
-    values: np.ndarray  # float32 [rows, columns]
-    experiment: str
-    group_probability: float = 1.0  # that these are the right columns
-    parts: Sequence["AssignmentProblem"] = ()  # a plate with one of its probable groups each: the marginals are their mixture
-
-    @property
-    def excess_note(self) -> str:
-        """A note if there are more wells than siRNAs, so that each well takes its best; else ""."""
-        wells, sirnas = self.values.shape
-        return f"{wells} wells share {sirnas} siRNAs: each well its best" if wells > sirnas else ""
-
-
-def as_score_matrix(scores: pd.DataFrame, wells: pd.DataFrame) -> ScoreMatrix:
-    """Scores, plates and experiments as arrays.
-
-    Raises InputError for an unknown or duplicated well, an invalid score, an experiment with two cell types, and a table without
-    wells or classes.
-    """
-    if not scores.size:
-        raise InputError("no wells or no classes in it", where="scores", cure="give the scores of some wells")
-    if not scores.index.is_monotonic_increasing:
-        scores = scores.sort_index()
-    if not scores.columns.is_monotonic_increasing:
-        scores = scores.sort_index(axis=1)
-    scored = _scored_wells(scores.index, wells)
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite
-        values = replace_masks(scores.to_numpy(np.float32))
-    _check_scores(values, scores)
-    rows = scored.groupby("experiment", sort=False).indices
-    return ScoreMatrix(
-        id_codes=scores.index.to_numpy(), classes=scores.columns.to_numpy(int), values=values,
-        plates=scored["plate"].to_numpy(int), experiments=rows,
-        cell_types={name: str(scored["cell_type"].iloc[row[0]]) for name, row in rows.items()},
-    )
-
-
-def assignment_problem(matrix: ScoreMatrix, experiment: str, rows: np.ndarray, columns: np.ndarray, *, group_probability: float = 1.0) -> AssignmentProblem:
-    """The block of some rows and columns, without columns that are -inf in every well.
-
-    Such columns stay if without them wells would outnumber siRNAs: by elimination some well has them. If wells outnumber siRNAs
-    anyway, such columns are dropped, unless no siRNA is possible at all.
-    """
-    values = np.ascontiguousarray(matrix.select_rows(rows)[:, columns])
-    possible = possible_columns(values) if values.min() == -np.inf else np.ones(len(columns), bool)
-    if len(rows) <= possible.sum() or len(rows) > len(columns) and possible.any():
-        columns, values = columns[possible], np.ascontiguousarray(values[:, possible])
-    return AssignmentProblem(matrix.cell_types[experiment], rows, columns, values, experiment, group_probability)
-
-
-def normalise_scores(matrix: ScoreMatrix) -> ScoreMatrix:
-    """The log-softmax of each row, so that scores are comparable between wells; rows of -inf alone stay as they are."""
-    best = matrix.values.max(1, keepdims=True)
-    values = matrix.values - np.where(np.isfinite(best), best, 0)
-    total = np.exp(values).sum(1, keepdims=True)
-    values -= np.log(total, out=np.zeros_like(total), where=total > 0)
-    return replace(matrix, values=values)
-
-
-@dataclass(frozen=True)
-class TemperatureSource:
-    """Where the temperature of each well comes from: held-out wells of its cell type, else the plate groups, else conflicts between wells.
-
-    Temperatures from held-out wells are not changed by the test wells: over 46 trained networks, pooling them with conflicts made the
-    probabilities worse on average. Pooling them with the plate groups has not been measured.
-    """
-
-    matrix: ScoreMatrix
-    method: str
-    calibrated: dict[str, float]  # by cell type, from held-out wells
-    choices: dict[str, GroupChoice]  # by experiment, where groups fit the plates
-    group_of_class: np.ndarray  # index of the group of each column of the matrix, -1 for none
-
-    @cached_property
-    def by_row(self) -> np.ndarray:
-        """The temperature of each row of the matrix."""
-        matrix = self.matrix
-        temperatures = np.ones(len(matrix.id_codes))
-        for name, rows in matrix.experiments.items():
-            temperatures[rows] = self.calibrated.get(matrix.cell_types[name], 1.0)
-        names = [name for name in self.choices if matrix.cell_types[name] not in self.calibrated]
-        experiments = [self._grouped(name) for name in names]
-        for name, one, found in zip(names, experiments, group_temperatures(experiments, method=self.method), strict=True):
-            temperatures[matrix.experiments[name]] = found[one.plates]
-        self._add_conflict_temperatures(temperatures)
-        return temperatures
-
-    def bethe_fraction(self, cell_type: str, experiment: str) -> float:
-        """The fraction of the Bethe correction that belongs to the temperatures of an experiment."""
-        return BETHE_FRACTION if cell_type in self.calibrated else GROUP_BETHE_FRACTION if experiment in self.choices else 1.0
-
-    def _grouped(self, name: str) -> GroupedExperiment:
-        rows, choice = self.matrix.experiments[name], self.choices[name]
-        block = assignment_problem(self.matrix, name, rows, np.arange(len(self.matrix.classes)))
-        plates = np.searchsorted(choice.plate_numbers, self.matrix.plates[rows])
-        return GroupedExperiment(block.cell_type, block.values, self.group_of_class[block.columns], plates, choice.plate_posterior)
-
-    def _add_conflict_temperatures(self, temperatures: np.ndarray) -> None:
-        """Experiments without groups and without held-out wells: one temperature by experiment, near that of the cell type."""
-        names = [name for name, cell_type in self.matrix.cell_types.items() if name not in self.choices and cell_type not in self.calibrated]
-        blocks = [assignment_problem(self.matrix, name, self.matrix.experiments[name], np.arange(len(self.matrix.classes))) for name in names]
-        for cell_type in sorted({block.cell_type for block in blocks}):
-            chosen = [block for block in blocks if block.cell_type == cell_type and not block.excess_note]
-            centre = conflict_temperature([block.values for block in chosen[:: -(-len(chosen) // MAX_BLOCKS)]]) if chosen else 1.0
-            for block in blocks:
-                if block.cell_type == cell_type:
-                    temperatures[block.rows] = centre if block.excess_note else conflict_temperature([block.values], centre=centre, spread=EXPERIMENT_DEVIATION)
-
-
-def _scored_wells(id_codes: pd.Index, wells: pd.DataFrame) -> pd.DataFrame:
-    """Experiment, cell type and plate of every scored well."""
-    duplicated = id_codes[id_codes.duplicated()]
-    if len(duplicated):
-        raise InputError(f"well {duplicated[0]} comes twice", where="scores", cure="keep one row per well")
-    scored = wells.set_index("id_code")[["experiment", "cell_type", "plate"]].reindex(id_codes)
-    unknown = id_codes[scored["plate"].isna()]
-    if len(unknown):
-        raise InputError(f"well {unknown[0]} is not in the data set ({len(unknown)} such)", where="scores",
-                         cure="give the data set that these scores belong to")
-    pairs = scored[["experiment", "cell_type"]].drop_duplicates()
-    mixed = pairs["experiment"][pairs["experiment"].duplicated()]
-    if len(mixed):
-        first, second = pairs["cell_type"][pairs["experiment"] == mixed.iloc[0]].head(2)
-        raise InputError(f"its wells are of two cell types, {first} and {second}", where=f"experiment {mixed.iloc[0]}",
-                         cure="an experiment has one: mend the table of wells")
-    return scored
-
-
-def _check_scores(values: np.ndarray, scores: pd.DataFrame) -> None:
-    """Raise InputError for NaN and huge scores; minimum and maximum find them without a copy of the table."""
-    if np.isnan(values.min()) or values.max() > MAX_SCORE:
-        row, column = np.argwhere(np.isnan(values) | (values > MAX_SCORE))[0]
-        raise InputError(f"score {values[row, column]} of class {scores.columns[column]}", where=f"well {scores.index[row]}",
-                         cure="give natural-log probabilities; -inf is one, NaN is none")
-
-
 # Networks that favour a few siRNAs in all wells cause conflicts without being overconfident: on the votes of real networks the
 # temperature then rose to 4 and more, while simulated scores that were twice too confident stayed below 2.
 MAX_PLAUSIBLE_TEMPERATURE = 3.0

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from cellsignal.decide.assign.assign import MAX_BLOCKS, AssignmentProblem, Decision, decide
+from cellsignal.decide.assign.assign import Decision, decide
 from cellsignal.decide.assign.calibration import fit_temperatures
+from cellsignal.decide.assign.score_matrix import AssignmentProblem
+from cellsignal.decide.assign.temperature_source import MAX_BLOCKS
 
 # In the logarithm, around the temperature of single wells: the range of the search, its step, and the deviation of a normal prior.
 # The prior matters only if hardly any prediction is wrong, when the lowest temperature would fit best.
