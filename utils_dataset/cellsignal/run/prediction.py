@@ -19,6 +19,7 @@ from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
+from cellsignal.decide.embeddings import write_embeddings
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
@@ -36,6 +37,7 @@ from cellsignal.run.recipe import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
+EMBEDDINGS_FILE = "embeddings.parquet"
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
 NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
 
@@ -60,6 +62,7 @@ class Predictor:
         self.requested_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
         self.members = list(ensemble_members(recipe.network.backbone, recipe.network.ensemble))
         self.finals = [last_weights_name(name, final=True) for name in self.members if recipe.training.final_epochs]
+        self.embedded_network = (self.finals or self.members)[0]  # the submission's first one, whose embeddings are written
         self.networks = [*["plain"] * recipe.training.ablate_virtual_batch, *self.members, *self.finals]
         cell_types, self.left_out = sorted(self.requested_tables.wells["cell_type"].unique()), ""
         if not self.stored:
@@ -136,6 +139,9 @@ class Predictor:
         training_sites = self.sites if settings.prototype_weight else None  # their embeddings make the prototypes
         scoring = replace(self.scoring, embedded_sites=training_sites, batch_experiments=None if settings.statistics == "batch" else answered)
         options = {name: replace(scoring, all_statistics=name == first) for name in self.networks}
+        if not self.stored:
+            embedded = replace(options[self.embedded_network], embedded_sites=self.sites_to_score if training_sites is None else training_sites)
+            options[self.embedded_network] = replace(embedded, embed_controls=True)
         if "plain" in options:  # a rung of its own, without what comes above it
             options["plain"] = replace(options["plain"], settings=settings.model_copy(update={"tta_views": 1}), embedded_sites=None)
         self.scores = score_networks(
@@ -147,6 +153,25 @@ class Predictor:
             self.notes.append(note)
             print(note)
         return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in PLATE_STATISTICS}
+
+    def write_embeddings(self) -> pd.DataFrame:
+        """Write embeddings.parquet: every well of the scored experiments, and of those that prototypes need (`decide.embeddings`); returns the table.
+
+        Of the first network of the submission, under its statistics. Prints why, and returns no row, for stored scores without embeddings.
+        """
+        try:
+            return write_embeddings(
+                self.folder / EMBEDDINGS_FILE, self.folder / "scores" / self.embedded_network / "embeddings", self.wells_as_learnt(self.embedded_network),
+                network=self.embedded_network, one_network=self.recipe.network.one_network, simulated=is_simulated(self.root))
+        except InputError as error:
+            if not self.stored:
+                raise
+            print(f"no {EMBEDDINGS_FILE}: {error}")
+            return pd.DataFrame()
+
+    def wells_as_learnt(self, network: str) -> pd.DataFrame:
+        """`known_wells`, where held-out wells count as training wells of a network that was trained further on all labelled wells."""
+        return self.known_wells.replace({"split": {"held_out": "train"}}) if network in self.finals else self.known_wells
 
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
