@@ -15,8 +15,8 @@ from cellsignal.decide.embeddings import embedding_table, is_current, table_iden
 from cellsignal.decide.predict import inference
 from cellsignal.decide.predict.inference import PlateInference, log_probabilities
 from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
-from cellsignal.decide.settings import PLATE_STATISTICS, PredictionSettings
 from cellsignal.decide.scores.cache import read_receipt
+from cellsignal.decide.settings import PLATE_STATISTICS, PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.backbones import Backbone
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
