@@ -83,11 +83,15 @@ def simulate(
 def check(data: Data, cell_type: CellTypes = None) -> None:
     """Look at every row and every image.
 
-    Prints one table of what is missing, duplicated or damaged, and then exits with 2.
+    Prints one table of what is missing, duplicated or damaged, and then exits with 2. Says which plates' controls do
+    not differ as on other plates, which is no fault of the files.
     """
     from cellsignal.data.check import check_dataset
+    from cellsignal.data.control_separation import control_lines
 
     problems = check_dataset(data, cell_types=cell_type or ())
+    for line in control_lines(data, cell_types=cell_type or ()):
+        print(line)
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
         raise InputError(f"problems: {len(problems)}", where=data, cure="mend what the table names")
