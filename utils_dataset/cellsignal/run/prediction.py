@@ -32,6 +32,7 @@ from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.decide.settings import PLATE_STATISTICS, AssignmentSettings
 from cellsignal.decide.submission import remove_submission, sets_path, write_submission
+from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import inputs
 from cellsignal.run.recipe import ensemble_members, last_weights_name
