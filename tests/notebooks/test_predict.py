@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from building import in_groups, make_network
 from cellsignal.budget import Budget
@@ -104,6 +105,14 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
     stored = one_session("stored", 0, earlier=whole, ablate_virtual_batch=False, data=str(tables), start_from="scores")
     assert len(answers(stored)) == 2 and answers(stored) == answers(whole)
     assert read_json(stored / "metrics.json")["ladder"] == read_json(whole / "metrics.json")["ladder"]
+    embeddings = [folder / "embeddings.parquet" for folder in (whole, stored)]
+    table = pd.read_parquet(embeddings[0])
+    assert embeddings[0].read_bytes() == embeddings[1].read_bytes() and set(table["Metadata_Network"]) == {"HUVEC/final", "RPE/final"}
+    assert set(table["Metadata_Batch"]) == {"HUVEC-02", "HUVEC-03", "RPE-01", "RPE-03"} and table["Metadata_Control_Type"].value_counts()["negcon"] == 16
+    assert len(read_json(whole / "metrics.json")["controls"]["embeddings"]) == 16, "one row a plate"
+    shutil.rmtree(stored / "scores/final/embeddings")
+    older = one_session("older", 0, earlier=stored, ablate_virtual_batch=False, data=str(tables), start_from="scores")
+    assert answers(older) == answers(whole) and one_session.variables["predictor"].embeddings.empty
     assert one_session.variables["embeddings"] == {} and one_session.variables["predictor"].images.empty
 
 
@@ -129,7 +138,7 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
 
     def told(*arguments: Any, **options: Any) -> dict:
         experiment = arguments[3]["experiment"].iloc[0]
-        if "embeddings" in options["kinds"]:
+        if "embeddings" in options["kinds"] and not options["options"].embed_controls:
             mapped.append(experiment)
         else:
             scored.append((experiment, options["kinds"]))
@@ -139,8 +148,8 @@ def test_many_batch_sizes_are_spent_where_answers_are_known(
     knobs = {"data": str(unknown), "ablate_virtual_batch": False, "final_epochs": 0}
     folder = one_session("adapted", **knobs)
     assert dict(scored) == {
-        "HUVEC-02": ["running", "batch", "adapted"], "HUVEC-03": ["running", "adapted"],
-        "RPE-01": ["running", "batch", "adapted"], "RPE-03": ["running", "adapted"]}
+        "HUVEC-02": ["running", "batch", "adapted", "embeddings"], "HUVEC-03": ["running", "adapted", "embeddings"],
+        "RPE-01": ["running", "batch", "adapted", "embeddings"], "RPE-03": ["running", "adapted", "embeddings"]}
     assert mapped == ["HUVEC-01", "HUVEC-02"] * 2, "a map of what is known, under two kinds of statistics"
     rungs = {(row["split"], row["rung"]): row["accuracy"] for row in read_json(folder / "metrics.json")["ladder"]}
     assert ("held_out", "batch") in rungs and len(answers(folder)) == 2

@@ -110,6 +110,19 @@ class SurestWells(TypedDict):
 LinearBaseline = TypedDict("LinearBaseline", {"accuracy": float})  # in metrics.json
 
 
+class ControlSeparation(TypedDict):
+    """How far the controls of a plate are apart, and whether they differ as on other plates."""
+
+    experiment: str
+    plate: int
+    cell_type: str
+    untreated: int
+    positive: int
+    effect_size: float | None
+    chance: float | None
+    agreement: float | None
+
+
 class Metrics(TypedDict, total=False):
     """metrics.json: the results of a run."""
 
@@ -126,6 +139,7 @@ class Metrics(TypedDict, total=False):
     estimated_accuracy: list[EstimatedAccuracy]
     prediction_sets: list[SetCoverage]
     surest_wells: list[SurestWells]
+    controls: dict[str, list[ControlSeparation]]
     data: str
     thresholds: str
     counts: list[int]

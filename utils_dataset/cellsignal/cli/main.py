@@ -20,7 +20,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal.budget import TimeSpent
-from cellsignal.cli import kaggle, run
+from cellsignal.cli import embed, kaggle, run
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.files import output_file
 from cellsignal.run import environment
@@ -41,6 +41,7 @@ app.add_typer(kaggle.app, name="kaggle")
 app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")(run.run)
 app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(run.bundle)
 app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(run.sweep)
+app.command(epilog="Example: cellsignal embed runs/demo --out embeddings.parquet")(embed.embed)
 colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
 app.add_typer(colab, name="colab")
 
@@ -82,11 +83,15 @@ def simulate(
 def check(data: Data, cell_type: CellTypes = None) -> None:
     """Look at every row and every image.
 
-    Prints one table of what is missing, duplicated or damaged, and then exits with 2.
+    Prints one table of what is missing, duplicated or damaged, and then exits with 2. Says which plates' controls do
+    not differ as on other plates, which is no fault of the files.
     """
     from cellsignal.data.check import check_dataset
+    from cellsignal.data.control_separation import control_lines
 
     problems = check_dataset(data, cell_types=cell_type or ())
+    for line in control_lines(data, cell_types=cell_type or ()):
+        print(line)
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
         raise InputError(f"problems: {len(problems)}", where=data, cure="mend what the table names")

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal.budget import TimeSpent
+from cellsignal.data.control_separation import channel_means, control_separation, separation_lines
 from cellsignal.data.images.reader import whole_sites
 from cellsignal.data.simulated import is_simulated
 from cellsignal.data.tables.splits import inner_wells, split_sites
@@ -19,6 +20,7 @@ from cellsignal.decide.assign.calibration import expected_calibration_error
 from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
+from cellsignal.decide.embeddings import FEATURE, write_embeddings
 from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, known_answers, without_answers, write_known_answers
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
@@ -30,12 +32,14 @@ from cellsignal.decide.predict.weights import trained_cell_types
 from cellsignal.decide.refine import average_scores, refine_scores
 from cellsignal.decide.settings import PLATE_STATISTICS, AssignmentSettings
 from cellsignal.decide.submission import remove_submission, sets_path, write_submission
+from cellsignal.errors import InputError
 from cellsignal.files import write_json
 from cellsignal.run import inputs
 from cellsignal.run.recipe import ensemble_members, last_weights_name
 from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
+EMBEDDINGS_FILE = "embeddings.parquet"
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
 NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
 
@@ -60,6 +64,7 @@ class Predictor:
         self.requested_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
         self.members = list(ensemble_members(recipe.network.backbone, recipe.network.ensemble))
         self.finals = [last_weights_name(name, final=True) for name in self.members if recipe.training.final_epochs]
+        self.embedded_network = (self.finals or self.members)[0]  # the submission's first one, whose embeddings are written
         self.networks = [*["plain"] * recipe.training.ablate_virtual_batch, *self.members, *self.finals]
         cell_types, self.left_out = sorted(self.requested_tables.wells["cell_type"].unique()), ""
         if not self.stored:
@@ -69,6 +74,7 @@ class Predictor:
         self.root = self.tables.root
         self.wells = self.tables.wells.assign(split=split_sites(self.all_tables.wells, self.tables.wells, recipe.wells.held_out, seed=recipe.seed))
         self._find_sites()
+        self.embeddings = pd.DataFrame()
         self.truths = self._truths()
         self.truth = next(iter(self.truths.values()), pd.Series(dtype=int))
 
@@ -136,6 +142,9 @@ class Predictor:
         training_sites = self.sites if settings.prototype_weight else None  # their embeddings make the prototypes
         scoring = replace(self.scoring, embedded_sites=training_sites, batch_experiments=None if settings.statistics == "batch" else answered)
         options = {name: replace(scoring, all_statistics=name == first) for name in self.networks}
+        if not self.stored:
+            embedded = replace(options[self.embedded_network], embedded_sites=self.sites_to_score if training_sites is None else training_sites)
+            options[self.embedded_network] = replace(embedded, embed_controls=True)
         if "plain" in options:  # a rung of its own, without what comes above it
             options["plain"] = replace(options["plain"], settings=settings.model_copy(update={"tta_views": 1}), embedded_sites=None)
         self.scores = score_networks(
@@ -147,6 +156,25 @@ class Predictor:
             self.notes.append(note)
             print(note)
         return {kind: self.scores[first][kind] for kind in self.scores[first] if kind in PLATE_STATISTICS}
+
+    def write_embeddings(self) -> pd.DataFrame:
+        """Write embeddings.parquet: every well of the scored experiments, and of those that prototypes need (`decide.embeddings`); returns the table.
+
+        Of the first network of the submission, under its statistics. Prints why, and returns no row, for stored scores without embeddings.
+        """
+        try:
+            self.embeddings = write_embeddings(
+                self.folder / EMBEDDINGS_FILE, self.folder / "scores" / self.embedded_network / "embeddings", self.wells_as_learnt(self.embedded_network),
+                network=self.embedded_network, one_network=self.recipe.network.one_network, simulated=is_simulated(self.root))
+        except InputError as error:
+            if not self.stored:
+                raise
+            print(f"no {EMBEDDINGS_FILE}: {error}")
+        return self.embeddings
+
+    def wells_as_learnt(self, network: str) -> pd.DataFrame:
+        """`known_wells`, where held-out wells count as training wells of a network that was trained further on all labelled wells."""
+        return self.known_wells.replace({"split": {"held_out": "train"}}) if network in self.finals else self.known_wells
 
     def embed(self, statistics: Sequence[str] = ("running", "adapted")) -> dict[str, pd.DataFrame]:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
@@ -245,6 +273,17 @@ class Predictor:
         stats = read_pixel_stats(self.root) if len(self.truth) else None
         return None if stats is None else linear_baseline(stats, self.wells, self.truth, train=self.wells["split"] == "train")
 
+    @cached_property
+    def control_separation(self) -> dict[str, pd.DataFrame]:
+        """How far each plate's controls are apart (`control_separation`), by pixel_stats.csv and by the embeddings, where there are any."""
+        tables = {}
+        if read_pixel_stats(self.root) is not None:
+            tables["channel means"] = control_separation(channel_means(self.root, self.sites), self.wells)
+        if len(self.embeddings):
+            features = self.embeddings.set_index("Metadata_Id").filter(like=FEATURE)
+            tables["embeddings"] = control_separation(features, self.wells)
+        return tables
+
     def check_answers(self) -> pd.DataFrame:
         """Answers to wells whose siRNA is known, test wells if there are such, else held-out ones decided in the same way.
 
@@ -293,12 +332,14 @@ class Predictor:
         Without an answer for every test well there is no submission, and that of an earlier run is removed.
         """
         decision, solution = self.decision, self.tables.solution
+        notes = [*self.notes, *(line for name, table in self.control_separation.items() for line in separation_lines(table, name))]
         right = None if solution is None else decision.predictions.eq(solution.reindex(self.tables.sample))
         write_json(self.folder / "metrics.json", {
             "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
-            "notes": self.notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
+            "notes": notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
             "estimated_accuracy": plain_records(self.estimated_accuracy), "prediction_sets": plain_records(self.set_coverage),
             "surest_wells": plain_records(self.surest_wells),
+            "controls": {name: plain_records(table) for name, table in self.control_separation.items()},
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})
         write_known_answers(self.folder / ANSWERS_FILE, known_answers(self.ladder, self.truths, self.wells))

@@ -34,6 +34,11 @@ SUREST = (
     "If only the surest wells are kept and the others left undecided, more of the answers are right. "
     "Choose on this curve how many wells you can do without; where the two lines part, the confidences are not to be taken at their word."
 )
+CONTROLS = (
+    "A gauge of each plate, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
+    "near 0, they do not differ as they do elsewhere, and neither may the treatments. Effect size is the median |Cohen's d| between untreated and "
+    "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. Plates below a limit are among the notes."
+)
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its channels",
     "channel_means": "Mean of each channel by experiment: the batch effect",
@@ -58,6 +63,7 @@ def write_report(run: Path) -> Path:
             *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
             _training(run),
             _plates(run),
+            *_controls((metrics or {}).get("controls", {})),
             _notes((metrics or {}).get("notes"), trouble),
             _files(run),
             _seconds(run),
@@ -252,6 +258,21 @@ def _plates(run: Path) -> str:
     return html.section("The plates", *(images or [none]))
 
 
+def _controls(tables: Mapping[str, list[dict]]) -> Iterator[str]:
+    """How the controls of each plate agree with those of other plates, by embeddings or else by channel means."""
+    name, rows = next(((name, rows) for name, rows in reversed(tables.items()) if rows), ("", []))
+    if not rows:
+        return
+    by_plate = {(row["experiment"], row["plate"]): row for row in rows}
+    plates = sorted({plate for _, plate in by_plate})
+    cells = [[experiment, *(by_plate.get((experiment, plate), {}).get(value) for value in ("agreement", "effect_size") for plate in plates)]
+             for experiment in sorted({experiment for experiment, _ in by_plate})]
+    header = ["experiment", *(f"{value}, plate {plate}" for value in ("agreement", "effect size") for plate in plates)]
+    chance = [row["chance"] for row in rows if row["chance"] is not None]
+    words = CONTROLS.format(name=name, chance=f"about {sum(chance) / len(chance):.2f}" if chance else "not known")
+    yield html.section("Controls", html.paragraph(words), html.table(header, cells))
+
+
 def _notes(notes: list[str] | None, trouble: str) -> str:
     """What was not as it should be, such as missing sites; None where nobody looked."""
     lines = [html.paragraph(note) for note in notes or []]
@@ -287,7 +308,7 @@ def _text(value: object) -> str:
 
 def _files(run: Path) -> str:
     """Links to the executed notebooks and the submission."""
-    paths = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "submission.sets.parquet", run / "metrics.json"]
+    paths = [*sorted((run / "notebooks").glob("*.html")), run / "submission.csv", run / "submission.confidence.csv", run / "submission.sets.parquet", run / "embeddings.parquet", run / "metrics.json"]
     targets = [path.relative_to(run).as_posix() for path in paths if path.is_file()]
     names = [(quote(target), target) for target in targets]
     return html.section("Files", html.links(names) if names else html.paragraph("None yet.", quiet=True))

@@ -26,6 +26,8 @@ from cellsignal.learn.networks.batchnorm import (
     batchnorm_layers,
     gathered_statistics,
     max_batch_pixels,
+    normalised_by,
+    recorded_moments,
 )
 from cellsignal.learn.networks.classifier import ModelConfig
 from cellsignal.learn.networks.covariates import CONTROL_TYPES, SideInputs, plate_means
@@ -50,11 +52,13 @@ class InferenceOptions:
     precision: str = "auto"
     basis: str = "adapted"  # the kind of statistics for views and embeddings
     views: int = 1
+    embed_controls: bool = False  # whether controls have embeddings too
 
     def identity(self, kind: str) -> dict[str, Any]:
         """The options that matter for one kind of scores alone."""
         if kind in EXTRA_OUTPUTS:
-            return {"basis": self.basis, **self.identity(self.basis)} | ({"views": self.views} if kind == "views" else {})
+            own = {"views": {"views": self.views}, "embeddings": {"controls": True} if self.embed_controls else {}}
+            return {"basis": self.basis, **self.identity(self.basis), **own[kind]}
         refinements = {"refinements": self.refinements}
         return {"batch": {"batch_sizes": list(self.batch_sizes)}, **dict.fromkeys(("adapted", *CONTROL_STATISTICS), refinements)}.get(kind, {})
 
@@ -105,13 +109,13 @@ class PlateInference:
     scales them. `side_inputs`: the other arguments of the network's call for each site (`covariates.SideInputs`), by name.
     `controls`: the control sites for a network with control features. `control_rows`: the rows of controls for statistics of these;
     rows from `count` on are such controls only, and are not scored. `embed`: append the features of a site to its
-    log-probabilities. `view`: the index in VIEWS of the view. `images_sent`: the number of forward passes of an image so far.
+    log-probabilities; with `embed_controls` also rows for those controls, normalised like the others. `view`: the index in VIEWS of the view. `images_sent`: the number of forward passes of an image so far.
     """
 
     def __init__(self, model: nn.Module, images: np.ndarray, *, side_inputs: Mapping[str, torch.Tensor] = {},
                  controls: ControlSites | None = None, precision: str = "auto", count: int | None = None,
-                 control_rows: np.ndarray = np.arange(0)) -> None:
-        self.count, self.control_rows = len(images) if count is None else count, control_rows
+                 control_rows: np.ndarray = np.arange(0), embed_controls: bool = False) -> None:
+        self.count, self.control_rows, self.embed_controls = len(images) if count is None else count, control_rows, embed_controls
         self.model, self.precision, self.images_sent = model.eval(), precision, 0
         self.view, self.embed = 0, False
         self.device = next(model.parameters()).device
@@ -131,6 +135,16 @@ class PlateInference:
         """Log-probabilities float32[N, classes (+ features)] of the images in `batches`, which hold row numbers, in ascending order."""
         order = torch.from_numpy(np.concatenate(batches))
         return torch.cat([self._batch(torch.from_numpy(rows)) for rows in batches])[order.argsort()]
+
+    @property
+    def embeds_controls(self) -> bool:
+        """Whether the output has rows for the controls that are not scored."""
+        return self.embed and self.embed_controls and self.count < len(self.images)
+
+    def with_controls(self, output: torch.Tensor, size: int) -> torch.Tensor:
+        """The output of the scored rows and, if they are embedded, below it that of the controls, under the statistics that hold now."""
+        rows = np.arange(self.count, len(self.images))
+        return torch.cat([output, self(np.array_split(rows, -(-len(rows) // size)))]) if self.embeds_controls else output
 
     def _batch(self, rows: torch.Tensor) -> torch.Tensor:
         inputs = {name: tensor[rows].to(self.device) for name, tensor in self.side_inputs.items()}
@@ -177,7 +191,7 @@ def infer_statistics(inference: PlateInference, kinds: Collection[str], options:
 
     `kinds`: of statistics, and under the statistics `options.basis` "views", the mean log-probabilities over the first
     `options.views` of VIEWS, each normalised in its own view, and "embeddings", the features in the first view. Outputs that
-    share a pass are computed together.
+    share a pass are computed together. With `inference.embed_controls` the embeddings have a row for each image, also of the controls.
     """
     ways = {"batch_sizes": options.batch_sizes, "refinements": options.refinements}
     basis = auto if options.basis == "auto" else options.basis
@@ -190,11 +204,11 @@ def infer_statistics(inference: PlateInference, kinds: Collection[str], options:
         values, how = log_probabilities(inference, kind, **ways)
         inference.embed = False
         for name in names:
-            yield name, values[:, :classes], how if name == kind else f"{kind}, {how}"
+            yield name, values[:len(inference), :classes], how if name == kind else f"{kind}, {how}"
         if "embeddings" in extra:
             yield "embeddings", values[:, classes:], how
         if "views" in extra:
-            total = values[:, :classes].copy()
+            total = values[:len(inference), :classes].copy()
             for inference.view in range(1, options.views):
                 total += log_probabilities(inference, kind, **ways)[0]
             inference.view = 0
@@ -222,7 +236,8 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
         how = how if batchnorm_layers(inference.model) else NO_BATCHNORM
         inference.update_references()
         size = RUNNING_BATCH if inference.device.type == "cpu" else max_batch_pixels(inference.device) // inference.pixels
-        output = halve_on_out_of_memory(lambda size: inference(shuffled_batches(len(inference), size, key=0)), size, largest=len(inference))
+        output = halve_on_out_of_memory(
+            lambda size: inference.with_controls(inference(shuffled_batches(len(inference), size, key=0)), size), size, largest=len(inference))
         return output.numpy(), how
     with batch_statistics(inference.model):
         inference.update_references()
@@ -243,15 +258,30 @@ def shuffled_batches(count: int, size: int, *, key: int) -> list[np.ndarray]:
 
 
 def _batch_statistics(inference: PlateInference, sizes: Sequence[int]) -> torch.Tensor:
-    count, total = len(inference), 0.0
-    with batch_statistics(inference.model):
+    count = len(inference)
+
+    def mean_of_passes() -> torch.Tensor:
+        total = 0.0
         for key, size in enumerate(sizes):
             if num_batches(count, size) > 1:
                 total = total + inference(shuffled_batches(count, size, key=key))
         # All sizes with a single batch give the same output: it is computed once, and counts for each of them.
         if num_single := sum(num_batches(count, size) == 1 for size in sizes):
             total = total + num_single * inference([np.arange(count)])
-    return total / len(sizes)
+        return total / len(sizes)
+
+    return _in_own_batches(inference, mean_of_passes, max(sizes))
+
+
+def _in_own_batches(inference: PlateInference, passes: Callable[[], torch.Tensor], size: int) -> torch.Tensor:
+    """The output of passes in which each batch is normalised by itself; controls that are not scored, by the moments of all batches."""
+    if not inference.embeds_controls:
+        with batch_statistics(inference.model):
+            return passes()
+    with batch_statistics(inference.model), recorded_moments(inference.model) as moments:
+        output = passes()
+    with normalised_by(inference.model, moments):
+        return inference.with_controls(output, size)
 
 
 def halve_on_out_of_memory(attempt: Callable[[int], Output], size: int, *, largest: int) -> Output:
@@ -268,27 +298,30 @@ def halve_on_out_of_memory(attempt: Callable[[int], Output], size: int, *, large
 
 
 def _adapted_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    return _own_statistics(inference, shuffled_batches(len(inference), size, key=0), refinements)
+    batches = shuffled_batches(len(inference), size, key=0)
+    if len(batches) == 1:
+        # A batch that holds the whole plate is normalised by the plate.
+        return _in_own_batches(inference, lambda: inference(batches), size), "exact"
+    with gathered_statistics(inference.model, lambda: inference(batches), refinements=refinements) as (output, how):
+        return inference.with_controls(output, size), how
 
 
 def _whole_plate_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
-    output, how = _own_statistics(inference, shuffled_batches(len(inference.images), size, key=0), refinements)
-    return output[:len(inference)], how
-
-
-def _own_statistics(inference: PlateInference, batches: list[np.ndarray], refinements: int) -> tuple[torch.Tensor, str]:
+    batches = shuffled_batches(len(inference.images), size, key=0)
     if len(batches) == 1:
-        # A batch that holds the whole plate is normalised by the plate.
         with batch_statistics(inference.model):
-            return inference(batches), "exact"
-    return adapted_pass(inference.model, lambda: inference(batches), refinements=refinements)
+            output, how = inference(batches), "exact"
+    else:
+        output, how = adapted_pass(inference.model, lambda: inference(batches), refinements=refinements)
+    return (output if inference.embeds_controls else output[:len(inference)]), how
 
 
 def _control_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
     controls = [inference.control_rows[rows] for rows in shuffled_batches(len(inference.control_rows), size, key=0)]
     refinements = refinements if len(controls) > 1 else 0
     with gathered_statistics(inference.model, lambda: inference(controls), refinements=refinements) as (_, how):
-        return inference(shuffled_batches(len(inference), size, key=0)), how if refinements else "exact"
+        output = inference(shuffled_batches(len(inference), size, key=0))
+        return inference.with_controls(output, size), how if refinements else "exact"
 
 
 # The sites of one experiment: log-probabilities and embeddings of its treatment wells.
@@ -313,26 +346,34 @@ def predict_experiment(
     choices = plate_choices(sites, controls, config, scope=options.scope) if "auto" in (*kinds, options.basis) else []
     side_inputs, classes = SideInputs(model, root, sites), len(config.class_numbers)
     values: dict[str, np.ndarray] = {}
+    features: list[pd.DataFrame] = []
+    embed_controls = options.embed_controls and "embeddings" in kinds
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in kinds}
     for number, rows in enumerate(scope_rows(sites, options.scope)):
         scope_sites = sites.iloc[rows]
         auto, reason = choices[number] if choices else ("adapted", "")
         plate_controls = _plate_controls(model, root, controls, scope_sites, read=read) if config.control_features else None
         ways = {auto if kind == "auto" else kind for kind in (options.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds)}
-        if ways.isdisjoint(CONTROL_STATISTICS):
-            inference = PlateInference(model, read(scope_sites), side_inputs=side_inputs[rows], controls=plate_controls, precision=options.precision)
-        else:
-            inference = _with_controls(model, root, scope_sites, controls, read=read, side_inputs=side_inputs[rows], features=plate_controls, precision=options.precision)
+        in_statistics = not ways.isdisjoint(CONTROL_STATISTICS)
+        further = _further_controls(controls, scope_sites, required=in_statistics) if in_statistics or embed_controls else controls.iloc[:0]
+        inference = _with_controls(model, root, scope_sites, further, read=read, side_inputs=side_inputs[rows], features=plate_controls,
+                                   precision=options.precision, embed_controls=embed_controls)
         sent, started = 0, time.perf_counter()
         for kind, output, how in infer_statistics(inference, kinds, options, classes=classes, auto=auto):
-            values.setdefault(kind, np.empty((len(sites), output.shape[1]), np.float32))[rows] = output
+            if kind == "embeddings":
+                features.append(pd.DataFrame(output, index=[*scope_sites["id_code"], *further["id_code"]][:len(output)]))
+            else:
+                values.setdefault(kind, np.empty((len(sites), output.shape[1]), np.float32))[rows] = output
             facts[kind]["images"] += inference.images_sent - sent
             facts[kind]["seconds"] += time.perf_counter() - started
             facts[kind]["gathered"][how] = facts[kind]["gathered"].get(how, 0) + 1
             if kind == "auto":
                 facts[kind].setdefault("plates", {})[_scope_name(scope_sites)] = f"{auto}: {reason}"
             sent, started = inference.images_sent, time.perf_counter()
-    return {kind: (_well_table(values[kind], sites, config, kind), facts[kind]) for kind in kinds}
+    tables = {kind: _treatment_scores(values[kind], sites, config) for kind in values}
+    if features:
+        tables["embeddings"] = _well_embeddings(pd.concat(features), sites, controls if embed_controls else controls.iloc[:0])
+    return {kind: (tables[kind], facts[kind]) for kind in kinds}
 
 
 def _scope_name(sites: pd.DataFrame) -> str:
@@ -375,32 +416,38 @@ def statistics_sites(sites: pd.DataFrame, config: ModelConfig) -> pd.DataFrame:
     return sites[sites["well_type"].isin(config.well_types)].reset_index(drop=True)
 
 
-def _well_table(values: np.ndarray, sites: pd.DataFrame, config: ModelConfig, kind: str) -> pd.DataFrame:
-    """The mean over the sites of each treatment well."""
+def _treatment_scores(values: np.ndarray, sites: pd.DataFrame, config: ModelConfig) -> pd.DataFrame:
     treatment = (sites["well_type"] == "treatment").to_numpy()
-    id_codes = sites.loc[treatment, "id_code"]
-    if kind == "embeddings":
-        table = pd.DataFrame(values[treatment])
-        return table.groupby(id_codes.to_numpy(), sort=False).mean().astype(np.float32).rename_axis("id_code")
-    return well_scores(values[treatment], id_codes, class_numbers=config.class_numbers)
+    return well_scores(values[treatment], sites.loc[treatment, "id_code"], class_numbers=config.class_numbers)
 
 
-def _with_controls(model: nn.Module, root: Path, sites: pd.DataFrame, controls: pd.DataFrame, *, read: ReadSites,
-                   side_inputs: Mapping[str, torch.Tensor], features: ControlSites | None, precision: str) -> PlateInference:
-    """Inference on `sites` with the controls on their plates for statistics; those that are not among `sites` are not scored."""
+def _well_embeddings(features: pd.DataFrame, sites: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the sites of each treatment well in `sites` and of each well in `controls` that has features, in this order."""
+    id_codes = pd.concat([sites.loc[sites["well_type"] == "treatment", "id_code"], controls["id_code"]]).unique()
+    table = features[features.index.isin(id_codes)].groupby(level=0, sort=False).mean()
+    return table.reindex(id_codes[pd.Index(id_codes).isin(table.index)]).astype(np.float32).rename_axis("id_code")
+
+
+def _further_controls(controls: pd.DataFrame, sites: pd.DataFrame, *, required: bool) -> pd.DataFrame:
+    """The controls on the plates of `sites` that are not among them; InputError if statistics are `required` of fewer than two controls."""
     controls = controls[controls["plate"].isin(sites["plate"])]
-    if len(controls) < 2:
+    if required and len(controls) < 2:
         plates = ", ".join(map(str, sorted(sites["plate"].unique())))
         raise InputError(f"{len(controls)} control sites for the statistics", where=f"{sites['experiment'].iloc[0]}, plate {plates}",
                          cure="add the plate's controls to the tables, or set prediction.statistics: auto")
-    further = controls[~controls["stem"].isin(sites["stem"])].reset_index(drop=True)
-    both = pd.concat([sites, further])
+    return controls[~controls["stem"].isin(sites["stem"])].reset_index(drop=True)
+
+
+def _with_controls(model: nn.Module, root: Path, sites: pd.DataFrame, further: pd.DataFrame, *, read: ReadSites, side_inputs: Mapping[str, torch.Tensor],
+                   features: ControlSites | None, precision: str, embed_controls: bool) -> PlateInference:
+    """Inference on `sites`, with `further` controls for statistics or embeddings, which are not scored."""
+    both = sites
     if len(further):
-        more = SideInputs(model, root, further)[np.arange(len(further))]
+        both, more = pd.concat([sites, further]), SideInputs(model, root, further)[np.arange(len(further))]
         side_inputs = {name: torch.cat([tensor, more[name]]) for name, tensor in side_inputs.items()}
-    features = features and replace(features, scored_plates=torch.from_numpy(both["plate"].to_numpy(np.int64, copy=True)))
+        features = features and replace(features, scored_plates=torch.from_numpy(both["plate"].to_numpy(np.int64, copy=True)))
     return PlateInference(model, read(both), side_inputs=side_inputs, controls=features, precision=precision, count=len(sites),
-                          control_rows=np.flatnonzero(both["stem"].isin(controls["stem"])))
+                          control_rows=np.flatnonzero(both["well_type"].isin(CONTROL_TYPES)), embed_controls=embed_controls)
 
 
 def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites) -> ControlSites:

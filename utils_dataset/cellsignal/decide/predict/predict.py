@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment
+from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment, statistics_sites
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
 from cellsignal.decide.scores.files import read_scores
@@ -38,8 +38,8 @@ class ScoringOptions:
     kind of statistics; `all_statistics` adds those of STATISTICS. `settings.statistics_scope`: plate or experiment, over which
     statistics are gathered; another scope than in training is warned of (`scope_note`). `settings.tta_views`: above 1, also
     scores averaged over so many of `inference.VIEWS`, called "views". `embedded_sites`: also compute "embeddings" of their
-    experiments and of the scored ones, one column per feature; both rest on `settings.statistics`. `batch_experiments`: the
-    experiments for which the many passes of "batch" are worth their time, None for all.
+    experiments and of the scored ones, one column per feature; both rest on `settings.statistics`. `embed_controls`: also of the
+    controls on their plates. `batch_experiments`: the experiments for which the many passes of "batch" are worth their time, None for all.
     """
 
     weights: Path
@@ -47,6 +47,7 @@ class ScoringOptions:
     settings: PredictionSettings = PredictionSettings()
     all_statistics: bool = True
     embedded_sites: pd.DataFrame | None = None
+    embed_controls: bool = False
     batch_experiments: Collection[str] | None = None
     machine: MachineSettings = MachineSettings(device="cpu")
 
@@ -75,20 +76,29 @@ def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     if stored:
         return {kind: read_stored_scores(out / kind, some_sites, read=_score_reader(kind)) for kind, some_sites in kind_sites.items()}
     device = devices.pick_device(scoring.machine.device)
-    options = InferenceOptions(settings.statistics_scope, tuple(settings.batch_sizes), REFINEMENTS,
-                               devices.resolve_precision(device, scoring.machine.precision), settings.statistics, settings.tta_views)
+    options = _inference_options(scoring, device)
     networks = _load_networks(scoring, pd.concat([sites, embedded])["cell_type"].unique(), name=name, device=device)
     if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
-    experiments = {name: table for part in (sites, embedded) for name, table in _sites_by_experiment(part, networks, uses_controls=options.uses_controls).items()}
+    experiments = {name: table for part in (sites, embedded) for name, table in _sites_by_experiment(part, networks, uses_controls=options.uses_controls or options.embed_controls).items()}
     caches = {}
     for kind, some_sites in kind_sites.items():
         kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
-        caches[kind] = _score_cache(out / kind, kind, networks, root, kind_experiments, options, network=name, note=note, device=device)
+        identities = _identities(kind, networks, root, kind_experiments, options, device=device)
+        caches[kind] = _score_cache(out / kind, kind, networks, identities, options, network=name, note=note, device=device)
     for kind in {*PLATE_STATISTICS, *EXTRA_OUTPUTS} - set(caches):
         ScoreCache(out / kind, {})  # removes the scores of an earlier prediction
     _score_missing(root, experiments, networks, caches, options, budget=budget or Budget(), name=name)
     return {kind: caches[kind].stacked() for kind in caches}
+
+
+def embedding_identities(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, *, name: str = "model") -> dict[str, str]:
+    """The identity of the embeddings of each experiment in `sites`, as `score_experiments` records it, without computing any."""
+    device = devices.pick_device(scoring.machine.device)
+    options = _inference_options(scoring, device)
+    networks = _load_networks(scoring, sites["cell_type"].unique(), name=name, device=device)
+    experiments = _sites_by_experiment(sites, networks, uses_controls=options.uses_controls or options.embed_controls)
+    return _identities("embeddings", networks, root, experiments, options, device=device)
 
 
 def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, ScoringOptions], *, out: Path, budget: Budget | None = None,
@@ -132,7 +142,10 @@ def _score_missing(root: Path, experiments: Mapping[str, pd.DataFrame], networks
     for experiment, sites in progress_bar(experiments.items(), desc="predict", unit="experiment"):
         kinds = [kind for kind in caches if experiment in caches[kind].missing]
         model, config = networks[sites["cell_type"].iloc[0]]
-        if kinds and not budget.fits_part(len(sites) * options.num_passes(kinds, adapts=bool(batchnorm_layers(model)))):
+        scored = sites if options.uses_controls or config.control_features else statistics_sites(sites, config)
+        images = len(scored) * options.num_passes(kinds, adapts=bool(batchnorm_layers(model)))
+        images += (len(sites) - len(scored)) * ("embeddings" in kinds)  # controls that are embedded only
+        if kinds and not budget.fits_part(images):
             done = len(experiments) - len({missing for kind in caches for missing in caches[kind].missing})
             raise TimeSpent(f"scored {done} of {len(experiments)} experiments with {name}")
         if kinds:
@@ -215,20 +228,32 @@ def _load_networks(scoring: ScoringOptions, cell_types: Sequence[str], *, name: 
     return {cell_type: (loaded[path][0].to(device), loaded[path][1]) for cell_type, path in paths.items()}
 
 
-def _score_cache(
-    folder: Path, kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], options: InferenceOptions, *,
-    device: torch.device, **facts: Any,
-) -> ScoreCache:
-    """The scores of one kind in `folder` that belong to these networks, experiments and options."""
-    way = {"statistics": kind, "scope": options.scope, "precision": options.precision, **options.identity(kind)}
+def _inference_options(scoring: ScoringOptions, device: torch.device) -> InferenceOptions:
+    settings = scoring.settings
+    return InferenceOptions(settings.statistics_scope, tuple(settings.batch_sizes), REFINEMENTS, devices.resolve_precision(device, scoring.machine.precision),
+                            settings.statistics, settings.tta_views, scoring.embed_controls)
+
+
+def _identities(kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], options: InferenceOptions, *,
+                device: torch.device) -> dict[str, str]:
+    """The identity of each experiment's scores of one kind."""
     made_by = {cell_type: {"weights": model.origin, "config": vars(config), **stats_source(root, config.standardise)}
                for cell_type, (model, config) in networks.items()}
-    identities = {
-        experiment: cache_key(root, sites, **way, device=device.type, **made_by[sites["cell_type"].iloc[0]])
+    return {
+        experiment: cache_key(root, sites, **_way(kind, options), device=device.type, **made_by[sites["cell_type"].iloc[0]])
         for experiment, sites in experiments.items()
     }
-    facts |= {"values": "features, mean over the sites of a well"} if kind == "embeddings" else {}
+
+
+def _way(kind: str, options: InferenceOptions) -> dict[str, Any]:
+    return {"statistics": kind, "scope": options.scope, "precision": options.precision, **options.identity(kind)}
+
+
+def _score_cache(folder: Path, kind: str, networks: Networks, identities: Mapping[str, str], options: InferenceOptions, *,
+                 device: torch.device, **facts: Any) -> ScoreCache:
+    """The scores of one kind in `folder` that belong to these networks, experiments and options."""
+    facts |= {"values": "features, mean over the sites of a well", "weights": {name: model.origin for name, (model, _) in networks.items()}} if kind == "embeddings" else {}
     return ScoreCache(
-        folder, identities, read=_score_reader(kind), **facts, **way, device=str(device),
+        folder, identities, read=_score_reader(kind), **facts, **_way(kind, options), device=str(device),
         training_scope={cell_type: config.scope for cell_type, (_, config) in networks.items()},
         averaged="log-probabilities, over passes and over the sites of a well")

@@ -5,7 +5,7 @@ follow these shifts; the statistics of the experiment's own images do (Brodt's s
 AdaBN).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -110,7 +110,7 @@ def gathered_statistics(model: nn.Module, one_pass: Callable[[], Output], *, ref
     layers = batchnorm_layers(model.eval())
     refinements = min(refinements, len(layers))
     saved = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in layers]
-    layer_moments = [_BatchMoments() for _ in layers]
+    layer_moments = [BatchMoments() for _ in layers]
     hooks = [norm.register_forward_pre_hook(moments) for norm, moments in zip(layers, layer_moments, strict=True)]
     try:
         for _ in range(refinements + 1):
@@ -127,20 +127,50 @@ def gathered_statistics(model: nn.Module, one_pass: Callable[[], Output], *, ref
             norm.running_var.copy_(variance)
 
 
-class _BatchMoments:
+@contextmanager
+def recorded_moments(model: nn.Module) -> Iterator[list["BatchMoments"]]:
+    """Inside, the moments of every layer's inputs are recorded, batch by batch, and change nothing; yields those of each layer."""
+    layer_moments = [BatchMoments() for _ in batchnorm_layers(model)]
+    hooks = [norm.register_forward_pre_hook(moments.record) for norm, moments in zip(batchnorm_layers(model), layer_moments, strict=True)]
+    try:
+        yield layer_moments
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def normalised_by(model: nn.Module, layer_moments: Sequence["BatchMoments"]) -> Iterator[None]:
+    """Inside, the network normalises by the moments that `recorded_moments` yielded, over all their batches."""
+    layers = batchnorm_layers(model.eval())
+    saved = [(norm.running_mean, norm.running_var) for norm in layers]
+    for norm, moments in zip(layers, layer_moments, strict=True):
+        norm.running_mean, norm.running_var = (value.to(norm.running_mean) for value in moments.merged())
+    try:
+        yield
+    finally:
+        for norm, (mean, variance) in zip(layers, saved, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
+
+
+class BatchMoments:
     """The latest moments of one layer's inputs for each batch; every batch is normalised by all of them."""
 
     def __init__(self) -> None:
         self.batch = 0  # number of the next batch
         self.by_batch: dict[int, tuple[int, torch.Tensor, torch.Tensor]] = {}  # count, mean[C], variance[C]
 
-    def __call__(self, norm: Norm, inputs: tuple[torch.Tensor]) -> None:
-        """Forward pre-hook: record the moments of the inputs, float[N, C, ...], and set the running statistics of the layer."""
+    def record(self, norm: Norm, inputs: tuple[torch.Tensor]) -> None:
+        """Forward pre-hook: record the moments of the inputs, float[N, C, ...]."""
         values = inputs[0].float()
         # The biased variance, by which a batch is normalised in training mode.
         variance, mean = torch.var_mean(values, dim=[0, *range(2, values.ndim)], correction=0)
         self.by_batch[self.batch] = (values.numel() // len(mean), mean.double(), variance.double())
         self.batch += 1
+
+    def __call__(self, norm: Norm, inputs: tuple[torch.Tensor]) -> None:
+        """Forward pre-hook: record the moments of the inputs, and set the running statistics of the layer."""
+        self.record(norm, inputs)
         mean, variance = self.merged()
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)

@@ -204,11 +204,11 @@ class ModelConfig:
         options = {name: getattr(model.settings, name) for name in HEAD_OPTIONS}
         return cls(backbone=model.settings.backbone, channels=model.channels, covariates=model.covariates, **options, **facts)
 
-    def build(self) -> Classifier:
-        """The network, before its weights are loaded."""
+    def build(self, *, seed: int = 0) -> Classifier:
+        """The network with the random weights of a seed, before others are loaded."""
         options = {name: getattr(self, name) for name in HEAD_OPTIONS}
         settings = NetworkSettings(backbone=self.backbone, covariates=list(self.covariates), **options)
-        return Classifier(settings, channels=self.channels, classes=len(self.class_numbers), levels=self.covariates)
+        return Classifier(settings, channels=self.channels, classes=len(self.class_numbers), seed=seed, levels=self.covariates)
 
 
 TRAIN_AGAIN = "train again; older versions wrote other weights"

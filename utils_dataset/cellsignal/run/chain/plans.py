@@ -130,7 +130,7 @@ def _prediction(trainings: Sequence[Step], *, kernels: Path) -> Step:
         "4-predict-assign",
         needs=("simulate", *(step.name for step in trainings if step.name.startswith("3-"))),
         outputs=("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json"),
-        extras=("answers.csv", "scores/**/*"),
+        extras=("answers.csv", "embeddings.parquet*", "scores/**/*"),
         notebook=_notebook(kernels, "4-predict-assign"),
     )
 

@@ -20,13 +20,13 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.*", "weights/{cell_type}/{network_name}-*"),
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
-    "4-predict-assign": ("submission*.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "scores/**/*"),
+    "4-predict-assign": ("submission*.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "embeddings.parquet*", "scores/**/*"),
     "compare": ("compare.*",),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
 }
 # Written when the work is complete; a session that ends earlier removes those of an earlier run.
 RESULT_FILES = {
-    "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "answers.csv"),
+    "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "embeddings.parquet", "embeddings.parquet.json"),
     "protein-atlas": ("submission.csv", "metrics.json"),
 }
 MODEL_PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, whose name is left out

@@ -1,0 +1,82 @@
+"""`cellsignal embed`: the wells of a finished run as its network sees them, or one with random weights."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from building import in_groups, make_network
+
+from cellsignal.cli.embed import Statistics
+from cellsignal.decide.settings import PLATE_STATISTICS
+from cellsignal.files import write_json
+from cellsignal.learn.networks.classifier import ModelConfig, save_weights
+from cellsignal.receipts import Receipt
+from cellsignal.run.embed import embed_run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the tiny plates, further trained on all labelled wells; its networks are untrained."""
+    folder = tmp_path_factory.mktemp("run")
+    for seed, name in enumerate(("model", "final")):
+        for cell_type in ("HUVEC", "RPE"):
+            state = make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
+            save_weights(folder / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
+    write_json(folder / "recipe.json", {"parameters": in_groups({"data": str(tiny_plates), "preset": "", "final_epochs": 1})})
+    return folder
+
+
+def test_a_table_of_some_experiments_and_the_same_network_untrained(run: Path, tmp_path: Path) -> None:
+    before = sorted(run.rglob("*"))
+    table, said = embed_run(run, tmp_path / "e.parquet", experiments=["HUVEC-02", "RPE-03"])
+    assert sorted(run.rglob("*")) == before and sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "e.parquet.json"]
+    assert "8 untreated and 240 positive control wells on 8 plates" in said and "compare within one only" in said
+    splits = table.groupby("Metadata_Batch")["Metadata_Split"].agg(set).to_dict()
+    assert splits == {"HUVEC-02": {"train"}, "RPE-03": {"test"}}, "held-out wells, too, have taught the final network"
+    solved = table[table["Metadata_Batch"] == "RPE-03"]["Metadata_Perturbation"]
+    assert solved.notna().all(), "the solution of simulated plates is known"
+    receipt = Receipt.read(tmp_path / "e.parquet.json")
+    assert receipt.details["network"] == "final" and set(receipt.identity["embeddings"]) == {"HUVEC-02", "RPE-03"}
+    assert embed_run(run, tmp_path / "e.parquet", experiments=["HUVEC-02", "RPE-03"])[0] is None
+    tables = [embed_run(run, tmp_path / f"r{seed}.parquet", experiments=["HUVEC-02"], random_seed=seed, statistics="running")[0] for seed in (5, 6)]
+    assert set(tables[0]["Metadata_Network"]) == {"HUVEC/random-5"} and Receipt.read(tmp_path / "r5.parquet.json").details["basis"] == "adapted"
+    values = [other.filter(like="embedding_") for other in (*tables, table[table["Metadata_Batch"] == "HUVEC-02"])]
+    assert all(not values[0].reset_index(drop=True).equals(other.reset_index(drop=True)) for other in values[1:])
+
+
+def test_a_run_of_the_notebook_is_taken_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings that lie in scores/ are not computed again, and a killed call goes on with those it has."""
+    from cellsignal.decide.predict import predict
+
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    computed: list[str] = []
+    original = predict.predict_experiment
+    monkeypatch.setattr(predict, "predict_experiment", lambda model, config, root, sites, **options: computed.append(sites["experiment"].iloc[0]) or original(model, config, root, sites, **options))
+    embed_run(run, tmp_path / "a.parquet", experiments=["RPE-03"], network="model")
+    embedded = embed_run(run, tmp_path / "b.parquet", experiments=["RPE-03"], network="model")[0]
+    assert computed == ["RPE-03"] * 2
+    monkeypatch.setattr("cellsignal.run.embed.write_embeddings", lambda *values, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        embed_run(run, tmp_path / "c.parquet", experiments=["RPE-03"], network="model")
+    monkeypatch.undo()
+    shutil.copytree(tmp_path / "c.parquet.parts", copied / "scores/model")
+    monkeypatch.setattr(predict, "predict_experiment", lambda *values, **options: pytest.fail("predicted again"))
+    for out, folder in ((tmp_path / "c.parquet", run), (tmp_path / "d.parquet", copied)):
+        pd.testing.assert_frame_equal(embed_run(folder, out, experiments=["RPE-03"], network="model")[0], embedded)
+
+
+def test_bad_input_is_one_line(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    out = tmp_path / "e.parquet"
+    assert "no such run folder" in refused("embed", tmp_path / "nowhere", "--out", out)
+    assert "no experiment 'X'; choose all, scored or some of HUVEC-01" in refused("embed", run, "--out", out, "--experiments", "X")
+    assert "no network 'model-2' in this run; choose from model, final" in refused("embed", run, "--out", out, "--network", "model-2")
+    assert "is no name for h5ad; call it e.h5ad" in refused("embed", run, "--out", out, "--format", "h5ad")
+    write_json(tmp_path / "other/recipe.json", {"parameters": {"task": "protein-atlas"}})
+    assert "a run of protein-atlas has no plates" in refused("embed", tmp_path / "other", "--out", out)
+
+
+def test_the_command_knows_every_kind_of_statistics() -> None:
+    assert [kind.value for kind in Statistics] == list(PLATE_STATISTICS)

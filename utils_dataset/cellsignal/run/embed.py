@@ -1,0 +1,101 @@
+"""The embeddings of a finished run's wells as a table: of its own network, or of one with random weights."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from cellsignal import settings
+from cellsignal.budget import Budget
+from cellsignal.data.simulated import is_simulated
+from cellsignal.decide.embeddings import check_format, is_current, table_identity, write_embeddings
+from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
+from cellsignal.decide.predict.weights import weights_path
+from cellsignal.errors import InputError
+from cellsignal.learn.networks.classifier import read_config, save_weights
+from cellsignal.run.parameters import CheckedParameters
+from cellsignal.run.prediction import Predictor
+from cellsignal.run.recipe import Recipe
+from cellsignal.run.record.results import read_parameters
+from cellsignal.run.record.session import Session
+from cellsignal.tasks import RXRX1
+
+
+def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), statistics: str = "", network: str = "", random_seed: int | None = None,
+              format: str = "parquet") -> tuple[pd.DataFrame | None, str]:
+    """Write the embeddings of a run's wells, controls included, to `out`; returns the table and a line that says what it holds.
+
+    `experiments`: names, "scored" for those that the submission scores, "all" for all whose cell type has a network. `statistics`:
+    of batch normalisation, else the run's; `network`: a name of weights, else the submission's first. `random_seed`: of new weights
+    for the same architecture, under the statistics of the plates even where the run has running ones. Embeddings that the run has
+    are taken over. A killed call goes on in the folder `<out>.parts`. The table is kept, and None returned, if the same
+    data, settings and code made it. InputError for what the run does not have.
+    """
+    check_format(out, format)
+    predictor = open_predictor(run)
+    name = network or predictor.embedded_network
+    if name not in predictor.networks:
+        raise InputError(f"no network {name!r} in this run", where=run, cure=f"choose from {', '.join(predictor.networks)}")
+    sites = _chosen_sites(predictor, experiments)
+    statistics = statistics or predictor.recipe.prediction.statistics
+    statistics = "adapted" if random_seed is not None and statistics == "running" else statistics  # running ones of no training mean nothing
+    wanted = predictor.recipe.prediction.wells.model_copy(update={"statistics": statistics, "tta_views": 1})
+    scoring = replace(predictor.scoring, settings=wanted, all_statistics=False, embedded_sites=sites, embed_controls=True)
+    parts, wells = out.with_name(f"{out.name}.parts"), predictor.wells_as_learnt(name)
+    with TemporaryDirectory() as folder:
+        label = name
+        if random_seed is not None:
+            label = f"random-{random_seed}"
+            scoring = replace(scoring, weights=_random_weights(scoring, sites["cell_type"].unique(), name, Path(folder), seed=random_seed))
+        identities = embedding_identities(predictor.root, sites, scoring, name=name)
+        if is_current(out, table_identity(identities, wells, network=label, format=format)):
+            return None, f"{out} was there already, made by the same data, settings and code"
+        for kind in (statistics, "embeddings") if random_seed is None and not parts.exists() else ():
+            if (stored := predictor.folder / "scores" / name / kind).is_dir():
+                shutil.copytree(stored, parts / kind)
+        score_experiments(predictor.root, sites, scoring, out=parts, name=name)
+    table = write_embeddings(out, parts / "embeddings", wells, network=label, one_network=predictor.recipe.network.one_network,
+                             simulated=is_simulated(predictor.root), format=format, random_seed=random_seed)
+    shutil.rmtree(parts)
+    return table, _summary(table, out, label, statistics)
+
+
+def open_predictor(run: Path) -> Predictor:
+    """A finished run's wells and networks; InputError for a folder or a task that has none."""
+    folder = Path(run).absolute()
+    if not folder.is_dir():
+        raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
+    recipe = Recipe.model_validate(settings.nest(read_parameters(folder)))
+    if recipe.task != RXRX1.name:
+        raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")
+    return Predictor(Session("4-predict-assign", folder, CheckedParameters(recipe, {}, {}), Budget(), {}))
+
+
+def _chosen_sites(predictor: Predictor, experiments: Sequence[str]) -> pd.DataFrame:
+    if list(experiments) == ["all"]:
+        return predictor.sites
+    if list(experiments) == ["scored"]:
+        return predictor.sites_to_score
+    known = sorted(predictor.sites["experiment"].unique())
+    if unknown := [name for name in experiments if name not in known]:
+        raise InputError(f"no experiment {unknown[0]!r}", where="--experiments", cure=f"choose all, scored or some of {', '.join(known)}")
+    return predictor.sites[predictor.sites["experiment"].isin(experiments)]
+
+
+def _random_weights(scoring: ScoringOptions, cell_types: Sequence[str], name: str, folder: Path, *, seed: int) -> Path:
+    """Weights of the same architectures as initialised with `seed`, in `folder`."""
+    for path in {weights_path(scoring.weights, cell_type, name, joint=scoring.joint) for cell_type in cell_types}:
+        config = read_config(path)
+        save_weights(folder / path.relative_to(scoring.weights), config.build(seed=seed).state_dict(), config)
+    return folder
+
+
+def _summary(table: pd.DataFrame, out: Path, network: str, statistics: str) -> str:
+    types = table["Metadata_Control_Type"].value_counts()
+    counts = f"{types.get('treatment', 0):,} treated, {types.get('negcon', 0):,} untreated and {types.get('poscon', 0):,} positive control wells"
+    plates, features = table["Metadata_Plate"].nunique(), table.columns.str.startswith("embedding_").sum()
+    note = "; networks differ by cell type: compare within one only" if table["Metadata_Network"].nunique() > 1 else ""
+    return f"wrote {out}: {counts} on {plates} plates, {features:,} features of {network} under {statistics} statistics{note}"
