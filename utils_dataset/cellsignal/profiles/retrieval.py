@@ -21,6 +21,7 @@ from cellsignal.provenance import cores
 
 # What a query may not be compared with, by the column that would be the same: easy retrieval can be that of the plate.
 RESTRICTIONS = {"none": None, "not the same batch": BATCH, "not the same well position": WELL}
+TIE = 1e-6  # values that differ by less are equal
 BLOCK_ROWS = 1024  # queries at once: 0.2 GB of similarities to 56,000 wells
 
 
@@ -148,10 +149,16 @@ def mean_p_value(value: float, designs: Sequence[tuple[int, int]], wells: np.nda
     """The p-value of a mean average precision of `wells` wells for each of some designs (positives, eligible).
 
     Wells of one design share their random rankings, as in copairs: the null distribution is then as wide as that of one well, which
-    is right for replicates that rank alike, and cautious for others.
+    is right for replicates that rank alike, and cautious for others. Unlike in copairs, random values as large as `value` count:
+    one positive among ten wells ranks first in a tenth of all rankings.
     """
-    null = sum(count * null_distribution(*design, permutations, seed) for design, count in zip(designs, wells)) / wells.sum()
-    return float((np.count_nonzero(null > value) + 1) / (permutations + 1))
+    null = mean_null(designs, wells, permutations=permutations, seed=seed)
+    return float((np.count_nonzero(null > value - TIE) + 1) / (permutations + 1))
+
+
+def mean_null(designs: Sequence[tuple[int, int]], wells: np.ndarray, *, permutations: int, seed: int) -> np.ndarray:
+    """The null distribution of such a mean, float64[permutations]."""
+    return sum(count * null_distribution(*design, permutations, seed).astype(float) for design, count in zip(designs, wells)) / wells.sum()
 
 
 @lru_cache(maxsize=2048)
