@@ -59,6 +59,9 @@ def profile(
     (negcon, poscon, treatment, empty), and a numeric column per feature: embeddings of a network, or features of
     CellProfiler. With Metadata_Compound and Metadata_Mechanism, accuracy by mechanism is measured too.
 
+    Networks of different cell types (Metadata_Network) are measured one by one, and wells that a network has learnt from
+    (Metadata_Split train) only where there are no others.
+
     Writes profiles.parquet, which is the corrected table, perturbations.csv, neighbours.csv, profile.json and a receipt.
     """
     from cellsignal.profiles import commands
@@ -68,6 +71,9 @@ def profile(
         scale=scale.value, center=center.value, controls=controls.value, components=components, sphering=sphering.value,
         regularisation=regularisation, permutations=permutations, seed=seed,
     )  # fmt: skip
-    result = commands.profile(table, settings, random=random, progress=not as_json)
-    commands.write(result, out)
-    print(json.dumps(result.record()) if as_json else f"{commands.as_text(result)}\nwrote {out}")
+    results = commands.profile_table(table, settings, random=random, progress=not as_json)
+    record = commands.write(results, out, table=table, random=random)
+    if as_json:
+        print(json.dumps(record))
+        return
+    print("\n\n".join([*["simulated plates"] * record["simulated"], *map(commands.as_text, results), f"wrote {out}"]))

@@ -1,7 +1,7 @@
 """The command `cellsignal profile`: a table of profiles corrected, and measured beside the uncorrected one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cellsignal.profiles.correct import UNCORRECTED, steps
 from cellsignal.profiles.mechanisms import has_mechanisms, mechanism_accuracy, neighbours
 from cellsignal.profiles.retrieval import Retrieval, retrieve
 from cellsignal.profiles.settings import ProfileSettings
-from cellsignal.profiles.table import BATCH, PLATE, WELL, Profiles, read_profiles, write_parquet
+from cellsignal.profiles.table import BATCH, PLATE, WELL, Profiles, read_profiles
 from cellsignal.receipts import Receipt
 
 CORRECTED, RANDOM = "corrected", "random weights"
@@ -37,13 +37,26 @@ class Measured:
 
 @dataclass(frozen=True)
 class Result:
-    """Tables by name: `uncorrected`, `corrected`, and with a second table both of `random weights`."""
+    """The profiles of one network by name: `uncorrected`, `corrected`, and with a second table both of `random weights`."""
 
-    table: Path
+    network: str  # "" where the table names none
     settings: ProfileSettings
     measured: Mapping[str, Measured]
-    random: Path | None = None
-    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def corrected(self) -> Profiles:
+        """The corrected profiles."""
+        return self.measured[CORRECTED].profiles
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not measured, and why."""
+        profiles, found = self.corrected, [note for each in self.measured.values() for note in each.notes]
+        if (learnt := int(profiles.learnt.sum())) and not (profiles.learnt & profiles.treated).any():
+            found.append(f"{learnt:,} wells are not measured because the network has learnt from their labels (Metadata_Split train)")
+        elif learnt:
+            found.append("the network has learnt from the labels of all treated wells: retrieval says how well it remembers them")
+        return list(dict.fromkeys(found))
 
     @property
     def retrieval(self) -> pd.DataFrame:
@@ -77,20 +90,16 @@ class Result:
         return pd.concat(parts, axis=1).rename_axis("perturbation").reset_index() if parts else pd.DataFrame(columns=["perturbation"])
 
     def record(self) -> dict[str, Any]:
-        """profile.json."""
-        corrected = self.measured[CORRECTED].profiles
+        """What profile.json says of this network."""
         return {
-            "table": self.table.name,
-            "random_table": self.random.name if self.random else None,
-            "simulated": is_simulated(self.table),
-            "wells": len(corrected.wells),
-            "plates": int(corrected.plates.max() + 1),
+            "network": self.network,
+            "wells": len(self.corrected.wells),
+            "plates": int(self.corrected.plates.max() + 1),
             "features": {name: len(each.profiles.names) for name, each in self.measured.items()},
-            "settings": self.settings.model_dump(),
             "retrieval": _plain(self.retrieval),
             "activity": _plain(self.activity),
             "mechanisms": _plain(self.mechanisms),
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
 
@@ -103,38 +112,47 @@ def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{name: None if value != value else value for name, value in row.items()} for row in table.astype(object).to_dict("records")]
 
 
-def profile(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> Result:
-    """Correct a table and measure it before and after; `random` holds the same wells seen by a network with random weights.
+def profile(
+    profiles: Profiles, settings: ProfileSettings = ProfileSettings(), *, random: Profiles | None = None, every_step: bool = False, progress: bool = True
+) -> Result:
+    """Correct the profiles of one network and measure them before and after, or after every step.
 
-    InputError when a table has a fault, a step is impossible on it, or `random` has other wells.
+    random: the same wells seen by a network with random weights. InputError when a step is impossible on these wells, or `random`
+    has others.
     """
-    profiles = read_profiles(table)
-    measured = _before_and_after(profiles, settings, names=(UNCORRECTED, CORRECTED), progress=progress)
+    measured = _before_and_after(profiles, settings, names=(UNCORRECTED, CORRECTED), every_step=every_step, progress=progress)
     if random is not None:
-        other = _same_wells(profiles, read_profiles(random))
-        measured |= _before_and_after(other, settings, names=(f"{RANDOM}, {UNCORRECTED}", f"{RANDOM}, {CORRECTED}"), progress=progress)
-    notes = list(dict.fromkeys(note for each in measured.values() for note in each.notes))
-    return Result(Path(table), settings, measured, random, notes)
+        names = (f"{RANDOM}, {UNCORRECTED}", f"{RANDOM}, {CORRECTED}")
+        measured |= _before_and_after(_same_wells(profiles, random), settings, names=names, every_step=False, progress=progress)
+    return Result(next(iter(profiles.by_network())), settings, measured)
+
+
+def profile_table(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> list[Result]:
+    """The results of each network of a table; InputError as `read_profiles` and `profile` raise it."""
+    profiles, others = read_profiles(table), read_profiles(random) if random else None
+    return [profile(each, settings, random=others, progress=progress) for each in profiles.by_network().values()]
 
 
 def _same_wells(profiles: Profiles, random: Profiles) -> Profiles:
-    """The second table in the order of the first."""
+    """The wells of the first table in the second, in the order of the first."""
     key, other = (pd.MultiIndex.from_frame(each.wells[[BATCH, PLATE, WELL]]) for each in (profiles, random))
-    if set(key) != set(other):
-        lacking = sorted(set(key) ^ set(other))[0]
-        what = f"not the wells of {profiles.where}: only one of the two has well {lacking[2]} on plate {lacking[1]} of {lacking[0]}"
+    if len(lacking := key.difference(other)):
+        batch, plate, well = lacking[0]
+        what = f"lacks {len(lacking)} wells of {profiles.where}, such as {well} on plate {plate} of {batch}"
         raise InputError(what, where=random.where, cure="write both tables from the same plates")
     return Profiles(profiles.wells, random.features[other.get_indexer(key)], random.names, random.where)
 
 
-def _before_and_after(profiles: Profiles, settings: ProfileSettings, *, names: tuple[str, str], progress: bool) -> dict[str, Measured]:
-    made = list(steps(profiles, settings))
-    before_sphering = [each for name, each in made if name != "sphered"][-1]
+def _before_and_after(
+    profiles: Profiles, settings: ProfileSettings, *, names: tuple[str, str], every_step: bool, progress: bool
+) -> dict[str, Measured]:
+    (_, first), *others = steps(profiles, settings)
+    before_sphering = [each for name, each in [(names[0], first), *others] if name != "sphered"][-1]
     as_it_is = ProfileSettings(**settings.model_dump() | {"center": "none"})
-    return {
-        names[0]: measure(made[0][1], as_it_is, progress=progress),
-        names[1]: measure(made[-1][1], settings, before_sphering=before_sphering, progress=progress),
-    }
+    measured = {names[0]: measure(first, as_it_is, progress=progress)}
+    for name, each in others[:-1] if every_step else []:
+        measured[name] = measure(each, settings, progress=progress)
+    return measured | {names[1]: measure(others[-1][1] if others else first, settings, before_sphering=before_sphering, progress=progress)}
 
 
 def measure(profiles: Profiles, settings: ProfileSettings, *, before_sphering: Profiles | None = None, progress: bool = True) -> Measured:
@@ -153,39 +171,42 @@ def measure(profiles: Profiles, settings: ProfileSettings, *, before_sphering: P
     return Measured(profiles, retrieval, found, mechanism_accuracy(profiles) if has_mechanisms(profiles) else None, notes)
 
 
-def write(result: Result, out: Path) -> None:
-    """Write the corrected table, the tables of perturbations and neighbours, profile.json, and last the receipt, each atomically."""
+def write(results: Sequence[Result], out: Path, *, table: Path, random: Path | None = None) -> dict[str, Any]:
+    """Write the corrected table, the tables of perturbations and neighbours, profile.json, and last the receipt, each atomically; returns profile.json.
+
+    Rows of several networks stand below each other.
+    """
     out = Path(out)
-    corrected = result.measured[CORRECTED].profiles
-    write_parquet(corrected, out / PROFILES)
-    files.write_text(out / PERTURBATIONS, result.perturbations.to_csv(index=False))
-    files.write_text(out / NEIGHBOURS, neighbours(corrected).to_csv(index=False))
-    files.write_json(out / RESULT, result.record())
-    identity = {
-        "table": files.sha256(result.table),
-        "random_table": files.sha256(result.random) if result.random else "",
-        "settings": result.settings.model_dump(),
-        "code": package_code("profiles"),
-    }
-    Receipt(out / RECEIPT, identity, {name: files.sha256(out / name) for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT)}).write()
+    settings = results[0].settings.model_dump()
+    simulated_plates = is_simulated(table, results[0].corrected)
+    names = {"table": Path(table).name, "random_table": Path(random).name if random else None, "simulated": simulated_plates}
+    record = {**names, "settings": settings, "networks": [result.record() for result in results]}
+    with files.atomic_path(out / PROFILES) as temporary:
+        pd.concat([result.corrected.frame() for result in results], ignore_index=True).to_parquet(temporary, index=False)
+    for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
+        rows = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results])
+        files.write_text(out / name, rows.to_csv(index=False))
+    files.write_json(out / RESULT, record)
+    digests = {"table": files.sha256(table), "random_table": files.sha256(random) if random else ""}
+    outputs = {name: files.sha256(out / name) for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT)}
+    Receipt(out / RECEIPT, {**digests, "settings": settings, "code": package_code("profiles")}, outputs).write()
+    return record
 
 
-def is_simulated(table: Path) -> bool:
-    """Whether a table of a run folder is of simulated plates: those of the run, or by its metrics."""
-    metrics = Path(table).parent / "metrics.json"
-    told = files.read_json(metrics) if metrics.is_file() else {}
-    return simulated.is_simulated(Path(table).parent / "data") or (isinstance(told, dict) and told.get("simulated") is True)
+def is_simulated(table: Path, profiles: Profiles) -> bool:
+    """Whether profiles are of simulated plates: by a column of their own, or because their run drew its plates."""
+    return profiles.simulated or simulated.is_simulated(Path(table).parent / "data")
 
 
 def as_text(result: Result) -> str:
     """A few rows for a terminal."""
-    lines = ["simulated data"] if is_simulated(result.table) else []
-    corrected = result.measured[CORRECTED].profiles
+    corrected = result.corrected
+    lines = [f"network {result.network}"] if result.network else []
     lines.append(f"{len(corrected.wells):,} wells on {corrected.plates.max() + 1:,} plates, {len(result.measured[UNCORRECTED].profiles.names):,} features")
     if len(result.retrieval):
         renamed = {"mean_average_precision": "mAP", "recall_at_1": "recall@1", "chance_at_1": "by chance"}
-        lines += ["", "retrieval of replicates; found: share of perturbations with a corrected p-value "
-                  f"of at most {result.settings.significance:g}", _text(result.retrieval.rename(columns=renamed))]  # fmt: skip
+        found = f"found: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
+        lines += ["", f"retrieval of replicates; {found}", _text(result.retrieval.rename(columns=renamed))]
     if len(result.activity):
         lines += ["", "distance to untreated wells; active: share of perturbations that lie further off than as many of these", _text(result.activity)]
     if len(result.mechanisms):

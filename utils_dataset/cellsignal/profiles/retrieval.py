@@ -39,10 +39,11 @@ def retrieve(profiles: Profiles, settings: ProfileSettings = ProfileSettings(), 
     """
     wells = profiles.wells[profiles.treated].reset_index(drop=True)
     labels = profiles.perturbations[profiles.treated]
-    if len(labels) == 0 or np.bincount(labels).max() < 2 or len(np.unique(labels)) < 2:
+    counts = np.unique(labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        what = "no treatment is in two wells" if len(counts) > 1 else f"{len(counts)} treatments of known perturbation"
         raise InputError(
-            f"{len(np.unique(labels))} treatments in {len(labels)} wells, none of which can be told from the others by its replicates",
-            where=profiles.where, cure="retrieval needs two treatments, and a treatment in two wells, with Metadata_Control_Type treatment")  # fmt: skip
+            what, where=profiles.where, cure="retrieval needs two treatments, and replicates; mark them with Metadata_Control_Type treatment, and name them in Metadata_Perturbation")
     groups = {name: None if column is None else pd.factorize(wells[column])[0] for name, column in RESTRICTIONS.items()}
     precision = average_precision(profiles.features[profiles.treated], labels, groups, progress=progress)
     tables = [_by_perturbation(table, wells[PERTURBATION], settings).assign(restriction=name) for name, table in precision.items()]

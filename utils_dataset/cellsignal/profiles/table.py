@@ -2,7 +2,8 @@
 
 `Metadata_Plate`, `Metadata_Well`, `Metadata_Batch` (the experiment), `Metadata_Perturbation` (empty where unknown) and
 `Metadata_Control_Type` (negcon, poscon, treatment or empty) are needed; `Metadata_Control` must agree with the type;
-`Metadata_Compound` and `Metadata_Mechanism` are read where there are any. Every other numeric column is a feature, and every
+`Metadata_Compound`, `Metadata_Mechanism`, `Metadata_Network`, `Metadata_Split` and `Metadata_Simulated` are read where there are
+any. Every other numeric column is a feature, and every
 other `Metadata_` column is kept.
 """
 
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path
 
 PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
 PERTURBATION, CONTROL_TYPE, CONTROL = "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_Control"
-COMPOUND, MECHANISM, CELL_COUNT = "Metadata_Compound", "Metadata_Mechanism", "Metadata_CellCount"
+COMPOUND, MECHANISM = "Metadata_Compound", "Metadata_Mechanism"
+NETWORK, SPLIT, SIMULATED = "Metadata_Network", "Metadata_Split", "Metadata_Simulated"  # of the embeddings of a run
 REQUIRED = (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE)
 CONTROL_TYPES = ("negcon", "poscon", "treatment", "empty")
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
@@ -49,15 +50,35 @@ class Profiles:
         """Which wells are untreated, bool[wells]."""
         return (self.wells[CONTROL_TYPE] == "negcon").to_numpy()
 
-    @property
+    @cached_property
+    def learnt(self) -> np.ndarray:
+        """Which treated wells a network has learnt from, bool[wells]: similar to each other whatever their images show."""
+        learnt = (self.wells[SPLIT] == "train").to_numpy() if SPLIT in self.wells else np.zeros(len(self.wells), bool)
+        return learnt & (self.wells[CONTROL_TYPE] == "treatment").to_numpy()
+
+    @cached_property
     def treated(self) -> np.ndarray:
-        """Which wells hold a treatment with a known perturbation, bool[wells]."""
-        return (self.wells[CONTROL_TYPE] == "treatment").to_numpy() & (self.perturbations >= 0)
+        """Which wells are measured, bool[wells]: treatments of known perturbation, without those that a network has learnt from."""
+        known = (self.wells[CONTROL_TYPE] == "treatment").to_numpy() & (self.perturbations >= 0)
+        return known & ~self.learnt if (known & ~self.learnt).any() else known
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the table says that its plates are simulated."""
+        return SIMULATED in self.wells and bool(self.wells[SIMULATED].astype(bool).any())
 
     def plate_name(self, number: int) -> str:
         """The name of a plate, for messages."""
         row = self.wells.iloc[int(np.flatnonzero(self.plates == number)[0])]
         return f"plate {row[PLATE]} of {row[BATCH]}"
+
+    def by_network(self) -> dict[str, "Profiles"]:
+        """The wells of each network, the one with most wells first, as features of different networks have nothing in common; "" where none is named."""
+        if NETWORK not in self.wells:
+            return {"": self}
+        rows = self.wells.groupby(NETWORK, sort=True, dropna=False).indices
+        names = sorted(rows, key=lambda name: -len(rows[name]))
+        return {str(name): replace(self, wells=self.wells.iloc[rows[name]].reset_index(drop=True), features=self.features[rows[name]]) for name in names}
 
     def with_features(self, features: np.ndarray, names: list[str] | None = None) -> "Profiles":
         """The same wells with other features."""
@@ -169,8 +190,3 @@ def constant_features(profiles: Profiles) -> list[str]:
     """The names of features with the same value in all wells."""
     return [name for name, extent in zip(profiles.names, np.ptp(profiles.features, axis=0)) if extent == 0]
 
-
-def write_parquet(profiles: Profiles, path: Path) -> None:
-    """Write all columns as Parquet, atomically."""
-    with atomic_path(path) as temporary:
-        profiles.frame().to_parquet(temporary, index=False)
