@@ -9,6 +9,8 @@ from cellsignal.errors import InputError
 from cellsignal.profiles.correct import group_sums
 from cellsignal.profiles.table import BATCH, COMPOUND, MECHANISM, PERTURBATION, Profiles
 
+MEASURES = ("NSC", "NSCB")
+
 
 class Means(NamedTuple):
     """The mean profile of each treatment, of length 1 so that products are cosines."""
@@ -49,25 +51,35 @@ def has_mechanisms(profiles: Profiles) -> bool:
 
 
 def mechanism_accuracy(profiles: Profiles) -> pd.DataFrame:
-    """How often the nearest treatment has the same mechanism: not of the same compound (NSC), nor of the same batch (NSCB).
+    """How often the nearest treatment has the same mechanism, by `mechanism_matches`: measure, treatments, accuracy (NaN for none)."""
+    groups = mechanism_matches(profiles).groupby("measure", sort=False)["right"]
+    rows = [{"measure": measure, "treatments": groups.size().get(measure, 0), "accuracy": groups.mean().get(measure, np.nan)} for measure in MEASURES]
+    return pd.DataFrame(rows)
 
-    Ljosa et al. 2013 (NSC) and Ando et al. 2017 (NSCB) so define them. Counted are treatments for which some other one that may be
-    chosen has the same mechanism. Columns: measure, treatments, accuracy (NaN for none). A treatment in several batches shares a
-    batch with all that share one of these. InputError for a table without these columns.
+
+def mechanism_matches(profiles: Profiles) -> pd.DataFrame:
+    """The nearest treatment that is not of the same compound (NSC), and that is not of the same compound nor batch (NSCB).
+
+    Ljosa et al. 2013 (NSC) and Ando et al. 2017 (NSCB) so define them. A row per measure and treatment for which some other one that
+    may be chosen has the same mechanism: measure, perturbation, compound, mechanism, nearest, right (whether that one has the same
+    mechanism). A treatment in several batches shares a batch with all that share one of these. InputError for a table without
+    compounds and mechanisms.
     """
     if not has_mechanisms(profiles):
         raise InputError(f"no {COMPOUND} or no {MECHANISM}", where=profiles.where, cure="add both columns, a value for each treatment")
     found = means(profiles)
     known = found.wells[MECHANISM].notna().to_numpy()
     treatments, features = found.wells[known], found.features[known]
-    compounds, mechanisms = treatments[COMPOUND].to_numpy(), treatments[MECHANISM].to_numpy()
-    batches = profiles.wells[profiles.treated].groupby(PERTURBATION)[BATCH].agg(frozenset).loc[treatments[PERTURBATION]]
-    indicator = pd.get_dummies(batches.explode()).groupby(level=0).max().loc[treatments[PERTURBATION]].to_numpy(int)
+    names, compounds, mechanisms = (treatments[name].to_numpy() for name in (PERTURBATION, COMPOUND, MECHANISM))
+    batches = profiles.wells[profiles.treated].groupby(PERTURBATION)[BATCH].agg(frozenset).loc[names]
+    indicator = pd.get_dummies(batches.explode()).groupby(level=0).max().loc[names].to_numpy(int)
     same_compound, same_mechanism = compounds[:, None] == compounds, mechanisms[:, None] == mechanisms
-    rows = []
-    for measure, left_out in (("NSC", same_compound), ("NSCB", same_compound | (indicator @ indicator.T > 0))):
-        possible = (same_mechanism & ~left_out).any(axis=1)
+    tables = []
+    for measure, left_out in zip(MEASURES, (same_compound, same_compound | (indicator @ indicator.T > 0))):
         nearest = np.where(left_out, -np.inf, features @ features.T).argmax(axis=1)
-        right = (mechanisms[nearest] == mechanisms)[possible]
-        rows.append({"measure": measure, "treatments": int(possible.sum()), "accuracy": right.mean() if len(right) else np.nan})
-    return pd.DataFrame(rows)
+        rows = pd.DataFrame({
+            "measure": measure, "perturbation": names, "compound": compounds, "mechanism": mechanisms, "nearest": names[nearest],
+            "right": mechanisms[nearest] == mechanisms,
+        })  # fmt: skip
+        tables.append(rows[(same_mechanism & ~left_out).any(axis=1)])
+    return pd.concat(tables, ignore_index=True)
