@@ -1,6 +1,7 @@
 """What the notebook `profiles` opens: the table of a run, or any other; and the images of its wells."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
 from cellsignal.profiles.commands import is_simulated
 from cellsignal.profiles.mechanisms import neighbours
-from cellsignal.profiles.table import BATCH, PERTURBATION, PLATE, WELL, Profiles, read_profiles
+from cellsignal.profiles.table import BATCH, PERTURBATION, PLATE, SIMULATED, WELL, Profiles, read_profiles
 from cellsignal.run import environment, mounts
 
 EMBEDDINGS = "embeddings.parquet"
@@ -44,11 +45,13 @@ def open_table(table: Path, *, data: str = "", cell_types: Sequence[str] = ()) -
     chosen = next((name for name in by_network if not cell_types or name.partition("/")[0] in cell_types), None)
     if chosen is None:
         raise InputError(f"no network of {', '.join(cell_types)}", where=table, cure=f"choose among {', '.join(by_network)}")
-    plates = _plates(table, data)
-    simulated.show(is_simulated(table, by_network[chosen]) or (plates is not None and simulated.is_simulated(plates)))
+    profiles, plates = by_network[chosen], _plates(table, data)
+    simulated.show(is_simulated(table, profiles) or (plates is not None and simulated.is_simulated(plates)))
+    if simulated.shown():  # what is written of them says so too
+        profiles = replace(profiles, wells=profiles.wells.assign(**{SIMULATED: True}))
     if len(by_network) > 1:
         print(f"network {chosen} of {', '.join(by_network)}: wells.cell_types chooses another")
-    return by_network[chosen], plates
+    return profiles, plates
 
 
 def _plates(table: Path, data: str) -> Path | None:
@@ -74,8 +77,9 @@ def neighbour_images(
     stems = dict(zip(zip(sites["experiment"], sites["plate"].astype(str), sites["well"]), sites["stem"]))
     near = neighbours(profiles, count)
     near = near[near["perturbation"] == perturbation]
-    rows = {f"{perturbation}": profiles.wells[profiles.treated & (profiles.wells[PERTURBATION] == perturbation).to_numpy()]}
-    rows |= {f"{row.neighbour} ({row.similarity:.2f})": profiles.wells[profiles.treated & (profiles.wells[PERTURBATION] == row.neighbour).to_numpy()] for row in near.itertuples()}
+    treated = profiles.wells[profiles.treated].groupby(PERTURBATION)
+    rows = {perturbation: treated.get_group(perturbation)}
+    rows |= {f"{row.neighbour} ({row.similarity:.2f})": treated.get_group(row.neighbour) for row in near.itertuples()}
     rows["untreated"] = profiles.wells[profiles.negative_controls]
     images, titles, names = [], [], []
     for name, chosen in rows.items():
