@@ -166,19 +166,11 @@ def mean_null(designs: Sequence[tuple[int, int]], wells: np.ndarray, *, permutat
 def null_distribution(positives: int, eligible: int, permutations: int, seed: int) -> np.ndarray:
     """Average precision of `permutations` random rankings of `eligible` rows, float32; the same for the same arguments."""
     random = np.random.default_rng([seed, positives, eligible])
-    places = np.arange(1, positives + 1, dtype=np.float32)
-    null = np.empty(permutations, np.float32)
-    rows = max(1, min(permutations, (64 << 20) // eligible))
-    for start in range(0, permutations, rows):
-        count = min(rows, permutations - start)
-        taken, ranks = np.zeros((count, eligible), bool), np.empty((count, positives), np.int64)
-        for number, last in enumerate(range(eligible - positives, eligible)):  # Floyd's sampling without replacement
-            drawn = random.integers(0, last + 1, size=count)
-            drawn = np.where(taken[np.arange(count), drawn], last, drawn)
-            taken[np.arange(count), drawn] = True
-            ranks[:, number] = drawn
-        null[start : start + count] = (places / (np.sort(ranks, axis=1) + 1)).mean(axis=1)
-    return null
+    ranks = np.empty((positives, permutations), np.int32)
+    for number, last in enumerate(range(eligible - positives, eligible)):  # Floyd's sampling without replacement
+        drawn = random.integers(0, last + 1, size=permutations, dtype=np.int32)
+        ranks[number] = np.where((ranks[:number] == drawn).any(axis=0), last, drawn)
+    return (np.arange(1, positives + 1)[:, None] / (np.sort(ranks, axis=0) + 1)).mean(axis=0).astype(np.float32)
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
