@@ -2,7 +2,9 @@
 
 import json
 import sys
+from inspect import signature
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,9 @@ import pytest
 from tables import make_table
 
 from cellsignal import files
+from cellsignal.cli import profiles as cli
 from cellsignal.cli.main import main
+from cellsignal.profiles.settings import ProfileSettings
 from cellsignal.profiles.table import read_profiles
 from cellsignal.receipts import Receipt
 
@@ -86,3 +90,10 @@ def test_other_wells_of_the_random_network_are_refused_in_one_line(
     assert run(monkeypatch, table, "--out", tmp_path / "out", "--random", tmp_path / "random.parquet") == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cellsignal: error")]
     assert f"random.parquet: lacks 28 wells of {table}, such as " in line and not (tmp_path / "out").exists()
+
+
+def test_the_command_offers_every_choice_of_the_settings() -> None:
+    for enum in (cli.Scale, cli.Center, cli.Controls, cli.Sphering):
+        assert tuple(choice.value for choice in enum) == get_args(ProfileSettings.model_fields[enum.__name__.lower()].annotation)
+    defaults = {name: parameter.default for name, parameter in signature(cli.profile).parameters.items() if name in ProfileSettings.model_fields}
+    assert len(defaults) == 8 and ProfileSettings(**{name: getattr(value, "value", value) for name, value in defaults.items()}) == ProfileSettings()

@@ -59,6 +59,12 @@ def test_sphering_on_all_controls_shrinks_variation_within_and_not_between_them(
     assert within.between(0.8, 1.2).all() and (between > 4).all()
 
 
+def test_unknown_treatments_are_many_treatments() -> None:
+    table = make_table()
+    table.loc[table["Metadata_Control_Type"] == "treatment", "Metadata_Perturbation"] = None
+    assert np.isfinite(center(from_frame(table), on="plate", controls="all").features).all()
+
+
 def test_projection_keeps_distances_and_the_origin() -> None:
     profiles = from_frame(make_table(features=5))
     all_of_them = project(profiles, 100)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from cellsignal.errors import InputError
 from cellsignal.profiles.settings import ProfileSettings
-from cellsignal.profiles.table import Profiles, constant_features
+from cellsignal.profiles.table import CONTROL_TYPE, PERTURBATION, WELL, Profiles, constant_features
 
 UNCORRECTED = "uncorrected"
 
@@ -50,7 +50,7 @@ def scale(profiles: Profiles) -> Profiles:
 def control_wells(profiles: Profiles, controls: str) -> np.ndarray:
     """Which wells are controls, bool[wells]: `negative`, or `all` of known perturbation; InputError where a table has none."""
     negative = profiles.negative_controls
-    chosen = negative | ((profiles.wells["Metadata_Control_Type"] == "poscon").to_numpy() & (profiles.perturbations >= 0) & (controls == "all"))
+    chosen = negative | ((profiles.wells[CONTROL_TYPE] == "poscon").to_numpy() & (profiles.perturbations >= 0) & (controls == "all"))
     if not chosen.any():
         raise InputError(
             "no controls: no well has Metadata_Control_Type negcon" + (" or poscon" if controls == "all" else ""), where=profiles.where,
@@ -115,9 +115,10 @@ def _check_many_treatments(profiles: Profiles) -> None:
     sizes = np.bincount(profiles.plates)
     if sizes.min() == 1:
         raise InputError(f"{profiles.plate_name(int(sizes.argmin()))} has a single well, which would become 0", where=profiles.where, cure=cure)
-    treatments = profiles.wells[profiles.treated].assign(plate=profiles.plates[profiles.treated]).groupby("plate")["Metadata_Perturbation"].nunique()
-    if (treatments == 1).any():
-        name = profiles.plate_name(int(treatments.index[treatments == 1][0]))
+    treatments = profiles.wells[profiles.wells[CONTROL_TYPE] == "treatment"]
+    kinds = treatments[PERTURBATION].fillna(treatments[WELL]).groupby(profiles.plates[treatments.index]).nunique()  # unknown ones may all differ
+    if (kinds == 1).any():
+        name = profiles.plate_name(int(kinds.index[kinds == 1][0]))
         raise InputError(f"{name} has a single treatment, which its mean would take away", where=profiles.where, cure=cure)
 
 
