@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 TINY = Path(__file__).resolve().parents[1] / "papermill_params/tiny.yaml"
-COMMANDS = ["simulate", "download", "check", "layout", "pack", "run", "bundle", "sweep", "assign", "score", "colab init"]
+COMMANDS = ["simulate", "download", "check", "layout", "pack", "run", "bundle", "sweep", "assign", "score", "profile", "colab init"]
 
 
 def cellsignal(*arguments: object, folder: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:

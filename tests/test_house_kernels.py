@@ -47,6 +47,7 @@ import cellsignal
 session = cellsignal.start(globals(), "STEP")'''
 OWN = {  # values of notebooks outside the chain that are not the demo's
     "compare": {"preset": ""},
+    "profiles": {"preset": ""},
     "benchmark": {"preset": "", "network.backbone": "densenet121", "training.batch_size": 8},
 }
 

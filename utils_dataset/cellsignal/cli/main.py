@@ -20,7 +20,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal.budget import TimeSpent
-from cellsignal.cli import embed, kaggle, run
+from cellsignal.cli import embed, kaggle, profiles, run
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.files import output_file
 from cellsignal.run import environment
@@ -42,6 +42,7 @@ app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1
 app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(run.bundle)
 app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(run.sweep)
 app.command(epilog="Example: cellsignal embed runs/demo --out embeddings.parquet")(embed.embed)
+app.command(epilog="Example: cellsignal profile runs/demo/embeddings.parquet --out runs/demo/profiles")(profiles.profile)
 colab = typer.Typer(help="The notebooks on Colab.", no_args_is_help=True, rich_markup_mode=None, epilog="Example: cellsignal colab init")
 app.add_typer(colab, name="colab")
 

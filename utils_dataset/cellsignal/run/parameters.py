@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from cellsignal import code_identity, settings
 from cellsignal.errors import InputError
 from cellsignal.files import is_plain
+from cellsignal.profiles.settings import ProfileSettings
 from cellsignal.run import recipe
 from cellsignal.run.recipe import ALL, Recipe
 from cellsignal.settings import Names, Settings
@@ -37,6 +38,9 @@ class NotebookParameters(Recipe):
     start_from: Literal["", "weights", "scores"] = Field("", description="what lies in the run folder and is not made again")
     score_only: Names = Field([], description="experiments to score, and decide nothing; empty means score all, and decide", examples=[["U2OS-03"]])
     runs: Names = Field([], description="run folders to compare", examples=[["runs/demo", "runs/second"]])
+    table: str = Field("", description="table of profiles; empty means the embeddings of a run")
+    random_table: str = Field("", description="the same wells by a network with random weights; empty means none")
+    profile: ProfileSettings = Field(default_factory=ProfileSettings, description="how profiles are corrected and measured")
     measurement: MeasurementSettings = Field(default_factory=MeasurementSettings, description="how a machine is measured")
 
     @field_validator("cell_type", "network_name")

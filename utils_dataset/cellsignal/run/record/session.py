@@ -104,7 +104,7 @@ def start(namespace: Mapping[str, Any], notebook: str) -> Session:
     folder = environment.lock_run_folder(checked.recipe.run)
     session = Session(notebook, folder, checked, Budget(environment.deadline(checked.recipe.machine.time_budget_minutes)), namespace)
     write_run_file(folder)
-    if not environment.under_chain() and "runs" not in namespace:  # a notebook that compares runs resumes none of them
+    if not environment.under_chain() and not {"runs", "table"} & {*namespace}:  # a notebook that only reads runs resumes none of them
         for attached in _attached_runs(folder):
             _check_parameters(attached, {**checked.given, **checked.notebook_only})
             session.attached_files.update(_copy_outputs(attached, folder, already_copied=session.attached_files))

@@ -22,6 +22,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "embeddings.parquet*", "scores/**/*"),
     "compare": ("compare.*",),
+    "profiles": ("profiles.parquet", "perturbations.csv", "neighbours.csv", "profile.json", "receipt.json"),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
 }
 # Written when the work is complete; a session that ends earlier removes those of an earlier run.

@@ -1,0 +1,114 @@
+"""Tables of profiles: what is read, and what is refused in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tables import make_table
+
+from cellsignal.errors import InputError
+from cellsignal.profiles.correct import steps
+from cellsignal.profiles.settings import ProfileSettings
+from cellsignal.profiles.table import from_frame, read_profiles
+
+
+def changed(change: Callable[[pd.DataFrame], object], **design: int) -> pd.DataFrame:
+    table = make_table(**design)
+    result = change(table)
+    return result if isinstance(result, pd.DataFrame) else table
+
+
+WRONG = {  # whatever is done with them
+    "no column": (lambda table: table.drop(columns="Metadata_Batch"), "no column Metadata_Batch; name the columns"),
+    "no row": (lambda table: table.iloc[:0], "no row; write it again"),
+    "no feature": (lambda table: table.filter(like="Metadata_"), r"no numeric column besides Metadata_\*; add the features"),
+    "no number": (lambda table: table.__setitem__("embedding_1", np.where(table.index == 5, np.nan, 1.0)), "embedding_1 is nan in well W.. on plate 0 of batch-0 .*1 of 6.; drop these"),
+    "infinite": (lambda table: table.__setitem__("embedding_2", np.inf), "embedding_2 is inf in well"),
+    "twice": (lambda table: pd.concat([table, table.iloc[:2]]), "2 wells are there twice, such as well W.. on plate 0 of batch-0; average the rows"),
+    "unknown type": (lambda table: table.__setitem__("Metadata_Control_Type", "trt"), "Metadata_Control_Type is 'trt' in row 1; write one of negcon, poscon, treatment, empty"),
+    "contradiction": (lambda table: table.__setitem__("Metadata_Control", False), "Metadata_Control is False and Metadata_Control_Type 'negcon' in row"),
+    "no plate": (lambda table: table.__setitem__("Metadata_Plate", None), "no Metadata_Plate in row 1; fill the column"),
+    "all the same": (lambda table: table.__setitem__(slice(None), table.assign(**dict.fromkeys(table.filter(like="embedding_"), 1.0))), "all wells have the same features"),
+    "two columns": (lambda table: table.set_axis([*table.columns[:-1], "embedding_0"], axis=1), "two columns embedding_0; rename or drop one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, message", WRONG.values(), ids=WRONG)
+def test_a_wrong_table_ends_in_one_line(change: Callable[[pd.DataFrame], object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        from_frame(changed(change), where="table.csv")
+    assert str(refused.value).startswith("table.csv: ") and "\n" not in str(refused.value)
+
+
+def single_treatment(table: pd.DataFrame) -> pd.DataFrame:
+    return table[(table["Metadata_Control_Type"] == "negcon") | (table["Metadata_Perturbation"] == "t0") | (table["Metadata_Batch"] != "batch-1")]
+
+
+WRONG_FOR_A_STEP = {  # a change, settings that refuse it, the message, and settings that do not
+    "no controls": (lambda table: table[table["Metadata_Control_Type"] == "treatment"], {}, "no controls: no well has .* negcon or poscon; mark", {"center": "plate", "sphering": "none"}),
+    "a plate without controls": (lambda table: table[(table["Metadata_Control_Type"] != "negcon") | (table["Metadata_Batch"] != "batch-1")], {}, "no controls on plate 0 of batch-1 and 1 more plates", {"center": "none"}),
+    "one well a plate": (lambda table: table.drop_duplicates(["Metadata_Batch", "Metadata_Plate"]), {"center": "plate", "sphering": "none"}, "plate 0 of batch-0 has a single well, which would become 0; centre on controls", {"center": "none", "sphering": "none"}),
+    "one treatment a plate": (single_treatment, {"center": "plate"}, "plate 0 of batch-1 has a single treatment, which its mean would take away", {"center": "controls"}),
+    "one control a plate": (lambda table: table.drop(table[table["Metadata_Control_Type"] == "negcon"][table[table["Metadata_Control_Type"] == "negcon"].duplicated(["Metadata_Batch", "Metadata_Plate"])].index), {}, "the controls show no variation", {"center": "plate"}),
+    "a constant feature": (lambda table: table.assign(embedding_3=7.0), {}, "the feature embedding_3 is constant; drop what is constant", {"scale": "none"}),
+    "a constant feature, sphered": (lambda table: table.assign(embedding_3=7.0), {"scale": "none", "components": 0, "regularisation": 0.0}, "or one of these is constant; set regularisation above 0", {"scale": "none", "components": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, settings, message, other", WRONG_FOR_A_STEP.values(), ids=WRONG_FOR_A_STEP)
+def test_what_is_wrong_for_one_step_is_refused_for_that_step_only(
+    change: Callable[[pd.DataFrame], pd.DataFrame], settings: dict[str, object], message: str, other: dict[str, object]
+) -> None:
+    profiles = from_frame(changed(change))
+    with pytest.raises(InputError, match=message) as refused:
+        list(steps(profiles, ProfileSettings(**settings)))
+    assert "\n" not in str(refused.value) and "; " in str(refused.value)
+    *_, (_, result) = steps(profiles, ProfileSettings(**other))
+    assert np.isfinite(result.features).all()
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.csv", "table.csv.gz"])
+def test_formats_give_the_same_profiles(tmp_path: Path, name: str) -> None:
+    table = make_table().assign(Metadata_Plate="01")
+    table["Metadata_Well"] = [f"W{number}" for number in range(len(table))]
+    table.loc[0, "Metadata_Perturbation"] = None
+    table.to_parquet(tmp_path / name) if name.endswith("parquet") else table.to_csv(tmp_path / name, index=False)
+    read, expected = read_profiles(tmp_path / name), from_frame(table)
+    np.testing.assert_allclose(read.features, expected.features, rtol=1e-6)
+    assert set(read.wells["Metadata_Plate"]) == {"01"} and read.perturbations[0] == -1 and not read.treated[0]
+    assert (read.perturbations == expected.perturbations).all() and read.names == [f"embedding_{number}" for number in range(6)]
+
+
+def test_anndata_is_read_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "table.h5ad").write_bytes(b"")
+    with pytest.raises(InputError, match="need the library anndata|cannot be read"):
+        read_profiles(tmp_path / "table.h5ad")
+    anndata = pytest.importorskip("anndata")
+    table = make_table()
+    features = table.filter(like="embedding_")
+    anndata.AnnData(features.to_numpy(np.float32), table.drop(columns=features).set_axis(table.index.astype(str))).write_h5ad(tmp_path / "table.h5ad")
+    np.testing.assert_allclose(read_profiles(tmp_path / "table.h5ad").features, features, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, message", [("nothing.csv", "no such file"), ("table.txt", "not a file name of profiles"), ("broken.parquet", "cannot be read .Arrow")])
+def test_a_file_that_is_no_table_ends_in_one_line(tmp_path: Path, name: str, message: str) -> None:
+    for other in ("table.txt", "broken.parquet"):
+        (tmp_path / other).write_text("no table")
+    with pytest.raises(InputError, match=message):
+        read_profiles(tmp_path / name)
+
+
+def test_wells_that_a_network_has_learnt_from_are_not_measured() -> None:
+    table = make_table()
+    table["Metadata_Split"] = np.where(table["Metadata_Batch"] == "batch-0", "train", "test")
+    profiles = from_frame(table)
+    assert set(profiles.wells["Metadata_Batch"][profiles.treated]) == {"batch-1", "batch-2"}
+    assert from_frame(table.assign(Metadata_Split="train")).treated.sum() == 8 * 6, "unless there are no others"
+
+
+def test_networks_are_told_apart() -> None:
+    table = make_table()
+    parts = from_frame(table.assign(Metadata_Network=np.where(table["Metadata_Batch"] == "batch-0", "U2OS/model", "RPE/model"))).by_network()
+    assert {name: len(part.wells) for name, part in parts.items()} == {"RPE/model": 48, "U2OS/model": 24} and list(parts) == ["RPE/model", "U2OS/model"]

@@ -1,0 +1,1 @@
+"""Profiles: one vector per well, corrected, and what image-based profiling measures on it."""

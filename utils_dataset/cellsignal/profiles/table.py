@@ -1,0 +1,192 @@
+"""A table of profiles: one row per well, with the columns that image-based profiling expects.
+
+`Metadata_Plate`, `Metadata_Well`, `Metadata_Batch` (the experiment), `Metadata_Perturbation` (empty where unknown) and
+`Metadata_Control_Type` (negcon, poscon, treatment or empty) are needed; `Metadata_Control` must agree with the type;
+`Metadata_Compound`, `Metadata_Mechanism`, `Metadata_Network`, `Metadata_Split` and `Metadata_Simulated` are read where there are
+any. Every other numeric column is a feature, and every
+other `Metadata_` column is kept.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+
+PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
+PERTURBATION, CONTROL_TYPE, CONTROL = "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_Control"
+COMPOUND, MECHANISM = "Metadata_Compound", "Metadata_Mechanism"
+NETWORK, SPLIT, SIMULATED = "Metadata_Network", "Metadata_Split", "Metadata_Simulated"  # of the embeddings of a run
+REQUIRED = (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE)
+CONTROL_TYPES = ("negcon", "poscon", "treatment", "empty")
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Wells and their features."""
+
+    wells: pd.DataFrame  # a row per well, the columns Metadata_*
+    features: np.ndarray  # float32[wells, features]
+    names: list[str]  # of the features
+    where: str = "profiles"  # the file, for messages
+
+    @cached_property
+    def plates(self) -> np.ndarray:
+        """The number of each well's plate, int[wells]; a plate's name may occur in several batches."""
+        return self.wells.groupby([BATCH, PLATE], sort=True, observed=True).ngroup().to_numpy()
+
+    @cached_property
+    def perturbations(self) -> np.ndarray:
+        """The number of each well's perturbation, int[wells]; -1 where it is unknown."""
+        return pd.factorize(self.wells[PERTURBATION], sort=True)[0]
+
+    @property
+    def negative_controls(self) -> np.ndarray:
+        """Which wells are untreated, bool[wells]."""
+        return (self.wells[CONTROL_TYPE] == "negcon").to_numpy()
+
+    @cached_property
+    def learnt(self) -> np.ndarray:
+        """Which treated wells a network has learnt from, bool[wells]: similar to each other whatever their images show."""
+        learnt = (self.wells[SPLIT] == "train").to_numpy() if SPLIT in self.wells else np.zeros(len(self.wells), bool)
+        return learnt & (self.wells[CONTROL_TYPE] == "treatment").to_numpy()
+
+    @cached_property
+    def treated(self) -> np.ndarray:
+        """Which wells are measured, bool[wells]: treatments of known perturbation, without those that a network has learnt from."""
+        known = (self.wells[CONTROL_TYPE] == "treatment").to_numpy() & (self.perturbations >= 0)
+        return known & ~self.learnt if (known & ~self.learnt).any() else known
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the table says that its plates are simulated."""
+        return SIMULATED in self.wells and bool(self.wells[SIMULATED].astype(bool).any())
+
+    def plate_name(self, number: int) -> str:
+        """The name of a plate, for messages."""
+        row = self.wells.iloc[int(np.flatnonzero(self.plates == number)[0])]
+        return f"plate {row[PLATE]} of {row[BATCH]}"
+
+    def by_network(self) -> dict[str, "Profiles"]:
+        """The wells of each network, the one with most wells first, as features of different networks have nothing in common; "" where none is named."""
+        if NETWORK not in self.wells:
+            return {"": self}
+        rows = self.wells.groupby(NETWORK, sort=True, dropna=False).indices
+        names = sorted(rows, key=lambda name: -len(rows[name]))
+        return {str(name): replace(self, wells=self.wells.iloc[rows[name]].reset_index(drop=True), features=self.features[rows[name]]) for name in names}
+
+    def with_features(self, features: np.ndarray, names: list[str] | None = None) -> "Profiles":
+        """The same wells with other features."""
+        return replace(self, features=features, names=self.names if names is None else names)
+
+    def frame(self) -> pd.DataFrame:
+        """All columns in one table."""
+        return pd.concat([self.wells, pd.DataFrame(self.features, columns=self.names, index=self.wells.index)], axis=1)
+
+
+def read_profiles(path: Path) -> Profiles:
+    """Read .parquet, .csv, .csv.gz or .h5ad (which needs anndata); InputError in one line for a table that is no table of profiles."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such file", where=path, cure="name a table of profiles, such as the embeddings.parquet of a run")
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    if not suffix:
+        raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
+    try:
+        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path, dtype={PLATE: str, WELL: str})
+    except InputError:
+        raise
+    except Exception as error:  # readers raise many kinds of errors for damaged files
+        raise InputError(f"cannot be read ({type(error).__name__}: {error})", where=path, cure="write it again") from None
+    return from_frame(frame, where=str(path))
+
+
+def _read_h5ad(path: Path) -> pd.DataFrame:
+    if find_spec("anndata") is None:
+        raise InputError("AnnData files need the library anndata", where=path, cure="pip install anndata, or write the table as Parquet")
+    import anndata
+
+    data = anndata.read_h5ad(path)
+    values = data.X.toarray() if hasattr(data.X, "toarray") else data.X
+    return pd.concat([data.obs, pd.DataFrame(values, index=data.obs_names, columns=data.var_names)], axis=1).reset_index(drop=True)
+
+
+def from_frame(frame: pd.DataFrame, *, where: str = "profiles") -> Profiles:
+    """Profiles of a table; InputError in one line for what is wrong whatever is done with it."""
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise InputError(f"no column {', '.join(missing)}", where=where, cure=f"name the columns {', '.join(REQUIRED)}; all wells may share one value")
+    if not len(frame):
+        raise InputError("no row", where=where, cure="write it again")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"two columns {twice[0]}", where=where, cure="rename or drop one")
+    numeric = frame.select_dtypes("number").columns
+    names = [name for name in numeric if not str(name).startswith("Metadata_")]
+    if not names:
+        raise InputError("no numeric column besides Metadata_*", where=where, cure="add the features, a numeric column each")
+    wells = frame[[name for name in frame.columns if str(name).startswith("Metadata_")]].reset_index(drop=True).copy()
+    for name in (PLATE, WELL, BATCH):
+        if wells[name].isna().any():
+            raise InputError(f"no {name} in row {int(wells[name].isna().to_numpy().argmax()) + 1}", where=where, cure="fill the column")
+        wells[name] = wells[name].astype(str)
+    known = wells[PERTURBATION].notna() & (wells[PERTURBATION].astype(str) != "")
+    wells[PERTURBATION] = wells[PERTURBATION].astype(object).where(known, None).map(_as_text, na_action="ignore")
+    _check_control_types(wells, where)
+    _check_positions(wells, where)
+    features = frame[names].to_numpy(np.float32)
+    profiles = Profiles(wells, features, [str(name) for name in names], where)
+    _check_values(profiles)
+    return profiles
+
+
+def _as_text(value: object) -> str:
+    """A perturbation as text; a number that pandas made a float because others are missing is whole again."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _check_control_types(wells: pd.DataFrame, where: str) -> None:
+    types = wells[CONTROL_TYPE].astype(object)
+    unknown = types[~types.isin(CONTROL_TYPES)]
+    if len(unknown):
+        raise InputError(
+            f"{CONTROL_TYPE} is {unknown.iloc[0]!r} in row {unknown.index[0] + 1}", where=where, cure=f"write one of {', '.join(CONTROL_TYPES)}")
+    wells[CONTROL_TYPE] = types
+    is_control = types != "treatment"
+    if CONTROL in wells and (wells[CONTROL].astype(bool) != is_control).any():
+        row = int((wells[CONTROL].astype(bool) != is_control).to_numpy().argmax())
+        raise InputError(
+            f"{CONTROL} is {wells[CONTROL].iloc[row]} and {CONTROL_TYPE} {types.iloc[row]!r} in row {row + 1}", where=where,
+            cure=f"{CONTROL} is true for all wells but treatments; or drop that column")  # fmt: skip
+    wells[CONTROL] = is_control
+
+
+def _check_positions(wells: pd.DataFrame, where: str) -> None:
+    twice = wells.duplicated([BATCH, PLATE, WELL])
+    if twice.any():
+        row = wells[twice].iloc[0]
+        what = f"{int(twice.sum())} wells are there twice, such as well {row[WELL]} on plate {row[PLATE]} of {row[BATCH]}"
+        raise InputError(what, where=where, cure="average the rows of a well, such as its sites, or name plates apart")
+
+
+def _check_values(profiles: Profiles) -> None:
+    finite = np.isfinite(profiles.features)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        well, wrong = profiles.wells.iloc[row], (~finite).any(axis=0)
+        what = f"{profiles.names[column]} is {profiles.features[row, column]} in well {well[WELL]} on plate {well[PLATE]} of {well[BATCH]}"
+        raise InputError(
+            f"{what} (features with such values: {int(wrong.sum())} of {len(wrong)})", where=profiles.where, cure="drop these features, or fill in their median")
+    if (np.ptp(profiles.features, axis=0) == 0).all():
+        raise InputError("all wells have the same features", where=profiles.where, cure="write the table again")
+
+
+def constant_features(profiles: Profiles) -> list[str]:
+    """The names of features with the same value in all wells."""
+    return [name for name, extent in zip(profiles.names, np.ptp(profiles.features, axis=0)) if extent == 0]
+
