@@ -58,6 +58,12 @@ def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed
     return read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
 
 
+def open_benchmark_sites(data: str, *, run: str | Path, task: Task) -> "tuple[Path, pd.DataFrame]":
+    """The folder of a benchmark's data, and its sites as `wells.read_benchmark_sites` gives them; raises InputError."""
+    root = prepare(data, run=run, task=task)
+    return root, wells.read_benchmark_sites(root)
+
+
 def prepare(
     data: str, *, run: str | Path, preset: str = "", seed: int = 0, task: Task = RXRX1, replace: bool = True, **options: Any
 ) -> Path:
@@ -175,7 +181,7 @@ def _attached_or_downloaded(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
     if environment.platform() == "kaggle" or mounts.data_sets(task):
         return mounts.data_set(task)
-    if environment.platform() != "colab":
+    if environment.platform() != "colab" or not task.competition:
         return None
     from cellsignal.data.download.rxrx1 import from_kagglehub
 
@@ -248,5 +254,13 @@ def _check_sites(task: str, data: str, settings: WellSettings, *, run: str | Pat
     return []
 
 
+def _check_splits(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
+    """No cell types: one network serves all. InputError where a split of the benchmark, or the training sites, are missing."""
+    sites = open_benchmark_sites(data, run=run, task=TASKS[task])[1]
+    if missing := sorted({wells.TRAIN_SPLIT, *wells.EVALUATED_SPLITS} - set(sites["split"])):
+        raise InputError(f"no site of the split {missing[0]}", where=data_folder(data, run=run), cure="use all rows of the benchmark's metadata.csv")
+    return []
+
+
 # By the reader that a task names.
-READERS: dict[str, Callable[..., list[str]]] = {"wells": _cell_types_of_wells, "sites": _check_sites}
+READERS: dict[str, Callable[..., list[str]]] = {"wells": _cell_types_of_wells, "sites": _check_sites, "splits": _check_splits}
