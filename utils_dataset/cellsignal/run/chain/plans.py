@@ -8,7 +8,7 @@ from typing import Any
 
 from cellsignal import files, json_schemas, settings
 from cellsignal.data.settings import WellSettings
-from cellsignal.decide.settings import AssignmentSettings
+from cellsignal.decide.settings import STATISTICS, AssignmentSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
@@ -78,8 +78,36 @@ def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list
     ]
 
 
+def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
+    """One network for all sites, and its scores, in one notebook with the name of the task."""
+    check_one_network(recipe)
+    return [
+        Step(
+            recipe.task,
+            needs=("simulate",),
+            outputs=(*_weights(recipe.task, ("model",)), "submission.csv", "metrics.json"),
+            extras=("scores/**/*", "eda/**/*", "predictions/*"),
+            notebook=_notebook(kernels, recipe.task),
+            checkpoints=(f"weights/{recipe.task}/model.checkpoint.json",),
+        )
+    ]
+
+
+def check_one_network(recipe: Recipe) -> None:
+    """Raise InputError for settings that take the known labels of controls, or images of other splits, where every site is to be answered."""
+    for key, value, known in (
+        ("prediction.statistics", recipe.prediction.statistics, STATISTICS),
+        ("network.standardise", recipe.network.standardise, ("none", "image")),
+    ):
+        if value not in known:
+            what = f"{key} is {value!r}, and the task {recipe.task} scores every site, controls too, without knowing others"
+            raise InputError(what, where=recipe.location(key), cure=f"write {' or '.join(known)}")
+
+
 # By the name of the plan in a task.
-PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {"by cell type": plan_by_cell_type, "in folds": plan_folds}
+PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {
+    "by cell type": plan_by_cell_type, "in folds": plan_folds, "one network": plan_one_network,
+}
 
 
 def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) -> Step:

@@ -20,6 +20,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.*", "weights/{cell_type}/{network_name}-*"),
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
+    "rxrx1-wilds": ("weights/rxrx1-wilds/model.*", "submission.csv", "predictions/*", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "scores/**/*"),
     "compare": ("compare.*",),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
@@ -28,6 +29,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
 RESULT_FILES = {
     "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "answers.csv"),
     "protein-atlas": ("submission.csv", "metrics.json"),
+    "rxrx1-wilds": ("submission.csv", "metrics.json"),
 }
 MODEL_PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, whose name is left out
 
