@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 
 from cellsignal.data.images.reader import read_site
 from cellsignal.data.tables.wells import read_tables
+from cellsignal.tasks import RXRX1
 
 VALIDATION = ("RPE-02",)  # of the preset tiny's training experiments
 COLUMNS = ["site_id", "well_id", "cell_type", "dataset", "experiment", "plate", "well", "site", "well_type", "sirna", "sirna_id"]
@@ -21,10 +21,9 @@ def write_wilds(plates: Path, out: Path) -> Path:
     sites["site_id"] = sites["well_id"] + "_" + sites["site"].astype(str)
     sites["dataset"] = sites["dataset"].mask(sites["experiment"].isin(VALIDATION), "val")
     paths = write_metadata(out, sites)
-    whole = [(plates / f"{stem}_w1.png").is_file() for stem in sites["stem"]]  # the preset leaves out a few images
-    for stem, path, there in zip(sites["stem"], paths, whole):
+    for stem, path in zip(sites["stem"], paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = read_site(plates, stem)[:3] if there else np.zeros((3, 32, 32), np.uint8) + len(str(path))
+        image = read_site(plates, stem, channels=RXRX1.suffixes[:3])  # the one image that the preset leaves out is of the fifth channel
         cv2.imwrite(str(path), image[::-1].transpose(1, 2, 0))  # OpenCV's order is blue, green, red
     return out
 

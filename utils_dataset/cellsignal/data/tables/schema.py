@@ -150,7 +150,7 @@ _EXPECTED = {
         "is not a well type",
         "write treatment, positive_control or negative_control",
     ),
-    "dataset": ("is not a data set", "write train or test; RxRx1-WILDS, which has val too, is read with task: rxrx1-wilds"),
+    "dataset": ("is not a data set", "write train or test (if this is RxRx1-WILDS, read it with task: rxrx1-wilds)"),
     "channel": ("is not a channel", "write a whole number from 1"),
     "mean": ("is not a mean of pixels", _NUMBER),
     "std": ("is not a standard deviation of pixels", _NUMBER),
