@@ -13,6 +13,7 @@ from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.settings import WellSettings
 from cellsignal.data.simulated import WORKING_FOLDER
 from cellsignal.data.tables import wells
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
@@ -260,6 +261,14 @@ def _check_splits(task: str, data: str, settings: WellSettings, *, run: str | Pa
     if missing := sorted({wells.TRAIN_SPLIT, *wells.EVALUATED_SPLITS} - set(sites["split"])):
         raise InputError(f"no site of the split {missing[0]}", where=data_folder(data, run=run), cure="use all rows of the benchmark's metadata.csv")
     return []
+
+
+def check_one_network(statistics: str, standardise: str, *, location: Callable[[str], str] = str) -> None:
+    """Raise InputError for settings that use which wells are controls, or images of other splits: a benchmark's sites are answered without."""
+    for key, value, known in (("prediction.statistics", statistics, STATISTICS), ("network.standardise", standardise, ("none", "image"))):
+        if value not in known:
+            what = f"{key} is {value!r}, and this benchmark scores every site, controls too, without knowing others"
+            raise InputError(what, where=location(key), cure=f"write {' or '.join(known)}")
 
 
 # By the reader that a task names.

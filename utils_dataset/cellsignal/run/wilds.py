@@ -17,7 +17,6 @@ from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.pretrained import load_pretrained
 from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
-from cellsignal.run.chain import plans
 from cellsignal.run.record.session import Session
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
@@ -36,7 +35,7 @@ class SplitBenchmark:
 
     def __init__(self, session: Session, *, start_from: str = "") -> None:
         recipe = session.recipe
-        plans.check_one_network(recipe)
+        inputs.check_one_network(recipe.prediction.statistics, recipe.network.standardise)
         self.session, self.folder, self.start_from, self.task = session, session.folder, start_from, TASKS[recipe.task]
         self.root, self.sites = inputs.open_benchmark_sites(recipe.data, run=self.folder, task=self.task)
         if start_from != "scores":
@@ -110,11 +109,10 @@ class SplitBenchmark:
 
     def submit(self) -> pd.DataFrame:
         """Write submission.csv, the benchmark's own files of predictions, and metrics.json; returns the answers beside the truth."""
-        recipe, scores = self.session.recipe, list(self.scores.values())[-1]
-        answers = scores.idxmax(axis=1)
+        answers = list(self.scores.values())[-1].idxmax(axis=1)
         write_json(self.folder / "metrics.json", {"metric": self.task.metric, "task": self.task.name, "splits": self.rows,
                                                   "notes": [], "simulated": is_simulated(self.root)})
-        write_predictions(self.folder / "predictions", answers, sites=self.sites, seed=recipe.seed)
+        write_predictions(self.folder / "predictions", answers, sites=self.sites, seed=self.session.recipe.seed)
         write_site_answers(self.folder / "submission.csv", answers, sites=self.sites, task=self.task)
         asked = self.sites[self.sites["id_code"].isin(answers.index)].set_index("id_code")
         return asked[["split", "sirna"]].assign(answer=answers.reindex(asked.index))

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.decide.evaluate.split_accuracy import SPLIT_NAMES, split_table
+from cellsignal.data.tables.wells import SPLIT_NAMES
 from cellsignal.show import html
 from cellsignal.show.style import RAW, blank_figure, cell_type_colour, new_figure, pale, styled
 
@@ -62,6 +62,6 @@ def split_parts(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     if not rows:
         yield html.section("Accuracy by split", html.paragraph(trouble or "No split was measured.", quiet=True))
         return
-    table = split_table(rows).round(1).reset_index()
-    cells = [[str(value) if isinstance(value, float) else value for value in row] for row in table.itertuples(index=False)]
-    yield html.section("Accuracy by split", html.paragraph(HOW), html.image(accuracy_by_split(rows).png(), "accuracy of each split"), html.table(list(table.columns), cells))
+    header = ["split", "statistics", "accuracy", "worst cell type", "sites", "accuracy by well", "wells"]
+    cells = [[SPLIT_NAMES[row["split"]], *(row[name] for name in ("rung", "accuracy", "worst_cell_type", "sites", "well_accuracy", "wells"))] for row in rows]
+    yield html.section("Accuracy by split", html.paragraph(HOW), html.image(accuracy_by_split(rows).png(), "accuracy of each split"), html.table(header, cells))

@@ -246,7 +246,8 @@ def _answer_problems(
 # The benchmark RxRx1-WILDS: each site has its label and its split, and is scored alone.
 
 TRAIN_SPLIT, VALIDATION_SPLIT = "train", "val"
-EVALUATED_SPLITS = (VALIDATION_SPLIT, "test", "id_test")  # in the benchmark's order: experiments that no training site is of, and, last, those of training
+SPLIT_NAMES = {VALIDATION_SPLIT: "validation (OOD)", "test": "test (OOD)", "id_test": "test (ID)"}  # of experiments out of, and in, the training distribution
+EVALUATED_SPLITS = tuple(SPLIT_NAMES)
 
 
 def read_benchmark_sites(root: Path) -> pd.DataFrame:

@@ -6,13 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.data.tables import headers, schema
-from cellsignal.data.tables.wells import EVALUATED_SPLITS, read_benchmark_sites
+from cellsignal.data.tables.wells import EVALUATED_SPLITS, SPLIT_NAMES, read_benchmark_sites
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.errors import InputError, raise_if_any
 from cellsignal.files import write_text
 from cellsignal.tasks import Task
-
-SPLIT_NAMES = {"val": "validation (OOD)", "test": "test (OOD)", "id_test": "test (ID)"}  # of experiments out of, and in, the training distribution
 
 
 def evaluate_splits(scores: pd.DataFrame, sites: pd.DataFrame, *, rung: str) -> list[dict]:

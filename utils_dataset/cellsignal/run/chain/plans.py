@@ -8,7 +8,7 @@ from typing import Any
 
 from cellsignal import files, json_schemas, settings
 from cellsignal.data.settings import WellSettings
-from cellsignal.decide.settings import STATISTICS, AssignmentSettings
+from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
@@ -80,7 +80,7 @@ def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list
 
 def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
     """One network for all sites, and its scores, in one notebook with the name of the task."""
-    check_one_network(recipe)
+    inputs.check_one_network(recipe.prediction.statistics, recipe.network.standardise, location=recipe.location)
     return [
         Step(
             recipe.task,
@@ -91,17 +91,6 @@ def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -
             checkpoints=(f"weights/{recipe.task}/model.checkpoint.json",),
         )
     ]
-
-
-def check_one_network(recipe: Recipe) -> None:
-    """Raise InputError for settings that take the known labels of controls, or images of other splits, where every site is to be answered."""
-    for key, value, known in (
-        ("prediction.statistics", recipe.prediction.statistics, STATISTICS),
-        ("network.standardise", recipe.network.standardise, ("none", "image")),
-    ):
-        if value not in known:
-            what = f"{key} is {value!r}, and the task {recipe.task} scores every site, controls too, without knowing others"
-            raise InputError(what, where=recipe.location(key), cure=f"write {' or '.join(known)}")
 
 
 # By the name of the plan in a task.
