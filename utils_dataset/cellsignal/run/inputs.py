@@ -148,7 +148,8 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
 
         if preset not in (known := presets_of(task)):
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
+            cure = f"use one of: {', '.join(known)}" if known else f"leave it empty, because none draws for the task {task.name}"
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=cure)
     attached = not data and any(mounts.has_task_tables(folder, task) for folder in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
     has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
