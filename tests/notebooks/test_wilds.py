@@ -16,11 +16,13 @@ from cellsignal.files import read_json, sha256
 from cellsignal.run import environment, recipe
 from cellsignal.run.chain import plans, script
 from cellsignal.run.record import step_receipts
+from cellsignal.run.sweep.results import outcome
 from cellsignal.show.report import write_report
 
 ROOT = environment.repository()
 NOTEBOOK = environment.kernels_folder() / "rxrx1-wilds/rxrx1-wilds.ipynb"
-SMALL = {"network": {"backbone": "resnet-small", "standardise": "image"}, "training": {"batch_size": 32, "epochs": 1, "schedule": "cosine", "loss": "cross-entropy"}}
+NETWORK = {"backbone": "resnet-small", "standardise": "image"}
+TRAINING = {"batch_size": 32, "epochs": 1, "schedule": "cosine", "loss": "cross-entropy"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,8 @@ def test_a_recipe_goes_from_the_benchmark_s_folder_to_its_predictions(wilds: Pat
     ended = subprocess.run([*command, *(part for change in changes for part in ("-p", change))], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     run, metrics = tmp_path / "run", read_json(tmp_path / "run/metrics.json")
-    assert [(row["split"], row["rung"]) for row in metrics["splits"]] == [(split, kind) for split in ("val", "test", "id_test") for kind in ("running", "adapted")]
+    expected = [(split, kind) for split in ("val", "test", "id_test") for kind in ("running", "adapted")]
+    assert [(row["split"], row["rung"]) for row in metrics["splits"]] == expected
     last = {row["split"]: row["accuracy"] for row in metrics["splits"]}
     assert score_files(run / "submission.csv", wilds / "metadata.csv")["by_split"] == pytest.approx(last)
     assert "test (OOD)" in ended.stdout and f"{100 * last['test']:.1f}" in ended.stdout
@@ -46,6 +49,8 @@ def test_a_recipe_goes_from_the_benchmark_s_folder_to_its_predictions(wilds: Pat
     lines = {split: len((run / f"predictions/rxrx1_split:{split}_seed:0_epoch:best_pred.csv").read_text().split()) for split in last}
     assert lines == {"val": (table["dataset"] == "val").sum(), "test": (table["dataset"] == "test").sum(), "id_test": (table["dataset"] == "train").sum() / 2}
     assert "test (ID)" in (run / "report.html").read_text()
+    found = outcome(run)  # as a sweep has it
+    assert (found["held_out_raw"], found["test_raw"]) == (last["val"], last["test"]) and found["weights"] > 100_000
 
 
 @pytest.mark.slow
@@ -56,10 +61,10 @@ def test_sessions_that_are_too_short_end_with_the_same_answers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: None)
-    training, prediction = {**SMALL["training"], "batch_scope": scope}, {"statistics": statistics, "tta_views": views}
+    training, prediction = {**TRAINING, "batch_scope": scope}, {"statistics": statistics, "tta_views": views}
 
     def session(**changes: object) -> dict:
-        values = {"run": "runs/wilds", "data": str(wilds), "network": SMALL["network"], "training": training, "prediction": prediction}
+        values = {"run": "runs/wilds", "data": str(wilds), "network": NETWORK, "training": training, "prediction": prediction}
         return script.execute(NOTEBOOK, {**values, **changes})
 
     run = tmp_path / "runs/wilds"

@@ -17,8 +17,8 @@ from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts as find_known_layouts
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
-from cellsignal.decide.evaluate.split_accuracy import check_site_answers, score_site_answers
 from cellsignal.decide.evaluate.prediction_sets import held_out_levels, prediction_sets, write_prediction_sets
+from cellsignal.decide.evaluate.split_accuracy import check_site_answers, score_site_answers
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings

@@ -50,7 +50,8 @@ def split_findings(rows: Sequence[dict[str, Any]]) -> str:
         *others, last = [row for row in rows if row["split"] == split] or [None]
         if last:
             compared = "".join(f" ({row['accuracy']:.1%} with {row['rung']})" for row in others)
-            lines.append(f"- **{name}**: {last['accuracy']:.1%} of {last['sites']:,} sites with {last['rung']}{compared}; worst cell type {last['worst_cell_type']:.1%}.")
+            answered = f"{last['accuracy']:.1%} of {last['sites']:,} sites with {last['rung']}{compared}"
+            lines.append(f"- **{name}**: {answered}; worst cell type {last['worst_cell_type']:.1%}.")
     return "\n".join(lines) or "- No split was measured."
 
 
@@ -58,7 +59,8 @@ def split_parts(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     """The parts of the report that come before training, from the content of metrics.json."""
     rows = metrics.get("splits", [])
     last = {row["split"]: row for row in rows}
-    yield html.head("cellsignal", f"Run {run.name}", [html.number(f"{row['accuracy']:.3f}", f"accuracy, {SPLIT_NAMES[split]}", kind="raw") for split, row in last.items()])
+    boxes = [html.number(f"{row['accuracy']:.3f}", f"accuracy, {SPLIT_NAMES[split]}", kind="raw") for split, row in last.items()]
+    yield html.head("cellsignal", f"Run {run.name}", boxes)
     if not rows:
         yield html.section("Accuracy by split", html.paragraph(trouble or "No split was measured.", quiet=True))
         return
