@@ -75,7 +75,7 @@ def test_sessions_that_are_too_short_end_with_the_same_answers(
     assert sorted(path.name for path in (run / "scores/model").iterdir()) == sorted(kinds)
     assert len(list((run / f"scores/model/{kinds[-1]}").glob("*.parquet"))) == 6
     written = {path: sha256(path) for path in (run / "submission.csv", *run.glob("predictions/*"))}
-    assert len(written) == 4 and len(write_report(run).read_text()) > 1000
+    assert len(written) == 4 and "A training site of each cell type" in write_report(run).read_text()
     times = {path: path.stat().st_mtime_ns for path in run.glob("scores/*/*/*.parquet")}
     for path in written:
         path.unlink()

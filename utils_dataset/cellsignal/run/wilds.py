@@ -52,12 +52,12 @@ class SplitBenchmark:
         return table.reindex([TRAIN_SPLIT, *EVALUATED_SPLITS])
 
     def show_sites(self) -> Figure | str:
-        """A training site of each cell type as a composite beside its channels, kept as eda/sites.png; a sentence when no image is opened."""
+        """A training site of each cell type as a composite beside its channels, kept as eda/training_sites.png; a sentence when no image is opened."""
         if self.start_from == "scores":
             return NO_IMAGES
         shown = self.sites[self.sites["split"] == TRAIN_SPLIT].drop_duplicates("cell_type").sort_values("cell_type")
         images = list(read_sites(self.root, shown, channels=self.task.suffixes))
-        return save(show_wells(images, shown["experiment"].tolist(), task=self.task), self.folder / "eda/sites.png")
+        return save(show_wells(images, shown["experiment"].tolist(), task=self.task), self.folder / "eda/training_sites.png")
 
     @property
     def networks_to_train(self) -> range:

@@ -41,6 +41,7 @@ PLATES = {
     "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
     "groups": "Plate groups and their rotation",
     "sites": "Sites of frequent classes: the composite and its channels",
+    "training_sites": "A training site of each cell type: the composite and its channels",
     "classes": "How often each class occurs",
     "companions": "Which labels go together",
     "folds": "Sites of each class in each fold",
