@@ -51,6 +51,8 @@ OWN = {  # values of notebooks outside the chain that are not the demo's
     "benchmark": {"preset": "", "network.backbone": "densenet121", "training.batch_size": 8},
 }
 
+RECIPE_OF_TASK = {"rxrx1-wilds": "wilds-adapted"}  # where it has another name than the task's notebook
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_metadata = pytest.mark.parametrize("path", METADATA, ids=lambda path: path.parent.name)
 
@@ -179,7 +181,7 @@ def test_parameters_are_the_plain_keys_the_groups_and_at_most_three_of_its_own(p
 
 @each_notebook
 def test_parameters_are_those_of_the_demo(path: Path) -> None:
-    name = path.stem if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
+    name = RECIPE_OF_TASK.get(path.stem, path.stem) if path.stem in TASKS else "demo"  # a task's own notebook has a recipe of its own
     demo = flatten(recipes.load(ROOT / f"papermill_params/{name}.yaml").model_dump()) | {"run": f"runs/{path.stem if path.stem in OWN else name}"} | OWN.get(path.stem, {})
     found = resolved(path)
     assert found == {key: demo[key] for key in found}
@@ -220,7 +222,7 @@ def choices_of(name: str, stem: str) -> tuple[str, ...]:
     of_tasks = [TASKS[stem]] if stem in TASKS else list(TASKS.values()) if stem in ("0-chain", *OWN) else [TASKS["rxrx1"]]
     listed = {
         "preset": tuple(preset for task in of_tasks for preset in task.presets),
-        **({"task": ("protein-atlas",)} if stem == "protein-atlas" else {}),
+        **({"task": (stem,)} if stem in TASKS else {}),
     }  # fmt: skip
     kind = NotebookParameters.model_fields[name].annotation
     literal = get_args(kind) if get_origin(kind) is Literal else ()

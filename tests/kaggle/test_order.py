@@ -73,6 +73,17 @@ def test_another_task_has_its_own_kernel_and_competition(plan: Make) -> None:
         plan("protein-atlas", "preset=demo")
 
 
+def test_a_benchmark_mounts_the_user_s_data_set_and_no_competition(plan: Make) -> None:
+    wilds = plan("wilds-adapted", datasets=["bob/wilds-rxrx1"])
+    assert [(kernel.step, kernel.gpu) for kernel in wilds.kernels] == [("rxrx1-wilds", True)]
+    assert (wilds.competitions, wilds.datasets[1:]) == ((), ("bob/wilds-rxrx1",))
+    for options in ({}, {"competition": True}):
+        with pytest.raises(InputError, match="task rxrx1-wilds are those of no competition; upload them as a data set and add --dataset OWNER/SLUG"):
+            plan("wilds-adapted", **options)
+    with pytest.raises(InputError, match="unknown preset 'tiny'"):
+        plan("wilds-adapted", "preset=tiny")
+
+
 def test_the_competition_is_attached_only_where_its_plates_are_wanted(plan: Make) -> None:
     assert plan("brodt").competitions == ("recursion-cellular-image-classification",)
     assert [kernel.cell_type for kernel in plan("brodt").kernels if kernel.step.startswith("3-")] == ["HUVEC", "HEPG2", "RPE", "U2OS"]

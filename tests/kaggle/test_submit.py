@@ -124,3 +124,9 @@ def test_an_upload_that_breaks_off(server: FakeKaggle, tmp_path: Path, tables: P
 def test_a_run_without_a_submission(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no submission.csv; run `cellsignal kaggle pull`"):
         submitting.submission_of_run(tmp_path)
+
+
+def test_answers_to_a_benchmark_are_not_sent_to_kaggle(tmp_path: Path) -> None:
+    (tmp_path / "submission.csv").write_text("site_id,sirna_id\nHUVEC-01_1_B02_2,7\n")
+    with pytest.raises(InputError, match="the task rxrx1-wilds is no competition on Kaggle; send the files in its run's `predictions`"):
+        submitting.submit(tmp_path / "submission.csv", message="x")

@@ -1,7 +1,10 @@
 """Whose statistics normalise, and what chunks and refinements make of a whole plate's."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +13,10 @@ from torch import nn
 
 from building import make_network
 from cellsignal.learn.networks.backbones import BACKBONES
-from cellsignal.learn.batches.dataset import num_batches
+from cellsignal.learn.batches.dataset import SiteImages, num_batches
 from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, NO_BATCHNORM_NOTE, REFINEMENTS, adapted_pass, batch_statistics, max_batch_pixels, no_batchnorm_note, batchnorm_layers
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.training.epoch import evaluate
 
 LAYERS = 37  # of a densenet-small
 
@@ -147,3 +151,13 @@ def test_networks_without_batch_normalisation_are_known(name: str) -> None:
     with torch.device("meta"):
         model = make_network(name, channels=6, classes=3)
     assert no_batchnorm_note(model) == (NO_BATCHNORM_NOTE if name in ("plain-cnn", "timm:convnext_atto") else "")
+
+
+def test_held_out_sites_may_be_scored_under_running_statistics(patches: tuple[Path, pd.DataFrame]) -> None:
+    root, sites = patches
+    data, model = SiteImages(root, sites, class_numbers=[0, 10, 20, 30], cache=True), make_network()
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.from_numpy(np.stack(data.cached[:16])))
+        answers = model.eval()(torch.from_numpy(np.stack(data.cached))).argmax(1).numpy()
+    assert evaluate(model, data, scope="mixed", running=True) == (answers == data.labels).mean()

@@ -142,5 +142,5 @@ def test_what_is_of_another_shape_is_named(tmp_path: Path, name: str, content: o
 
 
 def test_a_run_of_an_unknown_task_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="b: no task 'moon'; compare runs of rxrx1 or protein-atlas$"):
+    with pytest.raises(InputError, match="b: no task 'moon'; compare runs of rxrx1 or protein-atlas or rxrx1-wilds$"):
         read_results([make(tmp_path, "a"), make(tmp_path, "b", task="moon")], here=tmp_path / "x")

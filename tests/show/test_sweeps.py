@@ -42,6 +42,13 @@ def test_a_row_for_each_variant_even_one_that_failed() -> None:
     assert figure.png()
 
 
+def test_a_metric_of_one_kind_has_one_panel() -> None:
+    kinds = sweep_results.RUNG_KINDS["split_accuracy"]
+    trials = sweep_results.trials_table([record("base"), record("better", better=0.1)], kinds=kinds)
+    raw, cost = draw_variants(trials, sweep_results.variants_table(trials, order=["base", "better"]), metric="accuracy of sites").axes
+    assert raw.get_xlabel() == "accuracy of sites" and len(cost.texts) == 2
+
+
 def test_nothing_but_failures_is_said() -> None:
     trials = sweep_results.trials_table([record("base", status="failed")])
     figure = draw_variants(trials, sweep_results.variants_table(trials, order=["base"]))

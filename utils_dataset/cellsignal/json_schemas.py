@@ -64,6 +64,20 @@ class LabelRung(TypedDict):
     by_class: NotRequired[list[float]]
 
 
+class SplitRow(TypedDict):
+    """The accuracy of single sites in a split of a benchmark, in metrics.json."""
+
+    rung: str
+    split: Literal["val", "test", "id_test"]
+    accuracy: float
+    worst_cell_type: float
+    sites: int
+    well_accuracy: float
+    wells: int
+    by_cell_type: dict[str, float]
+    by_experiment: dict[str, float]
+
+
 class ExperimentDecision(TypedDict):
     """How a test experiment was decided, in metrics.json."""
 
@@ -126,10 +140,11 @@ class ControlSeparation(TypedDict):
 class Metrics(TypedDict, total=False):
     """metrics.json: the results of a run."""
 
-    metric: Literal["accuracy", "macro_f1"]
+    metric: Literal["accuracy", "macro_f1", "split_accuracy"]
     task: str
     ladder: list[Rung]
     rungs: list[LabelRung]
+    splits: list[SplitRow]
     linear_baseline: LinearBaseline | None
     notes: list[str]
     brodt: dict[str, list[float]]

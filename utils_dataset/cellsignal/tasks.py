@@ -9,16 +9,16 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Task:
-    """One competition: its files, channels, classes and metric.
+    """One competition or benchmark: its files, channels, classes and metric.
 
     `reader`, `metric` and `plan` are keys of registries, dicts of functions by name. What a task does not have (cell
     types, controls, class names) is left empty.
     """
 
     name: str
-    competition: str  # its slug on Kaggle
+    competition: str  # its slug on Kaggle; empty for a benchmark elsewhere
     channels: tuple[str, ...]  # in file order
-    suffixes: tuple[str, ...]  # how the file of each channel ends, after the stem of its site
+    suffixes: tuple[str, ...]  # how the file of each channel ends, after the stem of its site; ".png#2" is the second plane of a colour image
     colours: tuple[Colour, ...]  # 8-bit RGB of each channel in composites
     id_column: str
     label_column: str  # of the tables with answers
@@ -29,6 +29,7 @@ class Task:
     reader: str  # of the tables: run.inputs.READERS
     metric: str  # of a submission: decide.commands.SUBMISSION_METRICS
     plan: str  # which steps a run has: run.chain.plans.PLANS
+    identifying_value: str = ""  # a cell that such a column then has, where another task's table has the column too
     presets: tuple[str, ...] = ()  # of the virtual microscope that draws for it
     class_names: tuple[str, ...] = ()
     cell_types: tuple[str, ...] = ()  # those with most wells first
@@ -113,4 +114,23 @@ PROTEIN_ATLAS = Task(
     ),
 )  # fmt: skip
 
-TASKS = {task.name: task for task in (RXRX1, PROTEIN_ATLAS)}
+# The benchmark RxRx1-WILDS (Koh et al. 2021, arXiv 2012.07421): the public release's wells, each site scored alone, the controls as classes.
+RXRX1_WILDS = Task(
+    name="rxrx1-wilds",
+    competition="",
+    channels=RXRX1.channels[:3],
+    suffixes=(".png#1", ".png#2", ".png#3"),
+    colours=RXRX1.colours[:3],
+    id_column="site_id",
+    label_column="sirna_id",
+    answer_column="sirna_id",
+    labels="one",
+    classes=1139,
+    identifying_tables=(("metadata.csv", "dataset"),),
+    identifying_value="val",
+    reader="splits",
+    metric="split_accuracy",
+    plan="one network",
+)
+
+TASKS = {task.name: task for task in (RXRX1, PROTEIN_ATLAS, RXRX1_WILDS)}

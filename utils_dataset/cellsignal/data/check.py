@@ -5,16 +5,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from cellsignal import files
 from cellsignal.data.images import packed_store
-from cellsignal.data.images.reader import read_channel
+from cellsignal.data.images.reader import PLANE, file_suffix, read_channel, read_colour
 from cellsignal.data.tables.labelled_sites import read_site_tables, task_of
-from cellsignal.data.tables.wells import read_pixel_stats, read_tables, select
+from cellsignal.data.tables.wells import read_benchmark_sites, read_pixel_stats, read_tables, select
 from cellsignal.errors import Faults, InputError, Problem, raise_if_any
 from cellsignal.files import entries, walk
 from cellsignal.progress_bars import progress_bar
@@ -107,7 +109,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     """Every problem of a data set: columns file (with line and column), problem, cure; no rows if nothing is wrong.
 
     Tables: everything that their readers refuse; images are checked only if the tables are valid. Images: missing,
-    damaged, not 8-bit grey, of another size than most, identical to another (allowed for labelled sites, which folds
+    damaged, not 8-bit grey (or RGB, as the task says), of another size than most, identical to another (allowed for labelled sites, which folds
     keep together), or listed in no row. In a store, every site is checked against its checksum and every file against
     its digest. With `cell_types`, images of other cell types may be missing; InputError for an unknown cell type.
     """
@@ -123,7 +125,7 @@ def check_dataset(root: Path, *, cell_types: Sequence[str] = (), progress: bool 
     listed_files, existing_files = _image_files(root, stems, task), _existing_files(root, stems)
     required_files = _image_files(root, required_stems, task)
     present_files = [file for file in required_files if file in existing_files]
-    checks = list(_check_images(present_files, progress=progress))
+    checks = list(_check_images(present_files, read=read_colour if PLANE in task.suffixes[0] else read_channel, progress=progress))
     return _table(
         [
             *_missing([file for file in required_files if file not in existing_files]),
@@ -165,14 +167,23 @@ def _site_stems(root: Path, task: Task, cell_types: Sequence[str]) -> tuple[list
     return stems, stems
 
 
+def _benchmark_stems(root: Path, task: Task, cell_types: Sequence[str]) -> tuple[list[str], list[str]]:
+    if cell_types:
+        raise InputError(f"the task {task.name} is scored on all cell types", where=root, cure="leave out --cell-type")
+    stems = read_benchmark_sites(root)["stem"].tolist()
+    return stems, stems
+
+
 # By the reader that a task names.
-STEMS_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], tuple[list[str], list[str]]]] = {"wells": _well_stems, "sites": _site_stems}
+STEMS_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], tuple[list[str], list[str]]]] = {
+    "wells": _well_stems, "sites": _site_stems, "splits": _benchmark_stems,
+}
 DUPLICATES_ALLOWED = {"sites"}  # readers of data in which an image may occur twice: folds keep such sites together
 
 
 def _image_files(root: Path, stems: Iterable[str], task: Task) -> list[str]:
     # Without the cost of 753,060 Path objects.
-    return [f"{root}/{stem}{suffix}" for stem in stems for suffix in task.suffixes]
+    return [f"{root}/{stem}{suffix}" for stem in stems for suffix in dict.fromkeys(map(file_suffix, task.suffixes))]
 
 
 def _existing_files(root: Path, stems: Iterable[str]) -> set[str]:
@@ -193,22 +204,22 @@ def _parent_folders(files: Iterable[str]) -> set[str]:
     return parents
 
 
-def _check_images(files: list[str], *, progress: bool) -> Iterator[_ImageCheck]:
+def _check_images(files: list[str], *, read: Callable[[Path], np.ndarray], progress: bool) -> Iterator[_ImageCheck]:
     bar = progress_bar(total=len(files), desc="check images", unit="file", disable=not progress)
     with bar, ThreadPoolExecutor() as pool:
         for start in range(0, len(files), _FILES_PER_BATCH):
-            for check in pool.map(_check_image, files[start : start + _FILES_PER_BATCH]):
+            for check in pool.map(partial(_check_image, read=read), files[start : start + _FILES_PER_BATCH]):
                 bar.update()
                 yield check
 
 
-def _check_image(file: str) -> _ImageCheck:
+def _check_image(file: str, *, read: Callable[[Path], np.ndarray]) -> _ImageCheck:
     try:
-        image = read_channel(Path(file))
+        image = read(Path(file))
     except Faults as faults:
         return _ImageCheck(file, problems=tuple(faults.problems))
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-    return _ImageCheck(file, image.shape, digest)
+    return _ImageCheck(file, image.shape[-2:], digest)
 
 
 def _missing(files: list[str]) -> Iterator[Problem]:

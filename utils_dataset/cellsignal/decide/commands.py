@@ -18,6 +18,7 @@ from cellsignal.decide.assign.known_layouts import known_layouts as find_known_l
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.ladder import accuracy
 from cellsignal.decide.evaluate.prediction_sets import held_out_levels, prediction_sets, write_prediction_sets
+from cellsignal.decide.evaluate.split_accuracy import check_site_answers, score_site_answers
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
@@ -135,6 +136,7 @@ class SubmissionMetric(NamedTuple):
 SUBMISSION_METRICS = {
     "accuracy": SubmissionMetric(_score_accuracy, lambda submission, sample, task: check_submission(submission, sample=sample)),
     "macro_f1": SubmissionMetric(_score_macro_f1, _check_labels),
+    "split_accuracy": SubmissionMetric(score_site_answers, check_site_answers),
 }
 
 

@@ -25,6 +25,7 @@ class PredictionSettings(Settings):
     prototype_scale: float = Field(0.0, ge=0, description="factor from similarities to logits; 0 means fitted on held-out wells")
 
     subsets = {
+        "sites": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views"),
         "wells": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views", "prototype_weight", "prototype_scale"),
         "labels": ("tta_views", "combine"),
     }
@@ -33,6 +34,11 @@ class PredictionSettings(Settings):
     def wells(self) -> "PredictionSettings":
         """The settings for wells with one siRNA each."""
         return self.subset("wells")
+
+    @property
+    def sites(self) -> "PredictionSettings":
+        """The settings for sites that are scored alone, with one class each."""
+        return self.subset("sites")
 
     @property
     def labels(self) -> "PredictionSettings":

@@ -100,6 +100,8 @@ def submit(file: Path, *, message: str, data: Path | None = None) -> str:
     wrong rows, and what the client raises.
     """
     task = submission_task(file)
+    if not task.competition:
+        raise InputError(f"the task {task.name} is no competition on Kaggle", where=file, cure="send the files in its run's `predictions` to the benchmark")
     if data is not None:
         check_file(file, sample=data / SAMPLE)
     else:

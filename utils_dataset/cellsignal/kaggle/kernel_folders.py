@@ -79,8 +79,18 @@ def plan_kernels(
         run=values["run"],
         kernels=tuple(step_kernels),
         datasets=(f"{owner}/{utility_dataset.SLUG}", *map(_dataset, datasets)),
-        competitions=(TASKS[recipe.task].competition,) if competition or not (recipe.preset or recipe.data or datasets) else (),
+        competitions=_competitions(recipe, datasets, always=competition),
     )
+
+
+def _competitions(recipe: Recipe, datasets: Sequence[str], *, always: bool) -> tuple[str, ...]:
+    """The competition that the kernels mount: where nothing else gives the images, or `always`; InputError for a task that has none."""
+    if not always and (recipe.preset or recipe.data or datasets):
+        return ()
+    if not (slug := TASKS[recipe.task].competition):
+        what = f"the images of the task {recipe.task} are those of no competition"
+        raise InputError(what, where="data", cure="upload them as a data set and add --dataset OWNER/SLUG")
+    return (slug,)
 
 
 def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kernel:

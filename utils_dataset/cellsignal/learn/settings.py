@@ -154,6 +154,7 @@ class TrainingSettings(Settings):
         "head": (*_SHARED, *_LOSS, "head_epochs"),
         "whole": (*_SHARED, *_LOSS, *_SCHEDULE, "epochs", "pseudo_label_epochs", "pseudo_label_share", "pseudo_label_step"),
         "final": (*_SHARED, *_LOSS, "final_epochs", "final_learning_rate"),
+        "sites": (*_SHARED, *_SCHEDULE, "loss", "label_smoothing", "ema_decay", "epochs"),
         "labels": (*(name for name in _SHARED if name != "batch_scope"), *_SCHEDULE, "loss", "label_smoothing", "ema_decay", "epochs"),
     }
 
@@ -176,6 +177,11 @@ class TrainingSettings(Settings):
     def final(self) -> "TrainingSettings":
         """Settings of the phase on all labelled wells: `final_epochs` at the constant `final_learning_rate`."""
         return self.subset("final", epochs=self.final_epochs, learning_rate=self.final_learning_rate, schedule="constant")
+
+    @property
+    def sites(self) -> "TrainingSettings":
+        """Settings of training on a benchmark's sites, in one phase: no pretraining, no margins, no pseudo-labels."""
+        return self.subset("sites")
 
     @property
     def labels(self) -> "TrainingSettings":

@@ -13,6 +13,7 @@ from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.settings import WellSettings
 from cellsignal.data.simulated import WORKING_FOLDER
 from cellsignal.data.tables import wells
+from cellsignal.decide.settings import STATISTICS
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
@@ -56,6 +57,12 @@ def open_sites(data: str, *, run: str | Path, task: Task, preset: str = "", seed
     from cellsignal.data.tables.labelled_sites import read_site_tables
 
     return read_site_tables(prepare(data, run=run, preset=preset, seed=seed, task=task), task)
+
+
+def open_benchmark_sites(data: str, *, run: str | Path, task: Task) -> "tuple[Path, pd.DataFrame]":
+    """The folder of a benchmark's data, and its sites as `wells.read_benchmark_sites` gives them; raises InputError."""
+    root = prepare(data, run=run, task=task)
+    return root, wells.read_benchmark_sites(root)
 
 
 def prepare(
@@ -141,7 +148,8 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
 
         if preset not in (known := presets_of(task)):
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=f"use one of: {', '.join(known)}")
+            cure = f"use one of: {', '.join(known)}" if known else f"leave it empty, because none draws for the task {task.name}"
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=cure)
     attached = not data and any(mounts.has_task_tables(folder, task) for folder in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
     has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
@@ -175,7 +183,7 @@ def _attached_or_downloaded(task: Task) -> Path | None:
     """The data set that Kaggle has attached, or that Colab can fetch; None on one's own machine without either."""
     if environment.platform() == "kaggle" or mounts.data_sets(task):
         return mounts.data_set(task)
-    if environment.platform() != "colab":
+    if environment.platform() != "colab" or not task.competition:
         return None
     from cellsignal.data.download.rxrx1 import from_kagglehub
 
@@ -248,5 +256,21 @@ def _check_sites(task: str, data: str, settings: WellSettings, *, run: str | Pat
     return []
 
 
+def _check_splits(task: str, data: str, settings: WellSettings, *, run: str | Path, preset: str, seed: int) -> list[str]:
+    """No cell types: one network serves all. InputError where a split of the benchmark, or the training sites, are missing."""
+    sites = open_benchmark_sites(data, run=run, task=TASKS[task])[1]
+    if missing := sorted({wells.TRAIN_SPLIT, *wells.EVALUATED_SPLITS} - set(sites["split"])):
+        raise InputError(f"no site of the split {missing[0]}", where=data_folder(data, run=run), cure="use all rows of the benchmark's metadata.csv")
+    return []
+
+
+def check_one_network(statistics: str, standardise: str, *, location: Callable[[str], str] = str) -> None:
+    """Raise InputError for settings that use which wells are controls, or images of other splits: a benchmark's sites are answered without."""
+    for key, value, known in (("prediction.statistics", statistics, STATISTICS), ("network.standardise", standardise, ("none", "image"))):
+        if value not in known:
+            what = f"{key} is {value!r}, and this benchmark scores every site, controls too, without knowing others"
+            raise InputError(what, where=location(key), cure=f"write {' or '.join(known)}")
+
+
 # By the reader that a task names.
-READERS: dict[str, Callable[..., list[str]]] = {"wells": _cell_types_of_wells, "sites": _check_sites}
+READERS: dict[str, Callable[..., list[str]]] = {"wells": _cell_types_of_wells, "sites": _check_sites, "splits": _check_splits}

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from itertools import chain, islice
 from pathlib import Path
 
-from cellsignal.data.tables.headers import has_columns
+from cellsignal.data.tables.headers import is_table_of
 from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.tasks import RXRX1, Task
@@ -55,13 +55,14 @@ def data_set(task: Task = RXRX1) -> Path:
     if folders:
         what = f"{len(folders)} data sets are attached: {', '.join(map(str, folders))}"
         raise InputError(what, where="data", cure="name one of them as `data`")
-    cure = f"attach the competition {task.competition} or a data set with {task.identifying_tables[0][0]}, or set `preset` to simulate plates"
+    competition, simulate = f"the competition {task.competition} or " * bool(task.competition), ", or set `preset` to simulate plates" * bool(task.presets)
+    cure = f"attach {competition}a data set with {task.identifying_tables[0][0]}{simulate}"
     raise InputError(f"no plates to be found; {describe_mounts()}", where=environment.KAGGLE / "input", cure=cure)
 
 
 def has_task_tables(folder: Path, task: Task) -> bool:
     """Whether a folder holds tables that are certainly the task's: by their columns where the name alone does not say so."""
-    return any((folder / name).is_file() and (not column or has_columns(folder / name, column)) for name, column in task.identifying_tables)
+    return any((folder / name).is_file() and (not column or is_table_of(folder / name, column, task)) for name, column in task.identifying_tables)
 
 
 def runs() -> list[Path]:
@@ -87,7 +88,7 @@ def _table_folders(mount: Path, task: Task) -> Iterator[Path]:
 def _is_of_competition(folder: Path, task: Task) -> bool:
     """Whether a folder is the competition's mount, or lies in it."""
     first, second, *_ = (*folder.relative_to(environment.KAGGLE / "input").parts, "")
-    return task.competition in (first.lower(), second.lower() * (first == "competitions"))
+    return bool(task.competition) and task.competition in (first.lower(), second.lower() * (first == "competitions"))
 
 
 def _folders_at_depth(folder: Path, depth: int) -> list[Path]:

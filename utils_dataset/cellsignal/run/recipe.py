@@ -172,7 +172,7 @@ RENAMED_KEYS = {  # the new keys of version 0.1's flat recipes, by old key, wher
 class Recipe(Settings):
     """Every parameter a run may set; a group is defined in the room that uses it."""
 
-    task: Literal["rxrx1", "protein-atlas"] = Field("rxrx1", description="what is asked of the images")
+    task: Literal["rxrx1", "protein-atlas", "rxrx1-wilds"] = Field("rxrx1", description="what is asked of the images")
     data: str = Field("", description="folder of the data set; empty means <run>/data")
     preset: str = Field("", description="virtual microscope that fills `data` when it is not there yet")
     run: str = Field("", description="run folder; empty means runs/<name of the YAML file>")

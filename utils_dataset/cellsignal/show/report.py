@@ -15,6 +15,7 @@ from cellsignal.show import html
 from cellsignal.show.curves import curves
 from cellsignal.show.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
 from cellsignal.show.multilabel import label_ladder, label_parts
+from cellsignal.show.splits import split_parts
 from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -45,6 +46,7 @@ PLATES = {
     "batch_effect": "Control wells by their pixel statistics: experiment against siRNA",
     "groups": "Plate groups and their rotation",
     "sites": "Sites of frequent classes: the composite and its channels",
+    "training_sites": "A training site of each cell type: the composite and its channels",
     "classes": "How often each class occurs",
     "companions": "Which labels go together",
     "folds": "Sites of each class in each fold",
@@ -87,7 +89,7 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
 
 
 # By the metric that metrics.json names; without one it is accuracy.
-BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _wells_report, "macro_f1": label_parts}
+BODIES: dict[str, Callable[[Path, dict, str], Iterator[str]]] = {"accuracy": _wells_report, "macro_f1": label_parts, "split_accuracy": split_parts}
 
 
 def _read_or_reason(path: Path, shape: Any) -> tuple[Any, str]:

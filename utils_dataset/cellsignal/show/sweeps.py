@@ -34,8 +34,9 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: s
     if not variants["seeds"].sum():
         return blank_figure("no trial has finished")
     figure = new_figure(13, 1.7 + 0.42 * max(3, len(variants_table)))
-    *grid, cost = figure.subplots(1, 3, sharey=True, width_ratios=(5, 5, 2.4))
-    for axes, kind in zip(grid, [kind for kind in KINDS if f"test_{kind}" in trials], strict=True):
+    kinds = [kind for kind in KINDS if f"test_{kind}" in trials]
+    *grid, cost = figure.subplots(1, len(kinds) + 1, sharey=True, width_ratios=(*[5] * len(kinds), 2.4))
+    for axes, kind in zip(grid, kinds, strict=True):
         title, colour = KINDS[kind]
         for split in SPLITS:
             _accuracies(axes, trials, variants_table, measure=f"{split}_{kind}", split=split, colour=colour)

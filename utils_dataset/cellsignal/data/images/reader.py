@@ -1,4 +1,4 @@
-"""Reading a site as one array from its grey PNGs, one per channel, or from a packed store; every error names its file."""
+"""Reading a site as one array from its PNGs, grey ones of a channel each or one in colour, or from a packed store; every error names its file."""
 
 import os
 import stat
@@ -18,11 +18,13 @@ from cellsignal.files import entries, sha256
 from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOURS = {2: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
+GREY, RGB = 0, 2  # PNG's colour types
+_COLOURS = {GREY: "grey", RGB: "colour", 3: "a palette", 4: "grey with transparency", 6: "colour with transparency"}
+PLANE = "#"  # in a channel's suffix, before the number of a plane of a colour image: ".png#2"
 MAX_PIXELS = 2**26  # of one channel: 8,192 x 8,192
 MAX_FILE_BYTES = 2 * MAX_PIXELS  # of its file: PNG never makes pixels much larger
 _COPY_AGAIN = "copy the file again"
-_SAVE_AS_GREY = "save it as an 8-bit grey PNG"
+_SAVE_AS_GREY, _SAVE_AS_RGB = "save it as an 8-bit grey PNG", "save it as an 8-bit RGB PNG, without transparency"
 
 
 def channel_path(root: Path, stem: str, channel: int) -> Path:
@@ -32,16 +34,31 @@ def channel_path(root: Path, stem: str, channel: int) -> Path:
 
 def read_channel(path: Path) -> np.ndarray:
     """One 8-bit grey PNG as uint8[H, W], as OpenCV reads it; InputError names its fault."""
-    content = image_content(path)
-    _refuse(path, _png_fault(content))
+    return _decoded(path, GREY, shape=())
+
+
+def read_colour(path: Path) -> np.ndarray:
+    """One 8-bit RGB PNG as uint8[3, H, W], red first; InputError names its fault."""
+    return np.ascontiguousarray(_decoded(path, RGB, shape=(3,))[:, :, ::-1].transpose(2, 0, 1))  # OpenCV's order is blue, green, red
+
+
+def file_suffix(suffix: str) -> str:
+    """How the file of a channel ends: ".png" where the suffix of the channel is ".png#2"."""
+    return suffix.partition(PLANE)[0]
+
+
+def _decoded(path: Path, colour: int, *, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels of a PNG of a colour type, [H, W, *shape]."""
+    content, cure = image_content(path), _SAVE_AS_RGB if colour == RGB else _SAVE_AS_GREY
+    _refuse(path, _png_fault(content, colour, cure))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
     if image is None:
         _refuse(path, ("its pixels are damaged", _COPY_AGAIN))
-    if image.ndim != 2:
-        _refuse(path, ("has transparency", _SAVE_AS_GREY))
+    if image.shape[2:] != shape:
+        _refuse(path, ("has transparency", cure))
     return image
 
 
@@ -87,11 +104,20 @@ def resized_shape(shape: Sequence[int], size: int | None) -> tuple[int, int]:
 
 
 def _read_pngs(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
+    if any(PLANE in suffix for suffix in channels):
+        return _read_planes(root, stem, channels)
     paths = [Path(root) / f"{stem}{suffix}" for suffix in channels]
     images = [read_channel(path) for path in paths]
     for path, image in zip(paths, images):
         _same_size(path, image.shape, images[0].shape, other="the site's first channel")
     return np.stack(images)
+
+
+def _read_planes(root: Path, stem: str, channels: Sequence[str]) -> np.ndarray:
+    """The planes of a site's colour image, which all its channels lie in."""
+    [suffix] = set(map(file_suffix, channels))
+    image, numbers = read_colour(Path(root) / f"{stem}{suffix}"), [int(channel.partition(PLANE)[2]) - 1 for channel in channels]
+    return image if numbers == [0, 1, 2] else image[numbers]
 
 
 def _read_packed(
@@ -101,7 +127,7 @@ def _read_packed(
     if suffixes == packed.suffixes and packed.locate(stem) is not None:
         return packed.read(stem, out, size=size)
     if missing := _missing_numbers(packed, stem, suffixes):
-        path = Path(f"{packed.root / stem}{suffixes[missing[0] - 1]}")
+        path = Path(f"{packed.root / stem}{file_suffix(suffixes[missing[0] - 1])}")
         _refuse(path, ("was not packed into this store", "pack it, or leave out the site"))
     image = packed.read(stem, size=size)[[packed.suffixes.index(end) for end in suffixes]]
     return image if out is None else _copy_into(out, image)
@@ -130,7 +156,7 @@ def read_sites(root: Path, sites: pd.DataFrame, *, channels: Sequence[str] = RXR
     stems = sites["stem"].tolist()
     if not stems:
         return np.empty((0, len(channels), 0, 0), np.uint8)
-    suffix, packed = channels[0], packed_store.is_store(root)
+    suffix, packed = file_suffix(channels[0]), packed_store.is_store(root)
     first = read_site(root, stems[0], channels=channels)
     images = np.empty((len(stems), *first.shape), np.uint8)
 
@@ -165,7 +191,7 @@ def whole_sites(
     raise_if_any(
         [
             Problem(
-                f"{Path(root) / stem}{channels[int(missing[row].split(',')[0]) - 1]}",
+                f"{Path(root) / stem}{file_suffix(channels[int(missing[row].split(',')[0]) - 1])}",
                 "no such file, and the well has no other whole site",
                 "add the image or take the well out of the tables",
             )
@@ -188,7 +214,7 @@ def missing_channels(root: Path, stems: pd.Series, *, channels: Sequence[str]) -
         return pd.Series(missing, index=stems.index, dtype=object)
     split_stems = [stem.rpartition("/") for stem in stems]
     names_in_folder = {folder: _names(root / folder) for folder in {folder for folder, _, _ in split_stems}}
-    numbered_suffixes = [(str(number), suffix) for number, suffix in enumerate(suffixes, 1)]
+    numbered_suffixes = [(str(number), file_suffix(suffix)) for number, suffix in enumerate(suffixes, 1)]
     missing = [
         ", ".join(number for number, suffix in numbered_suffixes if f"{name}{suffix}" not in names_in_folder[folder]) for folder, _, name in split_stems
     ]
@@ -203,14 +229,14 @@ def stems_in(root: Path, folder: str) -> list[str]:
     return sorted(f"{folder}/{name.removesuffix(suffix)}" for name in _names(Path(root) / folder) if name.endswith(suffix))
 
 
-def image_fingerprint(root: Path, stem: str) -> str:
-    """A fingerprint of a site's images: SHA-256 of its first channel's file, or the digest of its plate in a store.
+def image_fingerprint(root: Path, stem: str, *, suffix: str = RXRX1.suffixes[0]) -> str:
+    """A fingerprint of a site's images: SHA-256 of its first channel's file (`suffix`), or the digest of its plate in a store.
 
     "" if there is no such file.
     """
     if packed := packed_store.find_store(root):
         return packed.digest(stem.rpartition("/")[0])
-    path = channel_path(root, stem, 1)
+    path = Path(root) / f"{stem}{file_suffix(suffix)}"
     return sha256(path) if path.is_file() else ""
 
 
@@ -237,23 +263,23 @@ def image_content(path: Path) -> bytes:
     raise AssertionError("unreachable")
 
 
-def _png_fault(content: bytes) -> tuple[str, str] | None:
-    """Fault and cure of a PNG, without decoding its pixels; None if it is valid."""
+def _png_fault(content: bytes, expected_colour: int, save_as: str) -> tuple[str, str] | None:
+    """Fault and cure of a PNG, without decoding its pixels; None if it is valid and of the expected colour type, else it is to be saved anew."""
     if not content:
         return "the file is empty", _COPY_AGAIN
     if not content.startswith(_SIGNATURE):
-        return "is not a PNG", _SAVE_AS_GREY
+        return "is not a PNG", save_as
     # Decoders accept some damaged blocks; the checksum of each chunk detects them.
     kinds = list(_chunks(content))
     if kinds[0] != b"IHDR" or kinds[-1] != b"IEND":
         return "is cut short or damaged", _COPY_AGAIN
     width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
-    if colour != 0:
-        return f"is {_COLOURS.get(colour, 'an unknown colour type')}, not grey", _SAVE_AS_GREY
+    if colour != expected_colour:
+        return f"is {_COLOURS.get(colour, 'an unknown colour type')}, not {_COLOURS[expected_colour]}", save_as
     if depth != 8:
-        return f"has {depth} bits per pixel, not 8", _SAVE_AS_GREY
+        return f"has {depth} bits per {'pixel' if colour == GREY else 'channel'}, not 8", save_as
     if b"acTL" in kinds:  # whose first frame decoders read as they like, or as black
-        return "is an animation (APNG)", _SAVE_AS_GREY
+        return "is an animation (APNG)", save_as
     if width * height > MAX_PIXELS:  # a few bytes may claim gigabytes
         return f"claims {width:,}x{height:,} pixels, more than {MAX_PIXELS:,}", "cut or shrink it, or copy it again"
     return None

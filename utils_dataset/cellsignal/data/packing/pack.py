@@ -95,8 +95,16 @@ def _labelled_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.Dat
     return labelled_sites.read_site_tables(root, task).sites[["stem"]].assign(cell_type="")
 
 
+def _benchmark_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+    if cell_types:
+        raise InputError(f"the task {task.name} is scored on all cell types", where=root, cure="leave out --cell-type")
+    return wells.read_benchmark_sites(root)[["stem", "cell_type"]]
+
+
 # By the reader that a task names.
-SITES_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {"wells": _well_sites, "sites": _labelled_sites}
+SITES_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {
+    "wells": _well_sites, "sites": _labelled_sites, "splits": _benchmark_sites,
+}
 
 
 def _shards(root: Path, stems: pd.Series, missing: pd.Series) -> list[PlateShard]:

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream
+from cellsignal.tasks import Task
 
 MAX_HEADER_BYTES = 1 << 20  # bytes of a header: that of scores, with 1,139 classes, has 6,000
 MAX_TABLE_BYTES = 256 << 20  # bytes of a table when unpacked: the public release's metadata.csv, the largest, has 13 million
@@ -75,4 +76,18 @@ def has_columns(path: Path, *columns: str) -> bool:
     try:
         return set(columns) <= set(read_header(path).names)
     except (OSError, InputError):
+        return False
+
+
+def is_table_of(path: Path, column: str, task: Task) -> bool:
+    """Whether a file is a table with this column and, where the task is told by its `identifying_value`, a cell of that."""
+    return has_columns(path, column) and (not task.identifying_value or _has_value(path, column, task.identifying_value))
+
+
+def _has_value(path: Path, column: str, value: str) -> bool:
+    try:
+        rows = csv.reader(read_content(path).decode("utf-8-sig").splitlines(), skipinitialspace=True)
+        number = [name.strip() for name in next(rows, [])].index(column)
+        return any(row[number].strip() == value for row in rows if len(row) > number)
+    except (OSError, InputError, UnicodeDecodeError, ValueError, csv.Error):
         return False

@@ -82,9 +82,9 @@ class SiteTables:
 
 
 def task_of(root: Path) -> Task:
-    """The task whose tables lie in a folder, told by a column that marks them; RxRx1 where none does."""
-    for task in TASKS.values():
-        if any(column and headers.has_columns(Path(root) / name, column) for name, column in task.identifying_tables):
+    """The task whose tables lie in a folder, told by a column that marks them, or by a value in it; RxRx1 where none does."""
+    for task in sorted(TASKS.values(), key=lambda task: not task.identifying_value):
+        if any(column and headers.is_table_of(Path(root) / name, column, task) for name, column in task.identifying_tables):
             return task
     return RXRX1
 

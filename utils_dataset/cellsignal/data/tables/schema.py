@@ -108,6 +108,25 @@ class ReleaseRow(TypedDict):
     sirna_id: Sirna
 
 
+class BenchmarkRow(TypedDict):
+    """A row of RxRx1-WILDS's metadata.csv, which has further columns: one site."""
+
+    cell_type: Text
+    dataset: Literal["train", "val", "test"]
+    experiment: Experiment
+    plate: Plate
+    well: Well
+    site: Site
+    sirna_id: Sirna
+
+
+class SiteAnswerRow(TypedDict):
+    """A row of answers to the sites of RxRx1-WILDS."""
+
+    site_id: Text
+    sirna_id: Sirna
+
+
 class PixelRow(TestRow):
     """A row of pixel_stats.csv: one channel of a site, in 8-bit units."""
 
@@ -131,7 +150,7 @@ _EXPECTED = {
         "is not a well type",
         "write treatment, positive_control or negative_control",
     ),
-    "dataset": ("is not a data set", "write train or test"),
+    "dataset": ("is not a data set", "write train or test (if this is RxRx1-WILDS, read it with task: rxrx1-wilds)"),
     "channel": ("is not a channel", "write a whole number from 1"),
     "mean": ("is not a mean of pixels", _NUMBER),
     "std": ("is not a standard deviation of pixels", _NUMBER),

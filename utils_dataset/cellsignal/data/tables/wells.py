@@ -1,9 +1,10 @@
-"""Tables of wells and sites, read from the competition's files or from the public release."""
+"""Tables of wells and sites, read from the competition's files, from the public release, or from the benchmark RxRx1-WILDS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables import schema
@@ -196,12 +197,15 @@ def _row_problems(tables: pd.DataFrame) -> list[Problem]:
     labelled = tables[tables["sirna"].notna()]
     expected_types = {sirna: _well_type(sirna) for sirna in labelled["sirna"].unique()}
     disagrees = labelled["well_type"] != labelled["sirna"].map(expected_types)
-    experiments = tables.drop_duplicates(["experiment", "dataset"])
-    in_both_sets = experiments["experiment"].duplicated()
     cure = "1108-1137 are positive controls, 1138 is the negative one, lower ones are treatments"
-    return schema.flag(labelled, disagrees, "well_type", "disagrees with the row's class number", cure) + (
-        schema.flag(experiments, in_both_sets, "experiment", "is in train and in test", "keep it in one of them")
-    )
+    return schema.flag(labelled, disagrees, "well_type", "disagrees with the row's class number", cure) + _mixed_experiments(tables)
+
+
+def _mixed_experiments(tables: pd.DataFrame) -> list[Problem]:
+    experiments = tables.drop_duplicates(["experiment", "dataset"])
+    names = sorted(tables["dataset"].unique(), reverse=True)
+    sets = " and in ".join(names) if len(names) < 3 else "two data sets"
+    return schema.flag(experiments, experiments["experiment"].duplicated(), "experiment", f"is in {sets}", "keep it in one of them")
 
 
 def _well_type(sirna: int) -> str:
@@ -237,6 +241,36 @@ def _answer_problems(
         what = f"{len(missing):,} wells of test.csv are missing, the first is {missing[0]}"
         problems.append(Problem(file, what, cure))
     return problems
+
+
+# The benchmark RxRx1-WILDS: each site has its label and its split, and is scored alone.
+
+TRAIN_SPLIT, VALIDATION_SPLIT = "train", "val"
+SPLIT_NAMES = {VALIDATION_SPLIT: "validation (OOD)", "test": "test (OOD)", "id_test": "test (ID)"}  # of experiments out of, and in, the training distribution
+EVALUATED_SPLITS = tuple(SPLIT_NAMES)
+
+
+def read_benchmark_sites(root: Path) -> pd.DataFrame:
+    """The sites of RxRx1-WILDS, in the order of metadata.csv, which is that of its predictions.
+
+    Columns: id_code (of the site, such as HUVEC-01_1_B03_2), well_id, experiment, cell_type, plate, well, well_type, site, sirna, split and
+    stem. Splits are the benchmark's official ones: "train" is site 1 of the 33 training experiments, "id_test" their site 2; "val" and
+    "test" are both sites of 4 and of 14 other experiments. Raises InputError naming file, line and column of the first fault.
+    """
+    root = Path(root)
+    if not (root / "metadata.csv").exists():
+        what = "metadata.csv is not there" if root.is_dir() else "no such folder"
+        raise InputError(what, where=root, cure="name the folder that holds metadata.csv and images")
+    frame, problems = schema.read_rows(root / "metadata.csv", schema.BenchmarkRow)
+    raise_if_any(problems or _empty_table(root / "metadata.csv", frame))
+    wells = frame["experiment"] + "_" + frame["plate"].astype(str) + "_" + frame["well"]
+    frame = frame.assign(well_id=wells, site_id=wells + "_" + frame["site"].astype(str))
+    frame["well_type"] = frame["sirna_id"].map({sirna: _well_type(sirna) for sirna in frame["sirna_id"].unique()})
+    raise_if_any(_site_problems(frame) + _mixed_experiments(frame))
+    is_second_site = (frame["dataset"] == TRAIN_SPLIT) & (frame["site"] == 2)
+    stems = "images/" + frame["experiment"] + "/Plate" + frame["plate"].astype(str) + "/" + frame["well"] + "_s" + frame["site"].astype(str)
+    sites = frame.assign(split=np.where(is_second_site, EVALUATED_SPLITS[-1], frame["dataset"]), stem=stems).reset_index(drop=True)
+    return sites.rename(columns={"site_id": "id_code", "sirna_id": "sirna"}).drop(columns="dataset")
 
 
 # The competition's table of brightness, which a data set may bring along.

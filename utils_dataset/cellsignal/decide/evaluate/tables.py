@@ -12,6 +12,10 @@ def rungs_table(metrics: Mapping[str, Any], *, with_brodt: bool = False) -> pd.D
     """One row per rung, from the content of metrics.json; empty without known answers. `with_brodt`: see `ladder.ladder_table`."""
     if metrics.get("metric", "accuracy") == "accuracy":
         return ladder_table(metrics.get("ladder", []), with_brodt=with_brodt)
+    if metrics["metric"] == "split_accuracy":
+        from cellsignal.decide.evaluate.split_accuracy import split_table
+
+        return split_table(metrics.get("splits", [])).round(1)
     from cellsignal.decide.labels.ladder import label_ladder_table
 
     return label_ladder_table(metrics.get("rungs", []))

@@ -16,7 +16,7 @@ from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.networks.backbones import get_backbone
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.receipts import Receipt
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, TASKS
 
 # Heads on pooled features: linear heads, one for all or one per cell type, and a cosine head.
 
@@ -279,6 +279,8 @@ def _training_kernel(path: Path) -> str:
     """The notebook that trains weights with this path."""
     if path.parent.name.startswith("fold-"):
         return "protein-atlas"
+    if path.parent.name in TASKS:
+        return path.parent.name
     return "2-pretrain-controls" if path.stem.startswith("pretrain") else "3-train-cell-type"
 
 

@@ -318,8 +318,10 @@ class _BatchLoss:
 
 @torch.inference_mode()
 def evaluate(model: Classifier, data: SiteImages | None, *, scope: str, machine: MachineSettings = MachineSettings(),
-             process_group: ProcessGroup = SINGLE_PROCESS, controls: SiteImages | None = None) -> float | None:
+             process_group: ProcessGroup = SINGLE_PROCESS, controls: SiteImages | None = None, running: bool = False) -> float | None:
     """The data's metric on held-out sites, normalised by the held-out sites of their own scope; None without such sites.
+
+    `running`: all sites are normalised by the running statistics instead.
 
     A scope is a whole plate (or experiment) where whole experiments are held out, and a part of it, with coarser statistics,
     under a random split. It is one batch if it has at most CPU_BATCH_PIXELS, otherwise several of nearly equal size. A site
@@ -329,6 +331,8 @@ def evaluate(model: Classifier, data: SiteImages | None, *, scope: str, machine:
         return None
     _, height, width = data.shape
     batches, single_sites = _held_out_batches(data.sites, scope, size=max(2, CPU_BATCH_PIXELS // (height * width)))
+    if running:
+        batches, single_sites = [], [*single_sites, *batches]
     options = {"machine": machine, "controls": controls}
     with batch_statistics(model):
         counts = _metric_counts(model, data, process_group.shard(batches), **options)

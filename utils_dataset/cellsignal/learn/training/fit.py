@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ class TrainingSites:
     control features. `unlabelled`: sites that also train in the last `pseudo_label_epochs` epochs. `relabel(network, config,
     epoch)` is called before each of these and returns their class indices, int64[N], -1 for sites without a label. Its answers
     must depend on weights and epoch alone, and it must leave the network unchanged; whatever else they depend on belongs into
-    the attribute `relabel.facts`, which enters the fingerprint.
+    the attribute `relabel.facts`, which enters the fingerprint. `held_out_statistics`: those under which epochs are scored, of the
+    held-out sites' own scope or running ones.
     """
 
     train: SiteImages
@@ -61,6 +62,7 @@ class TrainingSites:
     unlabelled: SiteImages | None = None
     relabel: "Relabel | None" = None
     task: str = RXRX1.name
+    held_out_statistics: Literal["batch", "running"] = "batch"
 
     def fingerprint(self, phase: Phase) -> dict[str, Any]:
         """Fingerprints of the sites that a phase depends on, by name."""
@@ -68,6 +70,7 @@ class TrainingSites:
         sets = {"train": self.train, "held_out": self.held_out, "controls": self.controls,
                 "unlabelled": self.unlabelled if uses_unlabelled else None}
         fingerprints = {name: sites_fingerprint(images.sites) for name, images in sets.items() if images is not None}
+        fingerprints |= {"held_out_statistics": "running"} if self.held_out_statistics == "running" else {}
         return fingerprints | ({"relabel": getattr(self.relabel, "facts", {})} if uses_unlabelled else {})
 
 
@@ -270,7 +273,8 @@ class _PhaseTraining:
             raise InputError(f"the loss is {row['loss']} in epoch {epoch + 1}", where=f"phase {phase.name}",
                              cure="lower training.learning_rate, or set machine.precision: fp32")
         row[HELD_OUT_PREFIX + data.metric] = evaluate(state.network, self.sites.held_out, scope=phase.training.batch_scope, machine=self.machine,
-                                                      process_group=process_group, controls=self.sites.controls)
+                                                      process_group=process_group, controls=self.sites.controls,
+                                                      running=self.sites.held_out_statistics == "running")
         seconds = time.perf_counter() - started
         return {"phase": phase.name, "epoch": epoch + 1, **row, **labelling, "learning_rate": learning_rate, "seconds": seconds}
 

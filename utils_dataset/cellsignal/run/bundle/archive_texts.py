@@ -110,6 +110,9 @@ def _data(facts: RunFacts) -> str:
     weights = "\n\nTraining from scratch begins with ImageNet weights, which are downloaded from the Hugging Face Hub." if pretrained == "imagenet" else ""
     if preset:
         return f"The run used simulated data (`{preset}`); `python -m prepare_data` draws them into RAW_DATA_DIR (`data`) again, byte for byte.{weights}"
+    if not task.competition:
+        folder = f"Put the data of the task {task.name} (`{task.identifying_tables[0][0]}` and its images) into the folder `data`, or name it as RAW_DATA_DIR"
+        return f"{folder} in `{SETTINGS}`.{weights}"
     return f"""With the [Kaggle API](https://github.com/Kaggle/kaggle-api) and the competition's rules accepted, from this folder:
 
 ```bash

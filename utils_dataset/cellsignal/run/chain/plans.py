@@ -78,8 +78,25 @@ def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list
     ]
 
 
+def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
+    """One network for all sites, and its scores, in one notebook with the name of the task."""
+    inputs.check_one_network(recipe.prediction.statistics, recipe.network.standardise, location=recipe.location)
+    return [
+        Step(
+            recipe.task,
+            needs=("simulate",),
+            outputs=(*_weights(recipe.task, ("model",)), "submission.csv", "metrics.json"),
+            extras=("scores/**/*", "eda/**/*", "predictions/*"),
+            notebook=_notebook(kernels, recipe.task),
+            checkpoints=(f"weights/{recipe.task}/model.checkpoint.json",),
+        )
+    ]
+
+
 # By the name of the plan in a task.
-PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {"by cell type": plan_by_cell_type, "in folds": plan_folds}
+PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {
+    "by cell type": plan_by_cell_type, "in folds": plan_folds, "one network": plan_one_network,
+}
 
 
 def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) -> Step:

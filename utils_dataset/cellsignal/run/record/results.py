@@ -94,8 +94,10 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
     parameters = read_parameters(folder)
     if parameters["task"] not in TASKS:
         raise InputError(f"no task {parameters['task']!r}", where=folder, cure=f"compare runs of {' or '.join(TASKS)}")
-    if not (folder / ANSWERS_FILE).exists() and TASKS[parameters["task"]].metric != "accuracy":
-        raise InputError("a site has several labels there", where=folder, cure="name runs that give each well one siRNA")
+    task = TASKS[parameters["task"]]
+    if not (folder / ANSWERS_FILE).exists() and task.metric != "accuracy":
+        what = "a site has several labels there" if task.labels == "many" else "each site is answered alone there"
+        raise InputError(what, where=folder, cure="name runs that give each well one siRNA")
     run_files = (folder / name for name in steps.record_step().outputs)
     _check_files(folder, [folder / ANSWERS_FILE, folder / "metrics.json", *run_files, *folder.glob(SCORE_RECEIPTS)])
     answers = read_known_answers(folder / ANSWERS_FILE)

@@ -21,6 +21,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.*", "weights/{cell_type}/{network_name}-*"),
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
     "4-predict-assign": ("submission*.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "embeddings.parquet*", "scores/**/*"),
+    "rxrx1-wilds": ("weights/rxrx1-wilds/model.*", "submission.csv", "predictions/*", "metrics.json", "scores/**/*", "eda/**/*"),
     "compare": ("compare.*",),
     "profiles": ("profiles.parquet", "perturbations.csv", "neighbours.csv", "profile.json", "receipt.json"),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
@@ -29,6 +30,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
 RESULT_FILES = {
     "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json", "answers.csv", "embeddings.parquet", "embeddings.parquet.json"),
     "protein-atlas": ("submission.csv", "metrics.json"),
+    "rxrx1-wilds": ("submission.csv", "metrics.json"),
 }
 MODEL_PHASES = ("weights/{cell_type}/head.*", "weights/{cell_type}/final.*")  # of the network `model`, whose name is left out
 

@@ -15,8 +15,8 @@ from cellsignal.run.record.results import count_weights
 
 SPLITS = ("held_out", "test")
 MEASURE_PREFIXES = tuple(f"{split}_" for split in SPLITS)  # of the names of measures; `held_out` alone is a parameter
-RUNG_KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds")}  # by metric: of the networks' answers, and of the decided ones
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}  # in words
+RUNG_KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds"), "split_accuracy": ("raw",)}  # by metric: of the networks' answers, and of the decided ones
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "split_accuracy": "accuracy of sites"}  # in words
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
 FIRST_COLUMNS, LAST_COLUMNS = ["variant", "seed"], ["seconds", "weights", "code", "error"]
 NETWORK_NAME = re.compile(r"model(-\d+)?")  # of the networks that predict; their further phases have as many weights
@@ -31,7 +31,7 @@ def outcome(run: Path) -> dict[str, Any]:
     """
     try:
         metrics, seconds = files.read_json(run / "metrics.json", json_schemas.Metrics), files.read_json(run / "seconds.json", json_schemas.Seconds)
-        scores = _label_scores(metrics) if "rungs" in metrics else _ladder_scores(metrics)
+        scores = _label_scores(metrics) if "rungs" in metrics else _split_scores(metrics) if "splits" in metrics else _ladder_scores(metrics)
         total_seconds = sum(value for name, value in seconds.items() if name != "simulate")
         code = files.read_json(run / "recipe.json", json_schemas.Description)["code"]
     except KeyError as error:
@@ -41,6 +41,11 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def _ladder_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {f"{row['split']}_{row['kind']}": float(row["accuracy"]) for row in metrics["ladder"]}
+
+
+def _split_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of a benchmark, whose validation split is held out."""
+    return {{"val": "held_out_raw"}.get(row["split"], f"{row['split']}_raw"): float(row["accuracy"]) for row in metrics["splits"]}
 
 
 def _label_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
