@@ -10,6 +10,7 @@ import pandas as pd
 COMPONENTS = 50  # on which neighbours are sought
 NEIGHBOURS = 5
 BLOCK = 2048  # wells whose distances to all others are in memory at once
+HEIGHT = 0.7  # of a map, by its width
 REQUIRED = ("Metadata_Plate", "Metadata_Well", "Metadata_Batch", "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_CellType")
 
 
@@ -18,7 +19,7 @@ class WellMap:
     """One map: rows are wells, those without an embedding are NaN and -1."""
 
     name: str
-    positions: np.ndarray  # float[wells, 2], each network's wells from -1 to 1
+    positions: np.ndarray  # float[wells, 2], each network's from -1 to 1 across and -HEIGHT to HEIGHT up, on one scale
     shares: dict[str, list[float]]  # by network: the share of the variance on each of the two components
     neighbours: np.ndarray  # int[wells, NEIGHBOURS]: rows of the most similar wells of the same network, -1 for none
 
@@ -65,7 +66,8 @@ def well_maps(table: pd.DataFrame, wells: pd.DataFrame) -> list[WellMap]:
             flat = np.pad(scores, [(0, 0), (0, 2)])[:, :2]
             if maps:  # the map before: the sign of a component is arbitrary, and points should move as little as they can
                 flat = flat * np.where((flat * maps[0].positions[rows]).sum(axis=0) < 0, -1, 1)
-            positions[rows] = flat / max(np.abs(flat).max(), 1e-12)
+            low, high = flat.min(axis=0), flat.max(axis=0)
+            positions[rows] = (flat - (low + high) / 2) / max(1e-12, *(high - low) / 2 / (1, HEIGHT))
             shares[network] = [float(share) for share in (*variances, 0.0, 0.0)[:2]]
             near = nearest(scores)
             neighbours[rows, : near.shape[1]] = rows[near]
@@ -95,7 +97,7 @@ def centred_on_controls(features: np.ndarray, table: pd.DataFrame) -> np.ndarray
 
 CORRECTIONS: dict[str, Callable[[np.ndarray, pd.DataFrame], np.ndarray]] = {
     "before correction": _uncorrected,
-    "each plate centred on its controls": centred_on_controls,
+    "plates centred on their controls": centred_on_controls,
 }
 
 

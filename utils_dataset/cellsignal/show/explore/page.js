@@ -210,8 +210,8 @@ const placed = (i) => data.maps[state.map].x[i] !== null;
 const onMap = () => all.filter((i) => placed(i) && (state.cellType < 0 || plate(i).cell_type === state.cellType) && (data.networks.length < 2 || wells.network[i] === network()));
 const network = () => wells.network[all.find((i) => inPlaces(i) && wells.network[i] !== null)] ?? null;
 const toScreen = (i) => {
-  const margin = 14;
-  return [margin + ((points[2 * i] + 1000) / 2000) * (canvas.clientWidth - 2 * margin), margin + ((1000 - points[2 * i + 1]) / 2000) * (canvas.clientHeight - 2 * margin)];
+  const unit = canvas.clientWidth / 2000 / 1.06;
+  return [canvas.clientWidth / 2 + unit * points[2 * i], canvas.clientHeight / 2 - unit * points[2 * i + 1]];
 };
 
 function settle() {
@@ -265,7 +265,7 @@ function drawMap() {
   drawn++;
   canvas.dataset.drawn = drawn;
   const map = data.maps[state.map], shares = map.shares[network()];
-  element("map-title").textContent = `Map of wells, ${map.name}${data.networks.length > 1 ? `: ${data.networks[network()]}` : ""}${label}`;
+  element("map-title").textContent = `Map of ${data.networks.length > 1 ? `the ${data.cell_types[state.cellType]} wells` : "all wells"}, ${map.name}${label}`;
   element("map-count").textContent = `${shown.length} of ${rows.length} wells shown. ` +
     (shares ? `Across and up: the first two principal components, ${shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of the variance. ` : "") + (map.notes[network()] ?? "");
   legend(element("map-legend"), MAP_COLOURS[state.mapColour][2](shown));
@@ -324,7 +324,8 @@ function showWell() {
   element("well-title").textContent = `Well ${wellName(i)}${label}`;
   picture(element("image"), i);
   element("image").setAttribute("aria-label", wells.image[i] === null ? "no image of this well" : `composite image of ${wellName(i)}`);
-  const facts = [["is", type(i) === "treatment" ? "a treatment" : TYPES[type(i)].text], ["true siRNA", wells.sirna[i] === null ? "unknown" : sirnaText(wells.sirna[i]).replace("siRNA ", "")]];
+  const facts = type(i) === "treatment" ? [] : [["control", TYPES[type(i)].text]];
+  if (type(i) !== "negative_control") facts.push(["true siRNA", wells.sirna[i] ?? "unknown"]);
   if (wells.call[i] !== null) {
     facts.push(["decided", `${wells.call[i]}: ${OUTCOMES[outcome(i)].text}`], ["confidence", confidenceText(i)]);
   }
@@ -333,15 +334,15 @@ function showWell() {
     const [size, first] = wells.set[i];
     facts.push(["90 % set", `${size} siRNA${size === 1 ? "" : "s"}: ${first.join(", ")}${size > first.length ? ", …" : ""}`]);
   }
-  element("facts").replaceChildren(...facts.flatMap(([name, text]) => [node("dt", {}, name), node("dd", {}, text)]));
+  element("facts").replaceChildren(...facts.flatMap(([name, text]) => [node("dt", {}, name), node("dd", {}, String(text))]));
   const near = hasMaps ? data.maps[state.map].neighbours[i].filter((other) => other >= 0) : [];
   element("similar").hidden = near.length === 0;
-  if (near.length) element("similar-title").textContent = `Wells with the most similar embeddings, ${data.maps[state.map].name}`;
+  if (near.length) element("similar-title").textContent = `Most similar wells, ${data.maps[state.map].name}`;
   element("neighbours").replaceChildren(...near.map((other) => {
     const button = node("button", { type: "button", "data-well": other }), item = node("li"), image = node("span");
     picture(image, other);
     const same = ofSirna(i) !== null && ofSirna(i) === ofSirna(other);
-    button.append(image, node("span", {}, `${wellName(other)}, ${sirnaText(ofSirna(other))}${same ? ": the same" : ""}`));
+    button.append(image, node("span", {}, `${sirnaText(ofSirna(other))}${same ? ", the same" : ""}`), node("span", { class: "quiet" }, wellName(other)));
     item.append(button);
     return item;
   }));
@@ -388,7 +389,7 @@ function refilter() {
   const before = state.plate;
   fillFilters();
   if (before !== state.plate || !cells.has(state.selected)) drawPlate();
-  const rows = onPlate(), kept = rows.includes(state.selected) && isShown(state.selected) ? state.selected : rows.find(isShown) ?? rows[0];
+  const rows = onPlate(), kept = rows.includes(state.selected) && isShown(state.selected) ? state.selected : rows.find((i) => isShown(i) && wells.call[i] !== null) ?? rows.find(isShown) ?? rows[0];
   select(kept);
   element("status").textContent = `${element("plate-count").textContent} ${hasMaps ? `On the map ${element("map-count").textContent}` : ""}`;
 }

@@ -133,8 +133,8 @@ def _neighbour_note(nearest: np.ndarray, wells: pd.DataFrame, chosen: np.ndarray
     same_plate = np.mean(plates[rows] == plates[nearest[rows]])
     sirnas = wells["sirna"].to_numpy(dtype=float, na_value=np.nan)
     known = rows[(wells["well_type"].to_numpy()[rows] == "treatment") & ~np.isnan(sirnas[rows])]
-    text = f"The most similar well lies on the same plate for {same_plate:.0%} of the wells"
-    return f"{text}{f', and has the same siRNA for {np.mean(sirnas[known] == sirnas[nearest[known]]):.0%} of the treatments' if len(known) else ''}."
+    text = f"The most similar well lies on the same plate for {100 * same_plate:.0f} % of the wells"
+    return f"{text}{f', and has the same siRNA for {100 * np.mean(sirnas[known] == sirnas[nearest[known]]):.0f} % of the treatments' if len(known) else ''}."
 
 
 def _add_images(content: dict[str, Any], sheets: Sheets, wells: pd.DataFrame) -> None:
