@@ -60,7 +60,7 @@ def write_report(run: Path, *, data: Path | None = None) -> Path:
         explored = write_page(run, plate_groups=(metrics or {}).get("plate_groups"), data=data or run / "data") if metric == "accuracy" else None
         parts = [
             *BODIES[metric](run, metrics or {}, trouble),
-            *[_explore(explored)] * (explored is not None),
+            _explore(explored) if explored else None,
             _training(run),
             _plates(run),
             _notes((metrics or {}).get("notes"), trouble),

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.tables.wells import Tables
+from cellsignal.tasks import RXRX1
 
 WELL_TYPE = {"negcon": "negative_control", "poscon": "positive_control", "treatment": "treatment"}  # of Metadata_Control_Type
 COLUMNS = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "call", "confidence", "split", "set"]
 ANSWER_COLUMNS = ["id_code", "split", "cell_type", "experiment", "sirna"]  # of answers.csv; the rungs follow, the last is what was decided
 SET_COVERAGE = 0.9  # the stated coverage of the prediction sets that are shown
+SIRNAS = range(RXRX1.negative_control + 1)  # class numbers, those of controls included
 PLACE = r"[A-P](?:0[1-9]|1[0-9]|2[0-4])"
 
 
@@ -54,32 +56,28 @@ def outcomes(wells: pd.DataFrame) -> pd.Series:
 
 def _answers(run: Path) -> tuple[pd.DataFrame, list[str]]:
     """The wells with an answer; those of submission.csv were decided last, so they win over the rungs of answers.csv."""
-    notes = []
-    known, note = _read(run / "answers.csv", ANSWER_COLUMNS)
-    notes += [f"{note} So the siRNAs are not known, and held-out wells not there."] * bool(note)
+    known, known_note = _read(run / "answers.csv", ANSWER_COLUMNS)
+    decided, decided_note = _read(run / "submission.confidence.csv", ["id_code", "sirna", "confidence"])
+    notes = [f"{known_note} So the siRNAs are not known, and held-out wells not there."] * bool(known_note)
+    notes += [f"{decided_note} So test wells have no answer, or no confidence."] * bool(decided_note)
     rungs = [name for name in known.columns if name not in ANSWER_COLUMNS]
-    known["call"] = known[rungs].ffill(axis=1).iloc[:, -1] if rungs else np.nan
-    decided, note = _read(run / "submission.confidence.csv", ["id_code", "sirna", "confidence"])
-    notes += [f"{note} So test wells have no answer, or no confidence."] * bool(note)
-    decided = decided.rename(columns={"sirna": "call"}).drop_duplicates("id_code").set_index("id_code")
-    wells = known.drop_duplicates("id_code").set_index("id_code").reindex(known["id_code"].drop_duplicates().tolist() + [
-        name for name in decided.index if name not in set(known["id_code"])])
-    wells["call"] = decided["call"].reindex(wells.index).where(lambda call: call.notna(), wells["call"])
-    wells["confidence"] = decided["confidence"].reindex(wells.index)
-    wells["split"] = wells["split"].fillna("test")
-    wells["set"] = _prediction_sets(run / "submission.sets.parquet").reindex(wells.index)
-    for column in ("sirna", "call", "confidence"):
-        wells[column] = pd.to_numeric(wells[column], errors="coerce")
-    parts = wells.index.to_series().astype(str).str.extract(rf"^(.+)_(\d{{1,2}})_({PLACE})$")
-    wells = wells.assign(experiment=parts[0], plate=parts[1], well=parts[2], well_type=None)
-    wells["cell_type"] = wells["cell_type"].where(wells["cell_type"].notna(), parts[0].str.rpartition("-")[0])
-    return wells[parts[0].notna() & wells["call"].notna()].reset_index(names="id_code"), notes
+    known = known.assign(last=known[rungs].ffill(axis=1).iloc[:, -1] if rungs else None).drop_duplicates("id_code")
+    wells = known.merge(decided.rename(columns={"sirna": "call"}).drop_duplicates("id_code"), on="id_code", how="outer")
+    for column in ("sirna", "call", "last", "confidence"):
+        values = pd.to_numeric(wells[column], errors="coerce")
+        wells[column] = values.where(values.between(0, 1) if column == "confidence" else values.isin(SIRNAS))
+    wells["call"] = wells["call"].fillna(wells["last"])
+    wells[["experiment", "plate", "well"]] = wells["id_code"].str.extract(rf"^(.+)_(\d{{1,2}})_({PLACE})$")
+    by_name = wells["experiment"].str.replace(r"-[^-]*$", "", regex=True)
+    wells = wells.assign(cell_type=wells["cell_type"].where(wells["cell_type"].notna(), by_name), split=wells["split"].fillna("test"), well_type=None)
+    wells["set"] = wells["id_code"].map(_prediction_sets(run / "submission.sets.parquet"))
+    return wells[wells["experiment"].notna() & wells["call"].notna()], notes
 
 
 def _read(path: Path, columns: Sequence[str]) -> tuple[pd.DataFrame, str]:
     """A CSV file as text, empty cells missing, and ""; without rows, and the reason, where it cannot be read."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values={name: [""] for name in ["sirna", "confidence"]})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         return pd.DataFrame(columns=columns), f"{path.name} is not there."
     except (ValueError, OSError):
@@ -108,5 +106,5 @@ def _metadata_wells(embeddings: pd.DataFrame) -> pd.DataFrame:
         "plate": pd.to_numeric(plates.str.rpartition("_")[2], errors="coerce"),
         "well": embeddings["Metadata_Well"].astype(str),
         "well_type": embeddings["Metadata_Control_Type"].map(WELL_TYPE),
-        "sirna": pd.to_numeric(embeddings["Metadata_Perturbation"], errors="coerce"),
+        "sirna": pd.to_numeric(embeddings["Metadata_Perturbation"], errors="coerce").where(lambda sirna: sirna.isin(SIRNAS)),
     }).dropna(subset=["plate"])  # fmt: skip
