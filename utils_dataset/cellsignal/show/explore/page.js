@@ -204,11 +204,16 @@ function next(from, key) {
 
 // The map of wells.
 const canvas = element("map");
-let points = new Float64Array(2 * count), drawn = 0; // where each well is now, in the units of the map
+const marks = document.createElement("canvas"); // all wells, painted once; only rings are drawn anew while one points
+let points = new Float64Array(2 * count), visible = []; // where each well is now, in the units of the map; the wells that the map shows
 const hasMaps = data.maps.length > 0;
 const placed = (i) => data.maps[state.map].x[i] !== null;
-const onMap = () => all.filter((i) => placed(i) && (state.cellType < 0 || plate(i).cell_type === state.cellType) && (data.networks.length < 2 || wells.network[i] === network()));
+// Networks share no space: the map shows the wells of one.
 const network = () => wells.network[all.find((i) => inPlaces(i) && wells.network[i] !== null)] ?? null;
+const onMap = () => {
+  const chosen = network();
+  return all.filter((i) => wells.network[i] === chosen && placed(i) && (state.cellType < 0 || plate(i).cell_type === state.cellType));
+};
 const toScreen = (i) => {
   const unit = canvas.clientWidth / 2000 / 1.06;
   return [canvas.clientWidth / 2 + unit * points[2 * i], canvas.clientHeight / 2 - unit * points[2 * i + 1]];
@@ -221,13 +226,12 @@ function settle() {
   }
 }
 
-function drawMap() {
+function paintMap() {
   if (!hasMaps) return;
-  const scale = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  const context = canvas.getContext("2d"), rows = onMap(), shown = rows.filter(isShown);
-  const radius = rows.length > 4000 ? 2 : rows.length > 800 ? 3 : 4.2, paths = Object.fromEntries(Object.entries(SHAPES).map(([name, d]) => [name, new Path2D(d)]));
+  const scale = window.devicePixelRatio || 1, rows = onMap(), radius = markSize(rows);
+  canvas.width = marks.width = canvas.clientWidth * scale;
+  canvas.height = marks.height = canvas.clientHeight * scale;
+  const context = marks.getContext("2d"), paths = Object.fromEntries(Object.entries(SHAPES).map(([name, d]) => [name, new Path2D(d)]));
   const mark = (i, colour, shape, size, edge) => {
     const [x, y] = toScreen(i);
     context.setTransform(scale * size, 0, 0, scale * size, scale * x, scale * y);
@@ -239,36 +243,44 @@ function drawMap() {
       context.stroke(paths[shape]);
     }
   };
+  visible = rows.filter(isShown);
   for (const i of rows) if (!isShown(i)) mark(i, "#E6E6E6", "circle", radius * 0.6, "");
   const style = MAP_COLOURS[state.mapColour][1];
-  for (const i of shown) {
+  for (const i of visible) {
     const { colour, shape } = style(i);
     mark(i, colour, shape, radius, "#333");
   }
-  const current = state.pointed >= 0 ? state.pointed : state.selected;
-  const ring = (i, size, colour, line) => {
-    const [x, y] = toScreen(i);
+  const map = data.maps[state.map], shares = map.shares[network()];
+  element("map-title").textContent = `Map of ${data.networks.length > 1 ? `the ${data.cell_types[state.cellType]} wells` : "all wells"}, ${map.name}${label}`;
+  element("map-count").textContent = `${visible.length} of ${rows.length} wells shown. ` +
+    (shares ? `Across and up: the first two principal components, ${shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of the variance. ` : "") + (map.notes[network()] ?? "");
+  legend(element("map-legend"), MAP_COLOURS[state.mapColour][2](visible));
+  drawRings();
+}
+
+const markSize = (rows) => (rows.length > 4000 ? 2 : rows.length > 800 ? 3 : 4.2);
+
+function drawRings() {
+  if (!hasMaps) return;
+  const context = canvas.getContext("2d"), scale = canvas.width / canvas.clientWidth, i = state.pointed >= 0 ? state.pointed : state.selected, size = markSize(visible);
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(marks, 0, 0);
+  const ring = (well, radius, colour, line) => {
+    const [x, y] = toScreen(well);
     context.setTransform(scale, 0, 0, scale, scale * x, scale * y);
     context.beginPath();
-    context.arc(0, 0, size, 0, 2 * Math.PI);
+    context.arc(0, 0, radius, 0, 2 * Math.PI);
     context.strokeStyle = colour;
     context.lineWidth = line;
     context.stroke();
   };
-  if (current >= 0 && ofSirna(current) !== null && type(current) === "treatment") {
-    for (const i of shown) if (ofSirna(i) === ofSirna(current)) ring(i, radius + 3, "#000", 1.2);
+  if (i < 0) return;
+  if (ofSirna(i) !== null && type(i) === "treatment") for (const other of visible) if (ofSirna(other) === ofSirna(i)) ring(other, size + 3, "#000", 1.2);
+  if (wells.network[i] === network() && placed(i)) {
+    ring(i, size + 5, "#fff", 5);
+    ring(i, size + 5, "#000", 2.5);
   }
-  if (current >= 0 && rows.includes(current)) {
-    ring(current, radius + 5, "#fff", 5);
-    ring(current, radius + 5, "#000", 2.5);
-  }
-  drawn++;
-  canvas.dataset.drawn = drawn;
-  const map = data.maps[state.map], shares = map.shares[network()];
-  element("map-title").textContent = `Map of ${data.networks.length > 1 ? `the ${data.cell_types[state.cellType]} wells` : "all wells"}, ${map.name}${label}`;
-  element("map-count").textContent = `${shown.length} of ${rows.length} wells shown. ` +
-    (shares ? `Across and up: the first two principal components, ${shares.map((share) => `${Math.round(100 * share)} %`).join(" and ")} of the variance. ` : "") + (map.notes[network()] ?? "");
-  legend(element("map-legend"), MAP_COLOURS[state.mapColour][2](shown));
 }
 
 function moveMap(to) {
@@ -276,11 +288,11 @@ function moveMap(to) {
   state.map = to;
   settle();
   const target = points.slice(), start = performance.now();
-  if (window.matchMedia("(prefers-reduced-motion: reduce)").matches) return drawMap();
+  if (window.matchMedia("(prefers-reduced-motion: reduce)").matches) return paintMap();
   const frame = (now) => {
     const share = Math.min(1, Math.max(0, now - start) / 500), eased = share * share * (3 - 2 * share);
     for (let n = 0; n < points.length; n++) points[n] = from[n] + (target[n] - from[n]) * eased;
-    drawMap();
+    paintMap();
     if (share < 1 && state.map === to) requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
@@ -288,7 +300,7 @@ function moveMap(to) {
 
 function nearestOnMap(x, y) {
   let best = -1, least = 14 ** 2;
-  for (const i of onMap().filter(isShown)) {
+  for (const i of visible) {
     const [px, py] = toScreen(i), distance = (px - x) ** 2 + (py - y) ** 2;
     if (distance < least) [best, least] = [i, distance];
   }
@@ -296,8 +308,8 @@ function nearestOnMap(x, y) {
 }
 
 function nextOnMap(key) {
-  const rows = onMap().filter((i) => isShown(i) && i !== state.selected);
-  if (!onMap().includes(state.selected)) return rows.length ? rows[0] : -1;
+  const rows = visible.filter((i) => i !== state.selected);
+  if (!visible.includes(state.selected)) return rows.length ? rows[0] : -1;
   const [x, y] = toScreen(state.selected), vertical = key === "ArrowUp" || key === "ArrowDown", sign = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
   let best = -1, least = Infinity;
   for (const i of rows) {
@@ -360,9 +372,10 @@ function select(i, { focus = false } = {}) {
     state.plate = wells.plate[i];
     fillFilters();
     drawPlate();
+    paintMap();
   } else paintPlate();
   if (focus && cells.has(i)) cells.get(i).focus({ preventScroll: true });
-  drawMap();
+  drawRings();
   showWell();
   element("status").textContent = `${plateName(wells.plate[i])}, ${describe(i)}`;
 }
@@ -371,7 +384,7 @@ function point(i) {
   if (i === state.pointed) return;
   state.pointed = i;
   for (const [other, cell] of cells) cell.classList.toggle("shown", other === i && other !== state.selected);
-  drawMap();
+  drawRings();
   showWell();
 }
 
@@ -389,6 +402,7 @@ function refilter() {
   const before = state.plate;
   fillFilters();
   if (before !== state.plate || !cells.has(state.selected)) drawPlate();
+  paintMap();
   const rows = onPlate(), kept = rows.includes(state.selected) && isShown(state.selected) ? state.selected : rows.find((i) => isShown(i) && wells.call[i] !== null) ?? rows.find(isShown) ?? rows[0];
   select(kept);
   element("status").textContent = `${element("plate-count").textContent} ${hasMaps ? `On the map ${element("map-count").textContent}` : ""}`;
@@ -407,7 +421,7 @@ function listen() {
     refilter();
   });
   on("plate-colour", "plateColour", paintPlate);
-  on("map-colour", "mapColour", drawMap);
+  on("map-colour", "mapColour", paintMap);
   const map = element("plate-map"), wellAt = (event) => Number(event.target.closest("[data-well]")?.dataset.well ?? -1);
   map.addEventListener("pointerover", (event) => point(wellAt(event)));
   map.addEventListener("pointerleave", () => point(-1));
@@ -448,7 +462,7 @@ function listen() {
     event.preventDefault();
     select(nextOnMap(event.key));
   });
-  window.addEventListener("resize", drawMap);
+  window.addEventListener("resize", paintMap);
 }
 
 function begin() {
