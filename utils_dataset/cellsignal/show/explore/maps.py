@@ -9,7 +9,7 @@ import pandas as pd
 
 COMPONENTS = 50  # on which neighbours are sought
 NEIGHBOURS = 5
-BLOCK = 2048  # wells whose distances to all others are in memory at once
+BLOCK = 512  # wells whose distances to all others are in memory at once
 HEIGHT = 0.7  # of a map, by its width
 REQUIRED = ("Metadata_Plate", "Metadata_Well", "Metadata_Batch", "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_CellType")
 
