@@ -77,7 +77,7 @@ def embeddings(wells: pd.DataFrame, rng: np.random.Generator, *, network: str = 
 def page(run: Path) -> tuple[str, dict]:
     """The page and the data in it."""
     text = write_page(run, plate_groups=GROUPS, data=run / "data").read_text(encoding="utf-8")
-    return text, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    return text, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
 def notes(text: str) -> list[str]:
@@ -104,6 +104,14 @@ def test_it_holds_every_well_with_what_is_known_of_it(run):
     assert before["notes"][0].startswith("The most similar well lies on the same plate for 100 % of the wells")
     assert after["notes"][0] == "The most similar well lies on the same plate for 0 % of the wells, and has the same siRNA for 100 % of the treatments."
     assert write_page(run, plate_groups=GROUPS, data=run / "data").read_text(encoding="utf-8") == text
+
+
+def test_embeddings_under_running_statistics_are_maps_before_the_others(run):
+    pd.read_parquet(run / "embeddings.parquet").to_parquet(run / "embeddings.running.parquet")
+    _, data = page(run)
+    names = [each["name"] for each in data["maps"]]
+    assert names == [f"{prefix}{name}" for prefix in ("running statistics, ", "the run's statistics, ") for name in maps.CORRECTIONS]
+    assert data["maps"][0]["x"] == data["maps"][2]["x"] != data["maps"][1]["x"]
 
 
 def test_without_plates_there_are_no_images_and_it_says_so(run):
@@ -179,7 +187,7 @@ def test_images_get_the_room_that_is_left(run):
     size = sum(map(len, whole.uris.values()))
     some = thumbnails.plate_sheets(wells, tables, max_bytes=size // 2)
     assert not whole.plates_left_out and 0 < len(some.uris) < 6 and some.plates_left_out == 6 - len(some.uris)
-    assert sum(map(len, some.uris.values())) <= size // 2 and list(some.uris)[0] == ("HUVEC-02", 1)  # of a test experiment
+    assert sum(map(len, some.uris.values())) <= size // 2 and next(iter(some.uris)) == ("HUVEC-02", 1)  # of a test experiment
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -195,7 +203,7 @@ def test_hostile_names_stay_text(tmp_path):
 def test_nothing_comes_from_outside_and_only_its_own_script_runs(run):
     text, _ = page(run)
     assert not re.search(r"https?:|url\((?!data:image/webp)|@import|src=|<link", text.replace("http://www.w3.org/2000/svg", ""))
-    script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:" in text
     assert "innerHTML" not in script and "insertAdjacentHTML" not in script
@@ -203,7 +211,7 @@ def test_nothing_comes_from_outside_and_only_its_own_script_runs(run):
 
 def test_simulated_plates_are_called_so(run):
     text, data = page(run)
-    assert not data["simulated"] and "imulated data" not in re.sub("<script>.*?</script>", "", text, flags=re.S)
+    assert not data["simulated"] and "imulated data" not in re.sub("<script>.*?</script>", "", text, flags=re.DOTALL)
     with simulated.showing(True):
         text, data = page(run)
     assert data["simulated"] and "(simulated data)</title>" in text and "<b>Simulated data.</b>" in text
@@ -300,7 +308,7 @@ def test_in_a_browser(browser):
     assert browser.run("document.activeElement.id") == "map-colour"
 
     # A neighbour leads to its well, on its plate; after the correction another one.
-    browser.mouse_on('[name=correction][value="1"]', click=True)
+    browser.choose("#correction", 1)
     assert browser.text("#map-title") == "Map of all wells, plates centred on their controls (simulated data)" and "the same" in browser.text("#neighbours li")
     target = browser.text("#neighbours .quiet")
     browser.mouse_on("#neighbours button", click=True)

@@ -49,8 +49,8 @@ def networks(table: pd.DataFrame) -> pd.Series:
     return table["Metadata_Network" if "Metadata_Network" in table else "Metadata_CellType"].astype(str)
 
 
-def well_maps(table: pd.DataFrame, wells: pd.DataFrame) -> list[WellMap]:
-    """A map of `wells` (id_code) for each correction of their embeddings."""
+def well_maps(table: pd.DataFrame, wells: pd.DataFrame, *, prefix: str = "") -> list[WellMap]:
+    """A map of `wells` (id_code) for each correction of their embeddings; its name begins with `prefix`."""
     table = table.set_index("id_code").reindex(wells["id_code"]).reset_index(drop=True)
     present = table["Metadata_Plate"].notna().to_numpy()
     network_names = networks(table)
@@ -71,7 +71,7 @@ def well_maps(table: pd.DataFrame, wells: pd.DataFrame) -> list[WellMap]:
             shares[network] = [float(share) for share in (*variances, 0.0, 0.0)[:2]]
             near = nearest(scores)
             neighbours[rows, : near.shape[1]] = rows[near]
-        maps.append(WellMap(name, positions, shares, neighbours))
+        maps.append(WellMap(prefix + name, positions, shares, neighbours))
     return maps
 
 

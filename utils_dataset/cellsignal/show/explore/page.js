@@ -437,7 +437,7 @@ function listen() {
     select(wellAt(event));
     element("neighbours").querySelector("button")?.focus();
   });
-  element("corrections").addEventListener("change", (event) => {
+  element("correction").addEventListener("change", (event) => {
     moveMap(Number(event.target.value));
     showWell();
   });
@@ -472,12 +472,7 @@ function begin() {
   fill(element("plate-colour"), Object.entries(PLATE_COLOURS).map(([key, [text]]) => [key, text]), state.plateColour);
   fill(element("map-colour"), Object.entries(MAP_COLOURS).map(([key, [text]]) => [key, text]), state.mapColour);
   element("map-section").hidden = !hasMaps;
-  for (const [n, map] of data.maps.entries()) {
-    const choice = node("label"), button = node("input", { type: "radio", name: "correction", value: n });
-    button.checked = n === 0;
-    choice.append(button, ` ${map.name}`);
-    element("corrections").append(choice);
-  }
+  fill(element("correction"), data.maps.map((map, n) => [n, map.name]), 0);
   if (hasMaps) settle();
   listen();
   fillFilters();

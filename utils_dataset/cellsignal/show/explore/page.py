@@ -24,6 +24,7 @@ from cellsignal.show.explore.wells import explored_wells, outcomes
 from cellsignal.tasks import RXRX1
 
 PAGE = "explore.html"
+RUNNING_EMBEDDINGS = "embeddings.running.parquet"  # of the same networks under running statistics, if somebody wrote them
 MAX_BYTES = 4_900_000  # of the page: images get what its tables leave
 MAX_SET = 6  # siRNAs of a prediction set that are named
 OUTCOMES = ["right", "wrong", "unknown", "no answer", "positive_control", "negative_control"]
@@ -34,8 +35,9 @@ TEMPLATE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("html"
 def write_page(run: Path, *, plate_groups: Sequence[Sequence[int]] | None = None, data: Path | None = None) -> Path | None:
     """Write `run`/explore.html, atomic; None, and no such file, where no well has an answer.
 
-    Reads answers.csv, submission.confidence.csv, submission.sets.parquet and embeddings.parquet, and tables and images in `data`. What
-    is missing is left out and named on the page. Titles say it if simulated data are shown (`data.simulated.showing`).
+    Reads answers.csv, submission.confidence.csv, submission.sets.parquet, embeddings.parquet and RUNNING_EMBEDDINGS, and tables and
+    images in `data`. What is missing is left out and named on the page. Titles say it if simulated data are shown
+    (`data.simulated.showing`).
     """
     tables, notes = _tables(data)
     embeddings, note = maps.read_embeddings(run / "embeddings.parquet")
@@ -45,7 +47,9 @@ def write_page(run: Path, *, plate_groups: Sequence[Sequence[int]] | None = None
     if wells.empty:
         path.unlink(missing_ok=True)
         return None
-    well_maps = maps.well_maps(embeddings, wells) if len(embeddings) else []
+    running = maps.read_embeddings(run / RUNNING_EMBEDDINGS)[0] if len(embeddings) else embeddings
+    well_maps = maps.well_maps(running, wells, prefix="running statistics, ") if len(running) else []
+    well_maps += maps.well_maps(embeddings, wells, prefix="the run's statistics, " * bool(well_maps)) if len(embeddings) else []
     networks = maps.networks(embeddings.set_index("id_code")).reindex(wells["id_code"]) if len(embeddings) else pd.Series(np.nan, index=wells["id_code"])
     content = page_data(wells, well_maps, networks.to_numpy(), plate_groups=plate_groups or [])
     sheets = Sheets()
@@ -119,7 +123,7 @@ def _map_data(well_map: WellMap, wells: pd.DataFrame, codes: np.ndarray, names: 
         "x": _integers(pd.Series(1000 * well_map.positions[:, 0]).round()),
         "y": _integers(pd.Series(1000 * well_map.positions[:, 1]).round()),
         "neighbours": well_map.neighbours.tolist(),
-        "shares": [[round(share, 3) for share in well_map.shares[name]] for name in names],
+        "shares": [[round(share, 3) for share in well_map.shares.get(name, (0, 0))] for name in names],
         "notes": [_neighbour_note(well_map.neighbours[:, 0], wells, codes == code) for code in range(len(names))],
     }
 
