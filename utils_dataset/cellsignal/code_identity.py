@@ -19,7 +19,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
-CODE_FILES = ("*.py", "*.html", "*.js")  # of the package: Python, and the templates of pages
+CODE_FILES = ("*.py", "*.jinja", "*.js")  # of the package: Python, and the templates of pages
 GROUND = ""  # the name of the files that lie in no room
 USER = ""  # the owner of code that is neither this package's nor installed
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")

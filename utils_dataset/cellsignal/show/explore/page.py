@@ -29,7 +29,7 @@ MAX_BYTES = 4_900_000  # of the page: images get what its tables leave
 MAX_SET = 6  # siRNAs of a prediction set that are named
 OUTCOMES = ["right", "wrong", "unknown", "no answer", "positive_control", "negative_control"]
 TYPES = ["treatment", "positive_control", "negative_control"]
-TEMPLATE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("html", "js"))
+TEMPLATE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("html.jinja", "js"))
 
 
 def write_page(run: Path, *, plate_groups: Sequence[Sequence[int]] | None = None, data: Path | None = None) -> Path | None:
