@@ -118,7 +118,7 @@ function legend(target, styles) {
     const picture = node("svg:svg", { viewBox: "-1.3 -1.3 2.6 2.6", "aria-hidden": "true" });
     if (style.colour !== "none") {
       picture.append(node("svg:path", { d: SHAPES[style.shape], fill: style.colour, stroke: "#333", "stroke-width": 0.12 }));
-      if (style.cross) picture.append(node("svg:path", { d: CROSS, stroke: "#fff", "stroke-width": 0.35 }));
+      if (style.cross) picture.append(node("svg:path", { d: CROSS, stroke: style.colour === "#FFFFFF" ? "#000" : "#fff", "stroke-width": 0.35 }));
       item.append(picture);
     }
     item.append(style.text);
@@ -174,7 +174,8 @@ function paintPlate() {
     cell.setAttribute("tabindex", -1);
     cell.querySelector(".mark").setAttribute("fill", colour[1](i));
     const cross = cell.querySelector(".cross"), group = cell.querySelector(".group");
-    if (cross) cross.style.stroke = state.plateColour === "outcome" ? "#fff" : "#000";
+    const isDark = state.plateColour === "outcome" || (state.plateColour === "confidence" && wells.confidence[i] !== null && wells.confidence[i] < 600);
+    if (cross) cross.style.stroke = isDark ? "#fff" : "#000";
     if (group) group.remove();
     if (state.plateColour === "group" && wells.group[i] !== null) {
       if (cross) cross.style.stroke = "transparent";
