@@ -67,6 +67,15 @@ def test_a_new_file_of_a_room_counts(tmp_path: Path) -> None:
     assert changed_parts(package_code("learn", package=package), package_code("learn")) == ["learn"]
 
 
+def test_templates_and_scripts_of_pages_count(tmp_path: Path) -> None:
+    package = shutil.copytree(code_identity.PACKAGE, tmp_path / "cellsignal")
+    for name in ("page.html.jinja", "page.js"):
+        path = package / "show/explore" / name
+        path.write_text(path.read_text() + "\n")
+        assert changed_parts(package_code("show", package=package), package_code("show")) == ["show"]
+        shutil.copy(code_identity.PACKAGE / "show/explore" / name, path)
+
+
 def test_cells_count_from_the_beginning_on_and_once() -> None:
     cells = ["seed = 3", "import cellsignal; session = cellsignal.start(globals(), '1-eda')"]
     notebook = Notebook()

@@ -113,5 +113,5 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Toys leave nothing that the real report could draw."""
     from cellsignal.show import report
 
-    monkeypatch.setattr(report, "write_report", lambda run: (run / "report.html").write_text("toys"))
+    monkeypatch.setattr(report, "write_report", lambda run, data: (run / "report.html").write_text("toys"))
     yield

@@ -121,7 +121,7 @@ def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run()
-    def stopped(run: Path) -> None:
+    def stopped(run: Path, data: Path) -> None:
         raise StepFailed("stopped")
 
     monkeypatch.setattr(report, "write_report", stopped)

@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(code_identity, "package_code", cache(code_identity.package_code))
         patch.setattr(provenance, "code_digest", cache(provenance.code_digest))
         patch.setattr(bundle, "_add_code", lambda found: None)
-        patch.setattr(report, "write_report", lambda run: files.write_text(run / "report.html", "<p>A page with 1 number</p>\n"))
+        patch.setattr(report, "write_report", lambda run, data: files.write_text(run / "report.html", "<p>A page with 1 number</p>\n"))
         patch.setenv("CELLSIGNAL_CHAIN", "1")
         root = tmp_path_factory.mktemp("flips")
         InThisProcess.drawn.clear()

@@ -19,6 +19,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+CODE_FILES = ("*.py", "*.jinja", "*.js")  # of the package: Python, and the templates of pages
 GROUND = ""  # the name of the files that lie in no room
 USER = ""  # the owner of code that is neither this package's nor installed
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
@@ -66,7 +67,7 @@ def package_code(*rooms: str, package: Path = PACKAGE) -> dict[str, str]:
     waiting, digests = [GROUND, *rooms], {}
     while waiting:
         if (room := waiting.pop()) not in digests:
-            paths = (package / room).rglob("*.py") if room else (path for path in package.glob("*.py") if not path.name.startswith("cli"))
+            paths = (path for pattern in CODE_FILES for path in (package / room).rglob(pattern)) if room else (path for path in package.glob("*.py") if not path.name.startswith("cli"))
             files = {path.relative_to(package).as_posix(): _read_file(path, path.stat().st_mtime_ns) for path in sorted(paths)}
             digests[room] = _sha256([[name, digest] for name, (digest, _) in files.items()])
             waiting += {imported for _, imported_rooms in files.values() for imported in imported_rooms}
@@ -76,7 +77,10 @@ def package_code(*rooms: str, package: Path = PACKAGE) -> dict[str, str]:
 @functools.lru_cache(maxsize=None)
 def _read_file(path: Path, modified: int) -> tuple[str, frozenset[str]]:
     """The digest of a file as it was at the time `modified`, and the rooms that it imports from."""
-    tree = parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return _sha256(text), frozenset()
+    tree = parse(text)
     return _sha256(_append_words(tree, [])), frozenset(imported_rooms(tree))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import cellsignal
 from cellsignal import files
-from cellsignal.code_identity import PACKAGE
+from cellsignal.code_identity import CODE_FILES, PACKAGE
 
 BENCHMARK_LIBRARIES = (
     "torch", "torchvision", "timm", "albumentations", "albumentationsx", "opencv-python-headless", "scikit-image", "blosc2", "numpy", "pandas",
@@ -96,9 +96,9 @@ def describe(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def code_digest(package: Path = PACKAGE) -> str:
-    """SHA-256 over the names and contents of a package's Python files: the same here and in its uploaded copy."""
+    """SHA-256 over the names and contents of a package's code: the same here and in its uploaded copy."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
+    for path in sorted((path for pattern in CODE_FILES for path in package.rglob(pattern)), key=lambda path: path.relative_to(package).as_posix()):
         digest.update(f"{path.relative_to(package).as_posix()} {files.sha256(path)}\n".encode())
     return digest.hexdigest()
 

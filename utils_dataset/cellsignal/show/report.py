@@ -13,6 +13,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
+from cellsignal.show.explore.page import write_page
 from cellsignal.show.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
 from cellsignal.show.multilabel import label_ladder, label_parts
 from cellsignal.show.splits import split_parts
@@ -53,16 +54,20 @@ PLATES = {
 }
 
 
-def write_report(run: Path) -> Path:
-    """Write `run`/report.html, self-contained and atomic; a missing part is named, never fatal.
+def write_report(run: Path, *, data: Path | None = None) -> Path:
+    """Write `run`/report.html and the page of its wells, self-contained and atomic; a missing part is named, never fatal.
 
-    Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png.
+    Reads recipe.json, metrics.json, seconds.json, weights/*/{model,final,plain}.json, eda/*.png, and what `explore.page.write_page`
+    reads. `data`: the folder of the plates, for images of wells; else that of the run folder is taken.
     """
     run = Path(run)
     metrics, trouble = _read_or_reason(run / "metrics.json", json_schemas.Metrics)
     with simulated.showing((metrics or {}).get("simulated", simulated.is_simulated(run / "data"))):
+        metric = (metrics or {}).get("metric", "accuracy")
+        explored = write_page(run, plate_groups=(metrics or {}).get("plate_groups"), data=data or run / "data") if metric == "accuracy" else None
         parts = [
-            *BODIES[(metrics or {}).get("metric", "accuracy")](run, metrics or {}, trouble),
+            *BODIES[metric](run, metrics or {}, trouble),
+            _explore(explored) if explored else None,
             _training(run),
             _plates(run),
             *_controls((metrics or {}).get("controls", {})),
@@ -222,6 +227,11 @@ def _prediction_sets(rows: list[dict]) -> Iterator[str]:
 
 def _worst_cells(row: dict | None) -> list[str | float | None]:
     return [None, None] if row is None else [row["experiment"], row["covered"]]
+
+
+def _explore(page: Path) -> str:
+    words = "Plate maps and a map of all wells with answers, with the image, the answer and the most similar wells of each: a page to explore."
+    return html.section("Well by well", html.paragraph(words), html.links([(page.name, page.name)]))
 
 
 def _training(run: Path) -> str:

@@ -204,7 +204,8 @@ def _add_pretrained(contents: _ArchiveContents, path: Path) -> str:
 def _add_code(contents: _ArchiveContents) -> None:
     """Add the package, the notebooks, and their commit."""
     kernels = environment.kernels_folder()
-    for path in (*_sources(environment.PACKAGE, "*.py"), *_sources(kernels, "*.ipynb"), *_sources(kernels, "*.json")):
+    package = (path for pattern in code_identity.CODE_FILES for path in _sources(environment.PACKAGE, pattern))
+    for path in (*package, *_sources(kernels, "*.ipynb"), *_sources(kernels, "*.json")):
         root = environment.PACKAGE if path.is_relative_to(environment.PACKAGE) else kernels
         contents.paths[f"{root.name}/{path.relative_to(root).as_posix()}"] = path, files.sha256(path)
     built = {"version": cellsignal.__version__, "commit": provenance.commit(), "code": provenance.code_digest()}

@@ -103,7 +103,8 @@ def run_chain(
         names = ["simulate", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *experiment_steps))]
         steps.remove_other_receipts(folder, names)
         if not recipe.machine.html_pages:
-            (folder / "report.html").unlink(missing_ok=True)  # of another run
+            for name in steps.REPORT_PAGES:
+                (folder / name).unlink(missing_ok=True)  # of another run
         plan, kept = rebuild.begin_rebuild(folder, plan, start_from, values=values)
         plan = plans.with_experiment_steps(plan, experiment_steps)
         chain.run_steps(plan, receipts | kept, num_slots=executor.num_slots(recipe.machine.parallel_notebooks))
@@ -234,7 +235,7 @@ class Chain:
         identity = steps.step_identity(step, parameters={**self.values, "seconds": seconds}, receipts=receipts)
         try:
             receipts[step.name] = self._run_unless_current(
-                step, identity, lambda: report.write_report(self.folder), min_seconds=self._seconds_for_last_start())
+                step, identity, lambda: report.write_report(self.folder, data=self.data), min_seconds=self._seconds_for_last_start())
         except TimeSpent as spent:
             raise _time_spent(spent) from None
 

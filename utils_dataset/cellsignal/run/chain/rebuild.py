@@ -121,7 +121,7 @@ def _check_complete(run: Path, step: Step, receipt: Receipt, start_from: str) ->
 def _print_changes(run: Path, start_from: str, rerun: Sequence[Step]) -> None:
     """Print what a rebuild does, overwrites and keeps."""
     folders = {folder: sum(path.is_file() for path in (run / folder).rglob("*")) for folder in _emptied_folders(start_from, rerun)}
-    made = {name for step in rerun for name in (*steps.output_names(run, step), *step.pages)} | {"report.html"}
+    made = {name for step in rerun for name in (*steps.output_names(run, step), *step.pages)} | {*steps.REPORT_PAGES}
     emptied = {name for name in made if name.split("/")[0] in folders}
     kept = {name for name in made if name.split("/")[0] in _kept_stages(start_from) and not is_fitted(name, made)}
     single_files = sorted(name for name in made - emptied - kept if (run / name).is_file())

@@ -19,6 +19,7 @@ from cellsignal.run.record import step_receipts
 
 PLATE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
+REPORT_PAGES = ("report.html", "explore.html")  # the second only where wells have answers
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
 
 
@@ -92,7 +93,7 @@ def simulate_step(*, data: str, preset: str) -> Step:
 def report_step(other_steps: Iterable[Step]) -> Step:
     """The page with links to all others."""
     needs = tuple(step.name for step in other_steps)
-    return Step("report", needs=needs, outputs=("report.html",), import_line="from cellsignal.show import report")
+    return Step("report", needs=needs, outputs=REPORT_PAGES[:1], extras=REPORT_PAGES[1:], import_line="from cellsignal.show import report")
 
 
 def record_step() -> Step:

@@ -1,0 +1,1 @@
+"""The page on which one explores the wells of a run."""
