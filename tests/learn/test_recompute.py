@@ -130,10 +130,10 @@ def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, m
 
 
 def test_parts_of_a_batch_take_less_memory_by_the_estimate() -> None:
-    for backbone in ("densenet161", "vgg19", "plain-cnn"):
+    for backbone in ("densenet-small", "vgg-small", "plain-cnn"):
         whole, again, halves = (training_memory(backbone, size=512, batch_size=24, parts=parts).total for parts in (0, 1, 2))
         assert whole >= again > halves
-    assert training_memory("densenet161", size=512, batch_size=24).total > 15e9 > training_memory("densenet161", size=512, batch_size=24, parts=1).total
+    assert training_memory("densenet161", size=512, batch_size=24, parts=1).total < 9e9, "best.yaml on a T4 of 15 GB, where it takes 20 otherwise"
 
 
 def test_a_copy_recomputes_itself() -> None:
