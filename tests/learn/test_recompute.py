@@ -45,7 +45,7 @@ def test_gradients_and_running_statistics_stay_what_they_were(backbone: str) -> 
 
 @pytest.mark.parametrize("backbone", [name for name, (count, _) in KINDS.items() if count])
 def test_less_is_kept_for_the_way_back(backbone: str) -> None:
-    first, second = (sum(_saved_bytes(model, model.prepare(IMAGES))) for model in pair(backbone))
+    first, second = (sum(_saved_bytes(model, model.prepare(IMAGES))[0]) for model in pair(backbone))
     assert second < KINDS[backbone][1] * first
 
 
@@ -54,7 +54,7 @@ def test_less_is_kept_for_the_way_back(backbone: str) -> None:
 def test_parts_of_a_batch_have_the_statistics_and_the_gradients_of_the_whole(backbone: str, parts: int) -> None:
     whole = make_network(backbone, channels=6, classes=4).double().train()
     again = copy.deepcopy(whole)
-    assert checkpoint_blocks(again.body, parts=parts) == max(1, KINDS[backbone][0])
+    assert checkpoint_blocks(again.body, parts=parts) == max(1, KINDS[backbone][0]) + 3 * (backbone == "densenet-small"), "and the transitions"
     images, chosen = IMAGES.new_empty(5, 6, 32, 32).random_(generator=torch.Generator().manual_seed(0)), torch.eye(4, dtype=torch.float64).repeat(2, 1)[:5]
     for model in (whole, again):
         (model(images).log_softmax(1) * chosen).sum().backward()
@@ -158,7 +158,7 @@ def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, t
 def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) -> None:
     model = make_network("densenet-small", channels=6, classes=1108).train()
     prepared = model.prepare(IMAGES)
-    real = sum(_saved_bytes(model, prepared))
+    real = sum(_saved_bytes(model, prepared)[0])
     counted = training_memory("densenet-small", size=64, batch_size=4, precision=precision)
     halves = 2 * sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)  # of weights, which autocast makes and keeps
     expected = {"fp32": real, "fp16": real / 2 + halves}[precision]

@@ -7,8 +7,9 @@ first, and then goes on through the statistic to every site. The sums are those 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -58,18 +59,24 @@ def checkpoint_blocks(body: nn.Module, *, parts: int = 1) -> int:
     for module in body.modules():
         if isinstance(forward := vars(module).get("forward"), partial) and forward.func in (_checkpointed_forward, _checkpointed_sequence):
             del module.forward
-    blocks = [body] if parts > 1 and not batchnorm_layers(body) else checkpointed_blocks(body) if parts else []
+    blocks = [body] if parts > 1 and not batchnorm_layers(body) else checkpointed_blocks(body, parts=parts) if parts else []
     for block in blocks:
         block.forward = partial(_checkpointed_sequence if type(block) is nn.Sequential else _checkpointed_forward, block, block.forward, parts)
     return len(blocks)
 
 
-def checkpointed_blocks(body: nn.Module) -> list[nn.Module]:
-    """The smallest modules of a body that have two layers of weights and a norm."""
-    if inner := [block for child in body.children() for block in checkpointed_blocks(child)]:
+def checkpointed_blocks(body: nn.Module, *, parts: int = 1) -> list[nn.Module]:
+    """The smallest modules of a body that have two layers of weights and a norm; with several parts also others with one (DenseNet's transitions)."""
+    blocks = _smallest(body, weights=2)
+    inside = {module for block in blocks for module in block.modules()}
+    return blocks + [module for module in _smallest(body, weights=1) if module not in inside] * (parts > 1)
+
+
+def _smallest(body: nn.Module, *, weights: int) -> list[nn.Module]:
+    if inner := [block for child in body.children() for block in _smallest(child, weights=weights)]:
         return inner
     modules = list(body.modules())
-    is_block = sum(isinstance(module, _WEIGHTS) for module in modules) > 1 and any(isinstance(module, _NORMS) for module in modules)
+    is_block = sum(isinstance(module, _WEIGHTS) for module in modules) >= weights and any(isinstance(module, _NORMS) for module in modules)
     return [body] * is_block
 
 
@@ -107,9 +114,9 @@ def _copied_running_statistics(block: nn.Module) -> Iterator[None]:
             setattr(norm, name, tensor)
 
 
-def checkpointed_segments(body: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def checkpointed_segments(body: nn.Module, *, parts: int = 1) -> list[tuple[nn.Module, nn.Module]]:
     """The first and the last module of whatever part of a body is computed again as one: a block, or a segment of a sequence."""
-    return [pair for block in checkpointed_blocks(body)
+    return [pair for block in checkpointed_blocks(body, parts=parts)
             for pair in ([(segment[0], segment[-1]) for segment in _segments(block)] if type(block) is nn.Sequential else [(block, block)])]
 
 
@@ -135,114 +142,145 @@ def _checkpointed_sequence(sequence: nn.Sequential, forward: Callable, parts: in
 # A block in parts of the batch.
 
 
-Moments = tuple[torch.Tensor, torch.Tensor]  # mean[C] and biased variance[C]
-
-
 class _InParts(torch.autograd.Function):
-    """`run(*inputs)`, computed for the whole batch in the forward pass and again in parts of it in the backward pass."""
+    """`run(*inputs)`, computed for the whole batch in the forward pass, and again in parts of it in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, run: Callable, norms: list[Norm], parts: int, count: int, *tensors: torch.Tensor) -> torch.Tensor:
         device = tensors[0].device.type
-        autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)}
+        autocast = {"device_type": "cpu", "enabled": False}
+        if device != "meta":
+            autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)}
+        norms = [norm for norm in norms if norm.training or norm.running_mean is None]
         # Without its cache, which would keep weights that were cast where no gradients are recorded.
-        with torch.autocast(**autocast, cache_enabled=False), _GivenStatistics(norms) as statistics:
+        with torch.autocast(**autocast, cache_enabled=False), _Recorder(norms) as recorder:
             output = run(*tensors[:count])
-        ctx.run, ctx.norms, ctx.parts, ctx.count, ctx.autocast, ctx.moments = run, norms, parts, count, autocast, statistics.moments
+        ctx.run, ctx.norms, ctx.parts, ctx.count, ctx.autocast, ctx.statistics = run, norms, parts, count, autocast, recorder.statistics
         ctx.save_for_backward(*tensors)
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        inputs, weights = ctx.saved_tensors[:ctx.count], ctx.saved_tensors[ctx.count:]
-        needed = ctx.needs_input_grad[4:]
-        sums = [torch.zeros_like(tensor) if need else None for tensor, need in zip(ctx.saved_tensors, needed, strict=True)]
-        moments = [tensor for pair in ctx.moments for tensor in pair]
-        moment_sums = [torch.zeros_like(tensor) for tensor in moments]
-        rows = torch.arange(len(gradient)).tensor_split(ctx.parts)
-        # First from the output; then, when a layer's statistics have the gradients of all parts, from these, the last layer first.
-        for layer in range(len(ctx.moments), -1, -1):
-            for part in (slice(int(each[0]), int(each[-1]) + 1) for each in rows):
+        tensors, statistics = ctx.saved_tensors, ctx.statistics
+        inputs, needed = tensors[:ctx.count], ctx.needs_input_grad[4:]
+        sums = {id(tensor): torch.zeros_like(tensor) for tensor, need in zip(tensors, needed, strict=True) if need}
+        affine = {id(weight) for norm in ctx.norms for weight in norm.parameters()}  # of which each pass has copies
+        weights = [tensor for tensor in tensors[ctx.count:] if id(tensor) in sums and id(tensor) not in affine]
+        by_statistics = [(torch.zeros_like(each.mean), torch.zeros_like(each.mean)) for each in statistics]
+        ends = torch.arange(len(gradient)).tensor_split(ctx.parts)
+        # First from the output; then, when the statistics of a layer have the gradients of all parts, from these, the last layer first.
+        for layer in range(len(statistics), -1, -1):
+            for part in (slice(int(rows[0]), int(rows[-1]) + 1) for rows in ends):
                 leaves = [tensor[part].detach().requires_grad_(need) for tensor, need in zip(inputs, needed, strict=False)]
-                given = [tensor.detach().requires_grad_() for tensor in moments[:2 * layer]]
-                with torch.enable_grad(), torch.autocast(**ctx.autocast, cache_enabled=False), _GivenStatistics(ctx.norms, given, layer) as statistics:
-                    output = ctx.run(*leaves) if layer == len(ctx.moments) else statistics.moments_of(ctx.run, leaves)
-                if isinstance(output, torch.Tensor):
-                    outputs, gradients = [output], [gradient[part]]
-                else:
-                    outputs, gradients = list(output), _moment_gradients(output, moments[2 * layer], moment_sums[2 * layer:2 * layer + 2],
-                                                                         share=len(leaves[0]) / len(gradient))
-                if not outputs[0].requires_grad:
+                with torch.enable_grad(), torch.autocast(**ctx.autocast, cache_enabled=False), _Normaliser(ctx.norms, statistics, layer) as normaliser:
+                    output = normaliser.reach(ctx.run, leaves)
+                if not output.requires_grad:
                     break
-                sources = [*leaves, *weights, *given]
-                wanted = [number for number, source in enumerate(sources) if source.requires_grad]
-                found = torch.autograd.grad(outputs, [sources[number] for number in wanted], gradients, allow_unused=True)
-                for number, value in zip(wanted, found, strict=True):
-                    if value is None:
+                from_output = gradient[part] if layer == len(statistics) else statistics[layer].gradient(output.detach(), *by_statistics[layer])
+                sources = [*(leaf for leaf in leaves if leaf.requires_grad), *weights, *(leaf for pair in normaliser.affine for leaf in pair)]
+                found = iter(torch.autograd.grad(output, sources, from_output, allow_unused=True))
+                for tensor, leaf in zip(inputs, leaves, strict=True):
+                    if leaf.requires_grad and (value := next(found)) is not None:
+                        sums[id(tensor)][part] += value
+                for weight in weights:
+                    if (value := next(found)) is not None:
+                        sums[id(weight)] += value
+                for each, (by_mean, by_variance) in zip(statistics, by_statistics, strict=False):
+                    by_weight, by_bias = next(found, None), next(found, None)
+                    if by_weight is None:
                         continue
-                    if number < ctx.count:
-                        sums[number][part] += value
-                    elif number < len(sums):
-                        sums[number] += value
-                    else:
-                        moment_sums[number - len(sums)] += value
-        return None, None, None, None, *sums
+                    for weight, value in ((each.norm.weight, by_weight), (each.norm.bias, by_bias)):
+                        if id(weight) in sums:
+                            sums[id(weight)] += value
+                    # What moves the mean moves the values the other way, and what scales the deviation scales them.
+                    factor = each.inverse_deviation * (1 if each.norm.weight is None else each.norm.weight.detach())
+                    by_mean -= factor * by_bias
+                    by_variance -= 0.5 * factor * each.inverse_deviation * by_weight
+        return None, None, None, None, *(sums.get(id(tensor)) for tensor in tensors)
 
 
-def _moment_gradients(part: Moments, mean: torch.Tensor, gradients: Sequence[torch.Tensor], *, share: float) -> list[torch.Tensor]:
-    """The gradients by mean and variance of a part, which has a `share` of the values, from those by the whole's (Chan et al. 1979)."""
-    by_mean, by_variance = gradients
-    return [share * (by_mean + 2 * (part[0].detach() - mean) * by_variance), share * by_variance]
+@dataclass(frozen=True)
+class _Statistics:
+    """The statistics of a whole batch in one layer: mean[C], 1 / standard deviation[C], and the number of values in a channel."""
+
+    norm: Norm
+    mean: torch.Tensor
+    inverse_deviation: torch.Tensor
+    count: int
+
+    def gradient(self, values: torch.Tensor, by_mean: torch.Tensor, by_variance: torch.Tensor) -> torch.Tensor:
+        """The gradient by some of the layer's inputs, from those by mean and variance."""
+        mean, by_mean, by_variance = (_by_channel(each, values) for each in (self.mean, by_mean, by_variance))
+        return ((by_mean + 2 * by_variance * (values - mean)) / self.count).to(values.dtype)
 
 
-class _Reached(Exception):
-    """The pass has reached the layer whose moments are wanted."""
+def _by_channel(numbers: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return numbers.view(1, -1, *[1] * (values.ndim - 2))
 
 
-class _GivenStatistics:
-    """Inside, norms that normalise by the batch record its moments, or normalise by `given` ones, up to the layer number `last`.
+class _Replaced:
+    """Inside, the forward passes of `norms` are those of a subclass."""
 
-    Layers are counted as they are called.
-    """
+    def __init__(self, norms: list[Norm]) -> None:
+        self.norms = norms
 
-    def __init__(self, norms: list[Norm], given: Sequence[torch.Tensor] | None = None, last: int = 0) -> None:
-        self.norms = [norm for norm in norms if norm.training or norm.running_mean is None]
-        self.given, self.last, self.calls, self.moments = given, last, 0, []
-
-    def __enter__(self) -> "_GivenStatistics":
+    def __enter__(self) -> Self:
         for norm in self.norms:
-            norm.forward = partial(self._record if self.given is None else self._normalise, norm)
+            norm.forward = partial(self.normalise, norm)
         return self
 
     def __exit__(self, *error: object) -> None:
         for norm in self.norms:
             del norm.forward
 
-    def moments_of(self, run: Callable, inputs: Sequence[torch.Tensor]) -> Moments:
-        """The moments of the inputs of layer `last`, for the block's `inputs`."""
+
+class _Recorder(_Replaced):
+    """Inside, norms do what they do, and their `statistics` are recorded in the order in which they are called."""
+
+    def __init__(self, norms: list[Norm]) -> None:
+        super().__init__(norms)
+        self.statistics: list[_Statistics] = []
+
+    def normalise(self, norm: Norm, values: torch.Tensor) -> torch.Tensor:
+        tracks = norm.training and norm.track_running_stats
+        if tracks:
+            norm.num_batches_tracked += 1
+        running = (norm.running_mean, norm.running_var) if tracks else (None, None)
+        momentum = norm.momentum if norm.momentum is not None else 1 / int(norm.num_batches_tracked) if tracks else 0.0
+        output, mean, inverse_deviation = torch.native_batch_norm(values, norm.weight, norm.bias, *running, True, momentum, norm.eps)
+        self.statistics.append(_Statistics(norm, mean, inverse_deviation, values.numel() // len(mean)))
+        return output
+
+
+class _Reached(Exception):
+    """A pass has reached the layer whose input is wanted."""
+
+
+class _Normaliser(_Replaced):
+    """Inside, norms normalise by given statistics, in the order of calls; `reach` ends at the input of the layer number `last`.
+
+    `affine`: copies of weight and bias of each layer that was passed, from whose gradients those of the statistics follow.
+    """
+
+    def __init__(self, norms: list[Norm], statistics: list[_Statistics], last: int) -> None:
+        super().__init__(norms)
+        self.statistics, self.last = statistics, last
+        self.affine: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.reached: torch.Tensor | None = None
+
+    def reach(self, run: Callable, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The input of the layer, or the output of `run(*inputs)` if it has fewer."""
         try:
-            run(*inputs)
+            return run(*inputs)
         except _Reached:
-            pass
-        return self.moments.pop()
+            return self.reached
 
-    def _record(self, norm: Norm, values: torch.Tensor) -> torch.Tensor:
-        self.moments.append(_moments(values))
-        return type(norm).forward(norm, values)
-
-    def _normalise(self, norm: Norm, values: torch.Tensor) -> torch.Tensor:
-        if self.calls == self.last:
-            self.moments.append(_moments(values))
+    def normalise(self, norm: Norm, values: torch.Tensor) -> torch.Tensor:
+        if len(self.affine) == self.last:
+            self.reached = values
             raise _Reached
-        mean, variance = self.given[2 * self.calls:2 * self.calls + 2]
-        self.calls += 1
-        factor = torch.rsqrt(variance + norm.eps) * (1 if norm.weight is None else norm.weight)
-        term = (0 if norm.bias is None else norm.bias) - mean * factor
-        shape = (1, -1, *[1] * (values.ndim - 2))
-        return (values * factor.view(shape) + term.view(shape)).to(values.dtype)
-
-
-def _moments(values: torch.Tensor) -> Moments:
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
-    variance, mean = torch.var_mean(values, dim=[0, *range(2, values.ndim)], correction=0)
-    return mean, variance
+        each = self.statistics[len(self.affine)]
+        weight = torch.ones_like(each.mean) if norm.weight is None else norm.weight.detach()
+        bias = torch.zeros_like(each.mean) if norm.bias is None else norm.bias.detach()
+        self.affine.append((weight.requires_grad_(), bias.requires_grad_()))
+        return nn.functional.batch_norm(values, each.mean, each.inverse_deviation**-2 - norm.eps, *self.affine[-1], training=False, eps=norm.eps)

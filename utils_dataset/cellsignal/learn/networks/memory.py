@@ -1,9 +1,9 @@
 """The memory of a training, estimated on the meta device without a GPU, and the least gradient checkpointing with which it fits."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -55,20 +55,23 @@ def training_memory(backbone: str, *, size: int, batch_size: int, channels: int 
     with torch.device("meta"):
         model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).train()
         images = torch.empty(batch_size, channels, size, size, dtype=_cast_layers(model, precision)).to(memory_format=torch.channels_last)
-    block_bytes = 0
-    with _record_saved_bytes(checkpointed_segments(model.body) if parts else []) as saved:
-        sizes = _saved_bytes(model, images)
-    largest = max(sizes)
-    if parts > 1 and not list(batchnorm_layers(model.body)):
-        block_bytes, sizes, largest = sum(sizes) // parts, [images.nbytes], largest // parts
-    elif saved:
-        block_bytes = max(saved) // parts
-        checkpoint_blocks(model.body)
-        sizes = _saved_bytes(model, images)
+    segments = checkpointed_segments(model.body, parts=parts) if parts else []
+    sizes, marks = _saved_bytes(model, images, segments)
+    peaks = [(first, sum(sizes[first:last]), max(sizes[first:last], default=0)) for first, last in marks]
+    if parts > 1 and not batchnorm_layers(model.body):
+        peaks, sizes, marks = [(0, sum(sizes), max(sizes))], [images.nbytes], [(1, 1)]
+    elif segments:
+        checkpoint_blocks(model.body, parts=parts)
+        sizes, marks = _saved_bytes(model, images, segments)
+    # Saved tensors are there until the backward pass has reached them; a block that is computed again adds its own.
+    totals = list(accumulate(sizes, initial=0))
+    peak = max(total + (LIVE_GRADIENTS - 1) * size for total, size in zip(totals, [*sizes, 0], strict=True))
+    for (first, _), (_, in_block, largest) in zip(marks, peaks, strict=True):
+        peak = max(peak, totals[first] + max(LIVE_GRADIENTS * largest, (in_block + LIVE_GRADIENTS * largest) / parts + largest * (parts > 1)))
     weights = sum(weight.numel() for weight in model.parameters())
     prepared = 4 * images.numel()
     return TrainingMemory(weights=4 * (3 + averaged) * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights, activations=sum(sizes) + prepared,
-                          temporary=block_bytes + LIVE_GRADIENTS * largest)
+                          temporary=int(peak) - sum(sizes))
 
 
 def fitting_parts(memory: float, batch_size: int, bytes_in: Callable[[int], float]) -> int:
@@ -91,43 +94,25 @@ def _cast_layers(model: Classifier, precision: str) -> torch.dtype:
     return dtype
 
 
-def _saved_bytes(model: Classifier, images: torch.Tensor) -> list[int]:
-    """Bytes of each storage that one forward pass saves for the backward pass, including weights that were cast."""
+def _saved_bytes(model: Classifier, images: torch.Tensor, segments: Sequence[tuple[nn.Module, nn.Module]] = ()) -> tuple[list[int], list[tuple[int, int]]]:
+    """Bytes of each storage that one forward pass saves for the backward pass, in order, including weights that were cast.
+
+    And how many there were when each of `segments` began, with its first module, and ended, with its last.
+    """
     storages: dict[int, int] = {}
-    with torch.autograd.graph.saved_tensors_hooks(_counting_hook(model, storages), lambda tensor: tensor):
-        logits = model.classify(model.embed(images))
-    assert logits.requires_grad  # its graph still holds all saved tensors
-    return list(storages.values())
-
-
-def _counting_hook(model: nn.Module, storages: dict[int, int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A hook that records the bytes of each storage once, except those of fp32 weights."""
+    begun, ended = [], []
     weights = {weight.untyped_storage()._cdata for weight in model.parameters() if weight.dtype == torch.float32}
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            storages[storage._cdata] = storage.nbytes()
+            storages.setdefault(storage._cdata, storage.nbytes())
         return tensor
-    return count
-
-
-@contextmanager
-def _record_saved_bytes(segments: list[tuple[nn.Module, nn.Module]]) -> Iterator[list[int]]:
-    """Yields a list that grows by the bytes that each of `segments`, from its first to its last module, saves in a forward pass."""
-    saved: list[int] = []
-    open_hooks: list = []
-    def enter(module: nn.Module, inputs: tuple) -> None:
-        storages: dict[int, int] = {}
-        hook = torch.autograd.graph.saved_tensors_hooks(_counting_hook(module, storages), lambda tensor: tensor)
-        hook.__enter__()
-        open_hooks.append((hook, storages))
-    def leave(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        hook, storages = open_hooks.pop()
-        hook.__exit__(None, None, None)
-        saved.append(sum(storages.values()))
-    handles = [handle for first, last in segments for handle in (first.register_forward_pre_hook(enter), last.register_forward_hook(leave))]
-    try:
-        yield saved
-    finally:
-        for handle in handles:
-            handle.remove()
+    handles = [handle for first, last in segments for handle in (
+        first.register_forward_pre_hook(lambda module, inputs: begun.append(len(storages))),
+        last.register_forward_hook(lambda module, inputs, output: ended.append(len(storages))))]
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        logits = model.classify(model.embed(images))
+    for handle in handles:
+        handle.remove()
+    assert logits.requires_grad  # its graph still holds all saved tensors
+    return list(storages.values()), list(zip(begun, ended, strict=True))
