@@ -1,8 +1,8 @@
 """What a recipe will need on a machine before it runs there: memory, hours, sessions, weeks of Kaggle's quota, network by network."""
 
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -163,12 +163,12 @@ PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites an
 CHECKPOINTED, IN_PARTS = 4 / 3, 2.2
 
 
-def forecast(recipe: Recipe, machine: str = "t4x2", *, host_of: Callable[[str], Host] | None = None) -> Forecast:
-    """What a recipe needs on one of `cost.MACHINES`, or on that of `host_of(backbone)`.
+def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> Forecast:
+    """What a recipe needs on one of `cost.MACHINES`, or on `machine(backbone)`.
 
     Hours are those of networks, from the work of their layers, and of decoding PNGs; notebooks take half a minute each besides.
     """
-    host_of = host_of or (lambda backbone: cost.MACHINES[machine])
+    host_of = (lambda backbone: cost.MACHINES[machine]) if isinstance(machine, str) else machine
     sizes, image_size = count_sites(recipe)
     session_hours = (recipe.machine.time_budget_minutes or environment.SESSION_MINUTES) / 60
     groups = {ALL: _sum(list(sizes.values()))} if recipe.network.one_network and TASKS[recipe.task].cell_types else sizes
@@ -196,7 +196,9 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     training, wanted = recipe.training, recipe.machine.gradient_checkpointing
     cropped = round(recipe.augmentation.crop * image_size)
     largest = max(recipe.augmentation.progressive_sizes, default=cropped)
-    batch_size = min(training.batch_size, int(size.plate) if training.batch_scope == "plate" else training.batch_size)
+    on_controls = training.pretrain_epochs > 0 or recipe.wells.classes == "all"
+    on_plate = max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
+    batch_size = min(training.batch_size, on_plate) if training.batch_scope == "plate" else training.batch_size
     task, on_gpu = TASKS[recipe.task], host.memory > 0
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
              "optimizer": training.optimizer, "averaged": bool(training.ema_decay)}
@@ -302,10 +304,24 @@ def _rate(work: Callable[[], object], count: int, device: torch.device) -> float
     return rounds * count / (clock() - began) * (1 if device.type == "cuda" else torch.get_num_threads())
 
 
-def gpu_at_hand() -> str:
-    """The machine of `cost.MACHINES` with the GPU that is here, without taking any of its memory; "" for none or another one."""
-    try:
-        names = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return next((name for name, host in cost.MACHINES.items() if host.name.split()[0] in names.split()), "")
+def gpu_host(gpus: Sequence[str]) -> Host | None:
+    """The machine with these GPUs, by their names from nvidia-smi, if `cost.MACHINES` has their kind."""
+    host = next((host for host in cost.MACHINES.values() if gpus and host.name.split()[0] in gpus[0].replace("-", " ").split()), None)
+    if host is None or len(gpus) == host.cards:
+        return host
+    return replace(host, cards=len(gpus), name=f"{host.name.split()[0]}{f' x {len(gpus)}' if len(gpus) > 1 else ''}")
+
+
+# The page of the recipes.
+
+
+def recipes_table(recipes: Mapping[str, Recipe], *, machine: str = "t4x2") -> str:
+    """What recipes for real plates, by name, need on a machine, as a Markdown table. It stands in papermill_params/README.md."""
+    rows = [f"| recipe | networks | memory of a card | hours on {cost.MACHINES[machine].name} | sessions | weeks of quota |", "|---|---|---|---:|---:|---:|"]
+    for name, recipe in recipes.items():
+        needed = forecast(recipe, machine)
+        kinds = Counter(network.backbone for network in needed.networks)
+        memory = max(needed.networks, key=lambda network: network.memory)
+        networks = ", ".join(f"{count} {backbone}" for backbone, count in kinds.items())
+        rows.append(f"| `{name}` | {networks} | {_memory(memory)} | {needed.hours:.0f} | {needed.sessions} | {needed.weeks:.1f} |")
+    return "\n".join(rows) + "\n"
