@@ -12,9 +12,10 @@ from building import make_network
 from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.learn.devices import compile_function, cudnn_benchmark
-from cellsignal.learn.networks.memory import _saved_bytes, training_memory
+from cellsignal.learn.networks.checkpointing import Checkpointing, checkpoint_blocks, checkpointed_blocks
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.networks.memory import checkpointed_blocks, checkpoint_blocks
+from cellsignal.learn.networks.memory import _saved_bytes, fitting_parts, training_memory
+from cellsignal.learn.training import fit
 
 # Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
 KINDS = {"densenet-small": (16, 0.6), "resnet-small": (4, 0.8), "se-resnext-small": (4, 0.95), "xception-small": (8, 0.95),
@@ -44,8 +45,95 @@ def test_gradients_and_running_statistics_stay_what_they_were(backbone: str) -> 
 
 @pytest.mark.parametrize("backbone", [name for name, (count, _) in KINDS.items() if count])
 def test_less_is_kept_for_the_way_back(backbone: str) -> None:
-    first, second = (sum(_saved_bytes(model, model.prepare(IMAGES))) for model in pair(backbone))
+    first, second = (sum(_saved_bytes(model, model.prepare(IMAGES))[0]) for model in pair(backbone))
     assert second < KINDS[backbone][1] * first
+
+
+@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_of_a_batch_have_the_statistics_and_the_gradients_of_the_whole(backbone: str, parts: int) -> None:
+    whole = make_network(backbone, channels=6, classes=4).double().train()
+    again = copy.deepcopy(whole)
+    assert checkpoint_blocks(again.body, parts=parts) == max(1, KINDS[backbone][0]) + 3 * (backbone == "densenet-small"), "and the transitions"
+    images, chosen = IMAGES.new_empty(5, 6, 32, 32).random_(generator=torch.Generator().manual_seed(0)), torch.eye(4, dtype=torch.float64).repeat(2, 1)[:5]
+    for model in (whole, again):
+        (model(images).log_softmax(1) * chosen).sum().backward()
+    largest = max(weight.grad.abs().max() for weight in whole.parameters())
+    assert largest > 1e-3
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12 * largest.item())
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items()), "the forward pass is that of the whole batch"
+
+
+def test_frozen_statistics_would_not_have_the_gradients_of_the_whole() -> None:
+    """What the gradient through the statistics is worth: the bound above would find it missing."""
+    whole = make_network("resnet-small", channels=6, classes=4).double().train()
+    frozen = copy.deepcopy(whole)
+    images = IMAGES.new_empty(5, 6, 32, 32).random_(generator=torch.Generator().manual_seed(0))
+    for norm in (module for module in frozen.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.register_forward_pre_hook(lambda norm, inputs: _freeze(norm, inputs[0]))
+    for model in (whole, frozen):
+        (model(images).log_softmax(1)[:, 0]).sum().backward()
+    first, second = (next(model.parameters()).grad for model in (whole, frozen))
+    assert (first - second).abs().max() > 1e-2 * first.abs().max()
+
+
+def _freeze(norm: torch.nn.BatchNorm2d, values: torch.Tensor) -> None:
+    variance, mean = torch.var_mean(values.detach(), dim=(0, 2, 3), correction=0)
+    norm.eval()
+    norm.running_mean, norm.running_var = mean, variance
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, *failing: int) -> None:
+    """Have the calls of `Classifier.classify` with these numbers, counted from 1, fail when the body has computed its features."""
+    classify, calls = Classifier.classify, []
+    def fails(model: Classifier, *inputs: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
+        calls.extend([0] * model.training)
+        if model.training and len(calls) in failing:
+            raise torch.OutOfMemoryError("simulated")
+        return classify(model, *inputs, **others)
+    monkeypatch.setattr(Classifier, "classify", fails)
+
+
+def test_a_step_in_which_memory_runs_out_is_repeated_with_checkpointing(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                        capsys: pytest.CaptureFixture) -> None:
+    phase = {"epochs": 2, "batch_size": 4, "virtual_batch": 8, "mixup_alpha": 0.4}
+    small(patches, tmp_path / "plain/model.safetensors", **phase)
+    run_out_of_memory(monkeypatch, 2)  # the second batch of the first step
+    small(patches, tmp_path / "short/model.safetensors", **phase)
+    assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "short/model.safetensors")
+    assert capsys.readouterr().out == "memory ran out: batches of 4 are computed with gradient checkpointing from now on, with the same statistics and gradients\n"
+
+
+def test_memory_that_runs_out_again_and_again_halves_the_parts(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    whole = small(patches, tmp_path / "whole.safetensors", epochs=1, batch_size=4, learning_rate=1e-4, optimizer="sgd")
+    run_out_of_memory(monkeypatch, 1, 2, 3)
+    parts = small(patches, tmp_path / "parts.safetensors", epochs=1, batch_size=4, learning_rate=1e-4, optimizer="sgd")
+    assert capsys.readouterr().out.count("memory ran out") == 3 and parts[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-4)
+    run_out_of_memory(monkeypatch, *range(9))
+    with pytest.raises(InputError, match="even in parts of one site; lower it"):
+        small(patches, tmp_path / "never.safetensors", epochs=1, batch_size=4)
+    with pytest.raises(InputError, match="gradient_checkpointing: the memory does not hold a training batch; set it to auto"):
+        Checkpointing(make_network("plain-cnn").body, False).save_memory(4)
+
+
+def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    needs = {0: 20, 1: 8, 2: 5, 3: 4}
+    assert [fitting_parts(memory, 3, needs.__getitem__) for memory in (20, 19, 7, 4, 3)] == [0, 1, 2, 3, 3]
+    small(patches, tmp_path / "plain/model.safetensors", epochs=1)
+    monkeypatch.setattr(fit, "SMALL_BATCH_PIXELS", 0)
+    for name, memory in {"much": 1e9, "less": 9.5e6}.items():
+        monkeypatch.setattr(fit, "free_memory", lambda device, memory=memory: memory)
+        small(patches, tmp_path / f"{name}/model.safetensors", epochs=1)
+        assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / f"{name}/model.safetensors")
+    assert capsys.readouterr().out.startswith("train: gradient checkpointing, for 0.0 GB would not fit into the free memory; the gradients are the same")
+
+
+def test_parts_of_a_batch_take_less_memory_by_the_estimate() -> None:
+    for backbone in ("densenet-small", "vgg-small", "plain-cnn"):
+        whole, again, halves = (training_memory(backbone, size=512, batch_size=24, parts=parts).total for parts in (0, 1, 2))
+        assert whole >= again > halves
+    assert training_memory("densenet161", size=512, batch_size=24, parts=1).total < 9e9, "best.yaml on a T4 of 15 GB, where it takes 20 otherwise"
 
 
 def test_a_copy_recomputes_itself() -> None:
@@ -70,7 +158,7 @@ def test_a_training_that_recomputes_ends_with_the_same_weights(patches: tuple, t
 def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) -> None:
     model = make_network("densenet-small", channels=6, classes=1108).train()
     prepared = model.prepare(IMAGES)
-    real = sum(_saved_bytes(model, prepared))
+    real = sum(_saved_bytes(model, prepared)[0])
     counted = training_memory("densenet-small", size=64, batch_size=4, precision=precision)
     halves = 2 * sum(weight.numel() for weight in model.parameters() if weight.ndim > 1)  # of weights, which autocast makes and keeps
     expected = {"fp32": real, "fp16": real / 2 + halves}[precision]
@@ -80,7 +168,7 @@ def test_memory_is_counted_without_numbers_as_it_is_with_them(precision: str) ->
 
 
 def test_a_densenet121_of_512_px_is_estimated_to_fit_a_t4() -> None:
-    plain, again = (training_memory("densenet121", size=512, batch_size=8, gradient_checkpointing=recompute) for recompute in (False, True))
+    plain, again = (training_memory("densenet121", size=512, batch_size=8, parts=parts) for parts in (0, 1))
     assert 2.5e9 < again.total < plain.total < 15e9
     assert plain.weights == again.weights and again.activations < 0.3 * plain.activations
 

@@ -211,6 +211,8 @@ HOSTS = (
     Host("H100", 1, 989.5e12, 3350e9, 80e9, 26),
 )
 KAGGLE = "T4 x 2"
+# By the names that commands take. NVIDIA's data sheet of the P100 (PCIe, 2016): 18.7 TFLOPS fp16 and 732 GB/s; Kaggle gives T4s instead today.
+MACHINES = {"t4x2": HOSTS[0], "p100": Host("P100", 1, 18.7e12, 732e9, 16e9, 4), "l4": HOSTS[1], "a100": HOSTS[2], "h100": HOSTS[3]}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cellsignal.cli.run import Machine
 from cellsignal.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def push(
     competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
     until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
+    machine: Annotated[Machine | None, typer.Option(help="Whose memory and hours to forecast, instead of t4x2, which Kaggle gives.")] = None,
     patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session at work.")] = 13.0,
     queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session to come to work.")] = 24.0,
     poll: Poll = 60.0,
@@ -57,7 +59,8 @@ def push(
 ) -> None:
     """Run a recipe on Kaggle.
 
-    One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
+    First comes a forecast for real plates: memory, hours, sessions and weeks of quota, network by network; what cannot fit is
+    refused. One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
     The same call again goes on where an earlier one stopped, and pushes only what is not complete or has changed.
     """
     from cellsignal.kaggle import client, kernel_folders, push_state
@@ -69,6 +72,12 @@ def push(
     plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **options)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
+    if machine is not None or (checked.machine.device != "cpu" and not checked.preset):  # drawn plates are small, and take minutes
+        from cellsignal.run import forecast
+
+        needed = forecast.forecast(checked, forecast.this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
+        print(needed, flush=True)
+        needed.check()
     if dry_run:
         _dry_run(folder, plan, chosen)
         return

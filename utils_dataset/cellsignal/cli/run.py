@@ -3,11 +3,14 @@
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    from cellsignal.run.recipe import Recipe
 
 # Everything else is imported inside the commands: `--help` must not wait for pandas.
 
@@ -22,6 +25,17 @@ class StartingPoint(StrEnum):
     scores = "scores"
 
 
+class Machine(StrEnum):
+    """A machine whose memory and rates are known, or the one at hand, whose rates are measured."""
+
+    t4x2 = "t4x2"
+    p100 = "p100"
+    l4 = "l4"
+    a100 = "a100"
+    h100 = "h100"
+    here = "here"
+
+
 def run(
     params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
@@ -29,6 +43,7 @@ def run(
     start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
     storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
+    machine: Annotated[Machine | None, typer.Option(help="Run nothing: forecast memory and hours there; here: by a few steps.")] = None,
 ) -> None:
     """Go from plates to a submission and a report.
 
@@ -49,6 +64,12 @@ def run(
     if storage and not ray:
         raise InputError("--storage is for machines of a cluster", cure="add --ray ADDRESS, or leave it away")
     checked = recipe.load(params, parameter or ())
+    if machine is not None:
+        from cellsignal.run import forecast
+
+        print(forecast.forecast(checked, forecast.this_machine(checked) if machine is Machine.here else machine.value))
+        return
+    _print_forecast(checked)
     from cellsignal.run.chain import chain
     from cellsignal.run.record.results import summary
 
@@ -61,6 +82,17 @@ def run(
     folder = chain.run_chain(checked, run=out or "", start_from=start_from.value if start_from else "", executor=executor)
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"{summary(folder)}\ntime        {minutes} min {seconds} s")
+
+
+def _print_forecast(recipe: "Recipe") -> None:
+    """What a recipe needs on the GPUs that are here; nothing without any."""
+    from cellsignal import provenance
+
+    if recipe.machine.device != "cpu" and (gpus := provenance.hardware()["gpus"]):
+        from cellsignal.run import forecast
+
+        host = forecast.gpu_host(gpus)
+        print(forecast.forecast(recipe, lambda backbone: host) if host else f"no forecast for {gpus[0]}: --machine here measures it", flush=True)
 
 
 def bundle(

@@ -1,7 +1,9 @@
 """Device, precision and kernels of the arithmetic."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -62,6 +64,16 @@ def cudnn_benchmark(device: torch.device, sizes: Collection[int]) -> Iterator[No
         yield
     finally:
         torch.backends.cudnn.benchmark = previous
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a training may still take: of a GPU, what no other program holds; elsewhere, what the system gives without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return sys.maxsize  # not Linux: the system does not say
 
 
 def compile_function(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

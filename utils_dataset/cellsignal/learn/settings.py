@@ -269,7 +269,9 @@ class MachineSettings(Settings):
     num_processes: int = Field(0, ge=0, description="training processes; 0 means one per GPU")
     parallel_notebooks: int = Field(2, ge=1, description="notebooks that run at once")
     compile: bool = Field(False, description="train with torch.compile, which first takes minutes")
-    gradient_checkpointing: bool = Field(False, description="train with less memory and more time: blocks are computed again in the backward pass")
+    gradient_checkpointing: Literal["auto", True, False] = Field(
+        "auto", description="compute blocks of the network again in the backward pass, for less memory and more time, in parts of a batch if need be; auto: where memory is short"
+    )
     html_pages: bool = Field(True, description="run the notebook about the plates, and write HTML pages and a report")
     time_budget_minutes: float = Field(
         0.0, ge=0, description="time after which a run stops cleanly, to resume at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"

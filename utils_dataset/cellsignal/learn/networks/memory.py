@@ -1,83 +1,18 @@
-"""The GPU memory of a training: saved by gradient checkpointing, and estimated on the meta device, without a GPU."""
+"""The memory of a training, estimated on the meta device without a GPU, and the least gradient checkpointing with which it fits."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from cellsignal.learn.networks.batchnorm import batchnorm_layers
+from cellsignal.learn.networks.checkpointing import checkpoint_blocks, checkpointed_segments
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.tasks import RXRX1
-
-# Gradient checkpointing: blocks of a network store only their inputs and are computed again in the backward pass.
-
-_WEIGHTS = (nn.Conv2d, nn.Linear)
-_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-
-
-def checkpoint_blocks(body: nn.Module) -> int:
-    """Switch on gradient checkpointing for the blocks of a body; returns their number.
-
-    Gradients and running statistics stay the same. A block is the smallest module with two layers of weights and a norm: a
-    layer of a DenseNet, a block of a ResNet; a sequence of layers (VGG) is split after its pooling layers.
-    """
-    blocks = checkpointed_blocks(body)
-    for block in blocks:
-        if "forward" in vars(block):  # switched on by an earlier phase
-            continue
-        block.forward = partial(_checkpointed_sequence if isinstance(block, nn.Sequential) else _checkpointed_forward, block, block.forward)
-    return len(blocks)
-
-
-def checkpointed_blocks(body: nn.Module) -> list[nn.Module]:
-    """The smallest modules of a body that have two layers of weights and a norm."""
-    if inner := [block for child in body.children() for block in checkpointed_blocks(child)]:
-        return inner
-    modules = list(body.modules())
-    is_block = sum(isinstance(module, _WEIGHTS) for module in modules) > 1 and any(isinstance(module, _NORMS) for module in modules)
-    return [body] * is_block
-
-
-def _checkpointed_forward(block: nn.Module, forward: Callable, inputs: Any, *arguments: Any) -> torch.Tensor:
-    """The output of `forward` for a tensor or a list of tensors, which are all that is stored for the backward pass."""
-    if not (block.training and torch.is_grad_enabled()):
-        return forward(inputs, *arguments)
-    is_list = isinstance(inputs, list)
-    def run(*tensors: torch.Tensor) -> torch.Tensor:
-        return forward(list(tensors) if is_list else tensors[0], *arguments)
-    # In the second forward pass, running statistics have seen the batch already.
-    return checkpoint(run, *(inputs if is_list else [inputs]), use_reentrant=False, context_fn=lambda: (nullcontext(), _copied_running_statistics(block)))
-
-
-@contextmanager
-def _copied_running_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, norms update copies of their running statistics. Without statistics they would save fewer tensors, which PyTorch refuses."""
-    saved = [(norm, name, tensor) for norm in batchnorm_layers(block) for name, tensor in norm.named_buffers()]
-    for norm, name, tensor in saved:
-        setattr(norm, name, tensor.clone())
-    try:
-        yield
-    finally:
-        for norm, name, tensor in saved:
-            setattr(norm, name, tensor)
-
-
-def _checkpointed_sequence(sequence: nn.Sequential, forward: Callable, inputs: torch.Tensor) -> torch.Tensor:
-    """The same for a sequence of layers, segment by segment."""
-    segment: list[nn.Module] = []
-    for number, layer in enumerate(sequence, 1):
-        segment.append(layer)
-        if isinstance(layer, _POOLS) or number == len(sequence):
-            inputs, segment = _checkpointed_forward(sequence, nn.Sequential(*segment).forward, inputs), []
-    return inputs
-
 
 OPTIMIZER_STATES = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # numbers that an optimiser stores for each weight
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -91,38 +26,63 @@ FRAGMENTATION = 0.1  # share of memory lost between blocks
 class TrainingMemory:
     """Bytes of a training, by purpose; an estimate, which no GPU has confirmed."""
 
-    weights: int  # and their gradients
+    weights: int  # with their gradients and the copy of the selected ones
     optimizer: int
     activations: int  # saved for the backward pass
-    temporary: int  # while a layer is computed
+    temporary: int  # while a layer or a block is computed
     context: int = CONTEXT_BYTES
+    workspace: int = WORKSPACE_BYTES
+
+    @property
+    def tensors(self) -> int:
+        """The bytes of all tensors, which are what a CPU needs too."""
+        return self.weights + self.optimizer + self.activations + self.temporary
 
     @property
     def total(self) -> int:
-        """The sum, with fragmentation."""
-        return int((1 + FRAGMENTATION) * (self.weights + self.optimizer + self.activations + self.temporary) + self.context)
+        """The memory of a GPU: tensors and workspace, with fragmentation, and the context."""
+        return int((1 + FRAGMENTATION) * (self.tensors + self.workspace) + self.context)
 
 
+@cache
 def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = len(RXRX1.channels), classes: int = 1108, precision: str = "fp16",
-                    optimizer: str = "adam", gradient_checkpointing: bool = False) -> TrainingMemory:
+                    optimizer: str = "adam", averaged: bool = False, parts: int = 0) -> TrainingMemory:
     """Estimate for one batch of square images of `size` px, from one forward pass on the meta device.
 
-    Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`.
+    Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`. `averaged`: with
+    a moving average of the weights. `parts`: of gradient checkpointing (`checkpointing.checkpoint_blocks`).
     """
     with torch.device("meta"):
         model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).train()
         images = torch.empty(batch_size, channels, size, size, dtype=_cast_layers(model, precision)).to(memory_format=torch.channels_last)
-    block_activations = 0
-    if gradient_checkpointing and (blocks := checkpointed_blocks(model.body)):
-        with _record_saved_bytes(blocks) as saved:
-            _saved_bytes(model, images)
-        block_activations = max(saved)
-        checkpoint_blocks(model.body)
-    sizes = _saved_bytes(model, images)
+    segments = checkpointed_segments(model.body, parts=parts) if parts else []
+    sizes, marks = _saved_bytes(model, images, segments)
+    peaks = [(first, sum(sizes[first:last]), max(sizes[first:last], default=0)) for first, last in marks]
+    if parts > 1 and not batchnorm_layers(model.body):
+        peaks, sizes, marks = [(0, sum(sizes), max(sizes))], [images.nbytes], [(1, 1)]
+    elif segments:
+        checkpoint_blocks(model.body, parts=parts)
+        sizes, marks = _saved_bytes(model, images, segments)
+    # Saved tensors are there until the backward pass has reached them; a block that is computed again adds its own.
+    totals = list(accumulate(sizes, initial=0))
+    peak = max(total + (LIVE_GRADIENTS - 1) * size for total, size in zip(totals, [*sizes, 0], strict=True))
+    for (first, _), (_, in_block, largest) in zip(marks, peaks, strict=True):
+        peak = max(peak, totals[first] + max(LIVE_GRADIENTS * largest, (in_block + LIVE_GRADIENTS * largest) / parts + largest * (parts > 1)))
     weights = sum(weight.numel() for weight in model.parameters())
     prepared = 4 * images.numel()
-    return TrainingMemory(weights=8 * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights, activations=sum(sizes) + prepared,
-                          temporary=block_activations + LIVE_GRADIENTS * max(sizes) + WORKSPACE_BYTES)
+    return TrainingMemory(weights=4 * (3 + averaged) * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights, activations=sum(sizes) + prepared,
+                          temporary=int(peak) - sum(sizes))
+
+
+def fitting_parts(memory: float, batch_size: int, bytes_in: Callable[[int], float]) -> int:
+    """The least parts of gradient checkpointing, 0 for none, with which a training fits into `memory` bytes; `bytes_in(parts)` is its need.
+
+    Where nothing fits, as many parts as a batch has sites.
+    """
+    parts = 0
+    while parts < batch_size and bytes_in(parts) > memory:
+        parts = min(2 * parts, batch_size) if parts else 1
+    return parts
 
 
 def _cast_layers(model: Classifier, precision: str) -> torch.dtype:
@@ -134,43 +94,25 @@ def _cast_layers(model: Classifier, precision: str) -> torch.dtype:
     return dtype
 
 
-def _saved_bytes(model: Classifier, images: torch.Tensor) -> list[int]:
-    """Bytes of each storage that one forward pass saves for the backward pass, including weights that were cast."""
+def _saved_bytes(model: Classifier, images: torch.Tensor, segments: Sequence[tuple[nn.Module, nn.Module]] = ()) -> tuple[list[int], list[tuple[int, int]]]:
+    """Bytes of each storage that one forward pass saves for the backward pass, in order, including weights that were cast.
+
+    And how many there were when each of `segments` began, with its first module, and ended, with its last.
+    """
     storages: dict[int, int] = {}
-    with torch.autograd.graph.saved_tensors_hooks(_counting_hook(model, storages), lambda tensor: tensor):
-        logits = model.classify(model.embed(images))
-    assert logits.requires_grad  # its graph still holds all saved tensors
-    return list(storages.values())
-
-
-def _counting_hook(model: nn.Module, storages: dict[int, int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A hook that records the bytes of each storage once, except those of fp32 weights."""
+    begun, ended = [], []
     weights = {weight.untyped_storage()._cdata for weight in model.parameters() if weight.dtype == torch.float32}
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            storages[storage._cdata] = storage.nbytes()
+            storages.setdefault(storage._cdata, storage.nbytes())
         return tensor
-    return count
-
-
-@contextmanager
-def _record_saved_bytes(modules: list[nn.Module]) -> Iterator[list[int]]:
-    """Yields a list that grows by the bytes that each of `modules` saves in a forward pass."""
-    saved: list[int] = []
-    open_hooks: list = []
-    def enter(module: nn.Module, inputs: tuple) -> None:
-        storages: dict[int, int] = {}
-        hook = torch.autograd.graph.saved_tensors_hooks(_counting_hook(module, storages), lambda tensor: tensor)
-        hook.__enter__()
-        open_hooks.append((hook, storages))
-    def leave(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        hook, storages = open_hooks.pop()
-        hook.__exit__(None, None, None)
-        saved.append(sum(storages.values()))
-    handles = [handle for module in modules for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave))]
-    try:
-        yield saved
-    finally:
-        for handle in handles:
-            handle.remove()
+    handles = [handle for first, last in segments for handle in (
+        first.register_forward_pre_hook(lambda module, inputs: begun.append(len(storages))),
+        last.register_forward_hook(lambda module, inputs, output: ended.append(len(storages))))]
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        logits = model.classify(model.embed(images))
+    for handle in handles:
+        handle.remove()
+    assert logits.requires_grad  # its graph still holds all saved tensors
+    return list(storages.values()), list(zip(begun, ended, strict=True))

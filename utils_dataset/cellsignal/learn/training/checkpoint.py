@@ -16,6 +16,7 @@ from cellsignal.code_identity import changed_parts
 from cellsignal.files import sha256, write_bytes
 from cellsignal.learn.devices import compile_function, gradient_scaler, resolve_precision
 from cellsignal.learn.history import held_out_value
+from cellsignal.learn.networks.checkpointing import Checkpointing
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, recorded_sha256, save_weights
 from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training.distributed import ProcessGroup
@@ -166,11 +167,11 @@ class TrainingState:
 
     `saved`: tensors and details of the checkpoint to resume from. `batches_per_step`: the number of batches per step of the
     optimiser without a virtual batch, one for each process that the phase started with; it does not change when the phase
-    resumes with another number of processes.
+    resumes with another number of processes. `checkpointing`: that of the network's body.
     """
 
     def __init__(self, model: Classifier, phase: Phase, checkpoint: Checkpoint, *, machine: MachineSettings, process_group: ProcessGroup,
-                 saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None) -> None:
+                 saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None, checkpointing: Checkpointing | None = None) -> None:
         self.model, self.phase, self.checkpoint, self.process_group = model, phase, checkpoint, process_group
         self.rows, self.batches_per_step = [], process_group.size
         device = next(model.parameters()).device
@@ -179,7 +180,7 @@ class TrainingState:
         self.optimizer = build_optimizer(phase.training, trainable_parameters(model, phase.trainable))
         self.average = WeightAverage(model, phase.training.ema_decay) if phase.training.ema_decay else None
         self.trainer = Trainer(model, self.optimizer, phase, machine, process_group, self.scaler, self.average,
-                               compile_function(model.embed) if machine.compile else model.embed)
+                               compile_function(model.embed) if machine.compile else model.embed, checkpointing)
         self.selected = _copy_weights(model)
         if saved is not None:
             self._restore(*saved)

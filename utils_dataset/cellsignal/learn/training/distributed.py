@@ -128,7 +128,8 @@ class RunningStatistics:
 
     def __init__(self, model: torch.nn.Module, process_group: ProcessGroup, *, average: torch.nn.Module | None = None) -> None:
         self.process_group, self.next_batch = process_group, 0
-        self.layers = batchnorm_layers(model) if process_group.size > 1 else []
+        self.model_layers = batchnorm_layers(model)
+        self.layers = self.model_layers if process_group.size > 1 else []
         self.average_layers = batchnorm_layers(average) if process_group.size > 1 and average is not None else []
         if not process_group.is_main_process:
             for norm in (*self.layers, *self.average_layers):
@@ -147,6 +148,22 @@ class RunningStatistics:
             norm.running_mean *= weight
             norm.running_var *= weight
         self.next_batch = max(self.next_batch, number)
+
+    def copy(self) -> tuple[int, list[torch.Tensor]]:
+        """The statistics of the network as they are, for `restore`."""
+        return self.next_batch, [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in self._tensors() if tensors]
+
+    def restore(self, saved: tuple[int, list[torch.Tensor]]) -> None:
+        """Undo the batches since a `copy`."""
+        self.next_batch, flat = saved
+        for tensors, values in zip(filter(None, self._tensors()), flat, strict=True):
+            for tensor, value in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(value.view(tensor.shape))
+
+    def _tensors(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Statistics, and counters of batches, which are integers."""
+        layers = [norm for norm in self.model_layers if norm.track_running_stats]
+        return [tensor for norm in layers for tensor in (norm.running_mean, norm.running_var)], [norm.num_batches_tracked for norm in layers]
 
     def reduce(self, batches: int) -> None:
         """Add up the statistics of all processes after the last of the epoch's `batches`."""

@@ -1,8 +1,10 @@
 """One epoch over the training sites, the evaluation on the held-out sites, and the metrics of both."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from cellsignal.learn.batches.augment import Mix, draw_mix, random_key
 from cellsignal.learn.batches.dataset import SiteImages, epoch_batches, read_batches, scope_rows
 from cellsignal.learn.devices import autocast, cudnn_benchmark, gradient_scaler
 from cellsignal.learn.networks.batchnorm import CPU_BATCH_PIXELS, batch_statistics, without_tracking
+from cellsignal.learn.networks.checkpointing import Checkpointing
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks.covariates import CONTROL_TYPES, SideInputs, mask_covariates, plate_means
 from cellsignal.learn.settings import MachineSettings
@@ -176,7 +179,8 @@ class Trainer:
     """A network with everything that a training step needs.
 
     `average`: the moving average of the weights, updated after each step. `embed`: replaces model.embed, for example by a
-    compiled function. `process_group`: the processes that take each step together.
+    compiled function. `process_group`: the processes that take each step together. `checkpointing`: that of the network's
+    body, of which there will be more when memory runs out.
     """
 
     model: Classifier
@@ -187,6 +191,7 @@ class Trainer:
     scaler: torch.amp.GradScaler | None = None
     average: WeightAverage | None = None
     embed: Callable[[torch.Tensor], torch.Tensor] | None = None
+    checkpointing: Checkpointing | None = None
 
 
 def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]], *, epoch: int = 0, controls: SiteImages | None = None,
@@ -196,6 +201,7 @@ def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]
     A step follows the mean gradient over all sites of its virtual batch, even if its batches differ in size. The scaler skips
     a step whose fp16 gradients overflow. Several processes share out the batches of each step and sum their gradients before
     it, so that all of them take, or skip, the same steps. `controls`: the control sites for a network with control features.
+    A step in which memory runs out is repeated from its beginning with more gradient checkpointing, if `trainer` has it.
 
     Returns the loss (mean over sites) and the data's metric (`learn.training.epoch.METRICS`), or None if the epoch was stopped
     because it would have ended too late (`deadline_monitor`).
@@ -213,12 +219,31 @@ def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]
     mode = training_mode(model, phase.trainable, process_group=process_group, average=average)
     with mode as statistics, cudnn_benchmark(_model_device(model), map(len, batch_rows)), closing(reader) as batches:
         for (sites, shard), step_end in zip(shards, step_ends, strict=True):
+            images_of_step = islice(batches, len(shard))
+            saved = statistics.copy() if trainer.checkpointing is not None else None
             optimizer.zero_grad(set_to_none=True)
-            for (number, _), (images, rows) in zip(shard, batches):
-                statistics.start_batch(number)
-                loss, counts = batch_loss(images, rows, number)
-                scaler.scale(loss * (len(rows) / sites)).backward()
-                totals.add(loss.detach() * len(rows), counts)
+            while True:
+                sums = []
+                try:
+                    for (number, _), (images, rows) in zip(shard, images_of_step, strict=True):
+                        statistics.start_batch(number)
+                        loss, counts = batch_loss(images, rows, number)
+                        scaler.scale(loss * (len(rows) / sites)).backward()
+                        sums.append((loss.detach() * len(rows), counts))
+                    break
+                except torch.OutOfMemoryError:
+                    if saved is None:
+                        raise
+                # Here, because the exception holds the tensors of the pass that failed.
+                loss = images = counts = None
+                optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                trainer.checkpointing.save_memory(max(len(rows) for _, rows in shard))
+                statistics.restore(saved)
+                deque(images_of_step, maxlen=0)  # the next step begins with its own images
+                images_of_step = read_batches(data, [rows for _, rows in shard], epoch=epoch, device=_model_device(model))
+            for loss_sum, counts in sums:
+                totals.add(loss_sum, counts)
             if process_group.sum_gradients(parameters, late=deadline_monitor is not None and deadline_monitor.is_late()):
                 return None
             scaler.step(optimizer)

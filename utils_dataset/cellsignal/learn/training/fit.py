@@ -26,8 +26,9 @@ from cellsignal.learn.batches.dataset import (
     sites_fingerprint,
     virtual_batches,
 )
-from cellsignal.learn.devices import pick_device
+from cellsignal.learn.devices import free_memory, pick_device, resolve_precision
 from cellsignal.learn.history import HELD_OUT_PREFIX, held_out_value
+from cellsignal.learn.networks.checkpointing import Checkpointing
 from cellsignal.learn.networks.classifier import Classifier, ModelConfig, check_sha256, read_tensors, recorded_sha256
 from cellsignal.learn.networks.standardise import stats_source
 from cellsignal.learn.settings import MachineSettings
@@ -138,6 +139,7 @@ class UnlabelledSites:
 History = list[dict]
 TIME_MARGIN = 1.1  # an epoch is expected to take at most this many times the longest of the recent ones
 RECENT_EPOCHS = 5
+SMALL_BATCH_PIXELS = 2**18  # batches of so few pixels, 64 sites of 64 px, train in at most 2 GB, and nothing is estimated
 PACKAGE_CODE = code_identity.package_code("learn")  # as imported: the files may change during a training
 
 
@@ -163,7 +165,7 @@ def fit(
     takes one batch of each process, so that more processes take fewer and larger steps; a phase keeps the number of batches per
     step that it started with. A `model` that several processes are to train must not have been on a GPU.
     `machine.compile`: torch.compile for the body. `machine.gradient_checkpointing`: less memory, more time, the same gradients
-    (`networks.memory`). With `phase.training.ema_decay` the averaged weights are scored, selected and used for labels.
+    (`networks.checkpointing`); when memory runs out, a step is repeated with more of it. With `phase.training.ema_decay` the averaged weights are scored, selected and used for labels.
 
     Returns, as model.history and in the JSON beside the weights, the rows of earlier phases and one row per epoch: phase,
     epoch, loss, accuracy (of the training batches), held_out_accuracy (None where not measured), learning_rate, seconds.
@@ -228,16 +230,36 @@ class _PhaseTraining:
             raise InputError("the training processes read different checkpoints", where=self.checkpoint.weights.parent,
                              cure="give all machines one run folder, on a disk that they share")
         send = send_message if process_group.is_main_process else lambda message: None
-        if self.machine.gradient_checkpointing:
-            from cellsignal.learn.networks.memory import checkpoint_blocks
-
-            checkpoint_blocks(self.model.body)
-        state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine,
-                              process_group=process_group, saved=saved)
+        setting = self.machine.gradient_checkpointing
+        parts = self._fitting_parts(process_group) if setting == "auto" else int(setting)
+        state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine, process_group=process_group,
+                              saved=saved, checkpointing=Checkpointing(self.model.body, setting, parts=parts))
         for row in state.rows:
             send({"resumed_epoch": row})
         if self._train_epochs(state, process_group, send):
             state.finish(self._model_config(), earlier_history=self.earlier_history)
+
+    def _fitting_parts(self, process_group: ProcessGroup) -> int:
+        """The parts of gradient checkpointing (`checkpoint_blocks`) with which the phase fits into the free memory, by estimate."""
+        data, training, device = self.sites.train, self.phase.training, process_group.device
+        size = max(self.phase.image_size(epoch) or max(data.shape[1:]) for epoch in (0, training.epochs - 1))
+        batch_size = min(training.batch_size, len(data))
+        if self.phase.trainable == "head" or batch_size * size**2 <= SMALL_BATCH_PIXELS:
+            return 0
+        from cellsignal.learn.networks.memory import fitting_parts, training_memory
+
+        facts = {"size": size, "channels": len(data.channels), "classes": self.model.classes, "precision": resolve_precision(device, self.machine.precision),
+                 "optimizer": training.optimizer, "averaged": bool(training.ema_decay), "batch_size": batch_size * (1 + self.model.settings.control_features)}
+        def bytes_in(parts: int) -> int:
+            memory = training_memory(self.model.settings.backbone, **facts, parts=parts)
+            return memory.total if device.type == "cuda" else memory.tensors * process_group.size
+        parts = fitting_parts(free_memory(device), batch_size, bytes_in)
+        if parts > 1 and self.machine.compile:
+            raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
+        if parts:
+            how = "gradient checkpointing" if parts == 1 else f"gradient checkpointing in {parts} parts of a batch"
+            print(f"{self.phase.name}: {how}, for {bytes_in(0) / 1e9:.1f} GB would not fit into the free memory; the gradients are the same")
+        return parts
 
     def _train_epochs(self, state: TrainingState, process_group: ProcessGroup, send_message: SendMessage) -> bool:
         """Train until the phase ends (True) or the time is over (False)."""

@@ -1,0 +1,327 @@
+"""What a recipe will need on a machine before it runs there: memory, hours, sessions, weeks of Kaggle's quota, network by network."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cellsignal import settings
+from cellsignal.bench import cost
+from cellsignal.bench.cost import DatasetSize, Host, Source, Workload
+from cellsignal.decide.predict.inference import PlateInference, log_probabilities
+from cellsignal.errors import InputError
+from cellsignal.learn.batches.augment import build_augmentation
+from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES, SiteImages, group_batches, num_batches
+from cellsignal.learn.devices import DTYPES, gradient_scaler, pick_device, resolve_precision
+from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.networks.memory import fitting_parts, training_memory
+from cellsignal.learn.settings import MachineSettings
+from cellsignal.learn.training.epoch import Trainer, train_epoch
+from cellsignal.learn.training.optim import build_optimizer
+from cellsignal.learn.training.phase import Phase
+from cellsignal.provenance import cores
+from cellsignal.run import environment
+from cellsignal.run.benchmark import COST_PARAMETERS
+from cellsignal.run.recipe import ALL, Recipe, ensemble_members
+from cellsignal.tasks import TASKS
+
+# The sites of a recipe, by what a network is trained on.
+
+SITES_A_WELL = 2
+RXRX1_EXPERIMENTS = {"HUVEC": (16, 8), "HEPG2": (7, 4), "RPE": (7, 4), "U2OS": (3, 2)}  # for training, and to predict
+RXRX1_WELLS = 1106.1  # treatments of an experiment: 1,108 but for lost wells
+CONTROLS, PLATES = 124, 4  # of an experiment
+RXRX1_IMAGE_SIZE = 512
+ATLAS_SITES = (31_072, 11_702)  # of the Human Protein Atlas, for training and to predict
+RANDOM_HELD_OUT = 0.05
+
+
+def count_sites(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
+    """The sites of each cell type (of each fold in a task without them), and their image size in px.
+
+    Of simulated plates as their preset has them, of real ones as the competition has them, without a look at the data.
+    """
+    preset = None
+    if recipe.preset:
+        from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
+
+        preset = PRESETS[recipe.preset]
+    image_size = preset.image_size if preset else RXRX1_IMAGE_SIZE
+    if not TASKS[recipe.task].cell_types:
+        train, test = (preset.train, preset.test) if preset else ATLAS_SITES
+        held_out = train / recipe.wells.folds
+        return {f"fold-{fold}": DatasetSize(train - held_out, held_out, test, 0, 0, test) for fold in range(recipe.wells.folds)}, image_size
+    counts = {name: (preset.train, preset.test) for name in preset.cell_types} if preset else RXRX1_EXPERIMENTS
+    wells = preset.classes if preset else RXRX1_WELLS
+    return {name: _of_cell_type(name, *counts[name], wells, recipe) for name in recipe.wells.cell_types or counts if name in counts}, image_size
+
+
+def _of_cell_type(name: str, train: int, test: int, wells: float, recipe: Recipe) -> DatasetSize:
+    """The sites of one cell type with so many experiments for training and to predict, and treatment wells an experiment."""
+    if chosen := recipe.wells.experiments:
+        numbers = [int(experiment.rpartition("-")[2]) for experiment in chosen if experiment.startswith(f"{name}-")]
+        train, test = sum(number <= train for number in numbers), sum(number > train for number in numbers)
+    held_out = RANDOM_HELD_OUT * train if recipe.wells.split == "random" else max(0, min(recipe.wells.validation_experiments, train - 1))
+    treatments, controls = SITES_A_WELL * wells, SITES_A_WELL * CONTROLS
+    # With the controls as classes, those of the experiments to predict are learnt from too.
+    more = test * controls * (recipe.wells.classes == "all")
+    return DatasetSize((train - held_out) * treatments + more, held_out * treatments, test * treatments, (train - held_out) * controls,
+                       held_out * controls, treatments / PLATES)
+
+
+def _sum(sizes: Sequence[DatasetSize]) -> DatasetSize:
+    columns = [list(vars(size).values()) for size in sizes]
+    return DatasetSize(*map(sum, zip(*(column[:-1] for column in columns), strict=True)), max(column[-1] for column in columns))
+
+
+# The forecast.
+
+
+@dataclass(frozen=True)
+class NetworkForecast:
+    """One network: its training's batch, memory in bytes and hours; `problem` says why these are not known, or why it cannot train there."""
+
+    name: str  # "HUVEC", or "HUVEC, model-2"
+    backbone: str
+    batch: str = ""
+    memory: float = 0.0
+    parts: int = 0  # of gradient checkpointing
+    hours: float = 0.0
+    sessions: int = 0
+    problem: str = ""
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recipe needs on a machine."""
+
+    host: Host
+    networks: tuple[NetworkForecast, ...]
+    prediction_hours: float
+    session_hours: float
+
+    @property
+    def hours(self) -> float:
+        """Hours of all networks and of the prediction, one after the other."""
+        return sum(network.hours for network in self.networks) + self.prediction_hours
+
+    @property
+    def sessions(self) -> int:
+        """Sessions, of which every notebook has at least one."""
+        return sum(network.sessions for network in self.networks) + ceil(self.prediction_hours / self.session_hours)
+
+    @property
+    def weeks(self) -> float:
+        """Weeks of Kaggle's quota."""
+        return self.hours / cost.QUOTA_HOURS
+
+    def check(self) -> None:
+        """Raise InputError, with the setting that makes it fit, if a network does not fit into the memory."""
+        for network in self.networks:
+            if network.cure:
+                raise InputError(network.problem, where=network.name, cure=network.cure)
+
+    def __str__(self) -> str:
+        host, on_kaggle = self.host, self.host.name == cost.KAGGLE
+        basis = "measured by a few steps" if host.name == HERE else f"at {host.efficiency:.0%} of the roofline, which nobody measured"
+        memory = f"{host.memory / 1e9:.0f} GB{' a card' if host.cards > 1 else ''}, " if host.memory else ""
+        rows = [("network", "backbone", "batch", "memory", "hours", *["sessions"] * on_kaggle)]
+        for each in self.networks:
+            known = (_memory(each), _hours(each.hours), *[str(each.sessions)] * on_kaggle) if each.memory else (each.problem, "", *[""] * on_kaggle)
+            rows.append((each.name, each.backbone, each.batch, *known))
+        rows.append(("prediction", "", "", "", _hours(self.prediction_hours), *[str(ceil(self.prediction_hours / self.session_hours))] * on_kaggle))
+        rows.append(("in all", "", "", "", _hours(self.hours), *[str(self.sessions)] * on_kaggle))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(text.ljust(width) if number < 4 else text.rjust(width) for number, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+        quota = [f"{self.weeks:.1f} weeks of Kaggle's {cost.QUOTA_HOURS:.0f} hours, in sessions of {self.session_hours:g} h"] * on_kaggle
+        return "\n".join([f"forecast for {host.name} ({memory}{basis})", *map(str.rstrip, lines), *quota])
+
+
+def _memory(network: NetworkForecast) -> str:
+    text = f"{network.memory / 1e9:.1f} GB"
+    if network.cure:
+        return f"{text}: does not fit"
+    return text + (f", checkpointed in {network.parts} parts" if network.parts > 1 else ", checkpointed" if network.parts else "")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f}" if hours >= 0.1 else f"{60 * hours:.1f} min"
+
+
+HERE = "this machine"
+PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
+# The time of a training step by parts of gradient checkpointing, over the time without: a second forward pass; in parts, the passes
+# through the statistics too (measured on DenseNet121: utils_dataset/README.md).
+CHECKPOINTED, IN_PARTS = 4 / 3, 2.2
+
+
+def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> Forecast:
+    """What a recipe needs on one of `cost.MACHINES`, or on `machine(backbone)`.
+
+    Hours are those of networks, from the work of their layers, and of decoding PNGs; notebooks take half a minute each besides.
+    """
+    host_of = (lambda backbone: cost.MACHINES[machine]) if isinstance(machine, str) else machine
+    sizes, image_size = count_sites(recipe)
+    session_hours = (recipe.machine.time_budget_minutes or environment.SESSION_MINUTES) / 60
+    groups = {ALL: _sum(list(sizes.values()))} if recipe.network.one_network and TASKS[recipe.task].cell_types else sizes
+    values = {name: value for name, value in settings.flatten(recipe.model_dump()).items() if name in COST_PARAMETERS}
+    members = ensemble_members(recipe.network.backbone, recipe.network.ensemble)
+    plain = {"plain": members["model"]} if recipe.training.ablate_virtual_batch else {}
+    networks, prediction = [], 0.0
+    for name, size in groups.items():
+        for number, (member, backbone) in enumerate([*members.items(), *plain.items()]):
+            row = NetworkForecast(name if member == "model" else f"{name}, {member}", backbone)
+            changes = {"network.ensemble": [], "training.ablate_virtual_batch": False}
+            changes |= {"training.pretrain_epochs": 0, "training.final_epochs": 0} if member == "plain" else {}
+            try:
+                host = host_of(backbone)
+                networks.append(_network(row, recipe, host, cost.training_workloads(size, {**values, **changes}), size, image_size, session_hours))
+                prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != "plain") / 3600
+            except InputError as error:  # a backbone of timm, which is not installed
+                networks.append(replace(row, problem=f"not known here: {error}"))
+    return Forecast(host_of(members["model"]), tuple(networks), prediction, session_hours)
+
+
+def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequence[Workload], size: DatasetSize, image_size: int,
+             session_hours: float) -> NetworkForecast:
+    """The training of one network on sites `size`."""
+    training, wanted = recipe.training, recipe.machine.gradient_checkpointing
+    cropped = round(recipe.augmentation.crop * image_size)
+    largest = max(recipe.augmentation.progressive_sizes, default=cropped)
+    on_controls = training.pretrain_epochs > 0 or recipe.wells.classes == "all"
+    on_plate = max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
+    batch_size = min(training.batch_size, on_plate) if training.batch_scope == "plate" else training.batch_size
+    task, on_gpu = TASKS[recipe.task], host.memory > 0
+    facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
+             "optimizer": training.optimizer, "averaged": bool(training.ema_decay)}
+    def bytes_in(parts: int, sites: int = batch_size) -> float:
+        memory = training_memory(row.backbone, batch_size=sites * (1 + recipe.network.control_features), parts=parts, **facts)
+        return memory.total if on_gpu else memory.tensors
+    capacity = host.memory or np.inf
+    parts = 0 if wanted is False else max(int(wanted is True), fitting_parts(capacity, batch_size, bytes_in))
+    bytes_of_sites = (size.train + size.held_out) * len(task.channels) * image_size**2
+    memory = bytes_in(parts) + (0 if on_gpu else PROCESS_BYTES + bytes_of_sites * (bytes_of_sites <= MAX_CACHE_BYTES))
+    host = replace(host, efficiency=host.efficiency / (CHECKPOINTED if parts == 1 else IN_PARTS if parts else 1))
+    seconds = partial(_seconds, host=host, backbone=row.backbone, image_size=cropped, recipe=recipe, cached=bytes_of_sites <= MAX_CACHE_BYTES)
+    hours = {pretraining: seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining]) / 3600
+             for pretraining in (True, False)}
+    row = replace(row, batch=f"{batch_size} of {largest} px", memory=memory, parts=parts, hours=sum(hours.values()),
+                  sessions=sum(ceil(each / session_hours) for each in hours.values()))
+    if not on_gpu or bytes_in(parts) <= capacity:
+        return row
+    what = f"a {row.backbone} needs {bytes_in(parts) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, and a card of {host.name} has {host.memory / 1e9:.0f} GB"
+    if wanted is False and bytes_in(fitting_parts(capacity, batch_size, bytes_in)) <= capacity:
+        return replace(row, problem=what, cure="set machine.gradient_checkpointing: auto")
+    sites = batch_size
+    while sites > 2 and bytes_in(0 if wanted is False else 1, sites) > capacity:
+        sites //= 2
+    return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
+
+
+def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, *, backbone: str, first: bool, final: bool) -> float:
+    """Seconds of the prediction by one network, and by its weights before the last epochs where there are such."""
+    passes = cost.adapted_passes(size, host, image_size)
+    def workload(networks: int) -> Workload:
+        return cost.prediction_workloads(size, recipe.prediction, networks=networks, adapted_passes=passes, tests_answered=bool(recipe.preset))
+    both, alone, more = workload(2), workload(1), 1 + (final and recipe.training.final_epochs > 0)
+    further = Workload("prediction", 0, both.inferred - alone.inferred, both.reads - alone.reads)
+    workloads = [alone] * first + [further] * (more - first)
+    return _seconds(workloads, host=host, backbone=backbone, image_size=image_size, recipe=recipe)
+
+
+def _seconds(workloads: Sequence[Workload], *, host: Host, backbone: str, image_size: int, recipe: Recipe, cached: bool = False) -> float:
+    """The time of some work: images are read by `machine.num_workers` threads beside it, or without such in turn with it; cached ones once."""
+    needed = cost.estimate(workloads, host, PNG, backbone=backbone, image_size=image_size)
+    if cached:
+        return needed.compute
+    workers = recipe.machine.num_workers
+    decode = needed.decode * host.cores / min(host.cores, host.cards * max(1, workers))
+    return max(needed.read, decode, needed.compute) if workers else max(needed.read, decode + needed.compute)
+
+
+# This machine, measured by a few steps.
+
+PROCESS_BYTES = 600e6  # of a notebook on a CPU with PyTorch and its figures, before it trains
+MEASURED_SECONDS = 3.0
+
+
+def this_machine(recipe: Recipe) -> Callable[[str], Host]:
+    """For `forecast`: from a backbone to this machine, whose rates a few training steps and passes of prediction measure.
+
+    On a CPU, seconds are those of its threads at work, whatever else the machine does.
+    """
+    sizes, image_size = count_sites(recipe)
+    plate, hosts = int(next(iter(sizes.values())).plate), {}
+    def host_of(backbone: str) -> Host:
+        if backbone not in hosts:
+            hosts[backbone] = _measure(recipe, backbone, min(plate, 2**23 // image_size**2 or 2), image_size)
+        return hosts[backbone]
+    return host_of
+
+
+def _measure(recipe: Recipe, backbone: str, count: int, image_size: int) -> Host:
+    device = pick_device(recipe.machine.device)
+    bits, task = resolve_precision(device, recipe.machine.precision), TASKS[recipe.task]
+    size = min(recipe.augmentation.progressive_sizes, default=round(recipe.augmentation.crop * image_size))
+    images = np.random.default_rng(0).integers(0, 256, (count, len(task.channels), size, size), dtype=np.uint8)
+    sites = pd.DataFrame({"stem": [str(row) for row in range(count)], "sirna": np.arange(count) % task.classes, "experiment": "", "plate": 1})
+    network = recipe.network.classifier.model_copy(update={"backbone": backbone, "covariates": [], "heads": "shared", "control_features": False,
+                                                           "standardise": "image" if recipe.network.standardise == "image" else "none"})
+    model = Classifier(network, channels=len(task.channels), classes=task.classes).to(device)
+    data = SiteImages(Path(), sites, class_numbers=range(task.classes), channels=task.suffixes, augment=build_augmentation(recipe.augmentation.pretraining, seed=0))
+    data.cached = list(images)
+    phase = Phase(name="forecast", training=recipe.training.whole.model_copy(update={"epochs": 1}), augmentation=recipe.augmentation.whole.model_copy(update={"progressive_sizes": []}))
+    trainer = Trainer(model, build_optimizer(phase.training, model.parameters()), phase, MachineSettings(precision=bits), scaler=gradient_scaler(device, bits))
+    steps = group_batches(np.array_split(np.arange(count), num_batches(count, recipe.training.batch_size)), 1)
+    trained = _rate(lambda: train_epoch(trainer, data, steps), count, device)
+    inference = PlateInference(model, images, precision=bits)
+    inferred = _rate(lambda: log_probabilities(inference, "adapted"), count, device)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    host = Host(HERE, 1, 1e12, 1e11, memory, cores(), width=2 if bits in DTYPES else 4)  # the rates cancel out
+    return cost.measured(host, trained_per_second=trained, inferred_per_second=inferred, backbone=backbone, image_size=size, classes=task.classes)
+
+
+def _rate(work: Callable[[], object], count: int, device: torch.device) -> float:
+    """Sites a second of some work on `count` sites."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began, rounds = clock(), 0
+    while clock() - began < MEASURED_SECONDS:
+        work()
+        rounds += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return rounds * count / (clock() - began) * (1 if device.type == "cuda" else torch.get_num_threads())
+
+
+def gpu_host(gpus: Sequence[str]) -> Host | None:
+    """The machine with these GPUs, by their names from nvidia-smi, if `cost.MACHINES` has their kind."""
+    host = next((host for host in cost.MACHINES.values() if gpus and host.name.split()[0] in gpus[0].replace("-", " ").split()), None)
+    if host is None or len(gpus) == host.cards:
+        return host
+    return replace(host, cards=len(gpus), name=f"{host.name.split()[0]}{f' x {len(gpus)}' if len(gpus) > 1 else ''}")
+
+
+# The page of the recipes.
+
+
+def recipes_table(recipes: Mapping[str, Recipe], *, machine: str = "t4x2") -> str:
+    """What recipes for real plates, by name, need on a machine, as a Markdown table. It stands in papermill_params/README.md."""
+    rows = [f"| recipe | networks | memory of a card | hours on {cost.MACHINES[machine].name} | sessions | weeks of quota |", "|---|---|---|---:|---:|---:|"]
+    for name, recipe in recipes.items():
+        needed = forecast(recipe, machine)
+        kinds = Counter(network.backbone for network in needed.networks)
+        memory = max(needed.networks, key=lambda network: network.memory)
+        networks = ", ".join(f"{count} {backbone}" for backbone, count in kinds.items())
+        rows.append(f"| `{name}` | {networks} | {_memory(memory)} | {needed.hours:.0f} | {needed.sessions} | {needed.weeks:.1f} |")
+    return "\n".join(rows) + "\n"
