@@ -69,6 +69,20 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     assert write_report(tmp_path).read_text(encoding="utf-8") == text
 
 
+def test_controls_are_shown_by_embeddings_where_there_are_any(tmp_path):
+    def rows(agreement: float) -> list[dict]:
+        return [{"experiment": "HUVEC-19", "plate": plate, "cell_type": "HUVEC", "untreated": 1, "positive": 30, "effect_size": 0.625, "chance": 0.686,
+                 "agreement": value} for plate, value in ((1, agreement), (2, None))]
+
+    write_json(tmp_path / "metrics.json", {"controls": {"channel means": rows(0.125), "embeddings": rows(0.875)}})
+    text, _ = read(write_report(tmp_path))
+    assert "by embeddings" in text and "0.875" in text and "0.125" not in text and "agreement, plate 2" in text and "about 0.69" in text
+    write_json(tmp_path / "metrics.json", {"controls": {"channel means": rows(0.125), "embeddings": []}})
+    assert "by channel means" in read(write_report(tmp_path))[0]
+    write_json(tmp_path / "metrics.json", {"controls": {}})
+    assert "A gauge of each plate" not in read(write_report(tmp_path))[0]
+
+
 def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
     for name in ("HUVEC/model", "HUVEC/plain", "HUVEC/final", "RPE/model"):
         Receipt(tmp_path / f"weights/{name}.json", details={"history": history}).write()
