@@ -40,7 +40,7 @@ def draw_maps(points: Mapping[str, np.ndarray], labels: Sequence[object], *, tit
 
 def _fit(axes: Axes, xy: np.ndarray) -> None:
     """Limits that a few far wells do not blow up."""
-    low, high = np.percentile(xy, (0.5, 99.5), axis=0)
+    low, high = np.percentile(xy, (1, 99), axis=0)
     margin = 0.08 * np.maximum(high - low, 1e-6)
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
