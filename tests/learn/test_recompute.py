@@ -54,7 +54,7 @@ def test_less_is_kept_for_the_way_back(backbone: str) -> None:
 def test_parts_of_a_batch_have_the_statistics_and_the_gradients_of_the_whole(backbone: str, parts: int) -> None:
     whole = make_network(backbone, channels=6, classes=4).double().train()
     again = copy.deepcopy(whole)
-    assert checkpoint_blocks(again.body, parts=parts) == max(1, KINDS[backbone][0]) + 3 * (backbone == "densenet-small"), "and the transitions"
+    assert checkpoint_blocks(again.body, parts=parts) >= max(1, KINDS[backbone][0] + 3 * (backbone == "densenet-small")), "DenseNet's transitions too"
     images, chosen = IMAGES.new_empty(5, 6, 32, 32).random_(generator=torch.Generator().manual_seed(0)), torch.eye(4, dtype=torch.float64).repeat(2, 1)[:5]
     for model in (whole, again):
         (model(images).log_softmax(1) * chosen).sum().backward()
@@ -122,7 +122,8 @@ def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, m
     assert [fitting_parts(memory, 3, needs.__getitem__) for memory in (20, 19, 7, 4, 3)] == [0, 1, 2, 3, 3]
     small(patches, tmp_path / "plain/model.safetensors", epochs=1)
     monkeypatch.setattr(fit, "SMALL_BATCH_PIXELS", 0)
-    for name, memory in {"much": 1e9, "less": 9.5e6}.items():
+    needs = [training_memory("densenet-small", size=32, batch_size=8, classes=4, precision="fp32", parts=parts).tensors for parts in (0, 1)]
+    for name, memory in {"much": needs[0], "less": needs[1]}.items():
         monkeypatch.setattr(fit, "free_memory", lambda device, memory=memory: memory)
         small(patches, tmp_path / f"{name}/model.safetensors", epochs=1)
         assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / f"{name}/model.safetensors")
@@ -131,8 +132,8 @@ def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, m
 
 def test_parts_of_a_batch_take_less_memory_by_the_estimate() -> None:
     for backbone in ("densenet-small", "vgg-small", "plain-cnn"):
-        whole, again, halves = (training_memory(backbone, size=512, batch_size=24, parts=parts).total for parts in (0, 1, 2))
-        assert whole >= again > halves
+        whole, again, eighths = (training_memory(backbone, size=512, batch_size=24, parts=parts).total for parts in (0, 1, 8))
+        assert whole >= again > eighths
     assert training_memory("densenet161", size=512, batch_size=24, parts=1).total < 9e9, "best.yaml on a T4 of 15 GB, where it takes 20 otherwise"
 
 

@@ -158,9 +158,8 @@ def _hours(hours: float) -> str:
 
 HERE = "this machine"
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
-# The time of a training step by parts of gradient checkpointing, over the time without: a second forward pass; in parts, the passes
-# through the statistics too (measured on DenseNet121: utils_dataset/README.md).
-CHECKPOINTED, IN_PARTS = 4 / 3, 2.2
+# The time of a training step with gradient checkpointing, and in parts of a batch, over the time without (utils_dataset/README.md).
+CHECKPOINTED, IN_PARTS = 4 / 3, 2.0
 
 
 def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> Forecast:
@@ -196,9 +195,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     training, wanted = recipe.training, recipe.machine.gradient_checkpointing
     cropped = round(recipe.augmentation.crop * image_size)
     largest = max(recipe.augmentation.progressive_sizes, default=cropped)
-    on_controls = training.pretrain_epochs > 0 or recipe.wells.classes == "all"
-    on_plate = max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
-    batch_size = min(training.batch_size, on_plate) if training.batch_scope == "plate" else training.batch_size
+    batch_size = min(training.batch_size, _sites_of_plate(recipe, size)) if training.batch_scope == "plate" else training.batch_size
     task, on_gpu = TASKS[recipe.task], host.memory > 0
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
              "optimizer": training.optimizer, "averaged": bool(training.ema_decay)}
@@ -226,6 +223,12 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
 
 
+def _sites_of_plate(recipe: Recipe, size: DatasetSize) -> int:
+    """The most sites of a plate that training batches are taken from: its treatments, or the controls on which a network is pretrained."""
+    on_controls = recipe.training.pretrain_epochs > 0 or recipe.wells.classes == "all"
+    return max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
+
+
 def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, *, backbone: str, first: bool, final: bool) -> float:
     """Seconds of the prediction by one network, and by its weights before the last epochs where there are such."""
     passes = cost.adapted_passes(size, host, image_size)
@@ -249,7 +252,7 @@ def _seconds(workloads: Sequence[Workload], *, host: Host, backbone: str, image_
 
 # This machine, measured by a few steps.
 
-PROCESS_BYTES = 600e6  # of a notebook on a CPU with PyTorch and its figures, before it trains
+PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
 MEASURED_SECONDS = 3.0
 
 
@@ -259,7 +262,7 @@ def this_machine(recipe: Recipe) -> Callable[[str], Host]:
     On a CPU, seconds are those of its threads at work, whatever else the machine does.
     """
     sizes, image_size = count_sites(recipe)
-    plate, hosts = int(next(iter(sizes.values())).plate), {}
+    plate, hosts = _sites_of_plate(recipe, next(iter(sizes.values()))), {}
     def host_of(backbone: str) -> Host:
         if backbone not in hosts:
             hosts[backbone] = _measure(recipe, backbone, min(plate, 2**23 // image_size**2 or 2), image_size)

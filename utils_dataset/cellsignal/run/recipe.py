@@ -278,7 +278,7 @@ def settings_table() -> str:
 def _values(field: FieldInfo) -> str:
     """The type of a setting and its range, or the words that it takes."""
     if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{word}`" for word in get_args(field.annotation))
+        return ", ".join(f"`{str(word).lower()}`" for word in get_args(field.annotation))
     types = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
     signs = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ "}
     bounds = [f"{sign}{getattr(rule, name):g}" for rule in field.metadata for name, sign in signs.items() if hasattr(rule, name)]

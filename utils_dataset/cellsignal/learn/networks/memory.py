@@ -19,6 +19,7 @@ DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 CONTEXT_BYTES = 2**29  # CUDA context and kernels
 WORKSPACE_BYTES = 2**30  # workspace of convolutions; an assumption, not measured
 LIVE_GRADIENTS = 3  # simultaneous gradients of the size of the largest tensor
+LIVE_IN_FORWARD = 2  # of these while nothing is saved: a layer's input and output
 FRAGMENTATION = 0.1  # share of memory lost between blocks
 
 
@@ -44,34 +45,46 @@ class TrainingMemory:
         return int((1 + FRAGMENTATION) * (self.tensors + self.workspace) + self.context)
 
 
-@cache
 def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = len(RXRX1.channels), classes: int = 1108, precision: str = "fp16",
                     optimizer: str = "adam", averaged: bool = False, parts: int = 0) -> TrainingMemory:
-    """Estimate for one batch of square images of `size` px, from one forward pass on the meta device.
+    """Estimate for one batch of square images of `size` px, from a forward pass on the meta device.
 
     Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`. `averaged`: with
     a moving average of the weights. `parts`: of gradient checkpointing (`checkpointing.checkpoint_blocks`).
+    """
+    weights, sizes, blocks = _saved_by_network(backbone, size, batch_size, channels, classes, precision, min(parts, 2))
+    # Saved tensors are there until the backward pass has reached them; a block that is computed again adds its own.
+    totals = list(accumulate(sizes, initial=0))
+    peak = max(total + (LIVE_GRADIENTS - 1) * saved for total, saved in zip(totals, [*sizes, 0], strict=True))
+    for before, in_block, largest in blocks:
+        # In parts, the gradient by the whole input is summed, unless the input is the images, which are saved first.
+        in_part = (in_block + LIVE_GRADIENTS * largest) / parts + largest * (parts > 1 and before > 1)
+        peak = max(peak, totals[before] + max(in_part, LIVE_IN_FORWARD * largest))
+    return TrainingMemory(weights=4 * (3 + averaged) * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights,
+                          activations=sum(sizes) + 4 * batch_size * channels * size**2, temporary=int(peak) - sum(sizes))
+
+
+@cache
+def _saved_by_network(backbone: str, size: int, batch_size: int, channels: int, classes: int, precision: str,
+                      parts: int) -> tuple[int, list[int], list[tuple[int, int, int]]]:
+    """The number of weights, and the bytes of each storage that a forward pass saves, in order; 2 parts stand for any number.
+
+    And for each block that is computed again: how many of these were saved before, the bytes that it saves itself, and the largest.
     """
     with torch.device("meta"):
         model = Classifier(NetworkSettings(backbone=backbone), channels=channels, classes=classes).train()
         images = torch.empty(batch_size, channels, size, size, dtype=_cast_layers(model, precision)).to(memory_format=torch.channels_last)
     segments = checkpointed_segments(model.body, parts=parts) if parts else []
     sizes, marks = _saved_bytes(model, images, segments)
-    peaks = [(first, sum(sizes[first:last]), max(sizes[first:last], default=0)) for first, last in marks]
-    if parts > 1 and not batchnorm_layers(model.body):
-        peaks, sizes, marks = [(0, sum(sizes), max(sizes))], [images.nbytes], [(1, 1)]
-    elif segments:
-        checkpoint_blocks(model.body, parts=parts)
-        sizes, marks = _saved_bytes(model, images, segments)
-    # Saved tensors are there until the backward pass has reached them; a block that is computed again adds its own.
-    totals = list(accumulate(sizes, initial=0))
-    peak = max(total + (LIVE_GRADIENTS - 1) * size for total, size in zip(totals, [*sizes, 0], strict=True))
-    for (first, _), (_, in_block, largest) in zip(marks, peaks, strict=True):
-        peak = max(peak, totals[first] + max(LIVE_GRADIENTS * largest, (in_block + LIVE_GRADIENTS * largest) / parts + largest * (parts > 1)))
     weights = sum(weight.numel() for weight in model.parameters())
-    prepared = 4 * images.numel()
-    return TrainingMemory(weights=4 * (3 + averaged) * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights, activations=sum(sizes) + prepared,
-                          temporary=int(peak) - sum(sizes))
+    if parts > 1 and not batchnorm_layers(model.body):
+        return weights, [images.nbytes], [(1, sum(sizes), max(sizes))]
+    if not segments:
+        return weights, sizes, []
+    inner = [sizes[first:last] for first, last in marks]
+    checkpoint_blocks(model.body, parts=parts)
+    sizes, marks = _saved_bytes(model, images, segments)
+    return weights, sizes, [(first, sum(saved), max(saved, default=0)) for (first, _), saved in zip(marks, inner, strict=True)]
 
 
 def fitting_parts(memory: float, batch_size: int, bytes_in: Callable[[int], float]) -> int:

@@ -1,0 +1,152 @@
+"""What a recipe needs is forecast before it runs, and what cannot fit is refused with the setting that makes it fit."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from building import dataset_size, recipe_of
+from cellsignal.bench import cost
+from cellsignal.cli.main import main
+from cellsignal.cli.run import Machine
+from cellsignal.data.microscope.layout import draw_design
+from cellsignal.data.microscope.simulate import PRESETS
+from cellsignal.data.tables.splits import split_sites
+from cellsignal.errors import InputError
+from cellsignal.run import forecast as forecasts
+from cellsignal.run import recipe as recipes
+from cellsignal.run.forecast import HERE, count_sites, forecast, gpu_host, recipes_table
+
+RECIPES = Path(__file__).parents[2] / "papermill_params"
+SMALL = {"backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 2, "epochs": 4}
+
+
+@pytest.mark.parametrize("preset", ["tiny", "demo"])
+def test_sites_are_counted_as_a_run_has_them(preset: str) -> None:
+    drawn = PRESETS[preset]
+    wells = draw_design(0, drawn.cell_types, classes=drawn.classes, train=drawn.train, test=drawn.test, repeats=drawn.repeats, missing=drawn.missing)
+    sites = pd.concat([wells, wells])
+    sites["split"] = split_sites(wells, sites).to_numpy()
+    counted, image_size = count_sites(recipe_of({"preset": preset}))
+    assert image_size == drawn.image_size and set(counted) == set(drawn.cell_types)
+    for name, size in counted.items():
+        for kind, count in vars(dataset_size(sites[sites["cell_type"] == name])).items():
+            assert getattr(size, kind) == pytest.approx(count, rel=0.05, abs=4), (name, kind)
+
+
+def test_the_real_screen_is_that_of_the_cost_page() -> None:
+    counted, _ = count_sites(recipe_of({}))
+    for kind, count in vars(cost.RXRX1_SIZE).items():
+        if kind != "plate":
+            assert sum(getattr(size, kind) for size in counted.values()) == pytest.approx(count, rel=0.02), kind
+    only = count_sites(recipe_of({"experiments": ["U2OS-01", "U2OS-03", "U2OS-04"], "cell_types": ["U2OS"]}))[0]["U2OS"]
+    assert only.test == only.train == only.held_out > 2000, "one experiment each"
+    atlas, _ = count_sites(recipe_of({"task": "protein-atlas", "preset": "atlas-demo", "folds": 3}))
+    assert [(size.train, size.held_out, size.test) for size in atlas.values()] == [(1200, 600, 600)] * 3
+
+
+def test_every_network_has_its_hours_and_sessions() -> None:
+    needed = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"], "num_workers": 2}))
+    assert [(each.name, each.backbone) for each in needed.networks] == [
+        ("U2OS", "densenet-small"), ("U2OS, model-2", "plain-cnn"), ("RPE", "densenet-small"), ("RPE, model-2", "plain-cnn")]
+    assert needed.hours == pytest.approx(sum(each.hours for each in needed.networks) + needed.prediction_hours)
+    assert needed.networks[2].hours > 2 * needed.networks[0].hours > 0, "six experiments against two"
+    assert str(needed).splitlines()[-1] == f"{needed.hours / 30:.1f} weeks of Kaggle's 30 hours, in sessions of 11 h"
+    longer = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "num_workers": 2, "epochs": 4000, "time_budget_minutes": 60}))
+    assert longer.sessions > longer.hours > 100 * needed.networks[0].hours, "an hour each, and what is over"
+    slower = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"]}))
+    assert slower.hours > 1.2 * needed.hours, "without threads that read, the network waits for the images"
+
+
+def test_the_cost_page_and_the_forecast_are_one_model() -> None:
+    recipe = recipes.load(RECIPES / "brodt.yaml", ["network.backbone=densenet-small"])
+    values = {"training.pretrain_epochs": 100, "training.head_epochs": 5, "training.epochs": 375, "training.final_epochs": 25}
+    table = cost.page({**values, "prediction.num_batch_sizes": 97}, [forecasts.PNG], backbone="densenet-small", image_size=512)
+    [row] = table[(table["host"] == "T4 x 2") & (table["scale"] == 1)].to_dict("records")
+    needed = forecast(recipe)
+    assert needed.hours == pytest.approx(row["hours"], rel=0.05)
+
+
+def test_what_does_not_fit_is_refused_with_what_makes_it_fit() -> None:
+    small_card = replace(cost.MACHINES["l4"], memory=3e9)
+    def needed(**chosen: object) -> forecasts.Forecast:
+        return forecast(recipe_of({**SMALL, "batch_size": 24, "pretrain_epochs": 0, "cell_types": ["RPE"], **chosen}), lambda backbone: small_card)
+    assert needed().networks[0].parts >= 1 and needed(batch_size=2).networks[0].parts == 0
+    needed().check()
+    with pytest.raises(InputError, match=r"RPE: a densenet-small needs [\d.]+ GB for batches of 24 sites of 512 px, and a card of L4 has 3 GB; set machine.gradient_checkpointing: auto"):
+        needed(gradient_checkpointing=False).check()
+    with pytest.raises(InputError, match=r"set training.batch_size: (\d+), or smaller images") as refused:
+        needed(batch_size=250).check()
+    smaller = int(re.search(r"batch_size: (\d+)", str(refused.value))[1])
+    needed(batch_size=smaller).check()
+    needed(batch_size=250, progressive_sizes=[64]).check()
+
+
+def test_best_fits_a_t4_by_default_and_is_checkpointed() -> None:
+    recipe = recipes.load(RECIPES / "best.yaml", ["network.ensemble=[]"])
+    needed = forecast(recipe)
+    assert needed.networks[0].parts == 1 and 5e9 < needed.networks[0].memory < 15e9
+    needed.check()
+    with pytest.raises(InputError, match="set machine.gradient_checkpointing: auto"):
+        forecast(recipes.load(RECIPES / "best.yaml", ["network.ensemble=[]", "machine.gradient_checkpointing=false"])).check()
+
+
+def test_a_few_steps_measure_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "MEASURED_SECONDS", 0.1)
+    recipe = recipe_of({"preset": "tiny", "backbone": "plain-cnn", "pretrain_epochs": 2, "epochs": 2, "device": "cpu"})
+    needed = forecast(recipe, forecasts.this_machine(recipe))
+    assert needed.host.name == HERE and "measured by a few steps" in str(needed) and "sessions" not in str(needed)
+    assert 0 < needed.hours < 0.1 and all(each.memory > forecasts.PROCESS_BYTES for each in needed.networks)
+
+
+def test_a_gpu_is_known_by_its_name() -> None:
+    assert gpu_host(["Tesla T4", "Tesla T4"]) is cost.MACHINES["t4x2"] and gpu_host(["NVIDIA A100-SXM4-40GB"]) is cost.MACHINES["a100"]
+    assert (gpu_host(["Tesla T4"]).name, gpu_host(["Tesla T4"]).cards) == ("T4", 1)
+    assert gpu_host([]) is None is gpu_host(["NVIDIA H200"])
+    assert [each.value for each in Machine] == [*cost.MACHINES, "here"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["cellsignal", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_commands_print_it_and_push_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("network: {backbone: densenet-small}\ntraining: {batch_size: 16, pretrain_epochs: 0, epochs: 3}\nwells: {cell_types: [U2OS]}\n")
+    assert call(monkeypatch, "run", recipe, "--machine", "l4") == 0 and not (tmp_path / "runs").exists()
+    assert capsys.readouterr().out.startswith("forecast for L4 (23 GB, at 50% of the roofline, which nobody measured)\nnetwork ")
+    push = ("kaggle", "push", recipe, "--dry-run", "--user", "bob", "--build", tmp_path / "build")
+    assert call(monkeypatch, *push) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("forecast for T4 x 2 (15 GB a card") and lines[-1] == f"wrote {tmp_path / 'build'}"
+    capsys.readouterr()
+    assert call(monkeypatch, *push, "-p", "training.batch_size=5000", "-p", "training.batch_scope=mixed") == 2
+    assert capsys.readouterr().err.startswith("cellsignal: error: U2OS: a densenet-small needs ")
+
+
+def full_size() -> dict[str, recipes.Recipe]:
+    """The recipes for real plates, by name."""
+    loaded = {path.stem: recipes.load(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    return {name: recipe for name, recipe in loaded.items() if not (recipe.preset or recipe.data)}
+
+
+def test_the_readme_has_a_row_for_every_full_size_recipe() -> None:
+    page = (RECIPES / "README.md").read_text()
+    names = set(re.findall(r"^\| `([\w-]+)` \|.*\| [\d.]+ \|$", page.partition("hours on T4 x 2")[2].partition("\n\n")[0], re.M))
+    assert names == set(full_size())
+    rows = recipes_table({"moreau-benchmark": full_size()["moreau-benchmark"]})
+    assert rows.splitlines()[-1] in page, WRITE
+
+
+WRITE = "write the table again: PYTHONPATH=tests/run:tests python -c 'import test_forecast as t; print(t.recipes_table(t.full_size()), end=str())'"
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme_is_the_forecast() -> None:
+    assert recipes_table(full_size()) in (RECIPES / "README.md").read_text(), WRITE
