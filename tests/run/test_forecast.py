@@ -49,15 +49,15 @@ def test_the_real_screen_is_that_of_the_cost_page() -> None:
 
 
 def test_every_network_has_its_hours_and_sessions() -> None:
-    needed = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"], "num_workers": 2}))
+    needed = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"], "num_workers": 2, "epochs": 400}))
     assert [(each.name, each.backbone) for each in needed.networks] == [
         ("U2OS", "densenet-small"), ("U2OS, model-2", "plain-cnn"), ("RPE", "densenet-small"), ("RPE, model-2", "plain-cnn")]
     assert needed.hours == pytest.approx(sum(each.hours for each in needed.networks) + needed.prediction_hours)
     assert needed.networks[2].hours > 2 * needed.networks[0].hours > 0, "six experiments against two"
     assert str(needed).splitlines()[-1] == f"{needed.hours / 30:.1f} weeks of Kaggle's 30 hours, in sessions of 11 h"
-    longer = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "num_workers": 2, "epochs": 4000, "time_budget_minutes": 60}))
-    assert longer.sessions > longer.hours > 100 * needed.networks[0].hours, "an hour each, and what is over"
-    slower = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"]}))
+    longer = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "num_workers": 2, "epochs": 40_000, "time_budget_minutes": 60}))
+    assert longer.sessions > longer.hours > 50 * needed.networks[0].hours, "an hour each, and what is over"
+    slower = forecast(recipe_of({**SMALL, "cell_types": ["U2OS", "RPE"], "ensemble": ["plain-cnn"], "epochs": 400}))
     assert slower.hours > 1.2 * needed.hours, "without threads that read, the network waits for the images"
 
 
@@ -90,8 +90,6 @@ def test_best_fits_a_t4_by_default_and_is_checkpointed() -> None:
     needed = forecast(recipe)
     assert needed.networks[0].parts == 1 and 5e9 < needed.networks[0].memory < 15e9
     needed.check()
-    with pytest.raises(InputError, match="set machine.gradient_checkpointing: auto"):
-        forecast(recipes.load(RECIPES / "best.yaml", ["network.ensemble=[]", "machine.gradient_checkpointing=false"])).check()
 
 
 def test_a_few_steps_measure_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

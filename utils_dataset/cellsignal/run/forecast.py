@@ -157,15 +157,17 @@ def _hours(hours: float) -> str:
 
 
 HERE = "this machine"
+PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
+NOTEBOOK_SECONDS = 8.0  # of a notebook's start, imports and figures, on one core
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # The time of a training step with gradient checkpointing, and in parts of a batch, over the time without (utils_dataset/README.md).
-CHECKPOINTED, IN_PARTS = 4 / 3, 2.0
+CHECKPOINTED, IN_PARTS = 4 / 3, 2.5
 
 
 def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> Forecast:
     """What a recipe needs on one of `cost.MACHINES`, or on `machine(backbone)`.
 
-    Hours are those of networks, from the work of their layers, and of decoding PNGs; notebooks take half a minute each besides.
+    Hours are those of networks, from the work of their layers, of decoding PNGs, and of the start of notebooks.
     """
     host_of = (lambda backbone: cost.MACHINES[machine]) if isinstance(machine, str) else machine
     sizes, image_size = count_sites(recipe)
@@ -173,17 +175,17 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
     groups = {ALL: _sum(list(sizes.values()))} if recipe.network.one_network and TASKS[recipe.task].cell_types else sizes
     values = {name: value for name, value in settings.flatten(recipe.model_dump()).items() if name in COST_PARAMETERS}
     members = ensemble_members(recipe.network.backbone, recipe.network.ensemble)
-    plain = {"plain": members["model"]} if recipe.training.ablate_virtual_batch else {}
-    networks, prediction = [], 0.0
+    plain = {PLAIN: members["model"]} if recipe.training.ablate_virtual_batch else {}
+    networks, prediction = [], NOTEBOOK_SECONDS / 3600
     for name, size in groups.items():
         for number, (member, backbone) in enumerate([*members.items(), *plain.items()]):
             row = NetworkForecast(name if member == "model" else f"{name}, {member}", backbone)
             changes = {"network.ensemble": [], "training.ablate_virtual_batch": False}
-            changes |= {"training.pretrain_epochs": 0, "training.final_epochs": 0} if member == "plain" else {}
+            changes |= {"training.pretrain_epochs": 0, "training.final_epochs": 0} if member == PLAIN else {}
             try:
                 host = host_of(backbone)
                 networks.append(_network(row, recipe, host, cost.training_workloads(size, {**values, **changes}), size, image_size, session_hours))
-                prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != "plain") / 3600
+                prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != PLAIN) / 3600
             except InputError as error:  # a backbone of timm, which is not installed
                 networks.append(replace(row, problem=f"not known here: {error}"))
     return Forecast(host_of(members["model"]), tuple(networks), prediction, session_hours)
@@ -208,8 +210,8 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     memory = bytes_in(parts) + (0 if on_gpu else PROCESS_BYTES + bytes_of_sites * (bytes_of_sites <= MAX_CACHE_BYTES))
     host = replace(host, efficiency=host.efficiency / (CHECKPOINTED if parts == 1 else IN_PARTS if parts else 1))
     seconds = partial(_seconds, host=host, backbone=row.backbone, image_size=cropped, recipe=recipe, cached=bytes_of_sites <= MAX_CACHE_BYTES)
-    hours = {pretraining: seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining]) / 3600
-             for pretraining in (True, False)}
+    hours = {pretraining: (NOTEBOOK_SECONDS + seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining])) / 3600
+             for pretraining in {training.pretrain_epochs > 0 and not row.name.endswith(PLAIN), False}}
     row = replace(row, batch=f"{batch_size} of {largest} px", memory=memory, parts=parts, hours=sum(hours.values()),
                   sessions=sum(ceil(each / session_hours) for each in hours.values()))
     if not on_gpu or bytes_in(parts) <= capacity:

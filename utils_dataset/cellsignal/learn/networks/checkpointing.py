@@ -26,11 +26,11 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 class Checkpointing:
     """How the body of a network is trained: `parts` 0 plainly, 1 with gradient checkpointing, more in so many parts of a batch.
 
-    `setting`: machine.gradient_checkpointing; only "auto" and True may save more when memory runs out.
+    `setting`: machine.gradient_checkpointing; only "auto" and True may save more when memory runs out, and not of a `compiled` body.
     """
 
-    def __init__(self, body: nn.Module, setting: bool | str = "auto", *, parts: int = 0) -> None:
-        self.body, self.setting, self.parts = body, setting, parts
+    def __init__(self, body: nn.Module, setting: bool | str = "auto", *, parts: int = 0, compiled: bool = False) -> None:
+        self.body, self.setting, self.parts, self.compiled = body, setting, parts, compiled
         checkpoint_blocks(body, parts=parts)
 
     def save_memory(self, batch_size: int) -> None:
@@ -38,6 +38,8 @@ class Checkpointing:
 
         Raises InputError when nothing is left to save.
         """
+        if self.compiled:
+            raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
         if self.setting is False:
             raise InputError("the memory does not hold a training batch", where="machine.gradient_checkpointing", cure="set it to auto, or lower training.batch_size")
         if self.parts >= batch_size:

@@ -233,7 +233,7 @@ class _PhaseTraining:
         setting = self.machine.gradient_checkpointing
         parts = self._fitting_parts(process_group) if setting == "auto" else int(setting)
         state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine, process_group=process_group,
-                              saved=saved, checkpointing=Checkpointing(self.model.body, setting, parts=parts))
+                              saved=saved, checkpointing=Checkpointing(self.model.body, setting, parts=parts, compiled=self.machine.compile))
         for row in state.rows:
             send({"resumed_epoch": row})
         if self._train_epochs(state, process_group, send):
