@@ -21,7 +21,7 @@ from cellsignal.run.prediction import Predictor
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.record.results import read_parameters
 from cellsignal.run.record.session import Session
-from cellsignal.tasks import RXRX1
+from cellsignal.tasks import RXRX1, TASKS
 
 
 def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), statistics: str = "", network: str = "", random_seed: int | None = None,
@@ -69,7 +69,7 @@ def open_predictor(run: Path) -> Predictor:
     if not folder.is_dir():
         raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
     recipe = Recipe.model_validate(settings.nest(read_parameters(folder)))
-    if recipe.task != RXRX1.name:
+    if TASKS[recipe.task].metric != RXRX1.metric:
         raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")
     return Predictor(Session("4-predict-assign", folder, CheckedParameters(recipe, {}, {}), Budget(), {}))
 

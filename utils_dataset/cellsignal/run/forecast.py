@@ -40,11 +40,12 @@ RXRX1_WELLS = 1106.1  # treatments of an experiment: 1,108 but for lost wells
 CONTROLS, PLATES = 124, 4  # of an experiment
 RXRX1_IMAGE_SIZE = 512
 ATLAS_SITES = (31_072, 11_702)  # of the Human Protein Atlas, for training and to predict
+WILDS_SITES, WILDS_TRAINING_PLATES, WILDS_IMAGE_SIZE = (40_612, 9_854, 75_044), 132, 256  # of RxRx1-WILDS: to train on, to choose the epoch, to answer
 RANDOM_HELD_OUT = 0.05
 
 
 def count_sites(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
-    """The sites of each cell type (of each fold in a task without them), and their image size in px.
+    """The sites of each cell type (in a task without them of each fold, or of a benchmark's one network), and their image size in px.
 
     Of simulated plates as their preset has them, of real ones as the competition has them, without a look at the data.
     """
@@ -53,8 +54,10 @@ def count_sites(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
         from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
 
         preset = PRESETS[recipe.preset]
-    image_size = preset.image_size if preset else RXRX1_IMAGE_SIZE
-    if not TASKS[recipe.task].cell_types:
+    image_size, task = preset.image_size if preset else RXRX1_IMAGE_SIZE, TASKS[recipe.task]
+    if task.reader == "splits":
+        return {task.name: DatasetSize(*WILDS_SITES, 0, 0, WILDS_SITES[0] / WILDS_TRAINING_PLATES)}, WILDS_IMAGE_SIZE
+    if not task.cell_types:
         train, test = (preset.train, preset.test) if preset else ATLAS_SITES
         held_out = train / recipe.wells.folds
         return {f"fold-{fold}": DatasetSize(train - held_out, held_out, test, 0, 0, test) for fold in range(recipe.wells.folds)}, image_size
