@@ -49,7 +49,7 @@ def profile(
     components: Annotated[int, typer.Option(metavar="N", min=0, help="Principal components to keep; 0 keeps the features.")] = 32,
     sphering: Annotated[Sphering, typer.Option(help="Shrink the directions in which wells of a control vary.")] = Sphering.controls,
     regularisation: Annotated[float, typer.Option(metavar="SHARE", min=0, help="Of the mean variance, added before sphering.")] = 0.1,
-    permutations: Annotated[int, typer.Option(metavar="N", min=99, help="Size of the null distributions.")] = 10_000,
+    permutations: Annotated[int, typer.Option(metavar="N", min=99, max=1_000_000, help="Size of the null distributions.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the null distributions.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -71,6 +71,7 @@ def profile(
         scale=scale.value, center=center.value, controls=controls.value, components=components, sphering=sphering.value,
         regularisation=regularisation, permutations=permutations, seed=seed,
     )  # fmt: skip
+    commands.check_folder(out, table, random)
     results = commands.profile_table(table, settings, random=random, progress=not as_json)
     record = commands.write(results, out, table=table, random=random)
     if as_json:
