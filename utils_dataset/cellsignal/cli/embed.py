@@ -40,7 +40,7 @@ def embed(
     statistics: Annotated[Statistics | None, typer.Option(help="Batch-normalisation statistics; else those of the submission.")] = None,
     network: Annotated[str, typer.Option(metavar="NAME", help="Its weights, such as model-2; else the submission's first.")] = "",
     weights: Annotated[Weights, typer.Option(help="random: the same architecture untrained, to compare with.")] = Weights.trained,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random weights.")] = 0,
 ) -> None:
     """Write the embedding of every well, controls included.
 
