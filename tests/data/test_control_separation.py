@@ -1,5 +1,6 @@
 """Controls as a gauge: plates whose controls do not differ as on other plates, or are too few for a verdict."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_one_untreated_well_tells_no_effect_size() -> None:
     assert separation["chance"].unique() == pytest.approx([0.6745 * (1 + 1 / 30) ** 0.5])
     assert separation["effect_size"].mean() == pytest.approx(separation["chance"].iloc[0], rel=0.1)
     assert not doubtful_plates(separation).any()
-    assert separation_lines(separation, "channel means")[0].startswith("controls of HUVEC by channel means: they hardly differ as on other plates (median agreement ")
+    assert separation_lines(separation, "channel means")[0].startswith("controls of HUVEC by channel means: too alike to tell apart (median agreement of plates ")
 
 
 def test_alike_positive_controls_have_an_effect_size() -> None:
@@ -94,6 +95,16 @@ def test_channel_means_are_the_same_from_table_and_images(tiny_plates: Path, tmp
 def test_check_says_what_the_controls_tell(tiny_plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.partition(" by ")[0] for line in control_lines(tiny_plates)] == ["controls of HUVEC", "controls of RPE"]
     assert control_lines(tiny_plates, cell_types=["RPE"])[0].startswith("controls of RPE") and control_lines(tmp_path) == []
+    for name in ("train_controls.csv", "test_controls.csv"):
+        (tmp_path / name).write_text((tiny_plates / name).read_text().partition("\n")[0] + "\n")
+    for name in ("train.csv", "test.csv", "sample_submission.csv"):
+        shutil.copy(tiny_plates / name, tmp_path)
+    assert control_lines(tmp_path) == ["no plate has controls"]
+    controls = (tiny_plates / "train_controls.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "train_controls.csv").write_text("".join(line for line in controls if "HUVEC-01_2_" not in line))
+    shutil.copy(tiny_plates / "test_controls.csv", tmp_path)
+    shutil.copy(tiny_plates / "pixel_stats.csv", tmp_path)
+    assert control_lines(tmp_path)[0] == "no controls on 1 of 24 plates: HUVEC-01 plate 2"
     monkeypatch.setattr("cellsignal.data.check.check_dataset", lambda *values, **options: [])
     main.check(tiny_plates)
     assert capsys.readouterr().out.splitlines()[:-1] == control_lines(tiny_plates)

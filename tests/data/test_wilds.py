@@ -143,3 +143,9 @@ def test_a_store_holds_the_same_planes(folder: Path, tmp_path: Path) -> None:
     pack.pack(pack.plan_pack(folder), store, progress=False)
     assert (read_sites(store, sites, channels=SUFFIXES) == read_sites(folder, sites, channels=SUFFIXES)).all()
     assert check_dataset(store, progress=False).empty and task_of(store) is RXRX1_WILDS
+
+
+def test_a_header_alone_is_named(folder: Path) -> None:
+    (folder / "metadata.csv").write_text((folder / "metadata.csv").read_text().partition("\n")[0] + "\n")
+    problems = check_dataset(folder, progress=False)
+    assert problems["problem"].tolist() == ["no row below the header"]

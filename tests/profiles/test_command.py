@@ -97,3 +97,20 @@ def test_the_command_offers_every_choice_of_the_settings() -> None:
         assert tuple(choice.value for choice in enum) == get_args(ProfileSettings.model_fields[enum.__name__.lower()].annotation)
     defaults = {name: parameter.default for name, parameter in signature(cli.profile).parameters.items() if name in ProfileSettings.model_fields}
     assert len(defaults) == 8 and ProfileSettings(**{name: getattr(value, "value", value) for name, value in defaults.items()}) == ProfileSettings()
+
+
+def test_nothing_is_written_that_is_not_whole_or_overwrites_the_table(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object) -> str:
+        assert run(monkeypatch, *arguments, "--permutations", 99) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    unnamed, out = tmp_path / "unnamed.parquet", tmp_path / "out"
+    pd.read_parquet(table).assign(Metadata_Perturbation=None).to_parquet(unnamed)
+    assert "no well with a known treatment" in refused(unnamed, "--out", out) and not out.exists()
+    assert f"{table}: is a file; name a folder with --out" in refused(table, "--out", table)
+    own = table.rename(tmp_path / "profiles.parquet")
+    before = own.read_bytes()
+    assert "profiles.parquet: would be overwritten by its results; name another folder" in refused(own, "--out", tmp_path)
+    assert own.read_bytes() == before

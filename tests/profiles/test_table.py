@@ -31,6 +31,11 @@ WRONG = {  # whatever is done with them
     "contradiction": (lambda table: table.__setitem__("Metadata_Control", False), "Metadata_Control is False and Metadata_Control_Type 'negcon' in row"),
     "no plate": (lambda table: table.__setitem__("Metadata_Plate", None), "no Metadata_Plate in row 1; fill the column"),
     "all the same": (lambda table: table.__setitem__(slice(None), table.assign(**dict.fromkeys(table.filter(like="embedding_"), 1.0))), "all wells have the same features"),
+    "numbers as text": (lambda table: table.__setitem__("embedding_1", np.where(table.index == 5, "n/a", "1.5")), "the feature embedding_1 is text, such as 'n/a' in row 6; write numbers, or call it Metadata_embedding_1"),
+    "an index": (lambda table: table.insert(0, "Unnamed: 0", range(len(table))), "the column Unnamed: 0 seems to be an index, not a feature; write the table without"),
+    "two levels": (lambda table: table.set_axis(pd.MultiIndex.from_product([table.columns, [""]]), axis=1), "column names of 2 levels; give each column one name"),
+    "control unknown": (lambda table: table.__setitem__("Metadata_Control", pd.array([pd.NA] * len(table), "boolean")), "Metadata_Control is <NA> and Metadata_Control_Type 'treatment' in row 1"),
+    "too large": (lambda table: table.__setitem__("embedding_2", 1e39 * table["embedding_2"]), "embedding_2 is -?inf in well"),
     "two columns": (lambda table: table.set_axis([*table.columns[:-1], "embedding_0"], axis=1), "two columns embedding_0; rename or drop one"),
 }  # fmt: skip
 
@@ -112,3 +117,13 @@ def test_networks_are_told_apart() -> None:
     table = make_table()
     parts = from_frame(table.assign(Metadata_Network=np.where(table["Metadata_Batch"] == "batch-0", "U2OS/model", "RPE/model"))).by_network()
     assert {name: len(part.wells) for name, part in parts.items()} == {"RPE/model": 48, "U2OS/model": 24} and list(parts) == ["RPE/model", "U2OS/model"]
+
+
+def test_text_that_is_no_number_is_no_feature_and_names_keep_their_zeros(tmp_path: Path) -> None:
+    table = make_table().assign(Comment="as in the protocol", Metadata_Batch="007", Metadata_Control=lambda table: (table["Metadata_Control_Type"] != "treatment").astype(str))
+    table["Metadata_Plate"] = [f"{number // 12:02}" for number in range(len(table))]
+    table.to_csv(tmp_path / "table.csv", index=False)
+    profiles = read_profiles(tmp_path / "table.csv")
+    assert profiles.names == [f"embedding_{number}" for number in range(6)]
+    assert set(profiles.wells["Metadata_Batch"]) == {"007"} and profiles.wells["Metadata_Plate"].iloc[0] == "00"
+    assert profiles.wells["Metadata_Control"].equals(profiles.wells["Metadata_Control_Type"] != "treatment")

@@ -74,8 +74,24 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, refused: Callable[...,
     assert "no experiment 'X'; choose all, scored or some of HUVEC-01" in refused("embed", run, "--out", out, "--experiments", "X")
     assert "no network 'model-2' in this run; choose from model, final" in refused("embed", run, "--out", out, "--network", "model-2")
     assert "is no name for h5ad; call it e.h5ad" in refused("embed", run, "--out", out, "--format", "h5ad")
+    assert "no experiment is named; choose all" in refused("embed", run, "--out", out, "--experiments", "")
+    (tmp_path / "other/weights").mkdir(parents=True)
+    write_json(tmp_path / "other/recipe.json", {"parameters": {"of.another_version": 1}})
+    assert "unknown key" in refused("embed", tmp_path / "other", "--out", out)
+    assert "no weights in this folder; name a finished run" in refused("embed", tmp_path, "--out", out)
     write_json(tmp_path / "other/recipe.json", {"parameters": {"task": "protein-atlas"}})
     assert "a run of protein-atlas has no plates" in refused("embed", tmp_path / "other", "--out", out)
+
+
+def test_plates_that_another_version_drew_stay(run: Path, tiny_plates: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    shutil.copytree(tiny_plates, copied / "data")
+    write_json(copied / "recipe.json", {"parameters": in_groups({"data": "", "preset": "tiny", "final_epochs": 1})})
+    Receipt(copied / "data/.simulate-code.json", {"data": "another version"}, {}, details={"own_design": True}).write()
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    embed_run(copied, tmp_path / "e.parquet", experiments=["RPE-03"])
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
 
 
 def test_the_command_knows_every_kind_of_statistics() -> None:

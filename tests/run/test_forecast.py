@@ -118,7 +118,7 @@ def test_commands_print_it_and_push_refuses(tmp_path: Path, monkeypatch: pytest.
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("network: {backbone: densenet-small}\ntraining: {batch_size: 16, pretrain_epochs: 0, epochs: 3}\nwells: {cell_types: [U2OS]}\n")
     assert call(monkeypatch, "run", recipe, "--machine", "l4") == 0 and not (tmp_path / "runs").exists()
-    assert capsys.readouterr().out.startswith("forecast for L4 (23 GB, at 50% of the roofline, which nobody measured)\nnetwork ")
+    assert capsys.readouterr().out.startswith("forecast for L4 (23 GB, at 50% of the roofline, an assumption)\nnetwork ")
     push = ("kaggle", "push", recipe, "--dry-run", "--user", "bob", "--build", tmp_path / "build")
     assert call(monkeypatch, *push) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -122,14 +122,28 @@ def test_without_plates_there_are_no_images_and_it_says_so(run):
     assert len(notes(text)) == 3 and "this run has no embeddings.parquet." in notes(text)[1] and notes(text)[2].startswith("Control wells are left out")
 
 
-@pytest.mark.parametrize("damage", ["not a table", "column", "nan"])
+@pytest.mark.parametrize("well", ["AA01", "b02", "Z99", "</script>"])
+def test_a_well_of_no_plate_is_left_out(run, well):
+    table = pd.read_parquet(run / "embeddings.parquet")
+    table.loc[table["Metadata_Control_Type"] != "treatment", "Metadata_Well"] = well
+    table.to_parquet(run / "embeddings.parquet")
+    assert all(0 <= place < 16 * 24 for place in page(run)[1]["wells"]["place"])
+
+
+def test_prediction_sets_of_no_numbers_are_left_out(run):
+    sets = pd.read_parquet(run / "submission.sets.parquet")
+    sets.assign(sirnas=[["x"]] * len(sets)).to_parquet(run / "submission.sets.parquet")
+    assert set(page(run)[1]["wells"]["set"]) == {None}
+
+
+@pytest.mark.parametrize("damage", ["not a table", "column", "nan", "text"])
 def test_damaged_embeddings_are_named(run, damage):
     path = run / "embeddings.parquet"
     table = pd.read_parquet(path)
     if damage == "not a table":
         path.write_text("PAR1")
     else:
-        (table.drop(columns="Metadata_Batch") if damage == "column" else table.assign(embedding_0=np.nan)).to_parquet(path)
+        (table.drop(columns="Metadata_Batch") if damage == "column" else table.assign(embedding_0="x" if damage == "text" else np.nan)).to_parquet(path)
     text, data = page(run)
     assert data["maps"] == [] and notes(text)[0].startswith("There is no map of wells and no neighbours: embeddings.parquet is")
 

@@ -36,11 +36,11 @@ def embed(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run folder; it stays as it is.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Table to write, with its receipt FILE.json beside it.")],
     format: Annotated[Format, typer.Option(help="h5ad is AnnData, and needs the package anndata.")] = Format.parquet,
-    experiments: Annotated[str, typer.Option(metavar="NAME,...", help="all; scored, those of the submission; or names.")] = "all",
+    experiments: Annotated[str, typer.Option(metavar="NAME,...", help="all, scored (those of the submission), or names.")] = "all",
     statistics: Annotated[Statistics | None, typer.Option(help="Batch-normalisation statistics; else those of the submission.")] = None,
-    network: Annotated[str, typer.Option(metavar="NAME", help="Its weights, such as model-2; else the submission's first.")] = "",
+    network: Annotated[str, typer.Option(metavar="NAME", help="Which of the run, such as model-2; else the submission's first.")] = "",
     weights: Annotated[Weights, typer.Option(help="random: the same architecture untrained, to compare with.")] = Weights.trained,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random weights.")] = 0,
 ) -> None:
     """Write the embedding of every well, controls included.
 

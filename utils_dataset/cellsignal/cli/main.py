@@ -84,8 +84,8 @@ def simulate(
 def check(data: Data, cell_type: CellTypes = None) -> None:
     """Look at every row and every image.
 
-    Prints one table of what is missing, duplicated or damaged, and then exits with 2. Says which plates' controls do
-    not differ as on other plates, which is no fault of the files.
+    Prints one table of what is missing, duplicated or damaged, and then exits with 2. Also names plates
+    whose controls are missing or look unlike those of other plates, which is no fault of the files.
     """
     from cellsignal.data.check import check_dataset
     from cellsignal.data.control_separation import control_lines

@@ -47,9 +47,9 @@ def profile(
     center: Annotated[Center, typer.Option(help="Centre each plate on its controls, or on all its wells.")] = Center.controls,
     controls: Annotated[Controls, typer.Option(help="Use untreated wells alone, or positive controls too.")] = Controls.all,
     components: Annotated[int, typer.Option(metavar="N", min=0, help="Principal components to keep; 0 keeps the features.")] = 32,
-    sphering: Annotated[Sphering, typer.Option(help="Shrink the directions in which wells of a control vary.")] = Sphering.controls,
-    regularisation: Annotated[float, typer.Option(metavar="SHARE", min=0, help="Of the mean variance, added before sphering.")] = 0.1,
-    permutations: Annotated[int, typer.Option(metavar="N", min=99, help="Size of the null distributions.")] = 10_000,
+    sphering: Annotated[Sphering, typer.Option(help="Shrink the directions in which replicates of a control vary.")] = Sphering.controls,
+    regularisation: Annotated[float, typer.Option(metavar="SHARE", min=0, help="Share of the mean variance to add before sphering.")] = 0.1,
+    permutations: Annotated[int, typer.Option(metavar="N", min=99, max=1_000_000, help="Size of the null distributions.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the null distributions.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -57,7 +57,7 @@ def profile(
 
     TABLE has the columns Metadata_Plate, Metadata_Well, Metadata_Batch, Metadata_Perturbation, Metadata_Control_Type
     (negcon, poscon, treatment, empty), and a numeric column per feature: embeddings of a network, or features of
-    CellProfiler. With Metadata_Compound and Metadata_Mechanism, accuracy by mechanism is measured too.
+    CellProfiler. Text columns are ignored. With Metadata_Compound and Metadata_Mechanism, accuracy by mechanism is measured too.
 
     Networks of different cell types (Metadata_Network) are measured one by one, and wells that a network has learnt from
     (Metadata_Split train) only where there are no others.
@@ -71,6 +71,7 @@ def profile(
         scale=scale.value, center=center.value, controls=controls.value, components=components, sphering=sphering.value,
         regularisation=regularisation, permutations=permutations, seed=seed,
     )  # fmt: skip
+    commands.check_folder(out, table, random)
     results = commands.profile_table(table, settings, random=random, progress=not as_json)
     record = commands.write(results, out, table=table, random=random)
     if as_json:

@@ -43,7 +43,7 @@ def run(
     start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
     storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
-    machine: Annotated[Machine | None, typer.Option(help="Run nothing: forecast memory and hours there; here: by a few steps.")] = None,
+    machine: Annotated[Machine | None, typer.Option(help="Run nothing: forecast memory and time there; here: measured by a few steps.")] = None,
 ) -> None:
     """Go from plates to a submission and a report.
 

@@ -83,7 +83,7 @@ def separation_lines(separation: pd.DataFrame, features: str) -> list[str]:
         if agreement.isna().all() and not judged:
             lines.append(f"controls of {cell_type} by {features}: too few wells, no plate is judged")
         elif not agreement.median() >= VISIBLE and not judged:
-            lines.append(f"controls of {cell_type} by {features}: they hardly differ as on other plates (median agreement {agreement.median():.2f}), no plate is judged")
+            lines.append(f"controls of {cell_type} by {features}: too alike to tell apart (median agreement of plates {agreement.median():.2f}), no plate is judged")
     doubtful = separation[doubtful_plates(separation)]
     names = [f"{row.experiment} plate {row.plate} (effect size {row.effect_size:.2f}, agreement {row.agreement:.2f})" for row in doubtful.itertuples()]
     if names:
@@ -116,6 +116,11 @@ def control_lines(root: Path, *, cell_types: Sequence[str] = ()) -> list[str]:
             return []
         tables = select(read_tables(root), cell_types=cell_types)
         sites = tables.sites[tables.sites["well_type"] != "treatment"]
-        return separation_lines(control_separation(channel_means(root, sites), tables.wells), "channel means")
+        has_controls = tables.wells["well_type"].ne("treatment").groupby([tables.wells["experiment"], tables.wells["plate"]]).any()
+        without = [f"{experiment} plate {plate}" for experiment, plate in has_controls.index[~has_controls]]
+        if not has_controls.any():
+            return ["no plate has controls"]
+        lines = [f"no controls on {len(without)} of {len(has_controls)} plates: {', '.join(without)}"] if without else []
+        return lines + separation_lines(control_separation(channel_means(root, sites), tables.wells), "channel means")
     except InputError:  # `check_dataset` names it
         return []

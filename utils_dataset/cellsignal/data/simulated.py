@@ -36,11 +36,18 @@ def is_current(root: Path, *, preset: str, seed: int) -> bool:
     False only means that the virtual microscope has to look for itself.
     """
     receipt, code = Receipt.find(root / RECEIPT), Receipt.find(root / CODE)
-    if receipt is None or code is None or (root / WORKING_FOLDER).exists() or not code.details.get("own_design"):
+    if receipt is None or code is None or not code.details.get("own_design"):
         return False
-    drawn = receipt.complete and (receipt.identity.get("preset"), receipt.identity.get("seed")) == (preset, seed)
-    return drawn and code.identity == package_code("data") and all(
+    return is_drawn(root, preset=preset, seed=seed) and code.identity == package_code("data") and all(
         (root / name).is_file() and sha256(root / name) == digest for name, digest in receipt.outputs.items())
+
+
+def is_drawn(root: Path, *, preset: str, seed: int) -> bool:
+    """Whether a folder holds the complete plates of a preset, whatever version of the code drew them."""
+    receipt = Receipt.find(root / RECEIPT)
+    if receipt is None or not receipt.complete or (root / WORKING_FOLDER).exists():
+        return False
+    return (receipt.identity.get("preset"), receipt.identity.get("seed")) == (preset, seed)
 
 
 def show(simulated: bool) -> None:

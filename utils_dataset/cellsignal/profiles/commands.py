@@ -127,6 +127,15 @@ def profile(
     return Result(next(iter(profiles.by_network())), settings, measured)
 
 
+def check_folder(out: Path, *tables: Path | None) -> None:
+    """InputError unless results can go into the folder `out` and leave the `tables` they are made of as they are."""
+    if out.exists() and not out.is_dir():
+        raise InputError("is a file", where=out, cure="name a folder with --out")
+    for table in tables:
+        if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
+            raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
+
+
 def profile_table(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> list[Result]:
     """The results of each network of a table; InputError as `read_profiles` and `profile` raise it."""
     profiles, others = read_profiles(table), read_profiles(random) if random else None
@@ -181,11 +190,13 @@ def write(results: Sequence[Result], out: Path, *, table: Path, random: Path | N
     simulated_plates = is_simulated(table, results[0].corrected)
     names = {"table": Path(table).name, "random_table": Path(random).name if random else None, "simulated": simulated_plates}
     record = {**names, "settings": settings, "networks": [result.record() for result in results]}
+    texts = {}  # before anything is written, as a table without known treatments has no neighbours
+    for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
+        texts[name] = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results]).to_csv(index=False)
     with files.atomic_path(out / PROFILES) as temporary:
         pd.concat([result.corrected.frame() for result in results], ignore_index=True).to_parquet(temporary, index=False)
-    for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
-        rows = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results])
-        files.write_text(out / name, rows.to_csv(index=False))
+    for name, text in texts.items():
+        files.write_text(out / name, text)
     files.write_json(out / RESULT, record)
     digests = {"table": files.sha256(table), "random_table": files.sha256(random) if random else ""}
     outputs = {name: files.sha256(out / name) for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT)}

@@ -16,6 +16,6 @@ class ProfileSettings(Settings):
     components: int = Field(32, ge=0, description="principal components that are kept; 0 keeps the features")
     sphering: Literal["none", "controls"] = Field("controls", description="`controls`: directions in which wells of the same control differ are shrunk (typical variation normalisation)")
     regularisation: float = Field(0.1, ge=0, description="added to each variance before sphering, as a share of the mean variance")
-    permutations: int = Field(10_000, ge=99, description="size of each null distribution")
+    permutations: int = Field(10_000, ge=99, le=1_000_000, description="size of each null distribution")
     significance: float = Field(0.05, gt=0, lt=1, description="largest p-value, corrected by Benjamini and Hochberg, that counts as found")
     seed: int = Field(0, ge=0, description="of the null distributions")

@@ -23,6 +23,7 @@ COMPOUND, MECHANISM = "Metadata_Compound", "Metadata_Mechanism"
 NETWORK, SPLIT, SIMULATED = "Metadata_Network", "Metadata_Split", "Metadata_Simulated"  # of the embeddings of a run
 REQUIRED = (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE)
 CONTROL_TYPES = ("negcon", "poscon", "treatment", "empty")
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # of Metadata_Control, in lower case
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
 
 
@@ -98,7 +99,7 @@ def read_profiles(path: Path) -> Profiles:
     if not suffix:
         raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
     try:
-        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path, dtype={PLATE: str, WELL: str})
+        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path, dtype={PLATE: str, WELL: str, BATCH: str})
     except InputError:
         raise
     except Exception as error:  # readers raise many kinds of errors for damaged files
@@ -118,6 +119,8 @@ def _read_h5ad(path: Path) -> pd.DataFrame:
 
 def from_frame(frame: pd.DataFrame, *, where: str = "profiles") -> Profiles:
     """Profiles of a table; InputError in one line for what is wrong whatever is done with it."""
+    if frame.columns.nlevels > 1:
+        raise InputError(f"column names of {frame.columns.nlevels} levels", where=where, cure="give each column one name")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise InputError(f"no column {', '.join(missing)}", where=where, cure=f"name the columns {', '.join(REQUIRED)}; all wells may share one value")
@@ -126,7 +129,8 @@ def from_frame(frame: pd.DataFrame, *, where: str = "profiles") -> Profiles:
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise InputError(f"two columns {twice[0]}", where=where, cure="rename or drop one")
-    numeric = frame.select_dtypes("number").columns
+    numeric = frame.select_dtypes("number", exclude="timedelta").columns
+    _check_features(frame, where)
     names = [name for name in numeric if not str(name).startswith("Metadata_")]
     if not names:
         raise InputError("no numeric column besides Metadata_*", where=where, cure="add the features, a numeric column each")
@@ -139,10 +143,26 @@ def from_frame(frame: pd.DataFrame, *, where: str = "profiles") -> Profiles:
     wells[PERTURBATION] = wells[PERTURBATION].astype(object).where(known, None).map(_as_text, na_action="ignore")
     _check_control_types(wells, where)
     _check_positions(wells, where)
-    features = frame[names].to_numpy(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused as infinite
+        features = frame[names].to_numpy(np.float32)
     profiles = Profiles(wells, features, [str(name) for name in names], where)
     _check_values(profiles)
     return profiles
+
+
+def _check_features(frame: pd.DataFrame, where: str) -> None:
+    """InputError for the index of another table, which would be a feature, and for numbers as text, which would be none."""
+    for name in frame.columns:
+        if str(name).startswith("Metadata_"):
+            continue
+        if str(name).startswith(("Unnamed: ", "__index_level_")):
+            raise InputError(f"the column {name} seems to be an index, not a feature", where=where, cure="write the table without its index (index=False), or name the column Metadata_Index")
+        if frame[name].dtype.kind not in "biufcmM" and len(text := frame[name].dropna()):
+            numbers = pd.to_numeric(text.astype(str), errors="coerce").isna()
+            if numbers.mean() < 0.5:
+                row = int(numbers.to_numpy().argmax())
+                what = f"the feature {name} is text, such as {str(text.iloc[row])!r} in row {frame.index.get_indexer([text.index[row]])[0] + 1}"
+                raise InputError(what, where=where, cure=f"write numbers, or call it Metadata_{name} if it is no feature")
 
 
 def _as_text(value: object) -> str:
@@ -158,8 +178,8 @@ def _check_control_types(wells: pd.DataFrame, where: str) -> None:
             f"{CONTROL_TYPE} is {unknown.iloc[0]!r} in row {unknown.index[0] + 1}", where=where, cure=f"write one of {', '.join(CONTROL_TYPES)}")
     wells[CONTROL_TYPE] = types
     is_control = types != "treatment"
-    if CONTROL in wells and (wells[CONTROL].astype(bool) != is_control).any():
-        row = int((wells[CONTROL].astype(bool) != is_control).to_numpy().argmax())
+    if CONTROL in wells and len(wrong := np.flatnonzero(wells[CONTROL].astype(str).str.lower().map(TRUTH) != is_control)):
+        row = int(wrong[0])
         raise InputError(
             f"{CONTROL} is {wells[CONTROL].iloc[row]} and {CONTROL_TYPE} {types.iloc[row]!r} in row {row + 1}", where=where,
             cure=f"{CONTROL} is true for all wells but treatments; or drop that column")  # fmt: skip

@@ -10,15 +10,16 @@ import pandas as pd
 
 from cellsignal import settings
 from cellsignal.budget import Budget
-from cellsignal.data.simulated import is_simulated
+from cellsignal.data.simulated import is_drawn, is_simulated
 from cellsignal.decide.embeddings import check_format, is_current, table_identity, write_embeddings
 from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.errors import InputError
 from cellsignal.learn.networks.classifier import read_config, save_weights
+from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
 from cellsignal.run.prediction import Predictor
-from cellsignal.run.recipe import Recipe
+from cellsignal.run.recipe import check
 from cellsignal.run.record.results import read_parameters
 from cellsignal.run.record.session import Session
 from cellsignal.tasks import RXRX1, TASKS
@@ -68,21 +69,24 @@ def open_predictor(run: Path) -> Predictor:
     folder = Path(run).absolute()
     if not folder.is_dir():
         raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
-    recipe = Recipe.model_validate(settings.nest(read_parameters(folder)))
+    if not (folder / "weights").is_dir():
+        raise InputError("no weights in this folder", where=run, cure="name a finished run, one that `cellsignal run` wrote")
+    recipe = check(settings.nest(read_parameters(folder)), where=str(run))
     if TASKS[recipe.task].metric != RXRX1.metric:
         raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")
+    if recipe.preset and is_drawn(data_folder(recipe.data, run=folder), preset=recipe.preset, seed=recipe.seed):
+        recipe = recipe.model_copy(update={"preset": ""})  # the plates that the networks saw, even if this version would draw others
     return Predictor(Session("4-predict-assign", folder, CheckedParameters(recipe, {}, {}), Budget(), {}))
 
 
 def _chosen_sites(predictor: Predictor, experiments: Sequence[str]) -> pd.DataFrame:
-    if list(experiments) == ["all"]:
-        return predictor.sites
-    if list(experiments) == ["scored"]:
-        return predictor.sites_to_score
-    known = sorted(predictor.sites["experiment"].unique())
-    if unknown := [name for name in experiments if name not in known]:
-        raise InputError(f"no experiment {unknown[0]!r}", where="--experiments", cure=f"choose all, scored or some of {', '.join(known)}")
-    return predictor.sites[predictor.sites["experiment"].isin(experiments)]
+    known, scored = sorted(predictor.sites["experiment"].unique()), predictor.sites_to_score["experiment"].unique()
+    groups = {"all": known, "scored": list(scored)}
+    unknown = [name for name in experiments if name not in (*known, *groups)]
+    if unknown or not experiments:
+        what = f"no experiment {unknown[0]!r}" if unknown else "no experiment is named"
+        raise InputError(what, where="--experiments", cure=f"choose all, scored or some of {', '.join(known)}")
+    return predictor.sites[predictor.sites["experiment"].isin([name for each in experiments for name in groups.get(each, [each])])]
 
 
 def _random_weights(scoring: ScoringOptions, cell_types: Sequence[str], name: str, folder: Path, *, seed: int) -> Path:

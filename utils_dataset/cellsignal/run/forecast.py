@@ -134,9 +134,9 @@ class Forecast:
 
     def __str__(self) -> str:
         host, on_kaggle = self.host, self.host.name == cost.KAGGLE
-        basis = "measured by a few steps" if host.name == HERE else f"at {host.efficiency:.0%} of the roofline, which nobody measured"
+        basis = "measured by a few steps" if host.name == HERE else f"at {host.efficiency:.0%} of the roofline, an assumption"
         memory = f"{host.memory / 1e9:.0f} GB{' a card' if host.cards > 1 else ''}, " if host.memory else ""
-        rows = [("network", "backbone", "batch", "memory", "hours", *["sessions"] * on_kaggle)]
+        rows = [("network", "backbone", "batch", "memory", "time", *["sessions"] * on_kaggle)]
         for each in self.networks:
             known = (_memory(each), _hours(each.hours), *[str(each.sessions)] * on_kaggle) if each.memory else (each.problem, "", *[""] * on_kaggle)
             rows.append((each.name, each.backbone, each.batch, *known))
@@ -156,7 +156,7 @@ def _memory(network: NetworkForecast) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f}" if hours >= 0.1 else f"{60 * hours:.1f} min"
+    return f"{hours:.1f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
 
 
 HERE = "this machine"

@@ -136,7 +136,7 @@ def _read_files(root: Path) -> dict[str, pd.DataFrame]:
 
 def _read_release(root: Path) -> Tables:
     frame, problems = schema.read_rows(root / "metadata.csv", schema.ReleaseRow)
-    raise_if_any(problems or _site_problems(frame))
+    raise_if_any(problems or _empty_table(root / "metadata.csv", frame) or _site_problems(frame))
     frame = frame.rename(columns={"sirna_id": "sirna", "well_id": "id_code"})
     raise_if_any(_row_problems(frame))
     labelled = frame.drop_duplicates("id_code")

@@ -33,7 +33,8 @@ def read_embeddings(path: Path) -> tuple[pd.DataFrame, str]:
     except (ValueError, OSError):
         return pd.DataFrame(), f"There is no map of wells and no neighbours: {path.name} is damaged."
     features = feature_columns(table)
-    if not set(REQUIRED) <= set(table.columns) or not features or not np.isfinite(table[features].to_numpy(float)).all():
+    numeric = table[features].select_dtypes("number").shape[1] == len(features) > 0
+    if not set(REQUIRED) <= set(table.columns) or not numeric or not np.isfinite(table[features].to_numpy(float)).all():
         return pd.DataFrame(), f"There is no map of wells and no neighbours: {path.name} is not as this version writes it."
     id_codes = table["Metadata_Plate"].astype(str) + "_" + table["Metadata_Well"].astype(str)
     return table.assign(id_code=id_codes).drop_duplicates("id_code"), ""

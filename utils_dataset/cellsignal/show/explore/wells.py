@@ -91,19 +91,21 @@ def _prediction_sets(path: Path) -> pd.Series:
     """The siRNAs of each well's prediction set of SET_COVERAGE, the likeliest first, by id_code; empty where there is no such file."""
     try:
         table = pd.read_parquet(path, columns=["id_code", "coverage", "sirnas"])
-        return table[np.isclose(table["coverage"], SET_COVERAGE)].drop_duplicates("id_code").set_index("id_code")["sirnas"]
-    except (ValueError, OSError, KeyError):
+        sets = table[np.isclose(table["coverage"], SET_COVERAGE)].drop_duplicates("id_code").set_index("id_code")["sirnas"]
+        return sets.map(lambda sirnas: [int(sirna) for sirna in sirnas])
+    except (ValueError, TypeError, OSError, KeyError):
         return pd.Series(dtype=object)
 
 
 def _metadata_wells(embeddings: pd.DataFrame) -> pd.DataFrame:
     """The wells of a table of embeddings, with the columns of `Tables.wells`."""
+    embeddings = embeddings[embeddings["Metadata_Well"].astype(str).str.fullmatch(PLACE)]
     plates = embeddings["Metadata_Plate"].astype(str)
     return pd.DataFrame({
         "id_code": plates + "_" + embeddings["Metadata_Well"].astype(str),
         "experiment": embeddings["Metadata_Batch"].astype(str),
         "cell_type": embeddings["Metadata_CellType"].astype(str),
-        "plate": pd.to_numeric(plates.str.rpartition("_")[2], errors="coerce"),
+        "plate": pd.to_numeric(plates.str.split("_").str[-1], errors="coerce"),
         "well": embeddings["Metadata_Well"].astype(str),
         "well_type": embeddings["Metadata_Control_Type"].map(WELL_TYPE),
         "sirna": pd.to_numeric(embeddings["Metadata_Perturbation"], errors="coerce").where(lambda sirna: sirna.isin(SIRNAS)),
