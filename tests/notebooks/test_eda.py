@@ -37,6 +37,7 @@ def test_on_simulated_plates(tiny_plates, tmp_path):
     assert "**In plain brightness the batch effect is larger than the biology**" in shown
 
 
+@pytest.mark.ci
 def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
     shown = execute(tmp_path, data=str(shared / "rxrx1"), preset="")
     assert "siRNAs per group: [277, 277, 277, 277]" in shown
