@@ -28,7 +28,7 @@ def edited_package(folder: Path, channels: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("channels", [pytest.param(7, marks=pytest.mark.ci), pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channels", [pytest.param(7, marks=(pytest.mark.slow, pytest.mark.ci)), pytest.param(5, marks=pytest.mark.slow)])
 def test_other_numbers_of_channels_go_from_tables_to_a_submission(channels: int, tmp_path: Path) -> None:
     """Only the last channel shows the classes, so that whoever reads six of seven cannot name them."""
     environment = {**os.environ, "PYTHONPATH": f"{edited_package(tmp_path / 'package', channels)}{os.pathsep}{Path(__file__).parent}"}

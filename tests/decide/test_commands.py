@@ -297,6 +297,7 @@ def votes_as_scores(votes: pd.DataFrame, *, classes: int = 1108, doubt: float = 
     return pd.DataFrame(np.log((1 - doubt) * shares + doubt / classes), index=votes.index, columns=range(classes))
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_real_votes_make_a_valid_submission(shared: Path, tmp_path: Path) -> None:
     """HUVEC-18 repeats a training layout, so we know its truth: 0.54 of its most voted siRNAs are right."""

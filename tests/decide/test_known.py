@@ -76,6 +76,7 @@ def test_the_scores_confirm_a_layout_whose_shift_the_controls_tell(screen: tuple
         assert left.note == "controls repeat those of RPE-01, but the scores do not confirm it: layout not copied"
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_real_networks_agree_on_the_layout_of_huvec_18(shared: Path) -> None:
     """Its controls repeat RPE-03's and leave the shift open; the first place's code has plate (p - 2) % 4 + 1."""

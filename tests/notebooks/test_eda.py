@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
@@ -37,6 +38,7 @@ def test_on_simulated_plates(tiny_plates, tmp_path):
     assert "**In plain brightness the batch effect is larger than the biology**" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
     shown = execute(tmp_path, data=str(shared / "rxrx1"), preset="")
