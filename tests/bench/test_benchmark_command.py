@@ -10,6 +10,8 @@ import pytest
 from cellsignal.cli.main import main
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_benchmarks_side_by_side(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     faster = {**found, "rows": [{**row, **{name: 2 * row[name] for name in ("median", "min", "max")}} for row in found["rows"]],
               "machine": {**found["machine"], "cpu": "another"}}  # fmt: skip

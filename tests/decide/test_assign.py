@@ -91,6 +91,8 @@ def test_a_permutation_of_wells_permutes_the_answer(seed: int, missing: int, met
             assert set(straight.predictions[straight.predictions.index.str.contains(f"_{plate}_")]) <= set(GROUPS[group - 1])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), missing=st.sampled_from([0, 1, 5, 276]), method=st.sampled_from(METHODS[1:]))
 def test_wells_may_be_missing_from_a_real_sized_plate(seed: int, missing: int, method: str) -> None:
@@ -240,6 +242,8 @@ def test_faults_are_named() -> None:
 # The real layout
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_real_layout_in_half_a_second(shared: Path) -> None:
     """18 experiments, 19,897 wells x 1,108: all permutations right, as good as trying each, and calibrated."""
     wells, truth, groups, rotations = real_layout(shared / "rxrx1")

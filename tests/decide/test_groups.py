@@ -87,6 +87,8 @@ def test_group_probabilities_are_sums_over_their_classes() -> None:
     np.testing.assert_allclose(shares, [[7 / 9, 2 / 9], [0.5, 0.5]], rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_real_networks_agree_on_rotations_and_the_unsure_say_so(shared: Path) -> None:
     """12 real networks' choices: together sure of every experiment, alone never sure of anything else."""
     wells, _, groups, rotations = real_layout(shared / "rxrx1")

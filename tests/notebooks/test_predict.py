@@ -127,6 +127,8 @@ def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_sessio
             "HUVEC-02.parquet", "HUVEC-03.parquet", "RPE-01.parquet", "metadata.json")}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_many_batch_sizes_are_spent_where_answers_are_known(
     one_session: Session, plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
