@@ -96,6 +96,8 @@ def test_short_sessions_end_with_the_same_submission(one_session: Session) -> No
     assert read_json(whole / "metrics.json")["statistics_note"] == ""  # this network has batch normalisation
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_stored_scores_are_decided_on_without_an_image(one_session: Session, plates: Path, tmp_path: Path) -> None:
     tables = tmp_path / "tables"
     tables.mkdir()

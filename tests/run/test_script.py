@@ -64,11 +64,12 @@ def call(made: tuple[Path, Path], run: Path, *more: str, launcher: tuple[str, ..
 @pytest.mark.slow
 @pytest.mark.ci
 def test_alone_and_under_a_launcher_it_learns_the_same(made: tuple[Path, Path], tmp_path: Path) -> None:
-    with socket.socket() as free:
+    ended = {"one": call(made, tmp_path / "one", "-p", "cell_type=RPE")}
+    with socket.socket() as free:  # only now: a port that is found long before it is used may be taken by then
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port)
-    ended = {name: call(made, tmp_path / name, "-p", "cell_type=RPE", launcher=how) for name, how in (("one", ()), ("two", launcher))}
+    ended["two"] = call(made, tmp_path / "two", "-p", "cell_type=RPE", launcher=launcher)
     for name, processes in (("one", 1), ("two", 2)):
         assert ended[name].returncode == 0, ended[name].stderr
         assert ended[name].stdout.count("3 epochs, seed 0") == 1, "one speaks for all"

@@ -43,6 +43,8 @@ def whole(folder: Path) -> set[str]:
     return {path.stem for path in (folder / "receipts").glob("*.json") if files.read_json(path)["identity"].keys() != {"step"}}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
     run: Run, tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
