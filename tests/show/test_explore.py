@@ -243,22 +243,30 @@ def test_networks_are_never_mixed(run):
     table = pd.read_parquet(run / "embeddings.parquet")
     mixed = table.assign(Metadata_Network=np.where(table["Metadata_Batch"] == "HUVEC-03", "a", "b"), id_code=table["Metadata_Plate"] + "_" + table["Metadata_Well"])
     wells = pd.DataFrame({"id_code": [*mixed["id_code"], "HUVEC-09_1_B02"]})  # one without an embedding
-    for each in maps.well_maps(mixed, wells):
+    for each in maps.well_maps(mixed, wells)[0]:
         network = np.append(maps.networks(mixed).to_numpy(), "none")
         assert (network[each.neighbours[:-1]] == network[:-1, None]).all() and (each.neighbours[-1] == -1).all()
         assert np.isnan(each.positions[-1]).all() and np.abs(each.positions[:-1]).max() <= 1 + 1e-9 and np.abs(each.positions[:-1, 1]).max() <= maps.HEIGHT + 1e-9
 
 
-def test_centring_takes_away_what_a_plate_shares(run):
+def test_the_centred_map_does_not_see_what_a_plate_shares(run):
     table = pd.read_parquet(run / "embeddings.parquet")
-    features = table[maps.feature_columns(table)].to_numpy(float)
-    shift = np.repeat(np.random.default_rng(1).normal(size=(6, 8)), 6, axis=0)
-    centred = maps.centred_on_controls(features, table)
-    assert np.allclose(centred, maps.centred_on_controls(features + shift, table))
-    controls = table["Metadata_Control_Type"] != "treatment"
-    assert np.allclose(pd.DataFrame(centred)[controls].groupby(table["Metadata_Plate"]).mean(), 0, atol=1e-9)
-    without = table.assign(Metadata_Control_Type="treatment")
-    assert np.allclose(pd.DataFrame(maps.centred_on_controls(features, without)).groupby(table["Metadata_Plate"]).mean(), 0, atol=1e-9)
+    table["id_code"] = table["Metadata_Plate"] + "_" + table["Metadata_Well"]
+    names = maps.feature_columns(table)
+    shifts = np.random.default_rng(1).normal(size=(table["Metadata_Plate"].nunique(), len(names)))[pd.factorize(table["Metadata_Plate"])[0]]
+    (before, centred), note = maps.well_maps(table, table[["id_code"]])
+    (shifted, still), _ = maps.well_maps(table.assign(**dict(zip(names, (table[names] + shifts).to_numpy().T))), table[["id_code"]])
+    assert note == "" and (centred.neighbours == still.neighbours).all()
+    assert not np.allclose(before.positions, shifted.positions, atol=0.01)
+
+
+def test_without_controls_there_is_no_centred_map_and_the_page_says_so(run):
+    table = pd.read_parquet(run / "embeddings.parquet")
+    plate = table["Metadata_Plate"].iloc[0]
+    table.loc[table["Metadata_Plate"] == plate, "Metadata_Control_Type"] = "treatment"
+    table.to_parquet(run / "embeddings.parquet")
+    page = write_page(run).read_text(encoding="utf-8")
+    assert "There is no map of plates centred on their controls: no controls on plate" in page and "before correction" in page
 
 
 @pytest.mark.parametrize("wells", [1, 2, 4, 300])

@@ -1,7 +1,9 @@
 """Do distances between embeddings follow those of the simulated phenotypes, and which correction helps?"""
 
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from cellsignal.profiles.table import Profiles, read_profiles
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+DRAWS = 20
 NONE = {"scale": "none", "center": "none", "components": 0, "sphering": "none"}
 CORRECTIONS = {
     "uncorrected": NONE, "centred on controls": NONE | {"center": "controls"}, "centred on plates": NONE | {"center": "plate"},
@@ -52,6 +55,24 @@ def rows(table: Path, *, seed: int) -> list[dict]:
     return found
 
 
+def few_treatments(table: Path, *, seed: int) -> pd.DataFrame:
+    """What centring on all wells does where plates hold few siRNAs, the same ones together in each experiment: the mean over DRAWS choices of siRNAs."""
+    (profiles,) = read_profiles(table).by_network().values()
+    wells, found = profiles.wells[profiles.treated], []
+    first = wells[wells["Metadata_Batch"] == wells["Metadata_Batch"].iloc[0]].groupby("Metadata_Plate")["Metadata_Perturbation"]
+    for count, draw in itertools.product((2, 4, 8, 25), range(DRAWS)):
+        random = np.random.default_rng(draw)
+        chosen = {str(sirna) for _, sirnas in first for sirna in random.permutation(np.sort(sirnas.astype(str)))[:count]}
+        rows = profiles.treated & profiles.wells["Metadata_Perturbation"].isin(chosen).to_numpy()
+        part = replace(profiles, wells=profiles.wells[rows].reset_index(drop=True), features=profiles.features[rows])
+        for centering in ("none", "plate"):
+            *_, (_, corrected) = steps(part, ProfileSettings(**NONE | {"center": centering}))
+            summary = retrieve(corrected, ProfileSettings(permutations=99), progress=False).summary.set_index("restriction")
+            found.append({"siRNAs": count, "centring": centering, "recall_at_1": summary.loc["not the same batch", "recall_at_1"],
+                          "phenotype": phenotype_correlation(corrected, seed=seed, cell_type=wells["Metadata_CellType"].iloc[0])})
+    return pd.DataFrame(found).groupby(["siRNAs", "centring"]).mean()
+
+
 def test_distances_follow_phenotypes(tmp_path: Path) -> None:
     """On `hard`: adapted embeddings follow the phenotypes, a network with random weights hardly; running statistics hide replicates."""
     def call(*arguments: object) -> None:
@@ -68,3 +89,7 @@ def test_distances_follow_phenotypes(tmp_path: Path) -> None:
     value = found.set_index(["statistics", "correction"])
     assert value.loc[("adapted", "uncorrected"), "phenotype"] > value.loc[("random", "uncorrected"), "phenotype"] + 0.05
     assert value.loc[("adapted", "uncorrected"), "recall_at_1"] > 2 * value.loc[("running", "uncorrected"), "recall_at_1"]
+    few = few_treatments(tables["adapted"], seed=seed)
+    print("\n", few.round(3).to_string())
+    pair = few["phenotype"]
+    assert pair[2, "plate"] < pair[2, "none"] and abs(pair[25, "plate"] - pair[25, "none"]) < 0.05

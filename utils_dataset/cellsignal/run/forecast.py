@@ -203,7 +203,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     batch_size = min(training.batch_size, _sites_of_plate(recipe, size)) if training.batch_scope == "plate" else training.batch_size
     task, on_gpu = TASKS[recipe.task], host.memory > 0
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
-             "optimizer": training.optimizer, "averaged": bool(training.ema_decay)}
+             "training": training}
     def bytes_in(parts: int, sites: int = batch_size) -> float:
         memory = training_memory(row.backbone, batch_size=sites * (1 + recipe.network.control_features), parts=parts, **facts)
         return memory.total if on_gpu else memory.tensors

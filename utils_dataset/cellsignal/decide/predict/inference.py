@@ -347,7 +347,7 @@ def predict_experiment(
     side_inputs, classes = SideInputs(model, root, sites), len(config.class_numbers)
     values: dict[str, np.ndarray] = {}
     features: list[pd.DataFrame] = []
-    embed_controls = options.embed_controls and "embeddings" in kinds
+    options = replace(options, embed_controls=options.embed_controls and "embeddings" in kinds)
     facts = {kind: {"gathered": {}, "sites": len(sites), "images": 0, "seconds": 0.0} for kind in kinds}
     for number, rows in enumerate(scope_rows(sites, options.scope)):
         scope_sites = sites.iloc[rows]
@@ -355,9 +355,9 @@ def predict_experiment(
         plate_controls = _plate_controls(model, root, controls, scope_sites, read=read) if config.control_features else None
         ways = {auto if kind == "auto" else kind for kind in (options.basis if kind in EXTRA_OUTPUTS else kind for kind in kinds)}
         in_statistics = not ways.isdisjoint(CONTROL_STATISTICS)
-        further = _further_controls(controls, scope_sites, required=in_statistics) if in_statistics or embed_controls else controls.iloc[:0]
+        further = _further_controls(controls, scope_sites, required=in_statistics) if in_statistics or options.embed_controls else controls.iloc[:0]
         inference = _with_controls(model, root, scope_sites, further, read=read, side_inputs=side_inputs[rows], features=plate_controls,
-                                   precision=options.precision, embed_controls=embed_controls)
+                                   options=options)
         sent, started = 0, time.perf_counter()
         for kind, output, how in infer_statistics(inference, kinds, options, classes=classes, auto=auto):
             if kind == "embeddings":
@@ -372,7 +372,7 @@ def predict_experiment(
             sent, started = inference.images_sent, time.perf_counter()
     tables = {kind: _treatment_scores(values[kind], sites, config) for kind in values}
     if features:
-        tables["embeddings"] = _well_embeddings(pd.concat(features), sites, controls if embed_controls else controls.iloc[:0])
+        tables["embeddings"] = _well_embeddings(pd.concat(features), sites, controls if options.embed_controls else controls.iloc[:0])
     return {kind: (tables[kind], facts[kind]) for kind in kinds}
 
 
@@ -439,15 +439,15 @@ def _further_controls(controls: pd.DataFrame, sites: pd.DataFrame, *, required: 
 
 
 def _with_controls(model: nn.Module, root: Path, sites: pd.DataFrame, further: pd.DataFrame, *, read: ReadSites, side_inputs: Mapping[str, torch.Tensor],
-                   features: ControlSites | None, precision: str, embed_controls: bool) -> PlateInference:
+                   features: ControlSites | None, options: InferenceOptions) -> PlateInference:
     """Inference on `sites`, with `further` controls for statistics or embeddings, which are not scored."""
     both = sites
     if len(further):
         both, more = pd.concat([sites, further]), SideInputs(model, root, further)[np.arange(len(further))]
         side_inputs = {name: torch.cat([tensor, more[name]]) for name, tensor in side_inputs.items()}
         features = features and replace(features, scored_plates=torch.from_numpy(both["plate"].to_numpy(np.int64, copy=True)))
-    return PlateInference(model, read(both), side_inputs=side_inputs, controls=features, precision=precision, count=len(sites),
-                          control_rows=np.flatnonzero(both["well_type"].isin(CONTROL_TYPES)), embed_controls=embed_controls)
+    return PlateInference(model, read(both), side_inputs=side_inputs, controls=features, precision=options.precision, count=len(sites),
+                          control_rows=np.flatnonzero(both["well_type"].isin(CONTROL_TYPES)), embed_controls=options.embed_controls)
 
 
 def _plate_controls(model: nn.Module, root: Path, controls: pd.DataFrame, sites: pd.DataFrame, *, read: ReadSites) -> ControlSites:

@@ -11,7 +11,7 @@ from torch import nn
 from cellsignal.learn.networks.batchnorm import batchnorm_layers
 from cellsignal.learn.networks.checkpointing import checkpoint_blocks, checkpointed_segments
 from cellsignal.learn.networks.classifier import Classifier
-from cellsignal.learn.settings import NetworkSettings
+from cellsignal.learn.settings import NetworkSettings, TrainingSettings
 from cellsignal.tasks import RXRX1
 
 OPTIMIZER_STATES = {"adam": 3, "adamw": 2, "sgd": 1, "radam": 2}  # numbers that an optimiser stores for each weight
@@ -46,11 +46,11 @@ class TrainingMemory:
 
 
 def training_memory(backbone: str, *, size: int, batch_size: int, channels: int = len(RXRX1.channels), classes: int = 1108, precision: str = "fp16",
-                    optimizer: str = "adam", averaged: bool = False, parts: int = 0) -> TrainingMemory:
+                    training: TrainingSettings = TrainingSettings(), parts: int = 0) -> TrainingMemory:
     """Estimate for one batch of square images of `size` px, from a forward pass on the meta device.
 
-    Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`. `averaged`: with
-    a moving average of the weights. `parts`: of gradient checkpointing (`checkpointing.checkpoint_blocks`).
+    Weights, gradients and moments are fp32; convolutions and matrix products compute and save in `precision`.
+    `training`: tells the optimiser, and whether weights are averaged. `parts`: of gradient checkpointing (`checkpointing.checkpoint_blocks`).
     """
     weights, sizes, blocks = _saved_by_network(backbone, size, batch_size, channels, classes, precision, min(parts, 2))
     # Saved tensors are there until the backward pass has reached them; a block that is computed again adds its own.
@@ -60,7 +60,7 @@ def training_memory(backbone: str, *, size: int, batch_size: int, channels: int 
         # In parts, the gradient by the whole input is summed, unless the input is the images, which are saved first.
         in_part = (in_block + LIVE_GRADIENTS * largest) / parts + largest * (parts > 1 and before > 1)
         peak = max(peak, totals[before] + max(in_part, LIVE_IN_FORWARD * largest))
-    return TrainingMemory(weights=4 * (3 + averaged) * weights, optimizer=4 * OPTIMIZER_STATES[optimizer] * weights,
+    return TrainingMemory(weights=4 * (3 + bool(training.ema_decay)) * weights, optimizer=4 * OPTIMIZER_STATES[training.optimizer] * weights,
                           activations=sum(sizes) + 4 * batch_size * channels * size**2, temporary=int(peak) - sum(sizes))
 
 

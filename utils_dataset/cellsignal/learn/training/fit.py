@@ -249,7 +249,7 @@ class _PhaseTraining:
         from cellsignal.learn.networks.memory import fitting_parts, training_memory
 
         facts = {"size": size, "channels": len(data.channels), "classes": self.model.classes, "precision": resolve_precision(device, self.machine.precision),
-                 "optimizer": training.optimizer, "averaged": bool(training.ema_decay), "batch_size": batch_size * (1 + self.model.settings.control_features)}
+                 "training": training, "batch_size": batch_size * (1 + self.model.settings.control_features)}
         def bytes_in(parts: int) -> int:
             memory = training_memory(self.model.settings.backbone, **facts, parts=parts)
             return memory.total if device.type == "cuda" else memory.tensors * process_group.size

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from cellsignal.errors import InputError
+from cellsignal.profiles.correct import center
+from cellsignal.profiles.table import Profiles
 
 COMPONENTS = 50  # on which neighbours are sought
 NEIGHBOURS = 5
@@ -50,55 +55,50 @@ def networks(table: pd.DataFrame) -> pd.Series:
     return table["Metadata_Network" if "Metadata_Network" in table else "Metadata_CellType"].astype(str)
 
 
-def well_maps(table: pd.DataFrame, wells: pd.DataFrame, *, prefix: str = "") -> list[WellMap]:
-    """A map of `wells` (id_code) for each correction of their embeddings; its name begins with `prefix`."""
+def well_maps(table: pd.DataFrame, wells: pd.DataFrame, *, prefix: str = "") -> tuple[list[WellMap], str]:
+    """A map of `wells` (id_code) for each correction that their embeddings allow, and why one is left out, else "".
+
+    Names of maps begin with `prefix`.
+    """
     table = table.set_index("id_code").reindex(wells["id_code"]).reset_index(drop=True)
     present = table["Metadata_Plate"].notna().to_numpy()
-    network_names = networks(table)
+    names = networks(table)
+    rows_of = {network: np.flatnonzero(present & (names == network).to_numpy()) for network in sorted(set(names[present]))}
     maps: list[WellMap] = []
     for name, correct in CORRECTIONS.items():
-        positions, shares = np.full((len(wells), 2), np.nan), {}
-        neighbours = np.full((len(wells), NEIGHBOURS), -1)
-        for network in sorted(set(network_names[present])):
-            rows = np.flatnonzero(present & (network_names == network).to_numpy())
-            part = table.iloc[rows]
-            features = correct(part[feature_columns(part)].to_numpy(np.float64), part)
-            scores, variances = principal_components(features, COMPONENTS)
-            flat = np.pad(scores, [(0, 0), (0, 2)])[:, :2]
-            if maps:  # the map before: the sign of a component is arbitrary, and points should move as little as they can
-                flat = flat * np.where((flat * maps[0].positions[rows]).sum(axis=0) < 0, -1, 1)
-            low, high = flat.min(axis=0), flat.max(axis=0)
-            positions[rows] = (flat - (low + high) / 2) / max(1e-12, *(high - low) / 2 / (1, HEIGHT))
-            shares[network] = [float(share) for share in (*variances, 0.0, 0.0)[:2]]
-            near = nearest(scores)
-            neighbours[rows, : near.shape[1]] = rows[near]
-        maps.append(WellMap(prefix + name, positions, shares, neighbours))
-    return maps
+        try:
+            corrected = {network: correct(_profiles(table.iloc[rows])).features.astype(np.float64) for network, rows in rows_of.items()}
+        except InputError as error:
+            return maps, f"There is no map of {name}: {error.what}."
+        maps.append(_well_map(prefix + name, corrected, rows_of, count=len(wells), before=maps[0] if maps else None))
+    return maps, ""
 
 
-def _uncorrected(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
-    return features
+def _well_map(name: str, features: dict[str, np.ndarray], rows_of: dict[str, np.ndarray], *, count: int, before: WellMap | None) -> WellMap:
+    """The map of some features, of the wells `rows_of` each network among `count` wells; turned like the map `before`."""
+    positions, shares = np.full((count, 2), np.nan), {}
+    neighbours = np.full((count, NEIGHBOURS), -1)
+    for network, rows in rows_of.items():
+        scores, variances = principal_components(features[network], COMPONENTS)
+        flat = np.pad(scores, [(0, 0), (0, 2)])[:, :2]
+        if before:  # the sign of a component is arbitrary, and points should move as little as they can
+            flat = flat * np.where((flat * before.positions[rows]).sum(axis=0) < 0, -1, 1)
+        low, high = flat.min(axis=0), flat.max(axis=0)
+        positions[rows] = (flat - (low + high) / 2) / max(1e-12, *(high - low) / 2 / (1, HEIGHT))
+        shares[network] = [float(share) for share in (*variances, 0.0, 0.0)[:2]]
+        near = nearest(scores)
+        neighbours[rows, : near.shape[1]] = rows[near]
+    return WellMap(name, positions, shares, neighbours)
 
 
-def centred_on_controls(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
-    """Features minus their mean over the control wells of the same plate, or over all its wells where it has no control.
-
-    This takes away what all wells of a plate share. A plate of RxRx1 has the same positive controls as others, and one untreated well
-    alone would add its own noise.
-    """
-    plates = table["Metadata_Plate"].to_numpy()
-    is_control = table["Metadata_Control_Type"].isin(("negcon", "poscon")).to_numpy()
-    centred = features.copy()
-    for plate in np.unique(plates):
-        on_plate = plates == plate
-        chosen = on_plate & is_control if (on_plate & is_control).any() else on_plate
-        centred[on_plate] -= features[chosen].mean(axis=0)
-    return centred
+def _profiles(table: pd.DataFrame) -> Profiles:
+    names = feature_columns(table)
+    return Profiles(table.drop(columns=names).reset_index(drop=True), table[names].to_numpy(np.float32), names, where="embeddings")
 
 
-CORRECTIONS: dict[str, Callable[[np.ndarray, pd.DataFrame], np.ndarray]] = {
-    "before correction": _uncorrected,
-    "plates centred on their controls": centred_on_controls,
+CORRECTIONS: dict[str, Callable[[Profiles], Profiles]] = {
+    "before correction": lambda profiles: profiles,
+    "plates centred on their controls": partial(center, on="controls", controls="all"),  # as `cellsignal profile` does it
 }
 
 

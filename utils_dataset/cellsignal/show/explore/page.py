@@ -48,8 +48,10 @@ def write_page(run: Path, *, plate_groups: Sequence[Sequence[int]] | None = None
         path.unlink(missing_ok=True)
         return None
     running = maps.read_embeddings(run / RUNNING_EMBEDDINGS)[0] if len(embeddings) else embeddings
-    well_maps = maps.well_maps(running, wells, prefix="running statistics, ") if len(running) else []
-    well_maps += maps.well_maps(embeddings, wells, prefix="the run's statistics, " * bool(well_maps)) if len(embeddings) else []
+    well_maps, _ = maps.well_maps(running, wells, prefix="running statistics, ") if len(running) else ([], "")
+    if len(embeddings):
+        more_maps, note = maps.well_maps(embeddings, wells, prefix="the run's statistics, " * bool(well_maps))
+        well_maps, notes = well_maps + more_maps, notes + [note] * bool(note)
     networks = maps.networks(embeddings.set_index("id_code")).reindex(wells["id_code"]) if len(embeddings) else pd.Series(np.nan, index=wells["id_code"])
     content = page_data(wells, well_maps, networks.to_numpy(), plate_groups=plate_groups or [])
     sheets = Sheets()
