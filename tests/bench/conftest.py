@@ -6,7 +6,7 @@ import pytest
 
 from cellsignal.bench.report import report
 from cellsignal.bench.suite import Benchmark
-from cellsignal.run.benchmark import BRODT_PARAMETERS
+from cellsignal.run.kernels.benchmark import BRODT_PARAMETERS
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from cellsignal.bench.suite import Benchmark
 from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.files import write_json
-from cellsignal.run import benchmark
+from cellsignal.run.kernels import benchmark
 from cellsignal.settings import flatten
 from cellsignal.show import benchmark as draw
 

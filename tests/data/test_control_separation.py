@@ -1,4 +1,4 @@
-"""Controls as a gauge: plates whose controls do not differ as on other plates, or are too few for a verdict."""
+"""Plates judged by their controls: those whose controls do not differ as on other plates, or are too few for a verdict."""
 
 import shutil
 from pathlib import Path

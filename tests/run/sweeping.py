@@ -29,7 +29,7 @@ def command(params: Path, run: Path) -> list[str]:
 def bench(folder: Path, monkeypatch: "pytest.MonkeyPatch", *, kind: str = "") -> Callable[..., Path]:
     """What sweeps such trials in `folder` over a space, or a part of one called `kind`; `base.yaml` names plates that nobody reads."""
     from cellsignal.run.sweep import sweep, trials
-    from cellsignal.show import sweeps
+    from cellsignal.show.results import sweeps
     from cellsignal.show.style import blank_figure
 
     monkeypatch.chdir(folder)

@@ -43,7 +43,7 @@ def test_other_code_trains_again_and_another_comment_does_not(tmp_path: Path) ->
     assert second != first and said == AGAIN.format("given, learn")
     third, said = run(Path(notebook), "train, held_out = work.data_sets(learnt)", "train, held_out = work.data_sets(learnt); train.augment = None")
     assert third not in (first, second) and said == AGAIN.format("given, notebook")
-    shown = package / "run/training.py"
+    shown = package / "run/kernels/training.py"
     shown.write_text(shown.read_text().replace('"""Where the weights of a phase lie', '"""Where weights of a phase lie'))
     assert run() == (third, ""), "a docstring of what the cells call"
     assert run(shown, '[f"body from', '[f"its body from') == (third, AGAIN.format("notebook")), "what the cells call is code of theirs"

@@ -13,7 +13,7 @@ from cellsignal.decide.settings import PLATE_STATISTICS
 from cellsignal.files import write_json
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.receipts import Receipt
-from cellsignal.run.embed import embed_run
+from cellsignal.run.kernels.embed import embed_run
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_run_of_the_notebook_is_taken_over(run: Path, tmp_path: Path, monkeypa
     embed_run(run, tmp_path / "a.parquet", experiments=["RPE-03"], network="model")
     embedded = embed_run(run, tmp_path / "b.parquet", experiments=["RPE-03"], network="model")[0]
     assert computed == ["RPE-03"] * 2
-    monkeypatch.setattr("cellsignal.run.embed.write_embeddings", lambda *values, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("cellsignal.run.kernels.embed.write_embeddings", lambda *values, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         embed_run(run, tmp_path / "c.parquet", experiments=["RPE-03"], network="model")
     monkeypatch.undo()

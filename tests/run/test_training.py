@@ -17,7 +17,7 @@ from cellsignal.learn.settings import TrainingSettings
 from cellsignal.learn.training.phase import Phase
 from cellsignal.run.chain import notebooks
 from cellsignal.run.recipe import Recipe
-from cellsignal.run.training import NetworkTraining
+from cellsignal.run.kernels.training import NetworkTraining
 from cellsignal.settings import flatten
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellsignal.show import multilabel
+from cellsignal.show.results import multilabel
 from cellsignal.show.eda import plots
 from cellsignal.show.report import rungs_figure
 from cellsignal.tasks import PROTEIN_ATLAS

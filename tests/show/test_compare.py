@@ -9,8 +9,8 @@ from finished import wells, write_run
 from cellsignal.decide.evaluate.compare import compare
 from cellsignal.files import read_json
 from cellsignal.run.record.results import read_results
-from cellsignal.show import compare as draw
-from cellsignal.show.compare import write_comparison
+from cellsignal.show.results import compare as draw
+from cellsignal.show.results.compare import write_comparison
 
 
 @pytest.fixture(scope="module")

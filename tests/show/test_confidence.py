@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cellsignal.show.ladder import estimated_accuracy, rejection_curve, reliability, set_sizes
+from cellsignal.show.results.ladder import estimated_accuracy, rejection_curve, reliability, set_sizes
 
 
 def test_points_are_shares_of_right_answers_at_their_stated_probability():

@@ -1,7 +1,7 @@
 """The ladder: raw and assigned accuracies never meet."""
 
 
-from cellsignal.show.ladder import experiment_dots, ladder, rungs_of_split
+from cellsignal.show.results.ladder import experiment_dots, ladder, rungs_of_split
 
 
 def rungs_of(axes) -> list[str]:

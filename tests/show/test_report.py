@@ -76,11 +76,11 @@ def test_controls_are_shown_by_embeddings_where_there_are_any(tmp_path):
 
     write_json(tmp_path / "metrics.json", {"controls": {"channel means": rows(0.125), "embeddings": rows(0.875)}})
     text, _ = read(write_report(tmp_path))
-    assert "by embeddings" in text and "0.875" in text and "0.125" not in text and "agreement, plate 2" in text and "about 0.69" in text
+    assert "How well the controls" in text and "by embeddings" in text and "0.875" in text and "0.125" not in text and "agreement, plate 2" in text and "about 0.69" in text
     write_json(tmp_path / "metrics.json", {"controls": {"channel means": rows(0.125), "embeddings": []}})
     assert "by channel means" in read(write_report(tmp_path))[0]
     write_json(tmp_path / "metrics.json", {"controls": {}})
-    assert "A gauge of each plate" not in read(write_report(tmp_path))[0]
+    assert "How well the controls" not in read(write_report(tmp_path))[0]
 
 
 def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):

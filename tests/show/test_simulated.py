@@ -14,7 +14,8 @@ from cellsignal.data import simulated
 from cellsignal.files import write_json
 from cellsignal.receipts import Receipt
 from cellsignal.run.environment import PACKAGE
-from cellsignal.show import benchmark, ladder, html, style, sweeps
+from cellsignal.show import benchmark, html, style
+from cellsignal.show.results import ladder, sweeps
 from cellsignal.show.eda import plots
 from cellsignal.show.report import write_report
 

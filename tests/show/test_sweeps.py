@@ -10,12 +10,12 @@ from matplotlib.text import Text
 from cellsignal.decide.evaluate.compare import compare
 from cellsignal.run.sweep import results as sweep_results
 from cellsignal.run.record.results import read_results
-from cellsignal.show import compare as draw
-from cellsignal.show.multilabel import class_frequencies
+from cellsignal.show.results import compare as draw
+from cellsignal.show.results.multilabel import class_frequencies
 from cellsignal.show.curves import curves
-from cellsignal.show.ladder import experiment_dots, ladder
+from cellsignal.show.results.ladder import experiment_dots, ladder
 from cellsignal.show.style import STYLE
-from cellsignal.show.sweeps import draw_search, draw_variants
+from cellsignal.show.results.sweeps import draw_search, draw_variants
 from cellsignal.tasks import TASKS
 
 ACCURACIES = {"held_out_raw": 0.6, "held_out_assigned": 0.7, "test_raw": 0.5, "test_assigned": 0.65}

@@ -14,7 +14,7 @@ from cellsignal.bench.suite import Benchmark
 from cellsignal.data.tables.splits import split_sites
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.files import read_json
-from cellsignal.run.benchmark import COST_PARAMETERS
+from cellsignal.run.kernels.benchmark import COST_PARAMETERS
 from cellsignal.settings import flatten
 from cellsignal.run.chain.chain import run_chain
 

@@ -48,7 +48,7 @@ def embed(
     Metadata_Batch, Metadata_Perturbation, Metadata_Control_Type, ..., embedding_0, ...). Where each cell type has a network
     of its own, compare wells of one cell type only.
     """
-    from cellsignal.run.embed import embed_run
+    from cellsignal.run.kernels.embed import embed_run
 
     names = tuple(name.strip() for name in experiments.split(",") if name.strip())
     random_seed = seed if weights is Weights.random else None

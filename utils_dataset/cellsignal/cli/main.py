@@ -301,7 +301,7 @@ def benchmark(
     if benchmark_files:
         raise InputError("files without --compare", where="benchmark", cure="write cellsignal benchmark --compare A.json B.json")
     target = output_file(out)
-    from cellsignal.run.benchmark import run_benchmark
+    from cellsignal.run.kernels.benchmark import run_benchmark
 
     print(run_benchmark(
         target, recipe=recipe, data=data, sites=sites, image_size=image_size, network_size=network_size, backbone=backbone,

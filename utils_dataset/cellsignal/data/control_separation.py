@@ -1,4 +1,4 @@
-"""Controls as a gauge of a plate: how far its untreated and positive wells are apart, and whether they differ as on the other plates."""
+"""A plate judged by its controls: how far its untreated and positive wells are apart, and whether they differ as on the other plates."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -28,7 +28,7 @@ from cellsignal.learn.training.optim import build_optimizer
 from cellsignal.learn.training.phase import Phase
 from cellsignal.provenance import cores
 from cellsignal.run import environment
-from cellsignal.run.benchmark import COST_PARAMETERS
+from cellsignal.run.kernels.benchmark import COST_PARAMETERS
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members
 from cellsignal.tasks import TASKS
 

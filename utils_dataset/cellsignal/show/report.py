@@ -14,9 +14,9 @@ from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.curves import curves
 from cellsignal.show.explore.page import write_page
-from cellsignal.show.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
-from cellsignal.show.multilabel import label_ladder, label_parts
-from cellsignal.show.splits import split_parts
+from cellsignal.show.results.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
+from cellsignal.show.results.multilabel import label_ladder, label_parts
+from cellsignal.show.results.splits import split_parts
 from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -37,7 +37,7 @@ SUREST = (
     "Choose on this curve how many wells you can do without; where the two lines part, the confidences are not to be taken at their word."
 )
 CONTROLS = (
-    "A gauge of each plate, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
+    "How well the controls of each plate can be told apart, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
     "near 0, they do not differ as they do elsewhere, and neither may the treatments. Effect size is the median |Cohen's d| between untreated and "
     "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. Plates below a limit are among the notes."
 )

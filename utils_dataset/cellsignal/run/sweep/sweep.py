@@ -153,7 +153,7 @@ class TrialMaker:
     def write_best(self, records: Sequence[Record], trials: "pd.DataFrame", variants: "pd.DataFrame") -> None:
         """Write best.yaml, and draw sweep.png."""
         from cellsignal.show.style import save
-        from cellsignal.show.sweeps import draw_search, draw_variants  # Matplotlib is slow to import
+        from cellsignal.show.results.sweeps import draw_search, draw_variants  # Matplotlib is slow to import
 
         measure, metric = self.measure, TASKS[self.base.task].metric
         if (best := results.best_variant(variants, measure=measure, seeds=len(self.seeds))) is not None:

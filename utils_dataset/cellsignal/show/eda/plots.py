@@ -4,7 +4,7 @@ from cellsignal.show.curves import LiveCurves, curves
 from cellsignal.show.eda.batch_effect import batch_effect, channel_means, channels_there, load_pixel_stats, pixel_stats, variance_shares
 from cellsignal.show.eda.composites import composite, show_composites, show_wells
 from cellsignal.show.eda.plates import class_counts, experiment_counts, group_rotation_map, plate_counts, plate_heatmap, plate_layout
-from cellsignal.show.ladder import experiment_dots, ladder
+from cellsignal.show.results.ladder import experiment_dots, ladder
 from cellsignal.show.style import cell_type_colour, save
 
 __all__ = [

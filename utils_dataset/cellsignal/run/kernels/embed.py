@@ -18,7 +18,7 @@ from cellsignal.errors import InputError
 from cellsignal.learn.networks.classifier import read_config, save_weights
 from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
-from cellsignal.run.prediction import Predictor
+from cellsignal.run.kernels.prediction import Predictor
 from cellsignal.run.recipe import check
 from cellsignal.run.record.results import read_parameters
 from cellsignal.run.record.session import Session

@@ -1,4 +1,4 @@
-"""The limits of the gauge of controls: on real plates (BBBC021), and on simulated plates of which some are drawn untreated."""
+"""The limits by which plates are judged by their controls: on real plates (BBBC021), and on simulated plates of which some are drawn untreated."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.microscope.rendering import render_plate
 from cellsignal.data.microscope.simulate import PRESETS, _plates
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.run.embed import embed_run
+from cellsignal.run.kernels.embed import embed_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ def with_untreated_plates(run: Path, out: Path, *, preset: str, seed: int) -> se
     return broken
 
 
-def check_gauge(run: Path, folder: Path, *, preset: str, seed: int) -> None:
+def check_limits(run: Path, folder: Path, *, preset: str, seed: int) -> None:
     """Broken plates are named by agreement, and no other; by effect size they would not be."""
     broken = with_untreated_plates(run, folder / "broken", preset=preset, seed=seed)
     wells = read_tables(folder / "broken/data").wells
@@ -85,4 +85,4 @@ def test_untreated_plates_are_named(seed: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["run", str(ROOT / "papermill_params/brodt-hard.yaml"), "-p", f"seed={seed}", "-p", "training.ablate_virtual_batch=false", "--out", str(run)]
     subprocess.run([sys.executable, "-m", "cellsignal.cli.main", *command], check=True)
-    check_gauge(run, tmp_path, preset="hard", seed=seed)
+    check_limits(run, tmp_path, preset="hard", seed=seed)

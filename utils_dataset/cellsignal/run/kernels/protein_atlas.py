@@ -32,7 +32,7 @@ from cellsignal.learn.training.fit import TrainingSites
 from cellsignal.run import inputs
 from cellsignal.run.inputs import find_pretrained
 from cellsignal.run.record.session import Session
-from cellsignal.show import multilabel
+from cellsignal.show.results import multilabel
 from cellsignal.show.eda.plots import save, show_wells
 from cellsignal.tasks import TASKS
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cellsignal.data.tables.labelled_sites import Labels, multi_hot
 from cellsignal.show import html
-from cellsignal.show.ladder import rungs_of_split
+from cellsignal.show.results.ladder import rungs_of_split
 from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, styled
 from cellsignal.tasks import TASKS, Task
 

@@ -1,0 +1,1 @@
+"""Accuracies as figures and tables: of a run, of several, of a sweep."""
