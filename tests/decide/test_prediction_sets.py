@@ -75,12 +75,21 @@ def test_calibrated_probabilities_need_no_labels():
 
 def test_held_out_experiments_correct_probabilities_that_are_too_sure():
     test, held = (screen([f"HUVEC-{number:02d}" for number in numbers], seed=numbers[0], signal=1.8, sharpness=3) for numbers in (range(1, 17), range(30, 36)))
-    decision = decided(test, HUVEC=1.0)
+    decision = decide(*test[:2], temperatures={"HUVEC": 1.0})  # without groups, which would correct them
     uncorrected = overall(coverage_table(prediction_sets(decision), test[2]), "covered")
     assert (uncorrected < np.array(COVERAGES) - [0.02, 0.05, 0.05]).all()  # at 0.8 no set is smaller than its best siRNA
-    levels = held_out_levels(decided(held, HUVEC=1.0), held[2])
+    levels = held_out_levels(decide(*held[:2], temperatures={"HUVEC": 1.0}), held[2])
     covered = overall(coverage_table(prediction_sets(decision, levels), test[2]), "covered")
     np.testing.assert_allclose(covered, COVERAGES, atol=0.05)  # two standard deviations of a quantile of 288 wells and a share of 768
+
+
+def test_an_overconfident_held_out_experiment_does_not_inflate_the_sets_where_groups_tell_the_temperature():
+    test, held = screen([f"HUVEC-{number:02d}" for number in range(1, 17)], seed=20, signal=2.0, sharpness=1.5), screen(["HUVEC-30"], seed=40, signal=1.3, sharpness=3)
+    temperatures = decided_temperatures(held[0], held[1].set_index("id_code").assign(sirna=held[2]), held[1], **DESIGN)
+    assert temperatures["HUVEC"] > 2, "far above the 1.5 of the test wells, whose sets cover 0.96, 0.99 and 0.99 at it"
+    levels = held_out_levels(decided(held, **temperatures), held[2])
+    covered = overall(coverage_table(prediction_sets(decided(test, **temperatures), levels), test[2]), "covered")
+    np.testing.assert_allclose(covered, COVERAGES, atol=0.05)
 
 
 def test_sets_are_small_where_the_network_is_good_and_each_holds_those_of_lower_coverage():
@@ -112,9 +121,9 @@ def test_every_method_has_sets_also_without_groups_and_for_known_layouts(method:
     assert [some == [truth[name]] for name, some in zip(fixed["id_code"], fixed["sirnas"])] == [True] * 15
 
 
-def test_wells_whose_temperature_held_out_wells_tell_are_covered_as_stated():
+def test_experiments_like_the_held_out_ones_are_covered_as_stated():
     names = [f"HUVEC-{number:02d}" for number in range(1, 13)]
-    scores, wells, truth = screen(names, seed=6, sharpness=1.6)
+    scores, wells, truth = screen(names, seed=6, signal=1.9, sharpness=1.6)
     held = truth.index[truth.index.str[6:8].astype(int) > 8]
     labelled = pd.DataFrame({"cell_type": "HUVEC", "sirna": truth[held]})
     temperatures = decided_temperatures(scores, labelled, wells, **DESIGN)

@@ -104,6 +104,14 @@ class Decision:
         return self.temperatures.choices
 
     @property
+    def with_group_temperatures(self) -> "Decision":
+        """The same plans with temperatures from the plate groups, for cell types whose experiments all have them; others keep their own."""
+        source = self.temperatures
+        ungrouped = {cell_type for name, cell_type in self.matrix.cell_types.items() if name not in source.choices}
+        kept = {cell_type: temperature for cell_type, temperature in source.calibrated.items() if cell_type in ungrouped}
+        return self if kept == source.calibrated else replace(self, temperatures=replace(source, calibrated=kept))
+
+    @property
     def block_probabilities(self) -> Iterator[np.ndarray]:
         """The probability of each siRNA of each block for each of its wells, given all constraints, float32 [wells, siRNAs]."""
         return (block.group_probability * probabilities for block, probabilities in zip(self.blocks, self._block_probabilities, strict=True))
