@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_is_whole(tmp_path: Path
     if "unshare" in ended.stderr or "mount" in ended.stderr:
         pytest.skip("no right to mount a small disk")
     message, left = ended.stdout.splitlines()
-    assert "the disk is full" in message and "the same command then goes on" in message
+    assert "the disk is full" in message and "then give the same command again to continue" in message
     assert left == str([f"B0{i}_s1_w1.png" for i in (2, 3, 4)])
 
 

@@ -63,7 +63,7 @@ def test_without_a_strong_mark_nothing_is_glued_together(shelf: Shelf, tmp_path:
 
 def test_a_file_that_changed_meanwhile_is_begun_again(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [1_500_000] + [0] * 6
-    assert "the same command goes on" in failing(shelf, tmp_path / "plates.zip")
+    assert "give the same command again to continue" in failing(shelf, tmp_path / "plates.zip")
     shelf.files["plates.zip"], shelf.etag, shelf.cuts = CONTENT[::-1], '"two"', []
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
     assert (tmp_path / "plates.zip").read_bytes() == CONTENT[::-1]
@@ -71,7 +71,7 @@ def test_a_file_that_changed_meanwhile_is_begun_again(shelf: Shelf, tmp_path: Pa
 
 def test_a_second_call_goes_on(shelf: Shelf, tmp_path: Path) -> None:
     shelf.cuts = [40 * STEP + 5] + [0] * 5
-    assert f"after {40 * STEP:,} bytes; the same command goes on" in failing(shelf, tmp_path / "plates.zip")
+    assert f"after {40 * STEP:,} bytes; give the same command again to continue" in failing(shelf, tmp_path / "plates.zip")
     shelf.asked.clear()
     fetch(shelf.url("plates.zip"), tmp_path / "plates.zip")
     assert (tmp_path / "plates.zip").read_bytes() == CONTENT
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_what_came(shelf: Shelf, tmp_
     if "unshare" in ended.stderr or "mount" in ended.stderr:
         pytest.skip("no right to mount a small disk")
     message, size = ended.stdout.splitlines()
-    assert "the disk is full" in message and "the same command then goes on" in message
+    assert "the disk is full" in message and "then give the same command again to continue" in message
     assert 800_000 < int(size) <= 1 << 20
 
 

@@ -35,7 +35,7 @@ def test_a_remote_file_that_changes_or_has_no_parts(shelf: Shelf) -> None:
         with pytest.raises(StepFailed, match="changed while it was read"):
             remote.read(10)
     shelf.ranges = False
-    with pytest.raises(StepFailed, match="cannot be had in parts"):
+    with pytest.raises(StepFailed, match="cannot be downloaded in parts"):
         RemoteFile(shelf.url("plates.zip"))
     with pytest.raises(StepFailed, match="HTTP 404"):
         RemoteFile(shelf.url("elsewhere.zip"))

@@ -139,7 +139,7 @@ def test_a_full_disk_is_told_and_no_picture_lost(pair: Path, tmp_path: Path, mon
 
     with monkeypatch.context() as small:
         small.setattr(Path, "write_bytes", fill)
-        with pytest.raises(InputError, match=r"the disk is full \(.* are free\); free some space; the same command then goes on"):
+        with pytest.raises(InputError, match=r"the disk is full \(.* are free\); free some space, then give the same command again to continue"):
             simulate(tmp_path / "out", preset="tiny", experiments=PAIR, parallel_map=map)
     simulate(tmp_path / "out", preset="tiny", experiments=PAIR, parallel_map=map)
     assert differing(tmp_path / "out", pair) == []
@@ -271,5 +271,5 @@ def _kill_this_process(part: int) -> int:
 
 
 def test_a_process_that_is_killed_is_told_and_not_waited_for() -> None:
-    with pytest.raises(StepFailed, match="^a process was killed, or could not start; the same command goes on with what is missing$"):
+    with pytest.raises(StepFailed, match="^a process was killed, or could not start; give the same command again to make what is missing$"):
         list(run_in_processes(_kill_this_process, [1, 2, 3], processes=2))

@@ -155,7 +155,7 @@ def test_a_spent_time_budget_is_exit_code_3(server: FakeKaggle, cellsignal: Cell
     server.runner = sessions.in_turn(server, spent)
     ended = cellsignal("push", TINY, *ONE, "--only", "2", *QUICK)
     assert (ended.code, ended.err) == (3, "")
-    told = "time budget spent in 2-pretrain-controls@RPE: pretrain, epoch 1 of 2; the same command goes on, and with --until-done by itself"
+    told = "time budget spent in 2-pretrain-controls@RPE: pretrain, epoch 1 of 2; give the same command again to continue, or add --until-done"
     assert ended.out.splitlines()[-1] == told
     assert cellsignal("push", TINY, *ONE, "--only", "2", *QUICK, "--until-done").code == 0
 

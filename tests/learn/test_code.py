@@ -18,7 +18,7 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training.losses import LOSSES
 from cellsignal.receipts import Receipt
 
-AGAIN = "model.safetensors: other code ({}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)\n"
+AGAIN = "model.safetensors: trained by other code ({}), so it is trained again (`cellsignal run --from weights` keeps the existing weights)\n"
 
 
 def trained(patches: tuple, weights: Path, transforms: Callable | None = None, **options: object) -> str:

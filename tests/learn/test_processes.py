@@ -180,7 +180,7 @@ def test_when_one_process_dies_all_end_in_one_line(
     weights = tmp_path / "model.safetensors"
     capfd.readouterr()
     began = time.monotonic()
-    with pytest.raises(StepFailed, match="training in 2 processes ended: .*; the same command goes on") as failure:
+    with pytest.raises(StepFailed, match="training in 2 processes ended: .*; give the same command again to continue") as failure:
         small(patches, weights, epochs=4, options={**TWO, "on_epoch": die_after(2, number)})
     assert time.monotonic() - began < 300 and "\n" not in str(failure.value)
     assert "killed by SIGKILL" in str(failure.value) or "one of them has ended" in str(failure.value)

@@ -46,5 +46,5 @@ def test_on_the_real_tables_with_the_few_real_wells(shared, tmp_path):
     assert "experiments without a complete control site: HEPG2-02" in shown
     assert "sites with 4" in shown
     assert "30 rows from images: 5 of 62,755 wells" in shown
-    assert "**Batch effect and biology were not weighed**: too few control wells have pixel statistics." in shown
+    assert "**Batch effect and biology were not compared**: too few control wells have pixel statistics." in shown
     assert "SIMULATED" not in shown

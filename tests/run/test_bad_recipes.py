@@ -10,7 +10,7 @@ import pytest
 BAD_FILES = {
     "cosines beside more": ("network:\n  covariates: [site]\n  cosine_head: only\n", "cosine_head: auxiliary, or leave covariates"),
     "references of mixed batches": ("network: {control_features: true}\ntraining: {batch_scope: mixed}\n", "write for example batch_scope: plate"),
-    "references that are classes": ("network: {control_features: true}\nwells: {classes: all}\n", "and no classes: wells.classes: treatments"),
+    "references that are classes": ("network: {control_features: true}\nwells: {classes: all}\n", "so they cannot be classes too: set wells.classes: treatments"),
     "a loss without its head": ("training: {loss: arcface}\n", "network.cosine_head: auxiliary, or only"),
     "a loss that is none": ("training: {loss: 0.5 zebra}\n", "names are bce"),
     "heads in the dark": ("network: {heads: both}\n", "covariates: [cell_type]"),
@@ -34,7 +34,7 @@ BAD_FILES = {
     "a name twice": ("wells: {cell_types: [RPE, RPE]}\n", "a name stands there twice"),
     "negative": ("training: {epochs: -1}\n", "greater than or equal to 0"),
     "batch of one": ("training: {batch_size: 1}\n", "greater than or equal to 2"),
-    "virtual batch below a batch": ("training:\n  batch_size: 16\n  virtual_batch: 8\n", ":3: training.virtual_batch is 8: a virtual batch holds whole batches"),
+    "virtual batch below a batch": ("training:\n  batch_size: 16\n  virtual_batch: 8\n", ":3: training.virtual_batch is 8: use at least the batch size"),
     "nothing to compare": ("training: {ablate_virtual_batch: true}\n", "without a virtual_batch there is nothing to compare"),
     "sizes the wrong way round": ("prediction:\n  smallest_batch: 64\n  largest_batch: 32\n", ":3: prediction.largest_batch is 32: it is below smallest_batch, 64"),
     "certainty of a certain thing": ("assignment: {min_group_posterior: 1.0}\n", "less than 1"),

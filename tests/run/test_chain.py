@@ -65,8 +65,8 @@ def test_everything_once_then_only_what_depends_on_a_change(
     write_toy(kernels, "3-train-cell-type", body="raise KeyError('stopped')")
     with pytest.raises(StepFailed, match="stopped"):
         run(method="raw")
-    assert ("3-train-cell-type@U2OS: other code (notebook) made it, and it runs again; weights that this code makes are made again, "
-            "unless you stop now and start --from weights") in capsys.readouterr().out.splitlines()
+    assert ("3-train-cell-type@U2OS: made by other code (notebook), so it runs again; the weights are then made again too; "
+            "to keep them, stop now and use --from weights") in capsys.readouterr().out.splitlines()
     assert files.read_json(folder / "receipts/3-train-cell-type@U2OS.json") == receipt, "so that --from weights finds what it left"
     write_toy(kernels, "3-train-cell-type")
     assert notebooks_of(method="raw") == ["3-train-cell-type@U2OS"]  # its page is that of the failure

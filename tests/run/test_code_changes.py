@@ -13,7 +13,7 @@ from cellsignal.files import sha256
 from cellsignal.run import environment
 
 RECIPE = Path(__file__).resolve().parents[2] / "papermill_params/tiny.yaml"
-AGAIN = "model.safetensors: other code ({}) trained it; it is trained again"
+AGAIN = "model.safetensors: trained by other code ({}), so it is trained again"
 
 
 @pytest.mark.slow

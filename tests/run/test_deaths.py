@@ -1,4 +1,4 @@
-"""A run whose process dies alone: nothing works on unseen, and the same command goes on."""
+"""A run whose process dies alone: nothing works on unseen, and the same command continues it."""
 
 import functools
 import os

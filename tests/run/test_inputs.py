@@ -84,7 +84,7 @@ def test_plates_that_are_named_win_over_a_preset_and_one_line_says_so(
     monkeypatch.setattr(inputs, "_printed", set())
     for _ in range(2):
         assert inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3) == plates
-    assert capsys.readouterr().out == f"preset 'tiny' draws nothing: plates that are named as `data` win over it, {plates}\n"
+    assert capsys.readouterr().out == f"preset 'tiny' is ignored: plates that are named as `data` take precedence, {plates}\n"
     assert inputs.resolve(str(plates), run=tmp_path, preset="tiny", seed=3) == (plates, "") and not simulated.shown()
     Receipt(plates / simulate.RECEIPT, {"preset": "small", "seed": 1}).write()
     inputs.prepare(str(plates), run=tmp_path, preset="tiny", seed=3)

@@ -123,7 +123,7 @@ def test_attached_plates_win_over_a_preset_and_one_line_says_so(
     there = attach("competitions/recursion-cellular-image-classification", "train_controls.csv")
     for _ in range(2):
         assert inputs.prepare("", run="runs/demo", preset="demo") == there
-    assert capsys.readouterr().out == f"preset 'demo' draws nothing: plates that are attached win over it, {there}\n"
+    assert capsys.readouterr().out == f"preset 'demo' is ignored: plates that are attached take precedence, {there}\n"
     assert not simulated.shown()
     mine = attach("notebooks/alice/draw-plates", "data/train_controls.csv", "data/simulate.json") / "data"
     assert inputs.prepare("", run="runs/demo", preset="demo") == mine and simulated.shown()

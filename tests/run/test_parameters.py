@@ -50,8 +50,8 @@ ON_COMMAND_LINE = {  # notebook, name and value after -p, or the YAML after -y, 
     "a key without its group": (TRAIN, "momentum", "0.2", "unknown parameter 'momentum'; did you mean 'training.momentum'?"),
     "a name of another notebook": ("1-eda", "measurement", "x", "unknown parameter 'measurement'; known keys: task, data, preset, run, seed, and those of the groups wells, "
                                    "network, training, augmentation, prediction, assignment, machine"),
-    "that rules fit together": (TRAIN, "-y", "training: {virtual_batch: 8}", "training.virtual_batch is 8: a virtual batch holds whole batches, here of 16; 0 "
-                                "means none; write for example virtual_batch: 0"),
+    "that rules fit together": (TRAIN, "-y", "training: {virtual_batch: 8}", "training.virtual_batch is 8: use at least the batch size, 16, or 0 for "
+                                "no virtual batch; write for example virtual_batch: 0"),
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("network.heads", {"heads": "both"}, "a head per cell type needs the cell type"),
     ("network.cosine_head", {"cosine_head": "only", "covariates": ["site"]}, "a cosine head alone uses the image alone"),
     ("network.control_features", {"cosine_head": "only", "control_features": True}, "control features need a linear head"),
-    ("training.virtual_batch", {"virtual_batch": 8}, "a virtual batch holds whole batches, here of 16"),
+    ("training.virtual_batch", {"virtual_batch": 8}, "use at least the batch size, 16"),
     ("training.ablate_virtual_batch", {"ablate_virtual_batch": True}, "without a virtual_batch there is nothing to compare"),
     ("training.loss", {"loss": "0.5 zebra"}, "'0.5 zebra' is no [weight] name"),
     ("training.loss", {"loss": "1e999 bce"}, "'1e999 bce' is no [weight] name"),
@@ -39,7 +39,7 @@ LATE = [("training.label_smoothing", 0.95), ("training.margin", 2.0), ("training
 BETWEEN = {  # rules between groups, which only the recipe knows
     "training.loss": ({"training": {"loss": "0.5 bce + arcface"}}, "arcface and cosface need a head of cosines"),
     "training.batch_scope": ({"network": {"control_features": True}, "training": {"batch_scope": "mixed"}}, "with control_features a batch refers to the controls"),
-    "network.control_features": ({"wells": {"classes": "all"}, "network": {"control_features": True}}, "the controls are references, and no classes"),
+    "network.control_features": ({"wells": {"classes": "all"}, "network": {"control_features": True}}, "the controls are references, so they cannot be classes too"),
 }
 
 

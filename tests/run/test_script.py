@@ -116,7 +116,7 @@ def test_faults_are_one_line_and_a_spent_budget_is_an_exit_of_its_own(
     with pytest.raises(SystemExit) as ended:
         script.main(*made, given)
     assert ended.value.code == 3
-    assert capsys.readouterr().err.splitlines()[-1] == "time budget spent: whole, epoch 0 of 3; the same command goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == "time budget spent: whole, epoch 0 of 3; give the same command again to continue"
     script.main(*made, given[:1])
     assert len(history_of(tmp_path / "run/U2OS.safetensors")) == 3
 

@@ -102,7 +102,7 @@ def test_a_grid_is_every_combination(bench: Run) -> None:
 
 
 def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> None:
-    with pytest.raises(TimeSpent, match="time budget spent before base-seed0; the same command goes on"):
+    with pytest.raises(TimeSpent, match="time budget spent before base-seed0; give the same command again to continue"):
         bench({"variants": {"base": {}}}, overrides=["machine.time_budget_minutes=1.0e-9"])
     assert set(results(bench({"variants": {"base": {}}}))["status"]) == {"done"}
 

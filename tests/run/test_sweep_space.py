@@ -56,7 +56,7 @@ def test_faults_are_one_line_before_anything_runs(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("options", "fault"),
-    [(("--seeds", "0,one"), "--seeds: '0,one' is no list of seeds"), (("--seeds", "1,1"), "--seeds: a seed stands there twice"),
+    [(("--seeds", "0,one"), "--seeds: '0,one' is no list of seeds"), (("--seeds", "1,1"), "--seeds: a seed is listed twice"),
      (("--trials", "3"), "space.yaml: --trials is for a search"), (("--jobs", "0"), "--jobs"), (("--out", " "), "--out is empty"),
      (("-p", "epoch=3"), "-p epoch=3: unknown key 'epoch'")],
 )  # fmt: skip

@@ -50,7 +50,7 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
 ) -> None:
     write_toy(kernels, "3-train-cell-type", body=IN_TWO_SESSIONS)
     write_toy(kernels, "1-eda", body="import time\ntime.sleep(6)")  # still runs when the training stops
-    line = f"^time budget spent in {TRAINING}: whole, epoch 1 of 2; the same command goes on$"
+    line = f"^time budget spent in {TRAINING}: whole, epoch 1 of 2; give the same command again to continue$"
     with pytest.raises(TimeSpent, match=line):
         run()
     folder = tmp_path / "run"
@@ -67,7 +67,7 @@ def test_after_the_deadline_nothing_starts_but_what_is_whole_is_kept(
 ) -> None:
     run()
     capsys.readouterr()
-    with pytest.raises(TimeSpent, match="^time budget spent before 4-predict-assign; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before 4-predict-assign; give the same command again to continue$"):
         run(method="raw", time_budget_minutes=1e-6)
     printed = capsys.readouterr().out
     assert f"{TRAINING} kept" in printed and "started" not in printed
@@ -89,11 +89,11 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
         really(notebook, **options)
 
     monkeypatch.setattr(chain.notebooks, "execute", slow)
-    with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; give the same command again to continue$"):
         run(time_budget_minutes=660, parallel_notebooks=1)
     assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
     taken["1-eda"] = 650
-    with pytest.raises(TimeSpent, match="^time budget spent before report; the same command goes on$"):
+    with pytest.raises(TimeSpent, match="^time budget spent before report; give the same command again to continue$"):
         run(time_budget_minutes=660, parallel_notebooks=1)  # EDA comes first, and has all the time there is
     assert "1-eda" in whole(folder)
     run(time_budget_minutes=10, parallel_notebooks=1)  # less than those 15 minutes, but this session has only begun
@@ -131,7 +131,7 @@ def test_the_command_says_one_line_and_exits_with_3(
     printed = capsys.readouterr()
     assert ended.value.code == 3 and printed.err == ""
     first = "(2-pretrain-controls@U2OS|1-eda)"  # both are ready, side by side
-    assert re.fullmatch(f"time budget spent before {first}; the same command goes on", printed.out.splitlines()[-1])
+    assert re.fullmatch(f"time budget spent before {first}; give the same command again to continue", printed.out.splitlines()[-1])
 
 
 def test_a_notebook_without_a_receipt_has_not_ended(run: Run, kernels: Path, in_this_process: None) -> None:

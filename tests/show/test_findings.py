@@ -23,11 +23,11 @@ def shares(**rows: tuple[float, float]) -> pd.DataFrame:
 
 def test_what_was_measured_is_said() -> None:
     assert plate_findings(WELLS, DESIGN, channels=CHANNELS, shares=shares(U2OS=(0.41, 0.07))).splitlines() == [
-        "- **Whole experiments are kept for the test**: 1 are to learn from, 1 others are asked about.",
+        "- **The test set consists of whole experiments**: 1 are for training, 1 others for the test.",
         "- **In plain brightness the batch effect is larger than the biology**. Of the variance of control wells these shares lie between "
         "experiments and between siRNAs: U2OS 41% and 7%.",
-        "- **The design is knowledge**: a siRNA stands in one well of an experiment, and 2 groups of siRNAs share a plate.",
-        "- **Missing**: fewer treatment wells than the fullest plate has, on 1 of 3 plates; of 4 control sites all images of 1 and some of 1. "
+        "- **The design is informative**: a siRNA is in one well of an experiment, and 2 groups of siRNAs share a plate.",
+        "- **Missing**: fewer treatment wells than the fullest plate has, on 1 of 3 plates; of 4 control sites, 1 lack all images and 1 lack some. "
         "Pairs of experiments that share a layout: 1.",
     ]  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_what_was_measured_is_said() -> None:
     [
         (shares(U2OS=(0.05, 0.2)), "the batch effect is not larger than the biology**. Of"),
         (shares(HUVEC=(0.4, 0.1), U2OS=(0.1, 0.2)), "the batch effect is larger than the biology for HUVEC, and not for U2OS**. Of"),
-        (shares().reindex(columns=PARTS), "**Batch effect and biology were not weighed**: too few control wells have pixel statistics."),
+        (shares().reindex(columns=PARTS), "**Batch effect and biology were not compared**: too few control wells have pixel statistics."),
     ],
 )
 def test_the_batch_effect_is_what_it_is(measured: pd.DataFrame, said: str) -> None:
@@ -48,7 +48,7 @@ def test_another_design_is_told_as_it_is() -> None:
     wells = pd.concat([plate("U2OS-01", "train", [0, 0, 1]), plate("U2OS-01", "test", [2])])
     text = plate_findings(wells, {"groups": [], "duplicates": []}, channels=CHANNELS, shares=shares())
     assert "**1 experiments have wells in both training and test**, such as U2OS-01." in text
-    assert "a siRNA stands in up to 2 wells of an experiment, and no groups of siRNAs share a plate." in text
+    assert "a siRNA is in up to 2 wells of an experiment, and no groups of siRNAs share a plate." in text
     assert "**There are no test wells**" in plate_findings(wells[wells["dataset"] == "train"], {"groups": [], "duplicates": []}, channels=CHANNELS, shares=shares())
 
 

@@ -333,7 +333,7 @@ def on_a_full_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise system_error(error, folder=folder, cure="free some space; the same command then goes on") from None
+        raise system_error(error, folder=folder, cure="free some space, then give the same command again to continue") from None
 
 
 # Folders as users leave them, without the files of operating systems; links are followed.

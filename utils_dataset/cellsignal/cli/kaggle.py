@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Everything else is imported inside the commands: `--help` must not wait for pandas.
 
 app = typer.Typer(
-    help="The same on Kaggle: one kernel a step.",
+    help="Run a recipe on Kaggle, one kernel per step.",
     epilog="Example: cellsignal kaggle push papermill_params/tiny.yaml",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -24,12 +24,12 @@ app = typer.Typer(
 Params = Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file of the recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")]
 Build = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the rendered kernels, instead of build/<name of PARAMS>.")]
-User = Annotated[str, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")]
+User = Annotated[str, typer.Option(metavar="NAME", help="Your Kaggle user name; default: that of the client's login.")]
 Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two looks at what runs.")]
 
 
 @app.command(epilog="Example: cellsignal kaggle init --user NAME")
-def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your name on Kaggle; else the client tells it.")] = None) -> None:
+def init(user: Annotated[str | None, typer.Option(metavar="NAME", help="Your Kaggle user name; default: that of the client's login.")] = None) -> None:
     """Write your name where the plain client looks for it.
 
     `kaggle kernels push` and `kaggle datasets create` then work in this checkout. Commit the files or not, as you like.
@@ -48,11 +48,11 @@ def push(
     cell_type: Annotated[str, typer.Option(metavar="X", help="Only the steps of this cell type.")] = "",
     dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/SLUG", help="Data set to attach; repeatable.")] = None,
     competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
-    until_done: Annotated[bool, typer.Option("--until-done", help="Push again what ended for want of time.")] = False,
+    until_done: Annotated[bool, typer.Option("--until-done", help="Push again until every step is complete.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
     machine: Annotated[Machine | None, typer.Option(help="Whose memory and hours to forecast, instead of t4x2, which Kaggle gives.")] = None,
-    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session at work.")] = 13.0,
-    queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="For one session to come to work.")] = 24.0,
+    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a running session to end.")] = 13.0,
+    queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a queued session to start.")] = 24.0,
     poll: Poll = 60.0,
     user: User = "",
     build: Build = None,
@@ -90,7 +90,7 @@ def push(
         spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
     if spent:
         progress_text = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
-        raise TimeSpent(f"time budget spent in {progress_text}; the same command goes on, and with --until-done by itself")
+        raise TimeSpent(f"time budget spent in {progress_text}; give the same command again to continue, or add --until-done")
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
 
 
@@ -126,7 +126,7 @@ def _dry_run(folder: Path, plan: "PushPlan", chosen: "tuple[Kernel, ...]") -> No
 
 @app.command(epilog="Example: cellsignal kaggle watch papermill_params/brodt.yaml")
 def watch(params: Params, poll: Poll = 60.0, build: Build = None) -> None:
-    """Look at what was pushed, until nothing runs any more."""
+    """Show the status of pushed kernels until none is running."""
     from cellsignal.kaggle import push_state
     from cellsignal.kaggle import watch as watching
 
@@ -187,7 +187,7 @@ def download(
 ) -> None:
     """Download the competition's files, and check them.
 
-    Kaggle gives all images as one archive of some 49 GB: a cell type costs its download too, but not its room. You must
+    Kaggle offers all images as one archive of 49 GB. A single cell type needs that download too, but less disk space. You must
     have accepted the competition's rules.
     """
     from cellsignal.kaggle.competition import download_competition

@@ -95,8 +95,8 @@ def check(data: Data, cell_type: CellTypes = None) -> None:
         print(line)
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
-        raise InputError(f"problems: {len(problems)}", where=data, cure="mend what the table names")
-    print(f"{data}: every row and every image is whole")
+        raise InputError(f"problems: {len(problems)}", where=data, cure="fix the problems in the table above")
+    print(f"{data}: no problem in any row or image")
 
 
 class Release(StrEnum):
@@ -189,7 +189,7 @@ def _sizes(text: str) -> list[int]:
 
 @app.command(epilog="Example: cellsignal layout plates --json")
 def layout(data: Data, as_json: AsJson = False) -> None:
-    """Show what the plates' design tells.
+    """Show the plate design of a data set.
 
     That is the plate groups, the group on each plate of the training experiments, and the experiments
     that share a layout. JSON counts groups from 0.
@@ -218,22 +218,22 @@ def assign(
     method: Annotated[Method, typer.Option(help="Best siRNA of each well (raw), or each siRNA once.")] = Method.expected,
     groups: Annotated[bool, typer.Option("--groups/--no-groups", help="Use the plate groups.")] = True,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="SCORES hold probabilities.")] = False,
-    rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="That groups lie as rotations.")] = 0.99,
+    rotation_prior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Prior probability that the plate groups are rotated as in training.")] = 0.99,
     min_group_posterior: Annotated[float, typer.Option(metavar="P", min=0, max=1, help="Least posterior at which groups are used.")] = 0.0,
-    known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy layouts that controls give away.")] = False,
+    known_layouts: Annotated[bool, typer.Option("--known-layouts", help="Copy the layout of a training experiment whose controls lie in the same wells.")] = False,
     confidence: Annotated[Path | None, typer.Option(metavar="CSV", help="Second file, instead of OUT.confidence.csv.")] = None,
     sets: Annotated[Path | None, typer.Option(metavar="PARQUET", help="Write prediction sets too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a submission of anybody's scores.
+    """Make a submission from the scores of any network.
 
     SCORES are Parquet, CSV (.csv, .csv.gz) or NPZ files: id_code and one column per class number, natural-log
     probabilities. Scored training wells calibrate the temperature: score those that were held out, and no others.
 
-    Prints by what route each experiment was decided. There, group_posterior is the probability that the plate groups
-    lie in this order on plates 1, 2, ...; surprise, how many bits the scores like another order better than any
-    rotation; labelled, how many wells the temperature was measured on; confidence, its mean over the wells.
-    Then how many of the best classes of single wells are right, estimated by the plate groups without labels.
+    Prints how each experiment was decided. In that table group_posterior is the probability that the plate groups
+    lie in this order on plates 1, 2, ...; surprise, by how many bits the scores favour another order over every
+    rotation; labelled, the number of wells that calibrated the temperature; confidence, its mean over the wells.
+    Then the accuracy of the raw predictions, estimated from the plate groups without labels.
 
     --sets writes, for each well and a coverage of 0.8, 0.9 and 0.95, the siRNAs among which the right one is.
     """
@@ -282,11 +282,11 @@ def benchmark(
     out: Annotated[Path, typer.Option(metavar="FILE", help="What is written.")] = Path("benchmark.json"),
     sites: Annotated[int, typer.Option(metavar="N", min=2, help="How many.")] = 64,
     image_size: Annotated[int, typer.Option(metavar="PX", min=16, help="Of drawn sites.")] = 512,
-    network_size: Annotated[int, typer.Option(metavar="PX", min=0, help="That the network sees; 0: as stored on a GPU, 64 on a CPU.")] = 0,
+    network_size: Annotated[int, typer.Option(metavar="PX", min=0, help="Size of the network's input; 0: as stored on a GPU, 64 on a CPU.")] = 0,
     backbone: Annotated[str, typer.Option(metavar="NAME", help="Network.")] = "densenet121",
     batch_size: Annotated[int, typer.Option(metavar="N", min=2, help="Sites a step.")] = 8,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each thing.")] = 5,
-    seconds: Annotated[float, typer.Option(metavar="S", min=0, help="That each lasts at least.")] = 1.0,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0, help="Least duration of each measurement.")] = 1.0,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Threads that read; 0 means one a core.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     recipe: Annotated[Path | None, typer.Option(metavar="PARAMS", help="Recipe (YAML) whose cost is predicted; else Brodt's.")] = None,
@@ -385,7 +385,7 @@ def main() -> NoReturn:
         _exit(error, code=2)
     except StepFailed as error:
         _exit(error, code=1)
-    except TimeSpent as spent:  # no error: the same command goes on
+    except TimeSpent as spent:  # no error: the same command continues
         print(spent)
         sys.exit(3)
     except OSError as error:  # no right to write, no space left

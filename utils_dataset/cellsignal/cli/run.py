@@ -37,10 +37,10 @@ class Machine(StrEnum):
 
 
 def run(
-    params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file, one parameter a line.")],
+    params: Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file of the recipe.")],
     parameter: Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")] = None,
     out: Out = None,
-    start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Make it again from here; the plates stay.")] = None,
+    start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Repeat a finished run from this point; the plates are kept.")] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
     storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
     machine: Annotated[Machine | None, typer.Option(help="Run nothing: forecast memory and time there; here: measured by a few steps.")] = None,
@@ -50,7 +50,7 @@ def run(
     The same call again goes on where an earlier one stopped, and repeats only what changed. It exits with 3 when
     its time budget (machine.time_budget_minutes) is spent.
 
-    --from says first what it overwrites, and asks nothing. From scores, it only decides again: minutes, and no image
+    --from first prints what it overwrites, and does not ask. From scores, it only repeats the assignment: minutes, and no image
     is opened. From weights, it predicts and decides with them as they are, and trains nothing. From scratch, it
     makes everything again.
 
@@ -62,7 +62,7 @@ def run(
     if out is not None and not out.strip():
         raise InputError("--out is empty", cure="name a folder, or leave --out away")
     if storage and not ray:
-        raise InputError("--storage is for machines of a cluster", cure="add --ray ADDRESS, or leave it away")
+        raise InputError("--storage is for machines of a cluster", cure="add --ray ADDRESS, or omit --storage")
     checked = recipe.load(params, parameter or ())
     if machine is not None:
         from cellsignal.run import forecast
@@ -147,5 +147,5 @@ def _seeds(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) < 2**32 for part in parts):
         raise InputError(f"{text!r} is no list of seeds", where="--seeds", cure="write for example --seeds 0,1,2")
     if len(set(map(int, parts))) < len(parts):
-        raise InputError("a seed stands there twice", where="--seeds", cure="name each once")
+        raise InputError("a seed is listed twice", where="--seeds", cure="name each once")
     return [int(part) for part in parts]

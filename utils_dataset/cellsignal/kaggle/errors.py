@@ -124,7 +124,7 @@ def refusal(out: str, err: str, *, doing: str, about: str = "", cure: str = "") 
     if module:
         return InputError(f"the Kaggle client lacks the module {module[1]}", cure=f"pip install {module[1]}")
     if _LOGIN.search(output):
-        return LoginFailed(f"{doing}: Kaggle does not know who asks")
+        return LoginFailed(f"{doing}: not logged in to Kaggle")
     kind, cure_of_kind = _first_match(_TEMPORARY_ERRORS, output)
     if kind is Refused and _DENIED.search(output) and "Cannot access kernel" not in output:
         return Denied(line, cure=cure or "is it yours, and is your account verified by phone?")

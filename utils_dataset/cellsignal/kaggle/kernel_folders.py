@@ -57,7 +57,7 @@ class PushPlan:
 def plan_kernels(
     recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), as_one_kernel: bool = False, competition: bool = False
 ) -> PushPlan:
-    """The kernels of a recipe called `name`; `whole` makes the chain one kernel.
+    """The kernels of a recipe called `name`; `as_one_kernel` makes the whole chain one kernel.
 
     `datasets`: owner/slug of further data sets, which stand for the competition's plates unless `competition` attaches
     it beside them. Raises InputError for a recipe that cannot run on Kaggle.

@@ -435,7 +435,7 @@ class PushRunner:
         if self._sessions_in_use(gpu=True):
             return None
         what = f"{kernel.step}: {hours:g} GPU hours are left this week, too little for a session"
-        raise QuotaSpent(f"{what}; `kaggle quota` says when they are refilled, then the same command goes on")
+        raise QuotaSpent(f"{what}; `kaggle quota` says when they are refilled, then give the same command again to continue")
 
     def _reserved(self) -> list[float]:
         """Minutes that each GPU session we know of may still take."""

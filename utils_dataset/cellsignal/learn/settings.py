@@ -192,7 +192,7 @@ class TrainingSettings(Settings):
     @classmethod
     def _at_least_one_batch(cls, sites: int, info: ValidationInfo) -> int:
         if 0 < sites < info.data.get("batch_size", 0):
-            raise ValueError(f"a virtual batch holds whole batches, here of {info.data['batch_size']}; 0 means none")
+            raise ValueError(f"use at least the batch size, {info.data['batch_size']}, or 0 for no virtual batch")
         return sites
 
     @field_validator("ablate_virtual_batch")

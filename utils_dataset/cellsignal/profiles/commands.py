@@ -219,7 +219,7 @@ def as_text(result: Result) -> str:
         found = f"found: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
         lines += ["", f"retrieval of replicates; {found}", _text(result.retrieval.rename(columns=renamed))]
     if len(result.activity):
-        lines += ["", "distance to untreated wells; active: share of perturbations that lie further off than as many of these", _text(result.activity)]
+        lines += ["", "distance to untreated wells; active: share of perturbations significantly further from untreated wells than equally many untreated wells", _text(result.activity)]
     if len(result.mechanisms):
         lines += ["", "nearest treatment with the same mechanism; not of the same compound (NSC), nor of the same batch (NSCB)", _text(result.mechanisms)]
     return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])

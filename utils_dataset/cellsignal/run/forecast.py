@@ -325,7 +325,7 @@ def gpu_host(gpus: Sequence[str]) -> Host | None:
 
 def recipes_table(recipes: Mapping[str, Recipe], *, machine: str = "t4x2") -> str:
     """What recipes for real plates, by name, need on a machine, as a Markdown table. It stands in papermill_params/README.md."""
-    rows = [f"| recipe | networks | memory of a card | hours on {cost.MACHINES[machine].name} | sessions | weeks of quota |", "|---|---|---|---:|---:|---:|"]
+    rows = [f"| recipe | networks | GPU memory | hours on {cost.MACHINES[machine].name} | sessions | weeks of quota |", "|---|---|---|---:|---:|---:|"]
     for name, recipe in recipes.items():
         needed = forecast(recipe, machine)
         kinds = Counter(network.backbone for network in needed.networks)

@@ -154,7 +154,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
     root = mounts.data_set(task) if attached else root
     has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
     if attached or (data and has_plates and not _is_preset(root, preset, seed)):
-        _print_once(f"preset {preset!r} draws nothing: plates that are {'attached' if attached else 'named as `data`'} win over it, {root}")
+        _print_once(f"preset {preset!r} is ignored: plates that are {'attached' if attached else 'named as `data`'} take precedence, {root}")
         return root, ""
     return root, preset
 

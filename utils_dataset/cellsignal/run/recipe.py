@@ -200,7 +200,7 @@ class Recipe(Settings):
     @classmethod
     def _check_control_features(cls, network: NetworkSettings, info: ValidationInfo) -> NetworkSettings:
         if network.control_features and "wells" in info.data and info.data["wells"].classes == "all":
-            raise rule_error("network.control_features", "the controls are references, and no classes: wells.classes: treatments")
+            raise rule_error("network.control_features", "the controls are references, so they cannot be classes too: set wells.classes: treatments")
         return network.model_copy(update={"pretrained": _expanded(network.pretrained, "network.pretrained")})
 
     @field_validator("training")

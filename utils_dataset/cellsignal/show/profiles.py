@@ -53,7 +53,7 @@ def draw_retrieval(retrieval: pd.DataFrame) -> Figure:
     retrieval: rows with profiles, restriction, mean_average_precision, recall_at_1 and chance_at_1.
     """
     if not len(retrieval):
-        return blank_figure("No treatment is there twice: retrieval cannot be measured.")
+        return blank_figure("No treatment has replicates, so retrieval cannot be measured.")
     tables, restrictions = (list(dict.fromkeys(retrieval[name])) for name in ("profiles", "restriction"))
     random = iter(RANDOM_COLOURS)
     colours = {name: STEP_COLOURS.get(name) or next(random, OTHER) for name in tables}

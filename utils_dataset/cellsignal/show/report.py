@@ -30,11 +30,11 @@ WITHOUT_LABELS = (
 )
 SETS = (
     "For each well the siRNAs among which the right one is, with a stated coverage: the surer the network, the smaller the set. "
-    "Experiments differ, so a single one may be covered less than is stated, and the worst is named."
+    "Experiments differ, so the coverage of a single one may be below the nominal one; the table names the worst."
 )
 SUREST = (
     "If only the surest wells are kept and the others left undecided, more of the answers are right. "
-    "Choose on this curve how many wells you can do without; where the two lines part, the confidences are not to be taken at their word."
+    "Choose on this curve how many wells you can do without; where the two lines diverge, the confidences are not calibrated."
 )
 CONTROLS = (
     "How well the controls of each plate can be told apart, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
@@ -187,8 +187,8 @@ def _routes(experiments: list[dict], *, error: float | None) -> Iterator[str]:
         return
     words = (
         "What was used to decide: the network alone (raw), each siRNA once (one-to-one), the plate groups, or a known layout. "
-        "The group posterior is the probability of the groups' order on plates 1, 2, …; surprise tells by how many bits "
-        "the scores like an order better that is no rotation seen in training."
+        "The group posterior is the probability of the groups' order on plates 1, 2, …; surprise is the number of bits by which "
+        "the scores favour another order over every rotation seen in training."
     )
     if error is not None:
         words += f" Stated and true probability of the answers differ by {error:.3f} on average (expected calibration error)."
@@ -220,7 +220,7 @@ def _prediction_sets(rows: list[dict]) -> Iterator[str]:
         worst = {row["coverage"]: row for row in sorted(known, key=lambda row: -row["covered"])}  # the last one stays
         cells = [[f"{row['coverage']:.0%}", row["mean_size"], row["covered"], *_worst_cells(worst.get(row["coverage"]))]
                  for row in rows if row["split"] == split and row["experiment"] == "all"]
-        names = ["stated coverage", "siRNAs in a set, mean", "true coverage", "worst experiment", "its coverage"]
+        names = ["nominal coverage", "mean size of a set", "observed coverage", "worst experiment", "its coverage"]
         parts.append(html.subsection(SPLITS.get(split, split).capitalize(), html.table(names, cells)))
     yield html.section("Prediction sets", *parts)
 

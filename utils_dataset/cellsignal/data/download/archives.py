@@ -172,7 +172,7 @@ def _stream(source: Path | BinaryIO) -> Iterator[BinaryIO]:
 def _check_room(root: Path, missing: Iterable[Member]) -> None:
     size = sum(-(-member.info.file_size // _BLOCK) * _BLOCK for member in missing)
     try:
-        require_room(root, size, purpose="unpacking", cure="free some space; the same command then goes on")
+        require_room(root, size, purpose="unpacking", cure="free some space, then give the same command again to continue")
     except InputError as error:
         raise _DiskTooSmall(str(error)) from None
 

@@ -55,7 +55,7 @@ def with_retries(url: str, attempt: Callable[[], _Result], *, bytes_so_far: Call
             current = bytes_so_far()
             failures, previous = (1 if current > previous else failures + 1), current
             if failures > MAX_FAILURES:
-                raise StepFailed(f"{url}: {error}, {failures} times in a row, after {current:,} bytes; the same command goes on") from None
+                raise StepFailed(f"{url}: {error}, {failures} times in a row, after {current:,} bytes; give the same command again to continue") from None
             wait = FIRST_PAUSE * 2 ** (failures - 1) if error.wait is None else error.wait
             time.sleep(min(wait, READ_TIMEOUT))
 
@@ -206,7 +206,7 @@ class RemoteFile(io.RawIOBase):
         headers = {"Range": f"bytes={self.position}-{self.position + length - 1}", **if_range(self.info.validator)}
         with network(self.url), get(self.session, self.url, headers) as response:
             if response.status_code != 206 or start(response) != self.position:
-                what = "changed while it was read" if self.info.validator else "cannot be had in parts"
+                what = "changed while it was read" if self.info.validator else "cannot be downloaded in parts (no range requests)"
                 raise StepFailed(f"{self.url} {what}; the same command begins anew")
             info = read_file_info(self.url, response)
             content = b"".join(response.iter_content(_CHUNK))

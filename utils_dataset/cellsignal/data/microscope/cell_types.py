@@ -11,7 +11,7 @@ class CellType:
     """Lengths in native pixels (512 across a field); brightness in 8-bit units.
 
     `stains` holds one row per channel and one column per component of `cells.COMPONENTS`: how much of each
-    component a dye shows, neighbouring dyes' light included. `floor` is the background of each channel.
+    component a dye shows, neighbouring dyes' light included. `background` is the background of each channel.
     """
 
     nuclei: float  # per 512 x 512 field

@@ -106,7 +106,7 @@ def run_in_processes(function: Callable[[Part], Output], parts: Iterable[Part], 
         for future in as_completed([executor.submit(function, part) for part in parts]):
             yield future.result()
     except BrokenProcessPool:
-        raise StepFailed("a process was killed, or could not start; the same command goes on with what is missing") from None
+        raise StepFailed("a process was killed, or could not start; give the same command again to make what is missing") from None
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -279,7 +279,7 @@ PIXEL_STATS_FILE = "pixel_stats.csv"
 
 
 def read_pixel_stats(root: Path) -> pd.DataFrame | None:
-    """pixel_stats.csv of a data set: one row per site and channel, the columns of `rows.PixelRow`; None where it is absent.
+    """pixel_stats.csv of a data set: one row per site and channel, the columns of `schema.PixelRow`; None where it is absent.
 
     Raises Faults naming file, line and column of the first fault.
     """

@@ -101,7 +101,7 @@ class Classifier(nn.Module):
 
     A call has three steps: `prepare`, `embed` and `classify`. `settings.standardise`: "none" (grey values / 255), "image"
     (z-scores of each image and channel, as in Sypetkowski's solution), or "plate" and "experiment" (by given channel statistics,
-    `standardise.channel_stats`); for the settings of the head see `heads.Head`. `levels`: the levels of each of
+    `standardise.channel_stats`); for the settings of the head see `Head`. `levels`: the levels of each of
     `settings.covariates` (`covariates.covariate_levels`), which the head gets as one-hots (`covariates.encode_covariates`).
     `origin`: where the weights come from, their seed or the SHA-256 of their file; `history`: the epochs that trained them.
     """

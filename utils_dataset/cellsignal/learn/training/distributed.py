@@ -112,7 +112,7 @@ def process_count(device: str, processes: int) -> int:
     gpus = torch.cuda.device_count()  # queries the driver only: a forked process can still use the GPUs
     if 0 < gpus < processes:
         raise InputError(f"{processes} processes need a GPU each, and there are {gpus}", where="processes",
-                         cure="use processes: 0 for one per GPU")
+                         cure="set machine.num_processes: 0, for one per GPU")
     if not gpus:
         pick_device(device)  # raises if a GPU was asked for
     return processes or max(1, gpus)
@@ -193,10 +193,10 @@ def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, pr
     """
     if _on_colab() and torch.cuda.device_count() < 2:  # Accelerate would run it in this very process
         raise InputError("a notebook on Colab trains in several processes only with several GPUs", where="processes",
-                         cure="set processes: 0")
+                         cure="set machine.num_processes: 0")
     if torch.cuda.is_initialized():
         raise InputError("this process already uses a GPU, so it cannot start training processes", where="processes",
-                         cure="restart the notebook and run its cells in order, or set processes: 1")
+                         cure="restart the notebook and run its cells in order, or set machine.num_processes: 1")
     read_end, write_end = os.pipe()
     listener = _MessageListener(read_end, on_message)
     listener.start()
@@ -215,7 +215,7 @@ def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, pr
     listener.raise_error()
     if failure is not None:
         raise StepFailed(f"training in {processes} processes ended: {_failure_summary(failure)}; "
-                         "the same command goes on after the last complete epoch") from failure
+                         "give the same command again to continue after the last complete epoch") from failure
 
 
 def _on_colab() -> bool:

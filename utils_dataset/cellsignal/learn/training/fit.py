@@ -258,7 +258,7 @@ class _PhaseTraining:
             raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
         if parts:
             how = "gradient checkpointing" if parts == 1 else f"gradient checkpointing in {parts} parts of a batch"
-            print(f"{self.phase.name}: {how}, for {bytes_in(0) / 1e9:.1f} GB would not fit into the free memory; the gradients are the same")
+            print(f"{self.phase.name}: {how}, because {bytes_in(0) / 1e9:.1f} GB would not fit into the free memory; the gradients are the same")
         return parts
 
     def _train_epochs(self, state: TrainingState, process_group: ProcessGroup, send_message: SendMessage) -> bool:
@@ -405,5 +405,5 @@ def _uses_attached_weights(checkpoint: Checkpoint, receipt: Receipt, resume_fold
                 print(f"{name}: taken up from {folder}, although other code ({code}) trained it; without that folder it is trained again")
             return True
     if report:
-        print(f"{name}: other code ({code}) trained it; it is trained again (`cellsignal run --from weights` keeps what lies there)")
+        print(f"{name}: trained by other code ({code}), so it is trained again (`cellsignal run --from weights` keeps the existing weights)")
     return False

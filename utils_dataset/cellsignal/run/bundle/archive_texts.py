@@ -52,7 +52,7 @@ To be called from the folder of this archive. All paths are in `{SETTINGS}`, and
    `python -m predict --from scores` decides on the scores in RUN_DIR/scores and opens no image.
 
 Each prints first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
-done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent, and the same command goes on.
+done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent: give the same command again to continue.
 """
 
 
@@ -82,7 +82,7 @@ def _contents(facts: RunFacts) -> str:
     }
     folders = {f"{parent.as_posix()}/" for name in facts.files for parent in PurePosixPath(name).parents}
     rows = [f"| `{name}` | {what} |" for name, what in contents.items() if not name.endswith("/") or set(name.split(", ")) & folders]
-    return "\n".join(["| file | holds |", "|---|---|", *rows, "", "No pixel of the data set is in it, nor any figure made of one."])
+    return "\n".join(["| file | holds |", "|---|---|", *rows, "", "It contains no images of the data set, and no figures made from them."])
 
 
 def _hardware(facts: RunFacts) -> str:

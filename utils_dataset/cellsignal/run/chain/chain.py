@@ -259,8 +259,8 @@ class Chain:
                 # The receipt of other code stays until the step is complete again. Nobody takes it for this code's, and after
                 # stopping the chain now --from weights and --from scores still work.
                 made = next((stage for stage in ("weights", "scores") if stage in step.stages), "")
-                advice = f"; {made} that this code makes are made again, unless you stop now and start --from {made}" if made else ""
-                self.progress.print_note(step, f"other code ({', '.join(parts)}) made it, and it runs again{advice}")
+                advice = f"; the {made} are then made again too; to keep them, stop now and use --from {made}" if made else ""
+                self.progress.print_note(step, f"made by other code ({', '.join(parts)}), so it runs again{advice}")
             else:
                 steps.remove_receipt(self.folder, step)
             self.progress.started(step)
@@ -273,7 +273,7 @@ class Chain:
 
 
 def _time_spent(where: object) -> TimeSpent:
-    return TimeSpent(f"time budget spent {where}; the same command goes on")
+    return TimeSpent(f"time budget spent {where}; give the same command again to continue")
 
 
 def _run_with_step_name(step: Step, work: Callable[[], object]) -> None:

@@ -82,7 +82,7 @@ def main(
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if session is not None and session.spent:
-        print(f"time budget spent: {session.spent}; the same command goes on", file=io.StringIO() if silent else sys.stderr)
+        print(f"time budget spent: {session.spent}; give the same command again to continue", file=io.StringIO() if silent else sys.stderr)
         sys.exit(0 if group else 3)
 
 

@@ -41,7 +41,7 @@ from cellsignal.show.prediction import experiments_to_map
 
 EMBEDDINGS_FILE = "embeddings.parquet"
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
-NO_IMAGES = "decided on stored scores: no image was opened, and which of them are missing is not known here"
+NO_IMAGES = "assigned from stored scores: no image was opened, so missing images are not reported"
 
 
 class Predictor:

@@ -170,8 +170,8 @@ def _copy_outputs(attached: Path, folder: Path, *, already_copied: Mapping[str, 
                 raise InputError("not the file that the run's receipt names", where=attached / name, cure="attach the whole output again")
     if missing:
         codes = {receipt.details["code"] for receipt in step_receipts.read_all(attached)}
-        note = "" if codes == {provenance.code_digest()} else ", which other code of this package made"
-        print(f"took up {len(missing)} files of {attached}{note}")
+        note = "" if codes == {provenance.code_digest()} else ", made by another version of this package"
+        print(f"reused {len(missing)} files of {attached}{note}")
     return {name: digest for name, digest in digests.items() if name in missing or files.sha256(folder / name) == digest}
 
 

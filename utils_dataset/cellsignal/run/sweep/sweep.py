@@ -94,7 +94,7 @@ def _run_trials(maker: "TrialMaker", source: "TrialSource", *, jobs: int) -> Non
     trials, variants = runner.write_tables()
     maker.write_best(runner.records, trials, variants)
     if budget.spent:
-        raise TimeSpent(f"time budget spent {budget.note}; the same command goes on")
+        raise TimeSpent(f"time budget spent {budget.note}; give the same command again to continue")
     failed = trials[trials["status"] == FAILED].to_dict("records")  # in the order of the table, whichever ended first
     if len(failed) > (len(trials) - 1 if maker.space.kind == "search" else 0):  # a search may suggest what does not fit together
         first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"

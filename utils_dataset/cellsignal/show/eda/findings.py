@@ -42,12 +42,12 @@ def _experiments(wells: pd.DataFrame) -> str:
         return f"**{len(in_both)} experiments have wells in both training and test**, such as {in_both[0]}."
     if not test:
         return f"**There are no test wells**, and {len(train)} training experiments."
-    return f"**Whole experiments are kept for the test**: {len(train)} are to learn from, {len(test)} others are asked about."
+    return f"**The test set consists of whole experiments**: {len(train)} are for training, {len(test)} others for the test."
 
 
 def _batch_effect(shares: pd.DataFrame) -> str:
     if shares.empty:
-        return "**Batch effect and biology were not weighed**: too few control wells have pixel statistics."
+        return "**Batch effect and biology were not compared**: too few control wells have pixel statistics."
     larger = shares.index[shares["experiment"] > shares["siRNA"]]
     where = "" if len(larger) in (0, len(shares)) else f" for {', '.join(larger)}, and not for {', '.join(shares.index.difference(larger))}"
     share_texts = ", ".join(f"{name} {row['experiment']:.0%} and {row['siRNA']:.0%}" for name, row in shares.iterrows())
@@ -64,7 +64,7 @@ def _design(wells: pd.DataFrame, groups: Sequence[Sequence[int]]) -> str:
     max_wells = int(treated.groupby(["experiment", "sirna"]).size().max())
     wells_text = "one well" if max_wells == 1 else f"up to {max_wells} wells"
     shared = f"{len(groups)} groups of siRNAs share a plate" if len(groups) else "no groups of siRNAs share a plate"
-    return f"**The design is knowledge**: a siRNA stands in {wells_text} of an experiment, and {shared}."
+    return f"**The design is informative**: a siRNA is in {wells_text} of an experiment, and {shared}."
 
 
 def _missing(wells: pd.DataFrame, channels: pd.Series, duplicates: Sequence[Mapping[str, Any]]) -> str:
@@ -73,5 +73,5 @@ def _missing(wells: pd.DataFrame, channels: pd.Series, duplicates: Sequence[Mapp
     partial = int(((channels > 0) & (channels < len(RXRX1.channels))).sum())
     return (
         f"**Missing**: fewer treatment wells than the fullest plate has, on {short} of {len(plates)} plates; of {len(channels):,} control "
-        f"sites all images of {none:,} and some of {partial:,}. Pairs of experiments that share a layout: {len(duplicates)}."
+        f"sites, {none:,} lack all images and {partial:,} lack some. Pairs of experiments that share a layout: {len(duplicates)}."
     )

@@ -82,7 +82,7 @@ const MAP_COLOURS = {
   experiment: ["experiment", (i) => cycle(plate(i).experiment), (rows) => categories(rows, (i) => plate(i).experiment, (n) => data.experiments[n])],
   plate: ["plate", (i) => cycle(plate(i).number - 1), (rows) => categories(rows, (i) => plate(i).number - 1, (n) => `plate ${n + 1}`)],
   sirna: ["siRNA, true or else decided", (i) => (ofSirna(i) === null ? { colour: GREY, shape: "circle" } : cycle(ofSirna(i))),
-    () => [{ text: "colour and shape tell siRNAs apart, and come again; the wells of the chosen well's siRNA have a ring", colour: "none", shape: "circle" }]],
+    () => [{ text: "colours and shapes distinguish siRNAs and are reused; wells with the siRNA of the selected well have a ring", colour: "none", shape: "circle" }]],
   outcome: ["right or wrong", (i) => OUTCOMES[outcome(i)], outcomeLegend],
 };
 

@@ -277,8 +277,8 @@ def _pairs(axes: Axes, pairs: Sequence[Row], *, colour: str) -> None:
 MOST = 60  # pairs of runs on the page; all are in compare.json
 TableRow = Mapping[str, Any]
 INTERVALS = (
-    "Intervals hold 95 %. The one for wells (Wilson's) takes each well for a witness of its own, which wells of one experiment are not, "
-    "least of all once they are assigned. The one for experiments draws experiments and then wells within them (bootstrap): what "
+    "Intervals hold 95 %. The one for wells (Wilson's) treats wells as independent, which wells of one experiment are not, "
+    "even less so after assignment. The one for experiments resamples experiments and then wells within them (bootstrap): what "
     "to expect on plates that nobody has seen."
 )
 DIFFERENCES = (
@@ -392,7 +392,7 @@ def _differences(comparison: Mapping[str, Any], split: str) -> Iterator[str]:
 def _difference_table(rows: Sequence[TableRow], *, kind: str) -> str:
     cells = [[row["recipe"], row["from"], row["seeds"], row["mean"], row["standard_error"], _interval_text(row["of_wells"]),
               _interval_text(row["of_experiments"])] for row in rows]
-    names = ["recipe", "less", "seeds", "difference", "standard error over seeds", "wells, 95\u00a0%", "experiments, 95\u00a0%"]
+    names = ["recipe", "minus", "seeds", "difference", "standard error over seeds", "wells, 95\u00a0%", "experiments, 95\u00a0%"]
     return html.subsection(f"{kind.capitalize()} accuracy", html.table(names, cells, kinds=["", "", "", kind])) if rows else ""
 
 
@@ -444,7 +444,7 @@ def _cost(runs: Sequence[TableRow]) -> str:
     cells = [[row["name"], row["recipe"], row["seed"], *(f"{row[name] / 60:.1f}" if row[name] else "" for name in minutes),
               f"{row['weights']:,}" if row["weights"] else "", row["processes"] or "one per GPU", row["device"] or ""] for row in runs]
     names = ["run", "recipe", "seed", "training, min", "prediction, min", "all steps, min", "weights", "processes", "device"]
-    words = "Minutes of the steps one after the other, as the run noted them; steps that ran side by side count each."
+    words = "The sum over all steps, as the run recorded them; steps that ran in parallel are added up too."
     return html.section("Cost", html.paragraph(words, quiet=True), html.table(names, cells))
 
 
