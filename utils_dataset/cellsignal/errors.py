@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,11 +94,10 @@ def writable_parent(path: Path) -> None:
         raise InputError("there is no right to write here", where=folder, cure="name another folder for the output")
 
 
-def name_advice(name: str, known: Iterable[str]) -> str:
+def name_advice(name: str, known: Sequence[str], *, otherwise: str = "choose from") -> str:
     """The cure for an unknown name: the known one that differs in capitals alone, or else all of them."""
-    known = list(known)
     same = [each for each in known if each.casefold() == name.casefold()]
-    return f"did you mean {same[0]}?" if same else f"choose from {', '.join(known)}"
+    return f"did you mean {same[0]}?" if same else f"{otherwise} {', '.join(known)}"
 
 
 # Faults of the data, as a list: the message shows the first one.

@@ -132,11 +132,11 @@ def check_folder(out: Path, *tables: Path | None) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("is a file", where=out, cure="name a folder with --out")
     writable_parent(out / RECEIPT)
-    if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
-        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it, or name another folder with --out")
     for table in tables:
         if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
+    if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
+        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it, or name another folder with --out")
 
 
 def profile_table(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> list[Result]:

@@ -89,7 +89,7 @@ def _chosen_sites(predictor: Predictor, experiments: Sequence[str]) -> pd.DataFr
     unknown = [name for name in experiments if name not in (*known, *groups)]
     if unknown or not experiments:
         what = f"no experiment {unknown[0]!r}" if unknown else "no experiment is named"
-        raise InputError(what, where="--experiments", cure=name_advice(unknown[0] if unknown else "", ["all", "scored", *known]))
+        raise InputError(what, where="--experiments", cure=name_advice(unknown[0] if unknown else "", known, otherwise="choose all, scored or some of"))
     return predictor.sites[predictor.sites["experiment"].isin([name for each in experiments for name in groups.get(each, [each])])]
 
 
