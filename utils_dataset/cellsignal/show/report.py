@@ -126,7 +126,8 @@ def _head(run: Path, rungs: list[dict]) -> str:
     boxes = []
     for kind in ("raw", "assigned"):
         for row in [row for row in rungs_of_split(rungs) if row["kind"] == kind][-1:]:
-            label = f"{kind} accuracy ({row['rung']}), {row['wells']:,} {SPLITS.get(row['split'], row['split'])}"
+            wells = f"{row['wells']:,} " if "wells" in row else ""  # which files of earlier versions lack
+            label = f"{kind} accuracy ({row['rung']}), {wells}{SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
     return html.head("cellsignal", f"Run {run.name}", boxes)
 
