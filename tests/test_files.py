@@ -146,6 +146,15 @@ def test_folders_and_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         files.output_file(tmp_path / "folder")
 
 
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: is a file, and no folder; name another folder for the output"):
+        files.output_file(tmp_path / "file/new/a.csv")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(InputError, match=f"{tmp_path}: there is no right to write here; name another folder"):
+        files.output_file(tmp_path / "new/deep/a.csv")
+
+
 def test_a_run_replaces_its_own_links(tmp_path: Path) -> None:
     """Weights that a user linked from elsewhere are not what a new training writes over."""
     (tmp_path / "theirs").write_text("theirs")

@@ -50,7 +50,15 @@ def test_one_untreated_well_tells_no_effect_size() -> None:
     assert separation["chance"].unique() == pytest.approx([0.6745 * (1 + 1 / 30) ** 0.5])
     assert separation["effect_size"].mean() == pytest.approx(separation["chance"].iloc[0], rel=0.1)
     assert not doubtful_plates(separation).any()
-    assert separation_lines(separation, "channel means")[0].startswith("controls of HUVEC by channel means: too alike to tell apart (median agreement of plates ")
+    line = f"controls by channel means: too alike to tell apart, no plate is judged of HUVEC (plates: 60, experiments: 15, median agreement: {separation['agreement'].median():.2f})"
+    assert separation_lines(separation, "channel means") == [line]
+
+
+def test_cell_types_of_which_no_plate_is_judged_share_a_line() -> None:
+    alike, visible = control_separation(*screen(effect=0.0)), control_separation(*screen(experiments=2)).assign(cell_type="RPE")
+    [line, other] = separation_lines(pd.concat([alike, alike.assign(cell_type="U2OS"), visible]), "x")
+    assert line.startswith("controls by x: too alike to tell apart, no plate is judged of HUVEC (plates: 16, experiments: 4, median agreement: ") and ", U2OS (" in line
+    assert other == "controls by x: no plate below the limits"
 
 
 def test_alike_positive_controls_have_an_effect_size() -> None:
@@ -78,7 +86,7 @@ def test_few_controls_and_constant_features_are_no_verdict() -> None:
         some = control_separation(features, wells[rows])
         assert not doubtful_plates(some).any() and len(separation_lines(some, "x")) == min(len(some), 1)
     alone = control_separation(features, wells[(wells["experiment"] == "HUVEC-01") & (wells["plate"] == 1)])
-    assert alone["agreement"].isna().all() and separation_lines(alone, "x") == ["controls of HUVEC by x: too few wells, no plate is judged"]
+    assert alone["agreement"].isna().all() and separation_lines(alone, "x") == ["controls by x: too few wells to judge the plates of HUVEC (plates: 1, experiments: 1)"]
 
 
 def test_channel_means_are_the_same_from_table_and_images(tiny_plates: Path, tmp_path: Path) -> None:
@@ -93,8 +101,9 @@ def test_channel_means_are_the_same_from_table_and_images(tiny_plates: Path, tmp
 
 
 def test_check_says_what_the_controls_tell(tiny_plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [line.partition(" by ")[0] for line in control_lines(tiny_plates)] == ["controls of HUVEC", "controls of RPE"]
-    assert control_lines(tiny_plates, cell_types=["RPE"])[0].startswith("controls of RPE") and control_lines(tmp_path) == []
+    [line] = control_lines(tiny_plates)
+    assert "too alike" in line and "HUVEC (plates: 12, experiments: 3" in line and "RPE (plates: 12, experiments: 3" in line
+    assert "HUVEC" not in control_lines(tiny_plates, cell_types=["RPE"])[0] and control_lines(tmp_path) == []
     for name in ("train_controls.csv", "test_controls.csv"):
         (tmp_path / name).write_text((tiny_plates / name).read_text().partition("\n")[0] + "\n")
     for name in ("train.csv", "test.csv", "sample_submission.csv"):

@@ -9,6 +9,7 @@ import pytest
 from wilds_plates import write_metadata
 
 from cellsignal.data.check import check_dataset
+from cellsignal.data.control_separation import control_lines
 from cellsignal.data.images.reader import read_channel, read_colour, read_site, read_sites, whole_sites
 from cellsignal.data.packing import pack
 from cellsignal.data.tables.labelled_sites import task_of
@@ -61,6 +62,8 @@ def test_the_second_sites_of_training_experiments_are_a_split_of_their_own(folde
         ({"site": "0"}, "metadata.csv:2:site: '0' is not a site"),
         ({"sirna_id": "1139"}, "metadata.csv:2:sirna_id: '1139' is not a class"),
         ({"cell_type": "U2OS"}, "metadata.csv:2:cell_type: 'U2OS' disagrees with the experiment's name"),
+        ({"well_type": "positive_control"}, "metadata.csv:2:well_type: 'positive_control' disagrees with the row's class number"),
+        ({"well_type": "poscon"}, "metadata.csv:2:well_type: 'poscon' is not a well type"),
         ({"experiment": "../x-1"}, "metadata.csv:2:experiment: "),
     ],
 )
@@ -122,6 +125,7 @@ def test_an_image_of_another_kind_is_refused(tmp_path: Path, image: np.ndarray, 
 
 def test_check_has_a_verdict_on_every_image(folder: Path) -> None:
     assert check_dataset(folder, progress=False).empty
+    assert control_lines(folder) == ["controls by channel means: too few wells to judge the plates of HUVEC (plates: 4, experiments: 2), RPE (plates: 4, experiments: 2)"]
     plate = folder / "images/HUVEC-01/Plate1"
     (plate / "B02_s1.png").unlink()
     (plate / "B02_s2.png").write_bytes((plate / "B02_s2.png").read_bytes()[:-3])
@@ -143,6 +147,12 @@ def test_a_store_holds_the_same_planes(folder: Path, tmp_path: Path) -> None:
     pack.pack(pack.plan_pack(folder), store, progress=False)
     assert (read_sites(store, sites, channels=SUFFIXES) == read_sites(folder, sites, channels=SUFFIXES)).all()
     assert check_dataset(store, progress=False).empty and task_of(store) is RXRX1_WILDS
+
+
+def test_plates_without_controls_are_named_and_the_column_of_their_types_may_lack(folder: Path) -> None:
+    table = pd.read_csv(folder / "metadata.csv").drop(columns="well_type")
+    table[(table["well"] != "B04") | (table["experiment"] != "RPE-02")].to_csv(folder / "metadata.csv", index=False)
+    assert control_lines(folder)[0] == "no controls on 2 of 8 plates: RPE-02 plate 1, RPE-02 plate 2"
 
 
 def test_a_header_alone_is_named(folder: Path) -> None:

@@ -236,6 +236,8 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], list[str], str]] = 
     "sets over the scores": (lambda table: table, ["--sets", "scores/scores.csv"], "prediction sets are written as Parquet"),
     "sets as a table": (lambda table: table, ["--sets", "new/sets.csv"], "choose a name such as submission.sets.parquet"),
     "sets over a picture": (lambda table: table, ["--sets", "data/train/picture.parquet"], "would overwrite a file of the data set"),
+    "over a file of another kind": (lambda table: table, ["--confidence", "notes.csv"], "is there, and is no submission, no confidences and"),
+    "below a file": (lambda table: table, ["--confidence", "notes.csv/new/confidence.csv"], "notes.csv: is a file, and no folder"),
     "into a folder": (lambda table: table, ["--confidence", "scores"], "is a folder"),
 }
 
@@ -251,6 +253,7 @@ def test_bad_input_is_one_line_and_writes_neither_file(
     (tmp_path / "data/train").mkdir()
     for name in ("picture.png", "picture.parquet"):
         (tmp_path / "data/train" / name).write_bytes(b"pixels")
+    (tmp_path / "notes.csv").write_text("day,note\n1,mine\n")
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "hard.csv").hardlink_to("data/solution.csv")
     (tmp_path / "twin.csv").hardlink_to("scores/scores.csv")
@@ -282,8 +285,9 @@ def test_groups_that_the_design_does_not_have_are_refused(tmp_path: Path, data: 
     assign_files([scores], settings=AssignmentSettings(plate_groups=False), data=tmp_path, out=tmp_path / "submission.csv")
 
 
-def test_a_submission_that_cannot_be_written_leaves_no_confidences(data: Path, scores: Path, tmp_path: Path) -> None:
+def test_a_submission_that_cannot_be_written_leaves_no_confidences(data: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("cellsignal.files.writable_parent", lambda path: None)  # as if it came in the way after the check
     with pytest.raises(OSError):
         assign_files([scores], data=data, out=tmp_path / "file/submission.csv", confidence=tmp_path / "confidence.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

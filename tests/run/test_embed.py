@@ -13,7 +13,7 @@ from cellsignal.decide.settings import PLATE_STATISTICS
 from cellsignal.files import write_json
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.receipts import Receipt
-from cellsignal.run.kernels.embed import embed_run
+from cellsignal.run.kernels.embed import embed_run, open_predictor
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,34 @@ def test_a_run_of_the_notebook_is_taken_over(run: Path, tmp_path: Path, monkeypa
         pd.testing.assert_frame_equal(embed_run(folder, out, experiments=["RPE-03"], network="model")[0], embedded)
 
 
+def test_the_map_takes_over_the_embeddings_that_are_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes, and only experiments that are not in the table are computed."""
+    predictor = open_predictor(run)
+    monkeypatch.setattr(predictor, "embedded_network", "model")
+    own = predictor.embed()
+    predictor.embeddings = embed_run(run, tmp_path / "e.parquet", experiments=["HUVEC-02", "HUVEC-03"], network="model")[0]
+    from cellsignal.run.kernels import prediction
+
+    computed: list[tuple[str, set[str]]] = []
+    original = prediction.embed_experiments
+    monkeypatch.setattr(prediction, "embed_experiments", lambda root, sites, scoring, **options: computed.append(
+        (*options["statistics"], set(sites["experiment"]))) or original(root, sites, scoring, **options))
+    taken = predictor.embed()
+    experiments = {name[:8] for name in own["running"].index}
+    assert computed == [("running", experiments), ("adapted", experiments - {"HUVEC-02", "HUVEC-03"})] and experiments > {"HUVEC-02"}
+    for kind in own:
+        pd.testing.assert_frame_equal(taken[kind], own[kind], check_exact=True)
+
+
 def test_bad_input_is_one_line(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     out = tmp_path / "e.parquet"
     assert "no such run folder" in refused("embed", tmp_path / "nowhere", "--out", out)
     assert "no experiment 'X'; choose all, scored or some of HUVEC-01" in refused("embed", run, "--out", out, "--experiments", "X")
+    assert "no experiment 'huvec-01'; did you mean HUVEC-01?" in refused("embed", run, "--out", out, "--experiments", "huvec-01")
+    (tmp_path / "notes").write_text("mine")
+    assert f"{tmp_path}/notes: is a file, and no folder; name another" in refused("embed", run, "--out", tmp_path / "notes/new/e.parquet")
+    (tmp_path / "f.parquet").write_text("mine")
+    assert "f.parquet: is there, and has no receipt that says it is a table of emb" in refused("embed", run, "--out", tmp_path / "f.parquet")
     assert "no network 'model-2' in this run; choose from model, final" in refused("embed", run, "--out", out, "--network", "model-2")
     assert "is no name for h5ad; call it e.h5ad" in refused("embed", run, "--out", out, "--format", "h5ad")
     assert "no experiment is named; choose all" in refused("embed", run, "--out", out, "--experiments", "")

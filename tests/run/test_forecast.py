@@ -119,6 +119,9 @@ def test_commands_print_it_and_push_refuses(tmp_path: Path, monkeypatch: pytest.
     recipe.write_text("network: {backbone: densenet-small}\ntraining: {batch_size: 16, pretrain_epochs: 0, epochs: 3}\nwells: {cell_types: [U2OS]}\n")
     assert call(monkeypatch, "run", recipe, "--machine", "l4") == 0 and not (tmp_path / "runs").exists()
     assert capsys.readouterr().out.startswith("forecast for L4 (23 GB, at 50% of the roofline, an assumption)\nnetwork ")
+    assert call(monkeypatch, "run", recipe, "--machine", "L4") == 0 and capsys.readouterr().out.startswith("forecast for L4 ")
+    assert call(monkeypatch, "run", recipe, "--machine", "l4", "--out", tmp_path / "r", "--from", "weights") == 2
+    assert "--machine runs nothing, and --out and --from would be of no use; leave out --machine, or --out and --from" in capsys.readouterr().err
     push = ("kaggle", "push", recipe, "--dry-run", "--user", "bob", "--build", tmp_path / "build")
     assert call(monkeypatch, *push) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -85,6 +85,21 @@ def _nearest_existing(path: Path) -> Path:
     return next((ancestor for ancestor in (path, *path.absolute().parents) if ancestor.exists()), path)
 
 
+def writable_parent(path: Path) -> None:
+    """InputError if the folder of an output, or the folder in which that must be made, can hold no new file."""
+    folder = _nearest_existing(path.absolute().parent)
+    if not folder.is_dir():
+        raise InputError("is a file, and no folder", where=folder, cure="name another folder for the output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError("there is no right to write here", where=folder, cure="name another folder for the output")
+
+
+def name_advice(name: str, known: Sequence[str], *, otherwise: str = "choose from") -> str:
+    """The cure for an unknown name: the known one that differs in capitals alone, or else all of them."""
+    same = [each for each in known if each.casefold() == name.casefold()]
+    return f"did you mean {same[0]}?" if same else f"{otherwise} {', '.join(known)}"
+
+
 # Faults of the data, as a list: the message shows the first one.
 
 

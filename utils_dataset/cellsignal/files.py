@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import FULL, InputError, system_error
+from cellsignal.errors import FULL, InputError, system_error, writable_parent
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
@@ -62,7 +62,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def output_file(path: Path) -> Path:
-    """Where an output is written: the target of a link, else `path` itself; InputError for a folder or circular links."""
+    """Where an output is written: the target of a link, else `path` itself; InputError for a folder, circular links, or a place where none can be written."""
     path = Path(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, cure="name a file in it")
@@ -71,6 +71,7 @@ def output_file(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise InputError("is a link that leads back to itself", where=path, cure="remove the link, or choose another name")
+    writable_parent(target)
     return target
 
 

@@ -77,4 +77,4 @@ def profile(
     if as_json:
         print(json.dumps(record))
         return
-    print("\n\n".join([*["simulated plates"] * record["simulated"], *map(commands.as_text, results), f"wrote {out}"]))
+    print("\n\n".join([*["simulated plates"] * record["simulated"], *map(commands.as_text, results), *["note: not compared with a network with random weights; --random TABLE does"] * (random is None), f"wrote {out}"]))

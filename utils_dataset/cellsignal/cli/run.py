@@ -43,7 +43,7 @@ def run(
     start_from: Annotated[StartingPoint | None, typer.Option("--from", help="Repeat a finished run from this point; the plates are kept.")] = None,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Ray cluster to work on: HOST:PORT, auto, or local.")] = "",
     storage: Annotated[str, typer.Option(metavar="URL", help="What its machines share, if not the run folder.")] = "",
-    machine: Annotated[Machine | None, typer.Option(help="Run nothing: forecast memory and time there; here: measured by a few steps.")] = None,
+    machine: Annotated[Machine | None, typer.Option(case_sensitive=False, help="Run nothing: forecast memory and time there; here: measured by a few steps.")] = None,
 ) -> None:
     """Go from plates to a submission and a report.
 
@@ -63,6 +63,9 @@ def run(
         raise InputError("--out is empty", cure="name a folder, or leave --out away")
     if storage and not ray:
         raise InputError("--storage is for machines of a cluster", cure="add --ray ADDRESS, or omit --storage")
+    given = {"--out": out, "--from": start_from, "--ray": ray, "--storage": storage}
+    if machine is not None and (useless := [name for name, value in given.items() if value]):
+        raise InputError(f"--machine runs nothing, and {' and '.join(useless)} would be of no use", cure=f"leave out --machine, or {' and '.join(useless)}")
     checked = recipe.load(params, parameter or ())
     if machine is not None:
         from cellsignal.run import forecast

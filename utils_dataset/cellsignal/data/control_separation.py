@@ -9,7 +9,7 @@ import pandas as pd
 
 from cellsignal.data.images.reader import missing_channels, read_site
 from cellsignal.data.tables.labelled_sites import task_of
-from cellsignal.data.tables.wells import read_pixel_stats, read_tables, select
+from cellsignal.data.tables.wells import read_benchmark_sites, read_pixel_stats, read_tables, select
 from cellsignal.errors import InputError
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import RXRX1
@@ -77,50 +77,59 @@ def doubtful_plates(separation: pd.DataFrame) -> pd.Series:
 
 def separation_lines(separation: pd.DataFrame, features: str) -> list[str]:
     """What the table says in plain lines: the doubtful plates, else that there are none, and cell types whose controls `features` do not show."""
-    lines = []
+    few, alike = [], []  # cell types of which no plate is judged
     for cell_type, plates in separation.groupby("cell_type"):
         agreement, judged = plates["agreement"], (plates[["untreated", "positive"]].min(axis=1) >= MIN_WELLS).any()
+        count = f"{cell_type} (plates: {len(plates)}, experiments: {plates['experiment'].nunique()}"
         if agreement.isna().all() and not judged:
-            lines.append(f"controls of {cell_type} by {features}: too few wells, no plate is judged")
+            few.append(f"{count})")
         elif not agreement.median() >= VISIBLE and not judged:
-            lines.append(f"controls of {cell_type} by {features}: too alike to tell apart (median agreement of plates {agreement.median():.2f}), no plate is judged")
+            alike.append(f"{count}, median agreement: {agreement.median():.2f})")
+    lines = [f"controls by {features}: too few wells to judge the plates of {', '.join(few)}"] if few else []
+    lines += [f"controls by {features}: too alike to tell apart, no plate is judged of {', '.join(alike)}"] if alike else []
     doubtful = separation[doubtful_plates(separation)]
     names = [f"{row.experiment} plate {row.plate} (effect size {row.effect_size:.2f}, agreement {row.agreement:.2f})" for row in doubtful.itertuples()]
     if names:
         lines.append(f"controls by {features} look wrong on {len(names)} of {len(separation)} plates, look at these again: {', '.join(names)}")
-    elif len(lines) < separation["cell_type"].nunique():
+    elif len(few) + len(alike) < separation["cell_type"].nunique():
         lines.append(f"controls by {features}: no plate below the limits")
     return lines
 
 
-def channel_means(root: Path, sites: pd.DataFrame) -> pd.DataFrame:
+def channel_means(root: Path, sites: pd.DataFrame, suffixes: Sequence[str] = RXRX1.suffixes) -> pd.DataFrame:
     """Log of the mean grey value of each channel, mean over the complete sites of a well: index id_code, one column per channel.
 
-    From pixel_stats.csv where the data set has it, else from the images of `sites`. InputError for a damaged image.
+    From pixel_stats.csv where the data set has it, else from the images of `sites`, whose channels `suffixes` name. InputError for a damaged image.
     """
     stats = read_pixel_stats(root)
     if stats is not None:
         table = stats.pivot_table(index="id_code", columns="channel", values="mean", aggfunc="mean").dropna()
         return np.log1p(table[table.index.isin(sites["id_code"])])
-    whole = sites[missing_channels(root, sites["stem"], channels=RXRX1.suffixes) == ""]
+    whole = sites[missing_channels(root, sites["stem"], channels=suffixes) == ""]
     with progress_bar(total=len(whole), desc="controls", unit="site") as bar, ThreadPoolExecutor() as pool:
-        means = [(image.mean(axis=(1, 2)), bar.update())[0] for image in pool.map(lambda stem: read_site(root, stem), whole["stem"])]
-    table = pd.DataFrame(means, index=pd.Index(whole["id_code"], name="id_code"), columns=range(1, len(RXRX1.suffixes) + 1))
+        means = [(image.mean(axis=(1, 2)), bar.update())[0] for image in pool.map(lambda stem: read_site(root, stem, channels=suffixes), whole["stem"])]
+    table = pd.DataFrame(means, index=pd.Index(whole["id_code"], name="id_code"), columns=range(1, len(suffixes) + 1))
     return np.log1p(table.groupby(level=0).mean())
 
 
 def control_lines(root: Path, *, cell_types: Sequence[str] = ()) -> list[str]:
     """What the channel means of the controls say of a data set's plates; nothing where the tables or the images cannot be read."""
     try:
-        if task_of(root).reader != "wells":
+        task = task_of(root)
+        if task.reader == "wells":
+            tables = select(read_tables(root), cell_types=cell_types)
+            wells, sites = tables.wells, tables.sites
+        elif task.reader == "splits":
+            sites = read_benchmark_sites(root).drop(columns="id_code").rename(columns={"well_id": "id_code"})
+            wells = sites.drop_duplicates("id_code")
+        else:
             return []
-        tables = select(read_tables(root), cell_types=cell_types)
-        sites = tables.sites[tables.sites["well_type"] != "treatment"]
-        has_controls = tables.wells["well_type"].ne("treatment").groupby([tables.wells["experiment"], tables.wells["plate"]]).any()
+        sites = sites[sites["well_type"] != "treatment"]
+        has_controls = wells["well_type"].ne("treatment").groupby([wells["experiment"], wells["plate"]]).any()
         without = [f"{experiment} plate {plate}" for experiment, plate in has_controls.index[~has_controls]]
         if not has_controls.any():
             return ["no plate has controls"]
         lines = [f"no controls on {len(without)} of {len(has_controls)} plates: {', '.join(without)}"] if without else []
-        return lines + separation_lines(control_separation(channel_means(root, sites), tables.wells), "channel means")
+        return lines + separation_lines(control_separation(channel_means(root, sites, task.suffixes), wells), "channel means")
     except InputError:  # `check_dataset` names it
         return []

@@ -163,6 +163,8 @@ def _check_output_paths(out: Path, confidence: Path, sets: Path | None, *, score
             raise InputError("would overwrite the scores", where=path, cure="choose another name")
         if _belongs_to_data_set(path, data):
             raise InputError("would overwrite a file of the data set", where=path, cure="choose another name")
+        if path.is_file() and path.stat().st_size and not (is_submission(path) if path == sets else headers.has_columns(path, "id_code", "sirna")):
+            raise InputError("is there, and is no submission, no confidences and no prediction sets", where=path, cure="remove it, or choose another name")
     if sets is not None and (_same_file(sets, out) or _same_file(sets, confidence)):
         raise InputError("prediction sets and another output in one file", where=sets, cure="choose another --sets")
     if _same_file(out, confidence):

@@ -7,7 +7,7 @@ positives. Average precision, its mean over the wells of a perturbation and the 
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -77,11 +77,18 @@ def average_precision(
             others = np.array([row]) if group is None else excluded[name][group[row]]
             results[name][row] = _precision(similarity, positives[allowed], above[allowed], others)
 
+    def rank_share(start: int, similarities: np.ndarray, share: int) -> None:
+        for number in range(share, len(similarities), workers):
+            rank(start + number, similarities[number])
+
+    workers = cores()
+    similarities = np.empty((min(BLOCK_ROWS, len(features)), len(features)), np.float32)  # one for all blocks: new memory costs time
     bar = progress_bar(total=len(features), unit="well", desc="retrieval", disable=not progress)
-    with bar, ThreadPoolExecutor(cores()) as pool:
+    with bar, ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(features), BLOCK_ROWS):
-            block = features[start : start + BLOCK_ROWS] @ features.T
-            list(pool.map(rank, range(start, start + len(block)), block))
+            queries = features[start : start + BLOCK_ROWS]
+            block = np.matmul(queries, features.T, out=similarities[: len(queries)])
+            list(pool.map(partial(rank_share, start, block), range(workers)))
             bar.update(len(block))
     columns = ("average_precision", "positives", "eligible", "first")
     return {name: pd.DataFrame(values, columns=columns).astype({"positives": int, "eligible": int, "first": bool}) for name, values in results.items()}
@@ -94,10 +101,16 @@ def _members(groups: np.ndarray) -> list[np.ndarray]:
 
 
 def _count_above(similarity: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many values exceed each of some rising thresholds; a few comparisons are faster than sorting."""
+    """How many values exceed each of some rising thresholds; comparisons with ever fewer values are faster than sorting."""
     if len(thresholds) > 100:
         return len(similarity) - np.searchsorted(np.sort(similarity), thresholds, side="right")
-    return np.array([np.count_nonzero(similarity > threshold) for threshold in thresholds], int)
+    counts = np.empty(len(thresholds), int)
+    for number, threshold in enumerate(thresholds):
+        larger = similarity > threshold
+        counts[number] = np.count_nonzero(larger)
+        if 4 * counts[number] < len(similarity):
+            similarity = similarity[np.flatnonzero(larger)]
+    return counts
 
 
 def _precision(similarity: np.ndarray, positives: np.ndarray, above: np.ndarray, excluded: np.ndarray) -> tuple[float, int, int, bool]:

@@ -33,7 +33,7 @@ th, td { padding: 0.32rem 0.9rem 0.32rem 0; border-bottom: 1px solid var(--line)
   vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
 td.figure, th.figure { text-align: right; padding-left: 0.9rem; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 a { color: var(--raw); }
 """
 

@@ -13,7 +13,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 OTHER = "#C9CED4"
 STEP_COLOURS = {"uncorrected": "#C9CED4", "centred": GROUPS[0], "components": GROUPS[2], "corrected": "#0072B2"}
 RANDOM_COLOURS = ("#EED9C4", "#D55E00")  # a network with random weights, before and after
-MEASURES = {"mean_average_precision": "Mean average precision", "recall_at_1": "Recall at 1"}
+MEASURES = {"mean_average_precision": "Mean average precision", "recall_at_1": "Recall at 1 (dashes: by chance)"}
 
 
 @styled
@@ -24,17 +24,24 @@ def draw_maps(points: Mapping[str, np.ndarray], labels: Sequence[object], *, tit
     """
     named = pd.Series(list(labels), dtype=object)
     shown = list(named.value_counts().index[:largest])
-    figure = new_figure(4.2 * len(points), 4.1)
+    columns = len(points) if len(points) < 4 else 2
+    rows = -(-len(points) // columns)
+    figure = new_figure(4.2 * columns + 1.2, 4.1 * rows)
     figure.suptitle(title, x=0.01, ha="left")
-    for axes, (name, xy) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items()):
-        rest = ~named.isin(shown).to_numpy()
-        axes.scatter(*xy[rest].T, s=8, color=OTHER, lw=0)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    rest = ~named.isin(shown).to_numpy()
+    for axes in panels[len(points) :]:
+        axes.remove()
+    for axes, (name, xy) in zip(panels, points.items()):
+        axes.scatter(*xy[rest].T, s=8, color=OTHER, lw=0, label="others" if rest.any() else None)
         for label, colour in zip(shown, PALETTE):
             axes.scatter(*xy[(named == label).to_numpy()].T, s=14, color=colour, lw=0, alpha=0.8, label=str(label))
         axes.set_title(name)
         axes.set(xticks=[], yticks=[])
         _fit(axes, xy)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8, markerscale=1.6)
+    handles, names = axes.get_legend_handles_labels()
+    first = int(rest.any())  # the others come last
+    panels[columns - 1].legend(handles[first:] + handles[:first], names[first:] + names[:first], loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9, markerscale=1.6)
     return figure
 
 
@@ -71,7 +78,7 @@ def draw_retrieval(retrieval: pd.DataFrame) -> Figure:
         axes.set_title(label)
         axes.set_xticks(range(len(restrictions)), [name.replace("not the same ", "not the same\n").replace("none", "no restriction") for name in restrictions])
         axes.grid(False, axis="x")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=len(tables), fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(len(tables), 4), fontsize=9)
     return figure
 
 

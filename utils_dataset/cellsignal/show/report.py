@@ -20,9 +20,17 @@ from cellsignal.show.results.splits import split_parts
 from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
+SPLIT_WORDS = {
+    "test": "Wells of experiments that no network has learnt from.",
+    "held_out": "Labelled wells that training left out: they tell how good it is, and calibrate the confidences.",
+}
+TRAINING = (
+    "A network learns the controls first (controls), then the treatments: with a new head alone (head), as a whole (whole), and in the "
+    "last epochs from the held-out wells too (final). The accuracy is that of single sites."
+)
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
-    True: "His figures and ours come from different data: compare the order of the gains, not their size.",
-    False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
+    True: "Brodt's figures and ours come from different data: compare the order of the gains, not their size.",
+    False: "Brodt's figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
 }
 WITHOUT_LABELS = (
     "A right answer lies in its plate's group of siRNAs, a wrong one only by chance. So the share of raw answers that lie in the groups of "
@@ -65,10 +73,12 @@ def write_report(run: Path, *, data: Path | None = None) -> Path:
     with simulated.showing((metrics or {}).get("simulated", simulated.is_simulated(run / "data"))):
         metric = (metrics or {}).get("metric", "accuracy")
         explored = write_page(run, plate_groups=(metrics or {}).get("plate_groups"), data=data or run / "data") if metric == "accuracy" else None
+        head, *body = BODIES[metric](run, metrics or {}, trouble)
         parts = [
-            *BODIES[metric](run, metrics or {}, trouble),
+            head,
             _explore(explored) if explored else None,
-            _training(run),
+            *body,
+            _training(run, TRAINING if metric == "accuracy" else ""),
             _plates(run),
             *_controls((metrics or {}).get("controls", {})),
             _notes((metrics or {}).get("notes"), trouble),
@@ -84,7 +94,9 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     """The report of wells: the ladder, accuracies, and how each experiment was assigned."""
     rungs = metrics.get("ladder", [])
     yield _head(run, rungs)
-    yield _ladder(rungs, metrics.get("linear_baseline"), brodt=metrics.get("brodt", {}), trouble=trouble, note=metrics.get("statistics_note", ""))
+    sirnas = sum(map(len, metrics.get("plate_groups") or []))
+    note = ". ".join(filter(None, [metrics.get("statistics_note", ""), f"guessing among the {sirnas:,} siRNAs would have a raw accuracy of {1 / sirnas:.3f}" if sirnas else ""]))
+    yield _ladder(rungs, metrics.get("linear_baseline"), brodt=metrics.get("brodt", {}), trouble=trouble, note=note)
     yield from _accuracies(rungs)
     yield from _estimated_accuracy(metrics.get("estimated_accuracy", []))
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
@@ -114,7 +126,8 @@ def _head(run: Path, rungs: list[dict]) -> str:
     boxes = []
     for kind in ("raw", "assigned"):
         for row in [row for row in rungs_of_split(rungs) if row["kind"] == kind][-1:]:
-            label = f"{kind} accuracy ({row['rung']}), {SPLITS.get(row['split'], row['split'])}"
+            wells = f"{row['wells']:,} " if "wells" in row else ""  # which files of earlier versions lack
+            label = f"{kind} accuracy ({row['rung']}), {wells}{SPLITS.get(row['split'], row['split'])}"
             boxes.append(html.number(f"{row['accuracy']:.3f}", label, kind=kind))
     return html.head("cellsignal", f"Run {run.name}", boxes)
 
@@ -153,7 +166,8 @@ def _rung_table(split: str, rows: list[dict], *, brodt: dict) -> str:
     names = ["rung", "raw accuracy", "assigned accuracy", *["Brodt, leaderboard, public / private"] * bool(brodt)]
     table = html.table(names, cells, kinds=["", "raw", "assigned", *[""] * bool(brodt)])
     caveat = html.paragraph(BRODT_CAVEATS[simulated.shown()], quiet=True) if brodt else ""
-    return html.subsection(SPLITS.get(split, split).capitalize(), table, caveat)
+    words = html.paragraph(SPLIT_WORDS[split], quiet=True) if split in SPLIT_WORDS else ""
+    return html.subsection(SPLITS.get(split, split).capitalize(), words, table, caveat)
 
 
 def _linear_baseline(baseline: dict | None) -> str:
@@ -234,14 +248,14 @@ def _explore(page: Path) -> str:
     return html.section("Well by well", html.paragraph(words), html.links([(page.name, page.name)]))
 
 
-def _training(run: Path) -> str:
+def _training(run: Path, words: str) -> str:
     """Curves of each network: controls first, then treatments, phase by phase."""
     recipe, _ = _read_or_reason(run / "recipe.json", json_schemas.Description)
     parameters = (recipe or {}).get("parameters", {})
     cell_types = parameters.get("wells", {}).get("cell_types")  # an earlier run may have trained others, whose weights stay
     folders = [folder for folder in sorted((run / "weights").glob("*/")) if not cell_types or folder.name in cell_types]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
-    return html.section("Training", *(parts or [html.paragraph("No weights yet.", quiet=True)]))
+    return html.section("Training", *([html.paragraph(words)] * bool(words) + parts if parts else [html.paragraph("No weights yet.", quiet=True)]))
 
 
 def _curves(folder: Path, parameters: dict) -> Iterator[str]:

@@ -18,7 +18,7 @@ from cellsignal.data.microscope.layout import complete_labels, draw_design
 from cellsignal.data.microscope.rendering import Plate, render_plate
 from cellsignal.data.microscope.workdir import RECEIPT, WORKING_FOLDER, ParallelMap, run_in_processes, worker_folder, working_folder
 from cellsignal.data.tables.wells import read_tables
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, name_advice
 from cellsignal.progress_bars import progress_bar
 from cellsignal.tasks import TASKS, Task
 
@@ -154,8 +154,7 @@ def _select_wells(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFra
     """The wells of these experiments (all if empty); InputError for wells that cannot be drawn."""
     names = wells["experiment"].unique()
     if unknown := sorted(set(experiments) - set(names)):
-        cure = f"choose from {', '.join(names)}"
-        raise InputError(f"no experiment {', '.join(unknown)}", where="simulate", cure=cure)
+        raise InputError(f"no experiment {', '.join(unknown)}", where="simulate", cure=name_advice(unknown[0], names))
     wells = wells[wells["experiment"].isin(list(experiments) or names)].reset_index(drop=True)
     if undrawable := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
         cure = f"choose experiments of {', '.join(CELL_TYPES)}"

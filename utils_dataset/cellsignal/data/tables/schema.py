@@ -120,6 +120,12 @@ class BenchmarkRow(TypedDict):
     sirna_id: Sirna
 
 
+class TypedBenchmarkRow(BenchmarkRow):
+    """The same with the column by which the controls are named."""
+
+    well_type: WellType
+
+
 class SiteAnswerRow(TypedDict):
     """A row of answers to the sites of RxRx1-WILDS."""
 

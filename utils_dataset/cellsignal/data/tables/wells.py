@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.data.tables import schema
-from cellsignal.errors import InputError, Problem, raise_if_any
+from cellsignal.data.tables import headers, schema
+from cellsignal.errors import InputError, Problem, name_advice, raise_if_any
 from cellsignal.tasks import RXRX1
 
 COLUMNS = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "dataset"]
@@ -86,7 +86,7 @@ def _is_chosen(values: pd.Series, names: Sequence[str]) -> pd.Series:
     unknown = [name for name in names if name not in valid]
     if unknown:
         what = f"no {values.name} {', '.join(map(repr, unknown))}"
-        raise InputError(what, cure=f"choose from {', '.join(valid)}")
+        raise InputError(what, cure=name_advice(unknown[0], valid))
     return values.isin(list(names) or valid)
 
 
@@ -261,12 +261,14 @@ def read_benchmark_sites(root: Path) -> pd.DataFrame:
     if not (root / "metadata.csv").exists():
         what = "metadata.csv is not there" if root.is_dir() else "no such folder"
         raise InputError(what, where=root, cure="name the folder that holds metadata.csv and images")
-    frame, problems = schema.read_rows(root / "metadata.csv", schema.BenchmarkRow)
+    typed = headers.has_columns(root / "metadata.csv", "well_type")
+    frame, problems = schema.read_rows(root / "metadata.csv", schema.TypedBenchmarkRow if typed else schema.BenchmarkRow)
     raise_if_any(problems or _empty_table(root / "metadata.csv", frame))
     wells = frame["experiment"] + "_" + frame["plate"].astype(str) + "_" + frame["well"]
     frame = frame.assign(well_id=wells, site_id=wells + "_" + frame["site"].astype(str))
-    frame["well_type"] = frame["sirna_id"].map({sirna: _well_type(sirna) for sirna in frame["sirna_id"].unique()})
-    raise_if_any(_site_problems(frame) + _mixed_experiments(frame))
+    if not typed:
+        frame["well_type"] = frame["sirna_id"].map({sirna: _well_type(sirna) for sirna in frame["sirna_id"].unique()})
+    raise_if_any(_site_problems(frame) + _row_problems(frame.assign(sirna=frame["sirna_id"])))
     is_second_site = (frame["dataset"] == TRAIN_SPLIT) & (frame["site"] == 2)
     stems = "images/" + frame["experiment"] + "/Plate" + frame["plate"].astype(str) + "/" + frame["well"] + "_s" + frame["site"].astype(str)
     sites = frame.assign(split=np.where(is_second_site, EVALUATED_SPLITS[-1], frame["dataset"]), stem=stems).reset_index(drop=True)

@@ -11,10 +11,11 @@ import pandas as pd
 from cellsignal import settings
 from cellsignal.budget import Budget
 from cellsignal.data.simulated import is_drawn, is_simulated
-from cellsignal.decide.embeddings import check_format, is_current, table_identity, write_embeddings
+from cellsignal.decide.embeddings import check_format, is_current, receipt_path, table_identity, write_embeddings
 from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
 from cellsignal.decide.predict.weights import weights_path
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, name_advice
+from cellsignal.files import is_stream
 from cellsignal.learn.networks.classifier import read_config, save_weights
 from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
@@ -36,6 +37,9 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     data, settings and code made it. InputError for what the run does not have.
     """
     check_format(out, format)
+    parts = out.with_name(f"{out.name}.parts")
+    if out.exists() and not is_stream(out) and not parts.exists() and not receipt_path(out).exists():
+        raise InputError("is there, and has no receipt that says it is a table of embeddings", where=out, cure="remove it, or choose another name")
     predictor = open_predictor(run)
     name = network or predictor.embedded_network
     if name not in predictor.networks:
@@ -45,7 +49,7 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     statistics = "adapted" if random_seed is not None and statistics == "running" else statistics  # running ones of no training mean nothing
     wanted = predictor.recipe.prediction.wells.model_copy(update={"statistics": statistics, "tta_views": 1})
     scoring = replace(predictor.scoring, settings=wanted, all_statistics=False, embedded_sites=sites, embed_controls=True)
-    parts, wells = out.with_name(f"{out.name}.parts"), predictor.wells_as_learnt(name)
+    wells = predictor.wells_as_learnt(name)
     with TemporaryDirectory() as folder:
         label = name
         if random_seed is not None:
@@ -85,7 +89,7 @@ def _chosen_sites(predictor: Predictor, experiments: Sequence[str]) -> pd.DataFr
     unknown = [name for name in experiments if name not in (*known, *groups)]
     if unknown or not experiments:
         what = f"no experiment {unknown[0]!r}" if unknown else "no experiment is named"
-        raise InputError(what, where="--experiments", cure=f"choose all, scored or some of {', '.join(known)}")
+        raise InputError(what, where="--experiments", cure=name_advice(unknown[0] if unknown else "", known, otherwise="choose all, scored or some of"))
     return predictor.sites[predictor.sites["experiment"].isin([name for each in experiments for name in groups.get(each, [each])])]
 
 

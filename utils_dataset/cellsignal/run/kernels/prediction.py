@@ -40,6 +40,7 @@ from cellsignal.run.record.session import Session
 from cellsignal.show.prediction import experiments_to_map
 
 EMBEDDINGS_FILE = "embeddings.parquet"
+MAP_NETWORK = "model"  # whose embeddings are on the map
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
 NO_IMAGES = "assigned from stored scores: no image was opened, so missing images are not reported"
 
@@ -180,7 +181,8 @@ class Predictor:
         """Embeddings of some wells of one cell type under each kind of statistics, for a map: index id_code, one column per feature.
 
         Of up to six experiments whose siRNAs are known; of those with many wells only the plates that hold the first plate group, which has
-        the same siRNAs in each. Prints why, and returns none, when no image is opened or no time is left: a map is not worth another session.
+        the same siRNAs in each. Those that `write_embeddings` has are taken over, and no image is read for them. Prints why, and returns none,
+        when no image is opened or no time is left: a map is not worth another session.
         """
         settings, known = self.recipe.prediction.wells, self.known_wells
         plates = known[known["experiment"].isin(experiments_to_map(known))]
@@ -194,10 +196,25 @@ class Predictor:
         try:
             scoring = replace(self.scoring, settings=settings.model_copy(update={"tta_views": 1}))
             with TemporaryDirectory() as folder:  # for the map alone: no output of the run
-                return embed_experiments(self.root, chosen, scoring, out=Path(folder), statistics=statistics, budget=self.session.time_budget)
+                maps = {}
+                for kind in statistics:
+                    written = self._written_embeddings(chosen, kind)
+                    others = chosen[~chosen["experiment"].isin(set(chosen.loc[chosen["id_code"].isin(written.index), "experiment"]))]
+                    computed = embed_experiments(self.root, others, scoring, out=Path(folder), statistics=[kind], budget=self.session.time_budget) if len(others) else {}
+                    maps[kind] = pd.concat([written, *computed.values()])
+                    maps[kind] = maps[kind].loc[[name for name in chosen["id_code"].unique() if name in maps[kind].index]]
+                return maps
         except TimeSpent:
             print("no time was left for these embeddings; another run of this notebook makes them")
             return {}
+
+    def _written_embeddings(self, sites: pd.DataFrame, statistics: str) -> pd.DataFrame:
+        """Embeddings of treatments in `sites` as `embed` makes them, from embeddings.parquet; no row where that is of another network, statistics or views."""
+        settings = self.recipe.prediction.wells
+        if self.embeddings.empty or (self.embedded_network, settings.statistics, settings.tta_views) != (MAP_NETWORK, statistics, 1):
+            return pd.DataFrame()
+        features = self.embeddings.set_index("Metadata_Id").filter(like=FEATURE).rename_axis("id_code")
+        return features[features.index.isin(sites.loc[sites["well_type"] == "treatment", "id_code"])].set_axis(range(features.shape[1]), axis=1)
 
     def refine(self) -> pd.DataFrame:
         """Refine the scores of each network by views and prototypes, and average the networks; returns a row for each network.

@@ -17,7 +17,7 @@ from cellsignal.profiles.mechanisms import neighbours
 from cellsignal.profiles.table import BATCH, PERTURBATION, PLATE, SIMULATED, WELL, Profiles, read_profiles
 from cellsignal.run import environment, mounts
 
-EMBEDDINGS = "embeddings.parquet"
+EMBEDDINGS, RANDOM_EMBEDDINGS = "embeddings.parquet", "embeddings.random.parquet"
 
 
 def find_table(table: str, *, run: Path, key: str = "table") -> Path:
@@ -34,6 +34,18 @@ def find_table(table: str, *, run: Path, key: str = "table") -> Path:
     raise InputError(
         f"no {EMBEDDINGS} in an attached run, nor beside {run}", where=key,
         cure=f"attach the output of 4-predict-assign, or name a table of profiles as `{key}`")  # fmt: skip
+
+
+def find_random_table(random_table: str, *, table: Path) -> Path | None:
+    """The file `random_table`, or if that is empty RANDOM_EMBEDDINGS beside `table`; where a run has none, prints what writes it, and gives None."""
+    if random_table:
+        return environment.data_folder(random_table)
+    beside = table.with_name(RANDOM_EMBEDDINGS)
+    if beside.is_file():
+        return beside
+    if table.name == EMBEDDINGS:
+        print(f"not compared with random weights: cellsignal embed {table.parent} --weights random --experiments scored --out {beside}")
+    return None
 
 
 def open_table(table: Path, *, data: str = "", cell_types: Sequence[str] = ()) -> tuple[Profiles, Path | None]:

@@ -48,7 +48,8 @@ const position = (i) => "ABCDEFGHIJKLMNOP"[row(i)] + String(column(i) + 1).padSt
 const plateName = (p) => `${data.experiments[data.plates[p].experiment]}, plate ${data.plates[p].number}`;
 const wellName = (i) => `${data.experiments[plate(i).experiment]}_${plate(i).number}_${position(i)}`;
 const sirnaText = (sirna) => (sirna === null ? "unknown" : sirna === data.untreated ? "untreated" : `siRNA ${sirna}`);
-const confidenceText = (i) => (wells.confidence[i] === null ? "not stated" : (wells.confidence[i] / 1000).toFixed(3));
+const isHeldOut = (experiment) => data.held_out.includes(experiment);
+const confidenceText = (i) => (wells.confidence[i] !== null ? (wells.confidence[i] / 1000).toFixed(3) : isHeldOut(plate(i).experiment) ? "for test wells only" : "not stated");
 const cycle = (n) => ({ colour: COLOURS[n % COLOURS.length], shape: Object.keys(SHAPES)[Math.floor(n / COLOURS.length) % 5] });
 
 // What is chosen.
@@ -340,7 +341,7 @@ function showWell() {
   const facts = type(i) === "treatment" ? [] : [["control", TYPES[type(i)].text]];
   if (type(i) !== "negative_control") facts.push(["true siRNA", wells.sirna[i] ?? "unknown"]);
   if (wells.call[i] !== null) {
-    facts.push(["decided", `${wells.call[i]}: ${OUTCOMES[outcome(i)].text}`], ["confidence", confidenceText(i)]);
+    facts.push(["decided", `${wells.call[i]}, ${OUTCOMES[outcome(i)].text}`], ["confidence", confidenceText(i)]);
   }
   if (wells.group[i] !== null) facts.push(["plate group", String(wells.group[i] + 1)]);
   if (wells.set[i]) {
@@ -394,7 +395,7 @@ function fillFilters() {
   fill(element("cell-type"), [...(separate ? [] : [[-1, "all"]]), ...data.cell_types.map((name, n) => [n, name])], state.cellType);
   const experiments = [...new Set(data.plates.filter((each) => state.cellType < 0 || each.cell_type === state.cellType).map((each) => each.experiment))];
   if (!experiments.includes(state.experiment)) state.experiment = -1;
-  fill(element("experiment"), [[-1, "all"], ...experiments.map((n) => [n, data.experiments[n]])], state.experiment);
+  fill(element("experiment"), [[-1, "all"], ...experiments.map((n) => [n, data.experiments[n] + (isHeldOut(n) ? " (held out)" : "")])], state.experiment);
   if (!plates().includes(state.plate)) state.plate = plates()[0];
   fill(element("plate"), plates().map((p) => [p, plateName(p)]), state.plate);
 }

@@ -99,6 +99,7 @@ def page_data(wells: pd.DataFrame, well_maps: Sequence[WellMap], networks: np.nd
         "types": TYPES,
         "cell_types": cell_types,
         "experiments": experiments,
+        "held_out": [experiments.index(name) for name in wells.loc[wells["split"] == "held_out", "experiment"].unique()],
         "networks": [str(name) for name in names],
         "plates": [{"experiment": experiments.index(row.experiment), "number": int(row.plate), "cell_type": cell_types.index(row.cell_type), "sheet": None}
                    for row in plates.itertuples()],
