@@ -161,6 +161,7 @@ def _hours(hours: float) -> str:
 
 HERE = "this machine"
 PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
+PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
 NOTEBOOK_SECONDS = 8.0  # of a notebook's start, imports and figures, on one core
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # The time of a training step with gradient checkpointing, and in parts of a batch, over the time without (utils_dataset/README.md).
@@ -200,7 +201,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     training, wanted = recipe.training, recipe.machine.gradient_checkpointing
     cropped = round(recipe.augmentation.crop * image_size)
     largest = max(recipe.augmentation.progressive_sizes, default=cropped)
-    batch_size = min(training.batch_size, _sites_of_plate(recipe, size)) if training.batch_scope == "plate" else training.batch_size
+    batch_size = min(training.batch_size, plate_sites(recipe, size)) if training.batch_scope == "plate" else training.batch_size
     task, on_gpu = TASKS[recipe.task], host.memory > 0
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
              "training": training}
@@ -228,7 +229,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
 
 
-def _sites_of_plate(recipe: Recipe, size: DatasetSize) -> int:
+def plate_sites(recipe: Recipe, size: DatasetSize) -> int:
     """The most sites of a plate that training batches are taken from: its treatments, or the controls on which a network is pretrained."""
     on_controls = recipe.training.pretrain_epochs > 0 or recipe.wells.classes == "all"
     return max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
@@ -251,65 +252,11 @@ def _seconds(workloads: Sequence[Workload], *, host: Host, backbone: str, image_
     if cached:
         return needed.compute
     workers = recipe.machine.num_workers
+    if host.loader:
+        reading = sum(workload.reads for workload in workloads) / host.loader
+        return max(reading, needed.compute) if workers else reading + needed.compute
     decode = needed.decode * host.cores / min(host.cores, host.cards * max(1, workers))
     return max(needed.read, decode, needed.compute) if workers else max(needed.read, decode + needed.compute)
-
-
-# This machine, measured by a few steps.
-
-PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
-MEASURED_SECONDS = 3.0
-
-
-def this_machine(recipe: Recipe) -> Callable[[str], Host]:
-    """For `forecast`: from a backbone to this machine, whose rates a few training steps and passes of prediction measure.
-
-    On a CPU, seconds are those of its threads at work, whatever else the machine does.
-    """
-    sizes, image_size = count_sites(recipe)
-    plate, hosts = _sites_of_plate(recipe, next(iter(sizes.values()))), {}
-    def host_of(backbone: str) -> Host:
-        if backbone not in hosts:
-            hosts[backbone] = _measure(recipe, backbone, min(plate, 2**23 // image_size**2 or 2), image_size)
-        return hosts[backbone]
-    return host_of
-
-
-def _measure(recipe: Recipe, backbone: str, count: int, image_size: int) -> Host:
-    device = pick_device(recipe.machine.device)
-    bits, task = resolve_precision(device, recipe.machine.precision), TASKS[recipe.task]
-    size = min(recipe.augmentation.progressive_sizes, default=round(recipe.augmentation.crop * image_size))
-    images = np.random.default_rng(0).integers(0, 256, (count, len(task.channels), size, size), dtype=np.uint8)
-    sites = pd.DataFrame({"stem": [str(row) for row in range(count)], "sirna": np.arange(count) % task.classes, "experiment": "", "plate": 1})
-    network = recipe.network.classifier.model_copy(update={"backbone": backbone, "covariates": [], "heads": "shared", "control_features": False,
-                                                           "standardise": "image" if recipe.network.standardise == "image" else "none"})
-    model = Classifier(network, channels=len(task.channels), classes=task.classes).to(device)
-    data = SiteImages(Path(), sites, class_numbers=range(task.classes), channels=task.suffixes, augment=build_augmentation(recipe.augmentation.pretraining, seed=0))
-    data.cached = list(images)
-    phase = Phase(name="forecast", training=recipe.training.whole.model_copy(update={"epochs": 1}), augmentation=recipe.augmentation.whole.model_copy(update={"progressive_sizes": []}))
-    trainer = Trainer(model, build_optimizer(phase.training, model.parameters()), phase, MachineSettings(precision=bits), scaler=gradient_scaler(device, bits))
-    steps = group_batches(np.array_split(np.arange(count), num_batches(count, recipe.training.batch_size)), 1)
-    trained = _rate(lambda: train_epoch(trainer, data, steps), count, device)
-    inference = PlateInference(model, images, precision=bits)
-    inferred = _rate(lambda: log_probabilities(inference, "adapted"), count, device)
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    host = Host(HERE, 1, 1e12, 1e11, memory, cores(), width=2 if bits in DTYPES else 4)  # the rates cancel out
-    return cost.measured(host, trained_per_second=trained, inferred_per_second=inferred, backbone=backbone, image_size=size, classes=task.classes)
-
-
-def _rate(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Sites a second of some work on `count` sites."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began, rounds = clock(), 0
-    while clock() - began < MEASURED_SECONDS:
-        work()
-        rounds += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return rounds * count / (clock() - began) * (1 if device.type == "cuda" else torch.get_num_threads())
 
 
 def gpu_host(gpus: Sequence[str]) -> Host | None:
