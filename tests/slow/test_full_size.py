@@ -16,14 +16,16 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from cellsignal.data.microscope.simulate import simulate
+from cellsignal.bench.sample import take_sample
+from cellsignal.data.images.reader import channel_path
 from cellsignal.data.settings import WellSettings
+from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
 from cellsignal.run import recipe as recipes
 from cellsignal.run.recipe import Recipe
 from cellsignal.settings import flatten, update
-from cellsignal.tasks import TASKS
+from cellsignal.tasks import RXRX1, TASKS
 from wilds_plates import write_wilds
 
 RECIPES = Path(__file__).parents[2] / "papermill_params"
@@ -56,25 +58,33 @@ def one_epoch_a_phase(recipe: Recipe) -> dict[str, object]:
             "machine.gradient_checkpointing": recipe.network.backbone != "plain-cnn", "machine.html_pages": False}
 
 
-# The plates: so few wells that a batch is full, and no more.
+# The plates: so few wells that a batch is full, and no more; all show the same few drawn ones.
 
 
 def draw(recipe: Recipe, folder: Path) -> Path:
     """A data set for a recipe, in the format of its task."""
     if recipe.task == "protein-atlas":
         tables = _atlas_tables(folder / "tables", sites=recipe.training.batch_size * recipe.wells.folds // (recipe.wells.folds - 1))
-        simulate(folder / "data", preset="atlas-tiny", like=tables, image_size=512, parallel_map=map)
-        return folder / "data"
-    if recipe.task == "rxrx1-wilds":
-        tables = _tables(folder / "tables", {"HUVEC-01": recipe.training.batch_size + 1, "RPE-01": 4, "RPE-02": 4, "HUVEC-02": 4}, tests=("HUVEC-02",))
-        simulate(folder / "drawn", preset="tiny", like=tables, image_size=256, parallel_map=map)
-        return write_wilds(folder / "drawn", folder / "data")
+        return _as_drawn(tables, folder, labelled_sites.read_site_tables(tables, TASKS[recipe.task]).sites["stem"], 512, TASKS[recipe.task].suffixes)
     names = {"HUVEC-01": SMALL_PLATE, "HUVEC-02": SMALL_PLATE, "HUVEC-03": SMALL_PLATE, "RPE-01": SMALL_PLATE}
-    if not recipe.network.one_network:  # one network a cell type, and one cell type is enough
+    if recipe.task == "rxrx1-wilds":
+        names = {"HUVEC-01": recipe.training.batch_size + 1, "RPE-01": 4, "RPE-02": 4, "HUVEC-03": 4}
+    elif not recipe.network.one_network:  # one network a cell type, and one cell type is enough
         del names["RPE-01"]
-    size = 128 if "128" in recipe.data else 512
-    simulate(folder / "data", preset="tiny", like=_tables(folder / "tables", names, tests=("HUVEC-03",)), image_size=size, parallel_map=map)
-    return folder / "data"
+    tables = _tables(folder / "tables", names, tests=("HUVEC-03",))
+    size = 256 if recipe.task == "rxrx1-wilds" else 128 if "128" in recipe.data else 512
+    _as_drawn(tables, folder, wells.read_tables(tables).sites["stem"], size, RXRX1.suffixes)
+    return write_wilds(tables, folder / "data") if recipe.task == "rxrx1-wilds" else tables
+
+
+def _as_drawn(root: Path, folder: Path, stems: Iterable[str], size: int, suffixes: tuple[str, ...]) -> Path:
+    """Give every site the images of one of four drawn sites."""
+    drawn = take_sample(folder / "drawn", data=None, count=4, image_size=size)
+    for number, stem in enumerate(stems):
+        (root / stem).parent.mkdir(parents=True, exist_ok=True)
+        for channel, suffix in enumerate(suffixes, 1):
+            os.link(channel_path(drawn.root, drawn.stems[number % 4], channel), f"{root / stem}{suffix}")
+    return root
 
 
 def _tables(folder: Path, experiments: dict[str, int], *, tests: Iterable[str]) -> Path:
@@ -88,13 +98,14 @@ def _tables(folder: Path, experiments: dict[str, int], *, tests: Iterable[str]) 
             kind = "treatment" if sirna < 1108 else "negative_control" if sirna == 1138 else "positive_control"
             well = f"{'BCDEFGHIJKLMNO'[number // 22]}{2 + number % 22:02}"
             rows.append({"id_code": f"{experiment}_1_{well}", "experiment": experiment, "plate": 1, "well": well, "sirna": sirna, "well_type": kind})
-    wells, columns = pd.DataFrame(rows), ["id_code", "experiment", "plate", "well", "sirna"]
-    for dataset, part in wells.groupby(wells["experiment"].isin(list(tests)).map({True: "test", False: "train"})):
+    table, columns = pd.DataFrame(rows), ["id_code", "experiment", "plate", "well", "sirna"]
+    for dataset, part in table.groupby(table["experiment"].isin(list(tests)).map({True: "test", False: "train"})):
         treated = part["well_type"] == "treatment"
         part.loc[treated, columns[:4] if dataset == "test" else columns].to_csv(folder / f"{dataset}.csv", index=False)
         part.loc[~treated, [*columns, "well_type"]].to_csv(folder / f"{dataset}_controls.csv", index=False)
         if dataset == "test":
             part.loc[treated, ["id_code"]].assign(sirna=0).to_csv(folder / "sample_submission.csv", index=False)
+            part.loc[treated, ["id_code", "sirna"]].to_csv(folder / "solution.csv", index=False)
     return folder
 
 

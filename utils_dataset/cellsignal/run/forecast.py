@@ -1,32 +1,19 @@
 """What a recipe will need on a machine before it runs there: memory, hours, sessions, weeks of Kaggle's quota, network by network."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 
 from cellsignal import settings
 from cellsignal.bench import cost
 from cellsignal.bench.cost import DatasetSize, Host, Source, Workload
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES, SiteImages, group_batches, num_batches
-from cellsignal.learn.devices import DTYPES, gradient_scaler, pick_device, resolve_precision
-from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES
 from cellsignal.learn.networks.memory import fitting_parts, training_memory
-from cellsignal.learn.settings import MachineSettings
-from cellsignal.learn.training.epoch import Trainer, train_epoch
-from cellsignal.learn.training.optim import build_optimizer
-from cellsignal.learn.training.phase import Phase
-from cellsignal.provenance import cores
 from cellsignal.run import environment
 from cellsignal.run.kernels.benchmark import COST_PARAMETERS
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal import provenance, settings
+from cellsignal import provenance
 from cellsignal.bench.cost import Host, measured
 from cellsignal.bench.sample import take_sample
 from cellsignal.data.images.reader import PLANE, file_suffix, read_site, whole_sites
@@ -112,6 +111,8 @@ def rehearse(recipe: Recipe, *, run: str = "") -> Rehearsal:
     check_memory(recipe)
     with tempfile.TemporaryDirectory(prefix="cellsignal-rehearse-") as folder:
         rehearsing = _Rehearsing(recipe, Path(folder), *_sites(recipe, Path(folder), run=run))
+        for backbone in ensemble_members(recipe.network.backbone, recipe.network.ensemble).values():
+            rehearsing.host(backbone)  # here, because a forecast notes errors and goes on
         needed = forecast(recipe, rehearsing.host)
     return Rehearsal(tuple(rehearsing.rows), needed, rehearsing.origin, str(rehearsing.device), rehearsing.precision)
 

@@ -25,6 +25,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "compare": ("compare.*",),
     "profiles": ("profiles.parquet", "perturbations.csv", "neighbours.csv", "profile.json", "receipt.json"),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
+    "rehearse": ("rehearsal.json",),
 }
 # Written when the work is complete; a session that ends earlier removes those of an earlier run.
 RESULT_FILES = {
