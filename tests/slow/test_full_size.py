@@ -30,7 +30,6 @@ from wilds_plates import write_wilds
 
 RECIPES = Path(__file__).parents[2] / "papermill_params"
 MEMORY = 8e9  # bytes that one recipe may take; batches that need more are checkpointed
-SMALL_PLATE = 12  # wells, of which 4 are controls: the 24 sites of the largest plate-pure batch
 
 pytestmark = pytest.mark.slow
 
@@ -66,15 +65,27 @@ def draw(recipe: Recipe, folder: Path) -> Path:
     if recipe.task == "protein-atlas":
         tables = _atlas_tables(folder / "tables", sites=recipe.training.batch_size * recipe.wells.folds // (recipe.wells.folds - 1))
         return _as_drawn(tables, folder, labelled_sites.read_site_tables(tables, TASKS[recipe.task]).sites["stem"], 512, TASKS[recipe.task].suffixes)
-    names = {"HUVEC-01": SMALL_PLATE, "HUVEC-02": SMALL_PLATE, "HUVEC-03": SMALL_PLATE, "RPE-01": SMALL_PLATE}
-    if recipe.task == "rxrx1-wilds":
-        names = {"HUVEC-01": recipe.training.batch_size + 1, "RPE-01": 4, "RPE-02": 4, "HUVEC-03": 4}
-    elif not recipe.network.one_network:  # one network a cell type, and one cell type is enough
-        del names["RPE-01"]
-    tables = _tables(folder / "tables", names, tests=("HUVEC-03",))
+    tables = _tables(folder / "tables", _experiments(recipe), tests=("HUVEC-03",))
     size = 256 if recipe.task == "rxrx1-wilds" else 128 if "128" in recipe.data else 512
     _as_drawn(tables, folder, wells.read_tables(tables).sites["stem"], size, RXRX1.suffixes)
-    return write_wilds(tables, folder / "data") if recipe.task == "rxrx1-wilds" else tables
+    if recipe.task == "rxrx1-wilds":
+        return write_wilds(tables, folder / "data")
+    (tables / "solution.csv").unlink()  # the rung `batch` is computed where answers are known
+    return tables
+
+
+def _experiments(recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """By experiment the number of treatments and of controls, one well each and two sites: one plate fills a batch, or all do if they are mixed."""
+    treatments, controls, few = recipe.training.batch_size // 2, 4, {"HUVEC-02": (2, 1), "HUVEC-03": (2, 1)}
+    if recipe.task == "rxrx1-wilds":  # one site of each well is trained on, and controls are classes like others
+        return {"HUVEC-01": (2 * treatments, 1), "RPE-02": (2, 1), "HUVEC-03": (2, 1)}
+    learnt_controls = controls * (recipe.wells.classes == "all")
+    if recipe.training.batch_scope == "mixed":
+        learnt_controls += 3 * (recipe.wells.classes == "all")  # of the other experiments
+        treatments -= 2 + (recipe.wells.split == "random")  # those of RPE-01, and of HUVEC-02 but for one that is held out
+    if recipe.network.one_network:  # of two cell types; else one, which is enough, has its own
+        few["RPE-01"] = (2, 1)
+    return {"HUVEC-01": (treatments - learnt_controls, controls), **few}
 
 
 def _as_drawn(root: Path, folder: Path, stems: Iterable[str], size: int, suffixes: tuple[str, ...]) -> Path:
@@ -87,14 +98,12 @@ def _as_drawn(root: Path, folder: Path, stems: Iterable[str], size: int, suffixe
     return root
 
 
-def _tables(folder: Path, experiments: dict[str, int], *, tests: Iterable[str]) -> Path:
-    """The competition's tables, by experiment so many wells on one plate: two thirds treatments, the others controls."""
+def _tables(folder: Path, experiments: dict[str, tuple[int, int]], *, tests: Iterable[str]) -> Path:
+    """The competition's tables, by experiment so many treatments and controls on one plate."""
     folder.mkdir(parents=True)
     rows = []
-    for experiment, count in experiments.items():
-        controls = [1138, *range(1108, 1108 + count // 3 - 1)]
-        sirnas = [*range(count - len(controls)), *controls]
-        for number, sirna in enumerate(sirnas):
+    for experiment, (treatments, controls) in experiments.items():
+        for number, sirna in enumerate([*range(treatments), *[1138, *range(1108, 1138)][:controls]]):
             kind = "treatment" if sirna < 1108 else "negative_control" if sirna == 1138 else "positive_control"
             well = f"{'BCDEFGHIJKLMNO'[number // 22]}{2 + number % 22:02}"
             rows.append({"id_code": f"{experiment}_1_{well}", "experiment": experiment, "plate": 1, "well": well, "sirna": sirna, "well_type": kind})
