@@ -116,7 +116,7 @@ def short_training(device: str, deadline: float) -> Iterator[str]:
         phase = Phase(name="whole", training=recipe.training.whole.model_copy(update=changes), augmentation=recipe.augmentation.whole)
         history: list[dict] = []
         with suppress(TimeSpent):
-            fit(model, TrainingSites(train, held_out), phase, weights=Path(folder) / "model.safetensors", budget=Budget(max(deadline, time.monotonic() + LEAST_SECONDS)),
+            fit(model, TrainingSites(train, held_out), phase, weights=Path(folder) / "model.safetensors", budget=Budget(time.time() + max(deadline - time.monotonic(), LEAST_SECONDS)),
                 machine=MachineSettings(device=device, num_workers=recipe.machine.num_workers), on_epoch=lambda rows: history.__setitem__(slice(None), rows))
     if not history:
         yield "No time was left for an epoch."
