@@ -24,7 +24,7 @@ CHAIN, REHEARSE = "0-chain", "rehearse"
 OUTPUTS_ALONE = {CHAIN: ("submission.csv", "report.html"), REHEARSE: ("rehearsal.json",)}
 MAX_SLUG = 50  # characters; Kaggle cuts longer slugs
 SECOND_SLUG_SUFFIX = "-b"  # of the second slug of a kernel; every slug leaves room for it
-CPU_STEPS = ("1-eda",)
+CPU_STEPS = ("1-eda", plans.PACK)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Kernel:
     needs: tuple[str, ...] = ()  # steps whose outputs it mounts
     cell_type: str = ""
     outputs: tuple[str, ...] = ()  # files of the run folder that it leaves when it is complete
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it goes on with what its earlier session left: all but the look at the plates, which takes minutes."""
+        return self.step != "1-eda"
 
 
 @dataclass(frozen=True)
