@@ -7,6 +7,7 @@ from functools import partial
 from math import ceil
 
 import numpy as np
+import pandas as pd
 
 from cellsignal import settings
 from cellsignal.bench import cost

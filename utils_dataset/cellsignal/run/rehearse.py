@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -20,7 +21,9 @@ import torch
 from cellsignal import provenance
 from cellsignal.bench.cost import Host, measured
 from cellsignal.bench.sample import take_sample
+from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.images.reader import PLANE, file_suffix, read_site, whole_sites
+from cellsignal.data.packing.pack import pack, plan_pack
 from cellsignal.data.tables import labelled_sites, wells
 from cellsignal.data.tables.splits import TRAIN
 from cellsignal.decide.predict.inference import InferenceOptions, PlateInference, log_probabilities, predict_experiment
@@ -41,9 +44,9 @@ from cellsignal.learn.training.phase import Phase
 from cellsignal.progress_bars import progress_bar
 from cellsignal.provenance import cores
 from cellsignal.run import inputs
-from cellsignal.run.forecast import HERE, Forecast, count_sites, forecast, plate_sites
+from cellsignal.run.forecast import HERE, RXRX1_IMAGE_SIZE, Forecast, count_sites, forecast, plate_sites
 from cellsignal.run.recipe import Recipe, ensemble_members
-from cellsignal.tasks import TASKS, Task
+from cellsignal.tasks import RXRX1, TASKS, Task
 
 SECONDS = 3.0  # that each phase is measured for at least, after steps that do not count; a step that takes longer counts at once
 DRAWN_SITES = 16  # the virtual microscope draws half of them
@@ -142,17 +145,23 @@ def check_memory(recipe: Recipe) -> None:
 
 def _sites(recipe: Recipe, folder: Path, *, run: str) -> tuple[Path, pd.DataFrame, str]:
     """The folder of some images, a table of their sites, and where they are from."""
-    task, size = TASKS[recipe.task], count_sites(recipe)[1]
+    task, data = TASKS[recipe.task], None
     with suppress(InputError):
         root, preset = inputs.resolve(recipe.data, run=run or recipe.run, preset=recipe.preset, seed=recipe.seed, task=task)
-        if not preset:
-            return root, TABLES[task.reader](root, task), f"of {root}"
-    sample = take_sample(folder, data=None, count=DRAWN_SITES, image_size=size, seed=recipe.seed)
-    table = _drawn_table(task, sample.stems)
-    if task.suffixes != TASKS["rxrx1"].suffixes:
+        data = None if preset else root
+    packed_size = recipe.wells.packed_size
+    if data is not None and (is_store(data) or not packed_size):
+        return data, TABLES[task.reader](data, task), f"of {data}"
+    size = RXRX1_IMAGE_SIZE if packed_size else count_sites(recipe)[1]
+    sample = take_sample(folder, data=data, count=DRAWN_SITES, image_size=size, seed=recipe.seed)
+    table, root = _drawn_table(task, sample.stems), sample.root
+    if task.suffixes != RXRX1.suffixes:
         for stem, image in zip(sample.stems, sample.images(), strict=True):
-            _write_site(sample.root / stem, image[:len(task.channels)], task)
-    return sample.root, table, sample.origin
+            _write_site(root / stem, image[:len(task.channels)], task)
+    if packed_size:
+        root = folder / "packed"
+        pack(plan_pack(sample.root, codec="zstd" if find_spec("blosc2") else "raw", sizes=[packed_size]), root, progress=False)
+    return root, table, f"{sample.origin}, packed at {packed_size} px" if packed_size else sample.origin
 
 
 def _drawn_table(task: Task, stems: Sequence[str]) -> pd.DataFrame:
