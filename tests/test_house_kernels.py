@@ -48,6 +48,7 @@ session = cellsignal.start(globals(), "STEP")'''
 OWN = {  # values of notebooks outside the chain that are not the demo's
     "compare": {"preset": ""},
     "profiles": {"preset": ""},
+    "rehearse": {},
     "benchmark": {"preset": "", "network.backbone": "densenet121", "training.batch_size": 8},
 }
 

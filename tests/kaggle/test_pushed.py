@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,6 +150,18 @@ def test_a_kernel_a_step_finds_the_competition_and_does_so_too(open_competition:
         there.cellsignal("kaggle", "push", TINY, *ATTACHED, *QUICK)
         there.cellsignal("kaggle", "pull", TINY)
     assert (there.folder / "runs/tiny/submission.csv").read_bytes() == (local / "submission.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_rehearsal_there_prints_what_it_measured(open_account: Callable[..., Account], tiny_plates: Path) -> None:
+    there = open_account("legacy")
+    there.kaggle.competitions[COMPETITION] = tiny_plates
+    with there.kaggle:
+        there.cellsignal("kaggle", "push", TINY, "--rehearse", *ATTACHED, "-p", "network.backbone=plain-cnn", *QUICK)
+        [[session]] = there.kaggle.kernels.values()
+    assert "images of /kaggle/input/recursion-cellular-image-classification" in there.said
+    assert re.search(r"^plain-cnn +whole +32 +16 +no ", there.said, re.M) and "forecast for this machine" in there.said
+    assert {path.name for path in (session.outcome.folder / "runs/tiny").iterdir()} >= {"rehearsal.json", "receipts"}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from cellsignal.data.tables.splits import split_sites
 from cellsignal.errors import InputError
 from cellsignal.run import forecast as forecasts
 from cellsignal.run import recipe as recipes
-from cellsignal.run.forecast import HERE, count_sites, forecast, gpu_host, recipes_table
+from cellsignal.run.forecast import count_sites, forecast, gpu_host, recipes_table
 
 RECIPES = Path(__file__).parents[2] / "papermill_params"
 SMALL = {"backbone": "densenet-small", "batch_size": 16, "pretrain_epochs": 2, "epochs": 4}
@@ -90,14 +90,6 @@ def test_best_fits_a_t4_by_default_and_is_checkpointed() -> None:
     needed = forecast(recipe)
     assert needed.networks[0].parts == 1 and 5e9 < needed.networks[0].memory < 15e9
     needed.check()
-
-
-def test_a_few_steps_measure_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecasts, "MEASURED_SECONDS", 0.1)
-    recipe = recipe_of({"preset": "tiny", "backbone": "plain-cnn", "pretrain_epochs": 2, "epochs": 2, "device": "cpu"})
-    needed = forecast(recipe, forecasts.this_machine(recipe))
-    assert needed.host.name == HERE and "measured by a few steps" in str(needed) and "sessions" not in str(needed)
-    assert 0 < needed.hours < 0.1 and all(each.memory > forecasts.PROCESS_BYTES for each in needed.networks)
 
 
 def test_a_gpu_is_known_by_its_name() -> None:

@@ -1,7 +1,7 @@
 """The cost of a recipe: the number of sites through networks times the time of a site, measured here or estimated for other machines."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 from typing import Any
@@ -194,6 +194,9 @@ class Host:
     width: int = 2  # bytes of a number
     efficiency: float = EFFICIENCY  # of training: the share of the roofline that it reaches
     inference_efficiency: float = EFFICIENCY  # the same of inference
+    # Where they were measured, sites a second trained and inferred on, by part and size of a workload; and sites a second read.
+    rates: Mapping[tuple[str, int | None], tuple[float, float]] = field(default_factory=dict)
+    loader: float = 0.0
 
     @property
     def pixels(self) -> float:
@@ -248,6 +251,9 @@ def estimate(workloads: Sequence[Workload], host: Host, source: Source, *, backb
     """The time of workloads on a host, for network inputs of `image_size` px."""
     compute = 0.0
     for workload in workloads:
+        if rates := host.rates.get((workload.part, workload.image_size)):
+            compute += workload.trained / rates[0] + workload.inferred / rates[1]
+            continue
         inference_seconds, training_seconds = (work.seconds(host.flops, host.bandwidth, width=host.width)
                         for work in count_work(backbone, workload.image_size or image_size))
         compute += workload.inferred * inference_seconds / host.inference_efficiency + workload.trained * training_seconds / host.efficiency

@@ -1,5 +1,6 @@
 """The commands `cellsignal kaggle …`: the bundle on Kaggle, from the first name to the submission."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from cellsignal.errors import InputError
 
 if TYPE_CHECKING:
     from cellsignal.kaggle.kernel_folders import Kernel, PushPlan
+    from cellsignal.kaggle.push_state import PushedKernel
 
 # Everything else is imported inside the commands: `--help` must not wait for pandas.
 
@@ -49,6 +51,7 @@ def push(
     dataset: Annotated[list[str] | None, typer.Option(metavar="OWNER/SLUG", help="Data set to attach; repeatable.")] = None,
     competition: Annotated[bool, typer.Option("--competition", help="Attach the competition beside --dataset.")] = False,
     until_done: Annotated[bool, typer.Option("--until-done", help="Push again until every step is complete.")] = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Only a few steps of each phase, in minutes: speed, memory, hours.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
     machine: Annotated[Machine | None, typer.Option(help="Whose memory and hours to forecast, instead of t4x2, which Kaggle gives.")] = None,
     patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a running session to end.")] = 13.0,
@@ -62,20 +65,24 @@ def push(
     First comes a forecast for real plates: memory, hours, sessions and weeks of quota, network by network; what cannot fit is
     refused. One kernel a step; each is pushed when those it needs are complete, at most 2 GPU and 5 CPU sessions at a time.
     The same call again goes on where an earlier one stopped, and pushes only what is not complete or has changed.
+
+    With --rehearse one kernel takes a few real steps of each phase on Kaggle's own machine, and what it measured is printed.
     """
     from cellsignal.kaggle import client, kernel_folders, push_state
     from cellsignal.run import environment, recipe
 
+    if rehearse and (only or cell_type or until_done):
+        raise InputError("--rehearse is one kernel of minutes", cure="leave --only, --cell-type and --until-done away")
     checked = recipe.load(params, parameter or ())  # before anybody is asked
     owner = client.check_owner(user or (_written_owner() if dry_run else _owner()))
-    options = {"kernels": environment.kernels_folder(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "competition": competition}
+    options = {"kernels": environment.kernels_folder(), "datasets": dataset or [], "as_one_kernel": only in (kernel_folders.CHAIN, "0"), "rehearse": rehearse, "competition": competition}
     plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **options)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
     if machine is not None or (checked.machine.device != "cpu" and not checked.preset):  # drawn plates are small, and take minutes
-        from cellsignal.run import forecast
+        from cellsignal.run import forecast, rehearse
 
-        needed = forecast.forecast(checked, forecast.this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
+        needed = forecast.forecast(checked, rehearse.this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
         print(needed, flush=True)
         needed.check()
     if dry_run:
@@ -91,7 +98,22 @@ def push(
     if spent:
         progress_text = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
         raise TimeSpent(f"time budget spent in {progress_text}; give the same command again to continue, or add --until-done")
+    if rehearse:
+        print(_rehearsed(pushed.steps[kernel_folders.REHEARSE]))
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
+
+
+def _rehearsed(kernel: "PushedKernel") -> str:
+    """What a rehearsal on Kaggle printed."""
+    import tempfile
+
+    from cellsignal import files
+    from cellsignal.kaggle import client
+
+    name = f"{kernel.run}/rehearsal.json"
+    with tempfile.TemporaryDirectory() as folder:
+        client.output(kernel.version_slug, Path(folder), f"^{re.escape(name)}$")
+        return "\n".join(files.read_json(Path(folder) / name)["text"])
 
 
 def _owner() -> str:

@@ -20,7 +20,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
     sys.exit("cellsignal: error: this system has no POSIX file locks; on Windows run it inside WSL")
 
 from cellsignal.budget import TimeSpent
-from cellsignal.cli import embed, kaggle, profiles, run
+from cellsignal.cli import embed, kaggle, profiles, rehearse, run
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.files import output_file
 from cellsignal.run import environment
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(kaggle.app, name="kaggle")
 app.command(epilog="Example: cellsignal run papermill_params/demo.yaml -p seed=1 --out runs/second")(run.run)
+app.command(epilog="Example: cellsignal rehearse papermill_params/brodt.yaml")(rehearse.rehearse)
 app.command(epilog="Example: cellsignal bundle runs/demo --out demo.zip")(run.bundle)
 app.command(epilog="Example: cellsignal sweep papermill_params/tiny.yaml sweep.yaml --seeds 0,1,2")(run.sweep)
 app.command(epilog="Example: cellsignal embed runs/demo --out embeddings.parquet")(embed.embed)

@@ -68,9 +68,9 @@ def run(
         raise InputError(f"--machine runs nothing, and {' and '.join(useless)} would be of no use", cure=f"leave out --machine, or {' and '.join(useless)}")
     checked = recipe.load(params, parameter or ())
     if machine is not None:
-        from cellsignal.run import forecast
+        from cellsignal.run import forecast, rehearse
 
-        print(forecast.forecast(checked, forecast.this_machine(checked) if machine is Machine.here else machine.value))
+        print(forecast.forecast(checked, rehearse.this_machine(checked) if machine is Machine.here else machine.value))
         return
     _print_forecast(checked)
     from cellsignal.run.chain import chain

@@ -16,6 +16,8 @@ class WellSettings(Settings):
     validation_experiments: int = Field(1, ge=1, description="experiments held out per cell type, but never all of them")
     folds: int = Field(5, ge=2, description="of the Protein Atlas, a network each")
     drop_edge_wells: bool = Field(False, description="leave out wells in a plate's outer rows and columns")
+    packed_size: int = Field(
+        0, ge=0, description="longer side in px to which the images are reduced and packed, once, before anything is trained; 0: the images as they are")
     classes: Literal["treatments", "all"] = Field("treatments", description="siRNAs to tell apart; all: the controls of every experiment too")
 
     subsets = {"held_out": ("split", "validation_experiments")}

@@ -20,10 +20,11 @@ from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe
 from cellsignal.run.record import step_receipts
 from cellsignal.tasks import TASKS
 
-CHAIN = "0-chain"
+CHAIN, REHEARSE = "0-chain", "rehearse"
+OUTPUTS_ALONE = {CHAIN: ("submission.csv", "report.html"), REHEARSE: ("rehearsal.json",)}
 MAX_SLUG = 50  # characters; Kaggle cuts longer slugs
 SECOND_SLUG_SUFFIX = "-b"  # of the second slug of a kernel; every slug leaves room for it
-CPU_STEPS = ("1-eda",)
+CPU_STEPS = ("1-eda", plans.PACK)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Kernel:
     cell_type: str = ""
     outputs: tuple[str, ...] = ()  # files of the run folder that it leaves when it is complete
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it goes on with what its earlier session left: all but the look at the plates, which takes minutes."""
+        return self.step != "1-eda"
+
 
 @dataclass(frozen=True)
 class PushPlan:
@@ -55,9 +61,10 @@ class PushPlan:
 
 
 def plan_kernels(
-    recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), as_one_kernel: bool = False, competition: bool = False
+    recipe: Recipe, *, name: str, owner: str, kernels: Path, datasets: Sequence[str] = (), as_one_kernel: bool = False, rehearse: bool = False,
+    competition: bool = False,
 ) -> PushPlan:
-    """The kernels of a recipe called `name`; `as_one_kernel` makes the whole chain one kernel.
+    """The kernels of a recipe called `name`; `as_one_kernel`: the chain in one kernel; `rehearse`: its rehearsal alone.
 
     `datasets`: owner/slug of further data sets, which stand for the competition's plates unless `competition` attaches
     it beside them. Raises InputError for a recipe that cannot run on Kaggle.
@@ -67,8 +74,8 @@ def plan_kernels(
     values = {**recipe.model_dump(), "run": _run_folder(recipe.run), "data": recipe.data if recipe.data.startswith("/kaggle/input/") else ""}
     _check_data(recipe, datasets)
     _check_time(recipe.machine.time_budget_minutes)
-    if as_one_kernel:
-        planned_steps = [Step(CHAIN, outputs=("submission.csv", "report.html"), notebook=kernels / CHAIN / f"{CHAIN}.ipynb")]
+    if alone := CHAIN if as_one_kernel else REHEARSE if rehearse else "":
+        planned_steps = [Step(alone, outputs=OUTPUTS_ALONE[alone], notebook=kernels / alone / f"{alone}.ipynb")]
     else:
         planned_steps = plans.plan(recipe, cell_types(recipe), kernels=kernels)
     plans.check(recipe, kernels=kernels)

@@ -9,7 +9,7 @@ from cellsignal import provenance, settings
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import client, kernel_folders, push_state, watch
 from cellsignal.kaggle.errors import Busy, InvalidSource, Missing, QuotaSpent, RateLimited, Refused, ServerError, Unreachable
-from cellsignal.kaggle.kernel_folders import CPU_STEPS, SECOND_SLUG_SUFFIX, Kernel, PushPlan
+from cellsignal.kaggle.kernel_folders import SECOND_SLUG_SUFFIX, Kernel, PushPlan
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.kaggle.watch import RETRIES, UNATTENDED_RETRIES, Outcome, PollClock, Retrying, StatusView, row
 from cellsignal.run import environment
@@ -98,7 +98,7 @@ class Sender:
         work, first_slug = self.work_identities[kernel.step], f"{self.plan.owner}/{kernel.slug}"
         same_work = previous if previous is not None and previous.work == work else None
         resumable = same_work is not None and same_work.status in _RESUMABLE
-        earlier = (same_work.slug if resumable else same_work.earlier) if same_work and kernel.step not in CPU_STEPS else ""
+        earlier = (same_work.slug if resumable else same_work.earlier) if same_work and kernel.resumable else ""
         return PushedKernel(
             identity=self.identities[kernel.step],
             work=work,

@@ -1,33 +1,25 @@
 """What a recipe will need on a machine before it runs there: memory, hours, sessions, weeks of Kaggle's quota, network by network."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cellsignal import settings
 from cellsignal.bench import cost
 from cellsignal.bench.cost import DatasetSize, Host, Source, Workload
-from cellsignal.decide.predict.inference import PlateInference, log_probabilities
+from cellsignal.data.images.packed_store import is_store
+from cellsignal.data.images.reader import read_site
+from cellsignal.data.tables.splits import HELD_OUT, TEST, TRAIN, split_sites
+from cellsignal.data.tables.wells import read_tables, select
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES, SiteImages, group_batches, num_batches
-from cellsignal.learn.devices import DTYPES, gradient_scaler, pick_device, resolve_precision
-from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES
 from cellsignal.learn.networks.memory import fitting_parts, training_memory
-from cellsignal.learn.settings import MachineSettings
-from cellsignal.learn.training.epoch import Trainer, train_epoch
-from cellsignal.learn.training.optim import build_optimizer
-from cellsignal.learn.training.phase import Phase
-from cellsignal.provenance import cores
-from cellsignal.run import environment
+from cellsignal.run import environment, mounts
 from cellsignal.run.kernels.benchmark import COST_PARAMETERS
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members
 from cellsignal.tasks import TASKS
@@ -47,8 +39,38 @@ RANDOM_HELD_OUT = 0.05
 def count_sites(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
     """The sites of each cell type (in a task without them of each fold, or of a benchmark's one network), and their image size in px.
 
-    Of simulated plates as their preset has them, of real ones as the competition has them, without a look at the data.
+    Of wells by the tables in the folder that `data` names, where it has some; else of simulated plates as their preset has them, and of
+    real ones as the competition has them. With `wells.packed_size` the images have at most this size.
     """
+    sizes, image_size = _count_tables(recipe) or _count_known(recipe)
+    return sizes, min(image_size, recipe.wells.packed_size or image_size)
+
+
+def _count_tables(recipe: Recipe) -> tuple[dict[str, DatasetSize], int] | None:
+    """The sites of the user's own tables; None without these, or for a task that has no wells."""
+    root = environment.data_folder(recipe.data) if recipe.data else None
+    if root is None or TASKS[recipe.task].reader != "wells" or not mounts.has_task_tables(root, TASKS[recipe.task]):
+        return None
+    tables = select(read_tables(root), cell_types=recipe.wells.cell_types, experiments=recipe.wells.experiments)
+    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, recipe.wells.held_out, seed=recipe.seed))
+    try:
+        image_size = read_site(root, sites["stem"].iloc[0]).shape[-1]
+    except InputError:  # the tables alone are here, and the images on Kaggle
+        image_size = RXRX1_IMAGE_SIZE
+    return {name: _of_sites(group, recipe) for name, group in sites.groupby("cell_type", sort=False)}, image_size
+
+
+def _of_sites(sites: pd.DataFrame, recipe: Recipe) -> DatasetSize:
+    treatment = sites["well_type"] == "treatment"
+    counts = sites.groupby([treatment, "split"]).size()
+    treatments, controls = ([float(counts.get((kind, split), 0)) for split in (TRAIN, HELD_OUT, TEST)] for kind in (True, False))
+    more = controls[2] * (recipe.wells.classes == "all")
+    plate = float(sites[treatment].groupby(["experiment", "plate"]).size().max())
+    return DatasetSize(treatments[0] + more, treatments[1], treatments[2], controls[0], controls[1], plate)
+
+
+def _count_known(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
+    """The sites of a preset, or of the competition or benchmark itself."""
     preset = None
     if recipe.preset:
         from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
@@ -110,15 +132,16 @@ class Forecast:
     networks: tuple[NetworkForecast, ...]
     prediction_hours: float
     session_hours: float
+    packing_hours: float = 0.0  # of a session without a GPU, which costs nothing of the quota
 
     @property
     def hours(self) -> float:
-        """Hours of all networks and of the prediction, one after the other."""
+        """Hours of all networks and of the prediction, one after the other; packing, which needs no GPU, is not among them."""
         return sum(network.hours for network in self.networks) + self.prediction_hours
 
     @property
     def sessions(self) -> int:
-        """Sessions, of which every notebook has at least one."""
+        """Sessions with a GPU, of which every notebook has at least one."""
         return sum(network.sessions for network in self.networks) + ceil(self.prediction_hours / self.session_hours)
 
     @property
@@ -140,6 +163,8 @@ class Forecast:
         for each in self.networks:
             known = (_memory(each), _hours(each.hours), *[str(each.sessions)] * on_kaggle) if each.memory else (each.problem, "", *[""] * on_kaggle)
             rows.append((each.name, each.backbone, each.batch, *known))
+        if self.packing_hours:
+            rows.insert(1, ("packing", "", "no GPU", "", _hours(self.packing_hours), *["1"] * on_kaggle))
         rows.append(("prediction", "", "", "", _hours(self.prediction_hours), *[str(ceil(self.prediction_hours / self.session_hours))] * on_kaggle))
         rows.append(("in all", "", "", "", _hours(self.hours), *[str(self.sessions)] * on_kaggle))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -161,8 +186,11 @@ def _hours(hours: float) -> str:
 
 HERE = "this machine"
 PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
+PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
 NOTEBOOK_SECONDS = 8.0  # of a notebook's start, imports and figures, on one core
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
+# Of real sites too (papermill_params/README.md): read from a store with the codec zstd at 192 px; and read as PNGs, reduced, packed into it.
+PACKED, PACKING = Source("packed store", 0.12e6, 3900.0, 192), Source("packing", 0.44e6, 32.0, RXRX1_IMAGE_SIZE)
 # The time of a training step with gradient checkpointing, and in parts of a batch, over the time without (utils_dataset/README.md).
 CHECKPOINTED, IN_PARTS = 4 / 3, 2.5
 
@@ -191,7 +219,16 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
                 prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != PLAIN) / 3600
             except InputError as error:  # a backbone of timm, which is not installed
                 networks.append(replace(row, problem=f"not known here: {error}"))
-    return Forecast(host_of(members["model"]), tuple(networks), prediction, session_hours)
+    host = host_of(members["model"])
+    return Forecast(host, tuple(networks), prediction, session_hours, _packing_hours(recipe, host, sizes.values()))
+
+
+def _packing_hours(recipe: Recipe, host: Host, sizes: Iterable[DatasetSize]) -> float:
+    """Hours in which the cores read, reduce and pack all images, where the recipe asks for it."""
+    if not recipe.wells.packed_size:
+        return 0.0
+    sites = sum(sum(vars(replace(size, plate=0)).values()) for size in sizes)
+    return (NOTEBOOK_SECONDS + max(sites / PACKING.per_core / host.cores, sites * PACKING.site_bytes / host.disk)) / 3600
 
 
 def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequence[Workload], size: DatasetSize, image_size: int,
@@ -200,7 +237,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     training, wanted = recipe.training, recipe.machine.gradient_checkpointing
     cropped = round(recipe.augmentation.crop * image_size)
     largest = max(recipe.augmentation.progressive_sizes, default=cropped)
-    batch_size = min(training.batch_size, _sites_of_plate(recipe, size)) if training.batch_scope == "plate" else training.batch_size
+    batch_size = min(training.batch_size, plate_sites(recipe, size)) if training.batch_scope == "plate" else training.batch_size
     task, on_gpu = TASKS[recipe.task], host.memory > 0
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
              "training": training}
@@ -228,7 +265,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
 
 
-def _sites_of_plate(recipe: Recipe, size: DatasetSize) -> int:
+def plate_sites(recipe: Recipe, size: DatasetSize) -> int:
     """The most sites of a plate that training batches are taken from: its treatments, or the controls on which a network is pretrained."""
     on_controls = recipe.training.pretrain_epochs > 0 or recipe.wells.classes == "all"
     return max(int(size.plate), SITES_A_WELL * CONTROLS // PLATES * on_controls)
@@ -247,69 +284,16 @@ def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, 
 
 def _seconds(workloads: Sequence[Workload], *, host: Host, backbone: str, image_size: int, recipe: Recipe, cached: bool = False) -> float:
     """The time of some work: images are read by `machine.num_workers` threads beside it, or without such in turn with it; cached ones once."""
-    needed = cost.estimate(workloads, host, PNG, backbone=backbone, image_size=image_size)
+    source = PACKED if recipe.wells.packed_size or (recipe.data and is_store(environment.data_folder(recipe.data))) else PNG
+    needed = cost.estimate(workloads, host, source, backbone=backbone, image_size=image_size)
     if cached:
         return needed.compute
     workers = recipe.machine.num_workers
+    if host.loader:
+        reading = sum(workload.reads for workload in workloads) / host.loader
+        return max(reading, needed.compute) if workers else reading + needed.compute
     decode = needed.decode * host.cores / min(host.cores, host.cards * max(1, workers))
     return max(needed.read, decode, needed.compute) if workers else max(needed.read, decode + needed.compute)
-
-
-# This machine, measured by a few steps.
-
-PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
-MEASURED_SECONDS = 3.0
-
-
-def this_machine(recipe: Recipe) -> Callable[[str], Host]:
-    """For `forecast`: from a backbone to this machine, whose rates a few training steps and passes of prediction measure.
-
-    On a CPU, seconds are those of its threads at work, whatever else the machine does.
-    """
-    sizes, image_size = count_sites(recipe)
-    plate, hosts = _sites_of_plate(recipe, next(iter(sizes.values()))), {}
-    def host_of(backbone: str) -> Host:
-        if backbone not in hosts:
-            hosts[backbone] = _measure(recipe, backbone, min(plate, 2**23 // image_size**2 or 2), image_size)
-        return hosts[backbone]
-    return host_of
-
-
-def _measure(recipe: Recipe, backbone: str, count: int, image_size: int) -> Host:
-    device = pick_device(recipe.machine.device)
-    bits, task = resolve_precision(device, recipe.machine.precision), TASKS[recipe.task]
-    size = min(recipe.augmentation.progressive_sizes, default=round(recipe.augmentation.crop * image_size))
-    images = np.random.default_rng(0).integers(0, 256, (count, len(task.channels), size, size), dtype=np.uint8)
-    sites = pd.DataFrame({"stem": [str(row) for row in range(count)], "sirna": np.arange(count) % task.classes, "experiment": "", "plate": 1})
-    network = recipe.network.classifier.model_copy(update={"backbone": backbone, "covariates": [], "heads": "shared", "control_features": False,
-                                                           "standardise": "image" if recipe.network.standardise == "image" else "none"})
-    model = Classifier(network, channels=len(task.channels), classes=task.classes).to(device)
-    data = SiteImages(Path(), sites, class_numbers=range(task.classes), channels=task.suffixes, augment=build_augmentation(recipe.augmentation.pretraining, seed=0))
-    data.cached = list(images)
-    phase = Phase(name="forecast", training=recipe.training.whole.model_copy(update={"epochs": 1}), augmentation=recipe.augmentation.whole.model_copy(update={"progressive_sizes": []}))
-    trainer = Trainer(model, build_optimizer(phase.training, model.parameters()), phase, MachineSettings(precision=bits), scaler=gradient_scaler(device, bits))
-    steps = group_batches(np.array_split(np.arange(count), num_batches(count, recipe.training.batch_size)), 1)
-    trained = _rate(lambda: train_epoch(trainer, data, steps), count, device)
-    inference = PlateInference(model, images, precision=bits)
-    inferred = _rate(lambda: log_probabilities(inference, "adapted"), count, device)
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    host = Host(HERE, 1, 1e12, 1e11, memory, cores(), width=2 if bits in DTYPES else 4)  # the rates cancel out
-    return cost.measured(host, trained_per_second=trained, inferred_per_second=inferred, backbone=backbone, image_size=size, classes=task.classes)
-
-
-def _rate(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Sites a second of some work on `count` sites."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began, rounds = clock(), 0
-    while clock() - began < MEASURED_SECONDS:
-        work()
-        rounds += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return rounds * count / (clock() - began) * (1 if device.type == "cuda" else torch.get_num_threads())
 
 
 def gpu_host(gpus: Sequence[str]) -> Host | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cellsignal.data.tables.labelled_sites import SiteTables
 
+PACKED, PACKED_RECEIPT = "packed", "packed.json"  # of a run: the store of its images at a reduced size, and what made it
 _printed: set[str] = set()
 
 
@@ -40,12 +41,13 @@ def open_tables(
     seed: int = 0,
     cell_types: Collection[str] = (),
     experiments: Collection[str] = (),
+    packed_size: int = 0,
 ) -> wells.Tables:
-    """Tables of the run's plates, simulated first when `preset` is set and they are not there yet.
+    """Tables of the run's plates, simulated first when `preset` is set and they are not there yet; with `packed_size` those of its packed images.
 
     Raises InputError when the folder is missing, holds another simulation, or lacks a named cell type or experiment.
     """
-    root = prepare(data, run=run, preset=preset, seed=seed)
+    root = packed_images(run, packed_size) if packed_size else prepare(data, run=run, preset=preset, seed=seed)
     return wells.select(wells.read_tables(root), cell_types=cell_types, experiments=experiments)
 
 
@@ -79,6 +81,23 @@ def prepare(
             _print_once(_simulated_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), timeout=3600, waiting_message=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, replace=replace and not data, **options)
+    return _labelled(root)
+
+
+def packed_images(run: str | Path, size: int) -> Path:
+    """The store of a run's images at `size` px, in its own folder or in that of an attached run; InputError where the notebook `pack` has not made it."""
+    folder = environment.run_folder(str(run))
+    receipt = Receipt.find(folder / PACKED_RECEIPT)
+    if receipt is not None and receipt.complete and receipt.identity.get("size") == size:
+        for root in (candidate / PACKED for candidate in (folder, *mounts.runs()) if Receipt.find(candidate / PACKED_RECEIPT) == receipt):
+            if is_store(root):
+                return _labelled(root)
+    attached = f"; {mounts.describe_mounts()}" if environment.platform() == "kaggle" else ""
+    raise InputError(f"the images were not packed at {size} px{attached}", where=folder / PACKED, cure="run the notebook `pack` first; on Kaggle attach its output")
+
+
+def _labelled(root: Path) -> Path:
+    """The folder; from here on the figures and pages of this process say whether its images are simulated."""
     simulated.show(simulated.is_simulated(root))
     if simulated.shown():
         identity = simulated.identity(root)

@@ -55,19 +55,19 @@ class PackPlan:
 
 
 def plan_pack(
-    data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = (), format: str = "plates"
+    data: Path, *, codec: str = CODEC, sizes: Sequence[int] = (), cell_types: Sequence[str] = (), experiments: Sequence[str] = (), format: str = "plates"
 ) -> PackPlan:
     """Plan the packing of a data set; reads its tables, lists its folders, and encodes some images.
 
-    `sizes`: of the copies' longer side in pixels; empty means the original size. `cell_types`: empty means all. `format`:
-    a key of FORMATS. InputError for invalid tables, an unknown codec or cell type, a size larger than the images, and a
-    data set without images.
+    `sizes`: of the copies' longer side in pixels; empty means the original size. `cell_types`, `experiments`: empty means all.
+    `format`: a key of FORMATS. InputError for invalid tables, an unknown codec, cell type or experiment, a size larger than the
+    images, and a data set without images.
     """
     root, kind = Path(data), packed_store.codec(codec)
     if format == "ome-zarr":
         omezarr.library()
     task = labelled_sites.task_of(root)
-    sites = SITES_BY_READER[task.reader](root, task, cell_types)
+    sites = SITES_BY_READER[task.reader](root, task, cell_types, experiments)
     missing = missing_channels(root, sites["stem"], channels=task.suffixes)
     complete = sites[missing == ""].reset_index(drop=True)
     if complete.empty:
@@ -85,24 +85,24 @@ def _sizes(sizes: Sequence[int], full: int) -> list[int]:
     return sorted(set(sizes) or {full}, reverse=True)
 
 
-def _well_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
-    return wells.select(wells.read_tables(root), cell_types=cell_types).sites[["stem", "cell_type"]]
+def _well_sites(root: Path, task: Task, cell_types: Sequence[str], experiments: Sequence[str]) -> pd.DataFrame:
+    return wells.select(wells.read_tables(root), cell_types=cell_types, experiments=experiments).sites[["stem", "cell_type"]]
 
 
-def _labelled_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+def _labelled_sites(root: Path, task: Task, cell_types: Sequence[str], experiments: Sequence[str]) -> pd.DataFrame:
     if cell_types:
         raise InputError(f"the task {task.name} has no cell types", where=root, cure="leave out --cell-type")
     return labelled_sites.read_site_tables(root, task).sites[["stem"]].assign(cell_type="")
 
 
-def _benchmark_sites(root: Path, task: Task, cell_types: Sequence[str]) -> pd.DataFrame:
+def _benchmark_sites(root: Path, task: Task, cell_types: Sequence[str], experiments: Sequence[str]) -> pd.DataFrame:
     if cell_types:
         raise InputError(f"the task {task.name} is scored on all cell types", where=root, cure="leave out --cell-type")
     return wells.read_benchmark_sites(root)[["stem", "cell_type"]]
 
 
 # By the reader that a task names.
-SITES_BY_READER: dict[str, Callable[[Path, Task, Sequence[str]], pd.DataFrame]] = {
+SITES_BY_READER: dict[str, Callable[[Path, Task, Sequence[str], Sequence[str]], pd.DataFrame]] = {
     "wells": _well_sites, "sites": _labelled_sites, "splits": _benchmark_sites,
 }
 

@@ -230,36 +230,13 @@ class _PhaseTraining:
             raise InputError("the training processes read different checkpoints", where=self.checkpoint.weights.parent,
                              cure="give all machines one run folder, on a disk that they share")
         send = send_message if process_group.is_main_process else lambda message: None
-        setting = self.machine.gradient_checkpointing
-        parts = self._fitting_parts(process_group) if setting == "auto" else int(setting)
+        checkpointing = checkpointed(self.model, self.sites.train, self.phase, self.machine, process_group)
         state = TrainingState(self.model.to(process_group.device), self.phase, self.checkpoint, machine=self.machine, process_group=process_group,
-                              saved=saved, checkpointing=Checkpointing(self.model.body, setting, parts=parts, compiled=self.machine.compile))
+                              saved=saved, checkpointing=checkpointing)
         for row in state.rows:
             send({"resumed_epoch": row})
         if self._train_epochs(state, process_group, send):
             state.finish(self._model_config(), earlier_history=self.earlier_history)
-
-    def _fitting_parts(self, process_group: ProcessGroup) -> int:
-        """The parts of gradient checkpointing (`checkpoint_blocks`) with which the phase fits into the free memory, by estimate."""
-        data, training, device = self.sites.train, self.phase.training, process_group.device
-        size = max(self.phase.image_size(epoch) or max(data.shape[1:]) for epoch in (0, training.epochs - 1))
-        batch_size = min(training.batch_size, len(data))
-        if self.phase.trainable == "head" or batch_size * size**2 <= SMALL_BATCH_PIXELS:
-            return 0
-        from cellsignal.learn.networks.memory import fitting_parts, training_memory
-
-        facts = {"size": size, "channels": len(data.channels), "classes": self.model.classes, "precision": resolve_precision(device, self.machine.precision),
-                 "training": training, "batch_size": batch_size * (1 + self.model.settings.control_features)}
-        def bytes_in(parts: int) -> int:
-            memory = training_memory(self.model.settings.backbone, **facts, parts=parts)
-            return memory.total if device.type == "cuda" else memory.tensors * process_group.size
-        parts = fitting_parts(free_memory(device), batch_size, bytes_in)
-        if parts > 1 and self.machine.compile:
-            raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
-        if parts:
-            how = "gradient checkpointing" if parts == 1 else f"gradient checkpointing in {parts} parts of a batch"
-            print(f"{self.phase.name}: {how}, because {bytes_in(0) / 1e9:.1f} GB would not fit into the free memory; the gradients are the same")
-        return parts
 
     def _train_epochs(self, state: TrainingState, process_group: ProcessGroup, send_message: SendMessage) -> bool:
         """Train until the phase ends (True) or the time is over (False)."""
@@ -318,6 +295,35 @@ class _PhaseTraining:
         well_types = sorted(data.sites["well_type"].unique().tolist()) if "well_type" in data.sites else []
         return ModelConfig.from_model(self.model, class_numbers=data.class_numbers, well_types=well_types,
                                       scope=self.phase.training.batch_scope, task=self.sites.task)
+
+
+def checkpointed(model: Classifier, data: SiteImages, phase: Phase, machine: MachineSettings, process_group: ProcessGroup) -> Checkpointing:
+    """The gradient checkpointing of a phase: as `machine` says, or for "auto" with which, by estimate, it fits into the free memory."""
+    setting = machine.gradient_checkpointing
+    parts = _fitting_parts(model, data, phase, machine, process_group) if setting == "auto" else int(setting)
+    return Checkpointing(model.body, setting, parts=parts, compiled=machine.compile)
+
+
+def _fitting_parts(model: Classifier, data: SiteImages, phase: Phase, machine: MachineSettings, process_group: ProcessGroup) -> int:
+    training, device = phase.training, process_group.device
+    size = max(phase.image_size(epoch) or max(data.shape[1:]) for epoch in (0, training.epochs - 1))
+    batch_size = min(training.batch_size, len(data))
+    if phase.trainable == "head" or batch_size * size**2 <= SMALL_BATCH_PIXELS:
+        return 0
+    from cellsignal.learn.networks.memory import fitting_parts, training_memory
+
+    facts = {"size": size, "channels": len(data.channels), "classes": model.classes, "precision": resolve_precision(device, machine.precision),
+             "training": training, "batch_size": batch_size * (1 + model.settings.control_features)}
+    def bytes_in(parts: int) -> int:
+        memory = training_memory(model.settings.backbone, **facts, parts=parts)
+        return memory.total if device.type == "cuda" else memory.tensors * process_group.size
+    parts = fitting_parts(free_memory(device), batch_size, bytes_in)
+    if parts > 1 and machine.compile:
+        raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
+    if parts:
+        how = "gradient checkpointing" if parts == 1 else f"gradient checkpointing in {parts} parts of a batch"
+        print(f"{phase.name}: {how}, because {bytes_in(0) / 1e9:.1f} GB would not fit into the free memory; the gradients are the same")
+    return parts
 
 
 class _TrainingLog:

@@ -89,6 +89,9 @@ def run_chain(
     inputs.check_cell_types(recipe.wells.cell_types, run=folder, preset=preset, where=recipe.location("wells.cell_types"))
     in_run_folder = not recipe.data and root == environment.scratch_folder(folder)
     values = {**recipe.model_dump(), "run": str(folder), "data": "" if in_run_folder else str(root), "preset": preset}
+    if recipe.wells.packed_size and executor is not None and executor.splits_prediction:
+        what = "the machines of a cluster do not share a run's packed images"
+        raise InputError(what, where=recipe.location("wells.packed_size"), cure="pack them first with `cellsignal pack`, name the store as `data`, and write 0 here")
     executor, budget = executor or LocalExecutor(), Budget(environment.deadline(recipe.machine.time_budget_minutes))
     with _locked(folder), executor.open(folder, deadline=budget.deadline):
         files.remove_temporary(folder, STEP_FOLDERS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal import files, json_schemas, settings
+from cellsignal.data.images import packed_store
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
@@ -17,6 +18,7 @@ from cellsignal.run.chain.steps import Step
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members, last_weights_name, phase_prefix, pretrained_weights_name
 from cellsignal.tasks import TASKS
 
+PACK = "pack"  # the step that packs reduced images, where a recipe asks for it
 READ_BY_CHAIN = {  # parameters that the chain itself reads
     "task", "data", "preset", "run", "seed", "machine.parallel_notebooks", "machine.html_pages", "machine.time_budget_minutes",
 }  # fmt: skip
@@ -60,7 +62,10 @@ def plan_by_cell_type(recipe: Recipe, cell_types: Sequence[str], kernels: Path) 
     if not network.one_network:  # a network depends on its own cell type only
         trainings = [replace(step, overrides={**step.overrides, "wells.cell_types": []}) for step in trainings]
     eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
-    return [*trainings, _prediction(trainings, kernels=kernels), *[eda] * recipe.machine.html_pages]
+    steps = [*trainings, _prediction(trainings, kernels=kernels)]
+    if recipe.wells.packed_size:
+        steps = [_packing(kernels=kernels), *(replace(step, needs=(*step.needs, PACK)) for step in steps)]
+    return [*steps, *[eda] * recipe.machine.html_pages]
 
 
 def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list[Step]:
@@ -97,6 +102,17 @@ def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -
 PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {
     "by cell type": plan_by_cell_type, "in folds": plan_folds, "one network": plan_one_network,
 }
+
+
+def _packing(*, kernels: Path) -> Step:
+    """The reduced images, of which the indices are hashed for all pixels, whose checksums they hold."""
+    return Step(
+        PACK,
+        needs=("simulate",),
+        outputs=(inputs.PACKED_RECEIPT,),
+        extras=(f"{inputs.PACKED}/{packed_store.FILE}", f"{inputs.PACKED}/**/{packed_store.INDEX}"),
+        notebook=_notebook(kernels, PACK),
+    )
 
 
 def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) -> Step:

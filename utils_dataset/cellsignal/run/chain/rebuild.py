@@ -12,6 +12,7 @@ from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import inputs
 from cellsignal.run.chain import steps
+from cellsignal.run.chain.plans import PACK
 from cellsignal.run.chain.steps import STAGES, Step
 from cellsignal.run.record import step_receipts
 
@@ -41,7 +42,8 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
     if not start_from:
         end_rebuild(run)
         return list(plan), {}
-    rerun = [_with_start(step, start_from) for step in plan if start_from == "scratch" or set(step.stages) - set(_kept_stages(start_from))]
+    rerun = [_with_start(step, start_from) for step in plan if start_from == "scratch" or set(step.stages) - set(_kept_stages(start_from))
+             or (step.name == PACK and start_from != "scores")]  # it keeps what is packed; an archive comes without
     identity = {"start_from": start_from, "parameters": steps.without_paths_and_speed(values)}
     rebuild = Receipt.find(run / REBUILD_FILE)
     rebuild = rebuild if rebuild and replace(rebuild, complete=True).is_current(identity) else None

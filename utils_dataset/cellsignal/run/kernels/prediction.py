@@ -61,7 +61,8 @@ class Predictor:
         recipe = self.recipe = session.recipe
         self.session, self.folder, self.stored, self.score_only = session, session.folder, start_from == "scores", score_only
         self.all_tables = inputs.open_tables(
-            recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
+            recipe.data, run=self.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments,
+            packed_size=0 if self.stored else recipe.wells.packed_size)
         self.requested_tables = select(self.all_tables, cell_types=recipe.wells.cell_types)
         self.members = list(ensemble_members(recipe.network.backbone, recipe.network.ensemble))
         self.finals = [last_weights_name(name, final=True) for name in self.members if recipe.training.final_epochs]

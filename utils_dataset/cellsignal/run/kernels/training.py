@@ -36,7 +36,8 @@ class NetworkTraining:
 
     def __init__(self, session: Session, *, cell_type: str, network_name: str) -> None:
         recipe = session.recipe
-        tables = open_tables(recipe.data, run=session.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments)
+        tables = open_tables(recipe.data, run=session.folder, preset=recipe.preset, seed=recipe.seed, experiments=recipe.wells.experiments,
+                             packed_size=recipe.wells.packed_size)
         sites, on_edge = of_cell_type(tables.sites, cell_type, cell_types=recipe.wells.cell_types), []
         if recipe.wells.drop_edge_wells:
             sites, on_edge = inner_wells(sites)

@@ -17,6 +17,7 @@ NETWORK_PARAMETERS = ("cell_type", "network_name")  # they say which of a run's 
 OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished phases
     "0-chain": ("*", *(f"{folder}/**/*" for folder in ("eda", "notebooks", "receipts", "scores", "weights"))),
     "1-eda": ("eda/**/*",),
+    "pack": ("packed.json",),  # and not the store, which would be copied into every later kernel
     "2-pretrain-controls": ("weights/{cell_type}/pretrain.*",),
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.*", "weights/{cell_type}/{network_name}-*"),
     "protein-atlas": ("weights/fold-*/model.*", "weights/thresholds.json", "submission.csv", "metrics.json", "scores/**/*", "eda/**/*"),
@@ -25,6 +26,7 @@ OUTPUT_PATTERNS = {  # what each notebook leaves; of a training, its finished ph
     "compare": ("compare.*",),
     "profiles": ("profiles.parquet", "perturbations.csv", "neighbours.csv", "profile.json", "receipt.json"),
     "benchmark": ("benchmark.json", "benchmark-*.png"),
+    "rehearse": ("rehearsal.json",),
 }
 # Written when the work is complete; a session that ends earlier removes those of an earlier run.
 RESULT_FILES = {
