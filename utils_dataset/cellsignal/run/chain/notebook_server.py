@@ -36,7 +36,7 @@ class NotebookServer:
         self.environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._code: dict[str, str] = {}
+        self._code = 0
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class NotebookServer:
         with job:
             with remote, self._lock:
                 self._start()
-                socket.send_fds(self._control, b"\n", [remote.fileno(), log.fileno()])
+                socket.send_fds(self._control, [b"\n"], [remote.fileno(), log.fileno()])
             job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules)}).encode() + b"\n")
             while not stop.is_set() and not select.select([job], [], [], 0.05)[0]:
                 pass
@@ -65,7 +65,7 @@ class NotebookServer:
 
     def _start(self) -> None:
         """Start the process, unless it runs and has the code of now."""
-        code = code_identity.package_code("run")
+        code = max(path.stat().st_mtime_ns for path in code_identity.PACKAGE.rglob("*.py"))
         if self._process is not None and self._process.poll() is None and code == self._code:
             return
         self._end()
@@ -176,7 +176,7 @@ def main(descriptor: int) -> None:
             os.set_inheritable(received, False)
         job, log = descriptors
         request = json.loads(_read_line(job))
-        if sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
+        if request["modules"] and sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
             _load(request["modules"])
             code_identity.package_code("run")  # which every session asks for
         if os.fork() == 0:
