@@ -13,6 +13,7 @@ from cellsignal.errors import StepFailed
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment
 from cellsignal.run.chain import notebooks, script
+from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.record import step_receipts
 
 STEP = "3-train-cell-type"
@@ -57,7 +58,8 @@ def run(folder: Path, cells: list[str], **values: Any) -> list[dict[str, Any]]:
     nbformat.write(nbformat.v4.new_notebook(cells=written, metadata={"kernelspec": notebooks.KERNEL}), path)
     target = folder.parent / f"{folder.name}-executed.ipynb"
     folder.mkdir(exist_ok=True)
-    notebooks.execute(path, target=target, parameters={"run": str(folder), **values}, environment=environment.kernel_environment(folder), stop=Event())
+    with NotebookServer(environment.kernel_environment(folder)) as server:
+        notebooks.execute(path, target=target, parameters={"run": str(folder), **values}, server=server, stop=Event())
     return [cell for cell in notebooks.code_cells(target) if "injected-parameters" not in cell["metadata"].get("tags", [])]
 
 

@@ -18,6 +18,7 @@ from cellsignal.errors import InputError
 from cellsignal.kaggle import kernel_folders
 from cellsignal.run import environment as paths
 from cellsignal.run.chain import notebooks
+from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.recipe import Recipe
 
@@ -40,7 +41,8 @@ def run(notebook: Path, folder: Path, *, stop: Event | None = None, **parameters
     target = folder / "notebooks/1-eda.ipynb"
     given = {"run": str(folder), **parameters}
     environment = paths.kernel_environment(folder)
-    notebooks.execute(notebook, target=target, parameters=given, environment=environment, stop=stop or Event())
+    with NotebookServer(environment) as server:
+        notebooks.execute(notebook, target=target, parameters=given, server=server, stop=stop or Event())
     notebooks.write_page(target)
     return target
 
@@ -113,11 +115,11 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
 ) -> None:
     ways, tried = notebooks._run_logged, []
 
-    def papermill(command: list[str], **options: object) -> tuple[int, str]:
-        notebook, target = map(Path, command[command.index("papermill") + 1 :][:2])
+    def papermill(server: NotebookServer, arguments: list[str], modules: set[str], **options: Event) -> tuple[int, str]:
+        notebook, target = map(Path, arguments[:2])
         tried.append(target)
         if len(tried) > failures:
-            return ways(command, **options)
+            return ways(server, arguments, modules, **options)
         target.write_text(notebook.read_text())
         return 1, "RuntimeError: Kernel didn't respond in 60 seconds"
 

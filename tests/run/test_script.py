@@ -19,6 +19,7 @@ from cellsignal.errors import InputError
 from cellsignal.files import read_json, sha256
 from cellsignal.run import environment as paths
 from cellsignal.run.chain import notebooks, script
+from cellsignal.run.chain.notebook_server import NotebookServer
 
 CELLS = ['run = ""\ndata = ""\nseed = 3\ncell_type = "U2OS"\ntraining = {"epochs": 2}\nmachine = {}', """
 import os
@@ -87,7 +88,8 @@ def test_a_script_and_a_kernel_are_the_same_code_and_learn_the_same_bits(made: t
     (tmp_path / "kernel").mkdir()
     values = {**script.notebook_parameters(*made, ["cell_type=RPE"]), "run": str(tmp_path / "kernel")}
     environment = {**paths.kernel_environment(tmp_path / "kernel"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, environment=environment, stop=Event())
+    with NotebookServer(environment) as server:
+        notebooks.execute(made[0], target=tmp_path / "out.ipynb", parameters=values, server=server, stop=Event())
     one, two = (tmp_path / name / "RPE.safetensors" for name in ("script", "kernel"))
     facts = [read_json(path.with_suffix(".json"))["identity"] for path in (one, two)]
     assert facts[0] == facts[1] and facts[0]["code"]["notebook"] == code_identity.cells_digest(CELLS[2:]), "what finds the package is no part of it"

@@ -23,6 +23,8 @@ CODE_FILES = ("*.py", "*.jinja", "*.js")  # of the package: Python, and the temp
 GROUND = ""  # the name of the files that lie in no room
 USER = ""  # the owner of code that is neither this package's nor installed
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # the fields that hold statements
 _IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__", "__weakref__"}
 _parse_lock = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and raises SystemError when two build one
 
@@ -48,7 +50,7 @@ def _append_words(node: Any, words: list[str]) -> list[str]:
             _append_words(child, words)
     elif isinstance(node, ast.AST):
         words.append(type(node).__name__)
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None
+        documented = isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
         for name in node._fields:
             if (value := getattr(node, name, None)) is not None and value != []:
                 words.append(name)
@@ -113,7 +115,11 @@ def imported_run_modules(tree: ast.AST) -> list[Path]:
 def imported_names(code: str | ast.AST) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
-    for node in ast.walk(parse(code) if isinstance(code, str) else code):
+    nodes = [parse(code) if isinstance(code, str) else code]
+    while nodes:
+        node = nodes.pop()
+        for block in _BLOCKS:
+            nodes += getattr(node, block, ())
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -24,6 +24,10 @@ _START_TIME = time.time()  # of this process, nearly: notebooks and commands imp
 _CHAIN, _DEADLINE = "CELLSIGNAL_CHAIN", "CELLSIGNAL_DEADLINE"  # what a chain passes to its notebooks
 _SAFE_PATH = "PYTHONSAFEPATH"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MEMORY = {  # of the C library: what a training step frees stays with the process, which would fault it in again at each step
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 _LIBRARIES = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS needs to repeat itself
     "NO_ALBUMENTATIONS_UPDATE": "1",  # it would look for its newest version on the internet
@@ -186,6 +190,7 @@ def kernel_environment(run: Path, *, threads: int = 1, deadline: float | None = 
         "PYTHONUNBUFFERED": "1",
         "JUPYTER_PATH": jupyter,
         "JUPYTER_PLATFORM_DIRS": "1",
+        **_MEMORY,
         **_LIBRARIES,
     }
 

@@ -93,31 +93,33 @@ def _rate(axes: Axes, history: list[dict]) -> None:
 class LiveCurves:
     """Give it to training as the callable for each epoch: it redraws the curves in one place.
 
-    Drawing takes time, so it draws at most every `pause` seconds, and once more when the cell ends.
-    Outside a notebook it does nothing.
+    Drawing takes time, so it draws at most every `pause` seconds, less often where a drawing takes more than a twentieth of a
+    second, and once more when the cell ends. Outside a notebook it does nothing.
     """
 
     def __init__(self, *, title: str = "", pause: float = 3.0) -> None:
         self.title, self.pause = title, pause
         self._shell, self._handle = notebook_shell(), None
-        self._history, self._pending, self._drawn = [], False, float("-inf")
+        self._history, self._pending, self._next_draw = [], False, float("-inf")
 
     def __call__(self, history: list[dict]) -> None:
         """Take the whole history so far, one row per epoch, and redraw when it is time."""
         self._history, self._pending = list(history), bool(history)
-        if monotonic() - self._drawn >= self.pause:
+        if monotonic() >= self._next_draw:
             self._draw()
 
     def _draw(self) -> None:
         """Show what has not been shown yet."""
         if self._shell is None or not self._pending:
             return
+        start = monotonic()
         figure = curves(self._history, title=self.title)
         if self._handle is None:
             self._show_first(figure)
         else:
             self._handle.update(figure)
-        self._pending, self._drawn = False, monotonic()
+        end = monotonic()
+        self._pending, self._next_draw = False, end + self.pause * max(1, 20 * (end - start))
 
     def _show_first(self, figure: Figure) -> None:
         from IPython.display import display

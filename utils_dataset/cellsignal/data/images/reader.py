@@ -62,10 +62,11 @@ def _decoded(path: Path, colour: int, *, shape: tuple[int, ...]) -> np.ndarray:
     return image
 
 
-def write_channel(path: Path, image: np.ndarray) -> None:
+def write_channel(path: str | Path, image: np.ndarray) -> None:
     """Write uint8[H, W] as an 8-bit grey PNG; raises OSError, which OpenCV's own writer does not."""
     _, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    Path(path).write_bytes(content)
+    with open(path, "wb", buffering=0) as file:
+        file.write(content)
 
 
 def read_site(

@@ -158,8 +158,7 @@ def traits(latent: np.ndarray) -> dict[str, float]:
 
 def stream(*key: int | str) -> np.random.Generator:
     """A random generator that depends on `key` alone, never on the order or the process of a call."""
-    words = [word for part in key for word in _words(part)]
-    return np.random.default_rng(np.random.SeedSequence(words))
+    return np.random.default_rng(np.random.SeedSequence([_words(part) for part in key]))
 
 
 def even_normals(rng: np.random.Generator, number: int, count: int) -> np.ndarray:
@@ -172,6 +171,6 @@ def even_normals(rng: np.random.Generator, number: int, count: int) -> np.ndarra
     return ndtri(np.clip(quantiles, 0.04, 0.96))
 
 
-def _words(part: int | str) -> list[int]:
-    # The length in front keeps ("a", "b") and ("ab",) apart.
-    return [part] if isinstance(part, int) else [len(part), *part.encode()]
+def _words(part: int | str) -> int | np.ndarray:
+    # The length in front keeps ("a", "b") and ("ab",) apart; SeedSequence takes an array many times faster than a list.
+    return part if isinstance(part, int) else np.array([len(part), *part.encode()], dtype=np.uint32)

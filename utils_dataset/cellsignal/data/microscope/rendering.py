@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsignal.data.images.reader import channel_path, write_channel
+from cellsignal.data.images.reader import write_channel
 from cellsignal.data.microscope import batch_effects, optics
 from cellsignal.data.microscope.batch_effects import Effects, WellEffects
 from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, phenotype, stream, traits
 from cellsignal.data.microscope.cells import draw
+from cellsignal.tasks import RXRX1
 
 SITES = (1, 2)
 DRIFT = 0.7  # how far an experiment moves every trait, in units of one siRNA's effect at strength 1
@@ -93,20 +94,19 @@ def _render_site(
 
 def _write(site_image: np.ndarray, folder: Path, *, plate: Plate, well: str, site: int) -> list[str]:
     code = f"{plate.experiment}_{plate.plate}_{well},{plate.experiment},{plate.plate},{well},{site}"
-    rows = []
-    for channel, image in enumerate(site_image, start=1):
-        if (well, site) != (plate.lost, 2) or channel <= 4:  # what a real damaged site has
-            write_channel(channel_path(folder, f"{well}_s{site}", channel), image)
-            rows.append(f"{code},{channel},{_statistics(image)}\n")
-    return rows
+    written = site_image[:4] if (well, site) == (plate.lost, 2) else site_image  # what a real damaged site has
+    for suffix, image in zip(RXRX1.suffixes, written):
+        write_channel(f"{folder}/{well}_s{site}{suffix}", image)
+    return [f"{code},{channel},{row}\n" for channel, row in enumerate(_statistics(written), start=1)]
 
 
-def _statistics(image: np.ndarray) -> str:
-    """Mean, standard deviation, median, minimum and maximum, exact: taken from the histogram."""
-    counts = np.bincount(image.ravel(), minlength=256)
-    values, total = np.arange(256), image.size
-    mean = counts @ values / total
-    deviation = np.sqrt(max(counts @ values**2 / total - mean**2, 0.0))
-    middle = np.searchsorted(np.cumsum(counts), [(total + 1) // 2, total // 2 + 1])
-    present = np.flatnonzero(counts)
-    return f"{mean:.6f},{deviation:.6f},{middle.mean():.1f},{present[0]},{present[-1]}"
+def _statistics(images: np.ndarray) -> list[str]:
+    """Mean, standard deviation, median, minimum and maximum of each channel, exact: taken from the histograms."""
+    counts = np.stack([np.bincount(image.ravel(), minlength=256) for image in images])
+    values, total = np.arange(256), images[0].size
+    means = counts @ values / total
+    deviations = np.sqrt(np.maximum(counts @ values**2 / total - means**2, 0.0))
+    middle = (counts.cumsum(axis=1)[:, :, None] < [(total + 1) // 2, total // 2 + 1]).sum(axis=1).mean(axis=1)
+    present = counts > 0
+    lowest, highest = present.argmax(axis=1), 255 - present[:, ::-1].argmax(axis=1)
+    return [f"{mean:.6f},{deviation:.6f},{median:.1f},{low},{high}" for mean, deviation, median, low, high in zip(means, deviations, middle, lowest, highest)]

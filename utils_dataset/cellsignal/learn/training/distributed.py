@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -230,8 +231,19 @@ def _launch_processes(work: Callable[[ProcessGroup, SendMessage], None], device:
     # All processes are on this machine, and its loopback interface exists without a network.
     interface = {"gloo_socket_ifname": "lo"} if sys.platform == "linux" else {}
     gc.collect()  # the store of an earlier launch: a forked process that collected it would wait for a thread that it does not have
-    with patch_environment(**interface):
+    with patch_environment(**interface), _temporary_files_removed():
         notebook_launcher(_process_main, (work, device, pipe), num_processes=processes, use_port=str(_free_port()))
+
+
+@contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """Inside, temporary files of this process and its children lie in a folder that is removed: the launcher leaves its own behind."""
+    previous = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        try:
+            yield
+        finally:
+            tempfile.tempdir = previous
 
 
 def _process_main(work: Callable[[ProcessGroup, SendMessage], None], device: str, pipe: tuple[int, int]) -> None:

@@ -15,6 +15,7 @@ from cellsignal.errors import InputError, system_error
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, inputs
 from cellsignal.run.chain import notebooks, plans, rebuild, steps
+from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.chain.progress import ChainProgress
 from cellsignal.run.chain.steps import Step
@@ -52,8 +53,8 @@ class LocalExecutor:
     def open(self, run: Path, *, deadline: float | None) -> Iterator[None]:
         """Work for a run folder until `deadline`, in seconds since 1970."""
         self.run, self.deadline = run, deadline
-        self.environment = environment.kernel_environment(run, deadline=deadline)
-        yield
+        with NotebookServer(environment.kernel_environment(run, deadline=deadline)) as self.server:
+            yield
 
     def num_slots(self, parallel_notebooks: int) -> int:
         """How many notebooks may run at once, with so many on each machine."""
@@ -63,7 +64,7 @@ class LocalExecutor:
         """Execute a notebook; returns its receipt, None without one, and raises as `notebooks.execute` does."""
         step = job.step
         target = self.run / f"notebooks/{step.name}.ipynb"
-        notebooks.execute(step.notebook, target=target, parameters=job.parameters, environment=self.environment, stop=job.stop)
+        notebooks.execute(step.notebook, target=target, parameters=job.parameters, server=self.server, stop=job.stop)
         if job.write_page:
             notebooks.write_page(target)
         return step_receipts.read(self.run, step.name)

@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from threading import Event, Lock
@@ -17,11 +16,10 @@ import yaml
 from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
 from cellsignal.errors import Faults, InputError, StepFailed
-from cellsignal.run.chain import parent_watchdog
+from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
 
 INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps only the name and the text of an error
-GRACE_SECONDS = 10.0  # for a notebook that is asked to end; a chain that is asked to end has 20
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_DEFAULTS = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # of any cell, and of one of code
 KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
@@ -116,9 +114,9 @@ def _is_parameters_cell(cell: Mapping[str, Any]) -> bool:
 
 
 def execute(
-    notebook: Path, *, target: Path, parameters: Mapping[str, Any], environment: dict[str, str], stop: Event
+    notebook: Path, *, target: Path, parameters: Mapping[str, Any], server: NotebookServer, stop: Event
 ) -> None:
-    """Run `notebook` with papermill in a process that ends with this one; `target` is written when it has ended.
+    """Run `notebook` with papermill in processes that end with this one; `target` is written when it has ended.
 
     Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
     """
@@ -129,12 +127,13 @@ def execute(
     normalised = normalise(read(notebook), where=notebook)
     with tempfile.TemporaryDirectory() as folder:
         files.write_json(Path(folder) / notebook.name, normalised)
-        command = _command(Path(folder) / notebook.name, partial, parameters)
+        arguments = _papermill_arguments(Path(folder) / notebook.name, partial, parameters)
+        modules = _modules(notebook)
         try:
-            code, last_line = _run_logged(command, environment=environment, stop=stop)
+            code, last_line = _run_logged(server, arguments, modules, stop=stop)
             if KERNEL_NOT_STARTED in last_line:  # another process took its port, or the machine was busy; no cell has run yet
                 partial.unlink(missing_ok=True)
-                code, last_line = _run_logged(command, environment=environment, stop=stop)
+                code, last_line = _run_logged(server, arguments, modules, stop=stop)
             if partial.exists():
                 os.replace(partial, target)
         finally:
@@ -159,29 +158,30 @@ def write_page(notebook: Path) -> None:
     files.write_text(notebook.with_suffix(".html"), page)
 
 
-def _command(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> list[str]:
+def _papermill_arguments(notebook: Path, target: Path, parameters: Mapping[str, Any]) -> list[str]:
     # YAML and not JSON: papermill would read JSON's 1e-05 as text, because it has no dot.
     values = yaml.safe_dump(dict(parameters), allow_unicode=True)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]
-    # -P: papermill must not import files of the current folder, such as pandas.py.
-    return [sys.executable, "-P", "-m", "papermill", *paths, "-y", values, "-k", "python3", "--no-progress-bar"]
+    return [*paths, "-y", values, "-k", "python3", "--no-progress-bar"]
 
 
-def _run_logged(command: list[str], *, environment: dict[str, str], stop: Event) -> tuple[int, str]:
+def _modules(notebook: Path) -> set[str]:
+    """The modules of this package that a notebook imports."""
+    names: set[str] = set()
+    for cell in code_cells(notebook):
+        with suppress(SyntaxError):  # IPython's own syntax, or a cell that will fail
+            names |= code_identity.imported_names(source(cell))
+    return {name for name in names if name.startswith(f"{code_identity.PACKAGE.name}.")}
+
+
+def _run_logged(server: NotebookServer, arguments: list[str], modules: set[str], *, stop: Event) -> tuple[int, str]:
     """Exit code and last line of a papermill process."""
     with tempfile.TemporaryFile() as log:
-        # Nothing is written into this pipe: when it ends, because this process closes it or ends, the notebook ends too.
-        process = subprocess.Popen(
-            parent_watchdog.watched_command(command, grace=GRACE_SECONDS), env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-        )
-        with process.stdin:
-            while process.poll() is None and not stop.wait(0.05):
-                pass
-        process.wait()
-        if stop.is_set():
+        code = server.run(arguments, modules, log=log, stop=stop)
+        if code is None:
             raise Stopped
         log.seek(0)
-        return process.returncode, _last_line(log.read().decode(errors="replace"))
+        return code, _last_line(log.read().decode(errors="replace"))
 
 
 def _raise_error(path: Path, *, code: int, last_line: str) -> None:

@@ -12,6 +12,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def watched_command(command: Sequence[str], *, grace: float) -> list[str]:
@@ -22,15 +25,14 @@ def watched_command(command: Sequence[str], *, grace: float) -> list[str]:
     return [sys.executable, "-P", "-m", "cellsignal.run.chain.parent_watchdog", str(grace), *command]
 
 
-def main(grace: float, command: Sequence[str]) -> int:
-    """Run `command` until it or our standard input ends; returns its exit code, and 128 + n when signal n ended it."""
+def watch(child: Any, *, pipe: int, grace: float) -> int:
+    """Wait for a child with the methods of subprocess.Popen, which ends when `pipe` does; returns its exit code, and 128 + n when signal n ended it."""
     import psutil  # ipykernel installs it
 
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     parent_ended = threading.Event()
 
     def end_with_parent() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
+        while os.read(pipe, 1024):
             pass
         parent_ended.set()
         with suppress(psutil.NoSuchProcess):
@@ -51,9 +53,13 @@ def main(grace: float, command: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-if __name__ == "__main__":
-    # The parent ends us through the pipe; a signal would end us and leave the command running. A handler and not SIG_IGN,
-    # which the command would inherit.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+def ignore_signals() -> None:
+    """Ignore the signals of a terminal: the parent ends us through the pipe; a signal would end us and leave the command running."""
+    for number in SIGNALS:  # a handler and not SIG_IGN, which the command would inherit
         signal.signal(number, lambda number, frame: None)
-    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    ignore_signals()
+    command = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+    sys.exit(watch(command, pipe=sys.stdin.fileno(), grace=float(sys.argv[1])))

@@ -15,6 +15,7 @@ from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed, system_error
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import notebooks, plans, steps
+from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.cluster import shared_storage
 from cellsignal.run.cluster.shared_storage import Storage, run_parallel
@@ -130,7 +131,8 @@ def _execute(job: JobDescription, workspace: Workspace) -> dict[str, Any]:
         files.write_text(notebook, job["notebook"])
         variables = environment.kernel_environment(Path(folder), deadline=job["deadline"])
         try:
-            notebooks.execute(notebook, target=target, parameters=parameters, environment=variables, stop=Event())
+            with NotebookServer(variables) as server:
+                notebooks.execute(notebook, target=target, parameters=parameters, server=server, stop=Event())
         except (InputError, StepFailed) as error:
             # The paths as they will be in the run folder; the notebook travels with the error.
             sent = type(error)(str(error).replace(str(workspace.run), job["run"]))

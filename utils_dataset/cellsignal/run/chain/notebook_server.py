@@ -1,0 +1,226 @@
+"""A process that runs notebooks by forking: papermill, its kernel and what the cells import are loaded once for all notebooks of a run.
+
+`python -P -c "from cellsignal.run.chain.notebook_server import main; main(FD)"` serves the process that holds the other end of the
+socket FD. Each notebook is run by three processes, each the child of the one before: one that watches, papermill, and the kernel.
+What the cells import is not loaded before where there is a GPU, because CUDA does not survive a fork, and elsewhere than on Linux.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from threading import Event, Lock
+from types import TracebackType
+from typing import IO, Any, Self
+
+from cellsignal import code_identity
+from cellsignal.run.chain import parent_watchdog
+
+GRACE_SECONDS = 10.0  # for a notebook that is asked to end; a chain that is asked to end has 20
+POLL_SECONDS = 0.02
+NOTEBOOK_MODULES = ("papermill.cli", "ipykernel.kernelapp", "psutil")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+
+
+class NotebookServer:
+    """The server of this process, started with the first notebook and ended with the `with` block; `environment`: its variables."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._code = 0
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def run(self, arguments: Sequence[str], modules: Collection[str], *, log: IO[bytes], stop: Event) -> int | None:
+        """Run papermill with some command-line arguments, its output in `log`; returns its exit code, None when `stop` was set.
+
+        `modules`: those that the kernel will import. The notebook ends when this process does.
+        """
+        job, remote = socket.socketpair()
+        with job:
+            with remote, self._lock:
+                self._start()
+                socket.send_fds(self._control, [b"\n"], [remote.fileno(), log.fileno()])
+            job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules)}).encode() + b"\n")
+            while not stop.is_set() and not select.select([job], [], [], 0.05)[0]:
+                pass
+            if stop.is_set():
+                job.shutdown(socket.SHUT_WR)
+            code = job.recv(16)  # when all processes of the notebook have ended
+        return None if stop.is_set() else int(code or -signal.SIGKILL)
+
+    def _start(self) -> None:
+        """Start the process, unless it runs and has the code of now."""
+        code = max(path.stat().st_mtime_ns for path in code_identity.PACKAGE.rglob("*.py"))
+        if self._process is not None and self._process.poll() is None and code == self._code:
+            return
+        self._end()
+        self._control, remote = socket.socketpair()
+        with remote:
+            # Frozen modules hide their files from the debugger, which prints a warning.
+            command = [sys.executable, "-P", "-Xfrozen_modules=off", "-c", f"from {__name__} import main; main({remote.fileno()})"]
+            self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, pass_fds=[remote.fileno()], start_new_session=True)
+        self._code = code
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._control.close()
+            self._process.wait()
+
+
+class ForkedProcess:
+    """A child that calls a function and then exits; with the methods of subprocess.Popen. Start it while there is only one thread."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.returncode: int | None = None
+        self._lock = Lock()
+        self.pid = os.fork()
+        if self.pid == 0:
+            function()
+            sys.exit()
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
+        end = time.monotonic() + timeout if timeout is not None else float("inf")
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a forked process", timeout)
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkedKernel(ForkedProcess):
+    """A kernel that waits for the command by which Jupyter would start it: that of ipykernel_launcher."""
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        self._command = os.fdopen(writer, "w")
+        super().__init__(lambda: self._run(reader))
+        os.close(reader)
+        with suppress(PermissionError):  # the child may have done so itself
+            os.setpgid(self.pid, self.pid)
+
+    def start(self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, **_: Any) -> Self:
+        """Start it as `jupyter_client.launcher.launch_kernel` would."""
+        json.dump({"arguments": command[command.index("ipykernel_launcher") + 1 :], "environment": dict(env), "folder": cwd}, self._command)
+        self._command.close()
+        return self
+
+    def _run(self, reader: int) -> None:
+        from ipykernel import kernelapp
+
+        os.setpgid(0, 0)  # a group of its own, which Jupyter signals
+        self._command.close()
+        with open(reader) as pipe:
+            text = pipe.read()
+        if not text:  # papermill has ended before
+            sys.exit()
+        start = json.loads(text)
+        os.environ.update(start["environment"])
+        if start["folder"]:
+            os.chdir(start["folder"])
+        sys.argv = ["ipykernel_launcher", *start["arguments"]]
+        kernelapp.launch_new_instance([*start["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def main(descriptor: int) -> None:
+    """Serve until the other end of the socket is closed; in a child, run one notebook."""
+    control = socket.socket(fileno=descriptor)
+    control.set_inheritable(False)
+    _load(NOTEBOOK_MODULES)
+    while True:
+        _, descriptors, *_ = socket.recv_fds(control, 1, 2)
+        if not descriptors:
+            return
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        for received in descriptors:
+            os.set_inheritable(received, False)
+        job, log = descriptors
+        request = json.loads(_read_line(job))
+        if request["modules"] and sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
+            _load(request["modules"])
+            code_identity.package_code("run")  # which every session asks for
+        if os.fork() == 0:
+            control.close()
+            _watch(request["arguments"], job, log)
+            return
+        os.close(job)
+        os.close(log)
+
+
+def _load(modules: Collection[str]) -> None:
+    for name in modules:
+        with suppress(Exception):  # a notebook that needs it will fail by itself
+            import_module(name)
+
+
+def _read_line(descriptor: int) -> bytes:
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        return file.readline()
+
+
+def _watch(arguments: Sequence[str], job: int, log: int) -> None:
+    """Run papermill, end it when the other end of `job` is closed, and send its exit code there."""
+    os.setsid()
+    for target in (1, 2):
+        os.dup2(log, target)
+    os.close(log)
+    parent_watchdog.ignore_signals()
+    papermill = ForkedProcess(lambda: _run_papermill(arguments, job))
+    code = parent_watchdog.watch(papermill, pipe=job, grace=GRACE_SECONDS)
+    with suppress(OSError):  # nobody waits any more
+        os.write(job, str(code).encode())
+
+
+def _run_papermill(arguments: Sequence[str], job: int) -> None:
+    os.close(job)
+    os.setsid()
+    for number in parent_watchdog.SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    kernel = ForkedKernel()  # now, because papermill has threads
+
+    from jupyter_client.provisioning import local_provisioner
+    from papermill.cli import papermill
+
+    local_provisioner.launch_kernel = kernel.start
+    sys.argv = ["papermill", *arguments]
+    papermill()
