@@ -127,7 +127,7 @@ def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, m
         monkeypatch.setattr(fit, "free_memory", lambda device, memory=memory: memory)
         small(patches, tmp_path / f"{name}/model.safetensors", epochs=1)
         assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / f"{name}/model.safetensors")
-    assert capsys.readouterr().out.startswith("train: gradient checkpointing, for 0.0 GB would not fit into the free memory; the gradients are the same")
+    assert capsys.readouterr().out.startswith("train: gradient checkpointing, because 0.0 GB would not fit into the free memory; the gradients are the same")
 
 
 def test_parts_of_a_batch_take_less_memory_by_the_estimate() -> None:
