@@ -287,7 +287,7 @@ def test_groups_that_the_design_does_not_have_are_refused(tmp_path: Path, data: 
 
 def test_a_submission_that_cannot_be_written_leaves_no_confidences(data: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("cellsignal.files.writable_parent", lambda path: None)  # as if it came in the way after the check
+    monkeypatch.setattr("cellsignal.files.check_can_write", lambda path: None)  # as if it came in the way after the check
     with pytest.raises(OSError):
         assign_files([scores], data=data, out=tmp_path / "file/submission.csv", confidence=tmp_path / "confidence.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -85,7 +85,7 @@ def _nearest_existing(path: Path) -> Path:
     return next((ancestor for ancestor in (path, *path.absolute().parents) if ancestor.exists()), path)
 
 
-def writable_parent(path: Path) -> None:
+def check_can_write(path: Path) -> None:
     """InputError if the folder of an output, or the folder in which that must be made, can hold no new file."""
     folder = _nearest_existing(path.absolute().parent)
     if not folder.is_dir():

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import FULL, InputError, system_error, writable_parent
+from cellsignal.errors import FULL, InputError, system_error, check_can_write
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
@@ -71,7 +71,7 @@ def output_file(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise InputError("is a link that leads back to itself", where=path, cure="remove the link, or choose another name")
-    writable_parent(target)
+    check_can_write(target)
     return target
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from cellsignal import files
 from cellsignal.code_identity import package_code
 from cellsignal.data import simulated
-from cellsignal.errors import InputError, writable_parent
+from cellsignal.errors import InputError, check_can_write
 from cellsignal.profiles.activity import Activity, activity
 from cellsignal.profiles.correct import UNCORRECTED, steps
 from cellsignal.profiles.mechanisms import has_mechanisms, mechanism_accuracy, neighbours
@@ -131,7 +131,7 @@ def check_folder(out: Path, *tables: Path | None) -> None:
     """InputError unless results can go into the folder `out` and leave the `tables` they are made of as they are."""
     if out.exists() and not out.is_dir():
         raise InputError("is a file", where=out, cure="name a folder with --out")
-    writable_parent(out / RECEIPT)
+    check_can_write(out / RECEIPT)
     for table in tables:
         if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")

@@ -29,8 +29,8 @@ TRAINING = (
     "last epochs from the held-out wells too (final). The accuracy is that of single sites."
 )
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
-    True: "Brodt's figures and ours come from different data: compare the order of the gains, not their size.",
-    False: "Brodt's figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
+    True: "His figures and ours come from different data: compare the order of the gains, not their size.",
+    False: "His figures are of the competition's test wells: where ours are of others, compare the order of the gains, not their size.",
 }
 WITHOUT_LABELS = (
     "A right answer lies in its plate's group of siRNAs, a wrong one only by chance. So the share of raw answers that lie in the groups of "
