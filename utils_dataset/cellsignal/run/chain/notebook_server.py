@@ -55,13 +55,16 @@ class NotebookServer:
             with remote, self._lock:
                 self._start()
                 socket.send_fds(self._control, [b"\n"], [remote.fileno(), log.fileno()])
-            job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules)}).encode() + b"\n")
-            while not stop.is_set() and not select.select([job], [], [], 0.05)[0]:
-                pass
-            if stop.is_set():
-                job.shutdown(socket.SHUT_WR)
-            code = job.recv(16)  # when all processes of the notebook have ended
-        return None if stop.is_set() else int(code or -signal.SIGKILL)
+            try:
+                job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules)}).encode() + b"\n")
+                while not stop.is_set() and not select.select([job], [], [], 0.05)[0]:
+                    pass
+                if stop.is_set():
+                    job.shutdown(socket.SHUT_WR)
+                code = job.recv(16)  # when all processes of the notebook have ended
+            except (BrokenPipeError, ConnectionResetError):
+                code = b""
+        return None if stop.is_set() else int(code or -signal.SIGKILL)  # without a code, its processes were killed
 
     def _start(self) -> None:
         """Start the process, unless it runs and has the code of now."""
@@ -73,7 +76,8 @@ class NotebookServer:
         with remote:
             # Frozen modules hide their files from the debugger, which prints a warning.
             command = [sys.executable, "-P", "-Xfrozen_modules=off", "-c", f"from {__name__} import main; main({remote.fileno()})"]
-            self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, pass_fds=[remote.fileno()], start_new_session=True)
+            quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self._process = subprocess.Popen(command, env=self.environment, pass_fds=[remote.fileno()], start_new_session=True, **quiet)
         self._code = code
 
     def _end(self) -> None:
@@ -137,9 +141,9 @@ class ForkedKernel(ForkedProcess):
         with suppress(PermissionError):  # the child may have done so itself
             os.setpgid(self.pid, self.pid)
 
-    def start(self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None, **_: Any) -> Self:
-        """Start it as `jupyter_client.launcher.launch_kernel` would."""
-        json.dump({"arguments": command[command.index("ipykernel_launcher") + 1 :], "environment": dict(env), "folder": cwd}, self._command)
+    def start(self, command: Sequence[str], *, cwd: str | None = None, **_: Any) -> Self:
+        """Start it as `jupyter_client.launcher.launch_kernel` would, with the environment variables of this process."""
+        json.dump({"arguments": command[command.index("ipykernel_launcher") + 1 :], "folder": cwd}, self._command)
         self._command.close()
         return self
 
@@ -153,7 +157,6 @@ class ForkedKernel(ForkedProcess):
         if not text:  # papermill has ended before
             sys.exit()
         start = json.loads(text)
-        os.environ.update(start["environment"])
         if start["folder"]:
             os.chdir(start["folder"])
         sys.argv = ["ipykernel_launcher", *start["arguments"]]

@@ -1,0 +1,43 @@
+"""What notebooks import is loaded once for all of them, and never of older code."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import psutil
+import pytest
+
+from cellsignal import code_identity, files
+from cellsignal.run import environment
+from cellsignal.run.chain import notebooks
+from cellsignal.run.chain.notebook_server import GPU_DEVICES, NotebookServer
+
+BODY = """import sys, psutil
+files.write_json(folder / "seen.json", {"loaded": "cellsignal.budget" in sys.modules, "server": psutil.Process().parents()[2].pid})
+import cellsignal.budget"""
+
+
+def test_modules_are_loaded_once_and_again_when_the_code_changes(tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook, package = write_toy(tmp_path, "1-eda", body=BODY), tmp_path / "cellsignal"
+    package.mkdir()
+    (package / "code.py").touch()
+    monkeypatch.setattr(code_identity, "PACKAGE", package)
+
+    def execute() -> int:
+        notebooks.execute(notebook, target=tmp_path / "out.ipynb", parameters={"run": str(tmp_path)}, server=server, stop=Event())
+        seen = files.read_json(tmp_path / "seen.json")
+        assert seen["loaded"] != any(map(os.path.exists, GPU_DEVICES)), "before the cell imports it"
+        return seen["server"]
+
+    with NotebookServer(environment.kernel_environment(tmp_path)) as server:
+        first = execute()
+        assert execute() == first
+        os.kill(first, signal.SIGKILL)
+        psutil.Process(first).wait()
+        second = execute()
+        os.utime(package / "code.py", (2**32, 2**32))
+        third = execute()
+        assert len({first, second, third}) == 3 and not psutil.pid_exists(second)
+    assert not psutil.pid_exists(third)
