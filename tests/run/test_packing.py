@@ -16,7 +16,7 @@ from cellsignal.kaggle import kernel_folders
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment, inputs, mounts
 from cellsignal.run import recipe as recipes
-from cellsignal.run.chain import chain, plans
+from cellsignal.run.chain import chain, plans, steps
 from cellsignal.run.chain.steps import notebook_parameters, parameters_read
 from cellsignal.run.kernels.packing import ImagePacking
 from cellsignal.run.record import session
@@ -98,6 +98,24 @@ def test_a_later_kernel_reads_the_store_of_the_very_receipt_that_it_took_up(pack
     assert inputs.packed_images(later, 16) == tmp_path / "in/right/packed"
 
 
+def test_a_session_takes_up_what_was_packed_by_its_receipt_and_not_by_copying_images(packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a chain wrote the receipt of the step, which lists the indices of the store."""
+    work = packing()
+    work.pack()
+    work.session.finish()
+    run = work.session.folder
+    [step] = [step for step in plans.plan(work.session.recipe, ["RPE"], kernels=ROOT / "kernels") if step.name == plans.PACK]
+    listed = steps.write_receipt(run, step, identity={}, seconds=1.0).outputs
+    assert "packed/store.json" in listed and any(name.endswith("sites.json") for name in listed)
+    monkeypatch.setattr(mounts, "runs", lambda: [run])
+    later = session.start({**work.session.namespace, "run": str(tmp_path / "runs/later"), "cell_type": "RPE"}, "3-train-cell-type").folder
+    environment.unlock_run_folder(later)
+    assert (later / "packed.json").is_file() and not (later / "packed").exists()
+    assert inputs.packed_images(later, 16) == run / "packed"
+    again = packing(run="runs/later")
+    assert again.pack().endswith(" 0 of them packed now") and inputs.packed_images(later, 16) == later / "packed", "a kernel that packs copies them"
+
+
 def test_what_kaggle_cannot_hold_is_refused_with_a_size_that_fits(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = packing(packed_size=32).plan
     monkeypatch.setattr(environment, "WORKING_BYTES", plan.bytes // 2)
@@ -124,8 +142,8 @@ def test_packing_is_the_first_kernel_without_a_gpu_and_the_others_mount_it(name:
 
 
 def test_without_a_size_nothing_is_packed_and_the_plan_is_as_before() -> None:
-    steps = plans.plan(recipe_of({}), ["U2OS"], kernels=ROOT / "kernels")
-    assert plans.PACK not in {step.name for step in steps} | {need for step in steps for need in step.needs}
+    plain = plans.plan(recipe_of({}), ["U2OS"], kernels=ROOT / "kernels")
+    assert plans.PACK not in {step.name for step in plain} | {need for step in plain for need in step.needs}
     packed = plans.plan(recipe_of({"packed_size": 64}), ["U2OS"], kernels=ROOT / "kernels")
     [pack] = [step for step in packed if step.name == plans.PACK]
     values = {**recipe_of({"packed_size": 64}).model_dump(), "run": "runs/x"}

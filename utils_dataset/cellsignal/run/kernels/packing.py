@@ -21,7 +21,8 @@ from cellsignal.data.packing.plate_file import PlateShard
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.inputs import PACKED, PACKED_RECEIPT, discard, prepare
+from cellsignal.run.inputs import discard, prepare
+from cellsignal.run.mounts import PACKED, PACKED_RECEIPT
 from cellsignal.run.record.session import Session
 from cellsignal.show.eda.composites import show_wells
 
