@@ -105,7 +105,7 @@ def test_a_session_takes_up_what_was_packed_by_its_receipt_and_not_by_copying_im
     work.session.finish()
     run = work.session.folder
     [step] = [step for step in plans.plan(work.session.recipe, ["RPE"], kernels=ROOT / "kernels") if step.name == plans.PACK]
-    listed = steps.write_receipt(run, step, identity={}, seconds=1.0).outputs
+    listed = steps.write_receipt(run, step, identity={"step": step.name}, seconds=1.0).outputs
     assert "packed/store.json" in listed and any(name.endswith("sites.json") for name in listed)
     monkeypatch.setattr(mounts, "runs", lambda: [run])
     later = session.start({**work.session.namespace, "run": str(tmp_path / "runs/later"), "cell_type": "RPE"}, "3-train-cell-type").folder
