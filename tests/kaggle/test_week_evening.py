@@ -83,7 +83,7 @@ def test_a_recipe_goes_from_plates_to_a_submission_session_by_session(recipe: st
 
 
 def test_sessions_cut_short_go_on_to_a_submission(account: Account, plates: Path) -> None:
-    path, budget = ROOT / "papermill_params/kaggle-week.yaml", {"machine.time_budget_minutes": 0.7, "training.epochs": 160, "network.ensemble": "[]", "wells.cell_types": "[HUVEC, RPE]"}
+    path, budget = ROOT / "papermill_params/kaggle-week.yaml", {"machine.time_budget_minutes": 1, "training.epochs": 200, "network.ensemble": "[]", "wells.cell_types": "[HUVEC, RPE]"}
     with account.kaggle:
         account.cellsignal("kaggle", "push", path, *options("kaggle-week", **budget), "--until-done", *QUICK)
         account.cellsignal("kaggle", "pull", path)
