@@ -15,7 +15,9 @@ from cellsignal.cli.run import Machine
 from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.microscope.simulate import PRESETS
 from cellsignal.data.tables.splits import split_sites
+from cellsignal.data.tables.wells import read_tables, select
 from cellsignal.errors import InputError
+from cellsignal.run import environment
 from cellsignal.run import forecast as forecasts
 from cellsignal.run import recipe as recipes
 from cellsignal.run.forecast import count_sites, forecast, gpu_host, recipes_table
@@ -46,6 +48,36 @@ def test_the_real_screen_is_that_of_the_cost_page() -> None:
     assert only.test == only.train == only.held_out > 2000, "one experiment each"
     atlas, _ = count_sites(recipe_of({"task": "protein-atlas", "preset": "atlas-demo", "folds": 3}))
     assert [(size.train, size.held_out, size.test) for size in atlas.values()] == [(1200, 600, 600)] * 3
+
+
+def test_sites_of_the_users_own_tables_are_counted(tiny_plates: Path) -> None:
+    own = {"data": str(tiny_plates), "cell_types": ["RPE"], "validation_experiments": 2}
+    [(name, counted)] = count_sites(recipe_of(own))[0].items()
+    tables = select(read_tables(tiny_plates), cell_types=["RPE"])
+    sites = tables.sites.assign(split=split_sites(tables.wells, tables.sites, recipe_of(own).wells.held_out))
+    assert (name, counted) == ("RPE", dataset_size(sites)) and count_sites(recipe_of(own))[1] == PRESETS["tiny"].image_size
+    assert count_sites(recipe_of({**own, "packed_size": 16}))[1] == 16
+    more = count_sites(recipe_of({**own, "classes": "all"}))[0]["RPE"].train - counted.train
+    assert more == ((sites["split"] == "test") & (sites["well_type"] != "treatment")).sum() > 0
+    assert count_sites(recipe_of({**own, "data": "nowhere"})) == count_sites(recipe_of({**own, "data": ""})), "tables that are not here yet"
+
+
+@pytest.mark.parametrize(("name", "limit"), [("kaggle-week", 30), ("kaggle-evening", 5)])
+def test_recipes_for_kaggles_quota_keep_to_it(name: str, limit: int) -> None:
+    needed = forecast(full_size()[name])
+    needed.check()
+    assert 0.7 * limit < needed.hours < limit - needed.sessions / 6, "ten minutes for the start of each session"
+    assert all(0 < each.hours < environment.LONGEST_MINUTES / 60 and each.sessions == 1 for each in needed.networks)
+    assert needed.packing_hours * 10 < environment.SESSION_MINUTES / 60
+    assert re.match(r"packing +no GPU +0\.\d h +1$", str(needed).splitlines()[2])
+
+
+def test_packed_images_feed_faster_than_pngs() -> None:
+    chosen = {**SMALL, "cell_types": ["RPE"], "num_workers": 2, "epochs": 100}
+    pngs, packed = (forecast(recipe_of({**chosen, **more})) for more in ({}, {"packed_size": 192}))
+    assert pngs.packing_hours == 0 < packed.packing_hours and packed.hours < pngs.hours / 5
+    full = forecast(recipe_of({**chosen, "packed_size": 512}))
+    assert full.hours < pngs.hours / 2, "of the same size too, where decoding takes most of the time"
 
 
 def test_every_network_has_its_hours_and_sessions() -> None:

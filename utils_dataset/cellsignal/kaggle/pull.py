@@ -14,7 +14,7 @@ from cellsignal.kaggle import client, watch
 from cellsignal.kaggle.kernel_folders import CHAIN
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
-from cellsignal.run import environment, inputs, mounts
+from cellsignal.run import environment, mounts
 from cellsignal.run.chain import steps
 from cellsignal.run.record import step_receipts
 
@@ -78,7 +78,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 def _fetch(step: str, pushed: PushedKernel, folder: Path) -> tuple[Path, dict[str, str]]:
     """Bring a kernel's run folder below `folder`: where it lies, and SHA-256 by name of all that its receipt lists, checked."""
-    client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/(?!{inputs.PACKED}/)", resume=True)  # without gigabytes of images
+    client.output(pushed.version_slug, folder, f"^{re.escape(pushed.run)}/(?!{mounts.PACKED}/)", resume=True)  # without gigabytes of images
     run = folder / pushed.run
     receipt = step_receipts.read(run, step)
     fault = watch.output_differs(receipt, step, pushed)

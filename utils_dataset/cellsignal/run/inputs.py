@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from cellsignal.data.tables.labelled_sites import SiteTables
 
-PACKED, PACKED_RECEIPT = "packed", "packed.json"  # of a run: the store of its images at a reduced size, and what made it
 _printed: set[str] = set()
 
 
@@ -87,13 +86,13 @@ def prepare(
 def packed_images(run: str | Path, size: int) -> Path:
     """The store of a run's images at `size` px, in its own folder or in that of an attached run; InputError where the notebook `pack` has not made it."""
     folder = environment.run_folder(str(run))
-    receipt = Receipt.find(folder / PACKED_RECEIPT)
+    receipt = Receipt.find(folder / mounts.PACKED_RECEIPT)
     if receipt is not None and receipt.complete and receipt.identity.get("size") == size:
-        for root in (candidate / PACKED for candidate in (folder, *mounts.runs()) if Receipt.find(candidate / PACKED_RECEIPT) == receipt):
+        for root in (candidate / mounts.PACKED for candidate in (folder, *mounts.runs()) if Receipt.find(candidate / mounts.PACKED_RECEIPT) == receipt):
             if is_store(root):
                 return _labelled(root)
     attached = f"; {mounts.describe_mounts()}" if environment.platform() == "kaggle" else ""
-    raise InputError(f"the images were not packed at {size} px{attached}", where=folder / PACKED, cure="run the notebook `pack` first; on Kaggle attach its output")
+    raise InputError(f"the images were not packed at {size} px{attached}", where=folder / mounts.PACKED, cure="run the notebook `pack` first; on Kaggle attach its output")
 
 
 def _labelled(root: Path) -> Path:

@@ -12,6 +12,7 @@ from cellsignal.run import environment
 from cellsignal.tasks import RXRX1, Task
 
 RUN_FILE = "run.json"  # in every run folder, which is recognised by it
+PACKED, PACKED_RECEIPT = "packed", "packed.json"  # of a run: the store of its images at a reduced size, and what made it
 MOUNT_DEPTHS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}  # by folder of the new layout
 MAX_ENTRIES = 256  # looked at in a folder: one of images holds half a million, and listing it takes minutes
 

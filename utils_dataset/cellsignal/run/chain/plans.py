@@ -12,7 +12,7 @@ from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
-from cellsignal.run import inputs
+from cellsignal.run import inputs, mounts
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members, last_weights_name, phase_prefix, pretrained_weights_name
@@ -109,8 +109,8 @@ def _packing(*, kernels: Path) -> Step:
     return Step(
         PACK,
         needs=("simulate",),
-        outputs=(inputs.PACKED_RECEIPT,),
-        extras=(f"{inputs.PACKED}/{packed_store.FILE}", f"{inputs.PACKED}/**/{packed_store.INDEX}"),
+        outputs=(mounts.PACKED_RECEIPT,),
+        extras=(f"{mounts.PACKED}/{packed_store.FILE}", f"{mounts.PACKED}/**/{packed_store.INDEX}"),
         notebook=_notebook(kernels, PACK),
     )
 

@@ -21,7 +21,8 @@ from cellsignal.data.packing.plate_file import PlateShard
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
-from cellsignal.run.inputs import PACKED, PACKED_RECEIPT, discard, prepare
+from cellsignal.run.inputs import discard, prepare
+from cellsignal.run.mounts import PACKED, PACKED_RECEIPT
 from cellsignal.run.record.session import Session
 from cellsignal.show.eda.composites import show_wells
 
@@ -36,20 +37,21 @@ class ImagePacking:
     """
 
     def __init__(self, session: Session) -> None:
-        recipe, wells = session.recipe, session.recipe.wells
-        if not wells.packed_size:
+        recipe = session.recipe
+        size, cell_types, experiments = recipe.wells.packed_size, recipe.wells.cell_types, recipe.wells.experiments
+        if not size:
             raise InputError("no size to pack the images at", where="wells.packed_size", cure="write for example 192")
         self.session, self.store = session, session.folder / PACKED
         self.root = prepare(recipe.data, run=session.folder, preset=recipe.preset, seed=recipe.seed)
         codec = "zstd" if find_spec("blosc2") else "raw"  # the same pixels, and Kaggle's image has blosc2
-        self.plan = plan_pack(self.root, codec=codec, sizes=[wells.packed_size], cell_types=wells.cell_types, experiments=wells.experiments)
+        self.plan = plan_pack(self.root, codec=codec, sizes=[size], cell_types=cell_types, experiments=experiments)
         if environment.platform() == "kaggle" and MARGIN * self.plan.bytes > environment.WORKING_BYTES:
-            fits = int(wells.packed_size * (environment.WORKING_BYTES / MARGIN / self.plan.bytes) ** 0.5) // 16 * 16
+            fits = int(size * (environment.WORKING_BYTES / MARGIN / self.plan.bytes) ** 0.5) // 16 * 16
             what = f"the images take about {files.gigabytes(self.plan.bytes)} at this size, and /kaggle/working holds {files.gigabytes(environment.WORKING_BYTES)}"
             raise InputError(what, where="wells.packed_size", cure=f"write {fits} or less, or choose fewer cell types")
         tables = {path.name: files.sha256(path) for path in sorted(self.root.glob("*.csv"))}
-        chosen = {"size": wells.packed_size, "cell_types": wells.cell_types, "experiments": wells.experiments}
-        self.receipt = Receipt(session.folder / PACKED_RECEIPT, {**chosen, "tables": tables, "code": package_code("data")}, complete=False)
+        identity = {"size": size, "cell_types": cell_types, "experiments": experiments, "tables": tables, "code": package_code("data")}
+        self.receipt = Receipt(session.folder / PACKED_RECEIPT, identity, complete=False)
 
     def sizes(self) -> pd.DataFrame:
         """Sites and estimated gigabytes of each cell type."""

@@ -176,14 +176,14 @@ def _copy_outputs(attached: Path, folder: Path, *, already_copied: Mapping[str, 
 
 
 def _listed_files(attached: Path) -> Iterator[tuple[str, str]]:
-    """Name and SHA-256 of each output of a run's notebooks, the most recent last, and then of their receipts."""
+    """Name and SHA-256 of each output of a run's notebooks, the most recent last, and then of their receipts; packed images are read where they are."""
     receipts = step_receipts.read_all(attached)
     for path in sorted((attached / step_receipts.RECEIPTS_FOLDER).glob("*.json")):
         receipt = Receipt.find(path)
         if receipt is None or ("parameters" in receipt.details and step_receipts.read(attached, path.stem) is None):
             print(f"note: {path} is damaged, or of an earlier version; no file that it lists is taken up")
     for receipt in receipts:
-        yield from receipt.outputs.items()
+        yield from ((name, digest) for name, digest in receipt.outputs.items() if not name.startswith(f"{mounts.PACKED}/"))
     for receipt in receipts:
         yield receipt.path.relative_to(attached).as_posix(), files.sha256(receipt.path)
 
