@@ -187,7 +187,8 @@ def _hours(hours: float) -> str:
 HERE = "this machine"
 PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
 PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
-NOTEBOOK_SECONDS = 8.0  # of a notebook's start, imports and figures, on one core
+# Of a notebook's start, imports and figures, on one core; that of the prediction fits temperatures, decides and draws more.
+NOTEBOOK_SECONDS, PREDICTION_SECONDS = 8.0, 16.0
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # Of real sites too (papermill_params/README.md): read from a store with the codec zstd at 192 px; and read as PNGs, reduced, packed into it.
 PACKED, PACKING = Source("packed store", 0.12e6, 3900.0, 192), Source("packing", 0.44e6, 32.0, RXRX1_IMAGE_SIZE)
@@ -207,7 +208,7 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
     values = {name: value for name, value in settings.flatten(recipe.model_dump()).items() if name in COST_PARAMETERS}
     members = ensemble_members(recipe.network.backbone, recipe.network.ensemble)
     plain = {PLAIN: members["model"]} if recipe.training.ablate_virtual_batch else {}
-    networks, prediction = [], NOTEBOOK_SECONDS / 3600
+    networks, prediction = [], PREDICTION_SECONDS / 3600
     for name, size in groups.items():
         for number, (member, backbone) in enumerate([*members.items(), *plain.items()]):
             row = NetworkForecast(name if member == "model" else f"{name}, {member}", backbone)
