@@ -67,7 +67,7 @@ def test_every_parameter_that_costs_is_counted() -> None:
     assert workload("whole", epochs=4, classes="all").trained == 4 * 1220
     assert [(each.image_size, each.trained) for each in cost.training_workloads(DATA_SET, {"training.epochs": 4, "augmentation.progressive_sizes": [16, 32]}) if each.part == "whole"] == [(16, 2000), (32, 2000)]
     assert workload("final", final_epochs=2).trained == 2200 and workload("held out", epochs=4).inferred == 400
-    assert workload("pseudo-labels", epochs=9, pseudo_label_epochs=2, pseudo_label_share=0.5, pseudo_label_step=0.6).trained == (0.5 + 1) * 300
+    assert workload("pseudo-labels", epochs=9, pseudo_label_epochs=2, pseudo_label_share=0.5, pseudo_label_increment=0.6).trained == (0.5 + 1) * 300
     assert workload("prediction").inferred == 400 * 2 + 100 and workload("prediction", statistics="batch", num_batch_sizes=97).inferred == 400 * (2 + 97)
     assert workload("prediction", tta_views=8, adapted_passes=6).inferred == 400 * (1 + 6) + 100 + 7 * 400 * 6
 

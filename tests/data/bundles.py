@@ -6,7 +6,7 @@ from zlib import crc32
 import cv2
 import numpy as np
 import pandas as pd
-from hostile import honest
+from hostile_archives import honest
 
 EXPERIMENTS = {"RPE-01": "train", "U2OS-01": "train", "RPE-02": "test", "U2OS-02": "test"}
 IMAGES = 72  # of each experiment

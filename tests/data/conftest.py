@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from shelf import CONTENT, Shelf
+from file_server import CONTENT, Shelf
 
 from cellsignal.data.download import http
 

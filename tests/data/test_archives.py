@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hostile import IMAGE, OTHER, Entry, archives, craft, honest, strange_kinds, strange_names
+from hostile_archives import IMAGE, OTHER, Entry, archives, craft, honest, strange_kinds, strange_names
 
 from cellsignal.data.download import archives as unpacking
 from cellsignal.data.download.archives import WORKING_FOLDER, unpack

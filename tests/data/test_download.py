@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import bundles
 import pytest
-from shelf import Shelf
+from file_server import Shelf
 from typer.testing import CliRunner
 
 from cellsignal.cli.main import app

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from shelf import CONTENT, Shelf
+from file_server import CONTENT, Shelf
 
 from cellsignal.data.download import http
 from cellsignal.data.download.http import fetch

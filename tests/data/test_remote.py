@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from shelf import CONTENT, Shelf
+from file_server import CONTENT, Shelf
 
 from cellsignal.data.download.http import RemoteFile
 from cellsignal.errors import StepFailed

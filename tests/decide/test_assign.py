@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noise import gaussian, group_on_plate, real_layout
-from small import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
+from simulated_scores import gaussian, group_on_plate, real_layout
+from small_experiment import METHODS, GROUPS, ROTATIONS, each_method, each_one_to_one, experiment
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign import solvers

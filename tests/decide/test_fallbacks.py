@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import METHODS, GROUPS, each_method, each_one_to_one, experiment
+from small_experiment import METHODS, GROUPS, each_method, each_one_to_one, experiment
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import assign, decide

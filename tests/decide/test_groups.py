@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noise import real_layout, votes
+from simulated_scores import real_layout, votes
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import decide

@@ -42,7 +42,7 @@ def score(root: Path, sites: pd.DataFrame, weights: Path, out: Path, *, name: st
 
 @pytest.mark.parametrize(("wells", "controls", "expected", "statistics"), [
     (277, 31, 277, "adapted"), (12, 31, 12, "adapted"), (200, 0, 277, "adapted"), (1, 31, 2, "adapted"),
-    (77, 31, 277, "whole_plate"), (8, 8, 277, "whole_plate"), (1, 31, 277, "whole_plate"), (277, 31, 32, "whole_plate"), (140, 31, 277, "whole_plate"),
+    (77, 31, 277, "plate_with_controls"), (8, 8, 277, "plate_with_controls"), (1, 31, 277, "plate_with_controls"), (277, 31, 32, "plate_with_controls"), (140, 31, 277, "plate_with_controls"),
     (77, 7, 277, "adapted"), (8, 0, 277, "adapted"), (7, 7, 277, "running"), (1, 0, 277, "running"),
 ])
 def test_the_tables_choose_the_statistics_of_a_plate(wells: int, controls: int, expected: float, statistics: str) -> None:
@@ -66,18 +66,18 @@ def test_auto_takes_the_whole_plate_with_controls_and_running_without(
     treatments = sites[sites["well_type"] == "treatment"]
     some = pd.concat([treatments, sites[(sites["well_type"] != "treatment") & (sites["plate"] == 2)]])
     auto = score(tiny_plates, some, weights, tmp_path / "auto", name="unequal", statistics="auto")
-    whole = score(tiny_plates, sites, weights, tmp_path / "whole", name="unequal", statistics="whole_plate")
+    whole = score(tiny_plates, sites, weights, tmp_path / "whole", name="unequal", statistics="plate_with_controls")
     running = score(tiny_plates, sites, weights, tmp_path / "running", name="unequal", statistics="running")
     on_plate_2 = auto.index.str.split("_").str[1] == "2"
     np.testing.assert_array_equal(auto[on_plate_2], whole.loc[auto.index[on_plate_2]])
     np.testing.assert_array_equal(auto[~on_plate_2], running.loc[auto.index[~on_plate_2]])
     note = auto_note(tmp_path / "auto")
-    assert "auto took running for 3 plates" in note and "auto took whole_plate for 1 plates, such as HUVEC-03 plate 2, 2 wells" in note
+    assert "auto took running for 3 plates" in note and "auto took plate_with_controls for 1 plates, such as HUVEC-03 plate 2, 2 wells" in note
 
 
 def test_statistics_of_controls_need_controls(tiny_plates: Path, sites: pd.DataFrame, weights: Path, tmp_path: Path) -> None:
     without = sites[(sites["well_type"] == "treatment") | (sites["plate"] != 3)]
-    for statistics in ("controls", "whole_plate"):
+    for statistics in ("controls", "plate_with_controls"):
         with pytest.raises(InputError, match="HUVEC-03, plate 3: 0 control sites.*statistics: auto") as error:
             score(tiny_plates, without, weights, tmp_path, name="full", statistics=statistics)
         assert "\n" not in str(error.value)
@@ -100,7 +100,7 @@ def test_under_the_statistics_of_controls_a_well_does_not_depend_on_the_others(
     np.testing.assert_allclose(ask(1)[0], exact[:1], atol=1e-4)
     alone = log_probabilities(PlateInference(model, images[10:]), "adapted")[0]
     both = log_probabilities(PlateInference(model, images), "adapted")[0]
-    np.testing.assert_allclose(ask(10, "whole_plate")[0], both[:10], atol=1e-4)
+    np.testing.assert_allclose(ask(10, "plate_with_controls")[0], both[:10], atol=1e-4)
     own = log_probabilities(PlateInference(model, np.concatenate([images[10:], images[10:]]), count=20, control_rows=np.arange(20, 40)), "controls")[0]
     np.testing.assert_allclose(own, alone, atol=1e-4)  # controls under their own statistics
     monkeypatch.setattr("cellsignal.decide.predict.inference.max_batch_pixels", lambda device: 32 * 32 * 11)

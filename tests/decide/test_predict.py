@@ -36,7 +36,7 @@ def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = make_network("densenet-small", channels=6, classes=8, seed=1)
         save_weights(run / "weights" / cell_type / "model.safetensors", model.state_dict(),
                      ModelConfig("densenet-small", 6, CLASSES, ["treatment"]))
-    predict(run, run / "scores", smallest_batch=2, largest_batch=40, num_batch_sizes=3)
+    predict(run, run / "scores", min_batch_size=2, max_batch_size=40, num_batch_sizes=3)
     return run
 
 

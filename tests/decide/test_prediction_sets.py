@@ -10,11 +10,11 @@ from cellsignal.decide.assign.assign import Decision, decide
 from cellsignal.decide.assign.known_layouts import KnownLayout
 from cellsignal.decide.assign.temperature import decided_temperatures
 from cellsignal.decide.evaluate.prediction_sets import (
-    COVERAGES, UNREACHED, RankedExperiment, conformal_level, coverage_table, held_out_levels, prediction_sets, surest_wells, write_prediction_sets,
+    COVERAGES, UNREACHED, RankedExperiment, conformal_level, coverage_table, held_out_levels, prediction_sets, most_confident_wells, write_prediction_sets,
 )
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.errors import InputError
-from small import experiment
+from small_experiment import experiment
 
 CLASSES = 48
 GROUPS = [list(range(first, CLASSES, 4)) for first in range(4)]
@@ -155,7 +155,7 @@ def test_coverage_is_of_known_wells_alone():
 
 
 def test_the_surest_wells_come_first():
-    table = surest_wells(pd.Series({"a": 0.2, "b": 0.9, "c": 0.8, "d": 0.4}), pd.Series({"d": True, "b": True, "a": False, "c": False}), shares=[0.25, 0.5, 1])
+    table = most_confident_wells(pd.Series({"a": 0.2, "b": 0.9, "c": 0.8, "d": 0.4}), pd.Series({"d": True, "b": True, "a": False, "c": False}), shares=[0.25, 0.5, 1])
     assert table["wells"].tolist() == [1, 2, 4] and table["accuracy"].tolist() == [1, 0.5, 0.5]
     assert table["least_confidence"].tolist() == [0.9, 0.8, 0.2] and table["stated"].tolist() == pytest.approx([0.9, 0.85, 0.575])
-    assert surest_wells(pd.Series(dtype=float)).empty and surest_wells(pd.Series({"a": 0.5}))["accuracy"].isna().all()
+    assert most_confident_wells(pd.Series(dtype=float)).empty and most_confident_wells(pd.Series({"a": 0.5}))["accuracy"].isna().all()

@@ -1,4 +1,4 @@
-"""Both Kaggle clients that pip can give, and the way from them to the small Kaggle of server.py."""
+"""Both Kaggle clients that pip can give, and the way from them to the small Kaggle of fake_kaggle.py."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import sessions
-import warm
-from server import FakeKaggle
+import forked_client
+from fake_kaggle import FakeKaggle
 
 from cellsignal import files
 from cellsignal.kaggle import account
@@ -80,10 +80,10 @@ def warmed() -> Iterator[Callable[[Path], list[str]]]:
         def command(client: Path) -> list[str]:
             if client not in places:
                 place = Path(folder) / str(len(places))
-                process = stack.enter_context(warm.start(client, place))
+                process = stack.enter_context(forked_client.start(client, place))
                 stack.callback(process.stdin.close)
                 places[client] = place
-            return warm.command(places[client])
+            return forked_client.command(places[client])
 
         yield command
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server import FakeKaggle, Outcome, Pushed
+from fake_kaggle import FakeKaggle, Outcome, Pushed
 
 from cellsignal import files
 from cellsignal.code_identity import assigned_names

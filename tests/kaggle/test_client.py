@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 from folders import SLUG, dataset, kernel
-from server import COMPETITION, TOKEN, FakeKaggle, Outcome, Pushed
+from fake_kaggle import COMPETITION, TOKEN, FakeKaggle, Outcome, Pushed
 
 from cellsignal.errors import InputError
 from cellsignal.kaggle import client as kaggle

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bundles
 import pytest
-from server import COMPETITION, FakeKaggle
+from fake_kaggle import COMPETITION, FakeKaggle
 from typer.testing import CliRunner
 
 from cellsignal.cli.main import app

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import sessions
-from server import COMPETITION, FakeKaggle, Outcome, Pushed
+from fake_kaggle import COMPETITION, FakeKaggle, Outcome, Pushed
 
 from cellsignal import code_identity
 from cellsignal import files

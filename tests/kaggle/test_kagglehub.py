@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bundles
 import pytest
-from server import COMPETITION, FakeKaggle
+from fake_kaggle import COMPETITION, FakeKaggle
 
 from cellsignal import files
 from cellsignal.run.environment import PACKAGE

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from server import FakeKaggle
+from fake_kaggle import FakeKaggle
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed

@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import machine
+import session_machine
 import pytest
-from server import COMPETITION, FakeKaggle
+from fake_kaggle import COMPETITION, FakeKaggle
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
 QUICK = ["--poll", "0.2"]
 KEY = "canary-key-0f1e2d3c4b5a6978"
 
-pytestmark = pytest.mark.skipif(not machine.can_run(), reason="no namespaces for tests here")
+pytestmark = pytest.mark.skipif(not session_machine.can_run(), reason="no namespaces for tests here")
 
 
 @pytest.fixture(scope="session")
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter with the libraries to try: these, or those of --libraries."""
     libraries = Path(request.config.getoption("--libraries") or sys.executable)
-    return machine.bare_python(tmp_path_factory.mktemp("bare"), of=libraries)
+    return session_machine.bare_python(tmp_path_factory.mktemp("bare"), of=libraries)
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -82,9 +82,9 @@ def open_account(python: Path, clients: dict[str, Path], tmp_path_factory: pytes
 
     def opened(layout: str) -> Account:
         folder = tmp_path_factory.mktemp("account")
-        kaggle = FakeKaggle(folder / "kaggle", runner=machine.Machine(python, folder / "sessions", layout), key=KEY)
+        kaggle = FakeKaggle(folder / "kaggle", runner=session_machine.Machine(python, folder / "sessions", layout), key=KEY)
         package = os.pathsep.join(map(str, (clients[max(clients)], ROOT / "utils_dataset")))
-        own = {"PYTHONPATH": package, "OMP_NUM_THREADS": "1", **machine.CANARIES}
+        own = {"PYTHONPATH": package, "OMP_NUM_THREADS": "1", **session_machine.CANARIES}
         return Account(kaggle, {**own, **kaggle.environment(folder / "home")}, folder)
 
     return opened
@@ -182,7 +182,7 @@ def test_sessions_cut_short_by_their_budget_end_with_the_same_submission(
 @pytest.mark.parametrize("account", ["whole", "drawn"])
 def test_no_secret_is_anywhere(account: str, request: pytest.FixtureRequest) -> None:
     there = request.getfixturevalue(account)
-    secrets = [value.encode() for value in (KEY, *machine.CANARIES.values())]
+    secrets = [value.encode() for value in (KEY, *session_machine.CANARIES.values())]
     assert all(KEY in base64.b64decode(auth).decode() for auth in logins(there.kaggle))  # it was there to be leaked
     texts = {str(path): path.read_bytes() for path in sorted(there.folder.rglob("*")) if path.is_file()}
     texts |= {"what the command said": there.said.encode()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from server import COMPETITION, FakeKaggle
+from fake_kaggle import COMPETITION, FakeKaggle
 
 from cellsignal.decide.submission import check_submission
 from cellsignal.errors import InputError, StepFailed

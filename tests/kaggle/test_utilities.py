@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from server import FakeKaggle
+from fake_kaggle import FakeKaggle
 
 from cellsignal.errors import StepFailed
 from cellsignal.kaggle import client as kaggle
@@ -19,7 +19,7 @@ from cellsignal.run import environment
 from cellsignal import provenance
 
 SLUG = "alice/cellsignal-utils"
-QUICK = utility_dataset.Waiting(patience=60, interval=0.05)
+QUICK = utility_dataset.Waiting(timeout=60, interval=0.05)
 Connect = Callable[..., dict[str, str]]
 
 
@@ -105,7 +105,7 @@ def test_the_codes_that_were_uploaded_are_known_in_their_order(server: FakeKaggl
 def test_a_dataset_that_does_not_get_ready_ends_in_one_line_and_the_next_call_goes_on(server: FakeKaggle, tmp_path: Path) -> None:
     server.dataset_polls = 10**6
     with pytest.raises(StepFailed, match="version 1 is not ready after 1 s .blobs_received.; run the same command again later"):
-        utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=utility_dataset.Waiting(patience=1, interval=0.1))
+        utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=utility_dataset.Waiting(timeout=1, interval=0.1))
     server.datasets[SLUG].polls_left = 1
     assert utility_dataset.publish_dataset("alice", folder=tmp_path / "built", waiting=QUICK) == 1
     assert len(server.sent("CreateDataset")) == 1 and not server.sent("CreateDatasetVersion")

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import machine
+import session_machine
 import pytest
-from server import COMPETITION, Pushed
+from fake_kaggle import COMPETITION, Pushed
 from test_pushed import QUICK, ROOT, Account, open_account, python  # noqa: F401, fixtures
 
 from cellsignal import files
@@ -26,7 +26,7 @@ TRAININGS = {
 }
 STEPS = ["pack", "1-eda", "4-predict-assign", *sum(TRAININGS.values(), [])]
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not machine.can_run(), reason="no namespaces for tests here")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not session_machine.can_run(), reason="no namespaces for tests here")]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from finished import vouch, wells, write_run
+from finished_runs import vouch, wells, write_run
 
 from cellsignal.files import read_json, write_json
 

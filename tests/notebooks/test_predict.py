@@ -19,7 +19,7 @@ from cellsignal.run.record import step_receipts, session
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "kernels/4-predict-assign/4-predict-assign.ipynb"
 STEP = "4-predict-assign"
-VALUES = {"run": "runs/tiny", "preset": "", "ablate_virtual_batch": True, "virtual_batch": 32, "final_epochs": 1, "num_batch_sizes": 2, "smallest_batch": 3, "largest_batch": 5}
+VALUES = {"run": "runs/tiny", "preset": "", "ablate_virtual_batch": True, "virtual_batch": 32, "final_epochs": 1, "num_batch_sizes": 2, "min_batch_size": 3, "max_batch_size": 5}
 Session = Callable[..., Path]
 
 

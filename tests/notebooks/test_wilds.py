@@ -89,7 +89,7 @@ def test_sessions_that_are_too_short_end_with_the_same_answers(
     assert {path: sha256(path) for path in written} == written
 
 
-@pytest.mark.parametrize("change", ["prediction.statistics=whole_plate", "prediction.statistics=auto", "network.standardise=plate"])
+@pytest.mark.parametrize("change", ["prediction.statistics=plate_with_controls", "prediction.statistics=auto", "network.standardise=plate"])
 def test_settings_that_know_more_than_the_benchmark_allows_are_refused(change: str) -> None:
     chosen = recipe.load(ROOT / "papermill_params/wilds-adapted.yaml", [change])
     with pytest.raises(InputError, match=f"-p {change}: .* scores every site, controls too, without knowing others; write "):

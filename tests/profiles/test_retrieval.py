@@ -55,7 +55,7 @@ def test_correction_lets_replicates_be_found_across_batches() -> None:
     before, after = (retrieve(made[name], chosen, progress=False).summary.set_index("restriction") for name in ("uncorrected", "sphered"))
     assert list(after.index) == list(retrieval.RESTRICTIONS)
     assert (after["mean_average_precision"] > before["mean_average_precision"] + 0.3).all() and (after["recall_at_1"] > 0.9).all()
-    assert (after["found"] == 1).all() and np.isclose(after.loc["none", "chance_at_1"], 7 / 95)
+    assert (after["fraction_retrieved"] == 1).all() and np.isclose(after.loc["none", "chance_at_1"], 7 / 95)
 
 
 def test_nothing_is_found_where_treatments_do_nothing() -> None:

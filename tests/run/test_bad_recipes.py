@@ -36,7 +36,7 @@ BAD_FILES = {
     "batch of one": ("training: {batch_size: 1}\n", "greater than or equal to 2"),
     "virtual batch below a batch": ("training:\n  batch_size: 16\n  virtual_batch: 8\n", ":3: training.virtual_batch is 8: use at least the batch size"),
     "nothing to compare": ("training: {ablate_virtual_batch: true}\n", "without a virtual_batch there is nothing to compare"),
-    "sizes the wrong way round": ("prediction:\n  smallest_batch: 64\n  largest_batch: 32\n", ":3: prediction.largest_batch is 32: it is below smallest_batch, 64"),
+    "sizes the wrong way round": ("prediction:\n  min_batch_size: 64\n  max_batch_size: 32\n", ":3: prediction.max_batch_size is 32: it is below min_batch_size, 64"),
     "certainty of a certain thing": ("assignment: {min_group_posterior: 1.0}\n", "less than 1"),
     "infinite": ("training: {learning_rate: .inf}\n", "finite number"),
     "not a choice": ("training: {batch_scope: plates}\n", "'plate', 'experiment' or 'mixed'"),

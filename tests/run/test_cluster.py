@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import Machines
+from fake_ray import Machines
 
 from building import recipe_of
 from cellsignal import files

@@ -51,8 +51,8 @@ def test_the_small_file_of_a_solution_keeps_what_makes_it(name: str) -> None:
     free = {
         "preset", "run", "data", "seed", "machine.num_workers", "machine.parallel_notebooks", "network.backbone", "network.ensemble", "network.pretrained",
         "augmentation.progressive_sizes", "augmentation.mixup_alpha", "training.batch_size", "training.virtual_batch", "training.ablate_virtual_batch",
-        "training.learning_rate", "training.final_learning_rate", "training.weight_decay", "training.schedule", "training.pseudo_label_step",
-        "training.ema_decay", "training.decay_epochs", "prediction.smallest_batch", "prediction.largest_batch", "prediction.num_batch_sizes",
+        "training.learning_rate", "training.final_learning_rate", "training.weight_decay", "training.schedule", "training.pseudo_label_increment",
+        "training.ema_decay", "training.decay_epochs", "prediction.min_batch_size", "prediction.max_batch_size", "prediction.num_batch_sizes",
     }  # fmt: skip
     whole, small = (flatten(recipe.load(ROOT / f"papermill_params/{name}{end}.yaml").model_dump()) for end in ("", "-small"))
     changed = {key for key in whole if whole[key] != small[key] and key not in free and not key.endswith("epochs")}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished import vouch, wells, write_run
+from finished_runs import vouch, wells, write_run
 
 from cellsignal.errors import InputError
 from cellsignal.files import write_json

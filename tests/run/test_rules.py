@@ -32,7 +32,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("training.pseudo_label_epochs", {"epochs": 3, "pseudo_label_epochs": 4}, "there are only 3 epochs"),
     ("training.decay_epochs", {"decay_epochs": [3, 2]}, "write whole numbers above 0, the smallest first"),
     ("augmentation.progressive_sizes", {"progressive_sizes": [0]}, "write whole numbers above 0, the smallest first"),
-    ("prediction.largest_batch", {"smallest_batch": 64, "largest_batch": 32}, "it is below smallest_batch, 64"),
+    ("prediction.max_batch_size", {"min_batch_size": 64, "max_batch_size": 32}, "it is below min_batch_size, 64"),
 ]
 # The faults that passed a recipe once and ended a training after hours.
 LATE = [("training.label_smoothing", 0.95), ("training.margin", 2.0), ("training.margin_scale", 0.5), ("augmentation.channel_scale", 1.5)]

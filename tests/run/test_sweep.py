@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import sweeping
+import fake_trial
 import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
@@ -26,7 +26,7 @@ Run = Callable[..., Path]
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """bench(space, ...) writes a file of things to try and sweeps."""
-    return sweeping.bench(tmp_path, monkeypatch)
+    return fake_trial.bench(tmp_path, monkeypatch)
 
 
 def begun(folder: Path) -> list[str]:
@@ -111,7 +111,7 @@ def test_a_spent_budget_ends_the_sweep_and_the_next_call_goes_on(bench: Run) -> 
 def test_a_killed_sweep_takes_its_trials_with_it_and_goes_on(bench: Run, tmp_path: Path, number: int) -> None:
     space = {"variants": {"quick": {}, "slow": {"training.weight_decay": 20.0}, "slower": {"training.weight_decay": 30.0}}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
-    process = subprocess.Popen([sys.executable, sweeping.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, fake_trial.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "out/results.csv").exists() and len(begun(tmp_path / "out")) == 3)
     process.send_signal(number)
     process.wait(timeout=20)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import sweeping
+import fake_trial
 import yaml
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
@@ -26,7 +26,7 @@ Run = Callable[..., Path]
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """bench(search, ...) writes a file of ranges and sweeps."""
-    return sweeping.bench(tmp_path, monkeypatch, kind="search")
+    return fake_trial.bench(tmp_path, monkeypatch, kind="search")
 
 
 def results(folder: Path) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def test_a_weak_trial_is_pruned_and_its_processes_end(bench: Run, monkeypatch: p
     assert results(folder)["status"].tolist() == ["done"] * 4 + ["pruned"]
     assert [trial.state.name for trial in study(folder).trials] == ["COMPLETE"] * 4 + ["PRUNED"]
     run = folder / "trials/trial-004-seed0"
-    assert 2 <= len(search.learning_curve(run)) < sweeping.EPOCHS and not (run / "metrics.json").exists()
+    assert 2 <= len(search.learning_curve(run)) < fake_trial.EPOCHS and not (run / "metrics.json").exists()
 
 
 def test_every_seed_of_a_suggestion_counts(bench: Run) -> None:
@@ -81,7 +81,7 @@ def test_what_does_not_fit_together_is_noted_and_the_search_goes_on(bench: Run) 
 def test_a_killed_search_goes_on_with_the_very_trials_that_ran(bench: Run, tmp_path: Path) -> None:
     slow = {**RATE, "training.weight_decay": {"choices": [20.0]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"search": slow}, sort_keys=False))
-    process = subprocess.Popen([sys.executable, sweeping.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, fake_trial.__file__, "DRIVE", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while len(list((tmp_path / "out").glob("trials/*/recipe.json"))) < 2:
         assert time.monotonic() < deadline

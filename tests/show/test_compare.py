@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished import wells, write_run
+from finished_runs import wells, write_run
 
 from cellsignal.decide.evaluate.compare import compare
 from cellsignal.files import read_json

@@ -49,7 +49,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     sets = [{"split": "test", "experiment": name, "coverage": 0.9, "wells": 50, "mean_size": 2.5, "covered": covered}
             for name, covered in (("HUVEC-19", 0.94), ("HUVEC-20", 0.86), ("all", 0.9))]
     surest = [{"share": share, "stated": 0.9, "accuracy": 0.8} for share in (0.5, 1.0)]
-    write_json(tmp_path / "metrics.json", {**json.loads((tmp_path / "metrics.json").read_text()), "prediction_sets": sets, "surest_wells": surest})
+    write_json(tmp_path / "metrics.json", {**json.loads((tmp_path / "metrics.json").read_text()), "prediction_sets": sets, "most_confident_wells": surest})
     write_json(tmp_path / "recipe.json", {"parameters": {"seed": 0, "experiments": ["A<b>"]}, "commit": "abc"})
     write_json(tmp_path / "seconds.json", {"1-eda": 12.3})
     for name in ("pretrain", "model"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from finished import wells, write_run
+from finished_runs import wells, write_run
 from matplotlib.text import Text
 
 from cellsignal.decide.evaluate.compare import compare

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from noise import families, gaussian, group_on_plate, real_layout, votes
+from simulated_scores import families, gaussian, group_on_plate, real_layout, votes
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.assign.assign import assign, decide
-from small import METHODS
+from small_experiment import METHODS
 from cellsignal.decide.assign.calibration import expected_calibration_error, fit_temperature
 from cellsignal.decide.assign.estimated_accuracy import estimate_accuracy
 from cellsignal.decide.assign.known_layouts import known_layouts

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import machine
+import session_machine
 import pytest
 
 from cellsignal import files
@@ -55,10 +55,10 @@ def test_one_command_again_and_again(undisturbed: dict[str, str], tmp_path: Path
     assert sessions >= 3 and answers(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.skipif(not machine.can_run(), reason="no namespaces for tests here")
+@pytest.mark.skipif(not session_machine.can_run(), reason="no namespaces for tests here")
 @pytest.mark.parametrize("layout", ["new", "legacy"])
 def test_one_kernel_that_mounts_its_earlier_version(undisturbed: dict[str, str], tmp_path: Path, layout: str) -> None:
-    kaggle = machine.Machine(machine.bare_python(tmp_path / "bare"), tmp_path / "sessions", layout)
+    kaggle = session_machine.Machine(session_machine.bare_python(tmp_path / "bare"), tmp_path / "sessions", layout)
     package = shutil.copytree(ROOT / "utils_dataset", tmp_path / "package")  # with the notebooks, which are a link there
     inputs = {kaggle.mount("datasets", "alice/cellsignal-utils"): package}
     tiny, minutes, complete, sessions = recipe.load(TINY), 0.5, False, 0

@@ -22,7 +22,7 @@ from cellsignal.files import read_json
 from cellsignal.learn.batches.augment import build_augmentation
 from cellsignal.learn.batches.dataset import make_train_held_out
 
-BRODT = PredictionSettings(smallest_batch=32, largest_batch=128, num_batch_sizes=97)
+BRODT = PredictionSettings(min_batch_size=32, max_batch_size=128, num_batch_sizes=97)
 # 72 treatment sites a plate, so that most of the 97 sizes are smaller than it.
 PLATES = replace(PRESETS["demo"], cell_types=("HUVEC",), classes=144, train=4, test=3, image_size=48, pixel_size=4.0,
                  phenotype=5.0, repeats=())
@@ -73,7 +73,7 @@ SCREEN = replace(PLATES, classes=96, train=6, test=1, phenotype=6.0)
 FREE = [well for well in WELLS if well not in (UNTREATED_WELL, *CONTROL_WELLS)]
 COMPOSITIONS = {"8 wells": [1] * 8, "16 wells": [1] * 16, "32 wells": [1] * 32, "77 wells": [1] * 77, "16 wells, 4 siRNAs": [4] * 4,
                 "76 wells, 4 siRNAs": [19] * 4, "16 wells, half of one siRNA": [8, *[1] * 8], "77 wells, half of one siRNA": [39, *[1] * 38]}
-KINDS = ("running", "adapted", "whole_plate", "controls", "auto")
+KINDS = ("running", "adapted", "plate_with_controls", "controls", "auto")
 
 
 def draw_unequal_plates(root: Path, *, seed: int) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def test_with_controls_in_the_statistics_unequal_plates_are_read_better(tmp_path
         print(f"seed {seed}", tables[-1].round(3).to_string(), sep="\n")
     mean = sum(tables) / len(tables)
     print("mean", mean.round(3).to_string(), sep="\n")
-    gain = mean["whole_plate"] - mean["adapted"]
+    gain = mean["plate_with_controls"] - mean["adapted"]
     assert gain["77 wells"] > -0.04, "controls cost little where a plate has many siRNAs"
     assert gain[[name for name in mean.index if "siRNA" in name]].min() > 0.02
     assert (mean["auto"] - mean["adapted"]).min() > -0.04

@@ -153,7 +153,7 @@ class Metrics(TypedDict, total=False):
     plate_groups: list[list[int]] | None
     estimated_accuracy: list[EstimatedAccuracy]
     prediction_sets: list[SetCoverage]
-    surest_wells: list[SurestWells]
+    most_confident_wells: list[SurestWells]
     controls: dict[str, list[ControlSeparation]]
     data: str
     thresholds: str

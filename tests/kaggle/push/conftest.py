@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from holdings import Dataset
-from server import FakeKaggle
+from fake_account import Dataset
+from fake_kaggle import FakeKaggle
 
 from cellsignal import code_identity
 from cellsignal.kaggle import kernel_folders, push, push_state
@@ -35,7 +35,7 @@ def call(server: FakeKaggle, tmp_path: Path) -> Call:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"wells.cell_types={types}", *overrides])
         plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
         with push_state.open_state(tmp_path / "build") as pushed:
-            options = push.Waiting(**{"interval": 0.05, "patience": 60.0, **waiting})
+            options = push.Waiting(**{"interval": 0.05, "session_timeout": 60.0, **waiting})
             return push.PushRunner(plan, pushed, upload, options).drive(kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type))
 
     return called

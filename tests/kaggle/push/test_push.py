@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import sessions
-from holdings import Dataset
-from server import FakeKaggle, Outcome, Pushed
+from fake_account import Dataset
+from fake_kaggle import FakeKaggle, Outcome, Pushed
 from sessions import PREDICT, PRETRAIN, TRAIN, out_of_time, pushes
 
 from cellsignal.errors import InputError, StepFailed
@@ -82,8 +82,8 @@ def test_waits_while_all_sessions_are_taken(server: FakeKaggle, call: Call, caps
 
 def test_sessions_stay_taken_longer_than_anybody_waits(server: FakeKaggle, call: Call) -> None:
     server.busy = 1000
-    with pytest.raises(StepFailed, match=r"^no free session: .*Maximum batch CPU.* after 0.000\d+ hours; .*--patience"):
-        call(only="1", patience=1.0)
+    with pytest.raises(StepFailed, match=r"^no free session: .*Maximum batch CPU.* after 0.000\d+ hours; .*--session-timeout"):
+        call(only="1", session_timeout=1.0)
     server.busy = 0
     assert call(only="1") == {}
 
@@ -91,8 +91,8 @@ def test_sessions_stay_taken_longer_than_anybody_waits(server: FakeKaggle, call:
 def test_a_session_outlasts_the_patience_and_is_waited_for_again(server: FakeKaggle, call: Call) -> None:
     goes_on = threading.Event()
     server.runner = lambda pushed: goes_on.wait(60) and sessions.work(pushed, server)
-    with pytest.raises(StepFailed, match=r"^1-eda: still running after .*; see https://www.kaggle.com/code/alice/cellsignal-tiny-1-eda; the same command waits on"):
-        call(only="1", patience=1.0)
+    with pytest.raises(StepFailed, match=r"^1-eda: still running after .*; see https://www.kaggle.com/code/alice/cellsignal-tiny-1-eda; give the same command again to wait longer"):
+        call(only="1", session_timeout=1.0)
     goes_on.set()
     assert call(only="1") == {}
     assert pushes(server) == ["1-eda"]
@@ -115,7 +115,7 @@ def test_a_failure_that_nobody_saw_is_told_before_it_is_repeated(server: FakeKag
     fails = threading.Event()
     server.runner = sessions.in_turn(server, lambda pushed: fails.wait(60) and sessions.failing())
     with pytest.raises(StepFailed, match="still running"):
-        call(only="1", patience=0.5)
+        call(only="1", session_timeout=0.5)
     fails.set()
     server.wait()
     with pytest.raises(StepFailed, match="it ended with ERROR"):

@@ -174,7 +174,7 @@ def prediction_workloads(data_set: DatasetSize, settings: PredictionSettings, *,
     `tests_answered`.
     """
     sites, statistics, passes, views = data_set.held_out + data_set.test, settings.statistics, settings.num_batch_sizes, settings.tta_views
-    passes_of = {"running": 1, "batch": passes, **dict.fromkeys(("adapted", "whole_plate", "controls", "auto"), adapted_passes)}
+    passes_of = {"running": 1, "batch": passes, **dict.fromkeys(("adapted", "plate_with_controls", "controls", "auto"), adapted_passes)}
     first_network = sites * (passes_of["running"] + passes_of["adapted"]) + passes * (sites if statistics == "batch" or tests_answered else data_set.held_out)
     other_networks = (networks - 1) * sites * passes_of[statistics] + networks * (views - 1) * sites * passes_of[statistics]
     return Workload("prediction", 0, first_network + other_networks, networks * sites)

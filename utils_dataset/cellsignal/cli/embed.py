@@ -27,7 +27,7 @@ class Statistics(StrEnum):
     running = "running"
     batch = "batch"
     adapted = "adapted"
-    whole_plate = "whole_plate"
+    plate_with_controls = "plate_with_controls"
     controls = "controls"
     auto = "auto"
 

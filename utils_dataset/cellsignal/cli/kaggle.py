@@ -54,8 +54,8 @@ def push(
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Only a few steps of each phase, in minutes: speed, memory, hours.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the kernels and print their order, no network.")] = False,
     machine: Annotated[Machine | None, typer.Option(help="Whose memory and hours to forecast, instead of t4x2, which Kaggle gives.")] = None,
-    patience: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a running session to end.")] = 13.0,
-    queue: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a queued session to start.")] = 24.0,
+    session_timeout: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a running session to end.")] = 13.0,
+    queue_timeout: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Longest time to wait for a queued session to start.")] = 24.0,
     poll: Poll = 60.0,
     user: User = "",
     build: Build = None,
@@ -94,7 +94,7 @@ def push(
 
     with push_state.open_state(folder, recipe=params) as pushed:
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
-        spent = PushRunner(plan, pushed, upload, Waiting(patience * 3600, queue * 3600, poll, until_done)).drive(chosen)
+        spent = PushRunner(plan, pushed, upload, Waiting(session_timeout * 3600, queue_timeout * 3600, poll, until_done)).drive(chosen)
     if spent:
         progress_text = "; ".join(f"{step}: {progress}" for step, progress in spent.items())
         raise TimeSpent(f"time budget spent in {progress_text}; give the same command again to continue, or add --until-done")

@@ -36,7 +36,7 @@ class PseudoLabels:
     labelled sites outside the training set; they calibrate the temperature if whole plates (or what the batch scope says) are
     held out, otherwise conflicts between wells do. `wells`: columns as in `Tables.wells`. `design`: arguments of
     `assign.decide` from `plate_design`. The first of the last `training.pseudo_label_epochs` epochs uses the share
-    `pseudo_label_share` of the wells, every later one `pseudo_label_step` more. `predict`: `score_images`, or a function with
+    `pseudo_label_share` of the wells, every later one `pseudo_label_increment` more. `predict`: `score_images`, or a function with
     the same signature.
     """
 
@@ -75,7 +75,7 @@ class PseudoLabels:
         """The number of wells, out of `wells`, that are used in an epoch."""
         settings = self.training
         first_epoch = settings.epochs - settings.pseudo_label_epochs
-        return round(wells * min(1.0, settings.pseudo_label_share + settings.pseudo_label_step * max(0, epoch - first_epoch)))
+        return round(wells * min(1.0, settings.pseudo_label_share + settings.pseudo_label_increment * max(0, epoch - first_epoch)))
 
     def predict_wells(self, model: nn.Module, config: ModelConfig) -> tuple[pd.Series, pd.Series]:
         """siRNA and confidence of every unlabelled well, by id_code in ascending order."""

@@ -7,17 +7,17 @@ from pydantic import Field, ValidationInfo, field_validator
 from cellsignal.settings import Settings
 
 STATISTICS = ("running", "batch", "adapted")  # always scored by the first network
-Statistics = Literal["running", "batch", "adapted", "whole_plate", "controls", "auto"]
+Statistics = Literal["running", "batch", "adapted", "plate_with_controls", "controls", "auto"]
 PLATE_STATISTICS = get_args(Statistics)
 
 
 class PredictionSettings(Settings):
     """Settings of prediction."""
 
-    statistics: Statistics = Field("adapted", description="batch-normalisation statistics: `running`, those of training; `batch`; `adapted`, of the plate's wells of the kinds in the training batches; `whole_plate`, of these and its controls; `controls`, of these alone; `auto` chooses by plate")
+    statistics: Statistics = Field("adapted", description="batch-normalisation statistics: `running`, those of training; `batch`; `adapted`, of the plate's wells of the kinds in the training batches; `plate_with_controls`, of these and its controls; `controls`, of these alone; `auto` chooses by plate")
     statistics_scope: Literal["plate", "experiment"] = Field("plate", description="wells that share statistics")
-    smallest_batch: int = Field(32, ge=2, description="smallest batch size over which `batch` averages")
-    largest_batch: int = Field(128, ge=2, description="largest batch size over which `batch` averages")
+    min_batch_size: int = Field(32, ge=2, description="smallest batch size over which `batch` averages")
+    max_batch_size: int = Field(128, ge=2, description="largest batch size over which `batch` averages")
     num_batch_sizes: int = Field(1, ge=1, description="number of batch sizes from smallest to largest; Brodt took all 97")
     tta_views: Literal[1, 2, 4, 8] = Field(1, description="number of flips and rotations of an image whose scores are averaged")
     combine: Literal["mean", "max"] = Field("mean", description="how a site's probabilities in several views and networks are combined (Protein Atlas)")
@@ -25,8 +25,8 @@ class PredictionSettings(Settings):
     prototype_scale: float = Field(0.0, ge=0, description="factor from similarities to logits; 0 means fitted on held-out wells")
 
     subsets = {
-        "sites": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views"),
-        "wells": ("statistics", "statistics_scope", "smallest_batch", "largest_batch", "num_batch_sizes", "tta_views", "prototype_weight", "prototype_scale"),
+        "sites": ("statistics", "statistics_scope", "min_batch_size", "max_batch_size", "num_batch_sizes", "tta_views"),
+        "wells": ("statistics", "statistics_scope", "min_batch_size", "max_batch_size", "num_batch_sizes", "tta_views", "prototype_weight", "prototype_scale"),
         "labels": ("tta_views", "combine"),
     }
 
@@ -48,14 +48,14 @@ class PredictionSettings(Settings):
     @property
     def batch_sizes(self) -> list[int]:
         """The batch sizes over which `batch` averages."""
-        step = (self.largest_batch - self.smallest_batch) / max(self.num_batch_sizes - 1, 1)
-        return [round(number * step + self.smallest_batch) for number in range(self.num_batch_sizes)]
+        step = (self.max_batch_size - self.min_batch_size) / max(self.num_batch_sizes - 1, 1)
+        return [round(number * step + self.min_batch_size) for number in range(self.num_batch_sizes)]
 
-    @field_validator("largest_batch")
+    @field_validator("max_batch_size")
     @classmethod
     def _at_least_the_smallest(cls, sites: int, info: ValidationInfo) -> int:
-        if sites < info.data.get("smallest_batch", 0):
-            raise ValueError(f"it is below smallest_batch, {info.data['smallest_batch']}")
+        if sites < info.data.get("min_batch_size", 0):
+            raise ValueError(f"it is below min_batch_size, {info.data['min_batch_size']}")
         return sites
 
 

@@ -27,7 +27,7 @@ class Sender:
     plan: PushPlan
     state: PushState
     upload: Callable[[], object]
-    patience: Retrying
+    retries: Retrying
     board: StatusView
     code: str = field(default="", init=False)  # of the package that was uploaded
 
@@ -38,7 +38,7 @@ class Sender:
         """Upload the package, once: who edits it while we wait changes nothing on Kaggle."""
         if not self.code:
             code = provenance.code_digest()
-            self.patience.ask(self.upload)
+            self.retries.ask(self.upload)
             self.code = code
 
     def send(self, kernel: Kernel, *, minutes: float) -> PushedKernel | None:
@@ -54,7 +54,7 @@ class Sender:
         self.state.steps[kernel.step] = pushed
         self.state.save()
         try:
-            version = self.patience.ask(self._push_once(kernel.step, pushed, folder))
+            version = self.retries.ask(self._push_once(kernel.step, pushed, folder))
         except InvalidSource as error:
             self._handle_refused_source(kernel, previous, pushed, error)
             return None
@@ -138,7 +138,7 @@ class Sender:
     def begin_anew(self, step: str, pushed: PushedKernel, *, why: str) -> None:
         """What an earlier session left cannot be mounted under either slug: StepFailed, and the next call begins anew."""
         self.state.note(pushed, Status.failed, failure=why, earlier="", best={}, progress="")
-        raise StepFailed(f"{step}: {why}; the same command begins it anew")
+        raise StepFailed(f"{step}: {why}; give the same command again to start it over")
 
     def _restore(self, kernel: Kernel, previous: PushedKernel | None) -> None:
         """Have the state as it was before a push that did not happen."""
@@ -199,8 +199,8 @@ QUEUE_HOURS = 24.0  # hours that a session may wait for its machine
 class Waiting:
     """How long and how often."""
 
-    patience: float = SESSION_HOURS * 3600  # seconds for one session at work, or for a free one
-    queue: float = QUEUE_HOURS * 3600  # seconds in which a session has to come to work
+    session_timeout: float = SESSION_HOURS * 3600  # seconds for one session at work, or for a free one
+    queue_timeout: float = QUEUE_HOURS * 3600  # seconds in which a session has to come to work
     interval: float = 60.0  # seconds between two looks
     until_done: bool = False  # push again what ended for want of time
 
@@ -222,8 +222,8 @@ class PushRunner:
     waiting_since: dict[bool, float] = field(default_factory=dict, init=False)  # kind of session -> since when there is none
 
     def __post_init__(self) -> None:
-        self.patience = Retrying(self.waiting_for.interval, self.board.say, UNATTENDED_RETRIES if self.waiting_for.until_done else RETRIES)
-        self.sender = Sender(self.plan, self.state, self.upload, self.patience, self.board)
+        self.retries = Retrying(self.waiting_for.interval, self.board.say, UNATTENDED_RETRIES if self.waiting_for.until_done else RETRIES)
+        self.sender = Sender(self.plan, self.state, self.upload, self.retries, self.board)
 
     def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
         """Push the chosen kernels and wait for them; gives, by step, how far those came whose time was spent.
@@ -295,7 +295,7 @@ class PushRunner:
     # What runs
 
     def _outcome(self, step: str) -> Outcome:
-        return self.patience.ask(lambda: watch.look_at_kernel(step, self.state.steps[step], interval=self.waiting_for.interval))
+        return self.retries.ask(lambda: watch.look_at_kernel(step, self.state.steps[step], interval=self.waiting_for.interval))
 
     def _poll_all(self) -> None:
         """Look at every session that runs."""
@@ -382,7 +382,7 @@ class PushRunner:
 
     def _has_ended(self, slug: str) -> bool:
         try:
-            return self.patience.ask(lambda: client.kernel_status(slug)) in client.FINISHED_STATES
+            return self.retries.ask(lambda: client.kernel_status(slug)) in client.FINISHED_STATES
         except Missing:
             return True
 
@@ -453,15 +453,15 @@ class PushRunner:
         if gpu not in self.waiting_since:
             self.waiting_since[gpu] = time.monotonic()
             self.board.say(f"waiting: {why}")
-        self._check_timeout(self.waiting_since[gpu], self.waiting_for.patience, f"no free session: {why}", option="patience")
+        self._check_timeout(self.waiting_since[gpu], self.waiting_for.session_timeout, f"no free session: {why}", option="session-timeout")
 
     def _check_clock(self, step: str, clock: PollClock, state: str) -> None:
         """Raise StepFailed for a session that waits for its machine, or works, for too long."""
         clock.look(state)
-        option, limit = ("queue", self.waiting_for.queue) if clock.queued else ("patience", self.waiting_for.patience)
+        option, limit = ("queue-timeout", self.waiting_for.queue_timeout) if clock.queued else ("session-timeout", self.waiting_for.session_timeout)
         self._check_timeout(clock.since, limit, f"{step}: still {state.lower()}", option=option, see=self.state.steps[step].url)
 
     def _check_timeout(self, since: float, limit: float, what: str, *, option: str, see: str = "") -> None:
         if time.monotonic() - since > limit:
             where = f"; see {see}" if see else ""
-            raise StepFailed(f"{what} after {limit / 3600:g} hours{where}; the same command waits on, --{option} says how long")
+            raise StepFailed(f"{what} after {limit / 3600:g} hours{where}; give the same command again to wait longer, or a longer --{option}")

@@ -44,7 +44,7 @@ class UploadDetails(TypedDict):
 class Waiting:
     """How long to wait for Kaggle to unpack an upload, and how often to ask, in seconds."""
 
-    patience: float = 1800.0
+    timeout: float = 1800.0
     interval: float = 5.0
 
 
@@ -55,7 +55,7 @@ def publish_dataset(owner: str, *, folder: Path | None = None, waiting: Waiting 
     not get ready in time, or says that it failed; what client.py raises else.
     """
     folder = folder or folder_of("utils_dataset")
-    with files.locked(folder.parent / f".{folder.name}.lock", timeout=waiting.patience, waiting_message="another push is uploading the package"):
+    with files.locked(folder.parent / f".{folder.name}.lock", timeout=waiting.timeout, waiting_message="another push is uploading the package"):
         content = {"owner": owner, "content": build_dataset(folder, owner)}
         uploaded = folder.parent / f"{folder.name}.json"
         codes = [*codes_after("", uploaded), files.read_json(folder / "cellsignal" / provenance.BUILD_FILE)["code"]]
@@ -146,7 +146,7 @@ def _wait(slug: str, wanted_version: int, waiting: Waiting, *, failed: bool = Fa
 
     `failed`: the version before it failed, and Kaggle says so until the next one is there.
     """
-    deadline, last_line = time.monotonic() + waiting.patience, ""
+    deadline, last_line = time.monotonic() + waiting.timeout, ""
     while True:
         status, version = _ask(slug)
         if status == READY and version >= wanted_version:
@@ -154,7 +154,7 @@ def _wait(slug: str, wanted_version: int, waiting: Waiting, *, failed: bool = Fa
         if status in FAILED_STATES and (version >= wanted_version or not failed):
             raise StepFailed(f"dataset {slug}: Kaggle says {status}; the same command uploads another version; see https://www.kaggle.com/datasets/{slug}")
         if time.monotonic() > deadline:
-            raise StepFailed(f"dataset {slug}: version {wanted_version} is not ready after {waiting.patience:.0f} s ({status}); run the same command again later")
+            raise StepFailed(f"dataset {slug}: version {wanted_version} is not ready after {waiting.timeout:.0f} s ({status}); run the same command again later")
         line = f"dataset {slug}: waiting for version {wanted_version} ({status if status != READY else f'version {version} is there'})"
         if line != last_line:
             print(line, file=sys.stderr, flush=True)

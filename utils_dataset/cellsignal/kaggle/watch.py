@@ -232,13 +232,13 @@ def watch(state: PushState, *, interval: float, board: StatusView | None = None)
     if not state.steps:
         raise InputError("nothing was pushed yet", where=state.path.parent.name, cure="start with `cellsignal kaggle push`")
     board = board or StatusView()
-    patience = Retrying(interval, board.say)
+    retries = Retrying(interval, board.say)
     outcomes: dict[str, Outcome] = {}
     with board:
         while True:
             for step, pushed in state.steps.items():
                 if step not in outcomes or outcomes[step].status is Status.running:
-                    outcomes[step] = _report_change(board, step, outcomes.get(step), patience.ask(lambda: look_at_kernel(step, pushed, interval=interval)))
+                    outcomes[step] = _report_change(board, step, outcomes.get(step), retries.ask(lambda: look_at_kernel(step, pushed, interval=interval)))
             board.show(row(step, state, outcomes.get(step)) for step in state.steps)
             if all(outcome.status is not Status.running for outcome in outcomes.values()):
                 return outcomes

@@ -147,12 +147,12 @@ class TrainingSettings(Settings):
     ema_decay: float = Field(0.0, ge=0, le=0.99999, description="decay of the moving average of the weights; 0 means no average")
     pseudo_label_epochs: int = Field(0, ge=0, description="last epochs on the treatments that also train on test wells, with their assigned siRNAs as labels")
     pseudo_label_share: float = Field(0.4, gt=0, le=1, description="share of the test wells, the most confident first, in the first of these epochs")
-    pseudo_label_step: float = Field(0.015, ge=0, le=1, description="increase of that share with each epoch")
+    pseudo_label_increment: float = Field(0.015, ge=0, le=1, description="increase of that share with each epoch")
 
     subsets = {
         "pretraining": (*_SHARED, "schedule", "warmup_epochs", "pretrain_epochs"),
         "head": (*_SHARED, *_LOSS, "head_epochs"),
-        "whole": (*_SHARED, *_LOSS, *_SCHEDULE, "epochs", "pseudo_label_epochs", "pseudo_label_share", "pseudo_label_step"),
+        "whole": (*_SHARED, *_LOSS, *_SCHEDULE, "epochs", "pseudo_label_epochs", "pseudo_label_share", "pseudo_label_increment"),
         "final": (*_SHARED, *_LOSS, "final_epochs", "final_learning_rate"),
         "sites": (*_SHARED, *_SCHEDULE, "loss", "label_smoothing", "ema_decay", "epochs"),
         "labels": (*(name for name in _SHARED if name != "batch_scope"), *_SCHEDULE, "loss", "label_smoothing", "ema_decay", "epochs"),

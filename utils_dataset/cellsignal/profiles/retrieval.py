@@ -152,7 +152,7 @@ def _summary(table: pd.DataFrame, perturbations: pd.DataFrame, settings: Profile
         "mean_average_precision": perturbations["mean_average_precision"].mean(),
         "recall_at_1": table["first"].mean(),
         "chance_at_1": (table["positives"] / table["eligible"]).mean(),
-        "found": (perturbations["corrected_p_value"] <= settings.significance).mean(),
+        "fraction_retrieved": (perturbations["corrected_p_value"] <= settings.significance).mean(),
     }
 
 

@@ -160,7 +160,7 @@ RENAMED_KEYS = {  # the new keys of version 0.1's flat recipes, by old key, wher
     "held_out": "wells.validation_experiments", "joint": "network.one_network", "cosine": "network.cosine_head",
     "batches": "training.batch_scope", "compare_batches": "training.ablate_virtual_batch", "ema": "training.ema_decay",
     "pseudo_epochs": "training.pseudo_label_epochs", "pseudo_share": "training.pseudo_label_share",
-    "pseudo_step": "training.pseudo_label_step", "augment": "augmentation.symmetries", "mixup": "augmentation.mixup_alpha",
+    "pseudo_step": "training.pseudo_label_increment", "augment": "augmentation.symmetries", "mixup": "augmentation.mixup_alpha",
     "cutmix": "augmentation.cutmix_alpha", "sizes": "augmentation.progressive_sizes", "scope": "prediction.statistics_scope",
     "passes": "prediction.num_batch_sizes", "views": "prediction.tta_views", "prototypes": "prediction.prototype_weight",
     "groups": "assignment.plate_groups", "certainty": "assignment.min_group_posterior", "workers": "machine.num_workers",

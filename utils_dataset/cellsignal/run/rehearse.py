@@ -330,7 +330,7 @@ class _Rehearsing:
         sites = pd.concat([sites, self.sites[self.sites["well_type"] != "treatment"]])
         images = {stem: image for stem, image in zip(self.sites["stem"], self.images, strict=True)}
         kinds = [prediction.statistics, *["views"] * (prediction.tta_views > 1)]
-        options = InferenceOptions(batch_sizes=(prediction.smallest_batch,), precision=self.precision, basis=prediction.statistics, views=min(VIEWS, prediction.tta_views))
+        options = InferenceOptions(batch_sizes=(prediction.min_batch_size,), precision=self.precision, basis=prediction.statistics, views=min(VIEWS, prediction.tta_views))
         config = ModelConfig.from_model(model, class_numbers=self._classes(), well_types=["treatment"], scope="plate", task=self.task.name)
         passes = [0]
         def read(some: pd.DataFrame) -> np.ndarray:

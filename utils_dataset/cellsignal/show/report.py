@@ -101,7 +101,7 @@ def _wells_report(run: Path, metrics: dict, trouble: str) -> Iterator[str]:
     yield from _estimated_accuracy(metrics.get("estimated_accuracy", []))
     yield from _routes(metrics.get("experiments", []), error=metrics.get("calibration_error"))
     yield from _prediction_sets(metrics.get("prediction_sets", []))
-    if surest := metrics.get("surest_wells", []):
+    if surest := metrics.get("most_confident_wells", []):
         yield html.section("The surest wells", html.paragraph(SUREST), html.image(rejection_curve(surest).png(), "accuracy of the wells kept"))
 
 

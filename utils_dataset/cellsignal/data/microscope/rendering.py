@@ -13,7 +13,7 @@ from cellsignal.data.microscope.cells import draw
 from cellsignal.tasks import RXRX1
 
 SITES = (1, 2)
-DRIFT = 0.7  # how far an experiment moves every trait, in units of one siRNA's effect at strength 1
+EXPERIMENT_SHIFT = 0.7  # how far an experiment moves every trait, in units of one siRNA's effect at strength 1
 PLATE_DRIFT = 0.15
 WELL_DRIFT = 0.2
 
@@ -57,7 +57,7 @@ def _latent(plate: Plate, rng: np.random.Generator, sirna: int, *, strength: flo
     """The phenotype of a well's cells: the siRNA's effect, `strength` times, plus drifts of experiment, plate and well."""
     size, cell_type = len(TRAITS), plate.experiment.rsplit("-", 1)[0]
     effect = phenotype(plate.seed, sirna, cell_type=cell_type) * strength * np.exp(0.15 * rng.standard_normal())
-    drift = DRIFT * stream(plate.seed, "drift", plate.experiment).standard_normal(size)
+    drift = EXPERIMENT_SHIFT * stream(plate.seed, "drift", plate.experiment).standard_normal(size)
     drift += PLATE_DRIFT * stream(plate.seed, "drift", plate.experiment, plate.plate).standard_normal(size)
     return effect + plate.batch * (drift + WELL_DRIFT * rng.standard_normal(size))
 

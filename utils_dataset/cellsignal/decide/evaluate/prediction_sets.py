@@ -151,7 +151,7 @@ def coverage_table(sets: pd.DataFrame, truth: pd.Series | None = None) -> pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
-def surest_wells(confidence: pd.Series, right: pd.Series | None = None, *, shares: Sequence[float] = SHARES) -> pd.DataFrame:
+def most_confident_wells(confidence: pd.Series, right: pd.Series | None = None, *, shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """Accuracy if only the surest wells are kept: columns share, wells, least_confidence, stated (mean confidence), accuracy (NaN if unknown).
 
     `confidence`: by id_code; `right`: whether the answer is right, by id_code.

@@ -38,7 +38,7 @@ RUNNING_BATCH = 64  # sites per batch on a CPU, where larger batches are no fast
 # that an average over them does not depend on the orientation of the plate under the microscope.
 VIEWS = [(0, False), (2, False), (1, False), (3, False), (0, True), (2, True), (1, True), (3, True)]
 Output = TypeVar("Output")
-CONTROL_STATISTICS = ("whole_plate", "controls", "auto")  # of the controls too, whatever the training batches held
+CONTROL_STATISTICS = ("plate_with_controls", "controls", "auto")  # of the controls too, whatever the training batches held
 EXTRA_OUTPUTS = ("views", "embeddings")  # further outputs, computed under one kind of statistics
 
 
@@ -228,7 +228,7 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
 
     `statistics`: "running"; "batch": mean log-probabilities over one pass for each of `batch_sizes`, each newly shuffled (Brodt's
     "infinite bagging": 32 to 128); "adapted": the statistics of the whole scope, in one pass if it fits in memory as one batch,
-    otherwise with `refinements` (`adapted_pass`); "whole_plate": with the controls; "controls": of these alone. A single site has no statistics
+    otherwise with `refinements` (`adapted_pass`); "plate_with_controls": with the controls; "controls": of these alone. A single site has no statistics
     of its own and gets the running ones; a network without batch normalisation needs one pass for any kind.
     """
     if statistics == "running" or (len(inference) < 2 and statistics not in CONTROL_STATISTICS) or not batchnorm_layers(inference.model):
@@ -244,7 +244,7 @@ def log_probabilities(inference: PlateInference, statistics: str, *, batch_sizes
     if statistics == "batch":
         return _batch_statistics(inference, batch_sizes).numpy(), "batch"
     size = max_batch_pixels(inference.device) // inference.pixels
-    gather = {"adapted": _adapted_statistics, "whole_plate": _whole_plate_statistics, "controls": _control_statistics}[statistics]
+    gather = {"adapted": _adapted_statistics, "plate_with_controls": _statistics_with_controls, "controls": _control_statistics}[statistics]
     output, how = halve_on_out_of_memory(lambda size: gather(inference, size, refinements), size, largest=len(inference.images))
     return output.numpy(), how
 
@@ -306,7 +306,7 @@ def _adapted_statistics(inference: PlateInference, size: int, refinements: int) 
         return inference.with_controls(output, size), how
 
 
-def _whole_plate_statistics(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
+def _statistics_with_controls(inference: PlateInference, size: int, refinements: int) -> tuple[torch.Tensor, str]:
     batches = shuffled_batches(len(inference.images), size, key=0)
     if len(batches) == 1:
         with batch_statistics(inference.model):

@@ -38,6 +38,6 @@ def statistics_of_plate(wells: int, controls: int, expected: float) -> tuple[str
     if min(FULL_SHARE * expected, expected - 1) <= wells <= REPLICATES * expected:
         return "adapted", f"a full plate, {wells} wells where the design has {expected:.0f}"
     if controls >= MIN_CONTROLS:
-        return "whole_plate", f"{wells} wells where the design has {expected:.0f}, and {controls} controls"
+        return "plate_with_controls", f"{wells} wells where the design has {expected:.0f}, and {controls} controls"
     few = f"{wells} wells where the design has {expected:.0f}, and only {controls} controls"
     return ("adapted" if wells >= MIN_WELLS else "running"), few

@@ -14,7 +14,7 @@ from cellsignal.run import recipe as recipes
 
 COST_PARAMETERS = (
     "training.pretrain_epochs", "training.head_epochs", "training.epochs", "training.final_epochs", "training.ablate_virtual_batch",
-    "training.pseudo_label_epochs", "training.pseudo_label_share", "training.pseudo_label_step", "wells.classes", "network.ensemble",
+    "training.pseudo_label_epochs", "training.pseudo_label_share", "training.pseudo_label_increment", "wells.classes", "network.ensemble",
     "augmentation.progressive_sizes", "prediction.statistics", "prediction.num_batch_sizes", "prediction.tta_views",
 )  # fmt: skip
 BRODT_PARAMETERS = {  # of papermill_params/brodt.yaml, which an installed package does not have; a test compares the two

@@ -25,7 +25,7 @@ from cellsignal.decide.evaluate.answers import ANSWERS_FILE, design_digest, know
 from cellsignal.decide.evaluate.baseline import linear_baseline
 from cellsignal.decide.evaluate.ladder import BRODT, evaluate_ladder
 from cellsignal.decide.evaluate.prediction_sets import (
-    coverage_table, held_out_levels, prediction_sets, surest_wells, write_prediction_sets,
+    coverage_table, held_out_levels, prediction_sets, most_confident_wells, write_prediction_sets,
 )
 from cellsignal.decide.predict.predict import ScoringOptions, auto_note, embed_experiments, scope_note, score_networks, statistics_note
 from cellsignal.decide.predict.weights import trained_cell_types
@@ -339,10 +339,10 @@ class Predictor:
         return pd.concat([table.assign(split=split) for split, table in tables.items()], ignore_index=True)
 
     @cached_property
-    def surest_wells(self) -> pd.DataFrame:
-        """Accuracy if only the surest wells are kept (`prediction_sets.surest_wells`), of the wells that `check_answers` checks, else of test wells."""
+    def most_confident_wells(self) -> pd.DataFrame:
+        """Accuracy if only the surest wells are kept (`prediction_sets.most_confident_wells`), of the wells that `check_answers` checks, else of test wells."""
         answers = self.check_answers()
-        return surest_wells(answers["confidence"], answers["right"]) if len(answers) else surest_wells(self.decision.confidence)
+        return most_confident_wells(answers["confidence"], answers["right"]) if len(answers) else most_confident_wells(self.decision.confidence)
 
     def submit(self) -> pd.DataFrame:
         """Write the submission, its confidences and prediction sets, the metrics, and the answers for a comparison of runs; returns the submission.
@@ -356,7 +356,7 @@ class Predictor:
             "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
             "notes": notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
             "estimated_accuracy": plain_records(self.estimated_accuracy), "prediction_sets": plain_records(self.set_coverage),
-            "surest_wells": plain_records(self.surest_wells),
+            "most_confident_wells": plain_records(self.most_confident_wells),
             "controls": {name: plain_records(table) for name, table in self.control_separation.items()},
             "experiments": decision.records, "plate_groups": self.design["groups"], "data": design_digest(self.root),
             "simulated": is_simulated(self.root)})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import sessions
-from server import FakeKaggle, Outcome, Pushed
+from fake_kaggle import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
 from cellsignal.errors import StepFailed
@@ -80,7 +80,7 @@ def test_what_kaggle_did_not_mount_is_mounted_from_the_second_slug(server: FakeK
 
 def test_what_is_nowhere_to_be_mounted_begins_anew(server: FakeKaggle, call: Call) -> None:
     server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"), not_mounted, not_mounted)
-    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{kernel_folders.NOT_MOUNTED}.*; the same command begins it anew"):
+    with pytest.raises(StepFailed, match=f"^{PRETRAIN}: .*{kernel_folders.NOT_MOUNTED}.*; give the same command again to start it over"):
         call(only="2", until_done=True)
     assert call(only="2", until_done=True) == {}
     last = server.kernels["alice/cellsignal-tiny-2-pretrain-controls-rpe"][-1]

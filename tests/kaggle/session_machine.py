@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from server import Outcome, Pushed
+from fake_kaggle import Outcome, Pushed
 
 CANARIES = {  # stand for the secrets that a session's environment holds
     "KAGGLE_USER_SECRETS_TOKEN": "canary-user-secrets",

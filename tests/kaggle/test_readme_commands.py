@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import machine
+import session_machine
 import pytest
-from server import FakeKaggle, Pushed
+from fake_kaggle import FakeKaggle, Pushed
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {  # parameters as somebody in a hurry edits them in the notebooks
@@ -37,10 +37,10 @@ def edit(path: Path, changes: dict[str, str]) -> None:
 
 @pytest.fixture
 def there(tmp_path: Path) -> Iterator[FakeKaggle]:
-    if not machine.can_run():
+    if not session_machine.can_run():
         pytest.skip("no namespaces for tests here")
-    python = machine.bare_python(tmp_path / "bare")
-    with FakeKaggle(tmp_path / "kaggle", runner=machine.Machine(python, tmp_path / "sessions", "new")) as kaggle:
+    python = session_machine.bare_python(tmp_path / "bare")
+    with FakeKaggle(tmp_path / "kaggle", runner=session_machine.Machine(python, tmp_path / "sessions", "new")) as kaggle:
         yield kaggle
 
 

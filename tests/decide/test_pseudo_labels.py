@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small import GROUPS, ROTATIONS, experiment
+from small_experiment import GROUPS, ROTATIONS, experiment
 
 from building import make_network
 from cellsignal.decide.assign.assign import decide
@@ -24,7 +24,7 @@ DESIGN = {"groups": GROUPS, "rotations": ROTATIONS, "settings": AssignmentSettin
 
 def settings(*, share: float = 0.4, step: float = 0.015, since: int = 0, scope: str = "plate") -> TrainingSettings:
     """Pseudo-labels from epoch `since` on."""
-    shares = {"pseudo_label_share": share, "pseudo_label_step": step}
+    shares = {"pseudo_label_share": share, "pseudo_label_increment": step}
     return TrainingSettings(epochs=since + 30, pseudo_label_epochs=30, batch_scope=scope, **shares)
 
 

@@ -85,7 +85,7 @@ def prediction(plates: Path, out: Path, *, root: Path | None = None, sites: Call
     """Scores of all six experiments, of `sites` of them."""
     asked, _ = whole_sites(plates, read_tables(plates).sites)
     options = {"weights": plates / "weights", "out": out, **knobs}
-    given = {"smallest_batch": 5, "largest_batch": 9, "num_batch_sizes": 2, **options}
+    given = {"min_batch_size": 5, "max_batch_size": 9, "num_batch_sizes": 2, **options}
     options = {key: value for key, value in options.items() if key not in PredictionSettings.model_fields}
     options["settings"] = PredictionSettings(**{key: value for key, value in given.items() if key in PredictionSettings.model_fields})
     scoring = ScoringOptions(**{key: options.pop(key) for key in list(options) if key in ScoringOptions.__dataclass_fields__})
@@ -236,7 +236,7 @@ def test_other_weights_images_or_code_make_other_scores(
 
 def test_batch_sizes_concern_batch_scores_alone(scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path) -> None:
     out, before = shutil.copytree(undisturbed[0], tmp_path / "out"), parquets(undisturbed[0])
-    assert len(scored(out, smallest_batch=3)) == 6
+    assert len(scored(out, min_batch_size=3)) == 6
     changed = {name for name, digest in parquets(out).items() if before[name] != digest}
     assert len(changed) == 6 and all(name.startswith("batch/") for name in changed)
     assert read_json(out / "adapted/metadata.json") == read_json(undisturbed[0] / "adapted/metadata.json")

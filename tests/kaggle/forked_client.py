@@ -1,7 +1,7 @@
 """The real client, started by fork: what it imports is loaded once for all tests, and a call costs a tenth of its time.
 
-`python warm.py serve SOCKET` loads the client's libraries, then forgets the client itself, which logs in when it is
-imported. `python warm.py SOCKET …` stands for `python -m kaggle …`: it sends arguments, environment, folder and
+`python forked_client.py serve SOCKET` loads the client's libraries, then forgets the client itself, which logs in when it is
+imported. `python forked_client.py SOCKET …` stands for `python -m kaggle …`: it sends arguments, environment, folder and
 streams there, where a fork becomes the client, and ends as that ends.
 """
 

@@ -1,7 +1,7 @@
 """A small Kaggle on 127.0.0.1, to which the real client talks unmodified: an HTTP proxy that is the API as well.
 
 The client's only switch for another server is http://localhost on port 80; through `http_proxy` its calls come to any
-port. What it was seen to send and to need is in holdings.py; uploads and downloads go to this server by its own address.
+port. What it was seen to send and to need is in fake_account.py; uploads and downloads go to this server by its own address.
 """
 
 import base64
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from holdings import COMPETITION, Body, Holdings, Outcome, Pushed, Refusal
+from fake_account import COMPETITION, Body, Holdings, Outcome, Pushed, Refusal
 
 __all__ = ["COMPETITION", "TOKEN", "FakeKaggle", "Outcome", "Pushed", "Refusal", "Request"]
 TOKEN = "KGAT_0123456789abcdef0123456789abcdef"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import sessions
-from server import FakeKaggle, Outcome, Pushed
+from fake_kaggle import FakeKaggle, Outcome, Pushed
 from sessions import PRETRAIN, expected, out_of_time, pushes
 
 from cellsignal import code_identity
@@ -82,7 +82,7 @@ def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeK
     goes_on = threading.Event()
     server.runner = sessions.in_turn(server, lambda pushed: goes_on.wait(60) and sessions.work(pushed, server))
     with pytest.raises(StepFailed, match="still running"):
-        call(only="2", patience=0.3)
+        call(only="2", session_timeout=0.3)
     threading.Timer(1.5, goes_on.set).start()
     server.sessions[True] = 1
     assert call("seed=5", only="2") == {}
@@ -95,10 +95,10 @@ def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeK
 def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> None:
     server.machines.clear()
     server.runner = lambda pushed: time.sleep(0.5) or sessions.work(pushed, server)  # long enough to be seen at work
-    with pytest.raises(StepFailed, match=r"^1-eda: still queued after .*--queue says how long"):
-        call(only="1", queue=0.5)
+    with pytest.raises(StepFailed, match=r"^1-eda: still queued after .*--queue_timeout-timeout says how long"):
+        call(only="1", queue_timeout=0.5)
     threading.Timer(3.0, server.machines.set).start()
-    assert call(only="1", patience=2.0) == {}  # which begins with the work
+    assert call(only="1", session_timeout=2.0) == {}  # which begins with the work
     assert pushes(server) == ["1-eda"]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server import FakeKaggle
+from fake_kaggle import FakeKaggle
 
 from cellsignal.kaggle.client import FIRST_RUN
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from noise import real_layout, votes
+from simulated_scores import real_layout, votes
 
 from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.tables.plate_design import duplicate_layouts

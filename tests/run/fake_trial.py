@@ -1,6 +1,6 @@
 """A trial without its learning: what `cellsignal run` leaves in a folder, in a moment, as good as its learning rate.
 
-As a script it is that trial: `sweeping.py PARAMS.yaml RUN`. With DRIVE first it is a sweep of such trials, in a process to kill.
+As a script it is that trial: `fake_trial.py PARAMS.yaml RUN`. With DRIVE first it is a sweep of such trials, in a process to kill.
 """
 
 import json

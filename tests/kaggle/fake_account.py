@@ -1,6 +1,6 @@
 """What a Kaggle account holds, and the rules by which Kaggle takes in kernels and data sets, as far as they are known.
 
-No HTTP here: server.py speaks it. Each method answers one API call, or raises Refusal.
+No HTTP here: fake_kaggle.py speaks it. Each method answers one API call, or raises Refusal.
 """
 
 import json

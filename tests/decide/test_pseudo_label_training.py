@@ -54,7 +54,7 @@ def given(**knobs: Any) -> dict[str, Any]:
     test = SITES[SITES["experiment"] == "HUVEC-03"].assign(sirna=pd.NA)
     treatment, control = (images(test[test["well_type"] == kind]) for kind in ("treatment", "negative_control"))
     wells = SITES.assign(sirna=SITES["sirna"].mask(SITES["experiment"] == "HUVEC-03")).drop_duplicates("id_code")
-    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, TrainingSettings(**{"epochs": 5, "pseudo_label_epochs": 3, "pseudo_label_share": 0.5, "pseudo_label_step": 0.25} | knobs), controls=control)}
+    return {"unlabelled": treatment, "relabel": PseudoLabels(treatment, wells, DESIGN, TrainingSettings(**{"epochs": 5, "pseudo_label_epochs": 3, "pseudo_label_share": 0.5, "pseudo_label_increment": 0.25} | knobs), controls=control)}
 
 
 def train(weights: Path, *, pseudo_label_epochs: int = 3, epochs: int = 5, budget: Budget | None = None, **more: Any) -> list[dict]:
