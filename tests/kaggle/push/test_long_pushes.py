@@ -95,7 +95,7 @@ def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeK
 def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> None:
     server.machines.clear()
     server.runner = lambda pushed: time.sleep(0.5) or sessions.work(pushed, server)  # long enough to be seen at work
-    with pytest.raises(StepFailed, match=r"^1-eda: still queued after .*--queue_timeout-timeout says how long"):
+    with pytest.raises(StepFailed, match=r"^1-eda: still queued after .* or a longer --queue-timeout"):
         call(only="1", queue_timeout=0.5)
     threading.Timer(3.0, server.machines.set).start()
     assert call(only="1", session_timeout=2.0) == {}  # which begins with the work
