@@ -365,6 +365,11 @@ def test_in_a_browser(browser):
         browser.choose("#map-colour", name)
         assert browser.text("#map-legend")
 
+    # Held-out experiments are named as such; in a wide window the well stands beside the maps and hides no part of them.
+    assert browser.run("[...document.querySelectorAll('#experiment option')].map(e => e.textContent)") == ["all", "HUVEC-01 (held out)", "HUVEC-02", "HUVEC-03"]
+    sides = browser.run("['#map-section', '#well'].map(each => document.querySelector(each).getBoundingClientRect()).map(r => [r.left, r.right])")
+    assert sides[0][1] <= sides[1][0]
+
     # A narrow window is not scrolled sideways.
     browser.call("Emulation.setDeviceMetricsOverride", width=375, height=700, deviceScaleFactor=2, mobile=True)
     assert browser.run("document.documentElement.scrollWidth") <= 375 and browser.run("document.querySelector('svg.plate').getBoundingClientRect().right") <= 375

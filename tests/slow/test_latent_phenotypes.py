@@ -59,7 +59,8 @@ def few_treatments(table: Path, *, seed: int) -> pd.DataFrame:
     """What centring on all wells does where plates hold few siRNAs, the same ones together in each experiment: the mean over DRAWS choices of siRNAs."""
     (profiles,) = read_profiles(table).by_network().values()
     wells, found = profiles.wells[profiles.treated], []
-    first = wells[wells["Metadata_Batch"] == wells["Metadata_Batch"].iloc[0]].groupby("Metadata_Plate")["Metadata_Perturbation"]
+    everywhere = wells.groupby("Metadata_Perturbation")["Metadata_Batch"].transform("nunique") == wells["Metadata_Batch"].nunique()  # else a plate may have one well
+    first = wells[everywhere & (wells["Metadata_Batch"] == wells["Metadata_Batch"].iloc[0])].groupby("Metadata_Plate")["Metadata_Perturbation"]
     for count, draw in itertools.product((2, 4, 8, 25), range(DRAWS)):
         random = np.random.default_rng(draw)
         chosen = {str(sirna) for _, sirnas in first for sirna in random.permutation(np.sort(sirnas.astype(str)))[:count]}
