@@ -5,6 +5,7 @@ socket FD. Each notebook is run by three processes, each the child of the one be
 What the cells import is not loaded before where there is a GPU, because CUDA does not survive a fork, and elsewhere than on Linux.
 """
 
+import gc
 import json
 import os
 import select
@@ -109,7 +110,10 @@ class ForkedProcess:
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
-        end = time.monotonic() + timeout if timeout is not None else float("inf")
+        if timeout is None:
+            with suppress(ChildProcessError):  # it has ended, and was polled
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        end = time.monotonic() + (timeout or 0.0)
         while (code := self.poll()) is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired("a forked process", timeout)
@@ -182,10 +186,11 @@ def main(descriptor: int) -> None:
         if request["modules"] and sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
             _load(request["modules"])
             code_identity.package_code("run")  # which every session asks for
+        gc.freeze()  # otherwise each collection in a child would copy all that is loaded
         if os.fork() == 0:
             control.close()
             _watch(request["arguments"], job, log)
-            return
+            os._exit(0)  # taking down all modules would take seconds
         os.close(job)
         os.close(log)
 
@@ -225,5 +230,5 @@ def _run_papermill(arguments: Sequence[str], job: int) -> None:
     from papermill.cli import papermill
 
     local_provisioner.launch_kernel = kernel.start
-    sys.argv = ["papermill", *arguments]
-    papermill()
+    papermill(list(arguments), standalone_mode=False)
+    os._exit(0)  # a failure raises, and has time
