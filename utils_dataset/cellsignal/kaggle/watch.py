@@ -92,7 +92,8 @@ def output_differs(receipt: Receipt | None, step: str, pushed: PushedKernel) -> 
         return "its receipt is that of the session before"
     parameters = settings.flatten(receipt.details["parameters"])
     for name, value in pushed.parameters.items():
-        if name not in PATHS_AND_SPEED and parameters.get(name) != value:
+        unread = not receipt.complete and name not in parameters  # by the cells before the one that ended the session
+        if name not in PATHS_AND_SPEED and not unread and parameters.get(name) != value:
             return f"its {name} is {parameters.get(name)!r} and not {value!r}"
     if receipt.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
