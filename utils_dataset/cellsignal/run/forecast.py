@@ -273,13 +273,21 @@ def plate_sites(recipe: Recipe, size: DatasetSize) -> int:
 
 
 def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, *, backbone: str, first: bool, final: bool) -> float:
-    """Seconds of the prediction by one network, and by its weights before the last epochs where there are such."""
+    """Seconds of the prediction by one network, and by its weights before the last epochs where there are such.
+
+    Experiments are scored whole: with a random split, in which each has held-out wells, those of the training too. Prototypes need the
+    embeddings of all labelled sites.
+    """
+    if recipe.wells.split == "random":
+        size = replace(size, held_out=size.held_out + size.train)
     passes = cost.adapted_passes(size, host, image_size)
     def workload(networks: int) -> Workload:
         return cost.prediction_workloads(size, recipe.prediction, networks=networks, adapted_passes=passes, tests_answered=bool(recipe.preset))
     both, alone, more = workload(2), workload(1), 1 + (final and recipe.training.final_epochs > 0)
     further = Workload("prediction", 0, both.inferred - alone.inferred, both.reads - alone.reads)
     workloads = [alone] * first + [further] * (more - first)
+    if recipe.prediction.prototype_weight and recipe.wells.split != "random":
+        workloads.append(Workload("prediction", 0, more * passes * size.train, more * size.train))
     return _seconds(workloads, host=host, backbone=backbone, image_size=image_size, recipe=recipe)
 
 
