@@ -189,6 +189,7 @@ PLAIN = "plain"  # the network without a virtual batch, which starts from the pr
 PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
 # Of a notebook's start, imports and figures, on one core; that of the prediction fits temperatures, decides and draws more.
 NOTEBOOK_SECONDS, PREDICTION_SECONDS = 8.0, 16.0
+MAPPED_EXPERIMENTS, MAX_MAP_SIRNAS = 6, 100  # of the map of embeddings (run.kernels.prediction)
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # Of real sites too (papermill_params/README.md): read from a store with the codec zstd at 192 px; and read as PNGs, reduced, packed into it.
 PACKED, PACKING = Source("packed store", 0.12e6, 3900.0, 192), Source("packing", 0.44e6, 32.0, RXRX1_IMAGE_SIZE)
@@ -220,8 +221,17 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
                 prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != PLAIN) / 3600
             except InputError as error:  # a backbone of timm, which is not installed
                 networks.append(replace(row, problem=f"not known here: {error}"))
-    host = host_of(members["model"])
+    host, size = host_of(members["model"]), next(iter(sizes.values()))
+    if TASKS[recipe.task].reader == "wells":
+        prediction += _seconds([_map(recipe, size)], host=host, backbone=members["model"], image_size=image_size, recipe=recipe) / 3600
     return Forecast(host, tuple(networks), prediction, session_hours, _packing_hours(recipe, host, sizes.values()))
+
+
+def _map(recipe: Recipe, size: DatasetSize) -> Workload:
+    """The embeddings for the map of the prediction's notebook: of some experiments with known siRNAs, or of a plate of each, under two kinds of statistics."""
+    plates = MAPPED_EXPERIMENTS * (PLATES if PLATES * size.plate <= SITES_A_WELL * MAX_MAP_SIRNAS else 1)
+    sites = min(plates * size.plate, size.train + size.held_out + size.test * bool(recipe.preset))
+    return Workload("prediction", 0, 2 * sites, 2 * sites)
 
 
 def _packing_hours(recipe: Recipe, host: Host, sizes: Iterable[DatasetSize]) -> float:
@@ -273,13 +283,21 @@ def plate_sites(recipe: Recipe, size: DatasetSize) -> int:
 
 
 def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, *, backbone: str, first: bool, final: bool) -> float:
-    """Seconds of the prediction by one network, and by its weights before the last epochs where there are such."""
+    """Seconds of the prediction by one network, and by its weights before the last epochs where there are such.
+
+    Experiments are scored whole: with a random split, in which each has held-out wells, those of the training too. Prototypes need the
+    embeddings of all labelled sites.
+    """
+    if recipe.wells.split == "random":
+        size = replace(size, held_out=size.held_out + size.train)
     passes = cost.adapted_passes(size, host, image_size)
     def workload(networks: int) -> Workload:
         return cost.prediction_workloads(size, recipe.prediction, networks=networks, adapted_passes=passes, tests_answered=bool(recipe.preset))
     both, alone, more = workload(2), workload(1), 1 + (final and recipe.training.final_epochs > 0)
     further = Workload("prediction", 0, both.inferred - alone.inferred, both.reads - alone.reads)
     workloads = [alone] * first + [further] * (more - first)
+    if recipe.prediction.prototype_weight and recipe.wells.split != "random":
+        workloads.append(Workload("prediction", 0, more * passes * size.train, more * size.train))
     return _seconds(workloads, host=host, backbone=backbone, image_size=image_size, recipe=recipe)
 
 
