@@ -146,7 +146,7 @@ def test_the_command(shelf: Shelf, tmp_path: Path, refused: Callable[..., str]) 
     ended = CliRunner().invoke(app, ["download", "rxrx1", "--out", str(tmp_path / "plates"), "--cell-type", "RPE"])
     assert ended.exit_code == 0 and images(tmp_path / "plates") == {"RPE-01", "RPE-02"}
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "plates"), "--cell-type", "RPE"])
-    assert checked.exit_code == 0 and "is whole" in checked.stdout
+    assert checked.exit_code == 0 and "no problem in any row or image" in checked.stdout
     assert "no such folder" in CliRunner().invoke(app, ["check", str(tmp_path / "plates")]).stdout
 
 

@@ -189,7 +189,7 @@ def test_a_known_layout_is_copied_when_asked(data: Path, tmp_path: Path) -> None
 
 def test_the_table_of_routes_is_short_and_tells_all(data: Path, scores: Path, tmp_path: Path) -> None:
     lines = routes_table(assign_files([scores], data=data, out=tmp_path / "submission.csv")).splitlines()
-    assert lines[0].split() == ["experiment", "route", "groups", "group_posterior", "rotation", "surprise_bits", "temperature",
+    assert lines[0].split() == ["experiment", "route", "groups", "group_posterior", "rotation", "surprise", "temperature",
                                 "labelled", "confidence"]
     assert [line.split()[0] for line in lines[1:]] == ["HUVEC-03", "HUVEC-04", "RPE-03", "RPE-04"]
     assert max(map(len, lines)) <= 100 and len(set(map(len, lines))) == 1

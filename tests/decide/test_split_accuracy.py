@@ -22,7 +22,8 @@ def sites(tmp_path: Path) -> pd.DataFrame:
     """A plate of three wells in each experiment, two sites a well."""
     wells = list(zip(("B02", "B03", "B04"), CLASSES))
     rows = [(name, dataset, well, site, sirna) for name, dataset in EXPERIMENTS.items() for well, sirna in wells for site in (1, 2)]
-    table = pd.DataFrame(rows, columns=["experiment", "dataset", "well", "site", "sirna_id"]).assign(plate=1, sirna="s", well_type="treatment")
+    table = pd.DataFrame(rows, columns=["experiment", "dataset", "well", "site", "sirna_id"]).assign(plate=1, sirna="s")
+    table["well_type"] = table["sirna_id"].map(lambda number: "negative_control" if number == 1138 else "treatment")
     names = table["experiment"] + "_1_" + table["well"]
     write_metadata(tmp_path / "data", table.assign(cell_type=table["experiment"].str[:-3], well_id=names, site_id=names + "_" + table["site"].astype(str)))
     return read_benchmark_sites(tmp_path / "data")

@@ -263,7 +263,7 @@ def test_one_process_per_gpu_unless_told_otherwise(
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(InputError, match="processes: 3 processes need a GPU each, and there are 2; use processes: 0"):
+    with pytest.raises(InputError, match="processes: 3 processes need a GPU each, and there are 2; set machine.num_processes: 0"):
         process_count("auto", 3)
 
 
@@ -284,7 +284,7 @@ def test_colab_without_two_gpus_is_told_to_train_in_one_process(monkeypatch: pyt
     if gpus == 2:
         launch(print, device="auto", processes=2, on_message=print)
     else:
-        with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set processes: 0$"):
+        with pytest.raises(InputError, match="^processes: a notebook on Colab .*; set machine.num_processes: 0$"):
             launch(print, device="cpu", processes=2, on_message=print)
     assert launched == [2] * (gpus == 2)
 

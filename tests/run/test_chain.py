@@ -16,7 +16,7 @@ from building import recipe_of
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment
-from cellsignal.run.chain import chain, notebooks
+from cellsignal.run.chain import chain, notebook_server, notebooks
 from cellsignal.run.chain.notebooks import StepFailed
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
@@ -125,7 +125,7 @@ def test_what_the_system_refuses_in_a_step_names_step_and_path(
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(notebooks.subprocess, "Popen", refuse)
+    monkeypatch.setattr(notebook_server.subprocess, "Popen", refuse)
     with pytest.raises(InputError, match=r"^(1-eda|2-pretrain-controls@U2OS): too many open files \(a process may have [\d,]+\); raise the limit"):
         run()
 

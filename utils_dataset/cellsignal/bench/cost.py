@@ -144,7 +144,7 @@ def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], **predi
     Held-out sites are scored after every epoch. Members of an ensemble are assumed to be as large as the first network.
     """
     pretrain_epochs, head_epochs, epochs, final_epochs = (recipe.get(f"training.{name}", 0) for name in EPOCHS)
-    pseudo_epochs, pseudo_share, pseudo_step = (recipe.get(f"training.pseudo_label_{name}", 0) for name in ("epochs", "share", "step"))
+    pseudo_epochs, pseudo_share, pseudo_increment = (recipe.get(f"training.pseudo_label_{name}", 0) for name in ("epochs", "share", "increment"))
     classes, sizes = recipe.get("wells.classes", "treatments"), recipe.get("augmentation.progressive_sizes", ())
     networks = 1 + len(recipe.get("network.ensemble", ()))
     trainings = networks + recipe.get("training.ablate_virtual_batch", False)  # the network without a virtual batch is trained once more from the same pretraining
@@ -156,7 +156,7 @@ def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], **predi
         epochs_per_size = trainings * epochs / len(sizes or (None,))
         workloads.append(Workload("whole", epochs_per_size * training_sites, 0, epochs_per_size * training_sites, size))
     workloads.append(Workload("held out", 0, trainings * epochs * data_set.held_out, trainings * epochs * data_set.held_out))
-    pseudo_labelled = sum(min(1.0, pseudo_share + step * pseudo_step) for step in range(pseudo_epochs)) * data_set.test
+    pseudo_labelled = sum(min(1.0, pseudo_share + step * pseudo_increment) for step in range(pseudo_epochs)) * data_set.test
     scored = pseudo_epochs * data_set.test
     workloads.append(Workload("pseudo-labels", trainings * pseudo_labelled, trainings * scored, trainings * (pseudo_labelled + scored)))
     final_sites = networks * final_epochs * (training_sites + data_set.held_out)

@@ -215,8 +215,8 @@ def _experiment_table(decision: Decision, labelled: pd.DataFrame, *, calibrated:
 # How each experiment was decided, as text.
 
 
-ROUTE_COLUMNS = ("experiment", "route", "groups", "group_posterior", "rotation", "surprise_bits", "temperature", "labelled", "confidence")
-RIGHT_ALIGNED = ("group_posterior", "surprise_bits", "temperature", "labelled", "confidence")  # columns of numbers
+ROUTE_COLUMNS = ("experiment", "route", "groups", "group_posterior", "rotation", "surprise", "temperature", "labelled", "confidence")
+RIGHT_ALIGNED = ("group_posterior", "surprise", "temperature", "labelled", "confidence")  # columns of numbers
 LINE_WIDTH = 100
 
 

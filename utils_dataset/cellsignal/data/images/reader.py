@@ -65,8 +65,7 @@ def _decoded(path: Path, colour: int, *, shape: tuple[int, ...]) -> np.ndarray:
 def write_channel(path: str | Path, image: np.ndarray) -> None:
     """Write uint8[H, W] as an 8-bit grey PNG; raises OSError, which OpenCV's own writer does not."""
     _, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    with open(path, "wb", buffering=0) as file:
-        file.write(content)
+    Path(path).write_bytes(content)
 
 
 def read_site(
