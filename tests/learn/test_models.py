@@ -79,6 +79,8 @@ def test_a_card_that_is_no_card_is_refused(tmp_path: Path) -> None:
         load_weights(tmp_path / "model.safetensors")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_bit_of_a_card_counts(tmp_path: Path) -> None:
     saved(tmp_path / "model.safetensors")
     whole = (tmp_path / "model.json").read_bytes()

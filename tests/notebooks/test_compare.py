@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from finished_runs import vouch, wells, write_run
 
 from cellsignal.files import read_json, write_json
@@ -13,6 +14,8 @@ from cellsignal.files import read_json, write_json
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_notebook_compares_what_lies_beside_it(tmp_path: Path) -> None:
     for name, raw in (("brodt-seed0", 0.4), ("brodt-seed1", 0.4), ("best-seed0", 0.8)):
         write_run(tmp_path / name, raw=raw, assigned=raw + 0.1, tables=[wells()], seed=int(name[-1]), backbone=name[:4])

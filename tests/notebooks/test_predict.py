@@ -118,6 +118,8 @@ def test_stored_scores_are_decided_on_without_an_image(one_session: Session, pla
     assert one_session.variables["embeddings"] == {} and one_session.variables["predictor"].images.empty
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:statistics are gathered")
 def test_an_earlier_submission_does_not_outlive_an_unfinished_session(one_session: Session) -> None:
     whole = one_session("whole")

@@ -16,7 +16,7 @@ from building import recipe_of
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment
-from cellsignal.run.chain import chain, notebook_server, notebooks
+from cellsignal.run.chain import chain, notebook_server
 from cellsignal.run.chain.notebooks import StepFailed
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
@@ -173,6 +173,8 @@ def test_what_cannot_be_predicted_is_refused_before_training(
     assert not (tmp_path / "run/weights").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_it_goes_on(run: Callable[..., list[str]], tmp_path: Path, plates: Path, kernels: Path) -> None:
     code = f"""if __name__ == "__main__":
     from pathlib import Path

@@ -38,6 +38,8 @@ def test_simulated_once_and_again_when_the_seed_changes(tmp_path: Path, made: li
     assert made == [("tiny", 0), ("tiny", 1)]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_plates_of_other_code_are_drawn_anew_in_the_run_folder_and_kept_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

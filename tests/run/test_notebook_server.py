@@ -19,6 +19,8 @@ files.write_json(folder / "seen.json", {"loaded": "cellsignal.budget" in sys.mod
 import cellsignal.budget"""
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_modules_are_loaded_once_and_again_when_the_code_changes(tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     notebook, package = write_toy(tmp_path, "1-eda", body=BODY), tmp_path / "cellsignal"
     package.mkdir()

@@ -87,6 +87,8 @@ def test_every_kind_of_bad_input_is_known_by_its_name() -> None:
     assert {name for name, bases in kinds.items() if bases & notebooks.INPUT_ERRORS} == notebooks.INPUT_ERRORS - {"InputError"}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_running_notebook_can_be_stopped(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
     stop = Event()
     Timer(2, stop.set).start()

@@ -23,6 +23,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsals, "SECONDS", 0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_phase_of_every_network_has_its_row(tmp_path: Path) -> None:
     rehearsal = rehearse(recipe_of({
         **QUICK, "backbone": "densenet-small", "ensemble": ["densenet-small", "plain-cnn"], "pretrain_epochs": 1, "head_epochs": 1, "final_epochs": 1,
@@ -46,6 +48,8 @@ def test_the_forecast_divides_its_sites_by_these_rates() -> None:
     assert 3600 * (rehearsal.forecast.networks[0].hours - fixed) == pytest.approx(seconds, rel=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_sites_of_the_recipes_data_are_used_where_they_are(tiny_plates: Path, tmp_path: Path) -> None:
     own = {**QUICK, "preset": "", "data": str(tiny_plates), "control_features": True, "standardise": "plate"}
     rehearsal = rehearse(recipe_of(own))

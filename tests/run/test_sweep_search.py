@@ -49,6 +49,8 @@ def test_a_search_finds_better_rates_and_writes_the_best(bench: Run) -> None:
     assert (folder / "results.md").read_text().startswith("| variant | training.learning_rate | seeds | held out, raw | held out, assigned |")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_weak_trial_is_pruned_and_its_processes_end(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever comes after four at a good rate, and is slow, falls behind their median."""
     rates = iter([0.01, 0.01, 0.01, 0.01, 1.0e-4])
