@@ -65,7 +65,7 @@ def test_every_command_has_help_with_an_example(cellsignal: Cellsignal, command:
 def test_from_the_first_push_to_the_submission(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path) -> None:
     server.competitions[COMPETITION] = tmp_path / "tables"
     files.write_text(tmp_path / "tables/sample_submission.csv", "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\n")
-    pushed = cellsignal("push", TINY, *ONE, *QUICK)
+    pushed = cellsignal("push", TINY, "--machine", "t4x2", *ONE, *QUICK)
     assert (pushed.code, pushed.err) == (0, "")
     assert pushed.out.splitlines()[-1] == "complete: 2-pretrain-controls@RPE, 3-train-cell-type@RPE, 4-predict-assign, 1-eda"
     assert server.datasets["alice/cellsignal-utils"].current == 1

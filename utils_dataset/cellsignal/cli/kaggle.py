@@ -80,9 +80,10 @@ def push(
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
     if machine is not None or (checked.machine.device != "cpu" and not checked.preset):  # drawn plates are small, and take minutes
-        from cellsignal.run import forecast, rehearse
+        from cellsignal.run import forecast
+        from cellsignal.run.rehearse import this_machine
 
-        needed = forecast.forecast(checked, rehearse.this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
+        needed = forecast.forecast(checked, this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
         print(needed, flush=True)
         needed.check()
     if dry_run:
