@@ -89,6 +89,8 @@ def test_few_controls_and_constant_features_are_no_verdict() -> None:
     assert alone["agreement"].isna().all() and separation_lines(alone, "x") == ["controls by x: too few wells to judge the plates of HUVEC (plates: 1, experiments: 1)"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_channel_means_are_the_same_from_table_and_images(tiny_plates: Path, tmp_path: Path) -> None:
     tables = read_tables(tiny_plates)
     sites = tables.sites[(tables.sites["experiment"] == "RPE-02") & (tables.sites["well_type"] != "treatment")]

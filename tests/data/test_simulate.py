@@ -156,6 +156,8 @@ def test_a_second_call_does_nothing(pair: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in pair.rglob("*")} == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("delay", [0.0, *(pytest.param(delay, marks=(pytest.mark.slow, pytest.mark.ci)) for delay in (0.4, 1.2))])
 def test_killed_and_called_again_it_ends_with_the_same_bytes(pair: Path, tmp_path: Path, delay: float) -> None:
     out = tmp_path / "killed"

@@ -210,6 +210,8 @@ def test_scores_made_otherwise_are_not_mixed_in(
     assert not list(out.glob("running/*")) and not list(out.glob("batch/*"))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_other_weights_images_or_code_make_other_scores(
     plates: Path, scored: Callable[..., list[str]], undisturbed: tuple[Path, Scores], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,

@@ -94,6 +94,8 @@ def test_steps_that_the_run_no_longer_has_leave_no_receipt_and_no_page(
     assert traces() == sorted([*without, "mine.ipynb"]) and weights.is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_failed_step_stops_the_chain_and_is_tried_again(
     run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], request: pytest.FixtureRequest
 ) -> None:

@@ -46,6 +46,8 @@ cli.main()"""
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heeding)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_notebooks_end_with_the_run_that_started_them(
     tmp_path: Path, plates: Path, kernels: Path, write_toy: Callable[..., Path], number: signal.Signals

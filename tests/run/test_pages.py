@@ -8,6 +8,8 @@ from building import recipe_of
 from cellsignal.run.chain import chain
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_pages_are_left_out_and_written_later(tmp_path: Path, kernels: Path, plates: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = {"data": str(plates), "run": str(tmp_path / "run"), "pretrain_epochs": 0}
     folder = chain.run_chain(recipe_of({**values, "html_pages": False}), kernels=kernels)

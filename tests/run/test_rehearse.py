@@ -68,6 +68,8 @@ def test_other_tasks_are_rehearsed_on_drawn_images(task: dict[str, object], monk
     assert [row.phase for row in rehearsal.rows] == ["whole", "prediction"] and "drawn" in rehearsal.origin
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_what_does_not_fit_is_one_line_that_names_the_setting(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("network: {backbone: densenet121}\ntraining: {batch_size: 24}\nmachine: {device: cpu, gradient_checkpointing: false}\n")

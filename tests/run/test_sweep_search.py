@@ -37,6 +37,8 @@ def study(folder: Path) -> "optuna.Study":
     return optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / search.STUDY}")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_finds_better_rates_and_writes_the_best(bench: Run) -> None:
     folder = bench(RATE, trials=8)
     table = results(folder)

@@ -60,6 +60,8 @@ def mended(pushed: Pushed, server: FakeKaggle) -> Outcome:
     return outcome
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_listing_of_the_session_before_is_not_believed(server: FakeKaggle, call: Call) -> None:
     server.runner = sessions.in_turn(server, out_of_time(server, "pretrain, epoch 3 of 9"))
     call(only="2")
