@@ -102,6 +102,6 @@ def test_the_whole_chain_as_one_kernel_packs_once_and_a_later_session_takes_its_
     assert (later / "submission.csv").read_bytes() == (first / "submission.csv").read_bytes()
     assert (later / "packed/store.json").read_bytes() == (first / "packed/store.json").read_bytes()
     said = (later / "notebooks/pack.ipynb").read_text()
-    assert "took up the packed images of /kaggle/input/notebooks/" in said and " 0 of them packed now" in said
+    assert "reused the packed images of /kaggle/input/notebooks/" in said and " 0 of them packed now" in said
     trained = [(run / "weights/all/model.safetensors").read_bytes() for run in (first, later)]
     assert trained[0] == trained[1]

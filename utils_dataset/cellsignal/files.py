@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import FULL, InputError, system_error, check_can_write
+from cellsignal.errors import FULL, InputError, check_can_write, system_error
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes

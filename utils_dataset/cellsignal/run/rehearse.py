@@ -57,7 +57,7 @@ VIEWS = 2  # further ones are the same work again
 
 
 @dataclass(frozen=True)
-class Row:
+class PhaseRates:
     """What was measured of one phase: `parts` of gradient checkpointing, images a second through steps and from the loader, bytes at the peak.
 
     On a GPU the peak is that of allocated memory, on a CPU the growth of the process.
@@ -77,7 +77,7 @@ class Row:
 class Rehearsal:
     """The rows of all phases, and the forecast with their rates; `origin`: of the images."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PhaseRates, ...]
     forecast: Forecast
     origin: str
     device: str
@@ -222,7 +222,7 @@ class _Rehearsing:
         self.from_disk, self.sizes = images is None, count_sites(recipe)[0]
         self.device = pick_device(recipe.machine.device)
         self.precision = resolve_precision(self.device, recipe.machine.precision)
-        self.rows: list[Row] = []
+        self.rows: list[PhaseRates] = []
         self.hosts: dict[str, Host] = {}
 
     def host(self, backbone: str) -> Host:
@@ -285,7 +285,7 @@ class _Rehearsing:
         data.cached = [self.images[row] for row in sites.index] if cached else None
         return data
 
-    def _train(self, name: str, phase: Phase, network: NetworkSettings) -> Row:
+    def _train(self, name: str, phase: Phase, network: NetworkSettings) -> PhaseRates:
         """Steps of a phase, on images in memory."""
         on_controls, is_control = phase.name == "controls", self.sites["well_type"] != "treatment"
         sites = self.sites[is_control] if on_controls else self.sites if self.recipe.wells.classes == "all" else self.sites[~is_control]
@@ -303,7 +303,7 @@ class _Rehearsing:
             images_per_second = _rate(lambda: train_epoch(state.trainer, data, steps, controls=controls), batch * len(batches), self.device)
         size = phase.augmentation.progressive_sizes[0] if phase.augmentation.progressive_sizes else data.shape[1]
         label = phase.name if len(self.recipe.augmentation.progressive_sizes) < 2 or phase.name != "whole" else f"whole, {size} px"
-        return Row(name, label, size, batch, how.parts, images_per_second, peak[0], self.loader)
+        return PhaseRates(name, label, size, batch, how.parts, images_per_second, peak[0], self.loader)
 
     @staticmethod
     def _of_a_batch(data: SiteImages, batch: int) -> SiteImages:
@@ -318,7 +318,7 @@ class _Rehearsing:
         plate = max(plate_sites(self.recipe, size) for size in self.sizes.values())
         return min(phase.training.batch_size, plate) if phase.training.batch_scope == "plate" else phase.training.batch_size
 
-    def _predict(self, name: str, model: Classifier) -> Row:
+    def _predict(self, name: str, model: Classifier) -> PhaseRates:
         """The prediction of a plate: each kind of statistics that the recipe computes, and views."""
         prediction = self.recipe.prediction
         count = max(2, int(max(size.plate for size in self.sizes.values())))
@@ -345,7 +345,7 @@ class _Rehearsing:
                 passes[0] = inference.images_sent
         with _peak_memory(self.device) as peak:
             plates_per_second = _rate(predict, 1, self.device)
-        return Row(name, "prediction", self.images[0].shape[1], count, 0, plates_per_second * passes[0], peak[0], self.loader)
+        return PhaseRates(name, "prediction", self.images[0].shape[1], count, 0, plates_per_second * passes[0], peak[0], self.loader)
 
     @cached_property
     def loader(self) -> float:

@@ -21,7 +21,7 @@ from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
 SPLIT_WORDS = {
-    "test": "Wells of experiments that no network has learnt from.",
+    "test": "Wells of experiments whose labels no network has seen.",
     "held_out": "Labelled wells that training left out: they tell how good it is, and calibrate the confidences.",
 }
 TRAINING = (

@@ -103,7 +103,7 @@ class Decision:
         """The permutations of plate groups and their posterior, by experiment, where the groups fit the plates."""
         return self.temperatures.choices
 
-    @property
+    @cached_property
     def with_group_temperatures(self) -> "Decision":
         """The same plans with temperatures from the plate groups, for cell types whose experiments all have them; others keep their own."""
         source = self.temperatures

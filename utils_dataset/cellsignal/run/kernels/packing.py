@@ -33,7 +33,7 @@ class ImagePacking:
     """The packing of a run's images at `wells.packed_size` into the run folder's store `packed`.
 
     `packed.json` holds its identity: size, wells, tables and code. A store of another identity is removed; one of the same, here or
-    in an attached run, is gone on with plate by plate. InputError without a size, and for what does not fit into Kaggle's working folder.
+    in an attached run, is continued plate by plate. InputError without a size, and for what does not fit into Kaggle's working folder.
     """
 
     def __init__(self, session: Session) -> None:
@@ -63,7 +63,7 @@ class ImagePacking:
         earlier = Receipt.find(self.receipt.path)
         if not packed_store.is_store(self.store) or earlier is None or earlier.identity != self.receipt.identity:
             discard(self.store)
-            self._take_up()
+            self._reuse_attached()
         self.receipt.write()
         packed = pack(self.plan, self.store, parallel_map=self._in_time)
         store_file = f"{PACKED}/{packed_store.FILE}"
@@ -71,7 +71,7 @@ class ImagePacking:
         used = sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
         return f"{len(self.plan.shards)} plates in {files.gigabytes(used)}, {len(packed)} of them packed now"
 
-    def _take_up(self) -> None:
+    def _reuse_attached(self) -> None:
         """Copy what an attached run has packed of the same."""
         for run in self.session.resume_folders():
             earlier = Receipt.find(run / PACKED_RECEIPT)
@@ -79,7 +79,7 @@ class ImagePacking:
                 temporary = files.temporary_path(self.store)
                 shutil.copytree(run / PACKED, temporary, copy_function=shutil.copyfile)
                 os.replace(temporary, self.store)
-                print(f"took up the packed images of {run}")
+                print(f"reused the packed images of {run}")
                 return
 
     def _in_time(self, write: Callable[[PlateShard], int], shards: Sequence[PlateShard]) -> Iterator[int]:
