@@ -1,6 +1,7 @@
 """What notebooks import is loaded once for all of them, and never of older code."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,18 @@ def test_modules_are_loaded_once_and_again_when_the_code_changes(tmp_path: Path,
         third = execute()
         assert len({first, second, third}) == 3 and not psutil.pid_exists(second)
     assert not psutil.pid_exists(third)
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_time_of_notebooks_counts_as_that_of_the_run(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    notebook = write_toy(tmp_path, "1-eda", body="import time\nwhile time.process_time() < 5: pass")
+    before = cpu_seconds()
+    with NotebookServer(environment.kernel_environment(tmp_path)) as server:
+        notebooks.execute(notebook, target=tmp_path / "out.ipynb", parameters={"run": str(tmp_path)}, server=server, stop=Event())
+    assert cpu_seconds() - before > 5

@@ -103,7 +103,7 @@ class EstimatedAccuracy(TypedDict):
 
 
 class SetCoverage(TypedDict):
-    """The prediction sets of an experiment, or of all, at one stated coverage, in metrics.json."""
+    """The prediction sets of an experiment, or of all, at one nominal coverage, in metrics.json."""
 
     split: Split
     experiment: str

@@ -187,8 +187,9 @@ def _hours(hours: float) -> str:
 HERE = "this machine"
 PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
 PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
-# Of a notebook's start, imports and figures, on one core; that of the prediction fits temperatures, decides and draws more.
-NOTEBOOK_SECONDS, PREDICTION_SECONDS = 8.0, 16.0
+# Of a notebook's start, imports and figures, on one core, and of the prediction's, which fits temperatures, decides and draws more.
+# Without a GPU notebooks are forked from one process, whose own start the prediction's seconds include.
+GPU_NOTEBOOK_SECONDS, FORKED_NOTEBOOK_SECONDS = (8.0, 16.0), (2.0, 11.0)
 MAPPED_EXPERIMENTS, MAX_MAP_SIRNAS = 6, 100  # of the map of embeddings (run.kernels.prediction)
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # Of real sites too (papermill_params/README.md): read from a store with the codec zstd at 192 px; and read as PNGs, reduced, packed into it.
@@ -209,7 +210,7 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
     values = {name: value for name, value in settings.flatten(recipe.model_dump()).items() if name in COST_PARAMETERS}
     members = ensemble_members(recipe.network.backbone, recipe.network.ensemble)
     plain = {PLAIN: members["model"]} if recipe.training.ablate_virtual_batch else {}
-    networks, prediction = [], PREDICTION_SECONDS / 3600
+    networks, prediction = [], 0.0
     for name, size in groups.items():
         for number, (member, backbone) in enumerate([*members.items(), *plain.items()]):
             row = NetworkForecast(name if member == "model" else f"{name}, {member}", backbone)
@@ -222,9 +223,15 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
             except InputError as error:  # a backbone of timm, which is not installed
                 networks.append(replace(row, problem=f"not known here: {error}"))
     host, size = host_of(members["model"]), next(iter(sizes.values()))
+    prediction += _notebook_seconds(host)[1] / 3600
     if TASKS[recipe.task].reader == "wells":
         prediction += _seconds([_map(recipe, size)], host=host, backbone=members["model"], image_size=image_size, recipe=recipe) / 3600
     return Forecast(host, tuple(networks), prediction, session_hours, _packing_hours(recipe, host, sizes.values()))
+
+
+def _notebook_seconds(host: Host) -> tuple[float, float]:
+    """The fixed seconds of a training notebook and of the prediction's."""
+    return GPU_NOTEBOOK_SECONDS if host.memory else FORKED_NOTEBOOK_SECONDS
 
 
 def _map(recipe: Recipe, size: DatasetSize) -> Workload:
@@ -239,7 +246,7 @@ def _packing_hours(recipe: Recipe, host: Host, sizes: Iterable[DatasetSize]) -> 
     if not recipe.wells.packed_size:
         return 0.0
     sites = sum(sum(vars(replace(size, plate=0)).values()) for size in sizes)
-    return (NOTEBOOK_SECONDS + max(sites / PACKING.per_core / host.cores, sites * PACKING.site_bytes / host.disk)) / 3600
+    return (GPU_NOTEBOOK_SECONDS[0] + max(sites / PACKING.per_core / host.cores, sites * PACKING.site_bytes / host.disk)) / 3600
 
 
 def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequence[Workload], size: DatasetSize, image_size: int,
@@ -261,7 +268,7 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequen
     memory = bytes_in(parts) + (0 if on_gpu else PROCESS_BYTES + bytes_of_sites * (bytes_of_sites <= MAX_CACHE_BYTES))
     host = replace(host, efficiency=host.efficiency / (CHECKPOINTED if parts == 1 else IN_PARTS if parts else 1))
     seconds = partial(_seconds, host=host, backbone=row.backbone, image_size=cropped, recipe=recipe, cached=bytes_of_sites <= MAX_CACHE_BYTES)
-    hours = {pretraining: (NOTEBOOK_SECONDS + seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining])) / 3600
+    hours = {pretraining: (_notebook_seconds(host)[0] + seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining])) / 3600
              for pretraining in {training.pretrain_epochs > 0 and not row.name.endswith(PLAIN), False}}
     row = replace(row, batch=f"{batch_size} of {largest} px", memory=memory, parts=parts, hours=sum(hours.values()),
                   sessions=sum(ceil(each / session_hours) for each in hours.values()))

@@ -37,7 +37,7 @@ WITHOUT_LABELS = (
     "their plates tells how many are right, in wells whose siRNA nobody knows."
 )
 SETS = (
-    "For each well the siRNAs among which the right one is, with a stated coverage: the surer the network, the smaller the set. "
+    "For each well the siRNAs among which the right one is, with a nominal coverage: the surer the network, the smaller the set. "
     "Experiments differ, so the coverage of a single one may be below the nominal one; the table names the worst."
 )
 SUREST = (

@@ -1,11 +1,11 @@
-"""Prediction sets: for each well the siRNAs among which the right one is, with a stated coverage; and how right the surest wells are.
+"""Prediction sets: for each well the siRNAs among which the right one is, with a nominal coverage; and how right the surest wells are.
 
-Without held-out experiments the set of a well takes up siRNAs, the likeliest first, until their probabilities reach the stated coverage.
+Without held-out experiments the set of a well takes up siRNAs, the likeliest first, until their probabilities reach the nominal coverage.
 With them the wells of an experiment take up theirs together, until the mean probability of the sets reaches a level: so a hard experiment
 has larger sets than an easy one, although nobody has labelled either. The level is the split-conformal quantile (Vovk et al. 2005; Romano
 et al. 2020) of the levels at which the sets of held-out wells of the cell type begin to hold their siRNA. That counts wells as
 exchangeable, and experiments are not: one that is easier than the test experiments would make their sets too small. Therefore the level
-is never below the stated coverage.
+is never below the nominal coverage.
 
 Probabilities have the temperature that the plate groups of their own experiment tell, where plates have groups, also where held-out wells
 tell another: so the experiments are alike but for what groups cannot tell. Over nine runs on simulated plates (`hard` with two recipes,

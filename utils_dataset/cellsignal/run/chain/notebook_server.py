@@ -174,11 +174,11 @@ def main(descriptor: int) -> None:
     _load(NOTEBOOK_MODULES)
     while True:
         _, descriptors, *_ = socket.recv_fds(control, 1, 2)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG if descriptors else 0)[0]:  # of the last ones too, whose time and memory the system adds to ours
+                pass
         if not descriptors:
             return
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
         for received in descriptors:
             os.set_inheritable(received, False)
         job, log = descriptors

@@ -12,7 +12,7 @@ from cellsignal.tasks import RXRX1
 WELL_TYPE = {"negcon": "negative_control", "poscon": "positive_control", "treatment": "treatment"}  # of Metadata_Control_Type
 COLUMNS = ["id_code", "experiment", "cell_type", "plate", "well", "well_type", "sirna", "call", "confidence", "split", "set"]
 ANSWER_COLUMNS = ["id_code", "split", "cell_type", "experiment", "sirna"]  # of answers.csv; the rungs follow, the last is what was decided
-SET_COVERAGE = 0.9  # the stated coverage of the prediction sets that are shown
+SET_COVERAGE = 0.9  # the nominal coverage of the prediction sets that are shown
 SIRNAS = range(RXRX1.negative_control + 1)  # class numbers, those of controls included
 PLACE = r"[A-P](?:0[1-9]|1[0-9]|2[0-4])"
 

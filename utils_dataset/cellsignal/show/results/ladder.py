@@ -13,7 +13,7 @@ KINDS = {
     "raw": ("Raw: each well on its own", RAW),
     "assigned": ("Assigned: with the design of the plate", ASSIGNED),
 }
-SET_SHADES = ("#56B4E9", "#0072B2", "#222222")  # of stated coverages, from the lowest
+SET_SHADES = ("#56B4E9", "#0072B2", "#222222")  # of nominal coverages, from the lowest
 NOTHING_KNOWN = "No answer can be checked: no siRNA of a test or held-out well is known."
 
 
@@ -189,10 +189,10 @@ def reliability(confidence: pd.Series, right: pd.Series, *, bins: int = 10) -> F
 
 @styled
 def set_sizes(rows: list[dict]) -> Figure:
-    """Mean size of the prediction sets of each experiment, and how many hold the right siRNA, at each stated coverage.
+    """Mean size of the prediction sets of each experiment, and how many hold the right siRNA, at each nominal coverage.
 
     `rows`: split ("test" or "held_out"), experiment ("all" is not drawn), coverage, mean_size, covered (None where no siRNA is known).
-    The stated coverages are vertical lines in the panel on the right, which is left out if nothing is known.
+    The nominal coverages are vertical lines in the panel on the right, which is left out if nothing is known.
     """
     rows = [row for row in rows if row["experiment"] != "all"]
     if not rows:
@@ -218,7 +218,7 @@ def set_sizes(rows: list[dict]) -> Figure:
         grid[1].set(title="Share of sets that hold the right siRNA", xlim=(min(0.5, *(row["covered"] for row in known)) - 0.02, 1.02))
     grid[0].set_yticks(range(len(names)), [name + " (held out)" * held_out for held_out, name in names])
     grid[0].set_ylim(len(names) - 0.4, -0.6)
-    colour_legend(figure, {f"{coverage:.0%} stated": colour for coverage, colour in shades.items()})
+    colour_legend(figure, {f"{coverage:.0%} nominal": colour for coverage, colour in shades.items()})
     return figure
 
 
