@@ -25,7 +25,7 @@ p { margin: 0.4rem 0 0.8rem; max-width: 70ch; }
 .number { background: var(--card); border-radius: 10px; padding: 0.8rem 1.2rem; min-width: 11rem; }
 .number b { display: block; font-size: 1.9rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .raw { color: var(--raw); } .assigned { color: var(--assigned); }
-img { display: block; max-width: 100%; height: auto; margin: 0.8rem 0; padding: 0.6rem; background: #ffffff;
+img { display: block; max-width: max(100%, 42rem); height: auto; margin: 0.8rem 0; padding: 0.6rem; background: #ffffff;
   border-radius: 8px; border: 1px solid var(--line); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.6rem 0; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
@@ -84,7 +84,7 @@ TEMPLATES = Environment(autoescape=True, trim_blocks=True).from_string("""
 </tbody></table></div>
 {%- endmacro %}
 {% macro image(data, alt) %}
-<img alt="{{ alt }}" src="data:image/png;base64,{{ data }}">
+<div class="wide"><img alt="{{ alt }}" src="data:image/png;base64,{{ data }}"></div>
 {%- endmacro %}
 {% macro links(targets) %}
 <ul>{% for address, name in targets %}<li><a href="{{ address }}">{{ name }}</a></li>{% endfor %}</ul>
