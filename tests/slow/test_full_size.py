@@ -64,7 +64,8 @@ def draw(recipe: Recipe, folder: Path) -> Path:
     """A data set for a recipe, in the format of its task."""
     if recipe.task == "protein-atlas":
         tables = _atlas_tables(folder / "tables", sites=recipe.training.batch_size * recipe.wells.folds // (recipe.wells.folds - 1))
-        return _as_drawn(tables, folder, labelled_sites.read_site_tables(tables, TASKS[recipe.task]).sites["stem"], 512, TASKS[recipe.task].suffixes)
+        stems = labelled_sites.read_site_tables(tables, TASKS[recipe.task]).sites["stem"]
+        return _as_drawn(tables, folder, stems, 512, TASKS[recipe.task].suffixes, different=len(stems))  # the same image would never be held out
     tables = _tables(folder / "tables", _experiments(recipe), tests=("HUVEC-03",))
     size = 256 if recipe.task == "rxrx1-wilds" else 128 if "128" in recipe.data else 512
     _as_drawn(tables, folder, wells.read_tables(tables).sites["stem"], size, RXRX1.suffixes)
@@ -88,13 +89,13 @@ def _experiments(recipe: Recipe) -> dict[str, tuple[int, int]]:
     return {"HUVEC-01": (treatments - learnt_controls, controls), **few}
 
 
-def _as_drawn(root: Path, folder: Path, stems: Iterable[str], size: int, suffixes: tuple[str, ...]) -> Path:
-    """Give every site the images of one of four drawn sites."""
-    drawn = take_sample(folder / "drawn", data=None, count=4, image_size=size)
+def _as_drawn(root: Path, folder: Path, stems: Iterable[str], size: int, suffixes: tuple[str, ...], *, different: int = 4) -> Path:
+    """Give every site the images of one of so many drawn sites."""
+    drawn = take_sample(folder / "drawn", data=None, count=different, image_size=size)
     for number, stem in enumerate(stems):
         (root / stem).parent.mkdir(parents=True, exist_ok=True)
         for channel, suffix in enumerate(suffixes, 1):
-            os.link(channel_path(drawn.root, drawn.stems[number % 4], channel), f"{root / stem}{suffix}")
+            os.link(channel_path(drawn.root, drawn.stems[number % different], channel), f"{root / stem}{suffix}")
     return root
 
 
