@@ -17,14 +17,15 @@ SOLUTIONS = {
     "surin-small": ((), ["model"], set()),
     "moreau-small": (("training.head_epochs=1", "augmentation.progressive_sizes=[32]"), ["head", "model", "model-2", "model-2-head"], {"ensemble"}),
     "sypetkowski-small": (("training.pseudo_label_epochs=1",), ["model", "model-2"], {"views", "ensemble"}),
-    "best-small": (("training.pseudo_label_epochs=1", "training.head_epochs=1", "training.final_epochs=1", "augmentation.mixup_alpha=0.4"),
+    "best-small": (("training.pseudo_label_epochs=1", "training.head_epochs=1", "training.final_epochs=1", "augmentation.mixup_alpha=0.4",
+                    "training.loss=0.8 cross-entropy + 0.1 arcface", "network.cosine_head=auxiliary"),
                    ["final", "head", "model", "model-2", "model-2-final", "model-2-head"], {"views", "prototypes", "ensemble", "mixup"}),
 }  # fmt: skip
 
 
 
 
-# CI runs best-small: with a head and last epochs it takes every path but the pretraining, which tiny takes.
+# CI runs best-small: with a head, last epochs and ArcFace it takes every path but the pretraining, which tiny takes.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ci] * (name == "best-small")) for name in SOLUTIONS])
 def test_a_solution_runs_from_its_file(name: str, tmp_path: Path) -> None:
