@@ -117,6 +117,13 @@ class DatasetSize:
     controls_held_out: float
     plate: float  # sites in one scope of statistics
 
+    @property
+    def controls_share(self) -> float:
+        """Control sites for each treatment site, which the plates of all experiments have about equally."""
+        if self.held_out and self.controls_held_out:
+            return self.controls_held_out / self.held_out
+        return self.controls / self.train if self.train else 0.0
+
     def times(self, factor: float) -> "DatasetSize":
         """So many times as many plates."""
         return DatasetSize(*(factor * count for count in list(vars(self).values())[:-1]), self.plate)
@@ -129,7 +136,7 @@ RXRX1_SIZE = DatasetSize(train=2 * 32_087, held_out=2 * 4_428, test=2 * 19_897, 
 
 @dataclass(frozen=True)
 class Workload:
-    """Sites in one part of a run: trained on, inferred and read; `image_size` in px, None as stored."""
+    """Sites in one part of a run: trained on, inferred and read; `image_size` in px, None as stored. ONE_CARD_PARTS use one card."""
 
     part: str
     trained: float
@@ -138,7 +145,10 @@ class Workload:
     image_size: int | None = None
 
 
-def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], **prediction: Any) -> list[Workload]:
+ONE_CARD_PARTS = ("labelling", "prediction")
+
+
+def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], *, adapted_passes: int = 1, **prediction: Any) -> list[Workload]:
     """The workloads of a recipe, given by dotted key (0 epochs where it names none); `prediction`: parameters of `prediction_workloads`.
 
     Held-out sites are scored after every epoch. Members of an ensemble are assumed to be as large as the first network.
@@ -157,12 +167,15 @@ def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], **predi
         workloads.append(Workload("whole", epochs_per_size * training_sites, 0, epochs_per_size * training_sites, size))
     workloads.append(Workload("held out", 0, trainings * epochs * data_set.held_out, trainings * epochs * data_set.held_out))
     pseudo_labelled = sum(min(1.0, pseudo_share + step * pseudo_increment) for step in range(pseudo_epochs)) * data_set.test
-    scored = pseudo_epochs * data_set.test
-    workloads.append(Workload("pseudo-labels", trainings * pseudo_labelled, trainings * scored, trainings * (pseudo_labelled + scored)))
+    workloads.append(Workload("pseudo-labels", trainings * pseudo_labelled, 0, trainings * pseudo_labelled))
+    # Each labelling also scores the held-out sites, for the temperature, and the controls on both if they were learnt from.
+    with_controls = 1 + (classes == "all") * data_set.controls_share
+    scored = trainings * pseudo_epochs * (data_set.test + data_set.held_out) * with_controls
+    workloads.append(Workload("labelling", 0, scored * adapted_passes, scored))
     final_sites = networks * final_epochs * (training_sites + data_set.held_out)
     workloads.append(Workload("final", final_sites, 0, final_sites))
     settings = PredictionSettings(**{key.partition(".")[2]: value for key, value in recipe.items() if key.startswith("prediction.")})
-    workloads.append(prediction_workloads(data_set, settings, networks=trainings + networks * (final_epochs > 0), **prediction))
+    workloads.append(prediction_workloads(data_set, settings, networks=trainings + networks * (final_epochs > 0), adapted_passes=adapted_passes, **prediction))
     return [workload for workload in workloads if workload.trained or workload.inferred]
 
 
@@ -182,7 +195,10 @@ def prediction_workloads(data_set: DatasetSize, settings: PredictionSettings, *,
 
 @dataclass(frozen=True)
 class Host:
-    """A machine: cards, of each the fp16 matrix rate (operations/s), bandwidth (bytes/s), memory (bytes); cores; disk (bytes/s)."""
+    """A machine: cards, of each the fp16 matrix rate (operations/s), bandwidth (bytes/s), memory (bytes); cores; disk (bytes/s).
+
+    Without cards (`is_gpu` false) `memory` is that of the machine, 0 where it does not matter.
+    """
 
     name: str
     cards: int
@@ -197,25 +213,27 @@ class Host:
     # Where they were measured, sites a second trained and inferred on, by part and size of a workload; and sites a second read.
     rates: Mapping[tuple[str, int | None], tuple[float, float]] = field(default_factory=dict)
     loader: float = 0.0
+    fp32_flops: float = 0.0  # the rate of convolutions in fp32, which are TF32 where the card has it
+    is_gpu: bool = True
 
     @property
     def pixels(self) -> float:
         """How many image pixels one batch may have for exact statistics (`batchnorm.max_batch_pixels`)."""
-        return min(GPU_BATCH_PIXELS, 0.75 * self.memory / BYTES_PER_PIXEL) if self.memory else CPU_BATCH_PIXELS
+        return min(GPU_BATCH_PIXELS, 0.75 * self.memory / BYTES_PER_PIXEL) if self.is_gpu else CPU_BATCH_PIXELS
 
 
 # Peaks without sparsity: NVIDIA's data sheets of T4 (2019: 65 TFLOPS fp16, 320 GB/s), L4 (2023: 242 TFLOPS fp16 with sparsity, half
 # without, 300 GB/s), A100 SXM 40 GB (2021: 312 TFLOPS, 1,555 GB/s) and H100 SXM (2023: 1,979 TFLOPS with sparsity, half without,
-# 3.35 TB/s). Kaggle gives two T4s 4 cores, Colab 12 to L4 and A100 and 26 to H100. The disks' 0.5 GB/s are an assumption.
+# 3.35 TB/s). In fp32 the T4 has 8.1 TFLOPS; the others have TF32, at half the rate of fp16. Kaggle gives two T4s 4 cores, Colab 12 to L4 and A100 and 26 to H100. The disks' 0.5 GB/s are an assumption.
 HOSTS = (
-    Host("T4 x 2", 2, 65e12, 320e9, 15e9, 4),
-    Host("L4", 1, 121e12, 300e9, 23e9, 12),
-    Host("A100", 1, 312e12, 1555e9, 40e9, 12),
-    Host("H100", 1, 989.5e12, 3350e9, 80e9, 26),
+    Host("T4 x 2", 2, 65e12, 320e9, 15e9, 4, fp32_flops=8.1e12),
+    Host("L4", 1, 121e12, 300e9, 23e9, 12, fp32_flops=60.5e12),
+    Host("A100", 1, 312e12, 1555e9, 40e9, 12, fp32_flops=156e12),
+    Host("H100", 1, 989.5e12, 3350e9, 80e9, 26, fp32_flops=494.75e12),
 )
 KAGGLE = "T4 x 2"
-# By the names that commands take. NVIDIA's data sheet of the P100 (PCIe, 2016): 18.7 TFLOPS fp16 and 732 GB/s; Kaggle gives T4s instead today.
-MACHINES = {"t4x2": HOSTS[0], "p100": Host("P100", 1, 18.7e12, 732e9, 16e9, 4), "l4": HOSTS[1], "a100": HOSTS[2], "h100": HOSTS[3]}
+# By the names that commands take. NVIDIA's data sheet of the P100 (PCIe, 2016): 18.7 TFLOPS fp16, 9.3 fp32 and 732 GB/s; Kaggle gives T4s instead today.
+MACHINES = {"t4x2": HOSTS[0], "p100": Host("P100", 1, 18.7e12, 732e9, 16e9, 4, fp32_flops=9.3e12), "l4": HOSTS[1], "a100": HOSTS[2], "h100": HOSTS[3]}
 
 
 @dataclass(frozen=True)
@@ -251,16 +269,16 @@ def estimate(workloads: Sequence[Workload], host: Host, source: Source, *, backb
     """The time of workloads on a host, for network inputs of `image_size` px."""
     compute = 0.0
     for workload in workloads:
+        cards = 1.0 if host.cards == 1 or workload.part in ONE_CARD_PARTS else host.cards * MULTI_GPU_EFFICIENCY
         if rates := host.rates.get((workload.part, workload.image_size)):
-            compute += workload.trained / rates[0] + workload.inferred / rates[1]
+            compute += (workload.trained / rates[0] + workload.inferred / rates[1]) / cards
             continue
         inference_seconds, training_seconds = (work.seconds(host.flops, host.bandwidth, width=host.width)
                         for work in count_work(backbone, workload.image_size or image_size))
-        compute += workload.inferred * inference_seconds / host.inference_efficiency + workload.trained * training_seconds / host.efficiency
+        compute += (workload.inferred * inference_seconds / host.inference_efficiency + workload.trained * training_seconds / host.efficiency) / cards
     reads = sum(workload.reads for workload in workloads)
     scale = (image_size / source.image_size) ** 2
-    cards = host.cards * (MULTI_GPU_EFFICIENCY if host.cards > 1 else 1)
-    return Estimate(reads * source.site_bytes * scale / host.disk, reads * scale / source.per_core / host.cores, compute / cards)
+    return Estimate(reads * source.site_bytes * scale / host.disk, reads * scale / source.per_core / host.cores, compute)
 
 
 def adapted_passes(data_set: DatasetSize, host: Host, image_size: int) -> int:

@@ -101,7 +101,7 @@ def this_machine(bench: Benchmark) -> cost.Host:
     name = torch.cuda.get_device_name(bench.chosen) if kind == "cuda" else provenance.hardware()["cpu"]
     # A copied byte crosses twice.
     host = cost.Host(f"here: {name}", 1, 1e9 * matrix, 2e9 * rates[f"memory copy, {kind}"], memory, provenance.cores(),
-                     1e9 * rates["disk read"], width=4 if bench.bits == "fp32" else 2)
+                     1e9 * rates["disk read"], width=4 if bench.bits == "fp32" else 2, is_gpu=kind == "cuda")
     trained, inferred = (rates.get(name) for name in ("ours: from memory", "ours: whole plate"))
     if trained is None or inferred is None:
         return host

@@ -13,6 +13,7 @@ from cellsignal.errors import InputError
 if TYPE_CHECKING:
     from cellsignal.kaggle.kernel_folders import Kernel, PushPlan
     from cellsignal.kaggle.push_state import PushedKernel
+    from cellsignal.run.recipe import Recipe
 
 # Everything else is imported inside the commands: `--help` must not wait for pandas.
 
@@ -79,13 +80,9 @@ def push(
     plan = kernel_folders.plan_kernels(checked, name=params.stem, owner=owner, **options)
     chosen = kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type)
     folder = build or push_state.folder_of(plan.name)
-    if machine is not None or (checked.machine.device != "cpu" and not checked.preset):  # drawn plates are small, and take minutes
-        from cellsignal.run import forecast
-        from cellsignal.run.rehearse import this_machine
-
-        needed = forecast.forecast(checked, this_machine(checked) if machine is Machine.here else (machine or Machine.t4x2).value)
-        print(needed, flush=True)
-        needed.check()
+    on_plates = checked.model_copy(update={"preset": ""}) if competition else checked  # attached plates win over a preset
+    if machine is not None or (on_plates.machine.device != "cpu" and not on_plates.preset):  # drawn plates are small, and take minutes
+        _forecast(on_plates, machine or Machine.t4x2, plates_on_kaggle=bool(dataset or checked.data))
     if dry_run:
         _dry_run(folder, plan, chosen)
         return
@@ -94,6 +91,8 @@ def push(
     from cellsignal.kaggle.push import PushRunner, Waiting
 
     with push_state.open_state(folder, recipe=params) as pushed:
+        if not rehearse:
+            pushed.forget_ended(kernel_folders.REHEARSE)
         upload = partial(utility_dataset.publish_dataset, owner, waiting=utility_dataset.Waiting(interval=min(poll, 5.0)))
         spent = PushRunner(plan, pushed, upload, Waiting(session_timeout * 3600, queue_timeout * 3600, poll, until_done)).drive(chosen)
     if spent:
@@ -102,6 +101,22 @@ def push(
     if rehearse:
         print(_rehearsed(pushed.steps[kernel_folders.REHEARSE]))
     print(f"complete: {', '.join(kernel.step for kernel in chosen)}")
+
+
+def _forecast(recipe: "Recipe", machine: Machine, *, plates_on_kaggle: bool) -> None:
+    """Print what a recipe needs; InputError for what cannot fit. Of plates that only Kaggle has, their cell types may be unknown here."""
+    from cellsignal.run import forecast
+    from cellsignal.run.rehearse import this_machine
+
+    try:
+        needed = forecast.forecast(recipe, this_machine(recipe) if machine is Machine.here else machine.value)
+    except InputError as error:
+        if not plates_on_kaggle:
+            raise
+        print(f"no forecast: {error.what}", flush=True)
+        return
+    print(needed, flush=True)
+    needed.check()
 
 
 def _rehearsed(kernel: "PushedKernel") -> str:

@@ -1,6 +1,7 @@
 """The commands `cellsignal run` and `cellsignal bundle`: a run, the same made again, and its archive."""
 
 import time
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,7 +96,8 @@ def _print_forecast(recipe: "Recipe") -> None:
         from cellsignal.run import forecast
 
         host = forecast.gpu_host(gpus)
-        print(forecast.forecast(recipe, lambda backbone: host) if host else f"no forecast for {gpus[0]}: --machine here measures it", flush=True)
+        with suppress(InputError):  # the run says it itself
+            print(forecast.forecast(recipe, lambda backbone: host) if host else f"no forecast for {gpus[0]}: --machine here measures it", flush=True)
 
 
 def bundle(

@@ -13,7 +13,7 @@ from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.kaggle import colab, utility_dataset
 from cellsignal.kaggle.client import KERNEL, slugify
-from cellsignal.run import environment, mounts
+from cellsignal.run import environment, inputs, mounts
 from cellsignal.run.chain import notebooks, plans, steps
 from cellsignal.run.chain.steps import Step
 from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe
@@ -149,10 +149,9 @@ def _known(recipe: Recipe) -> tuple[str, ...]:
     """All cell types that there can be; () for plates of the user's own."""
     if not recipe.preset:
         return () if recipe.data else TASKS[recipe.task].cell_types
-    from cellsignal.data.microscope.simulate import PRESETS, presets_of  # pulls in SciPy
+    from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
 
-    if recipe.preset not in (drawn := presets_of(TASKS[recipe.task])):
-        raise InputError(f"unknown preset {recipe.preset!r}", where="preset", cure=f"use one of: {', '.join(drawn)}")
+    inputs.check_preset(recipe.preset, TASKS[recipe.task])
     return PRESETS[recipe.preset].cell_types
 
 

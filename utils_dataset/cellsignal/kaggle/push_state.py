@@ -84,6 +84,12 @@ class PushState:
             setattr(pushed, name, value)
         self.save()
 
+    def forget_ended(self, step: str) -> None:
+        """Leave out a step that has ended: the failure of a rehearsal says nothing of what is pushed after it."""
+        if step in self.steps and self.steps[step].status in (Status.complete, Status.incomplete, Status.failed):
+            del self.steps[step]
+            self.save()
+
 
 # The details of state.json; a status is looked up, and so checked, by its enumeration.
 _STEP = TypedDict("_STEP", {each.name: NotRequired[each.type] for each in fields(PushedKernel) if each.name != "status"})

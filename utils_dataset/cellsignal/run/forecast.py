@@ -1,10 +1,11 @@
 """What a recipe will need on a machine before it runs there: memory, hours, sessions, weeks of Kaggle's quota, network by network."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,8 @@ from cellsignal.data.tables.splits import HELD_OUT, TEST, TRAIN, split_sites
 from cellsignal.data.tables.wells import read_tables, select
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.dataset import MAX_CACHE_BYTES
-from cellsignal.learn.networks.memory import fitting_parts, training_memory
-from cellsignal.run import environment, mounts
+from cellsignal.learn.networks.memory import SMALL_BATCH_PIXELS, fitting_parts, training_memory
+from cellsignal.run import environment, inputs, mounts
 from cellsignal.run.kernels.benchmark import COST_PARAMETERS
 from cellsignal.run.recipe import ALL, Recipe, ensemble_members
 from cellsignal.tasks import TASKS
@@ -40,7 +41,8 @@ def count_sites(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
     """The sites of each cell type (in a task without them of each fold, or of a benchmark's one network), and their image size in px.
 
     Of wells by the tables in the folder that `data` names, where it has some; else of simulated plates as their preset has them, and of
-    real ones as the competition has them. With `wells.packed_size` the images have at most this size.
+    real ones as the competition has them. With `wells.packed_size` the images have at most this size. Raises InputError for an unknown
+    preset, and where no experiment is left.
     """
     sizes, image_size = _count_tables(recipe) or _count_known(recipe)
     return sizes, min(image_size, recipe.wells.packed_size or image_size)
@@ -75,6 +77,7 @@ def _count_known(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
     if recipe.preset:
         from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
 
+        inputs.check_preset(recipe.preset, TASKS[recipe.task])
         preset = PRESETS[recipe.preset]
     image_size, task = preset.image_size if preset else RXRX1_IMAGE_SIZE, TASKS[recipe.task]
     if task.reader == "splits":
@@ -85,13 +88,19 @@ def _count_known(recipe: Recipe) -> tuple[dict[str, DatasetSize], int]:
         return {f"fold-{fold}": DatasetSize(train - held_out, held_out, test, 0, 0, test) for fold in range(recipe.wells.folds)}, image_size
     counts = {name: (preset.train, preset.test) for name in preset.cell_types} if preset else RXRX1_EXPERIMENTS
     wells = preset.classes if preset else RXRX1_WELLS
-    return {name: _of_cell_type(name, *counts[name], wells, recipe) for name in recipe.wells.cell_types or counts if name in counts}, image_size
+    sizes = {name: _of_cell_type(name, *counts[name], wells, recipe) for name in recipe.wells.cell_types or counts if name in counts}
+    sizes = {name: size for name, size in sizes.items() if size.train or size.test}
+    if not sizes:
+        where = recipe.location("wells.experiments" if recipe.wells.experiments else "wells.cell_types")
+        raise InputError(f"no such wells among those of {f'the preset {recipe.preset}' if preset else 'the competition'}", where=where,
+                         cure=f"choose from {', '.join(counts)}, or set `data` to a folder with your tables")
+    return sizes, image_size
 
 
 def _of_cell_type(name: str, train: int, test: int, wells: float, recipe: Recipe) -> DatasetSize:
     """The sites of one cell type with so many experiments for training and to predict, and treatment wells an experiment."""
     if chosen := recipe.wells.experiments:
-        numbers = [int(experiment.rpartition("-")[2]) for experiment in chosen if experiment.startswith(f"{name}-")]
+        numbers = [int(experiment.rpartition("-")[2]) for experiment in chosen if re.fullmatch(rf"{name}-[0-9]+", experiment)]
         train, test = sum(number <= train for number in numbers), sum(number > train for number in numbers)
     held_out = RANDOM_HELD_OUT * train if recipe.wells.split == "random" else max(0, min(recipe.wells.validation_experiments, train - 1))
     treatments, controls = SITES_A_WELL * wells, SITES_A_WELL * CONTROLS
@@ -133,6 +142,7 @@ class Forecast:
     prediction_hours: float
     session_hours: float
     packing_hours: float = 0.0  # of a session without a GPU, which costs nothing of the quota
+    one_notebook: bool = False  # trains all networks and predicts
 
     @property
     def hours(self) -> float:
@@ -142,6 +152,8 @@ class Forecast:
     @property
     def sessions(self) -> int:
         """Sessions with a GPU, of which every notebook has at least one."""
+        if self.one_notebook:
+            return ceil(self.hours / self.session_hours)
         return sum(network.sessions for network in self.networks) + ceil(self.prediction_hours / self.session_hours)
 
     @property
@@ -156,16 +168,18 @@ class Forecast:
                 raise InputError(network.problem, where=network.name, cure=network.cure)
 
     def __str__(self) -> str:
-        host, on_kaggle = self.host, self.host.name == cost.KAGGLE
+        host, on_kaggle = self.host, self.host.name == cost.KAGGLE or environment.platform() == "kaggle"
         basis = "measured by a few steps" if host.name == HERE else f"at {host.efficiency:.0%} of the roofline, an assumption"
-        memory = f"{host.memory / 1e9:.0f} GB{' a card' if host.cards > 1 else ''}, " if host.memory else ""
+        memory = f"{host.memory / 1e9:.0f} GB{' a card' if host.cards > 1 else ''}, " if host.is_gpu else ""
+        def sessions(count: int) -> str:
+            return "" if self.one_notebook else str(count)
         rows = [("network", "backbone", "batch", "memory", "time", *["sessions"] * on_kaggle)]
         for each in self.networks:
-            known = (_memory(each), _hours(each.hours), *[str(each.sessions)] * on_kaggle) if each.memory else (each.problem, "", *[""] * on_kaggle)
+            known = (_memory(each), _hours(each.hours), *[sessions(each.sessions)] * on_kaggle) if each.memory else (each.problem, "", *[""] * on_kaggle)
             rows.append((each.name, each.backbone, each.batch, *known))
         if self.packing_hours:
             rows.insert(1, ("packing", "", "no GPU", "", _hours(self.packing_hours), *["1"] * on_kaggle))
-        rows.append(("prediction", "", "", "", _hours(self.prediction_hours), *[str(ceil(self.prediction_hours / self.session_hours))] * on_kaggle))
+        rows.append(("prediction", "", "", "", _hours(self.prediction_hours), *[sessions(ceil(self.prediction_hours / self.session_hours))] * on_kaggle))
         rows.append(("in all", "", "", "", _hours(self.hours), *[str(self.sessions)] * on_kaggle))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(text.ljust(width) if number < 4 else text.rjust(width) for number, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
@@ -203,14 +217,16 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
 
     Hours are those of networks, from the work of their layers, of decoding PNGs, and of the start of notebooks.
     """
-    host_of = (lambda backbone: cost.MACHINES[machine]) if isinstance(machine, str) else machine
+    def host_of(backbone: str) -> Host:
+        host = cost.MACHINES[machine] if isinstance(machine, str) else machine(backbone)
+        return host if host.name == HERE else _as_configured(host, recipe)
     sizes, image_size = count_sites(recipe)
     session_hours = (recipe.machine.time_budget_minutes or environment.SESSION_MINUTES) / 60
     groups = {ALL: _sum(list(sizes.values()))} if recipe.network.one_network and TASKS[recipe.task].cell_types else sizes
     values = {name: value for name, value in settings.flatten(recipe.model_dump()).items() if name in COST_PARAMETERS}
     members = ensemble_members(recipe.network.backbone, recipe.network.ensemble)
     plain = {PLAIN: members["model"]} if recipe.training.ablate_virtual_batch else {}
-    networks, prediction = [], 0.0
+    networks, prediction, one_notebook = [], 0.0, TASKS[recipe.task].reader != "wells"
     for name, size in groups.items():
         for number, (member, backbone) in enumerate([*members.items(), *plain.items()]):
             row = NetworkForecast(name if member == "model" else f"{name}, {member}", backbone)
@@ -218,20 +234,27 @@ def forecast(recipe: Recipe, machine: str | Callable[[str], Host] = "t4x2") -> F
             changes |= {"training.pretrain_epochs": 0, "training.final_epochs": 0} if member == PLAIN else {}
             try:
                 host = host_of(backbone)
-                networks.append(_network(row, recipe, host, cost.training_workloads(size, {**values, **changes}), size, image_size, session_hours))
+                seconds = 0.0 if one_notebook and networks else _notebook_seconds(host)[0]
+                networks.append(_network(row, recipe, host, {**values, **changes}, size, image_size, session_hours, notebook_seconds=seconds))
                 prediction += _prediction(recipe, host, size, image_size, backbone=backbone, first=not number, final=member != PLAIN) / 3600
             except InputError as error:  # a backbone of timm, which is not installed
                 networks.append(replace(row, problem=f"not known here: {error}"))
     host, size = host_of(members["model"]), next(iter(sizes.values()))
     prediction += _notebook_seconds(host)[1] / 3600
-    if TASKS[recipe.task].reader == "wells":
+    if not one_notebook:
         prediction += _seconds([_map(recipe, size)], host=host, backbone=members["model"], image_size=image_size, recipe=recipe) / 3600
-    return Forecast(host, tuple(networks), prediction, session_hours, _packing_hours(recipe, host, sizes.values()))
+    return Forecast(host, tuple(networks), prediction, session_hours, _packing_hours(recipe, host, sizes.values()), one_notebook)
+
+
+def _as_configured(host: Host, recipe: Recipe) -> Host:
+    """A machine with the cards that a recipe uses, in its precision."""
+    cards = min(host.cards, recipe.machine.num_processes or host.cards)
+    return replace(host, cards=cards, **({"width": 4, "flops": host.fp32_flops} if recipe.machine.precision == "fp32" else {}))
 
 
 def _notebook_seconds(host: Host) -> tuple[float, float]:
     """The fixed seconds of a training notebook and of the prediction's."""
-    return GPU_NOTEBOOK_SECONDS if host.memory else FORKED_NOTEBOOK_SECONDS
+    return GPU_NOTEBOOK_SECONDS if host.is_gpu else FORKED_NOTEBOOK_SECONDS
 
 
 def _map(recipe: Recipe, size: DatasetSize) -> Workload:
@@ -249,38 +272,47 @@ def _packing_hours(recipe: Recipe, host: Host, sizes: Iterable[DatasetSize]) -> 
     return (GPU_NOTEBOOK_SECONDS[0] + max(sites / PACKING.per_core / host.cores, sites * PACKING.site_bytes / host.disk)) / 3600
 
 
-def _network(row: NetworkForecast, recipe: Recipe, host: Host, workloads: Sequence[Workload], size: DatasetSize, image_size: int,
-             session_hours: float) -> NetworkForecast:
-    """The training of one network on sites `size`."""
+def _network(row: NetworkForecast, recipe: Recipe, host: Host, values: Mapping[str, Any], size: DatasetSize, image_size: int,
+             session_hours: float, *, notebook_seconds: float) -> NetworkForecast:
+    """The training of one network on sites `size`; `values`: the parameters that its work depends on."""
     training, wanted = recipe.training, recipe.machine.gradient_checkpointing
     cropped = round(recipe.augmentation.crop * image_size)
     largest = max(recipe.augmentation.progressive_sizes, default=cropped)
     batch_size = min(training.batch_size, plate_sites(recipe, size)) if training.batch_scope == "plate" else training.batch_size
-    task, on_gpu = TASKS[recipe.task], host.memory > 0
+    task, capacity = TASKS[recipe.task], host.memory or np.inf
     facts = {"size": largest, "channels": len(task.channels), "classes": task.classes, "precision": "fp16" if host.width == 2 else "fp32",
              "training": training}
     def bytes_in(parts: int, sites: int = batch_size) -> float:
         memory = training_memory(row.backbone, batch_size=sites * (1 + recipe.network.control_features), parts=parts, **facts)
-        return memory.total if on_gpu else memory.tensors
-    capacity = host.memory or np.inf
-    parts = 0 if wanted is False else max(int(wanted is True), fitting_parts(capacity, batch_size, bytes_in))
+        return memory.total if host.is_gpu else memory.tensors
+    automatic = 0 if batch_size * largest**2 <= SMALL_BATCH_PIXELS else fitting_parts(capacity, batch_size, bytes_in)
+    parts = automatic if wanted == "auto" else int(wanted)
     bytes_of_sites = (size.train + size.held_out) * len(task.channels) * image_size**2
-    memory = bytes_in(parts) + (0 if on_gpu else PROCESS_BYTES + bytes_of_sites * (bytes_of_sites <= MAX_CACHE_BYTES))
-    host = replace(host, efficiency=host.efficiency / (CHECKPOINTED if parts == 1 else IN_PARTS if parts else 1))
-    seconds = partial(_seconds, host=host, backbone=row.backbone, image_size=cropped, recipe=recipe, cached=bytes_of_sites <= MAX_CACHE_BYTES)
-    hours = {pretraining: (_notebook_seconds(host)[0] + seconds([each for each in workloads if each.part != "prediction" and (each.part == "controls") == pretraining])) / 3600
-             for pretraining in {training.pretrain_epochs > 0 and not row.name.endswith(PLAIN), False}}
-    row = replace(row, batch=f"{batch_size} of {largest} px", memory=memory, parts=parts, hours=sum(hours.values()),
-                  sessions=sum(ceil(each / session_hours) for each in hours.values()))
-    if not on_gpu or bytes_in(parts) <= capacity:
-        return row
-    what = f"a {row.backbone} needs {bytes_in(parts) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, and a card of {host.name} has {host.memory / 1e9:.0f} GB"
-    if wanted is False and bytes_in(fitting_parts(capacity, batch_size, bytes_in)) <= capacity:
-        return replace(row, problem=what, cure="set machine.gradient_checkpointing: auto")
-    sites = batch_size
-    while sites > 2 and bytes_in(0 if wanted is False else 1, sites) > capacity:
-        sites //= 2
-    return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
+    memory = bytes_in(parts) + (0 if host.is_gpu else PROCESS_BYTES + bytes_of_sites * (bytes_of_sites <= MAX_CACHE_BYTES))
+    if host.name != HERE:  # there the measured steps had it
+        host = replace(host, efficiency=host.efficiency / (CHECKPOINTED if parts == 1 else IN_PARTS if parts else 1))
+    options = {"backbone": row.backbone, "image_size": cropped, "recipe": recipe, "cached": bytes_of_sites <= MAX_CACHE_BYTES}
+    def hours(workloads: Sequence[Workload]) -> float:
+        return (notebook_seconds + _seconds(workloads, host=host, **options)) / 3600
+    workloads = cost.training_workloads(size, values, adapted_passes=cost.adapted_passes(size, host, image_size))
+    notebooks = [[each for each in workloads if each.part not in ("controls", "prediction")]]
+    if training.pretrain_epochs and not row.name.endswith(PLAIN):
+        notebooks.append([each for each in workloads if each.part == "controls"])
+    row = replace(row, batch=f"{batch_size} of {largest} px", memory=memory, parts=parts, hours=sum(map(hours, notebooks)),
+                  sessions=sum(ceil(hours(each) / session_hours) for each in notebooks))
+    where = f"a card of {host.name} has {host.memory / 1e9:.0f} GB" if host.is_gpu else f"{host.memory / 1e9:.1f} GB are free"
+    if bytes_in(parts) > capacity:
+        what = f"a {row.backbone} needs {bytes_in(parts) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, and {where}"
+        if wanted is False and bytes_in(fitting_parts(capacity, batch_size, bytes_in)) <= capacity:
+            return replace(row, problem=what, cure="set machine.gradient_checkpointing: auto")
+        sites = batch_size
+        while sites > 2 and bytes_in(0 if wanted is False else 1, sites) > capacity:
+            sites //= 2
+        return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
+    if parts > 1 and recipe.machine.compile:
+        what = f"a {row.backbone} needs {bytes_in(0) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, {where}, and a compiled network is not trained in parts"
+        return replace(row, problem=what, cure="set machine.compile: false, or lower training.batch_size")
+    return row
 
 
 def plate_sites(recipe: Recipe, size: DatasetSize) -> int:
@@ -309,16 +341,19 @@ def _prediction(recipe: Recipe, host: Host, size: DatasetSize, image_size: int, 
 
 
 def _seconds(workloads: Sequence[Workload], *, host: Host, backbone: str, image_size: int, recipe: Recipe, cached: bool = False) -> float:
-    """The time of some work: images are read by `machine.num_workers` threads beside it, or without such in turn with it; cached ones once."""
+    """The time of some work: images are read by `machine.num_workers` threads beside it, or without such in turn with it; cached ones are not counted."""
     source = PACKED if recipe.wells.packed_size or (recipe.data and is_store(environment.data_folder(recipe.data))) else PNG
+    if len({each.part in cost.ONE_CARD_PARTS for each in workloads}) > 1:  # they are read by the threads of one process
+        parts = [[each for each in workloads if (each.part in cost.ONE_CARD_PARTS) == one_card] for one_card in (False, True)]
+        return sum(_seconds(part, host=host, backbone=backbone, image_size=image_size, recipe=recipe, cached=cached) for part in parts)
     needed = cost.estimate(workloads, host, source, backbone=backbone, image_size=image_size)
     if cached:
         return needed.compute
-    workers = recipe.machine.num_workers
+    workers, cards = recipe.machine.num_workers, 1 if workloads and workloads[0].part in cost.ONE_CARD_PARTS else host.cards
     if host.loader:
         reading = sum(workload.reads for workload in workloads) / host.loader
         return max(reading, needed.compute) if workers else reading + needed.compute
-    decode = needed.decode * host.cores / min(host.cores, host.cards * max(1, workers))
+    decode = needed.decode * host.cores / min(host.cores, cards * max(1, workers))
     return max(needed.read, decode, needed.compute) if workers else max(needed.read, decode + needed.compute)
 
 

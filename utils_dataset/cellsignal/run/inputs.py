@@ -162,12 +162,7 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         if not root.is_dir():
             raise InputError("no such data folder", where=root, cure="set `data` to the data set, or `preset` to simulate one")
         return root, ""
-    if preset not in task.presets:
-        from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
-
-        if preset not in (known := presets_of(task)):
-            cure = f"use one of: {', '.join(known)}" if known else f"leave it empty, because none draws for the task {task.name}"
-            raise InputError(f"unknown preset {preset!r}", where="preset", cure=cure)
+    check_preset(preset, task)
     attached = not data and any(mounts.has_task_tables(folder, task) for folder in mounts.data_sets(task))
     root = mounts.data_set(task) if attached else root
     has_plates = mounts.has_task_tables(root, task) and not (root / WORKING_FOLDER).is_dir()  # of no unfinished simulation
@@ -175,6 +170,16 @@ def resolve(data: str, *, run: str | Path, preset: str = "", seed: int = 0, task
         _print_once(f"preset {preset!r} is ignored: plates that are {'attached' if attached else 'named as `data`'} take precedence, {root}")
         return root, ""
     return root, preset
+
+
+def check_preset(preset: str, task: Task) -> None:
+    """Raise InputError for a preset that does not draw for a task."""
+    if preset not in task.presets:
+        from cellsignal.data.microscope.simulate import presets_of  # pulls in SciPy, which takes time
+
+        if preset not in (known := presets_of(task)):
+            cure = f"use one of: {', '.join(known)}" if known else f"leave it empty, because none draws for the task {task.name}"
+            raise InputError(f"unknown preset {preset!r}", where="preset", cure=cure)
 
 
 def _is_preset(root: Path, preset: str, seed: int) -> bool:

@@ -137,7 +137,7 @@ def check_memory(recipe: Recipe) -> None:
     device = pick_device(recipe.machine.device)
     free = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else free_memory(device)
     width = 2 if resolve_precision(device, recipe.machine.precision) in DTYPES else 4
-    forecast(recipe, lambda backbone: Host(HERE, 1, 1e12, 1e11, free, cores(), width=width)).check()
+    forecast(recipe, lambda backbone: Host(HERE, 1, 1e12, 1e11, free, cores(), width=width, is_gpu=device.type == "cuda")).check()
 
 
 # The sites: of the recipe's data, or drawn.
@@ -150,7 +150,7 @@ def _sites(recipe: Recipe, folder: Path, *, run: str) -> tuple[Path, pd.DataFram
         root, preset = inputs.resolve(recipe.data, run=run or recipe.run, preset=recipe.preset, seed=recipe.seed, task=task)
         data = None if preset else root
     packed_size = recipe.wells.packed_size
-    if data is not None and (is_store(data) or not packed_size):
+    if data is not None and not packed_size:
         return data, TABLES[task.reader](data, task), f"of {data}"
     size = RXRX1_IMAGE_SIZE if packed_size else count_sites(recipe)[1]
     sample = take_sample(folder, data=data, count=DRAWN_SITES, image_size=size, seed=recipe.seed)
@@ -241,15 +241,16 @@ class _Rehearsing:
         rows = self.rows[first:]
         rates = {row.phase: row.images_per_second for row in rows}
         whole = [row for row in rows if row.phase.startswith("whole")]
-        memory = torch.cuda.get_device_properties(self.device).total_memory if self.device.type == "cuda" else 0
-        cards = process_count(self.recipe.machine.device, self.recipe.machine.num_processes) if self.device.type == "cuda" else 1
-        host = Host(HERE, cards, 1e12, 1e11, memory, cores(), width=2 if self.precision in DTYPES else 4)
+        on_gpu = self.device.type == "cuda"
+        memory = torch.cuda.get_device_properties(self.device).total_memory if on_gpu else 0
+        cards = process_count(self.recipe.machine.device, self.recipe.machine.num_processes) if on_gpu else 1
+        host = Host(HERE, cards, 1e12, 1e11, memory, cores(), width=2 if self.precision in DTYPES else 4, is_gpu=on_gpu)
         if not self.from_disk:  # the share of the roofline that one size had holds for all
             return measured(host, trained_per_second=whole[-1].images_per_second, inferred_per_second=rates["prediction"], backbone=backbone,
                             image_size=whole[-1].image_size, classes=self.task.classes)
         inferred = rates["prediction"]
         by_part = {(part, None): (rates.get(phase, whole[-1].images_per_second), inferred) for part, phase in (
-            ("controls", "controls"), ("held out", ""), ("pseudo-labels", ""), ("final", "final"), ("prediction", ""))}
+            ("controls", "controls"), ("held out", ""), ("pseudo-labels", ""), ("labelling", ""), ("final", "final"), ("prediction", ""))}
         by_part |= {("head", None): (1.0, rates.get("head", inferred))}
         sizes = self.recipe.augmentation.progressive_sizes or [None]
         by_part |= {("whole", size): (row.images_per_second, inferred) for size, row in zip(sizes, whole, strict=True)}

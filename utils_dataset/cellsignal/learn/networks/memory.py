@@ -20,6 +20,7 @@ CONTEXT_BYTES = 2**29  # CUDA context and kernels
 WORKSPACE_BYTES = 2**30  # workspace of convolutions; an assumption, not measured
 LIVE_GRADIENTS = 3  # simultaneous gradients of the size of the largest tensor
 LIVE_IN_FORWARD = 2  # of these while nothing is saved: a layer's input and output
+SMALL_BATCH_PIXELS = 2**18  # batches of so few pixels, 64 sites of 64 px, train in at most 2 GB, and nothing is estimated
 FRAGMENTATION = 0.1  # share of memory lost between blocks
 
 

@@ -139,7 +139,6 @@ class UnlabelledSites:
 History = list[dict]
 TIME_MARGIN = 1.1  # an epoch is expected to take at most this many times the longest of the recent ones
 RECENT_EPOCHS = 5
-SMALL_BATCH_PIXELS = 2**18  # batches of so few pixels, 64 sites of 64 px, train in at most 2 GB, and nothing is estimated
 PACKAGE_CODE = code_identity.package_code("learn")  # as imported: the files may change during a training
 
 
@@ -305,13 +304,13 @@ def checkpointed(model: Classifier, data: SiteImages, phase: Phase, machine: Mac
 
 
 def _fitting_parts(model: Classifier, data: SiteImages, phase: Phase, machine: MachineSettings, process_group: ProcessGroup) -> int:
+    from cellsignal.learn.networks.memory import SMALL_BATCH_PIXELS, fitting_parts, training_memory
+
     training, device = phase.training, process_group.device
     size = max(phase.image_size(epoch) or max(data.shape[1:]) for epoch in (0, training.epochs - 1))
     batch_size = min(training.batch_size, len(data))
     if phase.trainable == "head" or batch_size * size**2 <= SMALL_BATCH_PIXELS:
         return 0
-    from cellsignal.learn.networks.memory import fitting_parts, training_memory
-
     facts = {"size": size, "channels": len(data.channels), "classes": model.classes, "precision": resolve_precision(device, machine.precision),
              "training": training, "batch_size": batch_size * (1 + model.settings.control_features)}
     def bytes_in(parts: int) -> int:

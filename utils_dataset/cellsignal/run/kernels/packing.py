@@ -50,7 +50,7 @@ class ImagePacking:
             what = f"the images take about {files.gigabytes(self.plan.bytes)} at this size, and /kaggle/working holds {files.gigabytes(environment.WORKING_BYTES)}"
             raise InputError(what, where="wells.packed_size", cure=f"write {fits} or less, or choose fewer cell types")
         tables = {path.name: files.sha256(path) for path in sorted(self.root.glob("*.csv"))}
-        identity = {"size": size, "cell_types": cell_types, "experiments": experiments, "tables": tables, "code": package_code("data")}
+        identity = {"size": size, "codec": codec, "cell_types": cell_types, "experiments": experiments, "tables": tables, "code": package_code("data")}
         self.receipt = Receipt(session.folder / PACKED_RECEIPT, identity, complete=False)
 
     def sizes(self) -> pd.DataFrame:
