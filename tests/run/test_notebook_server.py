@@ -3,6 +3,9 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -11,6 +14,7 @@ import psutil
 import pytest
 
 from cellsignal import code_identity, files
+from cellsignal.errors import InputError
 from cellsignal.run import environment
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebook_server import GPU_DEVICES, NotebookServer
@@ -59,3 +63,40 @@ def test_the_time_of_notebooks_counts_as_that_of_the_run(tmp_path: Path, write_t
     with NotebookServer(environment.kernel_environment(tmp_path)) as server:
         notebooks.execute(notebook, target=tmp_path / "out.ipynb", parameters={"run": str(tmp_path)}, server=server, stop=Event())
     assert cpu_seconds() - before > 5
+
+
+HOLD = """import sys
+from pathlib import Path
+from threading import Event
+from cellsignal.run import environment
+from cellsignal.run.chain import notebooks
+from cellsignal.run.chain.notebook_server import NotebookServer
+notebook, run = map(Path, sys.argv[1:])
+with NotebookServer(environment.kernel_environment(run)) as server:
+    notebooks.execute(notebook, target=run / "out.ipynb", parameters={"run": str(run)}, server=server, stop=Event())"""
+SLEEP = """import os, time
+files.write_json(folder / "pids.json", [os.getpid(), os.getppid()])
+time.sleep(600)"""
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_run_folder_is_locked_until_papermill_has_written_its_notebook(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    """Of a killed chain too; its kernel ends before."""
+    notebook, lock = write_toy(tmp_path, "1-eda", body=SLEEP), tmp_path / environment.KERNELS_LOCK
+    chain = subprocess.Popen([sys.executable, "-c", HOLD, str(notebook), str(tmp_path)], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "pids.json").is_file():
+        assert chain.poll() is None
+        time.sleep(0.1)
+    kernel, papermill = map(psutil.Process, files.read_json(tmp_path / "pids.json"))
+    papermill.suspend()
+    chain.kill()
+    chain.wait()
+    kernel.kill()
+    while kernel.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.1)
+    with pytest.raises(InputError, match="in use"), files.locked(lock, timeout=0.5):
+        pass
+    papermill.resume()
+    with files.locked(lock, timeout=60):
+        assert not papermill.is_running()

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from cellsignal import code_identity
+from cellsignal.run import environment
 from cellsignal.run.chain import parent_watchdog
 
 GRACE_SECONDS = 10.0  # for a notebook that is asked to end; a chain that is asked to end has 20
@@ -46,10 +47,11 @@ class NotebookServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end()
 
-    def run(self, arguments: Sequence[str], modules: Collection[str], *, log: IO[bytes], stop: Event) -> int | None:
+    def run(self, arguments: Sequence[str], modules: Collection[str], *, folder: str, log: IO[bytes], stop: Event) -> int | None:
         """Run papermill with some command-line arguments, its output in `log`; returns its exit code, None when `stop` was set.
 
-        `modules`: those that the kernel will import. The notebook ends when this process does.
+        `modules`: those that the kernel will import. The notebook ends when this process does, and a few seconds later if it was
+        killed: until then its processes hold the lock of the run folder `folder`.
         """
         job, remote = socket.socketpair()
         with job:
@@ -57,7 +59,7 @@ class NotebookServer:
                 self._start()
                 socket.send_fds(self._control, [b"\n"], [remote.fileno(), log.fileno()])
             try:
-                job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules)}).encode() + b"\n")
+                job.sendall(json.dumps({"arguments": list(arguments), "modules": sorted(modules), "folder": folder}).encode() + b"\n")
                 while not stop.is_set() and not select.select([job], [], [], 0.05)[0]:
                     pass
                 if stop.is_set():
@@ -189,6 +191,7 @@ def main(descriptor: int) -> None:
         gc.freeze()  # otherwise each collection in a child would copy all that is loaded
         if os.fork() == 0:
             control.close()
+            environment.lock_run_folder(request["folder"])
             _watch(request["arguments"], job, log)
             os._exit(0)  # taking down all modules would take seconds
         os.close(job)

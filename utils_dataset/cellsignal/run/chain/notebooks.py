@@ -130,10 +130,10 @@ def execute(
         arguments = _papermill_arguments(Path(folder) / notebook.name, partial, parameters)
         modules = _modules(notebook)
         try:
-            code, last_line = _run_logged(server, arguments, modules, stop=stop)
+            code, last_line = _run_logged(server, arguments, modules, folder=parameters["run"], stop=stop)
             if KERNEL_NOT_STARTED in last_line:  # another process took its port, or the machine was busy; no cell has run yet
                 partial.unlink(missing_ok=True)
-                code, last_line = _run_logged(server, arguments, modules, stop=stop)
+                code, last_line = _run_logged(server, arguments, modules, folder=parameters["run"], stop=stop)
             if partial.exists():
                 os.replace(partial, target)
         finally:
@@ -174,10 +174,10 @@ def _modules(notebook: Path) -> set[str]:
     return {name for name in names if name.startswith(f"{code_identity.PACKAGE.name}.")}
 
 
-def _run_logged(server: NotebookServer, arguments: list[str], modules: set[str], *, stop: Event) -> tuple[int, str]:
+def _run_logged(server: NotebookServer, arguments: list[str], modules: set[str], *, folder: str, stop: Event) -> tuple[int, str]:
     """Exit code and last line of a papermill process."""
     with tempfile.TemporaryFile() as log:
-        code = server.run(arguments, modules, log=log, stop=stop)
+        code = server.run(arguments, modules, folder=folder, log=log, stop=stop)
         if code is None:
             raise Stopped
         log.seek(0)
