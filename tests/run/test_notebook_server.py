@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
@@ -46,8 +47,31 @@ def test_modules_are_loaded_once_and_again_when_the_code_changes(tmp_path: Path,
         second = execute()
         os.utime(package / "code.py", (2**32, 2**32))
         third = execute()
-        assert len({first, second, third}) == 3 and not psutil.pid_exists(second)
-    assert not psutil.pid_exists(third)
+        assert len({first, second, third}) == 3
+    assert not psutil.pid_exists(second) and not psutil.pid_exists(third)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_notebook_of_older_code_ends_in_its_own_time(tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "import time\n(folder / 'begun').touch()\nwhile not (folder / 'end').is_file(): time.sleep(0.1)"
+    slow, quick, package = write_toy(tmp_path, "1-eda", body=body), write_toy(tmp_path, "4-predict-assign", body="pass"), tmp_path / "cellsignal"
+    package.mkdir()
+    (package / "code.py").touch()
+    monkeypatch.setattr(code_identity, "PACKAGE", package)
+    with NotebookServer(environment.kernel_environment(tmp_path)) as server, ThreadPoolExecutor(1) as pool:
+
+        def execute(notebook: Path) -> None:
+            notebooks.execute(notebook, target=tmp_path / f"{notebook.stem}-out.ipynb", parameters={"run": str(tmp_path)}, server=server, stop=Event())
+
+        older = pool.submit(execute, slow)
+        while not (tmp_path / "begun").is_file():
+            time.sleep(0.1)
+        os.utime(package / "code.py", (2**32, 2**32))
+        execute(quick)
+        assert not older.done()
+        (tmp_path / "end").touch()
+        older.result()
 
 
 def cpu_seconds() -> float:

@@ -36,7 +36,7 @@ class NotebookServer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []  # the last one serves; those before, of older code, end with their notebooks
         self._control: socket.socket | None = None
         self._code = 0
         self._lock = Lock()
@@ -45,7 +45,9 @@ class NotebookServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
+        self._close()
+        for process in self._processes:
+            process.wait()
 
     def run(self, arguments: Sequence[str], modules: Collection[str], *, folder: str, log: IO[bytes], stop: Event) -> int | None:
         """Run papermill with some command-line arguments, its output in `log`; returns its exit code, None when `stop` was set.
@@ -72,21 +74,21 @@ class NotebookServer:
     def _start(self) -> None:
         """Start the process, unless it runs and has the code of now."""
         code = max(path.stat().st_mtime_ns for path in code_identity.PACKAGE.rglob("*.py"))
-        if self._process is not None and self._process.poll() is None and code == self._code:
+        if self._processes and self._processes[-1].poll() is None and code == self._code:
             return
-        self._end()
+        self._close()
         self._control, remote = socket.socketpair()
         with remote:
             # Frozen modules hide their files from the debugger, which prints a warning.
             command = [sys.executable, "-P", "-Xfrozen_modules=off", "-c", f"from {__name__} import main; main({remote.fileno()})"]
             quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self._process = subprocess.Popen(command, env=self.environment, pass_fds=[remote.fileno()], start_new_session=True, **quiet)
+            self._processes.append(subprocess.Popen(command, env=self.environment, pass_fds=[remote.fileno()], start_new_session=True, **quiet))
         self._code = code
 
-    def _end(self) -> None:
-        if self._process is not None:
+    def _close(self) -> None:
+        """Have the process end when its notebooks have."""
+        if self._control is not None:
             self._control.close()
-            self._process.wait()
 
 
 class ForkedProcess:
