@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.data.tables.plate_design import duplicate_layouts, layout, plate_groups, rotations
+from cellsignal.data.tables.plate_design import duplicate_layouts, layout, plate_groups, rotations, shifts
 from cellsignal.data.tables.wells import read_tables
 
 
@@ -35,6 +35,12 @@ def test_missing_wells_do_not_hide_the_groups(wells: pd.DataFrame) -> None:
 def test_a_missing_plate_is_minus_one(wells: pd.DataFrame) -> None:
     part = wells[(wells["experiment"] != "HUVEC-02") | (wells["plate"] != 3)]
     assert rotations(part, plate_groups(part))["HUVEC-02"] == [1, 2, -1, 0]
+
+
+def test_another_plate_of_a_test_experiment_leaves_the_layouts_complete(wells: pd.DataFrame) -> None:
+    more = wells[wells["dataset"] == "test"].head(1).assign(plate=5, id_code="HUVEC-04_5_B02")
+    turned = rotations(pd.concat([wells, more]), plate_groups(wells))
+    assert turned == rotations(wells, plate_groups(wells)) and len(shifts(turned)) == 4
 
 
 def test_no_groups_where_treatments_change_their_neighbours(wells: pd.DataFrame) -> None:

@@ -122,6 +122,10 @@ def test_scores_are_told_of_packed_files_too(data: Path, scores: Path, tmp_path:
     plain = score_files(pairs[0][0], pairs[1][0])
     assert 0 < plain["accuracy"] < 1
     assert all(score_files(submission, solution) == plain for submission in pairs[0] for solution in pairs[1])
+    known = tmp_path / "some.csv"
+    pd.read_csv(data / "solution.csv").iloc[1:].to_csv(known, index=False)
+    with pytest.raises(InputError, match=r"well \S+ is not in \S+some.csv \(1 such\); the submission must hold exactly the wells of \S+some.csv"):
+        score_files(pairs[0][0], known)
 
 
 def test_neither_the_order_nor_a_constant_per_well_matters(data: Path, scores: Path, tmp_path: Path) -> None:
@@ -330,6 +334,14 @@ def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, 
     assert sets["sirnas"].map(len).equals(sets["size"].astype("int64")) and sets["size"].min() == 1
     covered = pd.Series([solution[name] in some for name, some in zip(sets["id_code"], sets["sirnas"])])
     assert (covered.groupby(sets["coverage"]).mean() >= [0.74, 0.84, 0.9]).all()  # two standard deviations of 190 wells and more
+
+
+def test_prediction_sets_of_an_earlier_submission_do_not_stay(data: Path, scores: Path, tmp_path: Path) -> None:
+    out, sets = tmp_path / "submission.csv", tmp_path / "submission.sets.parquet"
+    assign_files([scores], data=data, out=out, sets=sets)
+    assert sets.is_file()
+    assign_files([scores], data=data, out=out)
+    assert not sets.exists()
 
 
 def test_paths_of_the_second_file() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from cellsignal.decide.evaluate.compare import RunResult, compare, last_rung
 from cellsignal.decide.evaluate.compare import confusions, order_by_group, confusion_matrix
+from cellsignal.decide.evaluate.statistics import wilson
 
 WELLS = pd.DataFrame({
     "id_code": [f"{name}_1_B0{well}" for name in ("HUVEC-01", "HUVEC-02", "RPE-01") for well in range(2, 6)],
@@ -78,6 +79,15 @@ def test_held_out_wells_may_differ_and_pairs_stand_on_those_in_common() -> None:
         ("a", "b"): (4, -0.25), ("b", "c"): (4, 0.0)}
     assert rows(found, "accuracies", recipe="b", kind="raw", by="")[0]["wells"] == 8
     assert found["differences"] == [], "no two have the same seed"
+
+
+def test_intervals_count_the_wells_of_the_runs_that_have_them() -> None:
+    """Of other held-out experiments, in one run of three: as many wells as that run has, and not a third."""
+    runs = [result("a", [0], recipe="r", rows=slice(0, 1)), result("b", [], recipe="r", seed=1, rows=slice(4, 12)), result("c", [], recipe="r", seed=2, rows=slice(8, 12))]
+    [one] = rows(compare(runs, draws=50), "accuracies", recipe="r", kind="raw", by="experiment", part="HUVEC-01")
+    assert one["wilson"] == pytest.approx(wilson(0.0, 1))
+    [three] = rows(compare(runs, draws=50), "accuracies", recipe="r", kind="raw", by="experiment", part="HUVEC-02")
+    assert three["wilson"] == pytest.approx(wilson(1.0, 4))
 
 
 def test_a_missing_answer_is_wrong() -> None:

@@ -70,6 +70,38 @@ def test_answers_that_have_used_the_groups_are_not_measurable(method: str) -> No
     assert table["note"].str.startswith("not measurable").all() and table["note"].str.contains("the groups were used").all()
 
 
+def test_replicates_are_measurable() -> None:
+    """Three wells a siRNA on its plate: more than one answer to a siRNA can be right."""
+    scores, wells, truth = screen(signal=2.0)
+    classes = [[sirna for sirna in group if sirna % 3 == 0] for group in GROUPS]
+    truth = truth - truth % 3
+    noise = np.random.default_rng(0).normal(size=(len(scores), 80))
+    noise[np.arange(len(noise)), truth.to_numpy() // 3] += 3.0
+    values = pd.DataFrame(noise, scores.index, sum(classes, []))
+    choices = decide(values, wells, groups=classes, rotations=LAYOUTS).choices
+    table = estimate_accuracy({"raw": values.idxmax(axis=1)}, wells, groups=classes, choices=choices, truth=truth)
+    row = table.iloc[0]
+    assert row["note"] == "" and abs(row["estimated_accuracy"] - row["accuracy"]) < 3 * row["standard_error"] and row["accuracy"] > 0.5
+
+
+def test_scores_that_have_used_the_groups_are_not_calibrated_by_them() -> None:
+    scores, wells, truth = screen(signal=1.5)
+    plain = decide(scores, wells, groups=GROUPS, rotations=LAYOUTS)
+    plates = wells.set_index("id_code").loc[scores.index]
+    groups = pd.Series({sirna: number for number, group in enumerate(GROUPS) for sirna in group})
+    allowed = groups.to_numpy()[None, :] == groups[truth[scores.index]].to_numpy()[:, None]
+    used = decide(scores.where(allowed, -np.inf), wells, groups=GROUPS, rotations=LAYOUTS)
+    accuracies = [decision.predictions.eq(truth).mean() for decision in (plain, used)]
+    assert accuracies[1] > accuracies[0] - 0.02 and not used.temperatures.informative and plain.temperatures.informative == plain.choices
+    assert len(plates) == len(scores) and used.confidence.mean() < used.predictions.eq(truth).mean() + 0.2
+
+
+def test_one_group_of_all_sirnas_is_none() -> None:
+    scores, wells, _ = screen(signal=2.0)
+    alone, without = (decide(scores, wells.assign(plate=1), groups=groups) for groups in ([list(range(240))], []))
+    assert alone.confidence.equals(without.confidence) and not alone.choices and set(alone.experiments["route"]) == {"one-to-one"}
+
+
 def test_the_chance_comes_from_plates_with_another_group() -> None:
     """Of the wrong answers half lie in group 0; right ones lie where they belong and do not count, on however many plates."""
     wrong = np.array([0.5, 0.2, 0.2, 0.1])

@@ -29,7 +29,8 @@ def test_a_clear_permutation_is_found_whatever_it_is(order: tuple[int, ...]) -> 
     assert choice.group_on_plate == order and choice.confidence > 0.99
     assert choice.rotation == (order in TURNS)
     assert (choice.surprise_bits == 0) == (order in TURNS)
-    assert choice.plate_confidence.min() >= choice.confidence - 1e-9
+    likely = choice.plate_posterior[range(4), order]
+    assert likely.min() >= choice.confidence - 1e-9
 
 
 def test_every_permutation_has_its_probability() -> None:
@@ -38,7 +39,7 @@ def test_every_permutation_has_its_probability() -> None:
     assert choice.posterior.sum() == pytest.approx(1) and choice.posterior.max() == choice.confidence
     assert tuple(choice.permutations[choice.posterior.argmax()]) == choice.group_on_plate
     same_plate = choice.permutations == np.array(choice.group_on_plate)
-    np.testing.assert_allclose(choice.posterior @ same_plate, choice.plate_confidence)
+    np.testing.assert_allclose(choice.posterior @ same_plate, choice.plate_posterior[range(4), choice.group_on_plate])
 
 
 def test_noise_that_wells_share_is_no_evidence() -> None:
@@ -69,7 +70,7 @@ def test_the_rotation_prior_decides_between_like_and_like() -> None:
 def test_fewer_plates_than_groups() -> None:
     part = screen((2, 0, 1, 3), seed=0, signal=1.5)[:554]
     choice = choose_groups(part, PLATES[:554])
-    assert choice.group_on_plate == (2, 0) and len(choice.plate_confidence) == 2
+    assert choice.group_on_plate == (2, 0) and len(choice.plate_posterior) == 2
     assert choose_groups(part[:277], PLATES[:277]).group_on_plate == (2,)
     one = choose_groups(np.zeros((5, 1)), np.zeros(5, int))
     assert (one.group_on_plate, one.confidence) == ((0,), 1.0)

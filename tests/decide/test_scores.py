@@ -296,7 +296,7 @@ def test_a_control_is_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ids", "message"), [
-    (IDS[:2], "well HUVEC-01_2_B02 is missing"), ([*IDS, "HUVEC-09_1_B02"], "well HUVEC-09_1_B02 is no test well"), ([*IDS, IDS[0]], "well HUVEC-01_1_B02 stands twice"),
+    (IDS[:2], "well HUVEC-01_2_B02 is missing"), ([*IDS, "HUVEC-09_1_B02"], "well HUVEC-09_1_B02 is not in sample_submission.csv"), ([*IDS, IDS[0]], "well HUVEC-01_1_B02 stands twice"),
 ])
 def test_a_malformed_submission_is_never_written(tmp_path: Path, ids: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

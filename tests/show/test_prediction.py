@@ -49,14 +49,6 @@ def test_right_answers_are_on_the_diagonal_and_titles_tell_the_accuracy(wells):
     assert figure.get_suptitle() == "RPE-03, plate 1" and figure.png()
 
 
-def test_where_the_truth_is_unknown_wells_are_sorted_by_what_they_were_assigned(wells):
-    assigned = truth_of(wells).map(lambda sirna: 8 - sirna if sirna % 2 == 0 else sirna)
-    figure = plate_scores({"adapted": scores_of(wells, right=0.9)}, wells, assigned, experiment="RPE-03", plate=1, known=False)
-    axes = figure.axes[0]
-    assert axes.get_title(loc="left") == "adapted: 0.200 as assigned" and axes.get_ylabel() == "well, by its assigned siRNA"
-    np.testing.assert_allclose(np.diag(np.fliplr(axes.images[0].get_array())), 0.9)
-
-
 def test_wells_without_scores_or_answers_do_not_count(wells):
     scores, truth = scores_of(wells, right=0.9), truth_of(wells)
     some = plate_scores({"adapted": scores[scores.index != "RPE-03_1_B04"]}, wells, truth[truth != 0], experiment="RPE-03", plate=1)

@@ -22,7 +22,7 @@ from cellsignal.decide.evaluate.split_accuracy import check_site_answers, score_
 from cellsignal.decide.labels.multilabel import check_labelled_submission, read_labelled_submission, score_labels
 from cellsignal.decide.scores.files import describe_paths, is_submission, list_score_files, read_all_scores
 from cellsignal.decide.settings import AssignmentSettings
-from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, write_submission
+from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, sets_path, write_submission
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
@@ -56,7 +56,8 @@ def assign_files(
     `scores`: files or folders for `scores.files.read_all_scores`; scores of controls are ignored. Scored treatment wells of
     training experiments calibrate the temperature of their cell type if at least MIN_ERRORS of them are wrong; they should be
     held out, because a network is overconfident on its training wells. `confidence`: the file of `id_code,sirna,confidence`,
-    `<out without suffix>.confidence.csv` if None. `sets`: the file of prediction sets, none if None.
+    `<out without suffix>.confidence.csv` if None. `sets`: the file of prediction sets, none if None; those beside an earlier `out` are then
+    removed.
 
     Submission and confidences are written at the end, or neither, and then the sets: links are followed, and devices and FIFOs are written in place. Raises
     InputError.
@@ -78,7 +79,10 @@ def assign_files(
     layouts = find_known_layouts(tables.wells, test_scores) if settings.known_layouts else None
     decision = decide(test_scores, tables.wells, temperatures=temperatures, known_layouts=layouts, **design)
     write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, confidence_file=confidence)
-    if sets is not None:
+    if sets is None:
+        if is_submission(earlier := sets_path(out)):
+            earlier.unlink()
+    else:
         held_out = decide(table.loc[labelled.index], tables.wells, temperatures=temperatures, **design) if len(labelled) else None
         levels = None if held_out is None else held_out_levels(held_out, labelled["sirna"])
         write_prediction_sets(sets, prediction_sets(decision, levels), order=tables.sample)
@@ -110,14 +114,14 @@ def submission_task(submission: Path) -> Task:
 def _score_accuracy(submission: Path, solution: Path, task: Task) -> dict:
     truth = read_solution(solution)
     predictions = read_submission(submission)
-    check_ids(predictions.index, list(truth.index), where=submission)
+    check_ids(predictions.index, list(truth.index), where=submission, reference=solution)
     return accuracy(predictions, truth, wells_of_id_codes(truth.index.to_list()))
 
 
 def _score_macro_f1(submission: Path, solution: Path, task: Task) -> dict:
     truth = read_labelled_solution(solution, task)
     predictions = read_labelled_submission(submission, task)
-    check_ids(predictions.index, list(truth.index), where=submission)
+    check_ids(predictions.index, list(truth.index), where=submission, reference=solution)
     return score_labels(predictions, truth, task)
 
 
@@ -191,7 +195,7 @@ def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataF
                          cure=f"give the scores that belong to {tables.root}")
     if len(missing):
         raise InputError(f"well {missing[0]} is missing ({len(missing)} such)", where=where,
-                         cure="score every well of sample_submission.csv")
+                         cure=f"score every test well of {tables.root}")
     return table.loc[tables.sample]
 
 

@@ -52,15 +52,15 @@ def _unexpected_columns(path: Path) -> list[Problem]:
     return [Problem(where, f"there is a column {extra[0]!r}", cure)] if extra else []
 
 
-def check_ids(ids: pd.Index, sample: list[str], *, where: object) -> None:
-    """Raise InputError unless `ids` are exactly the wells of the sample, each once."""
+def check_ids(ids: pd.Index, expected: list[str], *, where: object, reference: object = "sample_submission.csv") -> None:
+    """Raise InputError unless `ids` are exactly the expected wells, those of `reference`, each once."""
     duplicated = ids[ids.duplicated()]
     if len(duplicated):
         raise InputError(f"well {duplicated[0]} stands twice", where=where, cure="keep one row per well")
-    for names, fault in ((pd.Index(sample).difference(ids), "is missing"), (ids.difference(sample), "is no test well")):
+    for names, fault in ((pd.Index(expected).difference(ids), "is missing"), (ids.difference(expected), f"is not in {reference}")):
         if len(names):
             raise InputError(f"well {names[0]} {fault} ({len(names)} such)", where=where,
-                             cure="the submission must hold exactly the wells of sample_submission.csv")
+                             cure=f"the submission must hold exactly the wells of {reference}")
 
 
 def confidence_path(submission: Path) -> Path:

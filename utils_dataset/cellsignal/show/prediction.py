@@ -20,13 +20,12 @@ LEAST_PROBABILITY = 1e-9
 
 @styled
 def plate_scores(
-    scores: Mapping[str, pd.DataFrame], wells: pd.DataFrame, answers: pd.Series, *, experiment: str = "", plate: int = 0, known: bool = True
+    scores: Mapping[str, pd.DataFrame], wells: pd.DataFrame, answers: pd.Series, *, experiment: str = "", plate: int = 0
 ) -> Figure:
     """The scores of one plate under each kind of statistics: a row for each well, a column for each siRNA of the plate.
 
     `scores`: by kind, index id_code, columns class numbers, natural-log probabilities. `wells`: id_code, experiment, plate. `answers`:
-    siRNA by id_code, by which wells and siRNAs are sorted, so that right answers are on the diagonal: the true ones if `known`, else
-    those assigned. `experiment`, `plate`: the first that has answers if not given. Each title has the share of wells whose most likely
+    siRNA by id_code, by which wells and siRNAs are sorted, so that right answers are on the diagonal. `experiment`, `plate`: the first that has answers if not given. Each title has the share of wells whose most likely
     siRNA of all is that one.
     """
     answered = wells[wells["id_code"].isin(answers.dropna().index)]
@@ -49,12 +48,12 @@ def plate_scores(
         right = (table.idxmax(axis=1) == order[table.index]).mean()
         values = np.exp(table.reindex(columns=sirnas, fill_value=-np.inf).to_numpy(float))
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_title(f"{kind}: " + (f"accuracy {right:.3f}" if known else f"{right:.3f} as assigned"))
+        axes.set_title(f"{kind}: accuracy {right:.3f}")
         _label_few(axes.xaxis, sirnas)
         _label_few(axes.yaxis, order[table.index].tolist())
         axes.set_xlabel("siRNA of the plate")
         axes.grid(False)
-    grid[0].set_ylabel(f"well, by its {'true' if known else 'assigned'} siRNA")
+    grid[0].set_ylabel("well, by its true siRNA")
     figure.colorbar(image, ax=grid, label="probability", shrink=0.8, pad=0.01)
     return figure
 

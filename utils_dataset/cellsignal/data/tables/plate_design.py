@@ -43,7 +43,7 @@ def rotations(wells: pd.DataFrame, groups: list[list[int]]) -> dict[str, list[in
     table = treatments.dropna(subset="group").pivot_table(
         index="experiment", columns="plate", values="group", aggfunc="first"
     )
-    table = table.reindex(columns=range(1, int(wells["plate"].max()) + 1))
+    table = table.reindex(columns=range(1, int(treatments["plate"].max()) + 1))
     return {str(name): row.fillna(-1).astype(int).tolist() for name, row in table.iterrows()}
 
 

@@ -107,7 +107,7 @@ class Decision:
     def with_group_temperatures(self) -> "Decision":
         """The same plans with temperatures from the plate groups, for cell types whose experiments all have them; others keep their own."""
         source = self.temperatures
-        ungrouped = {cell_type for name, cell_type in self.matrix.cell_types.items() if name not in source.choices}
+        ungrouped = {cell_type for name, cell_type in self.matrix.cell_types.items() if name not in source.informative}
         kept = {cell_type: temperature for cell_type, temperature in source.calibrated.items() if cell_type in ungrouped}
         return self if kept == source.calibrated else replace(self, temperatures=replace(source, calibrated=kept))
 
@@ -152,7 +152,7 @@ class Decision:
         groups_used = choice is not None and plan.route == "groups"
         rows = np.concatenate([block.rows for block in plan.blocks]) if plan.blocks else []
         temperature = float(np.exp(np.log(self.temperatures.by_row[rows]).mean())) if len(rows) else np.nan
-        by_conflicts = cell_type not in self.temperatures.calibrated and plan.experiment not in self.choices
+        by_conflicts = cell_type not in self.temperatures.calibrated and plan.experiment not in self.temperatures.informative
         unsure = UNSURE_NOTE if temperature > MAX_PLAUSIBLE_TEMPERATURE and by_conflicts else ""
         return {
             "experiment": plan.experiment, "cell_type": cell_type,
@@ -181,7 +181,7 @@ def decide(
     `scores`: index id_code, columns class numbers, natural-log probabilities; `wells`: has experiment, cell type and plate of each
     id_code. `settings.method`: "raw" takes the most likely class of each well; "greedy" the best of all scores, then the best of
     the rest; "exact" the one-to-one assignment with the largest summed log-probability; "expected" the one with the largest
-    expected number of right wells. They work per plate with `groups`, lists of class numbers that share a plate, and per
+    expected number of right wells. They work per plate with `groups`, two or more lists of class numbers that share a plate, and per
     experiment without. If wells outnumber siRNAs each takes its best; if the groups do not fit the plates none are used; `note`
     reports both.
 
@@ -200,6 +200,7 @@ def decide(
     temperature). Raises InputError for an unknown well, an invalid score, an experiment with two cell types, and without scores.
     """
     matrix, layouts, plans, known_layouts = as_score_matrix(scores, wells), shifts(rotations or {}), [], known_layouts or {}
+    groups = groups if groups and len(groups) > 1 else []  # one alone, of all siRNAs, says nothing
     if settings.method == "greedy" or matrix.values.min() == -np.inf:  # then scores of different wells are compared
         matrix = normalise_scores(matrix)
     for name, rows in matrix.experiments.items():
@@ -212,7 +213,7 @@ def decide(
             plan = _plan_experiment(matrix, name, rows, method=settings.method)
         plans.append(replace(plan, note=_join_notes(layout.note, plan.note)))
     choices = {plan.experiment: plan.choice for plan in plans if plan.choice}
-    source = TemperatureSource(matrix, settings.method, dict(temperatures or {}), choices, _group_of_class(matrix, groups or []))
+    source = TemperatureSource(matrix, settings.method, dict(temperatures or {}), choices, _group_of_class(matrix, groups))
     decision = Decision(matrix, plans, settings.method, source, scores.index)
     return decision if settings.method == "expected" else replace(decision, plans=[_keep_if_worth_it(decision, plan) for plan in plans])
 
@@ -269,7 +270,7 @@ def _keep_if_worth_it(decision: Decision, plan: AssignmentPlan) -> AssignmentPla
         return plan
     plain = _plan_experiment(decision.matrix, plan.experiment, decision.matrix.experiments[plan.experiment], method=decision.method, choice=plan.choice)
     expected = [replace(decision, plans=[one]).expected_right for one in (plan, plain)]
-    note = f"the likeliest order of groups is too uncertain ({plan.choice.confidence:.2f}): no groups used"
+    note = f"fewer wells are expected to be right with the likeliest order of groups (posterior {plan.choice.confidence:.4f}): no groups used"
     return plan if expected[0] > expected[1] else replace(plain, note=_join_notes(note, plain.note))
 
 

@@ -49,7 +49,7 @@ class GroupEvidence:
     chance: float  # the same of wrong answers
     accuracy: float  # estimated
     variance: float  # of the estimate
-    distinct: int  # number of different answers in an experiment; at most one well has each
+    distinct: int  # the most answers that can be right: the number of different ones where a siRNA has one well
 
     @property
     def obstacle(self) -> str:
@@ -64,11 +64,11 @@ def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, 
     """The estimate for one experiment, with its permutations of groups weighted by their posterior.
 
     `answers`: siRNA of each well; `groups`: group of each answer, -1 for none; `plates`: index of each well's plate in `choice`; `sizes`: number of
-    siRNAs in each group. The
-    likeliest permutation alone would overestimate answers near chance, because it is the one that fits noise best.
+    siRNAs in each group. The likeliest permutation alone would overestimate answers near chance, because it is the one that fits noise best.
 
     Variance, by the delta method: s (1 - s) / (n (1 - b)^2) for n wells, times the overdispersion of wrong answers over plates (at least
-    1), because a siRNA that is answered for many wells is not answered independently; plus the variance between permutations.
+    1), because a siRNA that is answered for many wells is not answered independently; plus the variance between permutations. It is that of
+    the accuracy on wells like these; how many of these very wells are right differs from the estimate by about three quarters of it.
     """
     posterior, num_wells = choice.plate_posterior, np.bincount(plates, minlength=len(choice.group_on_plate))
     in_group = groups >= 0
@@ -83,7 +83,8 @@ def group_evidence(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, 
     between = float(choice.posterior @ ((shares - chances) / (1 - chances) - accuracy) ** 2)
     smoothed = (share * len(answers) + 1) / (len(answers) + 2)
     within = smoothed * (1 - smoothed) / len(answers) / (1 - chance) ** 2 * _overdispersion(answers, groups, plates, choice)
-    return GroupEvidence(len(answers), float(share), chance, accuracy, within + between, len(np.unique(answers)))
+    one_well_each = (num_wells <= sizes[list(choice.group_on_plate)]).all()  # else there are replicates, and a siRNA may be right in several
+    return GroupEvidence(len(answers), float(share), chance, accuracy, within + between, len(np.unique(answers)) if one_well_each else len(answers))
 
 
 def _overdispersion(answers: np.ndarray, groups: np.ndarray, plates: np.ndarray, choice: GroupChoice) -> float:
@@ -135,10 +136,10 @@ def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Map
     for name, part in table.groupby("experiment"):
         plates = pd.Index(choices[name].plate_numbers).get_indexer(part["plate"])
         evidence[name] = group_evidence(part["sirna"].to_numpy(), part["group"].to_numpy(), plates, choices[name], sizes=sizes)
-    rows, used = [], _pool(list(evidence.values())).obstacle if evidence else ""  # what has used the groups in all has used them everywhere
+    rows, used = [], pool_evidence(list(evidence.values())).obstacle if evidence else ""  # what has used the groups in all has used them everywhere
     for level in LEVELS:
         for name, part in table.groupby(level):
-            pooled = _pool([evidence[experiment] for experiment in part["experiment"].unique()])
+            pooled = pool_evidence([evidence[experiment] for experiment in part["experiment"].unique()])
             obstacle = used or pooled.obstacle
             rows.append({"rung": rung, "level": level, "name": name, "wells": pooled.wells, "group_share": pooled.group_share, "chance": pooled.chance,
                          "estimated_accuracy": pooled.accuracy if not obstacle else np.nan,
@@ -147,7 +148,7 @@ def _rung_rows(rung: str, chosen: pd.Series, design: pd.DataFrame, group_of: Map
     return rows
 
 
-def _pool(parts: Sequence[GroupEvidence]) -> GroupEvidence:
+def pool_evidence(parts: Sequence[GroupEvidence]) -> GroupEvidence:
     """Several experiments as one, weighted by wells."""
     weights = np.array([part.wells for part in parts]) / sum(part.wells for part in parts)
     means = {name: float(weights @ [getattr(part, name) for part in parts]) for name in ("group_share", "chance", "accuracy")}

@@ -26,7 +26,6 @@ class GroupChoice:
 
     group_on_plate: tuple[int, ...]  # index of the group, plate by plate
     confidence: float  # posterior probability of this permutation
-    plate_confidence: np.ndarray  # posterior probability of each plate's group
     rotation: bool | None  # whether it is one of the given rotations; None without any
     surprise_bits: float  # log2 likelihood ratio of the best permutation to the best rotation
     permutations: np.ndarray  # all permutations, index of the group by plate, int [permutations, plates]
@@ -55,10 +54,9 @@ def choose_groups(
     posterior = np.exp(likelihood - likelihood.max()) * _permutation_prior(is_rotation, rotation_prior)
     posterior /= posterior.sum()
     best = int(posterior.argmax())
-    plate_confidence = ((orders == orders[best]) * posterior[:, None]).sum(0)
     surprise = (likelihood.max() - likelihood[is_rotation].max()) / np.log(2) if is_rotation.any() else 0.0
     return GroupChoice(
-        tuple(orders[best].tolist()), float(posterior[best]), plate_confidence,
+        tuple(orders[best].tolist()), float(posterior[best]),
         rotation=bool(is_rotation[best]) if is_rotation.any() else None, surprise_bits=float(surprise), permutations=orders, posterior=posterior,
     )
 

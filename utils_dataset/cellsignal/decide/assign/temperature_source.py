@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from cellsignal.decide.assign.calibration import conflict_temperature
+from cellsignal.decide.assign.estimated_accuracy import GroupEvidence, group_evidence, pool_evidence
 from cellsignal.decide.assign.group_temperature import GROUP_BETHE_FRACTION, GroupedExperiment, group_temperatures
 from cellsignal.decide.assign.groups import GroupChoice
 from cellsignal.decide.assign.score_matrix import ScoreMatrix, assignment_problem
@@ -22,6 +23,7 @@ BETHE_FRACTION = 0.7
 class TemperatureSource:
     """Where the temperature of each well comes from: held-out wells of its cell type, else the plate groups, else conflicts between wells.
 
+    Scores whose best classes have used the groups, or are all right, have no temperature that the groups could tell (`informative`).
     Temperatures from held-out wells are not changed by the test wells. Over 46 trained networks, pooling them with conflicts made the
     probabilities worse on average. Over 8 more (5 on `hard`, 3 on `demo`, simulated), the mean calibration error of the test wells was
     0.089 with held-out wells, 0.110 with the plate groups, and 0.104 with both (as the mean of the hierarchical prior, deviation 0.1).
@@ -34,13 +36,19 @@ class TemperatureSource:
     group_of_class: np.ndarray  # index of the group of each column of the matrix, -1 for none
 
     @cached_property
+    def informative(self) -> dict[str, GroupChoice]:
+        """The choices that temperatures can come from: all, or none if the raw answers of all experiments together are not measurable by them."""
+        evidence = [self._evidence(name) for name in self.choices]
+        return {} if evidence and pool_evidence(evidence).obstacle else self.choices
+
+    @cached_property
     def by_row(self) -> np.ndarray:
         """The temperature of each row of the matrix."""
         matrix = self.matrix
         temperatures = np.ones(len(matrix.id_codes))
         for name, rows in matrix.experiments.items():
             temperatures[rows] = self.calibrated.get(matrix.cell_types[name], 1.0)
-        names = [name for name in self.choices if matrix.cell_types[name] not in self.calibrated]
+        names = [name for name in self.informative if matrix.cell_types[name] not in self.calibrated]
         experiments = [self._grouped(name) for name in names]
         for name, one, found in zip(names, experiments, group_temperatures(experiments, method=self.method), strict=True):
             temperatures[matrix.experiments[name]] = found[one.plates]
@@ -49,7 +57,12 @@ class TemperatureSource:
 
     def bethe_fraction(self, cell_type: str, experiment: str) -> float:
         """The fraction of the Bethe correction that belongs to the temperatures of an experiment."""
-        return BETHE_FRACTION if cell_type in self.calibrated else GROUP_BETHE_FRACTION if experiment in self.choices else 1.0
+        return BETHE_FRACTION if cell_type in self.calibrated else GROUP_BETHE_FRACTION if experiment in self.informative else 1.0
+
+    def _evidence(self, name: str) -> GroupEvidence:
+        rows, choice, groups = self.matrix.experiments[name], self.choices[name], self.group_of_class
+        best, sizes = self.matrix.select_rows(rows).argmax(1), np.bincount(groups[groups >= 0])
+        return group_evidence(self.matrix.classes[best], groups[best], np.searchsorted(choice.plate_numbers, self.matrix.plates[rows]), choice, sizes=sizes)
 
     def _grouped(self, name: str) -> GroupedExperiment:
         rows, choice = self.matrix.experiments[name], self.choices[name]
@@ -59,7 +72,7 @@ class TemperatureSource:
 
     def _add_conflict_temperatures(self, temperatures: np.ndarray) -> None:
         """Experiments without groups and without held-out wells: one temperature by experiment, near that of the cell type."""
-        names = [name for name, cell_type in self.matrix.cell_types.items() if name not in self.choices and cell_type not in self.calibrated]
+        names = [name for name, cell_type in self.matrix.cell_types.items() if name not in self.informative and cell_type not in self.calibrated]
         blocks = [assignment_problem(self.matrix, name, self.matrix.experiments[name], np.arange(len(self.matrix.classes))) for name in names]
         for cell_type in sorted({block.cell_type for block in blocks}):
             chosen = [block for block in blocks if block.cell_type == cell_type and not block.excess_note]

@@ -59,7 +59,7 @@ def read_known_answers(path: Path) -> pd.DataFrame:
         raise InputError(f"not readable as a table ({error})", where=path, cure=PREDICT_AGAIN) from None
     unknown = [name for name in table.columns if name not in WELL_COLUMNS and rung_and_kind(name)[1] not in ANSWER_KINDS]
     if faulty := [*(name for name in WELL_COLUMNS if name not in table.columns), *unknown]:
-        raise InputError(f"column {faulty[0]!r} is {'unknown' if unknown else 'missing'}", where=path, cure=PREDICT_AGAIN)
+        raise InputError(f"column {faulty[0]!r} is {'missing' if faulty[0] in WELL_COLUMNS else 'unknown'}", where=path, cure=PREDICT_AGAIN)
     if table.duplicated(["split", "id_code"]).any():
         duplicated = table.loc[table.duplicated(["split", "id_code"]), "id_code"].iloc[0]
         raise InputError(f"well {duplicated} stands twice", where=path, cure=PREDICT_AGAIN)

@@ -176,12 +176,12 @@ def _accuracies(table: SplitAnswers, results: Sequence[RunResult], *, draws: int
 
 def _accuracy(correct: pd.DataFrame, experiments: pd.Series, *, draws: int, seed: int) -> Row:
     """Mean and standard deviation over runs, and intervals of the wells' means over runs."""
-    by_run = correct.mean().dropna()
+    by_run, counts = correct.mean().dropna(), correct.count()
     wells = correct.mean(axis=1)
     mean = float(by_run.mean())
     return {
         "accuracy": mean, "std": float(by_run.std(ddof=1)) if len(by_run) > 1 else None, "runs": by_run.to_dict(),
-        "wells": len(correct), "experiments": int(experiments.nunique()), "wilson": wilson(mean, round(correct.count().mean())),
+        "wells": len(correct), "experiments": int(experiments.nunique()), "wilson": wilson(mean, round(counts[counts > 0].mean())),
         "interval": bootstrap(wells, experiments, draws=draws, seed=seed),
     }
 

@@ -42,6 +42,7 @@ from cellsignal.show.prediction import experiments_to_map
 EMBEDDINGS_FILE = "embeddings.parquet"
 MAP_NETWORK = "model"  # whose embeddings are on the map
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
+PSEUDO_LABEL_NOTE = "networks learned from pseudo-labels, which are chosen with the plate groups: accuracies and confidences estimated from the groups are too high"
 NO_IMAGES = "assigned from stored scores: no image was opened, so missing images are not reported"
 
 
@@ -350,11 +351,13 @@ class Predictor:
         Without an answer for every test well there is no submission, and that of an earlier run is removed.
         """
         decision, solution = self.decision, self.tables.solution
-        notes = [*self.notes, *(line for name, table in self.control_separation.items() for line in separation_lines(table, name))]
-        right = None if solution is None else decision.predictions.eq(solution.reindex(self.tables.sample))
+        learned = self.recipe.training.pseudo_label_epochs > 0 and len(self.design["groups"]) > 1
+        notes = [*self.notes, *[PSEUDO_LABEL_NOTE] * learned, *(line for name, table in self.control_separation.items() for line in separation_lines(table, name))]
+        known = [] if solution is None else decision.predictions.index.intersection(solution.index)
+        right = decision.predictions[known].eq(solution[known]) if len(known) else None
         write_json(self.folder / "metrics.json", {
             "ladder": without_answers(self.ladder), "brodt": BRODT, "statistics_note": self.statistics_note, "linear_baseline": self.linear_baseline,
-            "notes": notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence, right),
+            "notes": notes, "calibration_error": None if right is None else expected_calibration_error(decision.confidence[known], right),
             "estimated_accuracy": plain_records(self.estimated_accuracy), "prediction_sets": plain_records(self.set_coverage),
             "most_confident_wells": plain_records(self.most_confident_wells),
             "controls": {name: plain_records(table) for name, table in self.control_separation.items()},
