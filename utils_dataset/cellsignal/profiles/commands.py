@@ -136,7 +136,7 @@ def check_folder(out: Path, *tables: Path | None) -> None:
         if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
     if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
-        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it, or name another folder with --out")
+        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it if it is the unfinished result of an earlier call, or name another folder with --out")
 
 
 def profile_table(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> list[Result]:
@@ -219,7 +219,7 @@ def as_text(result: Result) -> str:
     lines.append(f"{len(corrected.wells):,} wells on {corrected.plates.max() + 1:,} plates, {len(result.measured[UNCORRECTED].profiles.names):,} features")
     if len(result.retrieval):
         renamed = {"mean_average_precision": "mAP", "recall_at_1": "recall@1", "chance_at_1": "by chance"}
-        found = f"found: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
+        found = f"fraction_retrieved: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
         lines += ["", f"retrieval of replicates; {found}", _text(result.retrieval.rename(columns=renamed))]
     if len(result.activity):
         lines += ["", "distance to untreated wells; active: share of perturbations significantly further from untreated wells than equally many untreated wells", _text(result.activity)]
