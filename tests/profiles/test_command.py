@@ -14,8 +14,9 @@ from tables import make_table
 from cellsignal import files
 from cellsignal.cli import profiles as cli
 from cellsignal.cli.main import main
+from cellsignal.profiles import commands
 from cellsignal.profiles.settings import ProfileSettings
-from cellsignal.profiles.table import read_profiles
+from cellsignal.profiles.table import from_frame, read_profiles
 from cellsignal.receipts import Receipt
 
 
@@ -83,6 +84,29 @@ def test_what_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.M
     assert "note: retrieval is not measured: no treatment is in two wells" in printed and "note: activity is not measured: 4 untreated wells" in printed
 
 
+def test_too_few_permutations_are_a_note(table: Path) -> None:
+    """The smallest p-value of 10 treatments is 10 / 100 after correction with 99 permutations."""
+    notes = {count: commands.profile_table(table, ProfileSettings(permutations=count), progress=False)[0].notes for count in (99, 198, 199)}
+    assert notes[99] == notes[198] == ["no single perturbation among 10 can be significant after correction; give --permutations 199 or more"] and not notes[199]
+
+
+def test_networks_of_different_sizes_can_be_read_again(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.read_parquet(table)
+    frame["Metadata_Network"] = np.where(frame["Metadata_Batch"].isin(["batch-0", "batch-1"]), "RPE/model", "U2OS/model")
+    frame.loc[frame["Metadata_Network"] == "RPE/model", ["embedding_10", "embedding_11"]] = np.nan
+    frame.to_parquet(table)
+    assert run(monkeypatch, table, "--out", tmp_path / "out", "--random", table) == 0
+    assert run(monkeypatch, tmp_path / "out/profiles.parquet", "--out", tmp_path / "again") == 0
+    assert [each["features"]["uncorrected"] for each in files.read_json(tmp_path / "again/profile.json")["networks"]] == [10, 12]
+
+
+@pytest.mark.parametrize("design", [{"batches": 1, "plates": 1}, {"treatments": 1}, {"batches": 1, "plates": 1, "treatments": 1, "untreated": 6}])
+def test_what_the_notebook_shows_is_there_where_nothing_can_be_measured(design: dict[str, int]) -> None:
+    result = commands.profile(from_frame(make_table(**design)), ProfileSettings(permutations=99), progress=False)
+    assert result.retrieval.set_index(["restriction", "profiles"]).sort_index(level=0, sort_remaining=False).round(3).empty
+    assert result.strongest in {f"t{number}" for number in range(8)} and result.notes
+
+
 def test_other_wells_of_the_random_network_are_refused_in_one_line(
     tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +137,7 @@ def test_nothing_is_written_that_is_not_whole_or_overwrites_the_table(
     assert f"{table}: is a file, and no folder" in refused(table, "--out", table / "new")
     out.mkdir()
     (out / "neighbours.csv").write_text("mine")
-    assert f"{out}/neighbours.csv: is there, and no receipt says that `cellsignal profile` wrote it" in refused(table, "--out", out)
+    assert f"{out}/neighbours.csv: is there, and no receipt says that `cellsignal profile` wrote it; remove it if it is the unfinished result of an earlier call" in refused(table, "--out", out)
     own = table.rename(tmp_path / "profiles.parquet")
     before = own.read_bytes()
     assert "profiles.parquet: would be overwritten by its results; name another folder" in refused(own, "--out", tmp_path)

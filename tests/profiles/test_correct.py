@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from tables import make_table
 
+from cellsignal.errors import InputError
 from cellsignal.profiles.correct import center, project, sphere, steps
 from cellsignal.profiles.settings import ProfileSettings
 from cellsignal.profiles.table import Profiles, from_frame
@@ -40,6 +41,17 @@ def test_plates_may_hold_different_positive_controls() -> None:
     assert (profiles.wells["Metadata_Control_Type"] == "poscon").sum() == 6
     both = [center(profiles, on="controls", controls=controls).features for controls in ("negative", "all")]
     np.testing.assert_allclose(*both, atol=1e-3)
+
+
+def test_plates_that_share_no_control_are_refused() -> None:
+    table = make_table(plates=1, untreated=0, positive=2, plate_effect=20.0)
+    own = table.assign(Metadata_Perturbation=table["Metadata_Perturbation"].where(table["Metadata_Control_Type"] != "poscon", table["Metadata_Perturbation"] + table["Metadata_Batch"]))
+    with pytest.raises(InputError, match="plate 0 of batch-0 and plate 0 of batch-1 share no control, not even by .*; put the same controls, .*center: plate") as refused:
+        center(from_frame(own), on="controls", controls="all")
+    assert "\n" not in str(refused.value)
+    own.loc[own["Metadata_Perturbation"].isin(["p0batch-0", "p0batch-1"]), "Metadata_Perturbation"] = "p0"
+    own.loc[own["Metadata_Perturbation"].isin(["p1batch-1", "p1batch-2"]), "Metadata_Perturbation"] = "p1"
+    assert np.isfinite(center(from_frame(own), on="controls", controls="all").features).all(), "the second plate connects the others"
 
 
 def test_sphering_makes_the_variation_of_untreated_wells_alike_in_all_directions() -> None:

@@ -92,3 +92,18 @@ def test_retrieval_needs_two_treatments(treatments: int) -> None:
         retrieve(from_frame(make_table(treatments=treatments)), progress=False)
     with pytest.raises(InputError, match="no treatment is in two wells"):
         retrieve(from_frame(make_table(batches=1, plates=1)), progress=False)
+
+
+def test_one_feature_finds_nothing() -> None:
+    """Half of all wells have the same cosine similarity, 1, and among equal ones replicates come first."""
+    with pytest.raises(InputError, match="a single feature, so that every cosine similarity is 1 or -1; give or keep two"):
+        retrieve(from_frame(make_table(features=1)), progress=False)
+
+
+@pytest.mark.parametrize("unit", [1e30, 1e-30])
+def test_very_large_and_very_small_features_rank_alike(unit: float) -> None:
+    """Their squares are no numbers of float32."""
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(20, 5)).astype(np.float32), np.arange(20) % 4
+    exact = np.float32(2.0 ** round(np.log2(unit)))
+    assert average_precision(features * exact, labels)["none"].equals(average_precision(features, labels)["none"])

@@ -32,6 +32,7 @@ WRONG = {  # whatever is done with them
     "no plate": (lambda table: table.__setitem__("Metadata_Plate", None), "no Metadata_Plate in row 1; fill the column"),
     "all the same": (lambda table: table.__setitem__(slice(None), table.assign(**dict.fromkeys(table.filter(like="embedding_"), 1.0))), "all wells have the same features"),
     "numbers as text": (lambda table: table.__setitem__("embedding_1", np.where(table.index == 5, "n/a", "1.5")), "the feature embedding_1 is text, such as 'n/a' in row 6; write numbers, or call it Metadata_embedding_1"),
+    "numbers as text, and rows of one name": (lambda table: table.assign(embedding_1=np.where(table.index == 5, "n/a", "1.5")).set_axis([0] * len(table)), "the feature embedding_1 is text, such as 'n/a' in row 6"),
     "an index": (lambda table: table.insert(0, "Unnamed: 0", range(len(table))), "the column Unnamed: 0 seems to be an index, not a feature; write the table without"),
     "two levels": (lambda table: table.set_axis(pd.MultiIndex.from_product([table.columns, [""]]), axis=1), "column names of 2 levels; give each column one name"),
     "control unknown": (lambda table: table.__setitem__("Metadata_Control", pd.array([pd.NA] * len(table), "boolean")), "Metadata_Control is <NA> and Metadata_Control_Type 'treatment' in row 1"),
@@ -117,6 +118,39 @@ def test_networks_are_told_apart() -> None:
     table = make_table()
     parts = from_frame(table.assign(Metadata_Network=np.where(table["Metadata_Batch"] == "batch-0", "U2OS/model", "RPE/model"))).by_network()
     assert {name: len(part.wells) for name, part in parts.items()} == {"RPE/model": 48, "U2OS/model": 24} and list(parts) == ["RPE/model", "U2OS/model"]
+
+
+def test_a_smaller_network_has_only_its_own_features() -> None:
+    """As in the corrected table of networks of different sizes."""
+    table = make_table(batches=2).assign(Metadata_Network=lambda table: table["Metadata_Batch"])
+    smaller = table["Metadata_Network"] == "batch-1"
+    table.loc[smaller, "embedding_5"] = np.nan
+    parts = from_frame(table).by_network()
+    assert {name: len(part.names) for name, part in parts.items()} == {"batch-0": 6, "batch-1": 5}
+    assert all(np.isfinite(part.features).all() for part in parts.values()) and parts["batch-1"].features.shape == (24, 5)
+    for faulty in (table.assign(embedding_4=np.nan), table.assign(embedding_4=np.where(table.index == table.index[-1], np.nan, 1.0))):
+        with pytest.raises(InputError, match="embedding_4 is nan in well .* .features with such values: 1 of 6."):
+            from_frame(faulty)
+    table.loc[smaller, [f"embedding_{number}" for number in range(6)]] = np.nan
+    with pytest.raises(InputError, match="embedding_0 is nan in well .* of batch-1"):
+        from_frame(table)
+
+
+@pytest.mark.parametrize("value, simulated", [("False", False), ("0", False), (None, False), (False, False), ("True", True), (True, True)])
+def test_text_says_too_whether_plates_are_simulated(value: object, simulated: bool) -> None:
+    assert from_frame(make_table().assign(Metadata_Simulated=value)).simulated is simulated
+
+
+def test_numbers_in_a_csv_file_are_names_as_they_are_written(tmp_path: Path) -> None:
+    table = make_table()
+    numbers = {"t0": "01", "t1": "1", "untreated": "0"} | {f"t{number}": str(number) for number in range(2, 8)}
+    table["Metadata_Compound"] = table["Metadata_Perturbation"] = table["Metadata_Perturbation"].map(numbers)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    wells = read_profiles(tmp_path / "table.csv").wells
+    assert set(wells["Metadata_Perturbation"]) == set(wells["Metadata_Compound"]) == set(numbers.values())
+    table["Metadata_Perturbation"] = table["Metadata_Perturbation"].astype(float).where(table.index > 0)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    assert set(read_profiles(tmp_path / "table.csv").wells["Metadata_Perturbation"].dropna()) == {str(number) for number in range(8)}
 
 
 def test_text_that_is_no_number_is_no_feature_and_names_keep_their_zeros(tmp_path: Path) -> None:

@@ -46,6 +46,17 @@ def test_a_table_of_some_experiments_and_the_same_network_untrained(run: Path, t
     assert all(not values[0].reset_index(drop=True).equals(other.reset_index(drop=True)) for other in values[1:])
 
 
+def test_the_table_of_the_run_stays(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    own = copied / "embeddings.parquet"
+    own.write_text("of the run")
+    Receipt(own.with_name("embeddings.parquet.json")).write()
+    before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
+    assert f"{own}: is the run's own table, which stays as it is; choose another name" in refused("embed", copied, "--out", own)
+    assert {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()} == before
+
+
 def test_a_run_of_the_notebook_is_taken_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings that lie in scores/ are not computed again, and a killed call goes on with those it has."""
     from cellsignal.decide.predict import predict

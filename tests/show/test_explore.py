@@ -15,6 +15,7 @@ from browser import CHROMIUM, Browser
 from cellsignal.data import simulated
 from cellsignal.data.images.reader import write_channel
 from cellsignal.data.tables.wells import read_tables
+from cellsignal.receipts import Receipt
 from cellsignal.show.explore import maps, thumbnails
 from cellsignal.show.explore.page import write_page
 from cellsignal.show.report import write_report
@@ -106,8 +107,37 @@ def test_it_holds_every_well_with_what_is_known_of_it(run):
     assert write_page(run, plate_groups=GROUPS, data=run / "data").read_text(encoding="utf-8") == text
 
 
-def test_embeddings_under_running_statistics_are_maps_before_the_others(run):
+def write_running_embeddings(run: Path, *, weights: str = "new") -> None:
+    """The embeddings of the run, called running ones, and receipts that name the weights."""
     pd.read_parquet(run / "embeddings.parquet").to_parquet(run / "embeddings.running.parquet")
+    for name, made_by in (("embeddings", "new"), ("embeddings.running", weights)):
+        Receipt(run / f"{name}.parquet.json", details={"weights": {"HUVEC": made_by}}).write()
+
+
+@pytest.mark.parametrize("receipt", [True, False])
+def test_running_embeddings_of_other_weights_are_no_map(run, receipt):
+    write_running_embeddings(run, weights="old")
+    if not receipt:
+        (run / "embeddings.running.parquet.json").unlink()
+    text, data = page(run)
+    assert [each["name"] for each in data["maps"]] == list(maps.CORRECTIONS)
+    [note] = notes(text)
+    assert "embeddings.running.parquet was made by other weights than embeddings.parquet" in note and "--statistics running --out" in note
+
+
+def test_running_maps_are_left_out_where_the_page_would_grow_too_large(run, monkeypatch):
+    plain = page(run)[1]
+    size = len(json.dumps(plain, separators=(",", ":")))
+    write_running_embeddings(run)
+    monkeypatch.setattr("cellsignal.show.explore.page.MAX_BYTES", size + 100)
+    text, data = page(run)
+    assert [each["name"] for each in data["maps"]] == list(maps.CORRECTIONS)
+    assert notes(text) == ["There are no maps under running statistics: with them the page would grow too large.",
+                           "0 of 6 plates have images of their wells here: for more the page would grow too large."]
+
+
+def test_embeddings_under_running_statistics_are_maps_before_the_others(run):
+    write_running_embeddings(run)
     _, data = page(run)
     names = [each["name"] for each in data["maps"]]
     assert names == [f"{prefix}{name}" for prefix in ("running statistics, ", "the run's statistics, ") for name in maps.CORRECTIONS]

@@ -28,6 +28,11 @@ def test_all_titles_say_that_plates_are_simulated() -> None:
     assert figures[2].get_suptitle().startswith("50% of 2 treatments") and figures[0].png()
 
 
+def test_one_component_is_a_map_on_a_line() -> None:
+    [axes] = draw_maps({"one": np.arange(6.0)[:, None]}, [*"aabbcc"], title="Wells").axes
+    assert np.array_equal(np.concatenate([each.get_offsets() for each in axes.collections]), [[x, 0] for x in range(6)])
+
+
 def test_rare_labels_of_a_map_are_grey() -> None:
     labels = [*"aabbccddeeffgghh", *"xyz"]
     [axes] = draw_maps({"one": np.zeros((len(labels), 2))}, labels, title="Wells").axes

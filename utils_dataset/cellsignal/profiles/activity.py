@@ -13,6 +13,7 @@ from cellsignal.profiles.table import PERTURBATION, Profiles
 
 MIN_UNTREATED = 8  # wells: half of them give the variation, the other half the null distribution
 MAX_DRAWN = 1000  # wells of that other half
+BLOCK = 10_000  # means that are drawn at once
 
 
 class Activity(NamedTuple):
@@ -30,8 +31,9 @@ def activity(profiles: Profiles, settings: ProfileSettings = ProfileSettings()) 
     wells are as new to these as treated wells are, gives the null distribution: differences between the mean of as many wells as
     the treatment has and the mean of as many as that first half, both drawn with replacement. Where plates were centred on
     controls, an untreated well took part in the centre of its plate and a treated one did not; its deviation is enlarged to that of
-    a treated well. Wells are taken as independent: where a treatment's replicates share a plate or an experiment whose effect
-    remains, too many treatments seem active. Give profiles that are not yet sphered, as sphering has seen all untreated wells.
+    a treated well, and the null distribution is as wide as the treatment's wells make it by sharing plates. Otherwise wells are taken
+    as independent: where a treatment's replicates share a plate or an experiment whose effect remains, as on plates that are not
+    centred, too many treatments seem active. Give profiles that are not yet sphered, as sphering has seen all untreated wells.
     InputError for fewer than MIN_UNTREATED untreated wells, or plates that are centred on a single one.
     """
     untreated = np.flatnonzero(profiles.negative_controls)
@@ -58,11 +60,16 @@ def activity(profiles: Profiles, settings: ProfileSettings = ProfileSettings()) 
     distances = np.linalg.norm((means - centre) @ whitening, axis=1)
     white = (drawn - drawn.mean(axis=0)) @ whitening * np.sqrt(len(drawn) / (len(drawn) - 1))
     centres = _random_means(white, len(reference), settings.permutations, random)
-    nulls = {size: np.linalg.norm(_random_means(white, size, settings.permutations, random) - centres, axis=1) for size in np.unique(sizes)}
-    p_values = np.array([(1 + np.count_nonzero(nulls[size] >= distance)) / (1 + settings.permutations) for size, distance in zip(sizes, distances)])
+    designs, of_treatment, counts = np.unique(np.stack([sizes, _widening(profiles, settings, numbers)], axis=1), axis=0, return_inverse=True, return_counts=True)
+    nulls = np.empty((len(designs), settings.permutations))
+    for size in np.unique(sizes):
+        untreated_means = _random_means(white, size, settings.permutations, random)
+        for design in np.flatnonzero(designs[:, 0] == size):
+            nulls[design] = np.linalg.norm(designs[design, 1] * untreated_means - centres, axis=1)
+    p_values = np.array([(1 + np.count_nonzero(nulls[design] >= distance)) / (1 + settings.permutations) for design, distance in zip(of_treatment.ravel(), distances)])
     corrected = benjamini_hochberg(p_values)
     found = pd.DataFrame({"perturbation": names, "wells": sizes, "distance": distances, "p_value": p_values, "corrected_p_value": corrected})
-    return Activity(found, nulls[np.bincount(sizes).argmax()], float((corrected <= settings.significance).mean()))
+    return Activity(found, nulls[counts.argmax()], float((corrected <= settings.significance).mean()))
 
 
 def _enlargement(profiles: Profiles, settings: ProfileSettings, untreated: np.ndarray) -> np.ndarray | float:
@@ -81,6 +88,21 @@ def _enlargement(profiles: Profiles, settings: ProfileSettings, untreated: np.nd
     return np.sqrt((counts[:, None] + 1) / (counts[:, None] - 1))
 
 
+def _widening(profiles: Profiles, settings: ProfileSettings, numbers: np.ndarray) -> np.ndarray:
+    """The deviation of each treatment's mean as a multiple of that of as many wells on plates of their own, float[treatments].
+
+    numbers: int[treated wells], that of their treatment. Wells of a plate that is centred on m controls share the error of its centre:
+    the mean of n of them has the variance (1 + n/m) / n of a well, and that of n wells on different plates (1 + 1/m) / n.
+    """
+    if settings.center != "controls":
+        return np.ones(numbers.max() + 1)
+    controls = np.bincount(profiles.plates[control_wells(profiles, settings.controls)])
+    (treatments, plates), wells = np.unique(np.stack([numbers, profiles.plates[profiles.treated]]), axis=1, return_counts=True)
+    shared, apart = (np.bincount(treatments, weights / controls[plates]) / np.bincount(numbers) for weights in (wells**2, wells))
+    return np.sqrt((1 + shared) / (1 + apart)).round(6)
+
+
 def _random_means(wells: np.ndarray, size: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """Means of `size` wells each, drawn with replacement, float64[count, features]."""
-    return random.multinomial(size, np.full(len(wells), 1 / len(wells)), size=count) @ wells / size
+    """Means of `size` wells each, drawn with replacement, float64[count, features]; in blocks, as counts of 1,000 wells a million times are 8 GB."""
+    blocks = [min(BLOCK, count - start) for start in range(0, count, BLOCK)]
+    return np.concatenate([random.multinomial(size, np.full(len(wells), 1 / len(wells)), size=block) @ wells / size for block in blocks])

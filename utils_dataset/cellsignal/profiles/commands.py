@@ -1,5 +1,6 @@
 """The command `cellsignal profile`: a table of profiles corrected, and measured beside the uncorrected one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from cellsignal.data import simulated
 from cellsignal.errors import InputError, check_can_write
 from cellsignal.profiles.activity import Activity, activity
 from cellsignal.profiles.correct import UNCORRECTED, steps
-from cellsignal.profiles.mechanisms import has_mechanisms, mechanism_accuracy, neighbours
+from cellsignal.profiles.mechanisms import has_mechanisms, means, mechanism_accuracy, neighbours
 from cellsignal.profiles.retrieval import Retrieval, retrieve
 from cellsignal.profiles.settings import ProfileSettings
-from cellsignal.profiles.table import BATCH, PLATE, WELL, Profiles, read_profiles
+from cellsignal.profiles.table import BATCH, PERTURBATION, PLATE, WELL, Profiles, read_profiles
 from cellsignal.receipts import Receipt
 
 CORRECTED, RANDOM = "corrected", "random weights"
@@ -61,7 +62,8 @@ class Result:
     @property
     def retrieval(self) -> pd.DataFrame:
         """A row per table and restriction."""
-        return _rows({name: each.retrieval.summary for name, each in self.measured.items() if each.retrieval})
+        found = _rows({name: each.retrieval.summary for name, each in self.measured.items() if each.retrieval})
+        return found if len(found) else pd.DataFrame(columns=["profiles", "restriction"])
 
     @property
     def activity(self) -> pd.DataFrame:
@@ -71,6 +73,12 @@ class Result:
             {"profiles": name, "perturbations": len(each.perturbations), "active": each.active, "median_distance": each.perturbations["distance"].median()}
             for name, each in found.items()
         ])  # fmt: skip
+
+    @property
+    def strongest(self) -> str:
+        """The treatment that lies furthest from untreated wells; where activity is not measured, the first by name."""
+        found = self.measured[CORRECTED].activity
+        return found.perturbations.set_index("perturbation")["distance"].idxmax() if found else means(self.corrected).wells[PERTURBATION].iloc[0]
 
     @property
     def mechanisms(self) -> pd.DataFrame:
@@ -136,7 +144,7 @@ def check_folder(out: Path, *tables: Path | None) -> None:
         if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
     if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
-        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it, or name another folder with --out")
+        raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it if it is the unfinished result of an earlier call, or name another folder with --out")
 
 
 def profile_table(table: Path, settings: ProfileSettings = ProfileSettings(), *, random: Path | None = None, progress: bool = True) -> list[Result]:
@@ -152,7 +160,10 @@ def _same_wells(profiles: Profiles, random: Profiles) -> Profiles:
         batch, plate, well = lacking[0]
         what = f"lacks {len(lacking)} wells of {profiles.where}, such as {well} on plate {plate} of {batch}"
         raise InputError(what, where=random.where, cure="write both tables from the same plates")
-    return Profiles(profiles.wells, random.features[other.get_indexer(key)], random.names, random.where)
+    found = Profiles(profiles.wells, random.features[other.get_indexer(key)], random.names, random.where).without_missing_features()
+    if np.isnan(found.features).any():
+        raise InputError(f"its networks have different features in the wells of one network of {profiles.where}", where=random.where, cure="write both tables with the same networks")
+    return found
 
 
 def _before_and_after(
@@ -180,6 +191,10 @@ def measure(profiles: Profiles, settings: ProfileSettings, *, before_sphering: P
     except InputError as error:
         found = None
         notes.append(f"activity is not measured: {error.what}")
+    count = max(len(found.perturbations) if found else 0, retrieval.summary["perturbations"].max() if retrieval else 0)
+    if count > settings.significance * (settings.permutations + 1):
+        least = math.ceil(count / settings.significance) - 1
+        notes.append(f"no single perturbation among {count:,} can be significant after correction; give --permutations {least} or more")
     return Measured(profiles, retrieval, found, mechanism_accuracy(profiles) if has_mechanisms(profiles) else None, notes)
 
 
@@ -219,7 +234,7 @@ def as_text(result: Result) -> str:
     lines.append(f"{len(corrected.wells):,} wells on {corrected.plates.max() + 1:,} plates, {len(result.measured[UNCORRECTED].profiles.names):,} features")
     if len(result.retrieval):
         renamed = {"mean_average_precision": "mAP", "recall_at_1": "recall@1", "chance_at_1": "by chance"}
-        found = f"found: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
+        found = f"fraction_retrieved: share of perturbations with a corrected p-value of at most {result.settings.significance:g}"
         lines += ["", f"retrieval of replicates; {found}", _text(result.retrieval.rename(columns=renamed))]
     if len(result.activity):
         lines += ["", "distance to untreated wells; active: share of perturbations significantly further from untreated wells than equally many untreated wells", _text(result.activity)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from cellsignal.errors import InputError
 from cellsignal.profiles.settings import ProfileSettings
@@ -77,7 +78,7 @@ def center(profiles: Profiles, *, on: str, controls: str) -> Profiles:
     plates may hold different controls; untreated wells then have the mean 0. With untreated wells as the only controls this
     subtracts from each plate the mean of its untreated wells. Inductive on untreated wells alone and on all wells, where a plate
     needs no other; with several controls the model must be fitted again when a plate comes, and others change a little.
-    InputError for a plate without controls, and for `plate` where a plate has a single well or a single treatment.
+    InputError for a plate without controls, for plates whose controls connect them with no other's, and for `plate` where a plate has a single well or a single treatment.
     """
     features, plates = profiles.features.astype(np.float64), profiles.plates
     if on == "plate":
@@ -89,9 +90,21 @@ def center(profiles: Profiles, *, on: str, controls: str) -> Profiles:
     if len(without):
         what = f"no controls on {profiles.plate_name(without[0])}" + (f" and {len(without) - 1} more plates" if len(without) > 1 else "")
         raise InputError(what, where=profiles.where, cure="leave out these plates, or centre on all wells (center: plate)")
+    _check_connected(profiles, chosen)
     centred = features - _plate_offsets(features[chosen], plates[chosen], _groups(profiles)[chosen])[plates]
     origin = centred[profiles.negative_controls if profiles.negative_controls.any() else chosen].mean(axis=0)
     return profiles.with_features((centred - origin).astype(np.float32))
+
+
+def _check_connected(profiles: Profiles, chosen: np.ndarray) -> None:
+    """InputError where plates are not connected by controls they share: their offsets could not be told from the controls' own effects."""
+    plates, controls = profiles.plates[chosen], np.unique(_groups(profiles)[chosen], return_inverse=True)[1]
+    count = plates.max() + 1
+    edges = csr_array((np.ones(len(plates)), (plates, count + controls)), shape=(count + controls.max() + 1,) * 2)
+    components = connected_components(edges, directed=False)[1][:count]
+    if len(apart := np.flatnonzero(components != components[0])):
+        what = f"{profiles.plate_name(0)} and {profiles.plate_name(int(apart[0]))} share no control, not even by way of other plates"
+        raise InputError(what, where=profiles.where, cure="put the same controls, such as untreated wells, on all plates, or centre on all wells (center: plate)")
 
 
 def _plate_offsets(features: np.ndarray, plates: np.ndarray, controls: np.ndarray) -> np.ndarray:

@@ -46,8 +46,13 @@ def neighbours(profiles: Profiles, count: int = 5) -> pd.DataFrame:
 
 
 def has_mechanisms(profiles: Profiles) -> bool:
-    """Whether a table names compounds and mechanisms."""
-    return {COMPOUND, MECHANISM} <= set(profiles.wells.columns) and bool((profiles.treated & profiles.wells[MECHANISM].notna().to_numpy()).any())
+    """Whether a table names compound and mechanism of any treatment."""
+    return {COMPOUND, MECHANISM} <= set(profiles.wells.columns) and bool(_known(profiles.wells[profiles.treated].drop_duplicates(PERTURBATION)).any())
+
+
+def _known(treatments: pd.DataFrame) -> np.ndarray:
+    """Which treatments, by their first well, have both: without its compound a treatment would be a neighbour of itself."""
+    return treatments[[COMPOUND, MECHANISM]].notna().all(axis=1).to_numpy()
 
 
 def mechanism_accuracy(profiles: Profiles) -> pd.DataFrame:
@@ -68,7 +73,7 @@ def mechanism_matches(profiles: Profiles) -> pd.DataFrame:
     if not has_mechanisms(profiles):
         raise InputError(f"no {COMPOUND} or no {MECHANISM}", where=profiles.where, cure="add both columns, a value for each treatment")
     found = means(profiles)
-    known = found.wells[MECHANISM].notna().to_numpy()
+    known = _known(found.wells)
     treatments, features = found.wells[known], found.features[known]
     names, compounds, mechanisms = (treatments[name].to_numpy() for name in (PERTURBATION, COMPOUND, MECHANISM))
     batches = profiles.wells[profiles.treated].groupby(PERTURBATION)[BATCH].agg(frozenset).loc[names]

@@ -28,14 +28,14 @@ BLOCK_ROWS = 1024  # queries at once: 0.2 GB of similarities to 56,000 wells
 class Retrieval(NamedTuple):
     """What retrieval found, by restriction in the column `restriction`."""
 
-    summary: pd.DataFrame  # a row per restriction: wells, perturbations, mean_average_precision, recall_at_1, chance_at_1, found (a share)
+    summary: pd.DataFrame  # a row per restriction: wells, perturbations, mean_average_precision, recall_at_1, chance_at_1, fraction_retrieved
     perturbations: pd.DataFrame  # a row per perturbation: wells, mean_average_precision, recall_at_1, p_value, corrected_p_value
 
 
 def retrieve(profiles: Profiles, settings: ProfileSettings = ProfileSettings(), *, progress: bool = True) -> Retrieval:
     """Retrieval between the treated wells of a table, under each restriction that leaves any replicates.
 
-    InputError where no perturbation has two wells, or there is only one perturbation.
+    InputError where no perturbation has two wells, or there is only one perturbation or one feature.
     """
     wells = profiles.wells[profiles.treated].reset_index(drop=True)
     labels = profiles.perturbations[profiles.treated]
@@ -44,6 +44,8 @@ def retrieve(profiles: Profiles, settings: ProfileSettings = ProfileSettings(), 
         what = "no treatment is in two wells" if len(counts) > 1 else f"{len(counts)} treatments of known perturbation"
         raise InputError(
             what, where=profiles.where, cure="retrieval needs two treatments, and replicates; mark them with Metadata_Control_Type treatment, and name them in Metadata_Perturbation")
+    if profiles.features.shape[1] < 2:
+        raise InputError("a single feature, so that every cosine similarity is 1 or -1", where=profiles.where, cure="give or keep two features or components")
     groups = {name: None if column is None else pd.factorize(wells[column])[0] for name, column in RESTRICTIONS.items()}
     precision = average_precision(profiles.features[profiles.treated], labels, groups, progress=progress)
     tables = [_by_perturbation(table, wells[PERTURBATION], settings).assign(restriction=name) for name, table in precision.items()]
@@ -62,6 +64,7 @@ def average_precision(
     negatives), first (whether a positive ranks first).
     """
     features = np.asarray(features, np.float32)
+    features = np.ldexp(features, -np.frexp(np.abs(features).max(axis=1, keepdims=True))[1])  # exact, and squares neither overflow nor vanish
     features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     replicates = _members(labels)
     excluded = {name: None if group is None else _members(group) for name, group in groups.items()}

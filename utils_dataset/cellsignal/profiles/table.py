@@ -23,7 +23,8 @@ COMPOUND, MECHANISM = "Metadata_Compound", "Metadata_Mechanism"
 NETWORK, SPLIT, SIMULATED = "Metadata_Network", "Metadata_Split", "Metadata_Simulated"  # of the embeddings of a run
 REQUIRED = (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE)
 CONTROL_TYPES = ("negcon", "poscon", "treatment", "empty")
-TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # of Metadata_Control, in lower case
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # of Metadata_Control and Metadata_Simulated, in lower case
+UNTRUE = ("", *(text for text, truth in TRUTH.items() if not truth))
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
 
 
@@ -66,7 +67,7 @@ class Profiles:
     @property
     def simulated(self) -> bool:
         """Whether the table says that its plates are simulated."""
-        return SIMULATED in self.wells and bool(self.wells[SIMULATED].astype(bool).any())
+        return SIMULATED in self.wells and not self.wells[SIMULATED].dropna().astype(str).str.lower().isin(UNTRUE).all()
 
     def plate_name(self, number: int) -> str:
         """The name of a plate, for messages."""
@@ -74,12 +75,21 @@ class Profiles:
         return f"plate {row[PLATE]} of {row[BATCH]}"
 
     def by_network(self) -> dict[str, "Profiles"]:
-        """The wells of each network, the one with most wells first, as features of different networks have nothing in common; "" where none is named."""
+        """The wells of each network, the one with most wells first, as features of different networks have nothing in common; "" where none is named.
+
+        Each has the features of its network only: those of a larger one are missing in all of its wells.
+        """
         if NETWORK not in self.wells:
             return {"": self}
         rows = self.wells.groupby(NETWORK, sort=True, dropna=False).indices
         names = sorted(rows, key=lambda name: -len(rows[name]))
-        return {str(name): replace(self, wells=self.wells.iloc[rows[name]].reset_index(drop=True), features=self.features[rows[name]]) for name in names}
+        parts = {str(name): replace(self, wells=self.wells.iloc[rows[name]].reset_index(drop=True), features=self.features[rows[name]]) for name in names}
+        return {name: part.without_missing_features() for name, part in parts.items()}
+
+    def without_missing_features(self) -> "Profiles":
+        """The same wells without the features that none of them has."""
+        missing = np.isnan(self.features).all(axis=0)
+        return self.with_features(self.features[:, ~missing], [name for name, each in zip(self.names, missing) if not each]) if missing.any() else self
 
     def with_features(self, features: np.ndarray, names: list[str] | None = None) -> "Profiles":
         """The same wells with other features."""
@@ -99,12 +109,21 @@ def read_profiles(path: Path) -> Profiles:
     if not suffix:
         raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
     try:
-        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path, dtype={PLATE: str, WELL: str, BATCH: str})
+        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except InputError:
         raise
     except Exception as error:  # readers raise many kinds of errors for damaged files
         raise InputError(f"cannot be read ({type(error).__name__}: {error})", where=path, cure="write it again") from None
     return from_frame(frame, where=str(path))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Names are text, as 01 and 1 are two; but 1.0 is 1 where a program made all of them floats because some are missing."""
+    frame = pd.read_csv(path, dtype=dict.fromkeys((PLATE, WELL, BATCH, PERTURBATION, COMPOUND), str))
+    for name in {PERTURBATION, COMPOUND} & set(frame):
+        if frame[name].dropna().str.fullmatch(r"-?\d+\.0").all():
+            frame[name] = frame[name].str.removesuffix(".0")
+    return frame
 
 
 def _read_h5ad(path: Path) -> pd.DataFrame:
@@ -129,12 +148,13 @@ def from_frame(frame: pd.DataFrame, *, where: str = "profiles") -> Profiles:
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise InputError(f"two columns {twice[0]}", where=where, cure="rename or drop one")
+    frame = frame.reset_index(drop=True)
     numeric = frame.select_dtypes("number", exclude="timedelta").columns
     _check_features(frame, where)
     names = [name for name in numeric if not str(name).startswith("Metadata_")]
     if not names:
         raise InputError("no numeric column besides Metadata_*", where=where, cure="add the features, a numeric column each")
-    wells = frame[[name for name in frame.columns if str(name).startswith("Metadata_")]].reset_index(drop=True).copy()
+    wells = frame[[name for name in frame.columns if str(name).startswith("Metadata_")]].copy()
     for name in (PLATE, WELL, BATCH):
         if wells[name].isna().any():
             raise InputError(f"no {name} in row {int(wells[name].isna().to_numpy().argmax()) + 1}", where=where, cure="fill the column")
@@ -161,7 +181,7 @@ def _check_features(frame: pd.DataFrame, where: str) -> None:
             numbers = pd.to_numeric(text.astype(str), errors="coerce").isna()
             if numbers.mean() < 0.5:
                 row = int(numbers.to_numpy().argmax())
-                what = f"the feature {name} is text, such as {str(text.iloc[row])!r} in row {frame.index.get_indexer([text.index[row]])[0] + 1}"
+                what = f"the feature {name} is text, such as {str(text.iloc[row])!r} in row {text.index[row] + 1}"
                 raise InputError(what, where=where, cure=f"write numbers, or call it Metadata_{name} if it is no feature")
 
 
@@ -195,13 +215,18 @@ def _check_positions(wells: pd.DataFrame, where: str) -> None:
 
 
 def _check_values(profiles: Profiles) -> None:
-    finite = np.isfinite(profiles.features)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        well, wrong = profiles.wells.iloc[row], (~finite).any(axis=0)
+    wrong = ~np.isfinite(profiles.features)
+    if wrong.any() and NETWORK in profiles.wells:  # a smaller network has not all the features of another
+        missing = np.isnan(profiles.features)
+        for rows in profiles.wells.groupby(NETWORK, dropna=False).indices.values():
+            absent = missing[rows].all(axis=0) & ~missing.all(axis=0)
+            wrong[np.ix_(rows, absent & ~absent.all())] = False
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        well, features = profiles.wells.iloc[row], wrong.any(axis=0)
         what = f"{profiles.names[column]} is {profiles.features[row, column]} in well {well[WELL]} on plate {well[PLATE]} of {well[BATCH]}"
         raise InputError(
-            f"{what} (features with such values: {int(wrong.sum())} of {len(wrong)})", where=profiles.where, cure="drop these features, or fill in their median")
+            f"{what} (features with such values: {int(features.sum())} of {len(features)})", where=profiles.where, cure="drop these features, or fill in their median")
     if (np.ptp(profiles.features, axis=0) == 0).all():
         raise InputError("all wells have the same features", where=profiles.where, cure="write the table again")
 

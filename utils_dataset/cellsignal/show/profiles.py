@@ -18,7 +18,7 @@ MEASURES = {"mean_average_precision": "Mean average precision", "recall_at_1": "
 
 @styled
 def draw_maps(points: Mapping[str, np.ndarray], labels: Sequence[object], *, title: str, largest: int = len(PALETTE)) -> Figure:
-    """Wells as points float[N, 2], a panel per map, coloured by label; all labels but the `largest` most frequent ones are grey.
+    """Wells as points float[N, 2], or float[N, 1] on a line, a panel per map, coloured by label; all labels but the `largest` most frequent ones are grey.
 
     Missing labels are grey too. Axes have no unit: only nearness counts.
     """
@@ -33,6 +33,7 @@ def draw_maps(points: Mapping[str, np.ndarray], labels: Sequence[object], *, tit
     for axes in panels[len(points) :]:
         axes.remove()
     for axes, (name, xy) in zip(panels, points.items()):
+        xy = np.pad(xy, [(0, 0), (0, 2)])[:, :2]
         axes.scatter(*xy[rest].T, s=8, color=OTHER, lw=0, label="others" if rest.any() else None)
         for label, colour in zip(shown, PALETTE):
             axes.scatter(*xy[(named == label).to_numpy()].T, s=14, color=colour, lw=0, alpha=0.8, label=str(label))

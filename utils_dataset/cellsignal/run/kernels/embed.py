@@ -19,7 +19,7 @@ from cellsignal.files import is_stream
 from cellsignal.learn.networks.classifier import read_config, save_weights
 from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
-from cellsignal.run.kernels.prediction import Predictor
+from cellsignal.run.kernels.prediction import EMBEDDINGS_FILE, Predictor
 from cellsignal.run.recipe import check
 from cellsignal.run.record.results import read_parameters
 from cellsignal.run.record.session import Session
@@ -34,13 +34,15 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     of batch normalisation, else the run's; `network`: a name of weights, else the submission's first. `random_seed`: of new weights
     for the same architecture, under the statistics of the plates even where the run has running ones. Embeddings that the run has
     are taken over. A killed call goes on in the folder `<out>.parts`. The table is kept, and None returned, if the same
-    data, settings and code made it. InputError for what the run does not have.
+    data, settings and code made it. InputError for what the run does not have, and for its own table as `out`.
     """
     check_format(out, format)
     parts = out.with_name(f"{out.name}.parts")
     if out.exists() and not is_stream(out) and not parts.exists() and not receipt_path(out).exists():
         raise InputError("is there, and has no receipt that says it is a table of embeddings", where=out, cure="remove it, or choose another name")
     predictor = open_predictor(run)
+    if out.exists() and (own := predictor.folder / EMBEDDINGS_FILE).exists() and out.samefile(own):
+        raise InputError("is the run's own table, which stays as it is", where=out, cure="choose another name")
     name = network or predictor.embedded_network
     if name not in predictor.networks:
         raise InputError(f"no network {name!r} in this run", where=run, cure=f"choose from {', '.join(predictor.networks)}")

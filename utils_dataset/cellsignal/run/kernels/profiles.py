@@ -73,7 +73,16 @@ def _plates(table: Path, data: str) -> Path | None:
     recipe = files.read_json(table.parent / "recipe.json") if (table.parent / "recipe.json").is_file() else {}
     named = recipe.get("parameters", {}).get("data") if isinstance(recipe, dict) else ""
     folders = [table.parent / "data", *([environment.data_folder(named)] if named else []), *mounts.data_sets()]
-    return next((folder for folder in folders if any((folder / name).is_file() for name in ("train.csv", "metadata.csv"))), None)
+    return next((folder for folder in folders if _has_tables(folder)), None)
+
+
+def _has_tables(folder: Path) -> bool:
+    """Whether a folder holds tables of plates; a metadata.csv may belong to other data."""
+    try:
+        read_tables(folder)
+    except InputError:
+        return False
+    return True
 
 
 def neighbour_images(
@@ -81,7 +90,8 @@ def neighbour_images(
 ) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Images uint8[C, H, W], titles and row names of wells of a perturbation, of its `count` nearest neighbours and of untreated wells.
 
-    The first site of `wells` wells each, from different batches first. Nothing where no plates are at hand, or they lack these wells.
+    The first site of `wells` wells each, from different batches first. Nothing where no plates are at hand; wells that they lack, or
+    whose images cannot be read, are left out. InputError for faulty tables.
     """
     if plates is None:
         return [], [], []
@@ -98,8 +108,12 @@ def neighbour_images(
         for well in _spread(chosen).head(wells).itertuples(index=False):
             batch, plate, position = (str(getattr(well, column)) for column in (BATCH, PLATE, WELL))
             stem = stems.get((batch, plate.removeprefix(f"{batch}_"), position))
-            if stem is not None:
-                images.append(read_site(plates, stem))
+            try:
+                image = None if stem is None else read_site(plates, stem)
+            except InputError:
+                continue
+            if image is not None:
+                images.append(image)
                 titles.append(f"{batch} {position}")
                 names.append(name)
     return images, titles, names

@@ -16,6 +16,7 @@ from cellsignal import files
 from cellsignal.data.simulated import shown, titled
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.errors import InputError
+from cellsignal.receipts import Receipt
 from cellsignal.show import html
 from cellsignal.show.explore import maps, thumbnails
 from cellsignal.show.explore.maps import WellMap
@@ -24,6 +25,7 @@ from cellsignal.show.explore.wells import explored_wells, outcomes
 from cellsignal.tasks import RXRX1
 
 PAGE = "explore.html"
+EMBEDDINGS = "embeddings.parquet"
 RUNNING_EMBEDDINGS = "embeddings.running.parquet"  # of the same networks under running statistics, if somebody wrote them
 MAX_BYTES = 4_900_000  # of the page: images get what its tables leave
 MAX_SET = 6  # siRNAs of a prediction set that are named
@@ -40,20 +42,22 @@ def write_page(run: Path, *, plate_groups: Sequence[Sequence[int]] | None = None
     (`data.simulated.showing`).
     """
     tables, notes = _tables(data)
-    embeddings, note = maps.read_embeddings(run / "embeddings.parquet")
+    embeddings, note = maps.read_embeddings(run / EMBEDDINGS)
     wells, more = explored_wells(run, tables, embeddings)
     notes += [note] * bool(note) + more
     path = run / PAGE
     if wells.empty:
         path.unlink(missing_ok=True)
         return None
-    running = maps.read_embeddings(run / RUNNING_EMBEDDINGS)[0] if len(embeddings) else embeddings
-    well_maps, _ = maps.well_maps(running, wells, prefix="running statistics, ") if len(running) else ([], "")
-    if len(embeddings):
-        more_maps, note = maps.well_maps(embeddings, wells, prefix="the run's statistics, " * bool(well_maps))
-        well_maps, notes = well_maps + more_maps, notes + [note] * bool(note)
+    running, note = _running_embeddings(run) if len(embeddings) else (embeddings, "")
+    notes += [note] * bool(note)
     networks = maps.networks(embeddings.set_index("id_code")).reindex(wells["id_code"]) if len(embeddings) else pd.Series(np.nan, index=wells["id_code"])
+    well_maps, note = _well_maps(embeddings, running, wells)
+    notes += [note] * bool(note)
     content = page_data(wells, well_maps, networks.to_numpy(), plate_groups=plate_groups or [])
+    if len(running) and len(_json(content)) > MAX_BYTES:
+        content = page_data(wells, _well_maps(embeddings, running.iloc[:0], wells)[0], networks.to_numpy(), plate_groups=plate_groups or [])
+        notes.append("There are no maps under running statistics: with them the page would grow too large.")
     sheets = Sheets()
     if tables is not None:
         sheets = thumbnails.plate_sheets(wells, tables, max_bytes=MAX_BYTES - len(_json(content)))
@@ -71,13 +75,29 @@ def _tables(data: Path | None) -> tuple[Tables | None, list[str]]:
         return None, ["There are no images of wells: the tables of the plates cannot be read."]
 
 
+def _running_embeddings(run: Path) -> tuple[pd.DataFrame, str]:
+    """The table RUNNING_EMBEDDINGS, and ""; without rows, and why, where no receipt says that the weights of the run's own table made it."""
+    if not (run / RUNNING_EMBEDDINGS).exists():
+        return pd.DataFrame(), ""
+    own, running = (Receipt.find(run / f"{name}.json") for name in (EMBEDDINGS, RUNNING_EMBEDDINGS))
+    if own and running and own.details.get("weights") == running.details.get("weights"):
+        return maps.read_embeddings(run / RUNNING_EMBEDDINGS)[0], ""
+    again = f"cellsignal embed {run.name} --experiments scored --statistics running --out {run.name}/{RUNNING_EMBEDDINGS}"
+    return pd.DataFrame(), f"There are no maps under running statistics: by its receipt {RUNNING_EMBEDDINGS} was made by other weights than {EMBEDDINGS}, or it has none; write it again with {again}"
+
+
+def _well_maps(embeddings: pd.DataFrame, running: pd.DataFrame, wells: pd.DataFrame) -> tuple[list[WellMap], str]:
+    """The maps of both tables of embeddings, where they have rows, and why one is left out, else ""."""
+    well_maps, _ = maps.well_maps(running, wells, prefix="running statistics, ") if len(running) else ([], "")
+    more_maps, note = maps.well_maps(embeddings, wells, prefix="the run's statistics, " * bool(well_maps)) if len(embeddings) else ([], "")
+    return well_maps + more_maps, note
+
+
 def _image_notes(sheets: Sheets, wells: pd.DataFrame) -> list[str]:
-    if not sheets.uris:
-        return ["There are no images of wells: none could be read."]
     plates = wells.groupby(["experiment", "plate"]).ngroups
     if sheets.plates_left_out:
         return [f"{len(sheets.uris)} of {plates} plates have images of their wells here: for more the page would grow too large."]
-    return []
+    return [] if sheets.uris else ["There are no images of wells: none could be read."]
 
 
 def page_data(wells: pd.DataFrame, well_maps: Sequence[WellMap], networks: np.ndarray, *, plate_groups: Sequence[Sequence[int]]) -> dict[str, Any]:
