@@ -8,6 +8,8 @@ import pytest
 
 from cellsignal.data.tables.labelled_sites import read_site_tables
 from cellsignal.data.microscope.protein_atlas import draw_labels
+from cellsignal.data.microscope.simulate import simulate
+from cellsignal.data.packing.pack import pack, plan_pack
 from cellsignal.data.tables.labelled_sites import fold_shares, same_images, split_of, stratified_folds
 from cellsignal.data.tables.labelled_sites import multi_hot
 from cellsignal.errors import InputError
@@ -57,6 +59,14 @@ def test_pictures_that_are_the_same_stay_together(tmp_path: Path) -> None:
     assert multi_hot(labels, 3)[folds == 0].sum(axis=0).min() > 5
     with pytest.raises(InputError, match="no such file"):
         same_images(tmp_path, ["f"], suffixes=SUFFIXES)
+
+
+def test_pictures_that_are_the_same_are_found_in_a_store_too(tmp_path: Path) -> None:
+    simulate(tmp_path / "drawn", preset="atlas-tiny", seed=0)
+    stems = read_site_tables(tmp_path / "drawn", PROTEIN_ATLAS).sites["stem"].tolist()
+    pack(plan_pack(tmp_path / "drawn", codec="raw"), tmp_path / "store", progress=False)
+    groups = [same_images(root, stems, suffixes=PROTEIN_ATLAS.suffixes) for root in (tmp_path / "drawn", tmp_path / "store")]
+    assert len(set(groups[0])) < len(stems) and groups[0].tolist() == groups[1].tolist()
 
 
 def test_without_the_library_the_error_says_what_to_attach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from cellsignal.files import read_json, sha256
 from cellsignal.learn.devices import compile_function, cudnn_benchmark
 from cellsignal.learn.networks.checkpointing import Checkpointing, checkpoint_blocks, checkpointed_blocks
 from cellsignal.learn.networks.classifier import Classifier
+from cellsignal.learn.networks import memory
 from cellsignal.learn.networks.memory import _saved_bytes, fitting_parts, training_memory
 from cellsignal.learn.training import fit
 
@@ -121,10 +122,10 @@ def test_auto_takes_what_the_free_memory_needs(patches: tuple, tmp_path: Path, m
     needs = {0: 20, 1: 8, 2: 5, 3: 4}
     assert [fitting_parts(memory, 3, needs.__getitem__) for memory in (20, 19, 7, 4, 3)] == [0, 1, 2, 3, 3]
     small(patches, tmp_path / "plain/model.safetensors", epochs=1)
-    monkeypatch.setattr(fit, "SMALL_BATCH_PIXELS", 0)
+    monkeypatch.setattr(memory, "SMALL_BATCH_PIXELS", 0)
     needs = [training_memory("densenet-small", size=32, batch_size=8, classes=4, precision="fp32", parts=parts).tensors for parts in (0, 1)]
-    for name, memory in {"much": needs[0], "less": needs[1]}.items():
-        monkeypatch.setattr(fit, "free_memory", lambda device, memory=memory: memory)
+    for name, free in {"much": needs[0], "less": needs[1]}.items():
+        monkeypatch.setattr(fit, "free_memory", lambda device, free=free: free)
         small(patches, tmp_path / f"{name}/model.safetensors", epochs=1)
         assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / f"{name}/model.safetensors")
     assert capsys.readouterr().out.startswith("train: gradient checkpointing, because 0.0 GB would not fit into the free memory; the gradients are the same")

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from trainings import small
 
 from cellsignal.learn.settings import MachineSettings, TrainingSettings
 from building import history_of, make_network, make_phase, train_phase
@@ -275,3 +278,16 @@ def test_damaged_or_foreign_weights_are_named(patches: tuple, tmp_path: Path) ->
     weights.write_bytes(content)
     with pytest.raises(InputError, match="differs from the SHA-256 on record"):
         load_weights(weights)
+
+
+def test_other_images_of_the_same_sites_are_learnt_anew(patches: tuple, tmp_path: Path) -> None:
+    """The same wells and labels at another size, or drawn again: weights and checkpoints of the old images are of no use."""
+    root, sites = patches
+    shutil.copytree(root, tmp_path / "images")
+    for name, change in {"same": lambda image: image, "darker": lambda image: image // 2, "larger": lambda image: image.repeat(2, 0).repeat(2, 1)}.items():
+        for path in (tmp_path / "images").rglob("*.png"):
+            cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+        small((tmp_path / "images", sites), tmp_path / "model.safetensors", epochs=1)
+        shutil.copyfile(tmp_path / "model.safetensors", tmp_path / f"{name}.safetensors")
+        small((tmp_path / "images", sites), tmp_path / f"new/{name}.safetensors", epochs=1)
+        assert sha256(tmp_path / f"{name}.safetensors") == sha256(tmp_path / f"new/{name}.safetensors")

@@ -1,6 +1,7 @@
 """Sweeps of trials that only pretend to learn: tables, failures, kills, what is repeated and what is not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,20 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     replace(record, details={**record.details, "code": "older"}).write()
     bench({"variants": {"whole": {}, "other": {"training.epochs": 5}}})
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
+
+
+def test_trials_on_other_plates_run_again(bench: Run, tmp_path: Path) -> None:
+    """In another folder, or in the same one with other tables; a copy of the same ones is the same."""
+    (tmp_path / "plates/train.csv").write_text("a\n")
+    shutil.copytree(tmp_path / "plates", tmp_path / "copy")
+    shutil.copytree(tmp_path / "plates", tmp_path / "others")
+    (tmp_path / "others/train.csv").write_text("b\n")
+    for number, data in enumerate(["plates", "copy", "others", "plates"]):
+        folder = bench({"variants": {"base": {}}}, overrides=[f"data={data}"])
+        assert begun(folder) == ["base-seed0"] * (1, 1, 2, 3)[number]
+    (tmp_path / "plates/train.csv").write_text("c\n")
+    bench({"variants": {"base": {}}})
+    assert len(begun(folder)) == 4
 
 
 def test_a_grid_is_every_combination(bench: Run) -> None:

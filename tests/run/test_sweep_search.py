@@ -129,3 +129,9 @@ def test_the_curve_of_several_cell_types_never_falls(tmp_path: Path) -> None:
     assert search.learning_curve(tmp_path) == pytest.approx([0.2, 0.2, 0.5])
     (tmp_path / "weights/RPE/model.checkpoint.json").write_text(json.dumps({"rows": []})[:3])  # torn, or gone
     assert search.learning_curve(tmp_path) == pytest.approx([0.2, 0.2])
+
+
+def test_the_curve_of_a_benchmark_is_that_of_its_one_network(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "recipe.json", {"parameters": {"task": "rxrx1-wilds", "wells": {"cell_types": [], "folds": 5}}})
+    Receipt(tmp_path / "weights/rxrx1-wilds/model.checkpoint.json", details={"epoch": 1, "rows": [{"phase": "whole", "held_out_accuracy": 0.4}]}).write()
+    assert search.learning_curve(tmp_path) == pytest.approx([0.4])

@@ -39,6 +39,7 @@ FAULTS = {
     "search: {training.learning_rate: {low: 1e-4, high: 1}}": "space.yaml:1: low of training.learning_rate is '1e-4'; write a number, with a dot",
     "search: {training.learning_rate: {low: 0, high: 1.0, log: true}}": "low is below high; a range with log: true is above 0",
     "search: {training.epochs: {low: 5, high: 5}}": "low is below high",
+    "search: {training.epochs: {low: 2, high: 8, step: 0.5}}": "write whole numbers for low, high and step",
     "search: {training.optimizer: {choices: [adam, sdg]}}": "space.yaml:1: training.optimizer is 'sdg'",
     "search: {task: {choices: [rxrx1]}}": "task is the same for all trials",
     "search: {seed: {low: 1, high: 5}}": "space.yaml:1: seed is the same for all trials; leave it out of the search",

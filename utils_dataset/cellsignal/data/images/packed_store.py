@@ -300,6 +300,11 @@ class Store:
         """A digest of the pixels of a folder, independent of the codec; "" for a folder that is not in the store."""
         return " ".join(self.parts[name]["digest"] for name in self._folders.get(folder, ()))
 
+    def checksum(self, stem: str) -> int | None:
+        """The CRC-32 of a site's pixels; None for a site that is not in the store."""
+        location = self.locate(stem)
+        return None if location is None else self.part(location.part).crc32[self.sizes[0]][location.row]
+
     def _locations(self, folder: str) -> dict[str, SiteLocation]:
         if folder not in self._locations_by_folder:
             parts = self._folders.get(folder, ())

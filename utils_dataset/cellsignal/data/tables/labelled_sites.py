@@ -208,10 +208,13 @@ def split_of(folds: np.ndarray, fold: int) -> np.ndarray:
 
 
 def same_images(root: Path, stems: Sequence[str], *, suffixes: Sequence[str]) -> np.ndarray:
-    """A number for each site, int64[N], equal for sites whose files are identical byte for byte.
+    """A number for each site, int64[N], equal for sites whose files are identical byte for byte, or whose checksums are in a store.
 
-    Only sites whose files have equal sizes are read. Re-encoded or cropped copies are not detected.
+    Only files of equal sizes are read. Re-encoded or cropped copies are not detected among files.
     """
+    if store := packed_store.find_store(root):
+        checksums = [store.checksum(stem) for stem in stems]
+        return pd.factorize(pd.Series([stem if checksum is None else checksum for stem, checksum in zip(stems, checksums)]))[0].astype(np.int64)
     with ThreadPoolExecutor() as pool:
         sizes = pd.Series(list(pool.map(lambda stem: _sizes(root, stem, suffixes), stems)))
         same_size = sizes.duplicated(keep=False).to_numpy()

@@ -17,17 +17,18 @@ SPLIT_NAMES = {"test": "test", "held_out": "held out"}
 RUNG_NAMES = {"half": "thresholds 0.5", "fitted": "thresholds fitted on held-out folds", "shares": "thresholds by class shares"}
 
 
-def evaluate_label_ladder(scores: "LabelScores", truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None) -> list[dict]:
+def evaluate_label_ladder(scores: "LabelScores", truth: np.ndarray, *, train_labels: Sequence[Labels], test: np.ndarray | None = None,
+                          known: np.ndarray | slice = slice(None)) -> list[dict]:
     """Macro F1 of the baselines and of every kind of thresholds, on test sites (if their truth is known) and on held-out sites.
 
-    `truth`: bool[N, K] of the labelled sites; `test`: bool[M, K]; `train_labels`: from which label frequencies are counted. The
+    `truth`: bool[N, K] of the labelled sites; `test`: bool[M, K] of the `known` ones among the test sites; `train_labels`: from which label frequencies are counted. The
     thresholds for held-out sites are fitted on the other folds. Returns rows {"rung", "kind": "floor" | "network", "split",
     "macro_f1", "sites", "by_class": F1 by class number}, in which "method" names the thresholds.
     """
     predictions: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
     if test is not None:
         thresholds = {method: fit(scores.held_out, truth, scores.test) for method, fit in THRESHOLD_METHODS.items()}
-        predictions["test"] = test, {method: apply_thresholds(scores.test, values) for method, values in thresholds.items()}
+        predictions["test"] = test, {method: apply_thresholds(scores.test, values)[known] for method, values in thresholds.items()}
     predictions["held_out"] = truth, {method: cross_fitted_answers(scores.held_out, truth, scores.folds, method=method) for method in THRESHOLD_METHODS}
     rows = []
     for split, (true, by_method) in predictions.items():

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from cellsignal.budget import Budget, TimeSpent
+from cellsignal.data.images.reader import image_fingerprint
 from cellsignal.decide.predict.inference import apply_view
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
 from cellsignal.decide.scores.files import METADATA, read_scores
@@ -160,13 +161,12 @@ def _fold_weights(weights: Path, name: str) -> Path:
 
 
 def _part_identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence[str], **options: object) -> str:
-    """The identity of the scores of a part: a hash of everything they depend on; of the images only the first is hashed."""
+    """The identity of the scores of a part: a hash of everything they depend on; of the images only the first site's, or the pixels of a store."""
     read_config(weights)
-    first = [Path(root) / f"{sites['stem'].iloc[0]}{suffix}" for suffix in suffixes] if len(sites) else []
     facts = {
         **options,
         "weights": sha256(weights),
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
-        "images": [sha256(path) if path.is_file() else "" for path in first],
+        "images": [image_fingerprint(root, sites["stem"].iloc[0], suffix=suffix) for suffix in suffixes] if len(sites) else [],
     }
     return identity_with_code(facts)

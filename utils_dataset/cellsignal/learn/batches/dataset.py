@@ -5,6 +5,7 @@ uninterrupted run would have seen, with any number of reading threads.
 """
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images.packed_store import is_store
-from cellsignal.data.images.reader import read_site, read_sites
+from cellsignal.data.images.reader import image_fingerprint, read_site, read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import Augment, CropFlipRotate
 from cellsignal.tasks import RXRX1
@@ -300,6 +301,13 @@ def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0,
     with closing(prefetch(read, batches, shape=shape, workers=workers, device=device)) as reader:
         for images, rows in reader:
             yield (augment.on_device(images, rows, epoch=epoch) if on_device else images), rows
+
+
+def images_fingerprint(data: SiteImages) -> str:
+    """A short hash of sites, labels and images: of the images their shape, and the first site of each folder, or its pixels in a store."""
+    folders = data.sites["stem"].str.rpartition("/")[0]
+    images = [image_fingerprint(data.root, stem, suffix=data.channels[0]) for stem in data.sites["stem"].groupby(folders).min()]
+    return hashlib.sha256(json.dumps([sites_fingerprint(data.sites), data.shape, images]).encode()).hexdigest()[:16]
 
 
 def sites_fingerprint(sites: pd.DataFrame) -> str:

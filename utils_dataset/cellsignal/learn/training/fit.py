@@ -23,7 +23,7 @@ from cellsignal.learn.batches.dataset import (
     concat_images,
     epoch_batches,
     group_batches,
-    sites_fingerprint,
+    images_fingerprint,
     virtual_batches,
 )
 from cellsignal.learn.devices import free_memory, pick_device, resolve_precision
@@ -70,7 +70,7 @@ class TrainingSites:
         uses_unlabelled = phase.training.pseudo_label_epochs > 0
         sets = {"train": self.train, "held_out": self.held_out, "controls": self.controls,
                 "unlabelled": self.unlabelled if uses_unlabelled else None}
-        fingerprints = {name: sites_fingerprint(images.sites) for name, images in sets.items() if images is not None}
+        fingerprints = {name: images_fingerprint(images) for name, images in sets.items() if images is not None and len(images)}
         fingerprints |= {"held_out_statistics": "running"} if self.held_out_statistics == "running" else {}
         return fingerprints | ({"relabel": getattr(self.relabel, "facts", {})} if uses_unlabelled else {})
 

@@ -1,6 +1,8 @@
 """The steps of a run: what each needs and leaves, the identity of what it makes, and its receipt."""
 
 import glob
+import hashlib
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -88,6 +90,11 @@ def simulate_step(*, data: str, preset: str) -> Step:
         plates=tuple(f"{folder}/{pattern}" for pattern in PLATE_FOLDERS),
         import_line="from cellsignal.data.microscope import simulate" if preset else "",
     )
+
+
+def plates_digest(root: Path) -> str:
+    """SHA-256 of what `simulate_step` hashes of a data set, wherever it lies."""
+    return hashlib.sha256(json.dumps(_digests(root, output_names(root, simulate_step(data=".", preset="")))).encode()).hexdigest()
 
 
 def report_step(other_steps: Iterable[Step]) -> Step:

@@ -139,9 +139,10 @@ class ProteinAtlas:
 
     def evaluate(self) -> list[dict]:
         """Macro F1 of each kind of thresholds and of the baselines, as `evaluate_label_ladder` gives it; of test sites too where there is a solution."""
-        solution = self.tables.solution
-        test = None if solution is None else multi_hot(solution.loc[self.test["id_code"]].tolist(), self.task.classes).astype(bool)
-        self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test)
+        labels = pd.Series(dtype=object) if self.tables.solution is None else self.tables.solution.reindex(self.test["id_code"])
+        known = labels.notna().to_numpy()
+        test = multi_hot(labels[known].tolist(), self.task.classes).astype(bool) if known.any() else None
+        self.rungs = evaluate_label_ladder(self.scores, self.truth, train_labels=self.labels, test=test, known=known)
         return self.rungs
 
     def submit(self) -> pd.DataFrame:

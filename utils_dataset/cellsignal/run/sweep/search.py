@@ -15,6 +15,7 @@ from cellsignal.learn.history import held_out_value
 from cellsignal.receipts import Receipt
 from cellsignal.run.sweep.search_space import Range
 from cellsignal.run.sweep.trials import DONE, PRUNED, UNFINISHED, Trial, same_values
+from cellsignal.tasks import TASKS
 
 if TYPE_CHECKING:
     import optuna
@@ -49,12 +50,14 @@ def learning_curve(run: Path) -> list[float]:
 
 
 def _weight_folders(run: Path) -> list[str]:
-    """The names of the folders of weights, in the order of the trainings: `all` for a joint network, the cell types, else the folds."""
+    """The names of the folders of weights, in the order of the trainings: `all` for a joint network, a benchmark's task, the cell types, else the folds."""
     try:
         parameters = files.read_json(run / "recipe.json", json_schemas.Description)["parameters"]
     except (OSError, InputError):
         parameters = {}
     wells = parameters.get("wells", {})
+    if (task := TASKS.get(parameters.get("task"))) is not None and task.plan == "one network":
+        return [task.name]
     folds = [f"fold-{fold}" for fold in range(wells.get("folds", 0))]
     return ["all"] if parameters.get("network", {}).get("one_network") else list(wells.get("cell_types", [])) or folds
 

@@ -231,6 +231,8 @@ def _number_range(key: str, content: Mapping[str, Any], *, where: str) -> Range:
     log = content.get("log", False)
     if key in settings.keys(Recipe) and settings.field(Recipe, key).annotation is float:
         numbers = {name: float(value) for name, value in numbers.items()}
+    if isinstance(numbers["low"], int) and not all(isinstance(value, int) for value in numbers.values()):
+        raise InputError(f"{key} is {dict(content)!r}", where=where, cure="write whole numbers for low, high and step")
     if type(log) is not bool or numbers["low"] >= numbers["high"] or numbers.get("step", 1) <= 0 or (log and (numbers["low"] <= 0 or "step" in numbers)):
         raise InputError(f"{key} is {dict(content)!r}", where=where, cure="low is below high; a range with log: true is above 0 and has no step")
     return Range(key, log=log, **numbers)

@@ -52,10 +52,11 @@ def run_sweep(
     maker = TrialMaker(folder, params, tried, base, _measure(tried, base), tuple(seeds) or (base.seed,), tuple(overrides))
     listed, ranges = maker.listed_trials(), maker.ranges()
     with _locked(folder):
-        shared = {"data": str(maker.prepare_plates()), "preset": "", "machine.parallel_notebooks": max(1, (os.cpu_count() or 1) // jobs)}
+        root = maker.prepare_plates()
+        plates, shared = steps.plates_digest(root), {"data": str(root), "preset": "", "machine.parallel_notebooks": max(1, (os.cpu_count() or 1) // jobs)}
         for trial in listed:
-            trial.values = settings.update(trial.values, shared)
-        source = maker.search(ranges, shared, trials=trials or DEFAULT_TRIALS) if ranges else ListedTrials(listed, keys=maker.space.keys)
+            trial.values, trial.plates = settings.update(trial.values, shared), plates
+        source = maker.search(ranges, shared, plates=plates, trials=trials or DEFAULT_TRIALS) if ranges else ListedTrials(listed, keys=maker.space.keys)
         files.write_json(folder / "study.json", maker.description())
         _run_trials(maker, source, jobs=jobs)
     return folder
@@ -127,15 +128,15 @@ class TrialMaker:
         preset, seed = self.base.preset, self.base.seed
         return inputs.prepare(self.base.data, run=self.folder, task=TASKS[self.base.task], preset=preset, seed=seed, replace=False)
 
-    def search(self, ranges: Sequence[Range], shared: Mapping[str, Any], *, trials: int) -> Search:
-        """A search whose trials also have the parameters `shared`."""
+    def search(self, ranges: Sequence[Range], shared: Mapping[str, Any], *, plates: str, trials: int) -> Search:
+        """A search whose trials also have the parameters `shared`, and plates of this digest."""
         def make(name: str, changes: Mapping[str, Any]) -> list[Trial]:
             suggested = [self._make_suggested(Variant(name, self.params, changes), seed) for seed in self.seeds]
             for trial in suggested:
-                trial.values = settings.update(trial.values, shared)
+                trial.values, trial.plates = settings.update(trial.values, shared), plates
             return suggested
 
-        identity = {**steps.without_paths_and_speed(self.base.model_dump()), "seeds": list(self.seeds)}
+        identity = {**steps.without_paths_and_speed(self.base.model_dump()), "seeds": list(self.seeds), "plates": plates}
         return Search(self.folder, ranges, make, identity=identity, trials=trials, measure=self.measure)
 
     def description(self) -> dict[str, Any]:

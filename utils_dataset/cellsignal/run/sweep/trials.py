@@ -57,6 +57,7 @@ class Trial:
     folder: Path
     values: Mapping[str, Any]
     changes: Mapping[str, Any] = field(default_factory=dict)  # those of the values that its variant sets
+    plates: str = ""  # a digest
     error: str = ""  # why it cannot start
     is_settled: bool = False  # it does not run again, however it ended
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
@@ -121,8 +122,8 @@ class Trial:
         return record
 
     def _identity(self) -> dict[str, Any]:
-        """The values that decide its result."""
-        return steps.without_paths_and_speed(self.values)
+        """The values and plates that decide its result."""
+        return {**steps.without_paths_and_speed(self.values), "plates": self.plates}
 
     def _error_line(self) -> str:
         """The line of its output that says why it failed."""
