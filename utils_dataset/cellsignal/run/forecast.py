@@ -201,9 +201,9 @@ def _hours(hours: float) -> str:
 HERE = "this machine"
 PLAIN = "plain"  # the network without a virtual batch, which starts from the pretraining of another
 PROCESS_BYTES = 1.07e9  # of a notebook on a CPU with PyTorch and its figures, before it trains
-# Of a notebook's start, imports and figures, on one core, and of the prediction's, which fits temperatures, decides and draws more.
-# Without a GPU notebooks are forked from one process, whose own start the prediction's seconds include.
-GPU_NOTEBOOK_SECONDS, FORKED_NOTEBOOK_SECONDS = (8.0, 16.0), (2.0, 11.0)
+# Of a notebook's start, imports, first steps and figures, on one core, and of the prediction's, which fits temperatures, decides and
+# draws more. Without a GPU notebooks are forked from one process, whose own start the prediction's seconds include.
+GPU_NOTEBOOK_SECONDS, FORKED_NOTEBOOK_SECONDS = (8.0, 16.0), (4.0, 11.0)
 MAPPED_EXPERIMENTS, MAX_MAP_SIRNAS = 6, 100  # of the map of embeddings (run.kernels.prediction)
 PNG = Source("PNG", 0.44e6, 45.0, RXRX1_IMAGE_SIZE)  # measured on real sites and one core (utils_dataset/README.md)
 # Of real sites too (papermill_params/README.md): read from a store with the codec zstd at 192 px; and read as PNGs, reduced, packed into it.
