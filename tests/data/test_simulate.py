@@ -119,6 +119,8 @@ def test_pixel_stats_are_those_of_the_images(tiny: Path) -> None:
         np.testing.assert_allclose((row.mean, row.std, row.median, row.min, row.max), expected, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_same_bytes_from_any_number_of_processes(pair: Path, tmp_path: Path) -> None:
     simulate(tmp_path / "again", preset="tiny", experiments=PAIR, parallel_map=partial(run_in_processes, processes=2))
     assert differing(tmp_path / "again", pair) == []
@@ -145,6 +147,8 @@ def test_a_full_disk_is_told_and_no_picture_lost(pair: Path, tmp_path: Path, mon
     assert differing(tmp_path / "out", pair) == []
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_another_seed_gives_other_images(pair: Path, tmp_path: Path) -> None:
     simulate(tmp_path / "other", preset="tiny", seed=1, experiments=PAIR, image_size=16)
     assert (tmp_path / "other" / "solution.csv").read_text() != (pair / "solution.csv").read_text()
@@ -222,6 +226,8 @@ def test_refuses_foreign_files(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_like_draws_the_wells_of_given_tables(tiny: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()

@@ -118,6 +118,8 @@ def submission(plates: Path, out: Path) -> bytes:
     return (out / "submission.csv").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_sessions_of_one_experiment_end_with_the_same_submission(plates: Path, undisturbed: tuple[Path, Scores], tmp_path: Path) -> None:
     before, expected = undisturbed
     experiments = sorted(expected["adapted"].index.str.split("_").str[0].unique())

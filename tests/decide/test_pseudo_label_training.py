@@ -63,6 +63,8 @@ def train(weights: Path, *, pseudo_label_epochs: int = 3, epochs: int = 5, budge
     return train_phase(model, images(SITES[SITES["experiment"] != "HUVEC-03"]), phase=phase, weights=weights, device="cpu", budget=budget, **more)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_interrupted_twice_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     rows = train(tmp_path / "whole.safetensors", **given())

@@ -105,6 +105,8 @@ def test_a_phase_goes_on_in_fewer_and_more_processes(
     torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_interrupted_processes_end_with_the_same_bits(patches: tuple, tmp_path: Path) -> None:
     whole, seen = small(patches, tmp_path / "whole/model.safetensors", options=TWO, batch_size=3), []
     for _ in range(3):

@@ -30,6 +30,8 @@ def execute(out: Path, **parameters: str) -> str:
     return "".join(output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "") for output, shown in zip(outputs, data))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_on_simulated_plates(tiny_plates, tmp_path):
     shown = execute(tmp_path, data=str(tiny_plates), preset="")
     assert "experiments without a complete control site: none" in shown

@@ -95,6 +95,8 @@ def test_only_what_depends_on_a_change_runs_again(run: Callable[..., list[str]],
     assert run("run", start_from="weights", **plain) == ["4-predict-assign", *PARTS]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_over_a_storage_the_same_files_come_and_stay(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,8 @@ def test_no_cluster_and_no_ray_are_told_before_anything_runs(
     assert refused("run", params, "--storage", "file:///x").startswith("--storage is for machines of a cluster; ")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_machines_draw_and_pack_what_one_draws_and_packs(machines: Machines, tmp_path: Path) -> None:
     def everything(folder: Path) -> dict[str, bytes]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -57,6 +57,8 @@ def test_the_table_of_the_run_stays(run: Path, tmp_path: Path, refused: Callable
     assert {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_of_the_notebook_is_taken_over(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings that lie in scores/ are not computed again, and a killed call goes on with those it has."""
     from cellsignal.decide.predict import predict
@@ -118,6 +120,8 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, refused: Callable[...,
     assert "a run of protein-atlas has no plates" in refused("embed", tmp_path / "other", "--out", out)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_plates_that_another_version_drew_stay(run: Path, tiny_plates: Path, tmp_path: Path) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied)

@@ -62,6 +62,8 @@ def test_sites_of_the_users_own_tables_are_counted(tiny_plates: Path) -> None:
     assert count_sites(recipe_of({**own, "data": "nowhere"})) == count_sites(recipe_of({**own, "data": ""})), "tables that are not here yet"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "limit"), [("kaggle-week", 30), ("kaggle-evening", 5)])
 def test_recipes_for_kaggles_quota_keep_to_it(name: str, limit: int) -> None:
     needed = forecast(full_size()[name])
@@ -156,11 +158,13 @@ def test_only_cell_types_of_chosen_experiments_are_trained() -> None:
 
 
 def test_precision_and_processes_count() -> None:
-    chosen = {"backbone": "densenet121", "batch_size": 24, "gradient_checkpointing": False, "cell_types": ["U2OS"]}
-    half, whole = (forecast(recipe_of({**chosen, "precision": precision})).networks[0] for precision in ("fp16", "fp32"))
-    assert whole.memory > 1.7 * half.memory and "set machine.gradient_checkpointing: auto" in whole.cure and whole.hours > 1.5 * half.hours
+    card = replace(cost.MACHINES["l4"], memory=6e9)
+    chosen = {**SMALL, "batch_size": 64, "gradient_checkpointing": False, "cell_types": ["U2OS"], "packed_size": 512, "num_workers": 8, "epochs": 100}
+    half, whole = (forecast(recipe_of({**chosen, "precision": precision}), lambda backbone: card).networks[0] for precision in ("fp16", "fp32"))
+    assert whole.memory > 1.5 * half.memory and "set machine.gradient_checkpointing: auto" in whole.cure and whole.hours > 1.5 * half.hours
     with pytest.raises(InputError, match="a compiled network is not trained in parts; set machine.compile: false"):
-        forecast(recipe_of({"backbone": "densenet161", "batch_size": 96, "cell_types": ["U2OS"], "compile": True})).check()
+        card = replace(cost.MACHINES["l4"], memory=3e9)
+        forecast(recipe_of({**SMALL, "batch_size": 40, "pretrain_epochs": 0, "cell_types": ["RPE"], "compile": True}), lambda backbone: card).check()
 
 
 def test_measured_steps_had_their_checkpointing() -> None:

@@ -84,6 +84,8 @@ def test_the_chain_notebook_keeps_what_is_whole(whole: tuple[Path, str], tmp_pat
     assert "\\x1b" not in printed  # no frames of a live display, of which a night would leave half a gigabyte
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_chain_notebook_ends_well_when_its_time_is_spent(whole: tuple[Path, str], tmp_path: Path) -> None:
     run, _ = whole
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]

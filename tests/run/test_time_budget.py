@@ -110,6 +110,8 @@ def with_budgets(kernels: Path, *names: str) -> None:
         path.write_text(path.read_text().replace("recipe = session.recipe", "recipe, budget = session.recipe, session.time_budget", 1))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_notebooks_keep_the_time_of_their_chain(run: Run, kernels: Path, write_toy: Callable[..., Path]) -> None:
     write_toy(kernels, "1-eda", body='files.write_json(folder / "eda/deadline.json", [session.time_budget.deadline, recipe.machine.time_budget_minutes])')
     deadline, minutes = files.read_json(run(time_budget_minutes=100.0) / "eda/deadline.json")

@@ -83,6 +83,8 @@ def test_names_are_no_formulas() -> None:
     assert figure.png() and [label.get_text() for label in figure.axes[1].get_xticklabels()] == [FORMULA, "b"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.filterwarnings("error")
 def test_every_picture_takes_such_a_name(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, raw=0.4 + 0.2 * place, assigned=0.7, tables=[wells(design={"$_{a$ b": 1, "RPE": 1})], epochs=place)

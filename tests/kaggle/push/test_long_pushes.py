@@ -94,6 +94,8 @@ def test_a_session_with_other_parameters_is_waited_for_and_counted(server: FakeK
     assert "Maximum" not in said
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_queue_has_a_patience_of_its_own(server: FakeKaggle, call: Call) -> None:
     server.machines.clear()
     server.runner = lambda pushed: time.sleep(0.5) or sessions.work(pushed, server)  # long enough to be seen at work
