@@ -124,3 +124,23 @@ def test_a_run_folder_is_locked_until_papermill_has_written_its_notebook(tmp_pat
     papermill.resume()
     with files.locked(lock, timeout=60):
         assert not papermill.is_running()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_chain_that_is_killed_while_its_server_starts_leaves_no_notebook_behind(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    """The server has the request already when its chain ends."""
+    notebook = write_toy(tmp_path, "1-eda", body="import time\ntime.sleep(1)")
+    for seconds in (0.2, 0.6, 1.0, 1.4):  # of the seconds in which it imports papermill
+        chain = subprocess.Popen([sys.executable, "-c", HOLD, str(notebook), str(tmp_path)], stderr=subprocess.DEVNULL)
+        child: list[psutil.Process] = []
+        while not child:
+            child = psutil.Process(chain.pid).children()
+            time.sleep(0.02)
+        time.sleep(seconds)
+        chain.kill()
+        chain.wait()
+        with files.locked(tmp_path / environment.KERNELS_LOCK, timeout=30):
+            files.remove_temporary(tmp_path, [])  # as the next chain does
+        gone, alive = psutil.wait_procs(child, timeout=30)
+        assert gone and not alive and not list(tmp_path.glob(".partial-*"))

@@ -193,8 +193,7 @@ def main(descriptor: int) -> None:
         gc.freeze()  # otherwise each collection in a child would copy all that is loaded
         if os.fork() == 0:
             control.close()
-            environment.lock_run_folder(request["folder"])
-            _watch(request["arguments"], job, log)
+            _watch(request["arguments"], job, log, folder=request["folder"])
             os._exit(0)  # taking down all modules would take seconds
         os.close(job)
         os.close(log)
@@ -211,14 +210,19 @@ def _read_line(descriptor: int) -> bytes:
         return file.readline()
 
 
-def _watch(arguments: Sequence[str], job: int, log: int) -> None:
-    """Run papermill, end it when the other end of `job` is closed, and send its exit code there."""
+def _watch(arguments: Sequence[str], job: int, log: int, *, folder: str) -> None:
+    """Run papermill, end it when the other end of `job` is closed, and send its exit code there; all with the lock of the run folder."""
     os.setsid()
     for target in (1, 2):
         os.dup2(log, target)
     os.close(log)
     parent_watchdog.ignore_signals()
+    environment.lock_run_folder(folder)
+    if select.select([job], [], [], 0)[0]:  # the chain was killed while this process started; another one may have begun since
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, parent_watchdog.SIGNALS)  # a signal that came before papermill's own handlers would be ignored
     papermill = ForkedProcess(lambda: _run_papermill(arguments, job))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, parent_watchdog.SIGNALS)
     code = parent_watchdog.watch(papermill, pipe=job, grace=GRACE_SECONDS)
     with suppress(OSError):  # nobody waits any more
         os.write(job, str(code).encode())
@@ -229,6 +233,7 @@ def _run_papermill(arguments: Sequence[str], job: int) -> None:
     os.setsid()
     for number in parent_watchdog.SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, parent_watchdog.SIGNALS)
     kernel = ForkedKernel()  # now, because papermill has threads
 
     from jupyter_client.provisioning import local_provisioner
