@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from cellsignal import code_identity, files
 from cellsignal.errors import InputError
 from cellsignal.run import environment
-from cellsignal.run.chain import notebooks
+from cellsignal.run.chain import notebook_server, notebooks
 from cellsignal.run.chain.notebook_server import GPU_DEVICES, NotebookServer
 
 BODY = """import sys, psutil
@@ -126,21 +127,18 @@ def test_a_run_folder_is_locked_until_papermill_has_written_its_notebook(tmp_pat
         assert not papermill.is_running()
 
 
-@pytest.mark.slow
-@pytest.mark.ci
-def test_a_chain_that_is_killed_while_its_server_starts_leaves_no_notebook_behind(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
-    """The server has the request already when its chain ends."""
-    notebook = write_toy(tmp_path, "1-eda", body="import time\ntime.sleep(1)")
-    for seconds in (0.2, 0.6, 1.0, 1.4):  # of the seconds in which it imports papermill
-        chain = subprocess.Popen([sys.executable, "-c", HOLD, str(notebook), str(tmp_path)], stderr=subprocess.DEVNULL)
-        child: list[psutil.Process] = []
-        while not child:
-            child = psutil.Process(chain.pid).children()
-            time.sleep(0.02)
-        time.sleep(seconds)
-        chain.kill()
-        chain.wait()
-        with files.locked(tmp_path / environment.KERNELS_LOCK, timeout=30):
-            files.remove_temporary(tmp_path, [])  # as the next chain does
-        gone, alive = psutil.wait_procs(child, timeout=30)
-        assert gone and not alive and not list(tmp_path.glob(".partial-*"))
+def test_a_request_of_a_chain_that_was_killed_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may get it only after it has imported papermill, when the next chain works in the folder."""
+    monkeypatch.setattr(notebook_server, "_run_papermill", lambda arguments, job: ((tmp_path / "executed").touch(), os._exit(0)))
+    for chain_lives in (True, False):
+        chain, job = socket.socketpair()
+        if not chain_lives:
+            chain.close()
+        log = os.open(tmp_path / "log.txt", os.O_CREAT | os.O_WRONLY)
+        watcher = notebook_server.ForkedProcess(lambda: (notebook_server._watch([], job.fileno(), log, folder=str(tmp_path)), os._exit(0)))
+        assert watcher.wait(timeout=30) == 0
+        assert (tmp_path / "executed").exists() == chain_lives, (tmp_path / "log.txt").read_text()
+        (tmp_path / "executed").unlink(missing_ok=True)
+        job.close()
+        chain.close()
+        os.close(log)

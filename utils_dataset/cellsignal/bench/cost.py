@@ -145,7 +145,7 @@ class Workload:
     image_size: int | None = None
 
 
-ONE_CARD_PARTS = ("labelling", "prediction")
+ONE_CARD_PARTS = ("labelling", "prediction")  # the main process of a training labels alone, and prediction uses one card
 
 
 def training_workloads(data_set: DatasetSize, recipe: Mapping[str, Any], *, adapted_passes: int = 1, **prediction: Any) -> list[Workload]:
@@ -224,7 +224,8 @@ class Host:
 
 # Peaks without sparsity: NVIDIA's data sheets of T4 (2019: 65 TFLOPS fp16, 320 GB/s), L4 (2023: 242 TFLOPS fp16 with sparsity, half
 # without, 300 GB/s), A100 SXM 40 GB (2021: 312 TFLOPS, 1,555 GB/s) and H100 SXM (2023: 1,979 TFLOPS with sparsity, half without,
-# 3.35 TB/s). In fp32 the T4 has 8.1 TFLOPS; the others have TF32, at half the rate of fp16. Kaggle gives two T4s 4 cores, Colab 12 to L4 and A100 and 26 to H100. The disks' 0.5 GB/s are an assumption.
+# 3.35 TB/s). In fp32 the T4 has 8.1 TFLOPS; the others have TF32, at half the rate of fp16. Kaggle gives two T4s 4 cores, Colab 12 to
+# L4 and A100 and 26 to H100. The disks' 0.5 GB/s are an assumption.
 HOSTS = (
     Host("T4 x 2", 2, 65e12, 320e9, 15e9, 4, fp32_flops=8.1e12),
     Host("L4", 1, 121e12, 300e9, 23e9, 12, fp32_flops=60.5e12),

@@ -42,7 +42,7 @@ from cellsignal.show.prediction import experiments_to_map
 EMBEDDINGS_FILE = "embeddings.parquet"
 MAP_NETWORK = "model"  # whose embeddings are on the map
 MAX_MAP_SIRNAS = 100  # whose wells are all on a map of embeddings
-PSEUDO_LABEL_NOTE = "networks learned from pseudo-labels, which are chosen with the plate groups: accuracies and confidences estimated from the groups are too high"
+PSEUDO_LABEL_NOTE = "networks learned from pseudo-labels, which are chosen with the plate groups: accuracies and confidences estimated from the groups may be too high"
 NO_IMAGES = "assigned from stored scores: no image was opened, so missing images are not reported"
 
 
