@@ -110,6 +110,15 @@ def test_no_experiment_calibrates_itself_or_another_cell_type():
     assert sets.groupby("experiment")["level"].median().dropna().to_dict() == {"HUVEC-02": 0.99}
 
 
+def test_no_set_is_smaller_than_one_of_lower_coverage_where_held_out_wells_are_few():
+    held = screen(["HUVEC-01"], seed=5)
+    for wells, calibrated in ((10, False), (18, False), (19, True)):  # 19 are needed at 0.95, 9 at 0.9, 4 at 0.8
+        levels = pd.DataFrame({"experiment": ["HUVEC-02"] * wells, "cell_type": "HUVEC", "level": 0.99})
+        sets = prediction_sets(decided(held, HUVEC=1.0), levels)
+        assert sets["level"].notna().eq(calibrated).all()
+        assert (np.diff(sets.pivot(index="id_code", columns="coverage", values="size")) >= 0).all()
+
+
 @pytest.mark.parametrize("method", ["raw", "greedy", "exact", "expected"])
 def test_every_method_has_sets_also_without_groups_and_for_known_layouts(method: str):
     scores, wells, truth = experiment()

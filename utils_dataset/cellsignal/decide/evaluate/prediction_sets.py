@@ -117,8 +117,8 @@ def prediction_sets(decision: Decision, held_out: pd.DataFrame | None = None, *,
     """The set of each decided well at each coverage: columns id_code, experiment, coverage, level, size, sirnas (the likeliest first).
 
     `held_out`: of `held_out_levels`; an experiment is calibrated on the other ones of its cell type, never on itself. `level` is NaN where
-    they are too few, so that each well reaches the coverage by its own probabilities. Raises InputError for
-    a coverage that is not between 0 and 1.
+    these have too few wells for the highest coverage, so that each well reaches every coverage by its own probabilities, and a higher
+    coverage never has a smaller set. Raises InputError for a coverage that is not between 0 and 1.
     """
     if wrong := [coverage for coverage in coverages if not 0 < coverage < 1]:
         raise InputError(f"a coverage of {wrong[0]:g}", where="prediction sets", cure="give shares between 0 and 1, such as 0.9")
@@ -128,9 +128,10 @@ def prediction_sets(decision: Decision, held_out: pd.DataFrame | None = None, *,
         if held_out is not None:
             others = (held_out["cell_type"] == decision.matrix.cell_types[one.name]) & (held_out["experiment"] != one.name)
             levels = held_out.loc[others, "level"].to_numpy()
+        calibrated = not np.isnan(conformal_level(levels, max(coverages)))
         for coverage in coverages:
-            level = conformal_level(levels, coverage)
-            sizes = one.sizes(coverage) if np.isnan(level) else one.common_sizes(level)
+            level = conformal_level(levels, coverage) if calibrated else np.nan
+            sizes = one.common_sizes(level) if calibrated else one.sizes(coverage)
             sirnas = [some[:size].tolist() for some, size in zip(one.sirnas, sizes)]
             parts.append(pd.DataFrame({"id_code": one.id_codes, "experiment": one.name, "coverage": coverage, "level": level, "size": sizes, "sirnas": sirnas}))
     return pd.concat(parts, ignore_index=True)
