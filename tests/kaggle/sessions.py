@@ -22,6 +22,7 @@ MADE = {
     "3-train-cell-type": ("weights/{cell_type}/{network_name}.safetensors", "weights/{cell_type}/{network_name}.json"),
     "4-predict-assign": ("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json"),
     "0-chain": ("submission.csv", "metrics.json", "report.html"),
+    "protein-atlas": ("weights/fold-0/model.safetensors", "submission.csv", "metrics.json"),
 }
 
 
@@ -45,7 +46,7 @@ def work(pushed: Pushed, kaggle: FakeKaggle, *, complete: bool = True, progress:
     checked = parameters.check({"network_name": "model", **given(pushed), **other})
     values = {**checked.recipe.model_dump(), **checked.notebook_only}
     step = step_of(pushed)
-    if step in ("1-eda", "4-predict-assign", "0-chain"):
+    if step in ("1-eda", "4-predict-assign", "0-chain", "protein-atlas"):
         del values["network_name"]
     run = root / values["run"]
     attached_files = _take_up(pushed, run)

@@ -180,7 +180,7 @@ def test_a_notebook_that_lost_its_first_cell_stops_everything(checkout: Path) ->
     text = (checkout / NOTEBOOKS[-1]).read_text()
     (checkout / NOTEBOOKS[-1]).write_text(text.replace("cellsignal.start(", "cellsignal.begin("))
     before = {path: path.read_text() for path in checkout.rglob("*.ipynb")}
-    with pytest.raises(InputError, match=r"0 cells call cellsignal.start\(\)"):
+    with pytest.raises(InputError, match=r"0 cells call cellsignal.start\(\); git checkout .*/kernels/.*/.*\.ipynb$"):
         write_links(checkout, "a/b", "v2")
     assert before == {path: path.read_text() for path in before}
 

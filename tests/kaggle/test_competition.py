@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cellsignal.cli.main import app
 from cellsignal.data.download import archives
+from cellsignal.data.microscope import simulate
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import competition
 from cellsignal.kaggle.competition import FILES, download_competition
@@ -65,6 +66,14 @@ def test_a_cell_type_and_then_all(kaggle: FakeKaggle, tmp_path: Path, capsys: py
     assert asked(kaggle).count("all") == 2
     download_competition(tmp_path / "plates", check_images=False)
     assert asked(kaggle).count("all") == 2 and "all cell types kept" in capsys.readouterr().out
+
+
+@newest
+def test_no_images_come_among_simulated_ones(kaggle: FakeKaggle, tmp_path: Path) -> None:
+    simulate.simulate(tmp_path / "plates", preset="tiny", experiments=["RPE-01"])
+    with pytest.raises(InputError, match="plates: holds simulated plates; choose another folder with --out"):
+        download_competition(tmp_path / "plates", check_images=False)
+    assert asked(kaggle) == []
 
 
 @newest

@@ -14,6 +14,7 @@ from cellsignal import code_identity
 from cellsignal import files
 from cellsignal.cli.main import main
 from cellsignal import provenance
+from cellsignal.run import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "papermill_params/tiny.yaml"
@@ -97,6 +98,7 @@ def test_a_dry_run_writes_the_kernels_and_asks_nobody(server: FakeKaggle, cellsi
     [
         (["push", TINY, "--user", "INSERT_KAGGLE_USERNAME"], "'INSERT_KAGGLE_USERNAME' is no Kaggle user name; "),
         (["push", TINY, "--user", "a b"], "'a b' is no Kaggle user name; "),
+        (["push", TINY, "--user", "bob", "--poll", "inf"], "Invalid value for '--poll': "),
         (["push", TINY, "--user", "bob", "--only", "7"], "--only 7: no such step; choose from 2-pretrain-controls@HUVEC"),
         (["push", TINY, "--user", "bob", "--cell-type", "U2OS", "--only", "3"], "--only 3 --cell-type U2OS: no such step; "),
         (["push", TINY, "--user", "bob", "--dataset", "plates"], "--dataset plates: no data set's name; "),
@@ -136,6 +138,37 @@ def test_the_outputs_are_fetched_while_a_push_goes_on(server: FakeKaggle, cellsi
         assert cellsignal("pull", TINY).code == 0
         busy = cellsignal("push", TINY, *ONE, *QUICK)
     assert busy.code == 2 and "another push works on this recipe" in busy.err
+
+
+def test_the_outputs_come_into_the_folder_where_one_stands(server: FakeKaggle, cellsignal: Cellsignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cellsignal("push", TINY, *ONE, *QUICK).code == 0
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pulled = cellsignal("pull", TINY, "--out", ".", "--build", tmp_path / "build/tiny")
+    assert (pulled.code, pulled.err) == (0, "") and (tmp_path / "here/submission.csv").is_file()
+
+
+@pytest.mark.parametrize("text", ["the address has expired", "{}", "[]", '{"text": "rows"}'])
+def test_a_rehearsal_that_does_not_arrive_is_the_platform_s_failure(
+    server: FakeKaggle, cellsignal: Cellsignal, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    from cellsignal.kaggle import client, push, push_state
+
+    kernel = push_state.PushedKernel("i", "alice/cellsignal-tiny-rehearse", False, "runs/tiny", {}, "code")
+    monkeypatch.setattr(push.PushRunner, "drive", lambda runner, chosen: runner.state.steps.update(rehearse=kernel))
+    monkeypatch.setattr(client, "output", lambda slug, folder, pattern: files.write_text(folder / "runs/tiny/rehearsal.json", text))
+    ended = cellsignal("push", TINY, "--rehearse", "--user", "alice", *QUICK)
+    assert ended.code == 1 and ended.err == (
+        "cellsignal: error: rehearse: Kaggle gave no runs/tiny/rehearsal.json; give the same command again, or see https://www.kaggle.com/code/alice/cellsignal-tiny-rehearse\n")
+
+
+@pytest.mark.parametrize("metadata", [None, "[]", "{}"])
+def test_a_dry_run_that_finds_no_name_asks_for_it(cellsignal: Cellsignal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metadata: str | None) -> None:
+    monkeypatch.setattr(environment, "kernels_folder", lambda: tmp_path / "kernels")
+    if metadata is not None:
+        (tmp_path / "kernel-metadata.json").write_text(metadata)
+    ended = cellsignal("push", TINY, "--dry-run")
+    assert (ended.code, ended.err) == (2, "cellsignal: error: your name on Kaggle is not known without network; add --user NAME\n")
 
 
 def test_a_failure_of_kaggle_s_is_one_line_and_exit_code_1(server: FakeKaggle, cellsignal: Cellsignal) -> None:

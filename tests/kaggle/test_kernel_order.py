@@ -181,6 +181,29 @@ def test_recipes_whose_names_are_cut_stay_apart() -> None:
     assert kernel_folders.slug("tiny", "1-eda") == "cellsignal-tiny-1-eda"
 
 
+@pytest.mark.parametrize("one, other", [("a_b", "a-b"), ("実験", "測定"), ("größer", "grosser"), ("b\udcffd", "bd")])
+def test_recipes_whose_names_have_other_letters_than_a_slug_stay_apart(one: str, other: str) -> None:
+    assert kernel_folders.slug(one, "1-eda") != kernel_folders.slug(other, "1-eda")
+
+
+def test_two_cell_types_that_kaggle_would_take_for_one(plan: Make) -> None:
+    with pytest.raises(InputError, match=r"^wells.cell_types: .*@HeLa and .*@HeLa\+ would have one name on Kaggle, cellsignal-brodt-.*-hela; rename one"):
+        plan("brodt", "wells.cell_types=[HeLa, HeLa+]", datasets=["alice/plates"])
+
+
+def test_attached_plates_may_have_any_cell_types(plan: Make) -> None:
+    kernels = plan("brodt", "wells.cell_types=[HeLa]", datasets=["alice/plates"]).kernels
+    assert {kernel.cell_type for kernel in kernels} == {"", "HeLa"}
+    with pytest.raises(InputError, match="no cell type HeLa; choose from HUVEC"):
+        plan("brodt", "wells.cell_types=[HeLa]")
+
+
+def test_a_run_folder_that_the_session_would_refuse(plan: Make) -> None:
+    checked = recipe.load(ROOT / "papermill_params/tiny.yaml").model_copy(update={"run": "runs/b\udcffd"})
+    with pytest.raises(InputError, match="is no name in UTF-8, as notebooks need it; rename"):
+        kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder())
+
+
 def test_a_cell_type_with_too_long_a_name() -> None:
     with pytest.raises(InputError, match="too long for Kaggle; shorten the name of the cell type"):
         kernel_folders.slug("tiny", f"3-train-cell-type@{'X' * 30}")

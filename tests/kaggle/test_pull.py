@@ -1,6 +1,7 @@
 """Pulling with the real clients: every file as its receipt says, or nothing."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from fake_kaggle import FakeKaggle
 
 from cellsignal import files
 from cellsignal.errors import InputError, StepFailed
+from cellsignal.kaggle import client as kaggle
 from cellsignal.kaggle import kernel_folders, pull
 from cellsignal.kaggle.push_state import PushedKernel, PushState, Status
 from cellsignal.receipts import Receipt
@@ -28,11 +30,11 @@ def same_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pushed(server: FakeKaggle, tmp_path: Path) -> Callable[..., PushState]:
-    """pushed("0-chain"): the state after all kernels of the tiny recipe, or its chain, have ended on Kaggle."""
+    """pushed("0-chain"): the state after all kernels of the tiny recipe, or its chain, have ended on Kaggle; `name`: of another recipe."""
 
-    def made(only: str = "") -> PushState:
-        checked = recipe.load(ROOT / "papermill_params/tiny.yaml")
-        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
+    def made(only: str = "", *overrides: str, name: str = "tiny") -> PushState:
+        checked = recipe.load(ROOT / f"papermill_params/{name}.yaml", overrides)
+        plan = kernel_folders.plan_kernels(checked, name=name, owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
         state = PushState(tmp_path / "build/state.json")
         for number, kernel in enumerate(plan.kernels):
             described = kernel_folders.metadata(plan, kernel, slug=kernel.slug, mounts=kernel_folders.first_slugs(plan, kernel))
@@ -170,3 +172,89 @@ def test_nothing_arrives_through_a_link(server: FakeKaggle, pushed: Callable[...
     with pytest.raises(InputError, match="tiny/weights/.* is a link that leads out of its folder, or lies behind one; put a folder"):
         pull.pull(state, tmp_path / "tiny")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_task_of_one_notebook_arrives_too(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
+    state = pushed(name="protein-atlas")
+    assert list(state.steps) == ["protein-atlas"]
+    pull.pull(state, tmp_path / "atlas")
+    assert (tmp_path / "atlas/submission.csv").is_file() and (tmp_path / "atlas/report.html").is_file()
+    assert set(files.read_json(tmp_path / "atlas/seconds.json")) == {"protein-atlas"}
+    assert files.read_json(tmp_path / "atlas/recipe.json")["parameters"]["task"] == "protein-atlas"
+    state.steps["protein-atlas"].status = Status.running
+    with pytest.raises(InputError, match=r"^protein-atlas is not complete \(protein-atlas running\)"):
+        pull.pull(state, tmp_path / "atlas")
+
+
+def test_a_pull_that_was_killed_while_it_moved_goes_on(
+    server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, moved = pushed(), []
+
+    def replace_two(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".safetensors"):
+            if len(moved) == 2:
+                raise KeyboardInterrupt
+            moved.append(target)
+        os.rename(source, target)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(pull.os, "replace", replace_two)
+        with pytest.raises(KeyboardInterrupt):
+            pull.pull(state, tmp_path / "tiny")
+    assert all(path.is_file() for path in moved) and not (tmp_path / "tiny/report.html").exists()
+    pull.pull(state, tmp_path / "tiny")
+    assert (tmp_path / "tiny/report.html").is_file() and len(list((tmp_path / "tiny").rglob("*.safetensors"))) == 4
+
+
+def test_what_an_earlier_pull_brought_and_the_run_has_no_more_is_removed(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
+    pull.pull(pushed(), tmp_path / "tiny")
+    (tmp_path / "tiny/receipts/3-train-cell-type@HUVEC.json").write_text("changed here")
+    (tmp_path / "tiny/notes.txt").write_text("ours")
+    pull.pull(pushed("", "wells.cell_types=[RPE]"), tmp_path / "tiny")
+    names = {path.relative_to(tmp_path / "tiny").as_posix() for path in (tmp_path / "tiny").rglob("*")}
+    assert {name for name in names if "HUVEC" in name} == {"receipts/3-train-cell-type@HUVEC.json"}
+    assert {"notes.txt", "weights/RPE/model.safetensors", "submission.csv", "eda/wells.png"} <= names
+    assert files.read_json(tmp_path / "tiny/recipe.json")["parameters"]["wells"]["cell_types"] == ["RPE"]
+
+
+def test_a_look_at_other_plates_is_left_out(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
+    state, other = pushed(), pushed("", "seed=1")
+    state.steps["4-predict-assign"] = other.steps["4-predict-assign"]
+    pulled = pull.pull(state, tmp_path / "tiny")
+    assert pulled.left_out == "1-eda" and not (tmp_path / "tiny/eda").exists()
+    pulled = pull.pull(other, tmp_path / "tiny")
+    assert pulled.left_out == "" and (tmp_path / "tiny/eda/wells.png").is_file()
+
+
+def test_a_later_session_that_is_not_complete(server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path) -> None:
+    """Client 2.2.4 gives the last version, whichever was ours."""
+    state = pushed()
+    path = left(server) / "receipts/4-predict-assign.json"
+    replace(Receipt.read(path), complete=False).write()
+    with pytest.raises(StepFailed, match="^4-predict-assign: it ended before it was complete; see https"):
+        pull.pull(state, tmp_path / "tiny")
+    replace(Receipt.read(path), complete=True).write()
+    state.steps["4-predict-assign"].outputs = ["submission.csv", "other.csv"]
+    with pytest.raises(StepFailed, match="^4-predict-assign: it ended without other.csv; see https"):
+        pull.pull(state, tmp_path / "tiny")
+
+
+def test_files_come_beside_the_folder_that_a_link_leads_to_and_none_from_above_the_run(
+    server: FakeKaggle, pushed: Callable[..., PushState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From beside the link they could not be moved to another disk."""
+    output, asked = kaggle.output, []
+
+    def noted(slug: str, folder: Path, pattern: str = "", **options: bool) -> list[Path]:
+        asked.append((folder.parents[1], pattern))
+        return output(slug, folder, pattern, **options)
+
+    monkeypatch.setattr(kaggle, "output", noted)
+    (tmp_path / "disk/tiny").mkdir(parents=True)
+    (tmp_path / "tiny").symlink_to(tmp_path / "disk/tiny")
+    pull.pull(pushed(), tmp_path / "tiny")
+    assert (tmp_path / "disk/tiny/submission.csv").is_file() and {folder for folder, _ in asked} == {tmp_path / "disk"}
+    pattern = asked[0][1]
+    names = ["runs/tiny/a..b", "runs/tiny/scores/x", "runs/tiny/../../x", "runs/tiny/scores/../../../../x", "runs/tiny/packed/x"]
+    assert [name for name in names if re.search(pattern, name)] == names[:2]

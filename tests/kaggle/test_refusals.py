@@ -81,6 +81,13 @@ def test_a_slugs_digits_are_no_status() -> None:
     assert type(refusal("", "404 Client Error", doing="push")) is errors.Missing
 
 
+@pytest.mark.parametrize("size", [401, 403, 404, 429, 500])
+def test_no_size_and_no_name_of_a_file_that_came_is_a_status(size: int) -> None:
+    out = f"Output file downloaded to runs/best-{size}/receipts/1-eda.json\n"
+    bar = f"\r  0%|          | 0.00/{size} [00:00<?, ?B/s]\r100%|##########| {size}/{size} [00:00<00:00, 1.1MB/s]\n"
+    assert type(refusal(out, f"{bar}ValueError: strange", doing="output of a/b")) is errors.Refused
+
+
 def test_the_weeks_hours() -> None:
     error = refusal("Kernel push error: Maximum weekly GPU quota of 30.00 hours reached.", "", doing="push of a/b")
     assert type(error) is errors.QuotaSpent and "kaggle quota" in str(error)

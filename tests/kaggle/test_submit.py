@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fake_kaggle import COMPETITION, FakeKaggle
 
+from cellsignal.cli.main import main
 from cellsignal.decide.submission import check_submission
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import competition as submitting
@@ -102,6 +103,37 @@ def test_a_wrong_one_is_not_sent(server: FakeKaggle, tmp_path: Path, tables: Pat
     with pytest.raises(InputError, match="is no test well"):
         submitting.submit(write(tmp_path, GOOD.replace("B03", "B05")), message="x", data=tables)
     assert server.submissions == [] and not server.sent("StartSubmissionUpload")
+
+
+@newest
+def test_a_sample_of_simulated_plates_is_none(server: FakeKaggle, tmp_path: Path, tables: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would let through what the competition then scores as wrong."""
+    monkeypatch.chdir(tmp_path)
+    plates = tmp_path / "plates"
+    plates.mkdir()
+    (plates / "sample_submission.csv").write_text(SAMPLE.replace("HUVEC-02", "HUVEC-07"))
+    (plates / "simulate.json").write_text("{}")
+    (tmp_path / "first.yaml").write_text("data: plates\n")
+    run = tmp_path / "runs/first"
+    run.mkdir(parents=True)
+    write(run, GOOD.replace("HUVEC-02", "HUVEC-07"))
+    commands = [(["first.yaml"], "is no test well"), (["runs/first/submission.csv", "--data", "plates"], "plates: holds simulated plates, ")]
+    commands.append((["runs/first/submission.csv", "--out", "runs/first"], "--out is the run folder of a recipe; "))
+    for arguments, words in commands:
+        assert submitted(arguments) == 2 and words in capsys.readouterr().err
+    assert server.submissions == []
+    write(run, GOOD)
+    (tmp_path / "first.yaml").write_text("data: /kaggle/input/datasets/alice/plates\n")  # which is there only
+    assert submitted(["first.yaml"]) == 0 and len(server.submissions) == 1
+
+
+def submitted(arguments: list[str]) -> int:
+    """The exit code of `cellsignal kaggle submit`."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", ["cellsignal", "kaggle", "submit", *arguments])
+        patch.setattr("signal.signal", lambda number, handler: None)
+        main()
+    return ended.value.code
 
 
 def test_rules_not_accepted(server: FakeKaggle, tmp_path: Path) -> None:

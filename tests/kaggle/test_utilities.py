@@ -55,6 +55,15 @@ def test_the_built_folder_holds_the_package_and_the_notebooks_and_nothing_python
     assert not list(tmp_path.glob(".partial*"))
 
 
+def test_what_an_editor_left_is_not_uploaded(server: FakeKaggle, tmp_path: Path) -> None:
+    """A recipe that is open in Emacs lies beside a link to nowhere, one in Vim beside its swap file."""
+    digest = utility_dataset.build_dataset(tmp_path / "built", "alice")
+    notebooks = environment.kernels_folder() / "0-chain"
+    (notebooks / ".#0-chain.ipynb").symlink_to("alice@host.1234:5678")
+    (notebooks / ".0-chain.ipynb.swp").write_bytes(b"swap")
+    assert utility_dataset.build_dataset(tmp_path / "built", "alice") == digest
+
+
 def test_the_uploaded_copy_runs_and_knows_its_commit(tmp_path: Path) -> None:
     utility_dataset.build_dataset(tmp_path / "built", "alice")
     program = "import cellsignal.provenance as p; from cellsignal.run import environment as paths; print(p.commit(), p.code_digest(), paths.kernels_folder())"

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from building import recipe_of
 from cellsignal.settings import update
 from cellsignal import files
+from cellsignal.cli import archive
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import entry_points, bundle, archive_texts
@@ -150,6 +152,16 @@ def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
     assert entry_points.arguments(root, "prepare_data") == ["check", "/plates: 1"]
     files.write_text(root / "run/submission.csv", "id_code,sirna\n")
     assert entry_points.copy_submission(root).read_text() == "id_code,sirna\n" and (root / "out/submission.csv").is_file()
+
+
+def test_a_submission_that_cannot_be_copied_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    files.write_text(root / "run/submission.csv", "id_code,sirna\n")
+    (root / "out").touch()  # where a folder has to be
+    monkeypatch.setattr("cellsignal.cli.main.main", lambda: sys.exit(0))
+    monkeypatch.setattr(sys, "argv", ["predict.py"])
+    with pytest.raises(SystemExit) as ended:
+        archive.entry(str(root / "predict.py"), "predict")
+    assert ended.value.code == 2 and capsys.readouterr().err == f"predict: error: {root}/out: File exists; choose another path\n"
 
 
 @pytest.mark.parametrize("settings", [[], {"RAW_DATA_DIR": "data", "RUN_DIR": ""}, {"RAW_DATA_DIR": 1, "RUN_DIR": "a", "SUBMISSION_DIR": "b"}])

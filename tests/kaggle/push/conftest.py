@@ -1,6 +1,6 @@
 """One call of push for the tiny recipe with one cell type, at a Kaggle whose sessions end well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,10 @@ def call(server: FakeKaggle, tmp_path: Path) -> Call:
     def upload() -> None:
         server.datasets.setdefault("alice/cellsignal-utils", Dataset("CellSignal utils", [tmp_path]))
 
-    def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload, **waiting: object) -> dict[str, str]:
+    def called(*overrides: str, only: str = "", cell_type: str = "", types: str = "[RPE]", upload: Callable[[], None] = upload,
+               datasets: Sequence[str] = (), **waiting: object) -> dict[str, str]:
         checked = recipe.load(ROOT / "papermill_params/tiny.yaml", [f"wells.cell_types={types}", *overrides])
-        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), as_one_kernel=only == "0-chain")
+        plan = kernel_folders.plan_kernels(checked, name="tiny", owner="alice", kernels=environment.kernels_folder(), datasets=datasets, as_one_kernel=only == "0-chain")
         with push_state.open_state(tmp_path / "build") as pushed:
             options = push.Waiting(**{"interval": 0.05, "session_timeout": 60.0, **waiting})
             return push.PushRunner(plan, pushed, upload, options).drive(kernel_folders.choose_kernels(plan, only=only, cell_type=cell_type))

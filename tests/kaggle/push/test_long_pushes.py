@@ -73,6 +73,15 @@ def test_a_listing_of_the_session_before_is_not_believed(server: FakeKaggle, cal
     assert len(pushes(server)) == 4
 
 
+def test_a_listing_of_a_session_that_failed_is_not_believed_either(server: FakeKaggle, call: Call) -> None:
+    server.runner = sessions.in_turn(server, lambda pushed: sessions.work(pushed, server, seed=7))
+    with pytest.raises(StepFailed, match="its seed is 7 and not 0"):
+        call(only="1")
+    server.listings_late = 2  # it would say: its seed is 7
+    assert call(only="1") == {}
+    assert len(pushes(server)) == 2
+
+
 def test_a_listing_that_stays_that_of_the_session_before(server: FakeKaggle, call: Call) -> None:
     assert call(only="1") == {}
     server.listings_late = 100

@@ -73,6 +73,16 @@ def test_the_same_call_keeps_all_and_a_changed_parameter_repeats_what_stands_on_
     assert (said.count(f"{PRETRAIN} kept"), said.count(f"{TRAIN} kept")) == (2, 1)
 
 
+def test_a_new_version_of_the_attached_plates_repeats_all(server: FakeKaggle, call: Call) -> None:
+    server.datasets["bob/plates"] = Dataset("plates", [server.folder])
+    for _ in range(2):
+        assert call(only="1", datasets=["bob/plates"]) == {}
+    assert pushes(server) == ["1-eda"]
+    server.datasets["bob/plates"].versions.append(server.folder)
+    assert call(only="1", datasets=["bob/plates"]) == {}
+    assert pushes(server) == ["1-eda"] * 2
+
+
 def test_waits_while_all_sessions_are_taken(server: FakeKaggle, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     server.busy = 3
     call(only="1")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cellsignal.cli import main
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, system_error
 from cellsignal.run.bundle import entry_points
 
 
@@ -17,11 +17,12 @@ def entry(path: str, name: str) -> NoReturn:
     root = Path(path).resolve().parent
     try:
         sys.argv[1:] = entry_points.arguments(root, name, sys.argv[1:])
-        main.main()
-    except InputError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        try:
+            main.main()
+        except SystemExit as ended:
+            if not ended.code and name != "prepare_data" and "--help" not in sys.argv:
+                print(f"copied to   {entry_points.copy_submission(root)}")
+            raise
+    except (InputError, OSError) as error:
+        print(f"{name}: error: {system_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as ended:
-        if not ended.code and name != "prepare_data" and "--help" not in sys.argv:
-            print(f"copied to   {entry_points.copy_submission(root)}")
-        raise

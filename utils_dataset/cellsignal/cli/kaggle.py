@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal.cli.run import Machine
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, StepFailed
 
 if TYPE_CHECKING:
     from cellsignal.kaggle.kernel_folders import Kernel, PushPlan
@@ -28,7 +29,9 @@ Params = Annotated[Path, typer.Argument(metavar="PARAMS", help="YAML file of the
 Overrides = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help="Override; repeatable.")]
 Build = Annotated[Path | None, typer.Option(metavar="DIR", help="Of the rendered kernels, instead of build/<name of PARAMS>.")]
 User = Annotated[str, typer.Option(metavar="NAME", help="Your Kaggle user name; default: that of the client's login.")]
-Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Between two looks at what runs.")]
+Poll = Annotated[float, typer.Option(metavar="SECONDS", min=0, max=86400, help="Between two looks at what runs.")]
+
+_Rehearsal = TypedDict("_Rehearsal", {"text": list[str]})  # what is read here of rehearsal.json
 
 
 @app.command(epilog="Example: cellsignal kaggle init --user NAME")
@@ -129,7 +132,10 @@ def _rehearsed(kernel: "PushedKernel") -> str:
     name = f"{kernel.run}/rehearsal.json"
     with tempfile.TemporaryDirectory() as folder:
         client.output(kernel.version_slug, Path(folder), f"^{re.escape(name)}$")
-        return "\n".join(files.read_json(Path(folder) / name)["text"])
+        try:
+            return "\n".join(files.read_json(Path(folder) / name, _Rehearsal)["text"])
+        except InputError:  # client 2.2.4 stores the page of a failed download as the file
+            raise StepFailed(f"rehearse: Kaggle gave no {name}; give the same command again, or see {kernel.url}") from None
 
 
 def _owner() -> str:
@@ -145,8 +151,9 @@ def _written_owner() -> str:
     from cellsignal.run import environment
 
     path = environment.kernels_folder().parent / client.KERNEL
-    owner = str(files.read_json(path).get("id", "")).partition("/")[0]
-    if owner == client.PLACEHOLDER:
+    metadata = files.read_json(path) if path.is_file() else {}
+    owner = str(metadata.get("id", "")).partition("/")[0] if isinstance(metadata, dict) else ""
+    if owner in ("", client.PLACEHOLDER):
         raise InputError("your name on Kaggle is not known without network", cure="add --user NAME")
     return owner
 
@@ -187,11 +194,13 @@ def pull(
     from cellsignal.run import environment, recipe
     from cellsignal.run.record.results import summary
 
-    run = out or environment.run_folder(recipe.load(params).run)
+    run = environment.run_folder(str(out or recipe.load(params).run))
     pushed = push_state.read(build or push_state.folder_of(params.stem), recipe=params)  # without its lock: a push may go on for days
-    pulled = pulling.pull(pushed, Path(run))
+    pulled = pulling.pull(pushed, run)
     commits = sorted({each.details["commit"] for each in pulled.receipts.values() if each.details.get("commit")})
     print(summary(pulled.run))
+    if pulled.left_out:
+        print(f"left out    {pulled.left_out}, which was pushed with other parameters: push it again")
     print(f"fetched     {pulled.files} files of {len(pulled.receipts)} steps, each as its receipt says; commit {', '.join(commits) or 'unknown'}")
 
 
@@ -211,7 +220,9 @@ def submit(
         checked = recipe.load(recipe_or_csv)
         file = submitting.submission_of_run(Path(out or environment.run_folder(checked.run)))
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
-            data = data or environment.data_folder(checked.data)
+            data = data or submitting.sample_folder(environment.data_folder(checked.data))
+    elif out is not None:
+        raise InputError("--out is the run folder of a recipe", cure="leave --out away, or name the recipe instead of the file")
     print(submitting.submit(file, message=message or f"cellsignal {recipe_or_csv.stem}", data=data))
     print(f"sent {file}")
 

@@ -61,9 +61,9 @@ def _check_metadata(path: Path, text: str) -> str:
     try:
         metadata = files.parse_json(text)
     except ValueError as error:
-        raise InputError(f"not readable as JSON ({error})", where=path, cure=f"git checkout {path.name}") from None
+        raise InputError(f"not readable as JSON ({error})", where=path, cure=f"git checkout {path}") from None
     metadata = metadata if isinstance(metadata, dict) else {}
     code = path.parent / str(metadata.get("code_file", ""))
     if PLACEHOLDER in text or FIRST_RUN in text or "id" not in metadata or (path.name == KERNEL and not code.is_file()):
-        raise InputError("not the metadata of the bundle", where=path, cure=f"git checkout {path.name}, then run this again")
+        raise InputError("not the metadata of the bundle", where=path, cure=f"git checkout {path}, then run this again")
     return text

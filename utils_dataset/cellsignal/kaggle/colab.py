@@ -130,7 +130,7 @@ def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
     cells = [cell for cell in notebook["cells"] if not is_cell(cell)]
     begins = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code" and _SETS_UP in "".join(cell["source"])]
     if len(begins) != 1:
-        raise InputError(f"{len(begins)} cells call {_SETS_UP})", where=path, cure=f"git checkout {path.name}")
+        raise InputError(f"{len(begins)} cells call {_SETS_UP})", where=path, cure=f"git checkout {path}")
     lines = source(repository, ref).splitlines(keepends=True)
     cell = {"cell_type": "code", "execution_count": None, "id": _CELL, "metadata": {"tags": [_CELL]}, "outputs": [], "source": lines}
     notebook["cells"] = [*cells[: begins[0]], cell, *cells[begins[0] :]]

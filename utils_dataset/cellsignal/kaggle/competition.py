@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellsignal.data import simulated
 from cellsignal.data.download import rxrx1
 from cellsignal.data.download.archives import unpack
 from cellsignal.data.download.rxrx1 import DOWNLOADS, IMAGES, print_problems
@@ -43,6 +44,8 @@ def download_competition(folder: Path, *, tables: bool = False, cell_types: Sequ
 
 def _fetch_tables(folder: Path) -> None:
     """The tables, all or none, if they are not there: a table that cannot be read is not taken for one."""
+    if simulated.is_simulated(folder):
+        raise InputError("holds simulated plates", where=folder, cure="choose another folder with --out")
     if all((folder / name).exists() for name in FILES):
         return
     if (folder / "metadata.csv").exists():
@@ -103,6 +106,8 @@ def submit(file: Path, *, message: str, data: Path | None = None) -> str:
     if not task.competition:
         raise InputError(f"the task {task.name} is no competition on Kaggle", where=file, cure="send the files in its run's `predictions` to the benchmark")
     if data is not None:
+        if simulated.is_simulated(data):
+            raise InputError("holds simulated plates, which are no sample of the competition's wells", where=data, cure="name a folder of its tables, or leave --data out")
         check_file(file, sample=data / SAMPLE)
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +126,11 @@ def _sample(folder: Path, task: Task) -> Path:
     except (zipfile.BadZipFile, KeyError) as error:
         raise StepFailed(f"Kaggle sent no {SAMPLE} ({error})") from None
     return folder / SAMPLE
+
+
+def sample_folder(data: Path) -> Path | None:
+    """The data folder of a recipe where its sample is the competition's: it may lie on Kaggle only, or hold simulated plates."""
+    return data if (data / SAMPLE).is_file() and not simulated.is_simulated(data) else None
 
 
 def submission_of_run(run: Path) -> Path:

@@ -15,7 +15,7 @@ _SECRETS = (
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", HIDDEN),  # a JSON web token
     (r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Za-z])(?:\w{24,}|(?=[\w-]*[A-Z])[\w-]{32,})(?![\w-])", HIDDEN),
 )  # fmt: skip
-_IGNORED_LINES = re.compile(r"%\||B/s\]|^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token)", re.IGNORECASE)
+_IGNORED_LINES = re.compile(r"%\||B/s\]|^(⚠|Warning|Starting upload|Upload successful|Request failed: .* Will retry|Next page token|.* downloaded to )", re.IGNORECASE)
 
 
 class Refused(StepFailed):
@@ -118,7 +118,8 @@ def refusal(out: str, err: str, *, doing: str, about: str = "", cure: str = "") 
 
     InputError for a login, a right or a module that is missing, else a Refused of the kind that says what helps.
     """
-    output = f"{out}\n{err}".replace(about, "") if about else f"{out}\n{err}"  # a slug's digits are no status
+    output = "\n".join(_output_lines(out) + _output_lines(err))  # without progress bars and files' names, whose digits are no status
+    output = output.replace(about, "") if about else output  # nor are those of a slug
     line = f"{doing}: {redact(reason(out, err))}"
     module = re.search(r"No module named '([\w.]+)'", output)
     if module:

@@ -58,6 +58,7 @@ class PushPlan:
     kernels: tuple[Kernel, ...]
     datasets: tuple[str, ...]  # owner/slug; the package first
     competitions: tuple[str, ...]
+    dataset_versions: tuple[int, ...] = ()  # of the data sets but the package, as far as Kaggle was asked: plates that were mended there are others
 
 
 def plan_kernels(
@@ -77,9 +78,10 @@ def plan_kernels(
     if alone := CHAIN if as_one_kernel else REHEARSE if rehearse else "":
         planned_steps = [Step(alone, outputs=OUTPUTS_ALONE[alone], notebook=kernels / alone / f"{alone}.ipynb")]
     else:
-        planned_steps = plans.plan(recipe, cell_types(recipe), kernels=kernels)
+        planned_steps = plans.plan(recipe, cell_types(recipe, own_plates=bool(datasets)), kernels=kernels)
     plans.check(recipe, kernels=kernels)
     step_kernels = [_kernel(step, values, name=name, gpu=recipe.machine.device != "cpu") for step in planned_steps]
+    _check_slugs(step_kernels)
     return PushPlan(
         name=name,
         owner=owner,
@@ -116,6 +118,15 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
     )
 
 
+def _check_slugs(kernels: Iterable[Kernel]) -> None:
+    """Refuse cell types whose kernels would be one on Kaggle, such as HeLa and HeLa+."""
+    steps: dict[str, str] = {}
+    for kernel in kernels:
+        if (other := steps.setdefault(kernel.slug, kernel.step)) != kernel.step:
+            what = f"{other} and {kernel.step} would have one name on Kaggle, {kernel.slug}"
+            raise InputError(what, where="wells.cell_types", cure="rename one of the cell types, with other letters or digits")
+
+
 def choose_kernels(plan: PushPlan, *, only: str = "", cell_type: str = "") -> tuple[Kernel, ...]:
     """The kernels of a plan that are one step (`3`, `3-train-cell-type` or `3-train-cell-type@U2OS`) or one cell type's."""
     chosen = tuple(kernel for kernel in plan.kernels if _matches(kernel, only) and cell_type in ("", kernel.cell_type))
@@ -129,9 +140,12 @@ def _matches(kernel: Kernel, only: str) -> bool:
     return only in ("", kernel.step, kernel.step.partition("@")[0], kernel.step.partition("-")[0])
 
 
-def cell_types(recipe: Recipe) -> list[str]:
-    """The cell types that a recipe trains, as far as can be told without its plates; those with most wells first."""
-    task, known_cell_types = TASKS[recipe.task], _known(recipe)
+def cell_types(recipe: Recipe, *, own_plates: bool = False) -> list[str]:
+    """The cell types that a recipe trains, as far as can be told without its plates; those with most wells first.
+
+    `own_plates`: the user's own are attached, and their cell types can be any.
+    """
+    task, known_cell_types = TASKS[recipe.task], _known(recipe, own_plates=own_plates)
     if not task.cell_types:
         return []
     if unknown := [name for name in recipe.wells.cell_types if known_cell_types and name not in known_cell_types]:
@@ -145,10 +159,10 @@ def cell_types(recipe: Recipe) -> list[str]:
     return sorted(chosen, key=list(known_cell_types).index if known_cell_types else chosen.index)
 
 
-def _known(recipe: Recipe) -> tuple[str, ...]:
+def _known(recipe: Recipe, *, own_plates: bool) -> tuple[str, ...]:
     """All cell types that there can be; () for plates of the user's own."""
     if not recipe.preset:
-        return () if recipe.data else TASKS[recipe.task].cell_types
+        return () if recipe.data or own_plates else TASKS[recipe.task].cell_types
     from cellsignal.data.microscope.simulate import PRESETS  # pulls in SciPy
 
     inputs.check_preset(recipe.preset, TASKS[recipe.task])
@@ -178,6 +192,7 @@ def _check_time(minutes: float) -> None:
 def _run_folder(run: str) -> str:
     """The run folder as a relative POSIX path."""
     path = PurePosixPath(run)
+    environment.run_folder(run)  # refuses here what the session would, such as a name that is not valid UTF-8
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise InputError(f"{run!r} is no folder below Kaggle's working folder", where="run", cure="write for example runs/first")
     return str(path)
@@ -190,11 +205,11 @@ def _dataset(name: str) -> str:
 
 
 def slug(name: str, step: str) -> str:
-    """The slug of a step's kernel: 5 to 48 characters; a long recipe name is cut and told apart by a hash."""
+    """The slug of a step's kernel: 5 to 48 characters; a recipe name that is cut, or has other letters than a slug, is told apart by a hash."""
     tail, head = _slugify(step), _slugify(name) or "run"
     max_head = MAX_SLUG - len(f"cellsignal--{tail}{SECOND_SLUG_SUFFIX}")
-    if len(head) > max_head:
-        suffix = hashlib.sha256(name.encode()).hexdigest()[:3]
+    if len(head) > max_head or head != name.lower():  # a_b and a-b would take each other's kernels, as would all names in other scripts
+        suffix = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:3]
         head = f"{head[: max(max_head - 4, 0)].rstrip('-')}-{suffix}".lstrip("-")
     if len(head) > max_head:
         raise InputError("its name is too long for Kaggle", where=step, cure="shorten the name of the cell type")
@@ -360,6 +375,7 @@ def _identities(plan: PushPlan, definition: Callable[[Kernel, Mapping[str, Any]]
             "made": definition(kernel, parameters),
             "metadata": metadata(plan, kernel, slug=kernel.slug, mounts=first_slugs(plan, kernel)),
             "before": [digests[need] for need in kernel.needs],
+            **({"versions": plan.dataset_versions} if plan.dataset_versions else {}),
         }
         digests[kernel.step] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return digests

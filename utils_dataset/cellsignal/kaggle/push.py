@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from cellsignal import provenance, settings
@@ -223,6 +224,9 @@ class PushRunner:
 
     def __post_init__(self) -> None:
         self.retries = Retrying(self.waiting_for.interval, self.board.say, UNATTENDED_RETRIES if self.waiting_for.until_done else RETRIES)
+        # Their versions decide what is made, too: Kaggle attaches the newest.
+        versions = tuple(self.retries.ask(partial(client.dataset_status, slug))[1] for slug in self.plan.datasets[1:])
+        self.plan = replace(self.plan, dataset_versions=versions)
         self.sender = Sender(self.plan, self.state, self.upload, self.retries, self.board)
 
     def drive(self, chosen: Collection[Kernel]) -> dict[str, str]:
@@ -284,7 +288,7 @@ class PushRunner:
         changes = {"progress": outcome.detail, "best": push_state.furthest(pushed.best, outcome.detail)} if outcome.status is Status.incomplete else {}
         if outcome.status is Status.failed:  # one that never came to Kaggle took nobody's place
             changes = {"failure": outcome.detail} | ({} if pushed.status in (Status.pushing, Status.running) else {"earlier": "", "best": {}})
-        self.state.note(pushed, outcome.status, written=outcome.written, **changes)
+        self.state.note(pushed, outcome.status, written=max(pushed.written, outcome.written), **changes)
 
     def _wait(self, kernel: Kernel, *, chosen: bool) -> None:
         if not chosen:
@@ -321,7 +325,7 @@ class PushRunner:
         elif kernel_folders.NOT_MOUNTED in outcome.detail and pushed.earlier:
             self._not_mounted(step, outcome)
         else:
-            self.state.note(pushed, Status.failed, failure=outcome.detail)
+            self.state.note(pushed, Status.failed, failure=outcome.detail, written=max(pushed.written, outcome.written))
             raise StepFailed(f"{step}: {outcome.detail}")
 
     def _out_of_time(self, step: str, outcome: Outcome) -> None:

@@ -24,7 +24,7 @@ from cellsignal.run import environment
 SLUG = "cellsignal-utils"
 READY, FAILED_STATES = "ready", frozenset({"failed", "deleted"})
 MAX_UNPACK_SECONDS = 3600.0  # seconds after which a version that does not show never will
-_IGNORED = ("__pycache__", "*.pyc", "*.egg-info", ".ipynb_checkpoints", files.TEMPORARY + "*")
+_IGNORED = ("__pycache__", "*.pyc", "*.egg-info", ".*")  # hidden are checkpoints of Jupyter and what editors leave while a file is open
 _METADATA: dict[str, Any] = {
     "title": "CellSignal utils",
     "subtitle": "The Python package behind the CellSignal kernels for RxRx1",

@@ -57,9 +57,10 @@ def look_at_kernel(step: str, pushed: PushedKernel, *, interval: float = 0.0) ->
     receipt = _newest(step, pushed, interval)
     difference = output_differs(receipt, step, pushed)
     if receipt is None or difference:
-        return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}")
-    if receipt.complete and (missing := sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["attached_files"]})):
-        return Outcome(Status.failed, f"it ended without {', '.join(missing)}; see {pushed.url}")
+        written = receipt.details["written"] if receipt else 0.0
+        return Outcome(Status.failed, f"the output is of the wrong run: {difference}; see {pushed.url}", written)
+    if receipt.complete and (lack := output_lacks(receipt, pushed)):
+        return Outcome(Status.failed, f"it ended {lack}; see {pushed.url}", receipt.details["written"])
     if receipt.complete:
         return Outcome(Status.complete, "" if receipt.details["code"] == pushed.code else NEWER_CODE_NOTE, receipt.details["written"])
     return Outcome(Status.incomplete, receipt.details["progress"], receipt.details["written"])
@@ -98,6 +99,14 @@ def output_differs(receipt: Receipt | None, step: str, pushed: PushedKernel) -> 
     if receipt.details["code"] not in (pushed.code, *utility_dataset.codes_after(pushed.code)):
         return "it was made by other code, so the data set of the package was another"
     return ""
+
+
+def output_lacks(receipt: Receipt | None, pushed: PushedKernel) -> str:
+    """What is missing of a step that has to be complete; "" when nothing is."""
+    if receipt is None or not receipt.complete:
+        return "before it was complete"
+    missing = sorted(set(pushed.outputs) - {*receipt.outputs, *receipt.details["attached_files"]})
+    return f"without {', '.join(missing)}" if missing else ""
 
 
 def _reason(pushed: PushedKernel) -> str:
