@@ -233,6 +233,18 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
         packed_store.Store(made.root).read(stem)
 
 
+def test_a_semicolon_in_a_path_ends_no_problem(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "a; b", cell_types=("RPE",))
+    path = made.file("test/RPE-03/Plate4", 8)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        check.verify(made.root, progress=False)
+    stem = "test/RPE-03/Plate4/B02_s2"
+    assert error.value.what == f"{path}: the pixels of {stem} are damaged" and error.value.cure.startswith("delete its folder in the store")
+
+
 def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
     lines = check_dataset(made.root, progress=False)
