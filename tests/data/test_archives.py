@@ -92,6 +92,10 @@ def test_what_a_data_set_holds_comes_out_and_nothing_else(tmp_path: Path) -> Non
     assert written(tmp_path / "plates") == expected
 
 
+def test_a_member_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    assert unpack(save(tmp_path / "a.zip", craft(Entry(), Entry())), tmp_path / "plates") == Counter({"RPE-01": 1})
+
+
 def test_a_selection_of_experiments_and_then_the_rest(tmp_path: Path, spent: list[int]) -> None:
     archive = save(tmp_path / "a.zip", honest(RELEASE))
     assert unpack(archive, tmp_path / "plates", experiments=["RPE-02"]) == Counter({"RPE-02": 4})

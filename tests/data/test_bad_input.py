@@ -180,6 +180,7 @@ RELEASED = [
         (2, 3, "val", ":2:dataset: 'val' is not a data set"),
         (4, 4, "A-1", ":4:well_id: 'A-2_1_B02' disagrees with experiment"),
         (2, 7, "0", ":2:site: '0' is not a site"),
+        (3, 7, "1", ":3:site: 1 is the site of an earlier row of this well; give each site one row"),
         (4, 8, "positive_control", ":4:well_type: 'positive_control' disagrees"),
         (3, 10, "8", ":3:sirna_id: 8 differs from the well's other site"),
         (3, 10, "1200", ":3:sirna_id: '1200' is not a class"),

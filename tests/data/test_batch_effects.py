@@ -10,7 +10,8 @@ import pytest
 
 from cellsignal.data.microscope import batch_effects, optics, rendering
 from cellsignal.data.microscope.batch_effects import Effects, bleed_through, edge_closeness, staining, well_effects
-from cellsignal.data.microscope.cell_types import CELL_TYPES, UNTREATED
+from cellsignal.data.microscope.cell_types import CELL_TYPES, TRAITS, UNTREATED, traits
+from cellsignal.data.microscope.cells import draw
 from cellsignal.data.microscope.simulate import PLATES, simulate
 from cellsignal.data.simulated import identity
 
@@ -109,6 +110,12 @@ def test_crowded_cells_are_smaller_and_cover_the_same_area() -> None:
     np.testing.assert_allclose(covered, 1.0)
     crowded = max(wells, key=lambda well: well.cells)
     assert all(factor < 1 for factor in crowded.traits.values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_small_field_of_a_sparse_well_is_drawn(seed: int) -> None:
+    light = draw(np.random.default_rng(seed), 16, pixel_size=3.0, cell_type=CELL_TYPES["U2OS"], traits=traits(np.zeros(len(TRAITS))), density=0.05)
+    assert light.shape == (6, 16, 16) and np.isfinite(light).all()
 
 
 def test_staining_is_uneven_within_a_well_and_between_its_sites_half_of_it_alike_for_all_channels() -> None:

@@ -102,6 +102,18 @@ def test_a_server_that_fails_amid_a_cell_type(shelf: Shelf, tmp_path: Path, monk
     assert len(written) < 144 + 60
 
 
+def test_a_damaged_archive_is_named_where_it_lies(shelf: Shelf, tmp_path: Path) -> None:
+    download_rxrx1(tmp_path, tables=True)
+    archive = tmp_path / ".downloads/rxrx1-images.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(shelf.files["rxrx1-images.zip"][:-9])
+    with pytest.raises(InputError, match=f"^{archive}: is no whole zip archive .*; delete it and download it again"):
+        download_rxrx1(tmp_path)
+    archive.unlink()
+    download_rxrx1(tmp_path, check_images=False)
+    assert images(tmp_path) == set(bundles.EXPERIMENTS)
+
+
 def test_problems_of_the_data_are_told_and_no_failure(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download_rxrx1(tmp_path, check_images=False)
     (tmp_path / "images/U2OS-01/Plate1/B02_s1_w1.png").unlink()

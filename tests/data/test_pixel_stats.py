@@ -23,7 +23,7 @@ def second(old: str, new: str) -> Callable[[], bytes]:
     return lambda: "\n".join([*GOOD[:2], line, *GOOD[3:], ""]).encode()
 
 
-MEAN, STD = "write a number from 0 with a decimal point, such as 12.5", "is not a standard deviation of pixels"
+MEAN, STD = "write a number from 0 to 255 with a decimal point, such as 12.5", "is not a standard deviation of pixels"
 FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "decimal comma": (second("2.5", '"2,5"'), f":3:mean: '2,5' is not a mean of pixels; {MEAN}"),
     "decimal comma without quotes": (second("2.5", "2,5"), ":3: 12 cells where the header has 11; give each column one cell"),
@@ -35,6 +35,11 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "NaN": (second("2.5", "nan"), f":3:mean: 'nan' is not a mean of pixels; {MEAN}"),
     "infinite": (second("1.25", "inf"), f":3:std: 'inf' {STD}; {MEAN}"),
     "too large for a number": (second("2.5", "1e999"), f":3:mean: '1e999' is not a mean of pixels; {MEAN}"),
+    "a number of its own": (second("2.5", "1e200"), f":3:mean: '1e200' is not a mean of pixels; {MEAN}"),
+    "16 bits": (second("1.25", "1250"), f":3:std: '1250' {STD}; {MEAN}"),
+    "another well's id": (second("B02", "B03"), ":3:id_code: 'RPE-01_1_B03' disagrees with experiment, plate and well; write experiment_plate_well"),
+    "a channel twice": (second(",1,2,2.5", ",1,1,2.5"), ":3:channel: 1 is the channel of an earlier row of this site; keep one of the rows"),
+    "header alone": (lambda: HEADER.encode(), ": no row below the header; copy it again"),
     "below zero": (second("1.25", "-1.25"), f":3:std: '-1.25' {STD}; {MEAN}"),
     "thousands": (second("2.5", "2_000.5"), f":3:mean: '2_000.5' is not a mean of pixels; {MEAN}"),
     "Plate1": (second(",1,B02", ",Plate1,B02"), ":3:plate: 'Plate1' is not a plate; write a whole number from 1 to 99"),

@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 from cellsignal import files
+from cellsignal.data import simulated
 from cellsignal.data.tables import plate_design
 from cellsignal.data.check import check_dataset
 from cellsignal.data.microscope.simulate import PLATES, simulate
-from cellsignal.data.microscope.layout import complete_labels
-from cellsignal.data.microscope.workdir import run_in_processes
+from cellsignal.data.microscope.layout import complete_labels, draw_design
+from cellsignal.data.microscope.workdir import run_in_processes, working_folder
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError, StepFailed
 
@@ -264,6 +265,58 @@ def test_a_known_solution_is_kept(tiny: Path) -> None:
     tables = read_tables(tiny)
     told = complete_labels(tables.wells, seed=3, solution=tables.solution).set_index("id_code")["sirna"]
     assert (told[tables.solution.index] == tables.solution).all()
+
+
+@pytest.fixture
+def design() -> pd.DataFrame:
+    """Three training and two test experiments of each of two cell types, every class known; HUVEC-05 repeats RPE-02, with controls that do not tell the shift."""
+    table = draw_design(0, ("HUVEC", "RPE"), classes=48, train=3, test=2, repeats=(("HUVEC-05", "RPE-02"),))
+    one_plate = table[(table["experiment"] == "RPE-02") & (table["plate"] == 1) & (table["well_type"] != "treatment")]
+    alike = table["experiment"].isin(["HUVEC-05", "RPE-02"]) & (table["well_type"] != "treatment")
+    return table.assign(sirna=table["sirna"].mask(alike, table["well"].map(one_plate.set_index("well")["sirna"])).astype(int))
+
+
+def without_answers(design: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """The wells as the competition gives them, and which of them it hides."""
+    hidden = (design["dataset"] == "test") & (design["well_type"] == "treatment")
+    return design.assign(sirna=design["sirna"].astype("Int64").mask(hidden)), hidden
+
+
+@pytest.mark.parametrize("every", [2, 11])
+def test_a_solution_of_some_wells_is_completed_by_the_rules(design: pd.DataFrame, every: int) -> None:
+    wells, hidden = without_answers(design)
+    assert {"experiments": ["RPE-02", "HUVEC-05"], "plate_shift": None} in plate_design.duplicate_layouts(wells)
+    solution = design[hidden].set_index("id_code")["sirna"].iloc[::every]
+    told = complete_labels(wells, seed=7, solution=solution)[hidden]
+    assert (told.set_index("id_code")["sirna"][solution.index] == solution).all()
+    assert not told.duplicated(["experiment", "sirna"]).any()
+    plates = [table.groupby(["experiment", "plate"])["sirna"].agg(set) for table in (told, design[hidden])]
+    assert plates[0].equals(plates[1])
+
+
+def test_a_plate_for_which_there_is_no_group_is_named(design: pd.DataFrame) -> None:
+    wells, hidden = without_answers(design)
+    wells.loc[hidden & (wells["experiment"] == "RPE-04") & (wells["plate"] == 4), "plate"] = 5
+    where = wells.loc[wells["plate"] == 5, "id_code"].iloc[0]
+    with pytest.raises(InputError, match=f"^{where}: training has 4 plate groups, and none for this plate; take the plate out of the tables$"):
+        complete_labels(wells, seed=0)
+
+
+def test_an_experiment_without_a_number_is_refused_before_anything_is_drawn(data_set: Path, tmp_path: Path) -> None:
+    for path in data_set.glob("*.csv"):
+        path.write_text(path.read_text().replace("RPE-02", "RPE-b"))
+    with pytest.raises(InputError, match="^simulate: cannot draw RPE-b: brightness follows the number of an experiment; rename it in the tables, such as"):
+        simulate(tmp_path / "out", preset="tiny", like=data_set)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plates_are_simulated_from_the_first_table_on(tmp_path: Path) -> None:
+    """The tables come before the receipt: a disk that is full between them leaves what reads like any data set."""
+    with pytest.raises(OSError, match="full"), working_folder(tmp_path / "out", {"preset": "tiny", "seed": 3}):
+        (tmp_path / "out/train.csv").write_text("id_code")
+        raise OSError("full")
+    assert simulated.is_simulated(tmp_path / "out") and simulated.identity(tmp_path / "out") == {"preset": "tiny", "seed": 3}
+    assert not simulated.is_drawn(tmp_path / "out", preset="tiny", seed=3)
 
 
 def test_presets_name_what_they_repeat() -> None:

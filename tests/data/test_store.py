@@ -72,6 +72,9 @@ def test_a_store_of_simulated_plates_says_so(plates: Tables, tmp_path: Path) -> 
     made = packed(plates, tmp_path / "drawn").root
     assert simulated.identity(made) == {"preset": "tiny", "seed": 0}
     assert design_digest(made) == design_digest(plates.root) != design_digest(tmp_path / "real")
+    (plates.root / simulated.WORKING_FOLDER).mkdir()
+    (plates.root / "simulate.json").rename(plates.root / simulated.WORKING_FOLDER / "simulate.json")  # before its last table is written
+    assert simulated.is_simulated(packed(plates, tmp_path / "unfinished").root)
 
 
 def test_reduced_copies_are_means_over_areas(plates: Tables, tmp_path: Path) -> None:
@@ -230,6 +233,18 @@ def test_damage_is_one_line_and_found_when_asked(plates: Tables, tmp_path: Path,
         packed_store.Store(made.root).read(stem)
 
 
+def test_a_semicolon_in_a_path_ends_no_problem(plates: Tables, tmp_path: Path) -> None:
+    made = packed(plates, tmp_path / "a; b", cell_types=("RPE",))
+    path = made.file("test/RPE-03/Plate4", 8)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        check.verify(made.root, progress=False)
+    stem = "test/RPE-03/Plate4/B02_s2"
+    assert error.value.what == f"{path}: the pixels of {stem} are damaged" and error.value.cure.startswith("delete its folder in the store")
+
+
 def test_check_of_a_store_finds_what_check_of_the_images_finds(plates: Tables, tmp_path: Path) -> None:
     made = packed(plates, tmp_path / "store")
     lines = check_dataset(made.root, progress=False)
@@ -318,6 +333,32 @@ def test_room_is_asked_for_and_kaggle_is_thought_of(plates: Tables, tmp_path: Pa
         pack.pack(plan, tmp_path / "store", progress=False)
 
 
+def test_settings_may_change_while_nothing_is_packed(plates: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the line that says there is no room advises; no image has been read then."""
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 100}))
+        with pytest.raises(InputError, match="or pack less: --cell-type NAME, --sizes PX"):
+            packed(plates, tmp_path / "store")
+    assert packed(plates, tmp_path / "store", sizes=(4,)).sizes == [4]
+    (tmp_path / "store/store.json").unlink()
+    with pytest.raises(InputError, match="holds files that no packing wrote"):
+        packed(plates, tmp_path / "store")
+
+
+def test_only_files_are_taken_for_tables(plates: Tables, tmp_path: Path) -> None:
+    (plates.root / "old.csv").mkdir()
+    (plates.root / "._train.csv").write_bytes(b"\0\5\26\7")
+    os.mkfifo(plates.root / "scores.csv")
+    made = packed(plates, tmp_path / "store").root
+    assert {path.name for path in made.glob("*.csv")} == {path.name for path in plates.root.glob("[a-z]*.csv") if path.is_file()}
+
+
+def test_a_name_that_is_not_utf8_stops_no_packing(plates: Tables, tmp_path: Path) -> None:
+    (plates.root / os.fsdecode(b"train/RPE-02/Plate2/\xff.png")).write_bytes(b"")
+    made = packed(plates, tmp_path / "store", cell_types=("RPE",))
+    assert made.locate("train/RPE-02/Plate2/B02_s1") is not None
+
+
 def test_a_damaged_image_is_named_and_leaves_no_part(plates: Tables, tmp_path: Path) -> None:
     path = channel_path(plates.root, "train/RPE-01/Plate3/B02_s1", 4)
     path.write_bytes(path.read_bytes()[:-20])
@@ -349,13 +390,13 @@ def test_a_chunk_lies_in_its_folder_and_is_a_file(plates: Tables, tmp_path: Path
 
 
 @pytest.mark.parametrize(("told", "match"), [
-    ({"shapes": {"8": [6, -8, 8]}}, "tells of images of 6x-8x8, not of channels, rows and columns, 1,073,741,824 bytes in all at most; delete it"),
+    ({"shapes": {"8": [6, -8, 8]}}, "tells of images of 6x-8x8, not of channels, rows and columns, 1,073,741,824 bytes in all at most; delete the whole"),
     ({"shapes": {"8": [6, 10**9, 10**9]}}, "tells of images of 6x1000000000x1000000000, not of"),
     ({"shapes": {"8": [6, 8]}}, "tells of images of 6x8, not of"),
-    ({"shapes": {"8": "688"}}, r"does not say what the store holds \(shapes.8: input should be a valid list\); delete it"),
+    ({"shapes": {"8": "688"}}, r"does not say what the store holds \(shapes.8: input should be a valid list\); delete the whole folder of the store, then pack"),
     ({"codec": ["raw"]}, r"does not say what the store holds \(codec: input should be a valid string\)"),
     ({"suffixes": "_w1.png"}, "suffixes: input should be a valid list"),
-    ({"parts": {"../other": {"folder": "a", "digest": "", "bytes": {}}}}, "'../other' does not name a file inside the store; delete it"),
+    ({"parts": {"../other": {"folder": "a", "digest": "", "bytes": {}}}}, "'../other' does not name a file inside the store; delete the whole"),
     ({"parts": {"a": {"folder": "a", "digest": "", "bytes": {"/etc/passwd": 1}}}}, "'/etc/passwd' does not name a file inside"),
     ({"parts": {"a": {"folder": "a", "digest": "", "bytes": {"8.npy": "1"}}}}, "bytes.8.npy: input should be a valid int"),
     ({"shapes": {"8": [6, 8, 8], "4": [6, 4, 4]}}, "sites.json: lacks sizes that store.json names; delete its folder"),

@@ -112,6 +112,12 @@ def test_a_preset_that_draws_says_so_first(tmp_path: Path, monkeypatch: pytest.M
     assert simulated.shown()
 
 
+def test_cell_types_are_checked_before_an_unfinished_simulation_goes_on(tmp_path: Path) -> None:
+    Receipt(tmp_path / "data" / simulated.WORKING_FOLDER / simulate.RECEIPT, {"preset": "tiny", "seed": 0}, complete=False).write()
+    with pytest.raises(InputError, match="^here: no cell_type 'HELA' in the preset tiny; choose from HUVEC, RPE$"):
+        inputs.check_cell_types(["HELA"], run=tmp_path, preset="tiny", where="here")
+
+
 def test_trials_rest_on_plates_that_are_not_replaced(tmp_path: Path, made: list[tuple[str, int]]) -> None:
     inputs.prepare("", run=tmp_path, preset="tiny", seed=0, replace=False)
     with pytest.raises(InputError, match="different simulation"):

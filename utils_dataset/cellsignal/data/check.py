@@ -60,8 +60,7 @@ def _check_site(packed: packed_store.Store, stem: str) -> SiteCheck:
         try:
             image = packed.read(stem, size=size)
         except InputError as error:
-            what, _, cure = str(error).partition("; ")
-            problems.append(Problem(str(packed.root / stem), what, cure))
+            problems.append(Problem(str(packed.root / stem), f"{error.where}: {error.what}", error.cure))
             continue
         if size == packed.sizes[0]:
             digests = tuple(hashlib.blake2b(plane, digest_size=16).digest() for plane in image)

@@ -21,12 +21,17 @@ _shown = False
 
 def is_simulated(root: Path | str) -> bool:
     """Whether the images of a data set were drawn by the virtual microscope (its tables may be real)."""
-    return (Path(root) / RECEIPT).is_file()
+    return receipt_path(Path(root)).is_file()
+
+
+def receipt_path(root: Path) -> Path:
+    """The receipt of a simulation; of an unfinished one, whose tables may be there already, that in its working folder."""
+    return next((path for path in (root / RECEIPT, root / WORKING_FOLDER / RECEIPT) if path.exists()), root / RECEIPT)
 
 
 def identity(root: Path | str) -> Mapping[str, Any]:
     """The identity of a simulation with `preset` and `seed`; empty if there is none or its receipt is damaged."""
-    receipt = Receipt.find(Path(root) / RECEIPT)
+    receipt = Receipt.find(receipt_path(Path(root)))
     return receipt.identity if receipt else {}
 
 

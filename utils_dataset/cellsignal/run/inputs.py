@@ -76,7 +76,7 @@ def prepare(
     """
     root, preset = resolve(data, run=run, preset=preset, seed=seed, task=task)
     if preset and not is_store(root) and not simulated.is_current(root, preset=preset, seed=seed):  # a store checks its pixels itself
-        if not simulated.is_simulated(root):
+        if not (root / simulated.RECEIPT).is_file():
             _print_once(_simulated_warning(preset, seed))
         with files.locked(root.with_name(f".{root.name}.lock"), timeout=3600, waiting_message=f"waiting for {root}"):
             _simulate(root, preset=preset, seed=seed, replace=replace and not data, **options)
@@ -192,7 +192,9 @@ def _is_preset(root: Path, preset: str, seed: int) -> bool:
 
 def check_cell_types(names: Collection[str], *, run: str | Path, preset: str, where: str) -> None:
     """Raise InputError for cell types that the plates of a preset will not have, before they are drawn."""
-    if not names or not preset or simulated.identity(data_folder("", run=run)).get("preset") == preset:  # drawn already: their tables say it
+    folder = data_folder("", run=run)
+    drawn_already = simulated.identity(folder).get("preset") == preset and not (folder / WORKING_FOLDER).is_dir()
+    if not names or not preset or drawn_already:  # then their tables say it
         return
     from cellsignal.data.microscope.simulate import PRESETS
 

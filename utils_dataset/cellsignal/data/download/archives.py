@@ -110,7 +110,7 @@ def unpack(
             accept(working_folder)
         _move(paths, working_folder, root)
         shutil.rmtree(working_folder, ignore_errors=True)
-    return Counter(path.parts[1] for path in paths if path.suffix == ".png")
+    return Counter(path.parts[1] for path in set(paths) if path.suffix == ".png")
 
 
 @contextmanager

@@ -205,10 +205,12 @@ class RemoteFile(io.RawIOBase):
         """The next `length` bytes."""
         headers = {"Range": f"bytes={self.position}-{self.position + length - 1}", **if_range(self.info.validator)}
         with network(self.url), get(self.session, self.url, headers) as response:
-            if response.status_code != 206 or start(response) != self.position:
-                what = "changed while it was read" if self.info.validator else "cannot be downloaded in parts (no range requests)"
-                raise StepFailed(f"{self.url} {what}; the same command begins anew")
+            is_part, validator = response.status_code == 206 and start(response) == self.position, self.info.validator
+            if not is_part and not validator:
+                raise StepFailed(f"{self.url} cannot be downloaded in parts (no range requests); look at the proxy, or download the whole file")
             info = read_file_info(self.url, response)
+            if not is_part or validator not in ("", info.validator):  # some servers ignore If-Range
+                raise StepFailed(f"{self.url} changed while it was read; the same command begins anew")
             content = b"".join(response.iter_content(_CHUNK))
         if len(content) != length:
             raise Interrupted(f"{len(content):,} bytes came instead of {length:,}")

@@ -176,7 +176,7 @@ def _download_whole_archive(folder: Path) -> None:
         cure = "free some space, or name cell types with --cell-type: these need no room for the archive"
         require_room(folder, 2 * IMAGES.size - downloaded, purpose="the archive and what comes out of it", cure=cure)
         fetch(IMAGES.url, target, md5=IMAGES.md5)
-    record_images(folder, unpack(target, folder, where=IMAGES.url))
+    record_images(folder, unpack(target, folder))
     _remove_archive(target)
 
 

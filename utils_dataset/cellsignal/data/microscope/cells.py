@@ -114,7 +114,8 @@ def positions(rng: np.random.Generator, extent: float, *, nuclei: float, jitter:
     turn, *shift = rng.random(3)
     lattice = rotated(i + 0.5 * (j % 2), j * np.sqrt(0.75), turn * np.pi)
     points = (np.stack(lattice, axis=1) + shift) * spacing + extent / 2
-    points = points[np.abs(points - extent / 2).max(axis=1) < extent / 2 + MARGIN]
+    distance = np.abs(points - extent / 2).max(axis=1)
+    points = points[distance <= max(extent / 2 + MARGIN, np.partition(distance, 1)[1])]  # two at least: each needs a neighbour
     points = (points + rng.standard_normal(points.shape) * jitter * spacing).astype(np.float32)
     x, y = points[:, :1], points[:, 1:]
     starts = [shifted_grid(rng, x, y=y) for _ in range(2)]

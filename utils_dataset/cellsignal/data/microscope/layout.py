@@ -93,9 +93,10 @@ def complete_labels(wells: pd.DataFrame, *, seed: int, solution: pd.Series | Non
     """`wells` with a class in every row: the known one, else a drawn one.
 
     Within a test experiment each class occurs at most once and each plate holds one plate group; groups
-    are rotated over the plates, the last experiment of each cell type in a way that training never saw.
-    A test experiment with the layout of a training experiment repeats its classes. Raises InputError when
-    a plate has more treatment wells than its group has classes.
+    are rotated over the plates as the known classes say, else at random, the last experiment of each cell
+    type in a way that training never saw. A test experiment with the layout of a training experiment
+    repeats its classes. Raises InputError when a plate has no group, or more treatment wells than its
+    group has classes left.
     """
     sirna = wells["sirna"].astype("Int64")
     if solution is not None:
@@ -104,8 +105,8 @@ def complete_labels(wells: pd.DataFrame, *, seed: int, solution: pd.Series | Non
     wells = wells.assign(sirna=wells["sirna"].fillna(_repeat_classes(wells, seed=seed)))
     orders = _group_orders(wells)
     drawn_classes = [
-        _draw_classes(part, seed=seed, groups=_choose_order(part, seed=seed, orders=orders, last=last))
-        for part, last in _unlabelled_experiments(wells)
+        _draw_classes(hidden, known, seed=seed, groups=_choose_order(hidden, known, seed=seed, orders=orders, last=last))
+        for hidden, known, last in _unlabelled_experiments(wells)
     ]
     return wells.assign(sirna=wells["sirna"].fillna(pd.concat([pd.Series(dtype="Int64"), *drawn_classes])).astype(int))
 
@@ -122,27 +123,37 @@ def _group_orders(wells: pd.DataFrame) -> list[list[list[int]]]:
     return [[groups[index] for index in rotation] for rotation in sorted(orders, key=lambda rotation: rotation not in seen)]
 
 
-def _unlabelled_experiments(wells: pd.DataFrame) -> list[tuple[pd.DataFrame, bool]]:
-    """Wells without a class by experiment, and whether it is the last such experiment of its cell type."""
-    hidden = wells[wells["sirna"].isna()]
+def _unlabelled_experiments(wells: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame, bool]]:
+    """Wells without a class by experiment, its treatments with one, and whether it is the last such experiment of its cell type."""
+    hidden, known = wells[wells["sirna"].isna()], wells[wells["sirna"].notna() & (wells["well_type"] == "treatment")]
     last = set(hidden.groupby("cell_type")["experiment"].max())
-    return [(part, name in last) for name, part in hidden.groupby("experiment")]
+    return [(part, known[known["experiment"] == name], name in last) for name, part in hidden.groupby("experiment")]
 
 
 def _choose_order(
-    wells: pd.DataFrame, *, seed: int, orders: Sequence[list[list[int]]], last: bool
+    hidden: pd.DataFrame, known: pd.DataFrame, *, seed: int, orders: Sequence[list[list[int]]], last: bool
 ) -> list[list[int]]:
-    experiment = wells["experiment"].iloc[0]
+    """The order of an experiment's plate groups that most of its `known` wells agree with, else the drawn one."""
+    experiment = hidden["experiment"].iloc[0]
     choice = -1 if last else int(stream(seed, "rotation", experiment).integers(len(orders)))
-    return orders[choice]
+    places = list(zip(known["plate"] - 1, known["sirna"]))
+
+    def agreement(order: list[list[int]]) -> int:
+        return sum(sirna in order[plate] for plate, sirna in places if plate < len(order))
+
+    return max([orders[choice], *orders], key=agreement)
 
 
-def _draw_classes(wells: pd.DataFrame, *, seed: int, groups: list[list[int]]) -> pd.Series:
-    """One experiment's classes, by the wells' index."""
-    parts = [wells] if len(groups) == 1 else [part for _, part in wells.groupby("plate")]
-    numbers = [0] if len(groups) == 1 else [plate - 1 for plate in sorted(wells["plate"].unique())]
+def _draw_classes(hidden: pd.DataFrame, known: pd.DataFrame, *, seed: int, groups: list[list[int]]) -> pd.Series:
+    """One experiment's classes, by the wells' index; none that one of its `known` wells has."""
+    if len(groups) > 1 and hidden["plate"].max() > len(groups):
+        where = hidden.loc[hidden["plate"] > len(groups), "id_code"].iloc[0]
+        raise InputError(f"training has {len(groups)} plate groups, and none for this plate", where=where, cure="take the plate out of the tables")
+    parts = [hidden] if len(groups) == 1 else [part for _, part in hidden.groupby("plate")]
+    numbers = [0] if len(groups) == 1 else [plate - 1 for plate in sorted(hidden["plate"].unique())]
+    used = set(known["sirna"])
     answers = [
-        _deal_classes(part, groups[number], rng=stream(seed, "truth", str(part["id_code"].iloc[0])))
+        _deal_classes(part, [sirna for sirna in groups[number] if sirna not in used], rng=stream(seed, "truth", str(part["id_code"].iloc[0])))
         for number, part in zip(numbers, parts, strict=True)
     ]
     return pd.concat(answers)
@@ -162,11 +173,14 @@ def _repeat_classes(wells: pd.DataFrame, *, seed: int) -> pd.Series:
     classes = wells.set_index(["experiment", "plate", "well"])["sirna"]
     for pair in duplicate_layouts(wells):
         (reference, other), shift = pair["experiments"], pair["plate_shift"]
-        if shift is None:  # the controls leave it open
-            shift = int(stream(seed, "shift", other).integers(plates))
-        part = wells[(wells["experiment"] == other) & wells["sirna"].isna()]
-        source = pd.MultiIndex.from_arrays(
-            [[reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"]]
-        )
-        repeated.loc[part.index] = classes.reindex(source).array
+        hidden, known = (wells[(wells["experiment"] == other) & is_hidden] for is_hidden in (wells["sirna"].isna(), wells["sirna"].notna()))
+
+        def reference_classes(part: pd.DataFrame, shift: int) -> pd.Series:
+            source = [[reference] * len(part), (part["plate"] - 1 - shift) % plates + 1, part["well"]]
+            return pd.Series(classes.reindex(pd.MultiIndex.from_arrays(source)).array, index=part.index)
+
+        if shift is None:  # the controls leave it open; the known treatments may tell
+            drawn = int(stream(seed, "shift", other).integers(plates))
+            shift = max([drawn, *range(plates)], key=lambda shift: (reference_classes(known, shift) == known["sirna"]).sum())
+        repeated.loc[hidden.index] = reference_classes(hidden, shift)
     return repeated

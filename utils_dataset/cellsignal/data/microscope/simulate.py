@@ -159,6 +159,9 @@ def _select_wells(wells: pd.DataFrame, experiments: Sequence[str]) -> pd.DataFra
     if undrawable := sorted(set(wells["cell_type"]) - set(CELL_TYPES)):
         cure = f"choose experiments of {', '.join(CELL_TYPES)}"
         raise InputError(f"cannot draw {', '.join(undrawable)} cells", where="simulate", cure=cure)
+    if unnumbered := sorted(name for name in wells["experiment"].unique() if not name.rpartition("-")[2].isdecimal()):
+        cure = "rename it in the tables, such as U2OS-01, or choose others"
+        raise InputError(f"cannot draw {unnumbered[0]}: brightness follows the number of an experiment", where="simulate", cure=cure)
     if "train" not in set(wells["dataset"]):
         raise InputError("no training experiment is chosen", where="simulate", cure="name one of them too")
     return wells

@@ -16,7 +16,7 @@ import cv2
 
 from cellsignal import files
 from cellsignal.code_identity import changed_parts, package_code
-from cellsignal.data.simulated import CODE, RECEIPT, WORKING_FOLDER
+from cellsignal.data.simulated import CODE, RECEIPT, WORKING_FOLDER, receipt_path
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 
@@ -56,10 +56,9 @@ def _exclusive(out: Path) -> Iterator[None]:
 
 def _prepare_folder(out: Path, *, identity: dict[str, Any]) -> bool:
     """Whether anything is left to do in `out`; InputError when it holds anything but this simulation."""
-    existing = [path for path in (out / RECEIPT, out / WORKING_FOLDER / RECEIPT) if path.exists()]
-    if existing:
+    if (path := receipt_path(out)).exists():
         start_again = f"delete the whole folder {out} and simulate again"
-        receipt = Receipt.read(existing[0], cure=start_again)  # without it the rest cannot be distinguished from foreign files
+        receipt = Receipt.read(path, cure=start_again)  # without it the rest cannot be distinguished from foreign files
         if not replace(receipt, complete=True).is_current(identity):
             raise InputError("holds a different simulation", where=out, cure="choose another folder, or delete this one")
         receipt.check_outputs(out, made_by="the simulation", cure=start_again)

@@ -155,10 +155,14 @@ def _prepare_folder(out: Path, plan: PackPlan) -> bool:
         _unfinished(out, plan).write()
     receipt = Receipt.read(out / packed_store.FILE, cure=_OTHER_FOLDER)
     if receipt.identity != plan.spec.as_json():
-        raise InputError(_store_difference(receipt.identity, plan.spec.as_json()), where=out, cure=_OTHER_FOLDER)
+        if receipt.complete or any(path.is_file() for path in out.rglob("*/*")):
+            raise InputError(_store_difference(receipt.identity, plan.spec.as_json()), where=out, cure=_OTHER_FOLDER)
+        _unfinished(out, plan).write()  # nothing was packed, such as for lack of room: other sizes or another format may do
     files.remove_temporary(out, [path.name for path in out.iterdir() if path.is_dir()])
-    for table in (*sorted(plan.root.glob("*.csv")), *filter(Path.is_file, [plan.root / simulated.RECEIPT])):
+    for table in sorted(Path(entry.path) for entry in files.entries(plan.root) if entry.name.endswith(".csv") and entry.is_file()):
         _copy(table, out / table.name)
+    if simulated.is_simulated(plan.root):
+        _copy(simulated.receipt_path(plan.root), out / simulated.RECEIPT)
     return receipt.complete
 
 

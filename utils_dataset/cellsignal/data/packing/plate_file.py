@@ -50,7 +50,7 @@ class PlateShard:
         else:
             png_files = [(entry.name, entry.stat()) for entry in entries(self.root / self.folder) if entry.name.endswith(".png")]
             parts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in png_files)
-        return hashlib.sha256("\n".join([*parts, *self.names, *self.missing]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*parts, *self.names, *self.missing]).encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)

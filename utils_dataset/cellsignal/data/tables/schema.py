@@ -54,7 +54,7 @@ Treatment = Annotated[int, _PLAIN, Field(ge=0, le=1107)]
 Control = Annotated[int, _PLAIN, Field(ge=1108, le=1138)]
 Sirna = Annotated[int, _PLAIN, Field(ge=0, le=1138)]
 Channel = Annotated[int, _PLAIN, Field(ge=1)]
-Brightness = Annotated[float, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
+Brightness = Annotated[float, BeforeValidator(_decimal), Field(ge=0, le=255, allow_inf_nan=False)]
 WellType = Literal["treatment", "positive_control", "negative_control"]
 
 
@@ -143,7 +143,7 @@ class PixelRow(TestRow):
 
 
 _CLASS = "write a class number: 0-1107 treatment, 1108-1137 positive control, 1138 untreated"
-_NUMBER = "write a number from 0 with a decimal point, such as 12.5"
+_NUMBER = "write a number from 0 to 255 with a decimal point, such as 12.5"
 _EXPECTED = {
     "id_code": ("is not an id", "write experiment_plate_well, such as HUVEC-01_1_B03"),
     "experiment": ("is not an experiment", "write cell type, hyphen, number, such as HUVEC-01, of letters, digits and any of _.+-"),

@@ -220,6 +220,8 @@ def _site_problems(frame: pd.DataFrame) -> list[Problem]:
     cell_type = frame["experiment"].str.rpartition("-")[0]
     what, cure = "disagrees with the experiment's name", "write what stands before the last hyphen"
     problems += schema.flag(frame, frame["cell_type"] != cell_type, "cell_type", what, cure)
+    repeated = frame.duplicated(["well_id", "site"]) & ~frame["site_id"].duplicated()
+    problems += schema.flag(frame, repeated, "site", "is the site of an earlier row of this well", "give each site one row")
     classes = frame.groupby("well_id")["sirna_id"].transform("first")
     what, cure = "differs from the well's other site", "give a well one class"
     return problems + schema.flag(frame, frame["sirna_id"] != classes, "sirna_id", what, cure)
@@ -289,5 +291,13 @@ def read_pixel_stats(root: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     table, problems = schema.read_rows(path, schema.PixelRow)
+    problems = problems or _empty_table(path, table) or _pixel_problems(table)
     raise_if_any([problem._replace(cure=f"{problem.cure}, or remove the file to do without") for problem in problems])
     return table.reset_index(drop=True)
+
+
+def _pixel_problems(table: pd.DataFrame) -> list[Problem]:
+    """Rows of another well than their id says, and channels that would count twice."""
+    rows = table[["id_code", *_POSITION]].drop_duplicates()
+    repeated = table.duplicated(["id_code", "site", "channel"])
+    return _id_problems(rows) + schema.flag(table, repeated, "channel", "is the channel of an earlier row of this site", "keep one of the rows")
