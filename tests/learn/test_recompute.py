@@ -66,6 +66,22 @@ def test_parts_of_a_batch_have_the_statistics_and_the_gradients_of_the_whole(bac
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items()), "the forward pass is that of the whole batch"
 
 
+@pytest.mark.parametrize("backbone", ["timm:mobilenetv3_small_050", "timm:dla46_c"])
+def test_parts_are_the_whole_where_norms_activate_and_blocks_take_further_tensors(backbone: str) -> None:
+    pytest.importorskip("timm")
+    whole = make_network(backbone, channels=6, classes=4).double().train()
+    again = copy.deepcopy(whole)
+    assert checkpoint_blocks(again.body, parts=2)
+    images = IMAGES.new_empty(5, 6, 64, 64).random_(generator=torch.Generator().manual_seed(0))
+    for model in (whole, again):
+        model(images).log_softmax(1)[:, 0].sum().backward()
+    largest = max(weight.grad.abs().max() for weight in whole.parameters())
+    assert largest > 1e-3
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12 * largest.item())
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
 def test_frozen_statistics_would_not_have_the_gradients_of_the_whole() -> None:
     """What the gradient through the statistics is worth: the bound above would find it missing."""
     whole = make_network("resnet-small", channels=6, classes=4).double().train()
