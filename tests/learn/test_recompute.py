@@ -16,6 +16,7 @@ from cellsignal.learn.networks.checkpointing import Checkpointing, checkpoint_bl
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks import memory
 from cellsignal.learn.networks.memory import _saved_bytes, fitting_parts, training_memory
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training import fit
 
 # Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
@@ -203,6 +204,17 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
     assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
     known = [read_json(tmp_path / f"{name}/model.json")["identity"].get("compile") for name in ("plain", "fast")]
     assert known == [None, True]
+
+
+def test_a_compiled_body_is_not_computed_again(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles no checkpoints whose second pass leaves the running statistics alone."""
+    with pytest.raises(ValueError, match="torch.compile computes no blocks again; use auto or false"):
+        MachineSettings(compile=True, gradient_checkpointing=True)
+    monkeypatch.setattr(memory, "SMALL_BATCH_PIXELS", 0)
+    need = training_memory("densenet-small", size=32, batch_size=8, classes=4, precision="fp32", parts=1).tensors
+    monkeypatch.setattr(fit, "free_memory", lambda device: need)
+    with pytest.raises(InputError, match="machine.compile: the memory does not hold a training batch; set it to false"):
+        small(patches, tmp_path / "model.safetensors", epochs=1, options={"compile": True})
 
 
 def test_without_a_compiler_one_line_says_so() -> None:
