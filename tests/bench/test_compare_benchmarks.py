@@ -30,6 +30,8 @@ def test_differences_of_machine_and_method_are_told() -> None:
     lines = list(differences(benchmark({}), benchmark({}, image_size=64, cores=4)))
     assert lines == ["cores: 2 and 4", "image_size: 512 and 64; rates are not of the same work", "torch: 2.2 and 2.4"]
     assert not list(differences(benchmark({}), benchmark({})))
+    first, second = ({**benchmark({}), "method": {"batch_size": size}} for size in (8, 32))
+    assert list(differences(first, second)) == ["batch_size: 8 and 32; rates are not of the same work"]
 
 
 @pytest.mark.parametrize("content", [[], {"schema": SCHEMA}, {**benchmark({}), "schema": "other"}, {**benchmark({}), "rows": [{"stage": "read"}]},

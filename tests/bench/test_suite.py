@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from cellsignal.bench import ours, report, timeline
+from cellsignal.bench import ours, report, suite, timeline
 from cellsignal.bench.compare import compare, read_benchmark
 from cellsignal.bench.suite import Benchmark
 from cellsignal.data import simulated
@@ -93,6 +93,17 @@ def test_our_ways_do_what_they_are_said_to_do(bench: Benchmark) -> None:
     assert not all(torch.equal(old, new) for old, new in zip(before, bench.trainer.model.parameters(), strict=True))
     answers = bench.trainer.adapted(images)
     assert answers.shape == (8, 1108) and np.allclose(np.exp(answers).sum(1), 1, atol=1e-4)
+
+
+def test_the_data_path_is_that_of_two_cores_however_many_there_are(bench: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, stages, seen = suite.read_batches, [], []
+    monkeypatch.setattr(suite, "read_batches", lambda *given, workers, **more: seen.append((workers, torch.get_num_threads())) or read(*given, workers=workers, **more))
+    monkeypatch.setattr(bench, "workers", 16)
+    monkeypatch.setattr(bench, "stage", lambda name, candidates: stages.append(name) or candidates[0].work())
+    with suite.threads(4):
+        bench.data_path()
+        assert torch.get_num_threads() == 4
+    assert seen == [(2, 2)] and stages == ["data path"], "the peers have two processes"
 
 
 def test_numbers_that_measure_nothing_are_refused(tmp_path: Path) -> None:

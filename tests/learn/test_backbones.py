@@ -65,6 +65,13 @@ def test_any_network_of_timm_has_a_name() -> None:
         get_backbone("timm:resnet9000")
 
 
+def test_a_transformer_made_for_another_size_is_refused_in_one_line() -> None:
+    pytest.importorskip("timm")
+    model = make_network("timm:vit_tiny_patch16_224", channels=6, classes=3).eval()
+    with pytest.raises(InputError, match=r"the timm:vit_tiny_patch16_224 takes no images of 64 px \(.*224\)\); use images of the size that it was made for"):
+        model(torch.zeros((1, 6, 64, 64), dtype=torch.uint8))
+
+
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(InputError, match="unknown backbone 'resnet'.*densenet121.*timm:NAME"):
         get_backbone("resnet")

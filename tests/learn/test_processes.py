@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from trainings import STEADY, Epochs, cut_short, small, steady
 
-from building import history_of, make_network
+from building import history_of, make_network, make_phase
 from cellsignal.budget import TimeSpent
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import read_json, sha256
@@ -26,6 +26,8 @@ from cellsignal.learn.batches.dataset import SiteImages
 from cellsignal.learn.training import distributed
 from cellsignal.learn.training.losses import LOSSES
 from cellsignal.learn.training.distributed import launch, process_count
+from cellsignal.learn.training.epoch import Trainer, train_epoch
+from cellsignal.learn.training.optim import build_optimizer
 
 TWO = {"num_processes": 2}
 KINDS = {
@@ -54,6 +56,17 @@ def test_several_processes_learn_what_one_learns(patches: tuple, tmp_path: Path,
         trained[name] = curves(rows), load_file(tmp_path / f"{name}/model.safetensors")
     assert len(set(trained["one"][0][:, 0].tolist())) == 4, "it does learn"
     torch.testing.assert_close(*trained.values(), rtol=rounding, atol=rounding)  # running statistics too, and the batches they count
+
+
+def test_a_process_without_a_batch_takes_the_scaled_step_of_the_others(patches: tuple) -> None:
+    data, model = SiteImages(patches[0], patches[1].iloc[:4], class_numbers=[0, 10, 20, 30]), make_network("plain-cnn", channels=6, classes=4)
+    phase, scaler = make_phase("train", 1, 4, 0.1, optimizer="sgd"), torch.amp.GradScaler("cpu", init_scale=4.0)
+    others = distributed.ProcessGroup(1, 2, all_reduce=lambda flat: torch.cat([flat[:-1] + 8, flat[-1:]]))  # the first's gradients; no one is late
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    trainer = Trainer(model, build_optimizer(phase.training, model.parameters()), phase, process_group=others, scaler=scaler)
+    train_epoch(trainer, data, [[np.arange(4)]])
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, before[name] - 0.1 * 8 / 4)
 
 
 def test_in_fp32_the_curves_agree_within_float_error(patches: tuple, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def train(patches: tuple, weights: Path, recipe: str, *, budget: Epochs | None =
                  **{"epochs": 2} | knobs | changes)
 
 
+def test_controls_that_leave_running_statistics_alone_are_computed_again_too(patches: tuple, tmp_path: Path) -> None:
+    for name, again in {"plain": False, "again": True}.items():
+        train(patches, tmp_path / f"{name}/model.safetensors", "not better", epochs=1, gradient_checkpointing=again)
+    assert sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "again/model.safetensors")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_interrupted_after_an_epoch_it_ends_with_the_same_weights(patches: tuple, tmp_path: Path, recipe: str) -> None:
     whole = train(patches, tmp_path / "whole/model.safetensors", recipe)

@@ -16,6 +16,7 @@ from cellsignal.learn.networks.checkpointing import Checkpointing, checkpoint_bl
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.networks import memory
 from cellsignal.learn.networks.memory import _saved_bytes, fitting_parts, training_memory
+from cellsignal.learn.settings import MachineSettings
 from cellsignal.learn.training import fit
 
 # Name: how many blocks it has, and the share that they keep at most of what all layers would; the small ones' stems keep much.
@@ -64,6 +65,22 @@ def test_parts_of_a_batch_have_the_statistics_and_the_gradients_of_the_whole(bac
     for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12 * largest.item())
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items()), "the forward pass is that of the whole batch"
+
+
+@pytest.mark.parametrize("backbone", ["timm:mobilenetv3_small_050", "timm:dla46_c"])
+def test_parts_are_the_whole_where_norms_activate_and_blocks_take_further_tensors(backbone: str) -> None:
+    pytest.importorskip("timm")
+    whole = make_network(backbone, channels=6, classes=4).double().train()
+    again = copy.deepcopy(whole)
+    assert checkpoint_blocks(again.body, parts=2)
+    images = IMAGES.new_empty(5, 6, 64, 64).random_(generator=torch.Generator().manual_seed(0))
+    for model in (whole, again):
+        model(images).log_softmax(1)[:, 0].sum().backward()
+    largest = max(weight.grad.abs().max() for weight in whole.parameters())
+    assert largest > 1e-3
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12 * largest.item())
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
 def test_frozen_statistics_would_not_have_the_gradients_of_the_whole() -> None:
@@ -187,6 +204,17 @@ def test_a_compiled_training_ends_where_the_other_does(patches: tuple, tmp_path:
     assert len(made) == 1 and sha256(tmp_path / "plain/model.safetensors") == sha256(tmp_path / "fast/model.safetensors")
     known = [read_json(tmp_path / f"{name}/model.json")["identity"].get("compile") for name in ("plain", "fast")]
     assert known == [None, True]
+
+
+def test_a_compiled_body_is_not_computed_again(patches: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles no checkpoints whose second pass leaves the running statistics alone."""
+    with pytest.raises(ValueError, match="torch.compile computes no blocks again; use auto or false"):
+        MachineSettings(compile=True, gradient_checkpointing=True)
+    monkeypatch.setattr(memory, "SMALL_BATCH_PIXELS", 0)
+    need = training_memory("densenet-small", size=32, batch_size=8, classes=4, precision="fp32", parts=1).tensors
+    monkeypatch.setattr(fit, "free_memory", lambda device: need)
+    with pytest.raises(InputError, match="machine.compile: the memory does not hold a training batch; set it to false"):
+        small(patches, tmp_path / "model.safetensors", epochs=1, options={"compile": True})
 
 
 def test_without_a_compiler_one_line_says_so() -> None:

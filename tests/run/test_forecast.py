@@ -162,9 +162,13 @@ def test_precision_and_processes_count() -> None:
     chosen = {**SMALL, "batch_size": 64, "gradient_checkpointing": False, "cell_types": ["U2OS"], "packed_size": 512, "num_workers": 8, "epochs": 100}
     half, whole = (forecast(recipe_of({**chosen, "precision": precision}), lambda backbone: card).networks[0] for precision in ("fp16", "fp32"))
     assert whole.memory > 1.5 * half.memory and "set machine.gradient_checkpointing: auto" in whole.cure and whole.hours > 1.5 * half.hours
-    with pytest.raises(InputError, match="a compiled network is not trained in parts; set machine.compile: false"):
-        card = replace(cost.MACHINES["l4"], memory=3e9)
-        forecast(recipe_of({**SMALL, "batch_size": 40, "pretrain_epochs": 0, "cell_types": ["RPE"], "compile": True}), lambda backbone: card).check()
+    compiled = recipe_of({**SMALL, "batch_size": 40, "pretrain_epochs": 0, "cell_types": ["RPE"], "compile": True})
+    for memory, parts in ((3e9, 4), (4e9, 1)):
+        card = replace(cost.MACHINES["l4"], memory=memory)
+        needed = forecast(compiled, lambda backbone, card=card: card)
+        assert needed.networks[0].parts == parts
+        with pytest.raises(InputError, match="a compiled network is not checkpointed; set machine.compile: false"):
+            needed.check()
 
 
 def test_measured_steps_had_their_checkpointing() -> None:

@@ -35,5 +35,7 @@ def test_rungs_of_any_metric_become_a_picture() -> None:
     texts = [text.get_text() for text in rungs_figure({"metric": "macro_f1", "rungs": [floor, row]}).axes[0].texts]
     assert texts == ["0.100", "0.300"]
     assert len(multilabel.class_scores([floor, row], [3] * 28, PROTEIN_ATLAS).axes[0].lines) == 1
-    for metrics in ({}, {"metric": "macro_f1", "rungs": []}):
+    split = {"split": "test", "rung": "running", "accuracy": 0.25, "worst_cell_type": 0.25, "by_experiment": {"HUVEC-01": 0.25}, "by_cell_type": {"HUVEC": 0.25}}
+    assert [text.get_text() for text in rungs_figure({"metric": "split_accuracy", "splits": [split]}).axes[0].texts] == ["0.250"]
+    for metrics in ({}, {"metric": "macro_f1", "rungs": []}, {"metric": "split_accuracy", "splits": []}):
         assert rungs_figure(metrics).texts[0].get_text() == "No rung yet."

@@ -95,6 +95,14 @@ def test_heatmap_puts_each_well_in_its_place(wells):
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == list("BCDEFGHIJKLMNO")
 
 
+def test_maps_show_the_outer_wells_where_there_are_any(wells):
+    one = wells[wells["experiment"] == "RPE-01"].replace({"well": {"B02": "A01", "O23": "P24"}})
+    for figure in (plots.plate_heatmap(one.assign(mean=range(len(one))), "mean"), plots.plate_layout(one)):
+        cells = drawn(figure).axes[0].images[0].get_array()
+        assert cells.shape == (16, 24) and (cells[0, 0], cells[1, 2], cells[15, 23]) == (0, 1, 2)
+        assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == list("ABCDEFGHIJKLMNOP")
+
+
 def test_layout_tells_a_missing_well_from_the_rest(wells):
     figure = drawn(plots.plate_layout(wells[wells["experiment"] == "RPE-01"]))
     first, last = (figure.axes[plate].images[0].get_array() for plate in (0, 3))
@@ -112,6 +120,20 @@ def test_rotation_map_hatches_what_is_unknown_and_marks_duplicates(wells):
     assert {"HUVEC-02 *", "RPE-01 *", "HUVEC-01"} <= set(texts(figure))
 
 
+def test_rotations_may_know_fewer_plates_than_there_are(wells):
+    figure = drawn(plots.group_rotation_map(wells, rotations={"HUVEC-01": [0, 1], "RPE-01": [1, 0]}))
+    assert len([box for axes in figure.axes for box in axes.patches if box.get_hatch()]) == 4 + 2 + 2
+
+
+def test_each_of_many_layouts_has_a_symbol_of_its_own(wells):
+    names = [f"HUVEC-{number:02}" for number in range(16)]
+    many = pd.concat([wells[wells["experiment"] == "HUVEC-01"].assign(experiment=name) for name in names])
+    twins = [{"experiments": pair, "plate_shift": 1} for pair in zip(names[::2], names[1::2])]
+    labels = [text.get_text().split() for text in plots.group_rotation_map(many, rotations=None, duplicates=twins).axes[0].get_yticklabels()]
+    signs = dict(labels)
+    assert len(set(signs.values())) == 8 and all(signs[first] == signs[second] for first, second in zip(names[::2], names[1::2]))
+
+
 def test_counts(wells):
     assert "0" in texts(drawn(plots.plate_counts(wells)))
     assert "usual (2)" in texts(drawn(plots.plate_counts(wells, well_type="control")))
@@ -121,6 +143,9 @@ def test_counts(wells):
 
 def test_batch_effect_is_seen_and_counted(wells, stats):
     assert "mitochondria" in texts(drawn(plots.channel_means(stats)))
+    nuclei, values = plots.channel_means(stats).axes[0], stats[(stats["channel"] == 1) & (stats["experiment"] == "HUVEC-01")]
+    expected = values.groupby("id_code")["mean"].mean().quantile([0.05, 0.95])  # of wells, which differ less than their sites
+    np.testing.assert_allclose(nuclei.lines[0].get_xdata(), expected)
     features = np.log1p(stats.pivot_table(index="id_code", columns="channel", values=["mean", "std"]))
     assert "HUVEC: by experiment" in texts(drawn(plots.batch_effect(features, wells)))
     shares = plots.variance_shares(features, wells)
@@ -140,7 +165,7 @@ def test_figures_of_nothing_say_so(wells, stats):
 
 def test_fifty_experiments_are_still_legible():
     names = [f"HUVEC-{n:02d}" for n in range(1, 52)]
-    rows = [{"experiment": name, "channel": c, "mean": 5.0} for name in names for c in range(1, 7)]
+    rows = [{"id_code": f"{name}_1_B02", "experiment": name, "channel": c, "mean": 5.0} for name in names for c in range(1, 7)]
     figure = plots.channel_means(pd.DataFrame(rows))
     figure.png()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]

@@ -91,6 +91,8 @@ def test_networks_that_only_an_earlier_run_had_are_not_shown(tmp_path, history):
         return re.findall(r'alt="training of ([^"]*)"', read(write_report(tmp_path))[0])
     assert shown() == shown(cell_types=["HUVEC", "RPE"]) == ["HUVEC", "RPE"]
     assert shown(cell_types=["HUVEC"], final_epochs=0) == ["HUVEC"]
+    Receipt(tmp_path / "weights/all/model.json", details={"history": history}).write()
+    assert shown(cell_types=["HUVEC"], one_network=True) == ["all"]
     both = shown(cell_types=["HUVEC"], final_epochs=1, ablate_virtual_batch=True)
     assert both == ["HUVEC", "HUVEC, treatments without the virtual batch"]
 

@@ -71,6 +71,14 @@ def test_a_search_has_a_panel_for_each_parameter() -> None:
     assert figure.png()
 
 
+def test_the_best_value_of_a_parameter_is_that_of_the_best_mean_over_seeds() -> None:
+    records = [record(f"trial-{number:03d}", seed, better=better, dropout=0.1 * number, optimizer=name)
+               for number, name, seed, better in ((0, "adam", 0, -0.2), (0, "adam", 1, 0.3), (1, "sgd", 0, 0.2), (1, "sgd", 1, 0.2))]
+    figure = draw_search(sweep_results.trials_table(records, keys=["dropout", "optimizer"]), keys=["dropout", "optimizer"], measure="raw")
+    for axes, value in zip(figure.axes[1:], (0.1, "sgd")):
+        assert axes.lines[-1].get_xdata(orig=True).tolist() == [value, value] and axes.lines[-1].get_ydata().tolist() == pytest.approx([0.8, 0.81])
+
+
 FORMULA = "a_{b$ x^{ $c"  # Matplotlib would take it for one, and stumble
 
 

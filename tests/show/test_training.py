@@ -86,6 +86,10 @@ def test_controls_stand_in_columns_on_plates_of_several_experiments_that_have_th
     wells = wells_of(RPE_01="train", RPE_02="train", RPE_03="train", RPE_04="train")
     figure = control_grid(data_of(wells.drop(index=1)), controls=2)  # RPE-01 lacks siRNA 2 on its plate 1
     assert captions(figure) == [f"RPE-0{number}_1_B0{sirna}, site 1\nsiRNA {sirna}" for number in (2, 3, 4) for sirna in (2, 3)]
+    assert len({axes.get_position().x0.round(3) for axes in figure.axes}) == 2, "a plate per row, a siRNA per column"
+    figure = control_grid(data_of(wells), plates=2)  # of the eight that are asked for there are three
+    assert captions(figure) == [f"RPE-0{number}_1_B0{sirna}, site 1\nsiRNA {sirna}" for number in (1, 2) for sirna in (1, 2, 3)]
+    assert len({axes.get_position().x0.round(3) for axes in figure.axes}) == 3
 
 
 def test_augmentations_are_those_of_the_first_epochs():
@@ -107,6 +111,9 @@ def test_the_history_in_one_row_a_phase():
     table = history_table(history)
     assert table.loc["whole"].tolist() == [2, 0.5, 0.5, 0.75, 1, 1.0] and list(table.index) == ["whole", "final"]
     assert table.loc["final", ["held_out", "best_epoch"]].isna().all() and table.loc["final", "minutes"] == 0.5
+    tied = [{**row, "phase": "whole", "epoch": epoch, "held_out_accuracy": value} for epoch, value in enumerate((0.5, 0.75, 0.75, 0.25), 1)]
+    assert history_table(tied).loc["whole", "best_epoch"] == 3, "whose weights are selected"
+    assert history_table([]).empty
 
 
 @pytest.mark.parametrize("backbone", ["densenet-small", "resnet-small", "vgg-small", "plain-cnn"])

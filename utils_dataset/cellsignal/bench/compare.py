@@ -14,7 +14,7 @@ SCHEMA = "cellsignal-benchmark-1"
 REQUIRED_KEYS = {"machine": dict, "method": dict, "rows": list}
 NUMBER_COLUMNS = ("median", "min", "max")
 NAME_COLUMNS = ("stage", "name", "kind", "unit")
-COMPARABLE = ("image_size", "network_size", "backbone", "sites", "channels", "precision")  # rates are comparable only if these agree
+COMPARABLE = ("image_size", "network_size", "backbone", "batch_size", "sites", "channels", "precision")  # rates are comparable only if these agree
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class Benchmark:
     """A benchmark of this machine with some sites and a network; every stage adds to `rows` and `timelines`.
 
     `folder` is scratch and is filled. `data`: a data set, None for drawn sites of `image_size` px. `network_size`: px that the
-    network sees; 0 means `image_size` on a GPU and 64 on a CPU. `workers`: reading threads of our data path, 0 means one per core; the peers
-    have two. `floor_bytes`: of the buffers that are copied. Raises InputError for invalid numbers.
+    network sees; 0 means `image_size` on a GPU and 64 on a CPU. `workers`: threads that read in training, 0 means one per core; the data path
+    has two at most, as the peers'. `floor_bytes`: of the buffers that are copied. Raises InputError for invalid numbers.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ class Benchmark:
         kinds = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         self.folder.mkdir(parents=True, exist_ok=True)
         side = 0 if self.floor_bytes == baselines.MEMORY_BYTES else 64
-        with one_thread():
+        with threads(1):
             self.stage("machine", [baselines.memory_bandwidth(size=self.floor_bytes), baselines.disk_rate(self.folder, size=self.floor_bytes)])
         candidates = [baselines.matrix_rate(self.chosen, kinds[self.bits], side=side)]
         if self.chosen.type == "cuda":
@@ -128,7 +128,7 @@ class Benchmark:
                 baselines.decoding_rate([self.sample.paths(stem) for stem in stems]), baselines.site_copy(self.sample.images())]
         if find_spec("skimage"):
             candidates.append(Candidate("official: scikit-image, six PNGs", "peer", _read_all(lambda stem: baselines.official(root, stem), stems)))
-        with one_thread():
+        with threads(1):
             return self.stage("read", candidates)
 
     def augmenting(self) -> Records:
@@ -142,22 +142,23 @@ class Benchmark:
                 Candidate("Brodt: turned, floats, put together", "peer", _collate(brodt, grey_images, baselines.BRODT)),
                 Candidate("Sypetkowski: turned, zoomed, standardised, put together", "peer", _collate(sypetkowski, grey_images, baselines.SYPETKOWSKI)),
                 Candidate("bytes to floats alone", "floor", lambda: len(floats.copy_(batch)))]
-        with one_thread():
+        with threads(1):
             return self.stage("augment", candidates, device=self.chosen)
 
     def data_path(self) -> Records:
         """From the disk to the network's input on two cores: two processes for the peers, threads for ours."""
         data, sent = ours.dataset(self.store, self.sample.sites), self.chosen
         batches = ours.batches_of(self.sites, self.batch_size, min_batches=MIN_BATCHES)
-        feeding = throughput(lambda: read_batches(data, batches, workers=self.workers, device=self.chosen), self.trainer.inputs,
-                         wave=3, seconds=self.seconds)
+        workers = min(baselines.WORKERS, self.workers)
+        feeding = throughput(lambda: read_batches(data, batches, workers=workers, device=self.chosen), self.trainer.inputs, wave=3, seconds=self.seconds)
         candidates = [Candidate("ours: store, threads", "ours", feeding)]
         for kind, size in ((baselines.Brodt, baselines.BRODT), (baselines.Sypetkowski, baselines.SYPETKOWSKI)):
             endless = kind(self.sample.root, self.sample.stems, epochs=1 + MIN_BATCHES * size // self.sites)
             begin = _loader_factory(endless, min(size, self.sites))
             path = throughput(begin, lambda images: images.to(sent, non_blocking=True), wave=baselines.WORKERS, seconds=self.seconds)
             candidates.append(Candidate(f"{kind.__name__}: two processes, batches of {size}", "peer", path))
-        return self.stage("data path", candidates)
+        with threads(min(baselines.WORKERS, torch.get_num_threads())):
+            return self.stage("data path", candidates)
 
     def training(self) -> Records:
         """Steps of the optimiser: ours with data from the store, ours with data from memory, the peers' on prepared batches."""
@@ -233,11 +234,11 @@ def _loader_factory(sites: baselines.Sites, size: int) -> Callable[[], DataLoade
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within this block libraries use one thread: rates are those of one core."""
+def threads(count: int) -> Iterator[None]:
+    """Within this block libraries use so many threads: rates are those of so many cores."""
     previous = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
     try:
         yield
     finally:

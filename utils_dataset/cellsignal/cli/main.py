@@ -288,7 +288,7 @@ def benchmark(
     batch_size: Annotated[int, typer.Option(metavar="N", min=2, help="Sites a step.")] = 8,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements of each thing.")] = 5,
     seconds: Annotated[float, typer.Option(metavar="S", min=0, help="Least duration of each measurement.")] = 1.0,
-    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Threads that read; 0 means one a core.")] = 0,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Threads that read in training; 0 means one a core.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     recipe: Annotated[Path | None, typer.Option(metavar="PARAMS", help="Recipe (YAML) whose cost is predicted; else Brodt's.")] = None,
 ) -> None:

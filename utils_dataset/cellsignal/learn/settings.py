@@ -276,3 +276,10 @@ class MachineSettings(Settings):
     time_budget_minutes: float = Field(
         0.0, ge=0, description="time after which a run stops cleanly, to resume at the next call; 0 means 11 hours on Kaggle, no limit elsewhere"
     )
+
+    @field_validator("gradient_checkpointing")
+    @classmethod
+    def _not_of_a_compiled_body(cls, chosen: bool | str, info: ValidationInfo) -> bool | str:
+        if chosen is True and info.data.get("compile"):
+            raise ValueError("torch.compile computes no blocks again; use auto or false, or compile: false")
+        return chosen

@@ -309,8 +309,8 @@ def _network(row: NetworkForecast, recipe: Recipe, host: Host, values: Mapping[s
         while sites > 2 and bytes_in(0 if wanted is False else 1, sites) > capacity:
             sites //= 2
         return replace(row, problem=what, cure=f"set training.batch_size: {sites}, or smaller images (augmentation.progressive_sizes)")
-    if parts > 1 and recipe.machine.compile:
-        what = f"a {row.backbone} needs {bytes_in(0) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, {where}, and a compiled network is not trained in parts"
+    if parts and recipe.machine.compile:
+        what = f"a {row.backbone} needs {bytes_in(0) / 1e9:.1f} GB for batches of {batch_size} sites of {largest} px, {where}, and a compiled network is not checkpointed"
         return replace(row, problem=what, cure="set machine.compile: false, or lower training.batch_size")
     return row
 

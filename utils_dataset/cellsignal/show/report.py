@@ -16,7 +16,7 @@ from cellsignal.show.curves import curves
 from cellsignal.show.explore.page import write_page
 from cellsignal.show.results.ladder import estimated_accuracy, experiment_dots, ladder, last_rungs, rejection_curve, rungs_of_split, set_sizes
 from cellsignal.show.results.multilabel import label_ladder, label_parts
-from cellsignal.show.results.splits import split_parts
+from cellsignal.show.results.splits import accuracy_by_split, split_parts
 from cellsignal.show.style import blank_figure
 
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -25,8 +25,8 @@ SPLIT_WORDS = {
     "held_out": "Labelled wells that training left out: they tell how good it is, and calibrate the confidences.",
 }
 TRAINING = (
-    "A network learns the controls first (controls), then the treatments: with a new head alone (head), as a whole (whole), and in the "
-    "last epochs from the held-out wells too (final). The accuracy is that of single sites."
+    "Of these phases a recipe has some: a network learns the controls (controls), then the treatments, with a new head alone (head), as a whole "
+    "(whole), and in the last epochs from the held-out wells too (final). The accuracy is that of single sites."
 )
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
     True: "His figures and ours come from different data: compare the order of the gains, not their size.",
@@ -253,7 +253,8 @@ def _training(run: Path, words: str) -> str:
     recipe, _ = _read_or_reason(run / "recipe.json", json_schemas.Description)
     parameters = (recipe or {}).get("parameters", {})
     cell_types = parameters.get("wells", {}).get("cell_types")  # an earlier run may have trained others, whose weights stay
-    folders = [folder for folder in sorted((run / "weights").glob("*/")) if not cell_types or folder.name in cell_types]
+    names = ["all"] if cell_types and parameters.get("network", {}).get("one_network") else cell_types
+    folders = [folder for folder in sorted((run / "weights").glob("*/")) if not names or folder.name in names]
     parts = [part for folder in folders for part in _curves(folder, parameters)]
     return html.section("Training", *([html.paragraph(words)] * bool(words) + parts if parts else [html.paragraph("No weights yet.", quiet=True)]))
 
@@ -344,7 +345,9 @@ def _files(run: Path) -> str:
 
 
 # By the metric that a metrics.json names, without one accuracy: under which key it has its rungs, and who draws them.
-RUNG_FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {"accuracy": ("ladder", ladder), "macro_f1": ("rungs", label_ladder)}
+RUNG_FIGURES: dict[str, tuple[str, Callable[[list[dict]], Figure]]] = {
+    "accuracy": ("ladder", ladder), "macro_f1": ("rungs", label_ladder), "split_accuracy": ("splits", accuracy_by_split),
+}  # fmt: skip
 
 
 def rungs_figure(metrics: Mapping[str, Any]) -> Figure:

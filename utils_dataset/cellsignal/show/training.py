@@ -75,16 +75,16 @@ def image_grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), *, co
     return figure
 
 
-def batch_grid(data: SiteImages, rows: Sequence[int], *, title: str = "") -> Figure:
+def batch_grid(data: SiteImages, rows: Sequence[int], *, columns: int = 8, title: str = "") -> Figure:
     """Sites of a data set, such as those of a batch, as they are stored, each with its well and siRNA.
 
-    `rows`: their row numbers. The title names the plate when all are of one; else each caption does.
+    `rows`: their row numbers; `columns`: so many in a row of the figure. The title names the plate when all are of one; else each caption does.
     """
     sites = data.sites.iloc[rows]
     plates = (sites["experiment"] + ", plate " + sites["plate"].astype(str)).unique()
     if len(plates) > 1:
         sites = sites.assign(well=sites["id_code"])
-    return image_grid([data.image(row) for row in rows], site_captions(sites), title=title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates"))
+    return image_grid([data.image(row) for row in rows], site_captions(sites), columns=columns, title=title or (plates[0] if len(plates) == 1 else f"{len(plates)} plates"))
 
 
 def control_grid(data: SiteImages, *, plates: int = 3, controls: int = 8) -> Figure:
@@ -92,10 +92,11 @@ def control_grid(data: SiteImages, *, plates: int = 3, controls: int = 8) -> Fig
 
     `data`: control sites. Plates of different experiments come first; those that lack one of the controls are left out.
     """
+    controls = min(controls, len(data.class_numbers))
     sites = data.sites[data.sites["sirna"].isin(data.class_numbers[-controls:])]
     some = sites.sort_values(["plate", "experiment", "sirna"]).drop_duplicates(["plate", "experiment", "sirna"])
-    whole = some.groupby(["plate", "experiment"])["sirna"].transform("size") == min(controls, len(data.class_numbers))
-    return batch_grid(data, some[whole].index[: plates * controls], title="The same controls on several plates")
+    whole = some.groupby(["plate", "experiment"])["sirna"].transform("size") == controls
+    return batch_grid(data, some[whole].index[: plates * controls], columns=controls, title="The same controls on several plates")
 
 
 def augmentation_grid(data: SiteImages, *, row: int = 0, epochs: int = 7) -> Figure:
@@ -160,12 +161,12 @@ def _size(shape: Sequence[int]) -> str:
 def history_table(history: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row per phase: its epochs, the loss and the training accuracy of the last one, the best held-out accuracy and its epoch, and minutes.
 
-    `history`: rows as `fit` returns them; an accuracy that no epoch measured stays empty.
+    `history`: rows as `fit` returns them; an accuracy that no epoch measured stays empty. Of several best epochs it is the last, whose weights `fit` selects.
     """
-    rows = pd.DataFrame(history).astype({"held_out_accuracy": float})
+    rows = pd.DataFrame(history, columns=["phase", "epoch", "loss", "accuracy", "held_out_accuracy", "seconds"]).astype({"held_out_accuracy": float})
     phases = rows.groupby("phase", sort=False)
     table = phases.agg(epochs=("epoch", "size"), loss=("loss", "last"), accuracy=("accuracy", "last"), held_out=("held_out_accuracy", "max"))
-    best = rows.dropna(subset="held_out_accuracy").sort_values("held_out_accuracy", ascending=False, kind="stable").groupby("phase")["epoch"].first()
+    best = rows.dropna(subset="held_out_accuracy").sort_values("held_out_accuracy", kind="stable").groupby("phase")["epoch"].last()
     return table.assign(best_epoch=best.reindex(table.index).astype("Int64"), minutes=phases["seconds"].sum() / 60).round(3)
 
 

@@ -5,14 +5,15 @@ the statistics of the whole batch. These couple all sites: the gradient of the l
 first, and then goes on through the statistic to every site. The sums are those of the whole batch, in another order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from cellsignal.errors import InputError
@@ -91,29 +92,38 @@ def _checkpointed_forward(block: nn.Module, forward: Callable, parts: int, input
         return forward(list(tensors) if is_list else tensors[0], *arguments)
     tensors = inputs if is_list else [inputs]
     parts = min(parts, len(tensors[0]))
-    if parts > 1 and not _is_random(block):
+    if parts > 1 and _is_divisible(block) and not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(arguments)):
         weights = [weight for weight in block.parameters() if weight.requires_grad]
         return _InParts.apply(run, batchnorm_layers(block), parts, len(tensors), *tensors, *weights)
-    # In the second forward pass, running statistics have seen the batch already.
-    return checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: (nullcontext(), _copied_running_statistics(block)))
+    tracking = {norm: norm.track_running_stats for norm in batchnorm_layers(block)}
+    return checkpoint(run, *tensors, use_reentrant=False, context_fn=lambda: (nullcontext(), _second_pass(tracking)))
 
 
-def _is_random(block: nn.Module) -> bool:
-    """Whether a block drops features or paths at random, which parts would draw otherwise than the whole batch."""
-    return any(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in block.modules() if "Drop" in type(module).__name__)
+def _is_divisible(block: nn.Module) -> bool:
+    """Whether a block gives the same in parts: it drops nothing at random, which parts would draw otherwise, and its norms are known."""
+    is_random = any(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in block.modules() if "Drop" in type(module).__name__)
+    return not is_random and all(type(norm) in get_args(Norm) or _activates(norm) for norm in batchnorm_layers(block))
+
+
+def _activates(norm: Norm) -> bool:
+    """Whether a norm is one of timm's with an activation behind it."""
+    return type(norm).__name__ == "BatchNormAct2d"
 
 
 @contextmanager
-def _copied_running_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, norms update copies of their running statistics. Without statistics they would save fewer tensors, which PyTorch refuses."""
-    saved = [(norm, name, tensor) for norm in batchnorm_layers(block) for name, tensor in norm.named_buffers()]
-    for norm, name, tensor in saved:
-        setattr(norm, name, tensor.clone())
+def _second_pass(tracking: Mapping[Norm, bool]) -> Iterator[None]:
+    """Inside, norms update copies of their running statistics, which have seen the batch already, if they updated them in the first pass.
+
+    With statistics in one pass alone they would save other tensors than in the other, which PyTorch refuses.
+    """
+    saved = [(norm, name, value) for norm in tracking for name, value in (*norm.named_buffers(), ("track_running_stats", norm.track_running_stats))]
+    for norm, name, value in saved:
+        setattr(norm, name, value.clone() if isinstance(value, torch.Tensor) else tracking[norm])
     try:
         yield
     finally:
-        for norm, name, tensor in saved:
-            setattr(norm, name, tensor)
+        for norm, name, value in saved:
+            setattr(norm, name, value)
 
 
 def checkpointed_segments(body: nn.Module, *, parts: int = 1) -> list[tuple[nn.Module, nn.Module]]:
@@ -221,15 +231,19 @@ def _by_channel(numbers: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 class _Replaced:
-    """Inside, the forward passes of `norms` are those of a subclass."""
+    """Inside, `norms` normalise as a subclass does."""
 
     def __init__(self, norms: list[Norm]) -> None:
         self.norms = norms
 
     def __enter__(self) -> Self:
         for norm in self.norms:
-            norm.forward = partial(self.normalise, norm)
+            norm.forward = partial(self._forward, norm)
         return self
+
+    def _forward(self, norm: Norm, values: torch.Tensor) -> torch.Tensor:
+        output = self.normalise(norm, values)
+        return norm.act(output) if _activates(norm) else output
 
     def __exit__(self, *error: object) -> None:
         for norm in self.norms:

@@ -155,11 +155,16 @@ class Classifier(nn.Module):
         return next(self.parameters()).dtype
 
     def embed(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Pooled features [N, F] of prepared images; InputError if these are too small for the backbone."""
+        """Pooled features [N, F] of prepared images; InputError if the backbone takes no images of their size."""
         if min(prepared.shape[-2:]) < self.min_image_size:
             raise InputError(f"images of {min(prepared.shape[-2:])} px are too small for the {self.settings.backbone}", where="images",
                              cure=f"use images of {self.min_image_size} px or more")
-        return self.body(prepared)
+        try:
+            return self.body(prepared)
+        except AssertionError as error:  # how timm's transformers, made for one size, refuse others
+            cure = "use images of the size that it was made for (wells.packed_size, augmentation.progressive_sizes), or another network.backbone"
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise InputError(f"the {self.settings.backbone} takes no images of {max(prepared.shape[-2:])} px ({reason})", where="images", cure=cure) from None
 
     def classify(self, features: torch.Tensor, covariates: torch.Tensor | None = None,
                  references: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:

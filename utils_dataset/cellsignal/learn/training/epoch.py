@@ -208,6 +208,7 @@ def train_epoch(trainer: Trainer, data: SiteImages, steps: list[list[np.ndarray]
     """
     model, optimizer, phase, process_group, average = trainer.model, trainer.optimizer, trainer.phase, trainer.process_group, trainer.average
     scaler = trainer.scaler or gradient_scaler(_model_device(model), trainer.machine.precision)
+    scaler.scale(torch.zeros((), device=_model_device(model)))  # it could not take a step otherwise in a process without a batch
     totals, step_ends = _EpochTotals(model, data), np.cumsum([len(step) for step in steps]).tolist()
     numbers = iter(range(sum(map(len, steps))))
     # For each step its number of sites, and this process's batches with their numbers in the epoch.

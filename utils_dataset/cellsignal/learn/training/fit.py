@@ -317,7 +317,7 @@ def _fitting_parts(model: Classifier, data: SiteImages, phase: Phase, machine: M
         memory = training_memory(model.settings.backbone, **facts, parts=parts)
         return memory.total if device.type == "cuda" else memory.tensors * process_group.size
     parts = fitting_parts(free_memory(device), batch_size, bytes_in)
-    if parts > 1 and machine.compile:
+    if parts and machine.compile:
         raise InputError("the memory does not hold a training batch", where="machine.compile", cure="set it to false, or lower training.batch_size")
     if parts:
         how = "gradient checkpointing" if parts == 1 else f"gradient checkpointing in {parts} parts of a batch"

@@ -23,21 +23,22 @@ PARTS = ("experiment", "siRNA", "rest")
 def channel_means(stats: pd.DataFrame) -> Figure:
     """Mean of each channel by experiment: a dot for the mean well, a bar over nine wells in ten.
 
-    `stats`: experiment, well, channel (from 1), mean; any number of sites. One panel a channel.
+    `stats`: id_code, experiment, channel (from 1), mean; any number of sites of each well. One panel a channel.
     """
     if stats.empty:
         return blank_figure("No pixel statistics to show.")
     experiments = sorted(stats["experiment"].unique())
+    wells = stats.groupby(["experiment", "id_code", "channel"], as_index=False)["mean"].mean()
     figure = new_figure(14, 1.3 + 0.17 * max(8, len(experiments)))
     grid = figure.subplots(1, len(RXRX1.channels), sharey=True, squeeze=False)[0]
     for channel, (axes, name) in enumerate(zip(grid, RXRX1.channels), 1):
-        subset = stats[stats["channel"] == channel].groupby("experiment")["mean"]
+        subset = wells[wells["channel"] == channel].groupby("experiment")["mean"]
         _dots(axes, subset.agg(["mean", _fifth_percentile, _ninety_fifth_percentile]).reindex(experiments))
         axes.set_title(name, fontsize=9.5)
         axes.set_xlim(left=0)
     grid[0].set_yticks(range(len(experiments)), experiments, fontsize=8)
     grid[0].set_ylim(len(experiments) - 0.4, -0.6)
-    figure.supxlabel("mean grey value of a site (0-255)", fontsize=10)
+    figure.supxlabel("mean grey value of a well (0-255)", fontsize=10)
     return figure
 
 

@@ -7,16 +7,24 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from cellsignal.data.tables.splits import on_edge
 from cellsignal.show.style import GROUPS, WELL_TYPES, blank_figure, cell_type_colour, colour_legend, new_figure, pale, styled
 
-ROWS, COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
+ROWS, COLUMNS = "ABCDEFGHIJKLMNOP", range(1, 25)  # of a 384-well plate, whose outer wells stay empty in the competition
+Extent = tuple[str, range]  # the rows and columns of a map
 
 
-def plate_grid(wells: pd.Series, values: pd.Series) -> np.ndarray:
-    """`values` of one plate laid out as float[14,22], NaN where there is no well ("B03" is [0,1])."""
-    grid = np.full((len(ROWS), len(COLUMNS)), np.nan)
+def map_extent(wells: pd.Series) -> Extent:
+    """The rows and columns of a map of these wells: all of a plate, or without the outer ones if those are empty."""
+    return (ROWS, COLUMNS) if on_edge(wells).any() else (ROWS[1:-1], COLUMNS[1:-1])
+
+
+def plate_grid(wells: pd.Series, values: pd.Series, extent: Extent) -> np.ndarray:
+    """`values` of one plate laid out as float[rows,columns], NaN where there is no well."""
+    rows, columns = extent
+    grid = np.full((len(rows), len(columns)), np.nan)
     for well, value in zip(wells, values):
-        grid[ROWS.index(well[0]), int(well[1:]) - COLUMNS[0]] = value
+        grid[rows.index(well[0]), columns.index(int(well[1:]))] = value
     return grid
 
 
@@ -31,7 +39,7 @@ def plate_heatmap(table: pd.DataFrame, value: str, *, title: str = "", label: st
     low, high = np.nanpercentile(table[value].astype(float), (1, 99))
     figure, grid = _plates(table, title)
     for axes, (_, subset) in zip(grid, table.groupby("plate")):
-        cells = plate_grid(subset["well"], subset[value])
+        cells = plate_grid(subset["well"], subset[value], map_extent(table["well"]))
         axes.set_facecolor(WELL_TYPES["missing"])
         image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=max(high, low + 1))
     figure.colorbar(image, ax=grid, label=label or value, shrink=0.7, pad=0.01)
@@ -49,7 +57,7 @@ def plate_layout(wells: pd.DataFrame, *, title: str = "") -> Figure:
     figure, grid = _plates(wells, title)
     colours = ListedColormap(list(WELL_TYPES.values()))
     for axes, (_, subset) in zip(grid, wells.groupby("plate")):
-        cells = np.nan_to_num(plate_grid(subset["well"], codes[subset.index]), nan=len(names) - 1)
+        cells = np.nan_to_num(plate_grid(subset["well"], codes[subset.index], map_extent(wells["well"])), nan=len(names) - 1)
         axes.imshow(cells, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
     names[-1] = "no well"
     colour_legend(figure, dict(zip((name.replace("_", " ") for name in names), WELL_TYPES.values())))
@@ -66,14 +74,15 @@ def _plates(table: pd.DataFrame, title: str) -> tuple[Figure, np.ndarray]:
     for axes in grid[len(plates) :]:
         axes.set_visible(False)
     for axes, plate in zip(grid, plates):
-        _wells(axes, f"plate {plate}")
+        _wells(axes, f"plate {plate}", map_extent(table["well"]))
     return figure, grid[: len(plates)]
 
 
-def _wells(axes: Axes, title: str) -> None:
+def _wells(axes: Axes, title: str, extent: Extent) -> None:
+    rows, columns = extent
     axes.set_title(title)
-    axes.set_yticks(range(len(ROWS)), ROWS, fontsize=8)
-    axes.set_xticks(range(len(COLUMNS)), COLUMNS, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -95,7 +104,8 @@ def group_rotation_map(
     signs, plates = _layout_signs(duplicates), wells["plate"].max()
     figure, panels = _panels(wells)
     for axes, names in panels:
-        cells = np.array([(rotations or {}).get(name, [-1] * plates) for name in names], dtype=float)
+        # Rotations end at the last plate with a labelled treatment, which other experiments may exceed.
+        cells = np.array([[*(rotations or {}).get(name, []), *[-1] * plates][:plates] for name in names], dtype=float)
         cells[cells < 0] = np.nan
         _boxes(axes, cells, colours=GROUPS)
         _numbers(axes, cells + 1)
@@ -109,9 +119,8 @@ def group_rotation_map(
 def _layout_signs(duplicates: list[dict]) -> dict[str, str]:
     """A sign behind the names of experiments that share a layout, one for each layout."""
     references = list(dict.fromkeys(pair["experiments"][0] for pair in duplicates))
-    signs = dict(zip(references, " * † ‡ § ¶".split()))
-    pairs = [pair["experiments"] for pair in duplicates]
-    return {name: " " + signs.get(pair[0], "*") for pair in pairs for name in pair}
+    signs = dict(zip(references, (sign * count for count in range(1, len(references) + 1) for sign in "*†‡§¶")))
+    return {name: " " + signs[pair["experiments"][0]] for pair in duplicates for name in pair["experiments"]}
 
 
 def _panels(wells: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, list[str]]]]:

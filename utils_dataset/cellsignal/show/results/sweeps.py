@@ -132,8 +132,8 @@ def _against(axes: Axes, finished: "pd.DataFrame", key: str, *, column: str, col
     values = finished[key]
     number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     axes.plot(values if number else values.map(str), finished[column], "o", color=pale(colour, share=0.6), ms=6)
-    best = finished[column].astype(float).idxmax()
-    axes.plot(values[best] if number else str(values[best]), finished.loc[best, column], "o", color=colour, ms=8)
+    best = finished["number"] == finished[column].astype(float).groupby(finished["number"]).mean().idxmax()  # by the mean over seeds, as the sweep chooses
+    axes.plot(values[best] if number else values[best].map(str), finished.loc[best, column], "o", color=colour, ms=8)
     if number and values.min() > 0 and values.max() > 20 * values.min():
         axes.set_xscale("log")
         label_decades(axes.xaxis)
