@@ -173,8 +173,8 @@ class Cluster(LocalExecutor):
 
     def _store_plates(self, job: Job) -> str:
         """Store the plates, once; returns the name of their folder in the storage."""
-        outputs = job.receipts["simulate"].outputs
-        digest = hashlib.sha256("\n".join(sorted(outputs.values())).encode()).hexdigest()[:16]
+        known = steps.placed_digests(job.receipts["simulate"])
+        digest = hashlib.sha256("\n".join(f"{known[name]} {name}" for name in sorted(known)).encode()).hexdigest()[:16]
         with self.storage_lock:
             if self.storage.read_receipt(f"data/{digest}.json") is None:
                 paths = {path.relative_to(job.data).as_posix(): path for path in job.data.rglob("*") if path.is_file()}
