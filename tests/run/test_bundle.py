@@ -17,7 +17,7 @@ from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import entry_points, bundle, archive_texts
-from cellsignal.run.chain import chain
+from cellsignal.run.chain import chain, plans, script
 from cellsignal import provenance
 from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import steps
@@ -118,6 +118,35 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK), pytest.raises(InputError, match="a chain works in this folder"):
         bundle.bundle(run)
     assert not list(run.parent.glob("*.zip")) and not list(run.parent.glob(f"{files.TEMPORARY}*"))
+
+
+def test_steps_that_do_not_belong_together_are_no_archive(run: Path, plates: Path, kernels: Path) -> None:
+    def chain_again(start_from: str = "", **changes: Any) -> None:
+        chain.run_chain(recipe_of({"data": str(plates), "seed": 7, **changes}), run=run, kernels=kernels, start_from=start_from)
+
+    def train_alone(**changes: Any) -> None:
+        """As a user runs one notebook in a finished run's folder."""
+        values = recipe_of({"data": str(plates), "seed": 7, **changes}).model_dump() | {"run": str(run), "cell_type": "U2OS"}
+        script.execute(kernels / "3-train-cell-type/3-train-cell-type.ipynb", values)
+        environment.unlock_run_folder(run)
+
+    train_alone()
+    assert bundle.bundle(run).is_file(), "the same weights"
+    train_alone(epochs=9)
+    with pytest.raises(InputError, match=r"toys: 3-train-cell-type@U2OS was made with training.epochs 9, and recipe.json says \d+; run it to the end, with the command that began it$"):
+        bundle.bundle(run)
+    chain_again("weights", epochs=9)
+    assert bundle.bundle(run).is_file()
+    (weights := run / "weights/U2OS/model.safetensors").write_text("of other code")
+    step = next(step for step in plans.plan(recipe_of({}), ["U2OS"], kernels=kernels) if step.name == "3-train-cell-type@U2OS")
+    steps.write_receipt(run, step, identity=steps.read_receipt(run, step).identity, seconds=1.0)
+    with pytest.raises(InputError, match="4-predict-assign was made from other files than 3-train-cell-type@U2OS has left since; run it to the end"):
+        bundle.bundle(run)
+    chain_again("weights", epochs=9)
+    assert bundle.bundle(run).is_file() and weights.read_text() == "of other code"
+    chain_again("weights", seed=8, epochs=9)
+    with pytest.raises(InputError, match="2-pretrain-controls@U2OS was made with seed 7, and recipe.json says 8"):
+        bundle.bundle(run)
 
 
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
