@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from fake_kaggle import COMPETITION, FakeKaggle
 
+from cellsignal import files
 from cellsignal.decide.submission import check_submission
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import competition as submitting
 from cellsignal.kaggle.errors import Denied, Refused, UploadBroken
+from cellsignal.run.chain import steps
 
 CURE = "write a class number: 0-1107 treatment, 1108-1137 positive control, 1138 untreated"
 SAMPLE = "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\nHUVEC-02_1_B04,0\n"
@@ -123,6 +125,21 @@ def test_an_upload_that_breaks_off(server: FakeKaggle, tmp_path: Path, tables: P
 
 def test_a_run_without_a_submission(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no submission.csv; run `cellsignal kaggle pull`"):
+        submitting.submission_of_run(tmp_path)
+
+
+def test_a_submission_that_the_run_did_not_leave_is_not_sent(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    files.write_json(tmp_path / "recipe.json", {"parameters": {}})
+    step = steps.Step("4-predict-assign", outputs=("submission.csv",))
+    steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
+    unfinished = "recipe.json: no finished step of the run left it; run the command"
+    with pytest.raises(InputError, match=unfinished):  # a later run with other parameters was killed
+        submitting.submission_of_run(tmp_path)
+    steps.write_receipt(tmp_path, steps.Step("record", outputs=("recipe.json",)), identity={}, seconds=0.0)
+    assert submitting.submission_of_run(tmp_path) == tmp_path / "submission.csv"
+    write(tmp_path, GOOD.replace("1107", "1106"))
+    with pytest.raises(InputError, match="submission.csv: not as the run left it; run the command"):
         submitting.submission_of_run(tmp_path)
 
 

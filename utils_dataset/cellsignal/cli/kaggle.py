@@ -212,6 +212,8 @@ def submit(
         file = submitting.submission_of_run(Path(out or environment.run_folder(checked.run)))
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
             data = data or environment.data_folder(checked.data)
+    elif out is not None:
+        raise InputError("--out names the folder of a recipe's run", where=recipe_or_csv, cure="leave it out, or name the recipe")
     print(submitting.submit(file, message=message or f"cellsignal {recipe_or_csv.stem}", data=data))
     print(f"sent {file}")
 
