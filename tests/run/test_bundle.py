@@ -173,6 +173,9 @@ def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
     told = ["run", f"{root}/params.yaml", "-p", 'data="/plates: 1"', "--out", f"{root}/run", "--from"]
     assert entry_points.arguments(root, "predict", ["--from", "scores"]) == [*told, "weights", "--from", "scores"]
     assert entry_points.arguments(root, "train") == [*told, "scratch"]
+    for more in (["--out", "elsewhere"], ["--out=elsewhere"]):  # or the submission of RUN_DIR would be copied, whatever came out there
+        with pytest.raises(InputError, match=f"^{more[0]}: the run's folder is that of SETTINGS.json, .*; change RUN_DIR in {root}/SETTINGS.json$"):
+            entry_points.arguments(root, "train", more)
     assert recipe.load(root / "params.yaml", [told[3]]).data == "/plates: 1"
     assert entry_points.arguments(root, "prepare_data") == ["simulate", "/plates: 1", "--preset", "tiny", "--seed", "3"]
     files.write_text(root / "params.yaml", "seed: 3\n")
