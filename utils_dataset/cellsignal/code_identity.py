@@ -4,18 +4,19 @@ Comments, docstrings and layout change nothing, and neither does the version of 
 """
 
 import ast
+import copyreg
 import dis
 import functools
 import hashlib
 import json
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
@@ -25,7 +26,7 @@ USER = ""  # the owner of code that is neither this package's nor installed
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # the fields that hold statements
-_IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__", "__weakref__"}
+_IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__slotnames__", "__static_attributes__", "__weakref__"}
 _parse_lock = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and raises SystemError when two build one
 
 
@@ -173,8 +174,8 @@ def describe(value: Any) -> Any:
     """A value that a user passed, as JSON that is the same in every process.
 
     A user's own functions and classes are described by bytecode, constants, defaults, closures and the global names that
-    they read; those of this package and of installed ones by their names. An object is described by its class and its
-    property `facts`, or else, unless its class is this package's, by its attributes. Private attributes and paths are left out.
+    they read, a user's modules by their text; those of this package and of installed ones by their names. An object is described by
+    its class and its property `facts`, or else, unless its class is this package's, by its attributes. Private attributes and paths are left out.
     """
     return _Descriptions().describe(value)
 
@@ -201,7 +202,7 @@ class _Descriptions:
             case dict():
                 return sorted(([self.describe(key), self.describe(item)] for key, item in value.items()), key=json.dumps)
             case ModuleType():
-                return value.__name__
+                return self.describe(_module_texts(value)) or value.__name__
             case MethodType():
                 return [self.describe(value.__func__), self.describe(value.__self__)]
             case staticmethod() | classmethod():
@@ -229,9 +230,7 @@ class _Descriptions:
             return [str(getattr(value, "dtype", "")), list(getattr(value, "shape", ())), hashlib.sha256(value.tobytes()).hexdigest()]
         if hasattr(value, "to_csv"):
             return _sha256(value.to_csv())
-        attributes = {} if _owner(type(value)) == PACKAGE.name else getattr(value, "__dict__", {})
-        attributes = {name: item for name, item in attributes.items() if not name.startswith("_") and not isinstance(item, Path)}
-        return [self.describe(type(value)), self.describe(getattr(value, "facts", attributes))]
+        return [self.describe(type(value)), self.describe(getattr(value, "facts", _attributes(value)))]
 
     def _describe_function(self, function: FunctionType) -> Any:
         """Code without its docstring, and all that it reads from outside."""
@@ -242,6 +241,20 @@ class _Descriptions:
         names = (name for name in sorted(_global_names(code)) if name in module_names)
         read = {name: module_names[name] for name in names if not isinstance(module_names[name], Path)}
         return [self.describe(item) for item in (code, function.__defaults__, function.__kwdefaults__, closure, read)]
+
+
+def _attributes(value: Any) -> Any:
+    """What an object holds: its attributes, also those in __slots__, or how an object of the standard library without any would be built again, such as a range."""
+    owner = _owner(type(value))
+    if owner == PACKAGE.name or isinstance(value, PurePath):
+        return {}
+    if not hasattr(value, "__dict__") and owner in sys.stdlib_module_names:
+        with suppress(TypeError):  # a lock or a stream, which cannot be built again
+            parts = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(2))(value)[1:]
+            return [list(part) if isinstance(part, Iterator) else part for part in parts]
+    slots = (name for kind in type(value).__mro__ for name, member in vars(kind).items() if isinstance(member, MemberDescriptorType))
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: item for name, item in attributes.items() if not name.startswith("_") and not isinstance(item, Path)}
 
 
 def _cell_content(cell: Any) -> Any:
@@ -257,10 +270,27 @@ def _global_names(code: CodeType) -> set[str]:
     return names.union(*(_global_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)))
 
 
+def _module_texts(module: ModuleType) -> dict[str, str]:
+    """Digests of the text of a user's module, and of the user's modules that it uses, by name."""
+    texts: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        if (module := waiting.pop()).__name__ not in texts and _owner_of_module(module.__name__) == USER:
+            file = getattr(module, "__file__", None) or ""
+            texts[module.__name__] = text_digest(Path(file).read_text(encoding="utf-8")) if file.endswith(".py") else ""
+            used = [item if isinstance(item, ModuleType) else sys.modules.get(str(getattr(item, "__module__", ""))) for item in vars(module).values()]
+            waiting += [each for each in used if each is not None]
+    return texts
+
+
 def _owner(thing: Any) -> str:
     """The owner of a function or class: `USER`, or the name of its package where that is this one or installed."""
-    module = sys.modules.get(str(thing.__module__))
-    name, file = str(thing.__module__).partition(".")[0], getattr(module, "__file__", None)
+    return _owner_of_module(str(thing.__module__))
+
+
+def _owner_of_module(full_name: str) -> str:
+    module = sys.modules.get(full_name)
+    name, file = full_name.partition(".")[0], getattr(module, "__file__", None)
     if module is None or name == "__main__":
         return USER
     installed = file is None or file.startswith(_STANDARD_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
