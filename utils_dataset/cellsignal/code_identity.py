@@ -27,6 +27,7 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # the fields that hold statements
 _IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__slotnames__", "__static_attributes__", "__weakref__"}
+_RUN_MAGIC, _TIMING_MAGIC = ("run_line_magic", "run_cell_magic"), ("time", "timeit", "capture", "prun")  # of IPython, and those that run Python
 _parse_lock = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and raises SystemError when two build one
 
 
@@ -34,6 +35,28 @@ def parse(code: str) -> ast.Module:
     """The syntax tree of `code`, from any thread; SyntaxError where it is not Python."""
     with _parse_lock:
         return ast.parse(code)
+
+
+def cell_trees(cells: Iterable[str]) -> list[ast.Module]:
+    """The syntax trees of a notebook's cells, with the code that %time and its like run; without cells that are not Python, such as %%bash."""
+    trees: list[ast.Module] = []
+    for cell in cells:
+        with suppress(SyntaxError, ImportError):
+            trees.append(tree := _parse_cell(cell))
+            calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _RUN_MAGIC)
+            arguments = ([getattr(argument, "value", "") for argument in call.args] for call in calls)
+            trees += cell_trees(code for name, *_, code in arguments if name in _TIMING_MAGIC)
+    return trees
+
+
+def _parse_cell(cell: str) -> ast.Module:
+    """The syntax tree of a cell, as IPython would run it where it is not plain Python."""
+    try:
+        return parse(cell)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager  # few cells need it
+
+        return parse(TransformerManager().transform_cell(cell))
 
 
 def text_digest(code: str) -> str:
@@ -102,9 +125,9 @@ def assigned_names(code: str) -> dict[str, ast.expr]:
     return names
 
 
-def read_names(code: str) -> set[str]:
+def read_names(code: str | ast.AST) -> set[str]:
     """The names that `code` reads anywhere."""
-    return {node.id for node in ast.walk(parse(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return {node.id for node in ast.walk(parse(code) if isinstance(code, str) else code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
 def imported_run_modules(tree: ast.AST) -> list[Path]:
@@ -149,10 +172,8 @@ class Notebook:
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
-        for cell in cells:
-            with suppress(SyntaxError):
-                for path in imported_run_modules(parse(cell)):
-                    self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
+        for path in (path for tree in cell_trees(cells) for path in imported_run_modules(tree)):
+            self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
         return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
 
 

@@ -70,7 +70,7 @@ class Step:
     def code(self) -> dict[str, str]:
         """The identity of all code that the step may use: its cells or its import, and the rooms of the package that these import from."""
         cells = [self.import_line] if self.notebook is None else [notebooks.source(cell) for cell in notebooks.code_cells(self.notebook)]
-        rooms = set().union(*map(code_identity.imported_rooms, cells))
+        rooms = set().union(*map(code_identity.imported_rooms, code_identity.cell_trees(cells)))
         return {"notebook": code_identity.cells_digest(cells), **(code_identity.package_code(*rooms) if rooms else {})}
 
 
