@@ -181,7 +181,8 @@ class Cluster(LocalExecutor):
                 sizes = {name: path.stat().st_size for name, path in paths.items() if not name.startswith(".")}
                 for name in progress_bar(sizes, desc="store the plates", unit="file"):
                     self.storage.put(job.data / name, f"data/{digest}/{name}")
-                self.storage.put_receipt(f"data/{digest}.json", Receipt(job.data, details=sizes))
+                digests = {name: files.sha256(job.data / name) for name in sizes}
+                self.storage.put_receipt(f"data/{digest}.json", Receipt(job.data, outputs=digests, details=sizes))
         return digest
 
     def _fetch_completed_steps(self) -> None:
