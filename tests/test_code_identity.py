@@ -1,13 +1,22 @@
 """Code by what it says: comments change nothing, whole rooms count, and callables are the same in every process."""
 
 import gc
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
 from functools import partial
+from importlib import import_module, invalidate_caches
+from operator import itemgetter
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -128,6 +137,44 @@ def test_callables_are_told_by_code_constants_and_closures() -> None:
     assert describe(np.add) != describe(np.multiply) and describe(np.arange(3)) != describe(np.arange(4))
     assert describe({"a": {3, 1}, "b": (1, [None, 1.5])}) == [["a", [1, 3]], ["b", [1, [None, "1.5"]]]]
     assert "0x" not in str(describe(Noise(0.1)))
+
+
+@dataclass(slots=True)
+class Blur:
+    """A user's own transform without a __dict__."""
+
+    sigma: float
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    (Blur(0.1), Blur(0.2)), (range(3), range(4)), (slice(1), slice(2)), (Fraction(1, 2), Fraction(1, 3)), (re.compile("a"), re.compile("b")),
+    (itemgetter(1), itemgetter(2)), (deque([1]), deque([2])), (timedelta(1), timedelta(2)),
+])  # fmt: skip
+def test_what_an_object_without_attributes_holds_belongs_to_it(one: object, other: object) -> None:
+    assert describe(one) == describe(deepcopy(one)) != describe(other)
+    assert describe([Path("/here"), Lock()]) == describe([Path("/there"), Lock()])
+
+
+def test_a_module_of_the_user_belongs_to_a_callable_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def described(blur: str, sigma: int) -> object:
+        texts = {"mine_sigma": f"SIGMA = {sigma}\n", "mine_blur": f"import math\nimport mine_sigma\n\n\ndef blur(image):\n    {blur}\n",
+                 "mine_augment": "import mine_blur\n\n\ndef augment(height, width):\n    return [mine_blur.blur]\n"}
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+            sys.modules.pop(name, None)
+        invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        try:
+            return describe(import_module("mine_augment").augment)
+        finally:
+            for name in texts:
+                del sys.modules[name]
+
+    first = described("return image * mine_sigma.SIGMA", 2)
+    assert described("return image * mine_sigma.SIGMA  # twice", 2) == first
+    assert described("return image / mine_sigma.SIGMA", 2) != first != described("return image * mine_sigma.SIGMA", 3)
 
 
 def test_globals_that_a_callable_reads_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,7 @@ def test_a_dry_run_writes_the_kernels_and_asks_nobody(server: FakeKaggle, cellsi
         (["pull", TINY], "4-predict-assign is not complete (nothing was pushed); "),
         (["submit", TINY], "there is no submission.csv; "),
         (["submit", "none.csv", "--data", "."], "none.csv: no such file; "),
+        (["submit", "none.csv", "--out", "runs/tiny"], "none.csv: --out names the folder of a recipe's run; "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(cellsignal: Cellsignal, server: FakeKaggle, arguments: list[object], words: str) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from fake_kaggle import COMPETITION, FakeKaggle
 
+from cellsignal import files
 from cellsignal.cli.main import main
 from cellsignal.decide.submission import check_submission
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.kaggle import competition as submitting
 from cellsignal.kaggle.errors import Denied, Refused, UploadBroken
+from cellsignal.run.chain import steps
 
 CURE = "write a class number: 0-1107 treatment, 1108-1137 positive control, 1138 untreated"
 SAMPLE = "id_code,sirna\nHUVEC-02_1_B02,0\nHUVEC-02_1_B03,0\nHUVEC-02_1_B04,0\n"
@@ -116,15 +118,22 @@ def test_a_sample_of_simulated_plates_is_none(server: FakeKaggle, tmp_path: Path
     (tmp_path / "first.yaml").write_text("data: plates\n")
     run = tmp_path / "runs/first"
     run.mkdir(parents=True)
-    write(run, GOOD.replace("HUVEC-02", "HUVEC-07"))
+    left_by_a_run(run, GOOD.replace("HUVEC-02", "HUVEC-07"))
     commands = [(["first.yaml"], "is no test well"), (["runs/first/submission.csv", "--data", "plates"], "plates: holds simulated plates, ")]
-    commands.append((["runs/first/submission.csv", "--out", "runs/first"], "--out is the run folder of a recipe; "))
+    commands.append((["runs/first/submission.csv", "--out", "runs/first"], "--out names the folder of a recipe's run; "))
     for arguments, words in commands:
         assert submitted(arguments) == 2 and words in capsys.readouterr().err
     assert server.submissions == []
-    write(run, GOOD)
+    left_by_a_run(run, GOOD)
     (tmp_path / "first.yaml").write_text("data: /kaggle/input/datasets/alice/plates\n")  # which is there only
     assert submitted(["first.yaml"]) == 0 and len(server.submissions) == 1
+
+
+def left_by_a_run(run: Path, submission: str) -> None:
+    """A submission and a recipe that the run's receipts vouch for."""
+    write(run, submission)
+    files.write_json(run / "recipe.json", {"parameters": {}})
+    steps.write_receipt(run, steps.Step("4-predict-assign", outputs=("submission.csv", "recipe.json")), identity={}, seconds=1.0)
 
 
 def submitted(arguments: list[str]) -> int:
@@ -155,6 +164,21 @@ def test_an_upload_that_breaks_off(server: FakeKaggle, tmp_path: Path, tables: P
 
 def test_a_run_without_a_submission(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no submission.csv; run `cellsignal kaggle pull`"):
+        submitting.submission_of_run(tmp_path)
+
+
+def test_a_submission_that_the_run_did_not_leave_is_not_sent(tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    files.write_json(tmp_path / "recipe.json", {"parameters": {}})
+    step = steps.Step("4-predict-assign", outputs=("submission.csv",))
+    steps.write_receipt(tmp_path, step, identity={}, seconds=1.0)
+    unfinished = "recipe.json: no finished step of the run left it; run the command"
+    with pytest.raises(InputError, match=unfinished):  # a later run with other parameters was killed
+        submitting.submission_of_run(tmp_path)
+    steps.write_receipt(tmp_path, steps.Step("record", outputs=("recipe.json",)), identity={}, seconds=0.0)
+    assert submitting.submission_of_run(tmp_path) == tmp_path / "submission.csv"
+    write(tmp_path, GOOD.replace("1107", "1106"))
+    with pytest.raises(InputError, match="submission.csv: not as the run left it; run the command"):
         submitting.submission_of_run(tmp_path)
 
 

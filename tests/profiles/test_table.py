@@ -9,9 +9,11 @@ import pytest
 from tables import make_table
 
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
 from cellsignal.profiles.correct import steps
 from cellsignal.profiles.settings import ProfileSettings
 from cellsignal.profiles.table import from_frame, read_profiles
+from cellsignal.receipts import Receipt
 
 
 def changed(change: Callable[[pd.DataFrame], object], **design: int) -> pd.DataFrame:
@@ -104,6 +106,19 @@ def test_a_file_that_is_no_table_ends_in_one_line(tmp_path: Path, name: str, mes
         (tmp_path / other).write_text("no table")
     with pytest.raises(InputError, match=message):
         read_profiles(tmp_path / name)
+
+
+@pytest.mark.parametrize("receipt", ["e.parquet.json", "receipt.json"])
+def test_a_table_is_read_as_its_receipt_says(tmp_path: Path, receipt: str) -> None:
+    path, table = tmp_path / "e.parquet", make_table()
+    table.to_parquet(path)
+    Receipt(tmp_path / receipt, outputs={path.name: sha256(path)}).write()
+    assert read_profiles(path).features.shape == (len(table), table.columns.str.startswith("embedding_").sum())
+    table.assign(embedding_0=table["embedding_0"] + 1).to_parquet(path)
+    with pytest.raises(InputError, match=f"e.parquet: not as its receipt {receipt} says; write it again, or remove {receipt} if you changed it yourself$"):
+        read_profiles(path)
+    (tmp_path / receipt).unlink()
+    assert len(read_profiles(path).wells) == len(table)
 
 
 def test_wells_that_a_network_has_learnt_from_are_not_measured() -> None:

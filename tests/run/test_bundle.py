@@ -19,7 +19,7 @@ from cellsignal.cli import archive
 from cellsignal.errors import InputError
 from cellsignal.run import environment, recipe
 from cellsignal.run.bundle import entry_points, bundle, archive_texts
-from cellsignal.run.chain import chain
+from cellsignal.run.chain import chain, plans, script
 from cellsignal import provenance
 from cellsignal.run.bundle.archive_texts import RunFacts
 from cellsignal.run.chain import steps
@@ -122,6 +122,35 @@ def test_a_run_that_is_not_whole_is_refused_and_nothing_is_written(run: Path, tm
     assert not list(run.parent.glob("*.zip")) and not list(run.parent.glob(f"{files.TEMPORARY}*"))
 
 
+def test_steps_that_do_not_belong_together_are_no_archive(run: Path, plates: Path, kernels: Path) -> None:
+    def chain_again(start_from: str = "", **changes: Any) -> None:
+        chain.run_chain(recipe_of({"data": str(plates), "seed": 7, **changes}), run=run, kernels=kernels, start_from=start_from)
+
+    def train_alone(**changes: Any) -> None:
+        """As a user runs one notebook in a finished run's folder."""
+        values = recipe_of({"data": str(plates), "seed": 7, **changes}).model_dump() | {"run": str(run), "cell_type": "U2OS"}
+        script.execute(kernels / "3-train-cell-type/3-train-cell-type.ipynb", values)
+        environment.unlock_run_folder(run)
+
+    train_alone()
+    assert bundle.bundle(run).is_file(), "the same weights"
+    train_alone(epochs=9)
+    with pytest.raises(InputError, match=r"toys: 3-train-cell-type@U2OS was made with training.epochs 9, and recipe.json says \d+; run it to the end, with the command that began it$"):
+        bundle.bundle(run)
+    chain_again("weights", epochs=9)
+    assert bundle.bundle(run).is_file()
+    (weights := run / "weights/U2OS/model.safetensors").write_text("of other code")
+    step = next(step for step in plans.plan(recipe_of({}), ["U2OS"], kernels=kernels) if step.name == "3-train-cell-type@U2OS")
+    steps.write_receipt(run, step, identity=steps.read_receipt(run, step).identity, seconds=1.0)
+    with pytest.raises(InputError, match="4-predict-assign was made from other files than 3-train-cell-type@U2OS has left since; run it to the end"):
+        bundle.bundle(run)
+    chain_again("weights", epochs=9)
+    assert bundle.bundle(run).is_file() and weights.read_text() == "of other code"
+    chain_again("weights", seed=8, epochs=9)
+    with pytest.raises(InputError, match="2-pretrain-controls@U2OS was made with seed 7, and recipe.json says 8"):
+        bundle.bundle(run)
+
+
 def test_weights_that_training_began_with_come_along(run: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     made = files.read_json(run / "recipe.json")
@@ -146,6 +175,9 @@ def test_the_scripts_take_every_path_from_settings(root: Path) -> None:
     told = ["run", f"{root}/params.yaml", "-p", 'data="/plates: 1"', "--out", f"{root}/run", "--from"]
     assert entry_points.arguments(root, "predict", ["--from", "scores"]) == [*told, "weights", "--from", "scores"]
     assert entry_points.arguments(root, "train") == [*told, "scratch"]
+    for more in (["--out", "elsewhere"], ["--out=elsewhere"]):  # or the submission of RUN_DIR would be copied, whatever came out there
+        with pytest.raises(InputError, match=f"^{more[0]}: the run's folder is that of SETTINGS.json, .*; change RUN_DIR in {root}/SETTINGS.json$"):
+            entry_points.arguments(root, "train", more)
     assert recipe.load(root / "params.yaml", [told[3]]).data == "/plates: 1"
     assert entry_points.arguments(root, "prepare_data") == ["simulate", "/plates: 1", "--preset", "tiny", "--seed", "3"]
     files.write_text(root / "params.yaml", "seed: 3\n")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,30 @@ def test_everything_once_then_only_what_depends_on_a_change(
     (folder / ".partial-1-orphan.csv").write_text("half")
     assert run(method="raw") == ["report"]
     assert not (folder / ".partial-1-orphan.csv").exists()
+
+
+def test_plates_that_change_places_are_other_plates(run: Callable[..., list[str]], tmp_path: Path, plates: Path, in_this_process: None) -> None:
+    for name in ("U2OS-01", "U2OS-02"):
+        files.write_text(plates / f"train/{name}/Plate1/B02_s1_w1.png", name)
+    assert run() == ALL
+    shutil.move(plates, tmp_path / "moved")
+    assert not {*run(data=str(tmp_path / "moved"))} & {*TRAININGS, "4-predict-assign"}, "the same plates elsewhere"
+    for old, new in (("U2OS-01", "aside"), ("U2OS-02", "U2OS-01"), ("aside", "U2OS-02")):
+        (tmp_path / "moved/train" / old).rename(tmp_path / "moved/train" / new)
+    assert {*run(data=str(tmp_path / "moved"))} >= {*TRAININGS, "4-predict-assign"}
+
+
+def test_a_file_of_pretrained_weights_counts_by_its_content(
+    run: Callable[..., list[str]], tmp_path: Path, kernels: Path, write_toy: Callable[..., Path], in_this_process: None
+) -> None:
+    write_toy(kernels, "2-pretrain-controls", reads="recipe.training.pretrain_epochs, recipe.network.pretrained, recipe.network.backbone")
+    first, moved = tmp_path / "first.safetensors", tmp_path / "moved.safetensors"
+    first.write_text("weights")
+    assert run(pretrained=str(first)) == ALL
+    first.rename(moved)
+    assert TRAININGS[0] not in run(pretrained=str(moved))
+    moved.write_text("other weights")
+    assert TRAININGS[0] in run(pretrained=str(moved))
 
 
 def test_steps_that_the_run_no_longer_has_leave_no_receipt_and_no_page(

@@ -17,7 +17,7 @@ from cellsignal.errors import Faults, Problem
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import chain
-from cellsignal.run.cluster import ray_cluster, worker
+from cellsignal.run.cluster import ray_cluster, shared_storage, worker
 from cellsignal import provenance
 
 PREDICTION = """from cellsignal.receipts import Receipt
@@ -220,8 +220,29 @@ def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, 
     monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = worker.Storage(f"file://{tmp_path}/store")
     for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
-        storage.put_receipt("data/abc.json", Receipt(tmp_path, details=listed))
+        storage.put_receipt("data/abc.json", Receipt(tmp_path, outputs=dict.fromkeys(listed, "0"), details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):
             worker._fetch_plates(storage, "abc", "")
     assert not list((tmp_path / "machine").rglob("x.csv"))
+
+
+def test_plates_from_the_storage_are_those_that_were_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
+    monkeypatch.setattr(shared_storage, "ATTEMPT_SECONDS", 0)
+    storage, digests = worker.Storage(f"file://{tmp_path}/store"), {}
+    for name in ("train.csv", "train/U2OS-01/Plate1/B02_s1_w1.png"):
+        files.write_text(path := tmp_path / "store/data/abc" / name, name)
+        digests[name] = files.sha256(path)
+    storage.put_receipt("data/abc.json", Receipt(tmp_path, outputs=digests, details={name: len(name) for name in digests}))
+    root = worker._fetch_plates(storage, "abc", "")
+    assert {name: files.sha256(root / name) for name in digests} == digests
+    (root / "train.csv").write_text("train,csv")  # of the same size
+    assert (worker._fetch_plates(storage, "abc", "") / "train.csv").read_text() == "train.csv"
+    for name in digests:
+        (root / name).unlink()
+        whole = (stored := tmp_path / "store/data/abc" / name).read_bytes()
+        stored.write_bytes(whole[:-1] + b"?")
+        with pytest.raises(StepFailed, match=f"{name} is not the file that was stored"):
+            worker._fetch_plates(storage, "abc", "U2OS")
+        stored.write_bytes(whole)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,9 +11,10 @@ from building import in_groups, make_network
 
 from cellsignal.cli.embed import Statistics
 from cellsignal.decide.settings import PLATE_STATISTICS
-from cellsignal.files import write_json
+from cellsignal.files import read_json, write_json
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.receipts import Receipt
+from cellsignal.run.chain import steps
 from cellsignal.run.kernels.embed import embed_run, open_predictor
 
 
@@ -24,8 +26,15 @@ def run(tiny_plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for cell_type in ("HUVEC", "RPE"):
             state = make_network("densenet-small", channels=6, classes=8, seed=seed).state_dict()
             save_weights(folder / f"weights/{cell_type}/{name}.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
-    write_json(folder / "recipe.json", {"parameters": in_groups({"data": str(tiny_plates), "preset": "", "final_epochs": 1})})
+    steps.write_receipt(folder, steps.Step("trainings", extras=("weights/*/*",)), identity={}, seconds=1.0)
+    describe(folder, in_groups({"data": str(tiny_plates), "preset": "", "final_epochs": 1}))
     return folder
+
+
+def describe(folder: Path, parameters: dict[str, Any]) -> None:
+    """Let a run say that it is complete, and of these parameters."""
+    write_json(folder / "recipe.json", {"parameters": parameters})
+    steps.write_receipt(folder, steps.Step("record", outputs=("recipe.json",)), identity={}, seconds=0.0)
 
 
 def test_a_table_of_some_experiments_and_the_same_network_untrained(run: Path, tmp_path: Path) -> None:
@@ -112,12 +121,26 @@ def test_bad_input_is_one_line(run: Path, tmp_path: Path, refused: Callable[...,
     assert "no network 'model-2' in this run; choose from model, final" in refused("embed", run, "--out", out, "--network", "model-2")
     assert "is no name for h5ad; call it e.h5ad" in refused("embed", run, "--out", out, "--format", "h5ad")
     assert "no experiment is named; choose all" in refused("embed", run, "--out", out, "--experiments", "")
+    assert "--seed: trained weights have no seed; add --weights random, or leave it out" in refused("embed", run, "--out", out, "--seed", 3)
     (tmp_path / "other/weights").mkdir(parents=True)
-    write_json(tmp_path / "other/recipe.json", {"parameters": {"of.another_version": 1}})
+    describe(tmp_path / "other", {"of.another_version": 1})
     assert "unknown key" in refused("embed", tmp_path / "other", "--out", out)
     assert "no weights in this folder; name a finished run" in refused("embed", tmp_path, "--out", out)
-    write_json(tmp_path / "other/recipe.json", {"parameters": {"task": "protein-atlas"}})
+    describe(tmp_path / "other", {"task": "protein-atlas"})
     assert "a run of protein-atlas has no plates" in refused("embed", tmp_path / "other", "--out", out)
+
+
+def test_a_run_is_embedded_only_as_it_was_left(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    copied, out = tmp_path / "run", tmp_path / "e.parquet"
+    shutil.copytree(run, copied)
+    parameters = read_json(copied / "recipe.json")["parameters"]
+    write_json(copied / "recipe.json", {"parameters": {**parameters, "prediction": {"statistics": "running"}}})
+    assert "recipe.json: not as the run left it; run" in refused("embed", copied, "--out", out)
+    describe(copied, parameters)
+    state = make_network("densenet-small", channels=6, classes=8, seed=5).state_dict()  # with a receipt of its own
+    save_weights(copied / "weights/HUVEC/final.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
+    assert "weights/HUVEC/final.safetensors: not as the run left it; run" in refused("embed", copied, "--out", out, "--experiments", "HUVEC-02")
+    assert not out.exists() and embed_run(copied, out, experiments=["RPE-03"])[0] is not None
 
 
 @pytest.mark.slow
@@ -126,7 +149,7 @@ def test_plates_that_another_version_drew_stay(run: Path, tiny_plates: Path, tmp
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
     shutil.copytree(tiny_plates, copied / "data")
-    write_json(copied / "recipe.json", {"parameters": in_groups({"data": "", "preset": "tiny", "final_epochs": 1})})
+    describe(copied, in_groups({"data": "", "preset": "tiny", "final_epochs": 1}))
     Receipt(copied / "data/.simulate-code.json", {"data": "another version"}, {}, details={"own_design": True}).write()
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     embed_run(copied, tmp_path / "e.parquet", experiments=["RPE-03"])

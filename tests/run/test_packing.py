@@ -61,6 +61,20 @@ def test_the_store_is_made_once_and_again_for_another_size_or_other_wells(packin
     assert packing(packed_size=24).pack().endswith(f"{total} of them packed now"), "without a receipt nobody knows what made it"
 
 
+def test_a_table_that_was_edited_in_the_store_is_refused_and_comes_again(packing: Packing, tmp_path: Path) -> None:
+    work, table = packing(), tmp_path / "runs/one/packed/train.csv"
+    work.pack()
+    [step] = [step for step in plans.plan(work.session.recipe, ["RPE"], kernels=ROOT / "kernels") if step.name == plans.PACK]
+    assert {"packed/train.csv", "packed/simulate.json"} <= {*steps.output_names(work.session.folder, step)}, "so that a chain notices"
+    before = table.read_text()
+    table.write_text(before.replace(",0\n", ",1\n"))
+    with pytest.raises(InputError, match="train.csv: is not the table that the notebook `pack` put there; delete it, then give the whole command or run `pack` again"):
+        inputs.open_tables("", run=tmp_path / "runs/one", packed_size=16)
+    table.unlink()
+    assert packing().pack().endswith(" 0 of them packed now") and table.read_text() == before
+    assert inputs.packed_images(tmp_path / "runs/one", 16) == table.parent
+
+
 def test_other_code_packs_again(packing: Packing, monkeypatch: pytest.MonkeyPatch) -> None:
     first = packing()
     first.pack()

@@ -134,6 +134,9 @@ def test_a_rebuild_that_was_stopped_goes_on_and_another_begins_anew(
     with pytest.raises(StepFailed, match="stopped"):
         run("weights", seed=3)
     assert not (folder / "scores/kept.parquet").exists()
+    (folder / "weights/U2OS/model.safetensors").write_text("swapped meanwhile")
+    with pytest.raises(InputError, match="model.safetensors: not as 3-train-cell-type@U2OS left it; start --from scratch"):
+        run("weights", seed=3)
 
 
 def test_a_step_that_makes_all_three_is_told_what_to_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

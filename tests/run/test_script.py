@@ -135,3 +135,9 @@ def test_variables_of_one_cell_reach_the_next(tmp_path: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
     assert script.execute(tmp_path / "n.ipynb", {"a": 10})["c"] == 12
     assert read_json(tmp_path / "n.ipynb")["cells"][0]["outputs"] == [], "the notebook itself stays as it is"
+
+
+def test_a_cell_for_ipython_alone_is_refused_in_one_line(tmp_path: Path) -> None:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in ("seed = 1", "%time seed + 1")]), tmp_path / "a.ipynb")
+    with pytest.raises(InputError, match="a.ipynb: code cell 2 is not plain Python .*; leave out what only IPython knows, such as %time, or run it in Jupyter$"):
+        script.execute(tmp_path / "a.ipynb", {})

@@ -1,6 +1,7 @@
 """Steps: their order, and what makes one stale."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_a_notebook_takes_the_parameters_it_names(kernels: Path) -> None:
     assert steps.parameters_read(step, values) == {"run": "/r", "seed": 3, "cell_type": "RPE", "training.pretrain_epochs": 1}
     given = steps.notebook_parameters(step, values)
     assert given["training"] == {"pretrain_epochs": 1, "epochs": 2} and set(given) == {*Recipe.model_fields, "cell_type"}, "whole groups, without defaults"
+
+
+@pytest.mark.parametrize("cell", [
+    "%%time\nnetwork_name, recipe.training.head_epochs", "%matplotlib inline\nx = %time (network_name, recipe.training.head_epochs)\n!ls",
+    "get_ipython().run_cell_magic('time', '', 'network_name, recipe.training.head_epochs\\n')\n",  # as IPython keeps the first
+])  # fmt: skip
+def test_a_cell_with_magic_is_read_too(kernels: Path, write_toy: Callable[..., Path], cell: str) -> None:
+    def read() -> set[str]:
+        step = next(step for step in plans.plan(Recipe(), ["RPE"], kernels=kernels) if step.name == "3-train-cell-type@RPE")
+        assert set(step.code) == {"notebook"}
+        return {*steps.parameters_read(step, Recipe().model_dump())}
+
+    before = read()
+    write_toy(kernels, "3-train-cell-type", body=cell)
+    assert read() == before | {"training.head_epochs"}
+    write_toy(kernels, "3-train-cell-type", body=f"%%bash\n{cell}")
+    assert read() == before
 
 
 def test_identity_knows_tables_but_not_places(kernels: Path) -> None:

@@ -16,6 +16,7 @@ from cellsignal.data.microscope.layout import draw_design
 from cellsignal.data.microscope.rendering import render_plate
 from cellsignal.data.microscope.simulate import PRESETS, _plates
 from cellsignal.data.tables.wells import read_tables
+from cellsignal.run.chain import steps
 from cellsignal.run.kernels.embed import embed_run
 
 pytestmark = pytest.mark.slow
@@ -53,10 +54,12 @@ def test_real_plates_are_above_the_limit_and_so_is_chance(shared: Path) -> None:
 def with_untreated_plates(run: Path, out: Path, *, preset: str, seed: int) -> set[tuple[str, int]]:
     """A copy of a run in `out`, where all wells of one plate of each experiment are drawn untreated; gives these plates."""
     shutil.copytree(run / "data", out / "data")
-    shutil.copytree(run / "weights", out / "weights")
+    for folder in ("weights", "receipts"):
+        shutil.copytree(run / folder, out / folder)
     recipe = json.loads((run / "recipe.json").read_text())
     recipe["parameters"].update(data=str(out / "data"), preset="")
     (out / "recipe.json").write_text(json.dumps(recipe))
+    steps.write_receipt(out, steps.Step("record", outputs=("recipe.json",)), identity={}, seconds=0.0)
     drawn = PRESETS[preset]
     wells = draw_design(seed, drawn.cell_types, classes=drawn.classes, train=drawn.train, test=drawn.test, repeats=drawn.repeats, missing=drawn.missing)
     broken = set()

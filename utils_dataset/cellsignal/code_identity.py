@@ -4,18 +4,19 @@ Comments, docstrings and layout change nothing, and neither does the version of 
 """
 
 import ast
+import copyreg
 import dis
 import functools
 import hashlib
 import json
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
@@ -25,7 +26,8 @@ USER = ""  # the owner of code that is neither this package's nor installed
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")  # the fields that hold statements
-_IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__", "__weakref__"}
+_IGNORED_MEMBERS = {"__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__slotnames__", "__static_attributes__", "__weakref__"}
+_RUN_MAGIC, _TIMING_MAGIC = ("run_line_magic", "run_cell_magic"), ("time", "timeit", "capture", "prun")  # of IPython, and those that run Python
 _parse_lock = Lock()  # CPython 3.11 counts the depth of trees for all threads together, and raises SystemError when two build one
 
 
@@ -33,6 +35,28 @@ def parse(code: str) -> ast.Module:
     """The syntax tree of `code`, from any thread; SyntaxError where it is not Python."""
     with _parse_lock:
         return ast.parse(code)
+
+
+def cell_trees(cells: Iterable[str]) -> list[ast.Module]:
+    """The syntax trees of a notebook's cells, with the code that %time and its like run; without cells that are not Python, such as %%bash."""
+    trees: list[ast.Module] = []
+    for cell in cells:
+        with suppress(SyntaxError, ImportError):
+            trees.append(tree := _parse_cell(cell))
+            calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _RUN_MAGIC)
+            arguments = ([getattr(argument, "value", "") for argument in call.args] for call in calls)
+            trees += cell_trees(code for name, *_, code in arguments if name in _TIMING_MAGIC)
+    return trees
+
+
+def _parse_cell(cell: str) -> ast.Module:
+    """The syntax tree of a cell, as IPython would run it where it is not plain Python."""
+    try:
+        return parse(cell)
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager  # few cells need it
+
+        return parse(TransformerManager().transform_cell(cell))
 
 
 def text_digest(code: str) -> str:
@@ -101,9 +125,9 @@ def assigned_names(code: str) -> dict[str, ast.expr]:
     return names
 
 
-def read_names(code: str) -> set[str]:
+def read_names(code: str | ast.AST) -> set[str]:
     """The names that `code` reads anywhere."""
-    return {node.id for node in ast.walk(parse(code)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return {node.id for node in ast.walk(parse(code) if isinstance(code, str) else code) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
 def imported_run_modules(tree: ast.AST) -> list[Path]:
@@ -148,10 +172,8 @@ class Notebook:
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
-        for cell in cells:
-            with suppress(SyntaxError):
-                for path in imported_run_modules(parse(cell)):
-                    self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
+        for path in (path for tree in cell_trees(cells) for path in imported_run_modules(tree)):
+            self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
         return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
 
 
@@ -173,8 +195,8 @@ def describe(value: Any) -> Any:
     """A value that a user passed, as JSON that is the same in every process.
 
     A user's own functions and classes are described by bytecode, constants, defaults, closures and the global names that
-    they read; those of this package and of installed ones by their names. An object is described by its class and its
-    property `facts`, or else, unless its class is this package's, by its attributes. Private attributes and paths are left out.
+    they read, a user's modules by their text; those of this package and of installed ones by their names. An object is described by
+    its class and its property `facts`, or else, unless its class is this package's, by its attributes. Private attributes and paths are left out.
     """
     return _Descriptions().describe(value)
 
@@ -201,7 +223,7 @@ class _Descriptions:
             case dict():
                 return sorted(([self.describe(key), self.describe(item)] for key, item in value.items()), key=json.dumps)
             case ModuleType():
-                return value.__name__
+                return self.describe(_module_texts(value)) or value.__name__
             case MethodType():
                 return [self.describe(value.__func__), self.describe(value.__self__)]
             case staticmethod() | classmethod():
@@ -229,9 +251,7 @@ class _Descriptions:
             return [str(getattr(value, "dtype", "")), list(getattr(value, "shape", ())), hashlib.sha256(value.tobytes()).hexdigest()]
         if hasattr(value, "to_csv"):
             return _sha256(value.to_csv())
-        attributes = {} if _owner(type(value)) == PACKAGE.name else getattr(value, "__dict__", {})
-        attributes = {name: item for name, item in attributes.items() if not name.startswith("_") and not isinstance(item, Path)}
-        return [self.describe(type(value)), self.describe(getattr(value, "facts", attributes))]
+        return [self.describe(type(value)), self.describe(getattr(value, "facts", _attributes(value)))]
 
     def _describe_function(self, function: FunctionType) -> Any:
         """Code without its docstring, and all that it reads from outside."""
@@ -242,6 +262,20 @@ class _Descriptions:
         names = (name for name in sorted(_global_names(code)) if name in module_names)
         read = {name: module_names[name] for name in names if not isinstance(module_names[name], Path)}
         return [self.describe(item) for item in (code, function.__defaults__, function.__kwdefaults__, closure, read)]
+
+
+def _attributes(value: Any) -> Any:
+    """What an object holds: its attributes, also those in __slots__, or how an object of the standard library without any would be built again, such as a range."""
+    owner = _owner(type(value))
+    if owner == PACKAGE.name or isinstance(value, PurePath):
+        return {}
+    if not hasattr(value, "__dict__") and owner in sys.stdlib_module_names:
+        with suppress(TypeError):  # a lock or a stream, which cannot be built again
+            parts = copyreg.dispatch_table.get(type(value), lambda value: value.__reduce_ex__(2))(value)[1:]
+            return [list(part) if isinstance(part, Iterator) else part for part in parts]
+    slots = (name for kind in type(value).__mro__ for name, member in vars(kind).items() if isinstance(member, MemberDescriptorType))
+    attributes = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {name: item for name, item in attributes.items() if not name.startswith("_") and not isinstance(item, Path)}
 
 
 def _cell_content(cell: Any) -> Any:
@@ -257,10 +291,27 @@ def _global_names(code: CodeType) -> set[str]:
     return names.union(*(_global_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)))
 
 
+def _module_texts(module: ModuleType) -> dict[str, str]:
+    """Digests of the text of a user's module, and of the user's modules that it uses, by name."""
+    texts: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        if (module := waiting.pop()).__name__ not in texts and _owner_of_module(module.__name__) == USER:
+            file = getattr(module, "__file__", None) or ""
+            texts[module.__name__] = text_digest(Path(file).read_text(encoding="utf-8")) if file.endswith(".py") else ""
+            used = [item if isinstance(item, ModuleType) else sys.modules.get(str(getattr(item, "__module__", ""))) for item in vars(module).values()]
+            waiting += [each for each in used if each is not None]
+    return texts
+
+
 def _owner(thing: Any) -> str:
     """The owner of a function or class: `USER`, or the name of its package where that is this one or installed."""
-    module = sys.modules.get(str(thing.__module__))
-    name, file = str(thing.__module__).partition(".")[0], getattr(module, "__file__", None)
+    return _owner_of_module(str(thing.__module__))
+
+
+def _owner_of_module(full_name: str) -> str:
+    module = sys.modules.get(full_name)
+    name, file = full_name.partition(".")[0], getattr(module, "__file__", None)
     if module is None or name == "__main__":
         return USER
     installed = file is None or file.startswith(_STANDARD_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cellsignal.errors import InputError
+
 
 class Format(StrEnum):
     """Of the table."""
@@ -40,7 +42,7 @@ def embed(
     statistics: Annotated[Statistics | None, typer.Option(help="Batch-normalisation statistics; else those of the submission.")] = None,
     network: Annotated[str, typer.Option(metavar="NAME", help="Which of the run, such as model-2; else the submission's first.")] = "",
     weights: Annotated[Weights, typer.Option(help="random: the same architecture untrained, to compare with.")] = Weights.trained,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random weights.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the random weights; else 0.")] = None,
 ) -> None:
     """Write the embedding of every well, controls included.
 
@@ -50,7 +52,9 @@ def embed(
     """
     from cellsignal.run.kernels.embed import embed_run
 
+    if seed is not None and weights is Weights.trained:
+        raise InputError("trained weights have no seed", where="--seed", cure="add --weights random, or leave it out")
     names = tuple(name.strip() for name in experiments.split(",") if name.strip())
-    random_seed = seed if weights is Weights.random else None
+    random_seed = seed or 0 if weights is Weights.random else None
     print(embed_run(run, out, experiments=names, statistics=statistics.value if statistics else "", network=network, random_seed=random_seed,
                     format=format.value)[1])

@@ -222,7 +222,7 @@ def submit(
         if not checked.preset and checked.data:  # simulated plates are no sample of the competition's wells
             data = data or submitting.sample_folder(environment.data_folder(checked.data))
     elif out is not None:
-        raise InputError("--out is the run folder of a recipe", cure="leave --out away, or name the recipe instead of the file")
+        raise InputError("--out names the folder of a recipe's run", where=recipe_or_csv, cure="leave it out, or name the recipe")
     print(submitting.submit(file, message=message or f"cellsignal {recipe_or_csv.stem}", data=data))
     print(f"sent {file}")
 

@@ -15,6 +15,7 @@ from cellsignal.decide.commands import check_file, submission_task
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.files import require_room
 from cellsignal.kaggle import client
+from cellsignal.run.record.results import check_files
 from cellsignal.tasks import RXRX1, Task
 
 FILES = ("train.csv", "test.csv", "train_controls.csv", "test_controls.csv", "sample_submission.csv")
@@ -134,7 +135,8 @@ def sample_folder(data: Path) -> Path | None:
 
 
 def submission_of_run(run: Path) -> Path:
-    """The submission of a run; InputError when there is none."""
+    """The submission of a run; InputError when there is none, or none that the run as it is now left there."""
     if not (run / "submission.csv").is_file():
         raise InputError("there is no submission.csv", where=run, cure="run `cellsignal kaggle pull` or `cellsignal run` first")
+    check_files(run, [run / "submission.csv", run / "recipe.json"])
     return run / "submission.csv"

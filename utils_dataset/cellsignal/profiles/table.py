@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
+from cellsignal.receipts import Receipt
 
 PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
 PERTURBATION, CONTROL_TYPE, CONTROL = "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_Control"
@@ -108,6 +110,7 @@ def read_profiles(path: Path) -> Profiles:
     suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
     if not suffix:
         raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
+    _check_receipt(path)
     try:
         frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except InputError:
@@ -115,6 +118,14 @@ def read_profiles(path: Path) -> Profiles:
     except Exception as error:  # readers raise many kinds of errors for damaged files
         raise InputError(f"cannot be read ({type(error).__name__}: {error})", where=path, cure="write it again") from None
     return from_frame(frame, where=str(path))
+
+
+def _check_receipt(path: Path) -> None:
+    """InputError for a table that is not as the receipt beside it says: that of `cellsignal embed` or of `cellsignal profile`, if there is one."""
+    for name in (f"{path.name}.json", "receipt.json"):
+        receipt = Receipt.find(path.with_name(name))
+        if receipt is not None and path.name in receipt.outputs and sha256(path) != receipt.outputs[path.name]:
+            raise InputError(f"not as its receipt {name} says", where=path, cure=f"write it again, or remove {name} if you changed it yourself")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -90,9 +90,17 @@ def packed_images(run: str | Path, size: int) -> Path:
     if receipt is not None and receipt.complete and receipt.identity.get("size") == size:
         for root in (candidate / mounts.PACKED for candidate in (folder, *mounts.runs()) if Receipt.find(candidate / mounts.PACKED_RECEIPT) == receipt):
             if is_store(root):
+                _check_tables(root, receipt)
                 return _labelled(root)
     attached = f"; {mounts.describe_mounts()}" if environment.platform() == "kaggle" else ""
     raise InputError(f"the images were not packed at {size} px{attached}", where=folder / mounts.PACKED, cure="run the notebook `pack` first; on Kaggle attach its output")
+
+
+def _check_tables(root: Path, receipt: Receipt) -> None:
+    """InputError for the first table of packed images that is not the one which they were packed with."""
+    for name, digest in receipt.identity.get("tables", {}).items():
+        if not (root / name).is_file() or files.sha256(root / name) != digest:
+            raise InputError("is not the table that the notebook `pack` put there", where=root / name, cure="delete it, then give the whole command or run `pack` again")
 
 
 def _labelled(root: Path) -> Path:

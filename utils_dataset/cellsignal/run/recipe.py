@@ -4,7 +4,6 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,7 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from pydantic.fields import FieldInfo
 
 from cellsignal import settings
-from cellsignal.code_identity import imported_run_modules, parse
+from cellsignal.code_identity import cell_trees, imported_run_modules, parse
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
@@ -299,12 +298,9 @@ def keys_read_by_cells(cells: Iterable[str]) -> set[str]:
     """The dotted keys that the cells of a notebook read, and those that the functions of `cellsignal.run` read which the cells name.
 
     Such a function takes the session under this name and reads `session.recipe`; a cell that passes on the recipe itself reads all of
-    it. A method counts where any attribute of its name occurs. A cell that is not Python, such as %matplotlib, reads nothing.
+    it. A method counts where any attribute of its name occurs. A cell that is not Python, such as %%bash, reads nothing.
     """
-    trees: list[ast.AST] = []
-    for cell in cells:
-        with suppress(SyntaxError):
-            trees.append(parse(cell))
+    trees = cell_trees(cells)
     names = set().union(*map(_names, trees))
     texts = (path.read_text(encoding="utf-8") for path in set().union(*map(imported_run_modules, trees)))
     module_nodes = [node for text in texts if "session" in text for node in _reachable_nodes(parse(text), names)]

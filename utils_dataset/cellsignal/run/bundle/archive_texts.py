@@ -51,7 +51,7 @@ To be called from the folder of this archive. All paths are in `{SETTINGS}`, and
    SUBMISSION_DIR/submission.csv. For a new test set, put its tables and images into RAW_DATA_DIR first.
    `python -m predict --from scores` decides on the scores in RUN_DIR/scores and opens no image.
 
-Each prints first what it overwrites, and takes further arguments of `cellsignal run`, such as `-p machine.num_workers=4`. Exit status 0:
+Each prints first what it overwrites, and takes further arguments of `cellsignal run` but `--out`, such as `-p machine.num_workers=4`. Exit status 0:
 done; 1: a step failed; 2: bad input, in one line; 3: the time budget is spent: give the same command again to continue.
 """
 

@@ -86,6 +86,8 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 LEFT_OUT = ("seconds.json", "run.json", "recipe.json", rebuild.REBUILD_FILE)  # files of a run folder that are written anew, or of no use
+# Of a step's parameters: from where a rebuild began, and what recipe.json says as it was resolved.
+FREE_PARAMETERS = {"start_from", "preset", "wells.cell_types"}
 RERUN_COMMAND = "run the command that made it again"
 RUN_TO_THE_END = "run it to the end, with the command that began it"
 _ENTRY_TIME = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that the same files give the same bytes
@@ -118,7 +120,9 @@ def bundle(run: Path, out: Path | None = None) -> Path:
     out = files.output_file(out or run.with_name(f"{run.name}.zip"))
     made = _read_recipe(run)
     with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
-        plan = _plan(made["parameters"])
+        checked = _recipe(made["parameters"])
+        plan = [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels_folder()) if step.stages]
+        _check_receipts(run, plan, checked.model_dump())
         contents = _contents(run, plan, made)
         _write(out, contents)
     if made.get("code") not in ("", None, provenance.code_digest()):
@@ -137,14 +141,29 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     return files.read_json(path, json_schemas.Description, fault="not the record of a run", cure="run the same command again, which writes it")
 
 
-def _plan(parameters: Mapping[str, Any]) -> list[Step]:
-    """The steps of the run that make weights, scores or the submission."""
+def _recipe(parameters: Mapping[str, Any]) -> recipe.Recipe:
+    """The recipe of the run."""
     unknown = sorted(set(settings.flatten(parameters)) - set(settings.keys(recipe.Recipe)))
     if unknown:
         what = f"this package knows no {', '.join(unknown)}, which the run was given"
         raise InputError(what, where="recipe.json", cure="bundle the run with the package that made it")
-    checked = recipe.check(parameters, where="recipe.json")
-    return [step for step in plans.plan(checked, checked.wells.cell_types, kernels=environment.kernels_folder()) if step.stages]
+    return recipe.check(parameters, where="recipe.json")
+
+
+def _check_receipts(run: Path, plan: Iterable[Step], values: Mapping[str, Any]) -> None:
+    """InputError for a step that was made with other parameters than recipe.json has, or from other files than its run holds now."""
+    receipts = {step.name: receipt for step in plan if (receipt := steps.read_receipt(run, step))}
+    for step in (step for step in plan if step.name in receipts):  # `_add_step` refuses the others
+        receipt = receipts[step.name]
+        recorded = steps.without_paths_and_speed(receipt.identity.get("parameters") or receipt.details.get("parameters", {}))  # the latter of a kernel that ran by itself
+        asked = steps.without_paths_and_speed(steps.parameters_read(step, values))
+        if key := next((key for key in asked if key in recorded and key not in FREE_PARAMETERS and recorded[key] != asked[key]), None):
+            what = f"{step.name} was made with {key} {recorded[key]!r}, and recipe.json says {asked[key]!r}"
+            raise InputError(what, where=run, cure=RUN_TO_THE_END)
+        for need, digests in receipt.identity.get("inputs", {}).items():
+            known = digests.values() if isinstance(digests, dict) else digests  # a list in older receipts
+            if need in receipts and not set(steps.product_digests(receipts[need]).values()) <= set(known):
+                raise InputError(f"{step.name} was made from other files than {need} has left since", where=run, cure=RUN_TO_THE_END)
 
 
 def _contents(run: Path, plan: list[Step], made: Mapping[str, Any]) -> _ArchiveContents:

@@ -40,6 +40,8 @@ def arguments(root: Path, script: str, more: Sequence[str] = ()) -> list[str]:
         return ["simulate", data, "--preset", values["preset"], "--seed", str(values.get("seed", 0)), *more]
     overrides = {"data": paths["RAW_DATA_DIR"], "network.pretrained": paths.get(PRETRAINED)}
     options = [option for key, path in overrides.items() if path for option in ("-p", f"{key}={json.dumps(str(path))}")]
+    if given := next((option for option in more if option.partition("=")[0] == "--out"), ""):
+        raise InputError("the run's folder is that of SETTINGS.json, from which the submission is copied", where=given, cure=f"change RUN_DIR in {root / SETTINGS}")
     start_from = {"train": "scratch", "predict": "weights"}[script]
     return ["run", str(root / PARAMS), *options, "--out", str(paths["RUN_DIR"]), "--from", start_from, *more]
 

@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from threading import Event, Lock
@@ -99,7 +98,7 @@ def parameters_read(path: Path) -> set[str]:
     """The parameters that the notebook reads, those of a group by dotted key, and `run`, which `cellsignal.start` reads in every notebook."""
     cells = [source(cell) for cell in code_cells(path) if not _is_parameters_cell(cell)]
     notebook_only = {name for name in parameter_names(path) if name not in Recipe.model_fields}
-    return {"run"}.union(keys_read_by_cells(cells), *(notebook_only & code_identity.read_names(cell) for cell in cells))
+    return {"run"}.union(keys_read_by_cells(cells), *(notebook_only & code_identity.read_names(tree) for tree in code_identity.cell_trees(cells)))
 
 
 def _parameters_cell(path: Path) -> dict[str, Any]:
@@ -167,10 +166,7 @@ def _papermill_arguments(notebook: Path, target: Path, parameters: Mapping[str, 
 
 def _modules(notebook: Path) -> set[str]:
     """The modules of this package that a notebook imports."""
-    names: set[str] = set()
-    for cell in code_cells(notebook):
-        with suppress(SyntaxError):  # IPython's own syntax, or a cell that will fail
-            names |= code_identity.imported_names(source(cell))
+    names = set().union(*map(code_identity.imported_names, code_identity.cell_trees(map(source, code_cells(notebook)))))
     return {name for name in names if name.startswith(f"{code_identity.PACKAGE.name}.")}
 
 

@@ -105,12 +105,12 @@ PLANS: dict[str, Callable[[Recipe, Sequence[str], Path], list[Step]]] = {
 
 
 def _packing(*, kernels: Path) -> Step:
-    """The reduced images, of which the indices are hashed for all pixels, whose checksums they hold."""
+    """The reduced images and their tables; the indices are hashed for all pixels, whose checksums they hold."""
     return Step(
         PACK,
         needs=("simulate",),
         outputs=(mounts.PACKED_RECEIPT,),
-        extras=(f"{mounts.PACKED}/{packed_store.FILE}", f"{mounts.PACKED}/**/{packed_store.INDEX}"),
+        extras=(f"{mounts.PACKED}/*.csv", f"{mounts.PACKED}/*.json", f"{mounts.PACKED}/**/{packed_store.INDEX}"),
         notebook=_notebook(kernels, PACK),
     )
 

@@ -103,21 +103,22 @@ def _kept_receipts(run: Path, plan: Iterable[Step], start_from: str, *, recorded
     for step in plan if start_from != "scratch" else ():
         missing = Receipt(step_receipts.receipt_path(run, step.name), details={"seconds": 0.0})
         receipt = recorded.get(step.name) or steps.read_receipt(run, step) or missing
-        if start_from in step.stages and step.name not in recorded:
-            _check_complete(run, step, receipt, start_from)
+        if start_from in step.stages:
+            _check_complete(run, step, receipt, start_from, begun=step.name in recorded)
         kept[step.name] = receipt
     return kept
 
 
-def _check_complete(run: Path, step: Step, receipt: Receipt, start_from: str) -> None:
-    """InputError unless each file of the stage `start_from` is there, and is as the step left it."""
+def _check_complete(run: Path, step: Step, receipt: Receipt, start_from: str, *, begun: bool) -> None:
+    """InputError unless each file of the stage `start_from` is there, and is as the step left it; a rebuild that has begun may have fitted some anew."""
     written = [name for name in receipt.outputs if steps.stage(name) == start_from]
     needed = [name for name in step.outputs if steps.stage(name) == start_from]
     if not receipt.complete or not written or not set(needed) <= set(written):
         if receipt.path.is_file():
             Receipt.read(receipt.path, cure=CURES[start_from])  # raises what is wrong with it
         raise InputError(f"no whole {start_from} of {step.name}", where=run / start_from, cure=CURES[start_from])
-    receipt.check_outputs(run, written, made_by=step.name, cure=CURES[start_from])
+    checked = [name for name in written if not (begun and is_fitted(name, written))]
+    receipt.check_outputs(run, checked, made_by=step.name, cure=CURES[start_from])
 
 
 def _print_changes(run: Path, start_from: str, rerun: Sequence[Step]) -> None:

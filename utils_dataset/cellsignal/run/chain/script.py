@@ -46,7 +46,11 @@ def execute(notebook: Path, values: dict[str, Any]) -> dict[str, Any]:
     for number, cell in enumerate(notebooks.code_cells(notebook), 1):
         cells.append(notebooks.source(cell))
         try:
-            exec(compile(notebooks.source(cell), f"{notebook.name}, code cell {number}", "exec"), variables)
+            code = compile(notebooks.source(cell), f"{notebook.name}, code cell {number}", "exec")
+        except SyntaxError as error:
+            raise InputError(f"code cell {number} is not plain Python ({error.msg})", where=notebook, cure="leave out what only IPython knows, such as %time, or run it in Jupyter") from None
+        try:
+            exec(code, variables)
         except (TimeSpent, Finished) as reason:
             if (session := find_session(variables)) is None:
                 raise

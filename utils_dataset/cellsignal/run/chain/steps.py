@@ -3,10 +3,11 @@
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -14,6 +15,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from cellsignal import code_identity, files, settings
 from cellsignal.files import entries
 from cellsignal.receipts import Receipt
+from cellsignal.run import environment
 from cellsignal.run.chain import notebooks
 from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.recipe import PATHS_AND_SPEED, without_defaults
@@ -22,6 +24,7 @@ from cellsignal.run.record import step_receipts
 PLATE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 REPORT_PAGES = ("report.html", "explore.html")  # the second only where wells have answers
+PRETRAINED = "network.pretrained"  # the parameter that may name a file
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
 
 
@@ -67,7 +70,7 @@ class Step:
     def code(self) -> dict[str, str]:
         """The identity of all code that the step may use: its cells or its import, and the rooms of the package that these import from."""
         cells = [self.import_line] if self.notebook is None else [notebooks.source(cell) for cell in notebooks.code_cells(self.notebook)]
-        rooms = set().union(*map(code_identity.imported_rooms, cells))
+        rooms = set().union(*map(code_identity.imported_rooms, code_identity.cell_trees(cells)))
         return {"notebook": code_identity.cells_digest(cells), **(code_identity.package_code(*rooms) if rooms else {})}
 
 
@@ -127,19 +130,22 @@ def _step_parameters(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_paths_and_speed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters by dotted key, without those that change no result."""
-    return {key: value for key, value in settings.flatten(values).items() if key not in PATHS_AND_SPEED}
+    """Parameters by dotted key, without those that change no result; a file of pretrained weights by its SHA-256, wherever it lies."""
+    decisive = {key: value for key, value in settings.flatten(values).items() if key not in PATHS_AND_SPEED}
+    if (source := decisive.get(PRETRAINED)) and (path := environment.data_folder(source)).is_file():
+        decisive[PRETRAINED] = files.sha256(path)
+    return decisive
 
 
 def step_identity(step: Step, *, parameters: Mapping[str, Any], receipts: Mapping[str, Receipt]) -> dict[str, Any]:
-    """All that decides what a step makes: parameters, hashes of what it needs, and the code that it may use.
+    """All that decides what a step makes: parameters, names and hashes of what it needs, and the code that it may use.
 
     `receipts`: those of the steps before it. Paths are left out, so that a run folder can be moved.
     """
     return {
         "step": step.name,
         "parameters": without_paths_and_speed(parameters),
-        "inputs": {need: sorted(product_digests(receipts[need]).values()) for need in step.needs},
+        "inputs": {need: placed_digests(receipts[need]) for need in step.needs},
         "code": step.code,
     }
 
@@ -188,6 +194,13 @@ def write_receipt(run: Path, step: Step, *, identity: Mapping[str, Any], seconds
 def product_digests(receipt: Receipt) -> dict[str, str]:
     """SHA-256 by name of what a step made for other steps: all but its pages, which contain times."""
     return {name: digest for name, digest in receipt.outputs.items() if not name.startswith("notebooks/")}
+
+
+def placed_digests(receipt: Receipt) -> dict[str, str]:
+    """The digests of `product_digests` by name below the folder that holds all these files, wherever that lies: two files that change places are other data."""
+    digests = product_digests(receipt)
+    folder = os.path.commonpath([os.path.dirname(name) for name in digests]) if digests else ""
+    return {PurePosixPath(name).relative_to(folder).as_posix(): digest for name, digest in digests.items()}
 
 
 def remove_receipt(run: Path, step: Step) -> None:

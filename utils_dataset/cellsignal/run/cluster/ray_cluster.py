@@ -173,15 +173,16 @@ class Cluster(LocalExecutor):
 
     def _store_plates(self, job: Job) -> str:
         """Store the plates, once; returns the name of their folder in the storage."""
-        outputs = job.receipts["simulate"].outputs
-        digest = hashlib.sha256("\n".join(sorted(outputs.values())).encode()).hexdigest()[:16]
+        known = steps.placed_digests(job.receipts["simulate"])
+        digest = hashlib.sha256("\n".join(f"{known[name]} {name}" for name in sorted(known)).encode()).hexdigest()[:16]
         with self.storage_lock:
             if self.storage.read_receipt(f"data/{digest}.json") is None:
                 paths = {path.relative_to(job.data).as_posix(): path for path in job.data.rglob("*") if path.is_file()}
                 sizes = {name: path.stat().st_size for name, path in paths.items() if not name.startswith(".")}
                 for name in progress_bar(sizes, desc="store the plates", unit="file"):
                     self.storage.put(job.data / name, f"data/{digest}/{name}")
-                self.storage.put_receipt(f"data/{digest}.json", Receipt(job.data, details=sizes))
+                digests = {name: files.sha256(job.data / name) for name in sizes}
+                self.storage.put_receipt(f"data/{digest}.json", Receipt(job.data, outputs=digests, details=sizes))
         return digest
 
     def _fetch_completed_steps(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from cellsignal import files, provenance
 from cellsignal.data import simulated
 from cellsignal.errors import InputError, StepFailed, system_error
+from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts
 from cellsignal.run.chain import notebooks, plans, steps
 from cellsignal.run.chain.notebook_server import NotebookServer
@@ -110,15 +111,19 @@ def _fetch_plates(storage: Storage, digest: str, images_of: str) -> Path:
     """A folder of this machine with the tables, and the images of an experiment or a cell type; existing files are not fetched again."""
     root = Path(tempfile.gettempdir()) / f"cellsignal-{os.getuid()}" / digest / "data"
     root.mkdir(parents=True, exist_ok=True)
-    receipt = storage.read_receipt(f"data/{digest}.json")
-    sizes: Mapping[str, int] = files.validated(receipt.details if receipt else {}, dict[str, int], where=storage.url)
+    receipt = storage.read_receipt(f"data/{digest}.json") or Receipt(root)
+    sizes: Mapping[str, int] = files.validated(receipt.details, dict[str, int], where=storage.url)
     # A folder such as HUVEC-01 is that of an experiment, and of one of a cell type.
-    needed = [name for name in sizes if "/" not in name or images_of in ("", ALL)
-              or any(images_of in (folder, folder.rpartition("-")[0]) for folder in name.split("/"))]
+    needed = {name: content for name, content in receipt.outputs.items() if "/" not in name or images_of in ("", ALL)
+              or any(images_of in (folder, folder.rpartition("-")[0]) for folder in name.split("/"))}
     with files.locked(root.with_name(".lock"), timeout=LOCK_SECONDS):
         paths = {name: files.inside(root, name, source=storage.url) for name in needed}
-        missing = [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
-        run_parallel(lambda name: storage.get(f"data/{digest}/{name}", paths[name]), missing)
+
+        def is_there(name: str) -> bool:  # images by their size, because they are too many to read again for each notebook
+            path = paths[name]
+            return path.is_file() and (path.stat().st_size == sizes.get(name) if "/" in name else files.sha256(path) == needed[name])
+
+        run_parallel(lambda name: storage.get(f"data/{digest}/{name}", paths[name], digest=needed[name]), [name for name in needed if not is_there(name)])
     return root
 
 

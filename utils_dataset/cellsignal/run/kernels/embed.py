@@ -21,7 +21,7 @@ from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
 from cellsignal.run.kernels.prediction import EMBEDDINGS_FILE, Predictor
 from cellsignal.run.recipe import check
-from cellsignal.run.record.results import read_parameters
+from cellsignal.run.record.results import check_files, read_parameters
 from cellsignal.run.record.session import Session
 from cellsignal.tasks import RXRX1, TASKS
 
@@ -34,7 +34,7 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     of batch normalisation, else the run's; `network`: a name of weights, else the submission's first. `random_seed`: of new weights
     for the same architecture, under the statistics of the plates even where the run has running ones. Embeddings that the run has
     are taken over. A killed call goes on in the folder `<out>.parts`. The table is kept, and None returned, if the same
-    data, settings and code made it. InputError for what the run does not have, and for its own table as `out`.
+    data, settings and code made it. InputError for what the run does not have or did not leave so, and for its own table as `out`.
     """
     check_format(out, format)
     parts = out.with_name(f"{out.name}.parts")
@@ -47,6 +47,7 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     if name not in predictor.networks:
         raise InputError(f"no network {name!r} in this run", where=run, cure=f"choose from {', '.join(predictor.networks)}")
     sites = _chosen_sites(predictor, experiments)
+    check_files(predictor.folder, _weights(predictor.scoring, sites["cell_type"].unique(), name))
     statistics = statistics or predictor.recipe.prediction.statistics
     statistics = "adapted" if random_seed is not None and statistics == "running" else statistics  # running ones of no training mean nothing
     wanted = predictor.recipe.prediction.wells.model_copy(update={"statistics": statistics, "tta_views": 1})
@@ -77,6 +78,7 @@ def open_predictor(run: Path) -> Predictor:
         raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
     if not (folder / "weights").is_dir():
         raise InputError("no weights in this folder", where=run, cure="name a finished run, one that `cellsignal run` wrote")
+    check_files(folder, [folder / "recipe.json"])
     recipe = check(settings.nest(read_parameters(folder)), where=str(run))
     if TASKS[recipe.task].metric != RXRX1.metric:
         raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")
@@ -95,9 +97,13 @@ def _chosen_sites(predictor: Predictor, experiments: Sequence[str]) -> pd.DataFr
     return predictor.sites[predictor.sites["experiment"].isin([name for each in experiments for name in groups.get(each, [each])])]
 
 
+def _weights(scoring: ScoringOptions, cell_types: Sequence[str], name: str) -> set[Path]:
+    return {weights_path(scoring.weights, cell_type, name, joint=scoring.joint) for cell_type in cell_types}
+
+
 def _random_weights(scoring: ScoringOptions, cell_types: Sequence[str], name: str, folder: Path, *, seed: int) -> Path:
     """Weights of the same architectures as initialised with `seed`, in `folder`."""
-    for path in {weights_path(scoring.weights, cell_type, name, joint=scoring.joint) for cell_type in cell_types}:
+    for path in _weights(scoring, cell_types, name):
         config = read_config(path)
         save_weights(folder / path.relative_to(scoring.weights), config.build(seed=seed).state_dict(), config)
     return folder

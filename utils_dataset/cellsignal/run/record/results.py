@@ -99,12 +99,12 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
         what = "a site has several labels there" if task.labels == "many" else "each site is answered alone there"
         raise InputError(what, where=folder, cure="name runs that give each well one siRNA")
     run_files = (folder / name for name in steps.record_step().outputs)
-    _check_files(folder, [folder / ANSWERS_FILE, folder / "metrics.json", *run_files, *folder.glob(SCORE_RECEIPTS)])
+    check_files(folder, [folder / ANSWERS_FILE, folder / "metrics.json", *run_files, *folder.glob(SCORE_RECEIPTS)])
     answers = read_known_answers(folder / ANSWERS_FILE)
     metrics = files.read_json(folder / "metrics.json", json_schemas.Metrics)
     if "data" not in metrics:
         raise InputError("it does not say on which data", where=folder / "metrics.json", cure="run 4-predict-assign of that run again")
-    _check_files(folder, _last_weights(folder, parameters))
+    check_files(folder, _last_weights(folder, parameters))
     seed = parameters.get("seed", 0)
     from cellsignal.decide.evaluate.compare import RunResult  # pulls in SciPy
 
@@ -112,7 +112,7 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
     return FinishedRun(result, parameters, metrics["data"], metrics.get("simulated", simulated.is_simulated(folder / "data")))
 
 
-def _check_files(run: Path, paths: Iterable[Path]) -> None:
+def check_files(run: Path, paths: Iterable[Path]) -> None:
     """InputError for the first file that exists and is not the one that a step of the run, or the run as a whole, wrote."""
     recorded = rebuild.recorded_digests(run)
     for path in filter(Path.is_file, paths):
