@@ -199,7 +199,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
     """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `validated` takes."""
     try:
-        with os.fdopen(open_regular(path), encoding="utf-8") as stream:
+        with os.fdopen(open_regular(path), encoding="utf-8-sig") as stream:  # editors on Windows write a byte order mark
             value = parse_json(stream.read())
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="run the step that writes it") from None
