@@ -44,7 +44,7 @@ def test_a_figure_of_simulated_data_says_so_in_its_title(name: str) -> None:
 
 def test_figures_are_made_in_one_place() -> None:
     """Where the title is given: nobody else calls Matplotlib for one."""
-    for path in (PACKAGE / "show").glob("*.py"):
+    for path in (PACKAGE / "show").rglob("*.py"):
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
         assert not calls & {"Figure", "NotebookFigure", "plt.figure", "plt.subplots"} or path.name == "style.py", path
 
