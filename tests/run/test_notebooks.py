@@ -139,8 +139,10 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder holds files with names of modules, and a module of the user's."""
     folder = tmp_path / "here"
     folder.mkdir()
-    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil"):
+    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil", "cellsignal", "types", "sitecustomize"):
         (folder / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text("raise SystemExit('the wrong torch')")
     (folder / "ours.py").write_text("answer = 42")
     monkeypatch.chdir(folder)
 
@@ -148,13 +150,23 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_in_the_current_folder_take_no_modules_place(
     tmp_path: Path, write_toy: Callable[..., Path], shadows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":.")  # whose empty part is the current folder too
+    monkeypatch.setenv("PYTHONPATH", f":.:{Path.cwd()}")  # three times the current folder
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it for its own processes
-    body = """import os, random, yaml, ours
+    # pandas and torch are not loaded before the notebook runs, as nothing is where there is a GPU
+    body = """import os, random, yaml, pandas, torch, ours
 assert ours.answer == 42 and "here" not in random.__file__ + yaml.__file__
 print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
     target = run(write_toy(tmp_path, "1-eda", body=body), tmp_path / "run")
     assert f"{paths.PACKAGE.parent} None\\n" in str(files.read_json(target)["cells"])
+
+
+@pytest.mark.parametrize("python_path", [":/lib", "."])
+def test_nor_in_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python_path: str) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')")
+    monkeypatch.setenv("PYTHONPATH", python_path)
+    command = [sys.executable, "-P", "-c", "from cellsignal.cli.main import main; main()", "--help"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "") and "papermill_params/demo.yaml" in ended.stdout
 
 
 def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
