@@ -193,11 +193,6 @@ def test_cells_that_spreadsheets_would_calculate_are_text(bench: Run) -> None:
     assert [row.split(" ")[1] for row in rows[2:]] == ["=1+1", "@x", "a\\|b", "plain"]
 
 
-def test_negative_numbers_stay_numbers() -> None:
-    table = pd.DataFrame({"x": [-1.5, None], "y": [-2, 3], "error": ["-p seed=-1: no", None], "z": [["-a"], "+b"]})
-    assert sweep_results.as_csv(table) == "x,y,error,z\n-1.5,-2,'-p seed=-1: no,['-a']\n,3,,'+b\n"
-
-
 def test_a_record_of_another_shape_is_no_record(bench: Run) -> None:
     out = bench({"variants": {"base": {}}})
     [record] = (out / "trials").glob("*.json")

@@ -17,7 +17,6 @@ SPLITS = ("held_out", "test")
 MEASURE_PREFIXES = tuple(f"{split}_" for split in SPLITS)  # of the names of measures; `held_out` alone is a parameter
 RUNG_KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds"), "split_accuracy": ("raw",)}  # by metric: of the networks' answers, and of the decided ones
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "split_accuracy": "accuracy of sites"}  # in words
-FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
 FIRST_COLUMNS, LAST_COLUMNS = ["variant", "seed"], ["seconds", "weights", "code", "error"]
 NETWORK_NAME = re.compile(r"model(-\d+)?")  # of the networks that predict; their further phases have as many weights
 CODE_CHARACTERS = 12  # of the digest of the code
@@ -89,16 +88,6 @@ def _statistics(scores: pd.Series, first: pd.Series, *, name: str) -> dict[str, 
     scores, first = scores.astype(float), first.astype(float)
     difference = (scores - first).dropna()
     return {f"{name}_mean": scores.mean(), f"{name}_std": scores.std(), f"{name}_difference": difference.mean(), f"{name}_error": difference.sem()}
-
-
-def as_csv(table: pd.DataFrame) -> str:
-    """A table for people, with an apostrophe before each text that a spreadsheet would take for a formula (OWASP, CSV injection)."""
-    texts = table.select_dtypes(exclude="number")
-    return table.assign(**{name: texts[name].map(_escape_formula) for name in texts}).to_csv(index=False)
-
-
-def _escape_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES) else cell
 
 
 def as_markdown(variants: pd.DataFrame, *, keys: Sequence[str] = (), differences: bool = True) -> str:
