@@ -42,6 +42,11 @@ def test_a_figure_of_simulated_data_says_so_in_its_title(name: str) -> None:
     assert drawn.get_figheight() == pytest.approx(real.get_figheight() + style.TITLE_HEIGHT) and drawn.png() != real.png()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_in_a_script_that_the_font_lacks_is_drawn_without_a_warning() -> None:
+    assert plots.curves([], title="細胞\t: model").png()
+
+
 def test_figures_are_made_in_one_place() -> None:
     """Where the title is given: nobody else calls Matplotlib for one."""
     for path in (PACKAGE / "show").rglob("*.py"):

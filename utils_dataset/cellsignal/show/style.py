@@ -1,5 +1,6 @@
 """The style of all figures: fonts, a light grid, and fixed colours."""
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property, wraps
 from io import BytesIO
@@ -77,7 +78,9 @@ class NotebookFigure(Figure):
     # Ticks are created while drawing, so the style must be active then too.
     @styled
     def savefig(self, *values, **options) -> None:
-        super().savefig(*values, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks shows as boxes; red lines would not help
+            super().savefig(*values, **options)
 
     def png(self) -> bytes:
         """The figure as the bytes of a PNG file, as first drawn: the same for the same data."""

@@ -270,7 +270,7 @@ class TrialRunner:
         files.write_text(self.folder / "results.csv", files.spreadsheet_text(trials))
         files.write_text(self.folder / "variants.csv", files.spreadsheet_text(variants))
         table = results.as_markdown(variants, keys=() if compares else keys, differences=compares)
-        files.write_text(self.folder / "results.md", table + results.code_note(trials))
+        files.write_text(self.folder / "results.md", table + results.notes(trials))
         return trials, variants
 
     def _start_trials(self) -> None:
