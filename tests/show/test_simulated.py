@@ -42,6 +42,21 @@ def test_a_figure_of_simulated_data_says_so_in_its_title(name: str) -> None:
     assert drawn.get_figheight() == pytest.approx(real.get_figheight() + style.TITLE_HEIGHT) and drawn.png() != real.png()
 
 
+@pytest.mark.parametrize("title", ["Left: a well of one siRNA. Right: a training well of the siRNA that it was taken for", "W" * 64, "HUVEC-01, plate 1 " * 9])
+@pytest.mark.parametrize("width", [2.5, 5, 8])
+@pytest.mark.filterwarnings("error")
+def test_a_title_fits_into_its_figure_with_its_label(title: str, width: float) -> None:
+    with simulated.showing(True):
+        figure = style.new_figure(width, 2)
+        text = figure.suptitle(title, x=0.01, ha="left")
+    figure.subplots()
+    figure.draw_without_rendering()
+    extent = text.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
+    assert "".join(text.get_text().split()) == "".join(f"{title} (simulated data)".split())
+    assert figure.get_axes()[0].get_window_extent().height > figure.dpi, "lines take nothing from the figure"
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_name_in_a_script_that_the_font_lacks_is_drawn_without_a_warning() -> None:
     assert plots.curves([], title="細胞\t: model").png()
