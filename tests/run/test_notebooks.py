@@ -160,15 +160,6 @@ print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
     assert f"{paths.PACKAGE.parent} None\\n" in str(files.read_json(target)["cells"])
 
 
-@pytest.mark.parametrize("python_path", [":/lib", "."])
-def test_nor_in_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python_path: str) -> None:
-    (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')")
-    monkeypatch.setenv("PYTHONPATH", python_path)
-    command = [sys.executable, "-P", "-c", "from cellsignal.cli.main import main; main()", "--help"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stderr) == (0, "") and "papermill_params/demo.yaml" in ended.stdout
-
-
 def test_nor_in_processes_that_the_command_starts(shadows: None) -> None:
     code = """import multiprocessing
 from cellsignal.cli import main as cli

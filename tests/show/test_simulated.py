@@ -103,5 +103,7 @@ def test_the_report_of_a_run_that_noted_nothing_looks_at_its_data(tmp_path: Path
 
 
 def test_a_damaged_receipt_is_one_too(tmp_path: Path) -> None:
+    assert simulated.described(tmp_path) == str(tmp_path)
     (tmp_path / "simulate.json").write_text("{")
+    assert simulated.described(tmp_path) == f"{tmp_path} (simulated data)"
     assert simulated.is_simulated(tmp_path) and simulated.identity(tmp_path) == {}

@@ -1,15 +1,10 @@
 """The command `cellsignal`: reads arguments, calls the package, says what it wrote."""
 
-import os
-import sys
-
-# PYTHONPATH=":/lib", as `export PYTHONPATH=$PYTHONPATH:/lib` leaves it, names the current folder too, where a random.py may lie.
-if any(part in ("", ".") for part in (os.environ.get("PYTHONPATH") or os.devnull).split(os.pathsep)) and os.path.isdir("."):
-    sys.path[:] = [path for path in sys.path if path and path != os.getcwd()]
-
 import io
 import json
+import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum

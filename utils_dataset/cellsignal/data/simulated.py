@@ -24,6 +24,11 @@ def is_simulated(root: Path | str) -> bool:
     return (Path(root) / RECEIPT).is_file()
 
 
+def described(root: Path | str) -> str:
+    """The folder of a data set in words, which say so if it is simulated."""
+    return f"{root} ({LABEL})" if is_simulated(root) else str(root)
+
+
 def identity(root: Path | str) -> Mapping[str, Any]:
     """The identity of a simulation with `preset` and `seed`; empty if there is none or its receipt is damaged."""
     receipt = Receipt.find(Path(root) / RECEIPT)
