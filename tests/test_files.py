@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from cellsignal import files
@@ -321,3 +322,8 @@ def test_too_many_open_files_are_said_with_the_limit() -> None:
     error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     expected = f"cellsignal simulate: too many open files (a process may have {most:,}); raise the limit, such as with ulimit -n 4096"
     assert str(system_error(error, doing="cellsignal simulate")) == expected
+
+
+def test_a_spreadsheet_calculates_no_text_and_negative_numbers_stay_numbers() -> None:
+    table = pd.DataFrame({"x": [-1.5, None], "y": [-2, 3], "error": ["-p seed=-1: no", None], "z": [["-a"], "+b"]})
+    assert files.spreadsheet_text(table) == "x,y,error,z\n-1.5,-2,'-p seed=-1: no,['-a']\n,3,,'+b\n"

@@ -1,5 +1,7 @@
 """The methods of others give what they should give, or measuring them would mean nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,12 @@ def test_the_sample_is_a_data_set_of_different_sites(sample: Sample, tmp_path: P
     assert take_sample(tmp_path / "again", data=sample.root, count=4).originals == 4
     with pytest.raises(InputError, match="only 18 whole sites"):
         take_sample(tmp_path / "more", data=sample.root, count=200)
+
+
+def test_the_import_warns_of_nothing_in_a_notebook_without_widgets() -> None:
+    code = "import sys, ipykernel.zmqshell\nsys.modules['ipywidgets'] = None\nimport cellsignal.bench.baselines"
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("read", [baselines.official, baselines.opencv])

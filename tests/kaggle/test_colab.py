@@ -188,3 +188,27 @@ def test_a_notebook_that_lost_its_first_cell_stops_everything(checkout: Path) ->
 def test_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setattr(environment, "repository", lambda: None)
     assert "no checkout of the bundle" in refused("colab", "init", "--repository", "a/b")
+
+
+def test_a_notebook_that_another_editor_saved_gets_its_badge_too(checkout: Path) -> None:
+    path = checkout / "kernels/1-eda/1-eda.ipynb"
+    saved = json.loads(path.read_text()) | {"nbformat_minor": 0, "metadata": {"colab": {"provenance": []}}}
+    for cell in saved["cells"]:
+        cell["metadata"]["id"] = cell.pop("id")
+    del saved["cells"][3]["metadata"]
+    saved["cells"].insert(0, {"cell_type": "code", "metadata": {}, "source": "1 + 1", "outputs": [], "execution_count": None})
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(saved, indent=1).replace("\n", "\r\n").encode())
+    write_links(checkout, "a/b", "main")
+    written = json.loads(path.read_text(encoding="utf-8"))
+    nbformat.validate(written)
+    assert written["cells"][0]["source"] == "1 + 1" and "".join(written["cells"][1]["source"]).splitlines()[2] == colab.badge("a/b", "main", "kernels/1-eda/1-eda.ipynb")
+
+
+@pytest.mark.parametrize("cells, fault", [([], "no cell has a title for the badge"), ([{"cell_type": "markdown", "source": "# x"}], "0 cells call cellsignal.start()")])
+def test_a_notebook_without_title_or_set_up_is_refused_and_nothing_written(checkout: Path, cells: list[dict[str, str]], fault: str) -> None:
+    (checkout / "kernels/profiles/profiles.ipynb").write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}))
+    before = {name: (checkout / name).read_bytes() for name in [*NOTEBOOKS, "README.md"]}
+    with pytest.raises(InputError) as caught:
+        write_links(checkout, "a/b", "main")
+    assert str(caught.value) == f"{checkout}/kernels/profiles/profiles.ipynb: {fault}; git checkout profiles.ipynb"
+    assert before == {name: (checkout / name).read_bytes() for name in before}

@@ -77,6 +77,18 @@ def test_networks_are_measured_one_by_one_and_simulated_plates_say_so(
     assert len(pd.read_parquet(tmp_path / "out/profiles.parquet")) == 112
 
 
+def test_names_of_compounds_are_no_formulas_of_a_spreadsheet(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.read_parquet(table)
+    names = {"t0": "=1+1", "t1": "@x", "t2": "+", "t3": "-1", "t4": "<b>", "t5": "$x_1^2$"}
+    frame["Metadata_Perturbation"] = frame["Metadata_Perturbation"].replace(names)
+    frame.to_parquet(table)
+    assert run(monkeypatch, table, "--out", tmp_path / "out", "--permutations", 99) == 0
+    written = set(pd.read_csv(tmp_path / "out/perturbations.csv")["perturbation"])
+    assert {"'=1+1", "'@x", "'+", "'-1", "<b>", "$x_1^2$"} <= written and len(written) == 10
+    assert set(pd.read_csv(tmp_path / "out/neighbours.csv")["neighbour"]) <= written
+    assert set(names.values()) <= set(read_profiles(tmp_path / "out/profiles.parquet").wells["Metadata_Perturbation"]), "for programs, as they are"
+
+
 def test_what_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     make_table(batches=1, plates=1).to_csv(tmp_path / "table.csv", index=False)
     assert run(monkeypatch, tmp_path / "table.csv", "--out", tmp_path / "out") == 0

@@ -139,8 +139,10 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder holds files with names of modules, and a module of the user's."""
     folder = tmp_path / "here"
     folder.mkdir()
-    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil"):
+    for name in ("random", "copy", "socket", "yaml", "pandas", "papermill", "psutil", "cellsignal", "types", "sitecustomize"):
         (folder / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text("raise SystemExit('the wrong torch')")
     (folder / "ours.py").write_text("answer = 42")
     monkeypatch.chdir(folder)
 
@@ -148,9 +150,10 @@ def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_in_the_current_folder_take_no_modules_place(
     tmp_path: Path, write_toy: Callable[..., Path], shadows: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", ":.")  # whose empty part is the current folder too
+    monkeypatch.setenv("PYTHONPATH", f":.:{Path.cwd()}")  # three times the current folder
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command sets it for its own processes
-    body = """import os, random, yaml, ours
+    # pandas and torch are not loaded before the notebook runs, as nothing is where there is a GPU
+    body = """import os, random, yaml, pandas, torch, ours
 assert ours.answer == 42 and "here" not in random.__file__ + yaml.__file__
 print(os.environ["PYTHONPATH"], os.environ.get("PYTHONSAFEPATH"))"""
     target = run(write_toy(tmp_path, "1-eda", body=body), tmp_path / "run")
@@ -194,12 +197,25 @@ def with_a_cell_that_lacks_all_but_its_text(notebook: dict[str, Any]) -> None:
     notebook["cells"][-1] = {"cell_type": "code", "source": notebook["cells"][-1]["source"]}
 
 
+def with_keys_without_a_value(notebook: dict[str, Any]) -> None:
+    notebook["metadata"] = {"kernelspec": None, "widgets": None}
+    for cell in notebook["cells"]:
+        cell["id"] = ["x"]
+    notebook["cells"][-1] |= {"metadata": None, "outputs": None}
+
+
 def with_all_faults(notebook: dict[str, Any]) -> None:
     for fault in (with_one_id_twice, of_conda, with_a_cell_that_lacks_all_but_its_text):
         fault(notebook)
 
 
-ELSEWHERE = [as_colab, of_conda, of_no_kernel, with_one_id_twice, with_a_cell_that_lacks_all_but_its_text, with_all_faults]
+def with_outputs_that_are_not_valid(notebook: dict[str, Any]) -> None:
+    """As some editors keep the messages of a kernel, and as formats before 4 wrote outputs."""
+    notebook["cells"][-1]["outputs"] = [{"output_type": "display_data", "data": {}, "metadata": {}, "transient": {"display_id": "0a"}}, {"output_type": "pyout"}]
+
+
+ELSEWHERE = [as_colab, of_conda, of_no_kernel, with_one_id_twice, with_a_cell_that_lacks_all_but_its_text, with_keys_without_a_value,
+             with_outputs_that_are_not_valid, with_all_faults]
 
 
 def saved_elsewhere(path: Path, saved: Callable[[dict[str, Any]], None]) -> Path:
@@ -224,7 +240,7 @@ def test_a_notebook_saved_elsewhere_is_pushed(tmp_path: Path, write_toy: Callabl
     assert kernel_folders.notebook_text(path, {"run": "runs/one"}) == json.dumps(pushed, indent=1, ensure_ascii=False) + "\n"  # ids are not drawn
 
 
-@pytest.mark.parametrize("saved", [as_colab, with_all_faults])
+@pytest.mark.parametrize("saved", [as_colab, with_all_faults, with_outputs_that_are_not_valid])
 def test_a_notebook_saved_elsewhere_is_executed_and_has_its_page(tmp_path: Path, write_toy: Callable[..., Path], saved: Callable) -> None:
     check_notebook(files.read_json(run(saved_elsewhere(write_toy(tmp_path, "1-eda"), saved), tmp_path / "run")))
 
@@ -244,7 +260,14 @@ def test_the_page_of_a_notebook_that_was_executed_elsewhere(tmp_path: Path, writ
      ([], "no notebook; name an .ipynb file"),
      ({"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"kernelspec": {"name": "ir", "language": "R"}}}, "a notebook in R; name one in Python"),
      ({"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": 3}], "metadata": {}},
-      "not a valid notebook (3 is not valid under any of the given schemas, at cells.0.source); open it in Jupyter and save it again")],
+      "not a valid notebook (cells.0.source.str: input should be a valid string); open it in Jupyter and save it again"),
+     ({"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": "", "prompt_number": 1}], "metadata": {}},
+      "not a valid notebook (Additional properties are not allowed ('prompt_number' was unexpected), at cells.0); open it in Jupyter and save it again"),
+     ({"nbformat": 4, "nbformat_minor": None, "cells": []},
+      "not a valid notebook (nbformat_minor: input should be a valid integer); open it in Jupyter and save it again"),
+     ({"nbformat": 4, "metadata": [], "cells": []}, "not a valid notebook (metadata: input should be a valid dictionary); open it in Jupyter and save it again"),
+     ({"nbformat": 4, "cells": [None]}, "not a valid notebook (cells.0: input should be a valid dictionary); open it in Jupyter and save it again"),
+     ({"nbformat": 4, "cells": [{"cell_type": "code"}]}, "not a valid notebook (cells.0.source: field required); open it in Jupyter and save it again")],
 )  # fmt: skip
 def test_what_is_no_notebook_of_python_is_refused(tmp_path: Path, notebook: Any, fault: str) -> None:
     path = tmp_path / "x.ipynb"
@@ -253,3 +276,12 @@ def test_what_is_no_notebook_of_python_is_refused(tmp_path: Path, notebook: Any,
         run(path, tmp_path / "run")
     assert str(caught.value) == f"{path}: {fault}" and not list((tmp_path / "run").rglob("*.ipynb"))
 
+
+def test_a_byte_order_mark_before_a_notebook_is_nothing(tmp_path: Path, write_toy: Callable[..., Path]) -> None:
+    path = write_toy(tmp_path, "1-eda")
+    plain, text = notebooks.read(path), path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+    assert notebooks.read(path) == plain
+    path.write_bytes(text[:-9])
+    with pytest.raises(InputError, match="not readable as JSON .*; put a notebook there that Jupyter opens$"):
+        notebooks.read(path)

@@ -53,9 +53,9 @@ def test_the_forecast_divides_its_sites_by_these_rates() -> None:
 def test_sites_of_the_recipes_data_are_used_where_they_are(tiny_plates: Path, tmp_path: Path) -> None:
     own = {**QUICK, "preset": "", "data": str(tiny_plates), "control_features": True, "standardise": "plate"}
     rehearsal = rehearse(recipe_of(own))
-    assert rehearsal.origin == f"of {tiny_plates}" and {row.image_size for row in rehearsal.rows} == {32}
+    assert rehearsal.origin == f"of {tiny_plates} (simulated data)" and {row.image_size for row in rehearsal.rows} == {32}
     packed = rehearse(recipe_of({**QUICK, "preset": "", "data": str(tiny_plates), "packed_size": 32}))
-    assert packed.origin == f"from {tiny_plates}, packed at 32 px" and {row.image_size for row in packed.rows} == {32}
+    assert packed.origin == f"from {tiny_plates} (simulated data), packed at 32 px" and {row.image_size for row in packed.rows} == {32}
     wilds = recipe_of({**QUICK, "task": "rxrx1-wilds", "preset": "", "data": str(write_wilds(tiny_plates, tmp_path / "wilds")), "statistics": "adapted"})
     assert [row.phase for row in rehearse(wilds).rows] == ["whole", "prediction"]
 

@@ -95,6 +95,22 @@ def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     assert "The code changed on the way: 2 versions ran these trials" in (folder / "results.md").read_text()
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_tables_of_simulated_plates_say_so(bench: Run, tmp_path: Path, drawn: bool) -> None:
+    if drawn:
+        Receipt(tmp_path / "plates/simulate.json", {"preset": "tiny", "seed": 0}).write()
+    for _ in range(2):  # the second call runs no trial
+        text = (bench({"variants": {"base": {}}}) / "results.md").read_text()
+        assert text.endswith(" |\n\nSimulated data: a virtual microscope drew every image.\n") == drawn and ("imulated" in text) == drawn
+
+
+def test_names_are_no_markup_in_the_table(bench: Run) -> None:
+    names = {"<b>a</b>": "\\<b\\>a\\</b\\>", "$x_1$ *y*": "\\$x_1\\$ \\*y\\*", "`c` \\d": "\\`c\\` \\\\d", "_e_ [f](g)": "\\_e\\_ \\[f\\](g)", "learning_rate, größer": "learning_rate, größer"}
+    out = bench({"variants": {name: {"training.epochs": number} for number, name in enumerate(names, 1)}})
+    assert [row.split(" | ")[0].removeprefix("| ") for row in (out / "results.md").read_text().splitlines()[2:7]] == list(names.values())
+    assert pd.read_csv(out / "results.csv")["variant"].tolist() == list(names)
+
+
 def test_trials_on_other_plates_run_again(bench: Run, tmp_path: Path) -> None:
     """In another folder, or in the same one with other tables; a copy of the same ones is the same."""
     (tmp_path / "plates/train.csv").write_text("a\n")
@@ -190,12 +206,7 @@ def test_cells_that_spreadsheets_would_calculate_are_text(bench: Run) -> None:
     table = pd.read_csv(out / "results.csv")
     assert table["seed"].tolist() == [0] * 4 and table["error"].isna().all()
     rows = (out / "results.md").read_text().splitlines()
-    assert [row.split(" ")[1] for row in rows[2:]] == ["=1+1", "@x", "a\\|b", "plain"]
-
-
-def test_negative_numbers_stay_numbers() -> None:
-    table = pd.DataFrame({"x": [-1.5, None], "y": [-2, 3], "error": ["-p seed=-1: no", None], "z": [["-a"], "+b"]})
-    assert sweep_results.as_csv(table) == "x,y,error,z\n-1.5,-2,'-p seed=-1: no,['-a']\n,3,,'+b\n"
+    assert [row.split(" ")[1] for row in rows[2:6]] == ["=1+1", "@x", "a\\|b", "plain"]
 
 
 def test_a_record_of_another_shape_is_no_record(bench: Run) -> None:

@@ -22,6 +22,7 @@ FAULTS = {
     "variants:\n  a: fast": "space.yaml:2: a is 'fast'; write a: {training.epochs: 10}, or a: {}",
     "variants:\n  a: {}\n  a: {}": "space.yaml:3: 'variants.a' stands there twice; keep this or",
     "variants:\n  a/b: {}\n  a b: {}": "space.yaml:3: 'a b' and 'a/b' make the same folder; rename one",
+    'variants:\n  a: {}\n  "b\\tc\\e[31m": {}': r"space.yaml:3: the name 'b\tc\x1b[31m' has characters that cannot be shown; rename it",
     "variants:\n  a: {}\n  b:\n    epoch: 3": "space.yaml:4: unknown key 'epoch'; did you mean 'training.epochs'?",
     "variants:\n  a: {training.epochs: many}": "space.yaml:2: training.epochs is 'many'",
     "variants:\n  a: {preset: tiny}": "space.yaml:2: preset is the same for all trials; set it in the recipe",

@@ -23,7 +23,7 @@ def shares(**rows: tuple[float, float]) -> pd.DataFrame:
 
 def test_what_was_measured_is_said() -> None:
     assert plate_findings(WELLS, DESIGN, channels=CHANNELS, shares=shares(U2OS=(0.41, 0.07))).splitlines() == [
-        "- **The test set consists of whole experiments**: 1 are for training, 1 others for the test.",
+        "- **The test set consists of whole experiments**: 1 for training, 1 for the test, none for both.",
         "- **In plain brightness the batch effect is larger than the biology**. Of the variance of control wells these shares lie between "
         "experiments and between siRNAs: U2OS 41% and 7%.",
         "- **The design is informative**: a siRNA is in one well of an experiment, and 2 groups of siRNAs share a plate.",
@@ -47,8 +47,8 @@ def test_the_batch_effect_is_what_it_is(measured: pd.DataFrame, said: str) -> No
 def test_another_design_is_told_as_it_is() -> None:
     wells = pd.concat([plate("U2OS-01", "train", [0, 0, 1]), plate("U2OS-01", "test", [2])])
     text = plate_findings(wells, {"groups": [], "duplicates": []}, channels=CHANNELS, shares=shares())
-    assert "**1 experiments have wells in both training and test**, such as U2OS-01." in text
-    assert "a siRNA is in up to 2 wells of an experiment, and no groups of siRNAs share a plate." in text
+    assert "**Some experiments have wells in both training and test**: 1, such as U2OS-01." in text
+    assert "**The design tells little**: a siRNA is in up to 2 wells of an experiment, and no groups of siRNAs share a plate." in text
     assert "**There are no test wells**" in plate_findings(wells[wells["dataset"] == "train"], {"groups": [], "duplicates": []}, channels=CHANNELS, shares=shares())
 
 

@@ -63,6 +63,7 @@ def test_a_whole_run(tmp_path, rungs, held_out, history):
     for words in ("0.600", "0.800", "0.250", notes[0], "Parameters", "seed", "Made with", "A&lt;b&gt;", "12"):
         assert words in text
     assert "HUVEC-20" in text and "0.860" in text and "2.500" in text
+    assert "How many of the answers are right if only the surest wells are kept, and the others left undecided?" in text
     assert text.count('src="data:image/png') == 5  # ladder, experiments, sets, the surest wells, curves
     assert {"notebooks/1-eda.html", "notebooks/2-pretrain-controls%40HUVEC.html", "submission.csv", "submission.confidence.csv"} <= set(addresses)
     assert not re.search(r"https?://", text)

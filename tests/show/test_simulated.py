@@ -42,9 +42,29 @@ def test_a_figure_of_simulated_data_says_so_in_its_title(name: str) -> None:
     assert drawn.get_figheight() == pytest.approx(real.get_figheight() + style.TITLE_HEIGHT) and drawn.png() != real.png()
 
 
+@pytest.mark.parametrize("title", ["Left: a well of one siRNA. Right: a training well of the siRNA that it was taken for", "W" * 64, "HUVEC-01, plate 1 " * 9])
+@pytest.mark.parametrize("width", [2.5, 5, 8])
+@pytest.mark.filterwarnings("error")
+def test_a_title_fits_into_its_figure_with_its_label(title: str, width: float) -> None:
+    with simulated.showing(True):
+        figure = style.new_figure(width, 2)
+        text = figure.suptitle(title, x=0.01, ha="left")
+    figure.subplots()
+    figure.draw_without_rendering()
+    extent = text.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
+    assert "".join(text.get_text().split()) == "".join(f"{title} (simulated data)".split())
+    assert figure.get_axes()[0].get_window_extent().height > figure.dpi, "lines take nothing from the figure"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_in_a_script_that_the_font_lacks_is_drawn_without_a_warning() -> None:
+    assert plots.curves([], title="細胞\t: model").png()
+
+
 def test_figures_are_made_in_one_place() -> None:
     """Where the title is given: nobody else calls Matplotlib for one."""
-    for path in (PACKAGE / "show").glob("*.py"):
+    for path in (PACKAGE / "show").rglob("*.py"):
         calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
         assert not calls & {"Figure", "NotebookFigure", "plt.figure", "plt.subplots"} or path.name == "style.py", path
 
@@ -83,5 +103,7 @@ def test_the_report_of_a_run_that_noted_nothing_looks_at_its_data(tmp_path: Path
 
 
 def test_a_damaged_receipt_is_one_too(tmp_path: Path) -> None:
+    assert simulated.described(tmp_path) == str(tmp_path)
     (tmp_path / "simulate.json").write_text("{")
+    assert simulated.described(tmp_path) == f"{tmp_path} (simulated data)"
     assert simulated.is_simulated(tmp_path) and simulated.identity(tmp_path) == {}

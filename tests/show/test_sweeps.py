@@ -91,6 +91,14 @@ def test_names_are_no_formulas() -> None:
     assert figure.png() and [label.get_text() for label in figure.axes[1].get_xticklabels()] == [FORMULA, "b"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_name_is_shortened_in_its_middle() -> None:
+    names = ["W" * 300 + " a", "W" * 300 + " b"]
+    trials = sweep_results.trials_table([record(name) for name in names])
+    figure = draw_variants(trials, sweep_results.variants_table(trials, order=names))
+    assert figure.png() and [label.get_text() for label in figure.axes[0].get_yticklabels()] == [f"{'W' * 16}…{'W' * 13} {end}" for end in "ab"]
+
+
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.filterwarnings("error")

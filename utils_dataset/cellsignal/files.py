@@ -24,6 +24,7 @@ _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how 
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
 NOT_AS_WRITTEN = "is not as it was written"
 RERUN_STEP = "delete it and run the step that writes it again"
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
 MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
 _NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
@@ -199,7 +200,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
     """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `validated` takes."""
     try:
-        with os.fdopen(open_regular(path), encoding="utf-8") as stream:
+        with os.fdopen(open_regular(path), encoding="utf-8-sig") as stream:  # editors on Windows write a byte order mark
             value = parse_json(stream.read())
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="run the step that writes it") from None
@@ -208,6 +209,16 @@ def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cur
             raise
         raise InputError(f"not readable as JSON ({error})", where=path, cure=cure) from None
     return value if shape is None else validated(value, shape, where=path, fault=fault, cure=cure)
+
+
+def spreadsheet_text(table: Any) -> str:
+    """A pandas table as CSV for people, with an apostrophe before each text that a spreadsheet would take for a formula (OWASP, CSV injection)."""
+    texts = table.select_dtypes(exclude="number")
+    return table.assign(**{name: texts[name].map(_escape_formula) for name in texts}).to_csv(index=False)
+
+
+def _escape_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES) else cell
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -7,10 +7,10 @@ in the usual order of memory; Brodt averaged 97 passes, each of which decodes ev
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import albumentations
 import cv2
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from cellsignal.bench.timer import CPU, Candidate, now
 from cellsignal.data.images.reader import channel_path
 from cellsignal.learn.networks.classifier import Classifier
 from cellsignal.learn.settings import NetworkSettings
+
+with warnings.catch_warnings():  # in a notebook without Jupyter widgets, a module that it imports warns of these in red
+    warnings.simplefilter("ignore")
+    import albumentations
 
 BRODT, SYPETKOWSKI = 8, 24  # sites a batch
 WORKERS = 2

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from cellsignal import files
+from cellsignal.data import simulated
 from cellsignal.data.images import reader
 from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.microscope import rendering
@@ -83,7 +84,7 @@ def take_sample(folder: Path, *, data: Path | None, count: int = MAX_SITES, imag
         list(pool.map(lambda number: _write_site(sources, number, root / sites["stem"].iloc[number]), range(count)))
     shutil.rmtree(drawn_folder, ignore_errors=True)
     size = reader.read_channel(reader.channel_path(root, sites["stem"].iloc[0], 1)).shape[0]
-    origin = "drawn by the virtual microscope" if data is None else f"from {data}"
+    origin = "drawn by the virtual microscope" if data is None else f"from {simulated.described(data)}"
     return Sample(root, sites, size, originals=min(len(sources), count), origin=origin)
 
 

@@ -29,6 +29,11 @@ def receipt_path(root: Path) -> Path:
     return next((path for path in (root / RECEIPT, root / WORKING_FOLDER / RECEIPT) if path.exists()), root / RECEIPT)
 
 
+def described(root: Path | str) -> str:
+    """The folder of a data set in words, which say so if it is simulated."""
+    return f"{root} ({LABEL})" if is_simulated(root) else str(root)
+
+
 def identity(root: Path | str) -> Mapping[str, Any]:
     """The identity of a simulation with `preset` and `seed`; empty if there is none or its receipt is damaged."""
     receipt = Receipt.find(receipt_path(Path(root)))

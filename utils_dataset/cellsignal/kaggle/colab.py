@@ -15,6 +15,7 @@ import cellsignal
 from cellsignal import files
 from cellsignal.errors import InputError
 from cellsignal.run import environment
+from cellsignal.run.chain import notebooks
 
 _IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
 _BADGE = re.compile(r" ?\[!\[Open in Colab\]\([^)\s]*\)\]\([^)\s]*\)")
@@ -56,9 +57,9 @@ def init(*, repository: str = "", ref: str = "") -> tuple[str, str, list[Path]]:
 
 def write_links(root: Path, repository: str, ref: str) -> list[Path]:
     """Give README and notebooks of a checkout their badges, and the notebooks their cell; the files that changed."""
-    notebooks = sorted(root.glob("kernels/*/*.ipynb"))
-    texts = {path: _notebook(path, root=root, repository=repository, ref=ref) for path in notebooks}
-    texts[root / "README.md"] = _readme(root, notebooks, repository=repository, ref=ref)
+    paths = sorted(root.glob("kernels/*/*.ipynb"))
+    texts = {path: _notebook(path, root=root, repository=repository, ref=ref) for path in paths}
+    texts[root / "README.md"] = _readme(root, paths, repository=repository, ref=ref)
     changed = [path for path, text in texts.items() if text != path.read_text(encoding="utf-8")]
     for path in changed:
         files.write_text(path, texts[path])
@@ -124,13 +125,14 @@ def _ref(name: str) -> str:
 
 def _notebook(path: Path, *, root: Path, repository: str, ref: str) -> str:
     """A notebook's text with its badge below the title and the cell for Colab before the set-up; all else as it was."""
-    notebook = files.read_json(path)
-    title_cell = notebook["cells"][0]
-    _rewrite(title_cell, _with_badge("".join(title_cell["source"]), badge(repository, ref, path.relative_to(root).as_posix())))
+    notebook = notebooks.normalise(notebooks.read(path), where=path)  # another editor may have saved it
     cells = [cell for cell in notebook["cells"] if not is_cell(cell)]
-    begins = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code" and _SETS_UP in "".join(cell["source"])]
-    if len(begins) != 1:
-        raise InputError(f"{len(begins)} cells call {_SETS_UP})", where=path, cure=f"git checkout {path}")
+    begins = [number for number, cell in enumerate(cells) if cell["cell_type"] == "code" and _SETS_UP in notebooks.source(cell)]
+    title_cell = next((cell for cell in cells if cell["cell_type"] == "markdown"), None)
+    if len(begins) != 1 or title_cell is None:
+        fault = "no cell has a title for the badge" if title_cell is None else f"{len(begins)} cells call {_SETS_UP})"
+        raise InputError(fault, where=path, cure=f"git checkout {path}")
+    _rewrite(title_cell, _with_badge(notebooks.source(title_cell), badge(repository, ref, path.relative_to(root).as_posix())))
     lines = source(repository, ref).splitlines(keepends=True)
     cell = {"cell_type": "code", "execution_count": None, "id": _CELL, "metadata": {"tags": [_CELL]}, "outputs": [], "source": lines}
     notebook["cells"] = [*cells[: begins[0]], cell, *cells[begins[0] :]]
@@ -149,10 +151,10 @@ def _rewrite(cell: dict[str, object], text: str) -> None:
     cell["source"] = text if isinstance(cell["source"], str) else text.splitlines(keepends=True)
 
 
-def _readme(root: Path, notebooks: list[Path], *, repository: str, ref: str) -> str:
+def _readme(root: Path, paths: list[Path], *, repository: str, ref: str) -> str:
     """README with a badge behind the link of each notebook in the table of kernels."""
     text = (root / "README.md").read_text(encoding="utf-8")
-    for path in notebooks:
+    for path in paths:
         notebook_path = path.relative_to(root).as_posix()
         row = re.compile(rf"(^\| \[[^\]]*\]\({re.escape(notebook_path)}\))(?:{_BADGE.pattern})?", re.MULTILINE)
         button = badge(repository, ref, notebook_path)

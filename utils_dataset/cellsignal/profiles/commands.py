@@ -210,7 +210,8 @@ def write(results: Sequence[Result], out: Path, *, table: Path, random: Path | N
     record = {**names, "settings": settings, "networks": [result.record() for result in results]}
     texts = {}  # before anything is written, as a table without known treatments has no neighbours
     for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
-        texts[name] = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results]).to_csv(index=False)
+        rows = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results], ignore_index=True)
+        texts[name] = files.spreadsheet_text(rows)
     with files.atomic_path(out / PROFILES) as temporary:
         pd.concat([result.corrected.frame() for result in results], ignore_index=True).to_parquet(temporary, index=False)
     for name, text in texts.items():

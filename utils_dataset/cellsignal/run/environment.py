@@ -203,7 +203,8 @@ def child_environment(*, threads: int) -> dict[str, str]:
 
 def _python_path() -> str:
     """PYTHONPATH: this package, then the folders that the user added, without the current folder."""
-    return os.pathsep.join([str(PACKAGE.parent), *(part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part not in ("", "."))])
+    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(PACKAGE.parent), *(part for part in parts if os.path.abspath(part) != os.getcwd())])
 
 
 def _write_kernelspec(run: Path) -> Path:

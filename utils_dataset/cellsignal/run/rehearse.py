@@ -21,6 +21,7 @@ import torch
 from cellsignal import provenance
 from cellsignal.bench.cost import Host, measured
 from cellsignal.bench.sample import take_sample
+from cellsignal.data import simulated
 from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.images.reader import PLANE, file_suffix, read_site, whole_sites
 from cellsignal.data.packing.pack import pack, plan_pack
@@ -92,9 +93,12 @@ class Rehearsal:
             "loader keeps up": "yes" if row.loader >= row.images_per_second else "no",
         } for row in self.rows])
 
+    def conditions(self) -> str:
+        """What the rates were measured on."""
+        return f"rehearsed on {self.device} in {self.precision}, images {self.origin}"
+
     def __str__(self) -> str:
-        what = f"rehearsed on {self.device} in {self.precision}, images {self.origin}"
-        return f"{what}\n{self.table().to_string(index=False)}\n\n{self.forecast}"
+        return f"{self.conditions()}\n{self.table().to_string(index=False)}\n\n{self.forecast}"
 
     def write(self, path: Path, *, recipe: Recipe) -> None:
         """Write all of it as JSON, and the table as text."""
@@ -151,7 +155,7 @@ def _sites(recipe: Recipe, folder: Path, *, run: str) -> tuple[Path, pd.DataFram
         data = None if preset else root
     packed_size = recipe.wells.packed_size
     if data is not None and not packed_size:
-        return data, TABLES[task.reader](data, task), f"of {data}"
+        return data, TABLES[task.reader](data, task), f"of {simulated.described(data)}"
     size = RXRX1_IMAGE_SIZE if packed_size else count_sites(recipe)[1]
     sample = take_sample(folder, data=data, count=DRAWN_SITES, image_size=size, seed=recipe.seed)
     table, root = _drawn_table(task, sample.stems), sample.root

@@ -41,7 +41,7 @@ SETS = (
     "Experiments differ, so the coverage of a single one may be below the nominal one; the table names the worst."
 )
 SUREST = (
-    "If only the surest wells are kept and the others left undecided, more of the answers are right. "
+    "How many of the answers are right if only the surest wells are kept, and the others left undecided? "
     "Choose on this curve how many wells you can do without; where the two lines diverge, the confidences are not calibrated."
 )
 CONTROLS = (

@@ -1,5 +1,7 @@
 """The style of all figures: fonts, a light grid, and fixed colours."""
 
+import textwrap
+import warnings
 from collections.abc import Callable
 from functools import cached_property, wraps
 from io import BytesIO
@@ -28,6 +30,7 @@ WELL_TYPES = {
 }
 GROUPS = ("#56B4E9", "#F0E442", "#009E73", "#D55E00")
 TITLE_HEIGHT = 0.3  # inches
+MAX_TICK_LABEL = 32  # characters
 RAW, ASSIGNED = "#0072B2", "#D55E00"
 
 STYLE = {
@@ -71,13 +74,23 @@ class NotebookFigure(Figure):
     """A figure without a window, displayed once as the value of a notebook cell."""
 
     def suptitle(self, t: str, **options) -> Text:
-        """The title of the whole figure, with a label if the data are simulated."""
-        return super().suptitle(titled(t), **options)
+        """The title of the whole figure, with a label if the data are simulated; in several lines where it is wider than the figure."""
+        text = super().suptitle(titled(t), **options)
+        line_height = text.get_fontsize() / 60  # inches, with the space between lines
+        for length in range(len(titled(t)) - 1, 9, -1):
+            if text.get_window_extent().width < 0.97 * self.bbox.width:
+                break
+            lines = textwrap.wrap(titled(t), length)
+            text.set_text("\n".join(lines))
+        self.set_figheight(self.get_figheight() + line_height * text.get_text().count("\n"))
+        return text
 
     # Ticks are created while drawing, so the style must be active then too.
     @styled
     def savefig(self, *values, **options) -> None:
-        super().savefig(*values, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks shows as boxes; red lines would not help
+            super().savefig(*values, **options)
 
     def png(self) -> bytes:
         """The figure as the bytes of a PNG file, as first drawn: the same for the same data."""
@@ -124,6 +137,11 @@ def save(figure: NotebookFigure, path: Path) -> NotebookFigure:
 def rounded(table: pd.DataFrame, *, caption: str = "") -> "pd.io.formats.style.Styler":
     """A table of accuracies for a notebook: three decimals, nothing for missing values, and the same HTML each time."""
     return table.style.format("{:.3f}", na_rep="").set_uuid("accuracies").set_caption(caption)
+
+
+def short_name(name: str) -> str:
+    """A name of any length as it stands at an axis: of a long one the beginning and the end."""
+    return name if len(name) <= MAX_TICK_LABEL else f"{name[: MAX_TICK_LABEL // 2]}…{name[1 - MAX_TICK_LABEL // 2:]}"
 
 
 def cell_type_colour(cell_type: str) -> str:

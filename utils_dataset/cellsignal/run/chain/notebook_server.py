@@ -168,6 +168,7 @@ class ForkedKernel(ForkedProcess):
         if start["folder"]:
             os.chdir(start["folder"])
         sys.argv = ["ipykernel_launcher", *start["arguments"]]
+        sys.path.append("")  # otherwise IPython puts the current folder before the installed packages, and a file there takes a package's place
         kernelapp.launch_new_instance([*start["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 

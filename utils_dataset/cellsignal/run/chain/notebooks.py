@@ -11,6 +11,7 @@ from threading import Event, Lock
 from typing import Any
 
 import yaml
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
@@ -21,8 +22,31 @@ from cellsignal.run.recipe import Recipe, keys_read_by_cells
 INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook keeps only the name and the text of an error
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_DEFAULTS = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # of any cell, and of one of code
+SAVE_AGAIN = "open it in Jupyter and save it again"
 KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
 _page_lock = Lock()  # nbconvert's templates are not thread-safe
+
+
+# What is read of a notebook before nbformat has validated it; any editor may have written it.
+Language = TypedDict("Language", {"language": str, "name": str}, total=False)
+Metadata = TypedDict("Metadata", {"kernelspec": Language | None, "language_info": Language | None}, total=False)
+CellMetadata = TypedDict("CellMetadata", {"tags": list[str]}, total=False)
+
+
+class Cell(TypedDict):
+    """A cell of a notebook."""
+
+    cell_type: str
+    source: str | list[str]
+    metadata: NotRequired[CellMetadata | None]
+
+
+class Content(TypedDict):
+    """A notebook of format 4."""
+
+    nbformat_minor: NotRequired[int]
+    metadata: NotRequired[Metadata | None]
+    cells: list[Cell]
 
 
 class Stopped(RuntimeError):
@@ -31,16 +55,17 @@ class Stopped(RuntimeError):
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a notebook file. Raises InputError for one that is not in Jupyter's format 4, or not in Python."""
-    content = files.read_json(path)
+    content = files.read_json(path, cure="put a notebook there that Jupyter opens")
     if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
         raise InputError("no notebook", where=path, cure="name an .ipynb file")
-    if content["nbformat"] != 4 or not isinstance(content.get("cells"), list):
+    if content["nbformat"] != 4:
         raise InputError(f"a notebook of format {content['nbformat']}", where=path, cure="save it in format 4: jupyter nbconvert --to notebook --inplace")
+    files.validated(content, Content, where=path, fault="not a valid notebook", cure=SAVE_AGAIN)
     metadata = content.get("metadata") or {}
     language = (metadata.get("kernelspec") or {}).get("language") or (metadata.get("language_info") or {}).get("name") or "python"
     if "python" not in language.lower():
         raise InputError(f"a notebook in {language}", where=path, cure="name one in Python")
-    cells = [cell | {key: value for key, value in CELL_DEFAULTS[cell.get("cell_type") == "code"].items() if key not in cell} for cell in content["cells"]]
+    cells = [cell | {key: value for key, value in CELL_DEFAULTS[cell["cell_type"] == "code"].items() if cell.get(key) is None} for cell in content["cells"]]
     return {**content, "metadata": metadata, "cells": cells}
 
 
@@ -55,21 +80,22 @@ def normalise(notebook: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
     except ModuleNotFoundError:
         raise InputError("nbformat is not installed", where=where, cure='install it: python -m pip install "nbformat>=5.9"') from None
     metadata = {**notebook["metadata"], "kernelspec": KERNEL}
-    if not all("state" in state for state in metadata.get("widgets", {}).values()):
+    widgets = metadata.get("widgets", {})
+    if not isinstance(widgets, dict) or not all(isinstance(state, dict) and "state" in state for state in widgets.values()):
         del metadata["widgets"]
     normalised = {**notebook, "metadata": metadata, "nbformat_minor": max(notebook.get("nbformat_minor", 0), 5), "cells": _with_ids(notebook["cells"])}
     try:
         nbformat.validate(normalised)
     except nbformat.ValidationError as error:
         location = ".".join(map(str, error.absolute_path))
-        raise InputError(f"not a valid notebook ({error.message[:200]}{', at ' * bool(location)}{location})", where=where, cure="open it in Jupyter and save it again") from None
+        raise InputError(f"not a valid notebook ({error.message[:200]}{', at ' * bool(location)}{location})", where=where, cure=SAVE_AGAIN) from None
     return normalised
 
 
 def _with_ids(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Cells with an id each; the same cells get the same ids, so that a pushed notebook does not change."""
     cells_with_ids: list[dict[str, Any]] = []
-    used_ids = {cell.get("id") for cell in cells}
+    used_ids = {cell["id"] for cell in cells if isinstance(cell.get("id"), str)}
     for number, cell in enumerate(cells):
         name = cell.get("id")
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII) or name in (other["id"] for other in cells_with_ids):
@@ -123,7 +149,9 @@ def execute(
     partial = files.temporary_path(target)
     for old in (partial, target, target.with_suffix(".html")):
         old.unlink(missing_ok=True)  # so that what is there afterwards is from this run
-    normalised = normalise(read(notebook), where=notebook)
+    content = read(notebook)
+    cells = [cell | {"outputs": []} if cell["cell_type"] == "code" else cell for cell in content["cells"]]  # of an earlier execution, valid or not
+    normalised = normalise({**content, "cells": cells}, where=notebook)
     with tempfile.TemporaryDirectory() as folder:
         files.write_json(Path(folder) / notebook.name, normalised)
         arguments = _papermill_arguments(Path(folder) / notebook.name, partial, parameters)

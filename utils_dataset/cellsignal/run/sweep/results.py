@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from cellsignal import files, json_schemas, settings
+from cellsignal.data import simulated
 from cellsignal.errors import InputError
 from cellsignal.run import recipe
 from cellsignal.run.record.results import count_weights
@@ -17,7 +18,7 @@ SPLITS = ("held_out", "test")
 MEASURE_PREFIXES = tuple(f"{split}_" for split in SPLITS)  # of the names of measures; `held_out` alone is a parameter
 RUNG_KINDS = {"accuracy": ("raw", "assigned"), "macro_f1": ("half", "thresholds"), "split_accuracy": ("raw",)}  # by metric: of the networks' answers, and of the decided ones
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "split_accuracy": "accuracy of sites"}  # in words
-FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
+MARKUP = re.compile(r"[\\`*$|<>~\[\]]|(?<![^\W_])_|_(?![^\W_])")  # what Markdown would not show as it is in a name
 FIRST_COLUMNS, LAST_COLUMNS = ["variant", "seed"], ["seconds", "weights", "code", "error"]
 NETWORK_NAME = re.compile(r"model(-\d+)?")  # of the networks that predict; their further phases have as many weights
 CODE_CHARACTERS = 12  # of the digest of the code
@@ -91,16 +92,6 @@ def _statistics(scores: pd.Series, first: pd.Series, *, name: str) -> dict[str, 
     return {f"{name}_mean": scores.mean(), f"{name}_std": scores.std(), f"{name}_difference": difference.mean(), f"{name}_error": difference.sem()}
 
 
-def as_csv(table: pd.DataFrame) -> str:
-    """A table for people, with an apostrophe before each text that a spreadsheet would take for a formula (OWASP, CSV injection)."""
-    texts = table.select_dtypes(exclude="number")
-    return table.assign(**{name: texts[name].map(_escape_formula) for name in texts}).to_csv(index=False)
-
-
-def _escape_formula(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES) else cell
-
-
 def as_markdown(variants: pd.DataFrame, *, keys: Sequence[str] = (), differences: bool = True) -> str:
     """The table of variants as Markdown: mean ± standard deviation over seeds.
 
@@ -117,10 +108,12 @@ def as_markdown(variants: pd.DataFrame, *, keys: Sequence[str] = (), differences
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def code_note(trials: pd.DataFrame) -> str:
-    """A note for a table whose trials were run by different code; empty where they were not."""
+def notes(trials: pd.DataFrame) -> str:
+    """Lines below a table whose trials have simulated plates, or were run by different code; empty where neither is so."""
     versions = trials["code"].dropna().unique()
-    return f"\nThe code changed on the way: {len(versions)} versions ran these trials (column `code` of results.csv).\n" if len(versions) > 1 else ""
+    lines = ["Simulated data: a virtual microscope drew every image."] * simulated.shown()
+    lines += [f"The code changed on the way: {len(versions)} versions ran these trials (column `code` of results.csv)."] * (len(versions) > 1)
+    return "".join(f"\n{line}\n" for line in lines)
 
 
 def _split_and_kind(measure: str) -> tuple[str, str]:
@@ -140,7 +133,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else " ".join(str(value).split()).replace("|", "\\|")
+    return f"{value:.3g}" if isinstance(value, float) else MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 
 # The best variant of a sweep as a recipe, whose first lines say where it comes from.

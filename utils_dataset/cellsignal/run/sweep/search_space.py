@@ -159,6 +159,8 @@ def _check_names(variants: Iterable[Variant], lines: Mapping[str, str], kind: st
     names_by_slug: dict[str, str] = {}
     for variant in variants:
         line = lines.get(f"{kind}.{variant.name}", lines[kind])
+        if not variant.name.isprintable():
+            raise InputError(f"the name {variant.name!r} has characters that cannot be shown", where=line, cure="rename it")
         if len(variant.slug) > MAX_NAME_LENGTH:
             raise InputError(f"the name {variant.name[:20]}… is longer than {MAX_NAME_LENGTH} characters", where=line, cure="list it as one of `variants`, with a short name")
         if variant.slug in names_by_slug:

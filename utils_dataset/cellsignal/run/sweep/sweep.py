@@ -267,10 +267,10 @@ class TrialRunner:
         records = sorted(self.records, key=lambda record: (record["seed"], order.index(record["variant"])))
         trials = results.trials_table(records, keys=keys, kinds=self.kinds)
         variants = results.variants_table(trials, order=order, keys=keys)
-        files.write_text(self.folder / "results.csv", results.as_csv(trials))
-        files.write_text(self.folder / "variants.csv", results.as_csv(variants))
+        files.write_text(self.folder / "results.csv", files.spreadsheet_text(trials))
+        files.write_text(self.folder / "variants.csv", files.spreadsheet_text(variants))
         table = results.as_markdown(variants, keys=() if compares else keys, differences=compares)
-        files.write_text(self.folder / "results.md", table + results.code_note(trials))
+        files.write_text(self.folder / "results.md", table + results.notes(trials))
         return trials, variants
 
     def _start_trials(self) -> None:

@@ -39,10 +39,10 @@ def _as_list(*lines: str) -> str:
 def _experiments(wells: pd.DataFrame) -> str:
     train, test = (set(wells.loc[wells["dataset"] == kind, "experiment"]) for kind in ("train", "test"))
     if in_both := sorted(train & test):
-        return f"**{len(in_both)} experiments have wells in both training and test**, such as {in_both[0]}."
+        return f"**Some experiments have wells in both training and test**: {len(in_both)}, such as {in_both[0]}."
     if not test:
-        return f"**There are no test wells**, and {len(train)} training experiments."
-    return f"**The test set consists of whole experiments**: {len(train)} are for training, {len(test)} others for the test."
+        return f"**There are no test wells**; experiments for training: {len(train)}."
+    return f"**The test set consists of whole experiments**: {len(train)} for training, {len(test)} for the test, none for both."
 
 
 def _batch_effect(shares: pd.DataFrame) -> str:
@@ -64,7 +64,8 @@ def _design(wells: pd.DataFrame, groups: Sequence[Sequence[int]]) -> str:
     max_wells = int(treated.groupby(["experiment", "sirna"]).size().max())
     wells_text = "one well" if max_wells == 1 else f"up to {max_wells} wells"
     shared = f"{len(groups)} groups of siRNAs share a plate" if len(groups) else "no groups of siRNAs share a plate"
-    return f"**The design is informative**: a siRNA is in {wells_text} of an experiment, and {shared}."
+    verdict = "is informative" if max_wells == 1 or len(groups) else "tells little"
+    return f"**The design {verdict}**: a siRNA is in {wells_text} of an experiment, and {shared}."
 
 
 def _missing(wells: pd.DataFrame, channels: pd.Series, duplicates: Sequence[Mapping[str, Any]]) -> str:

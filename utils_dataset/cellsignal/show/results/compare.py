@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellsignal import files
 from cellsignal.show import html
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, label_decades, new_figure, pale, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, cell_type_colour, label_decades, new_figure, pale, short_name, styled
 
 COLOURS = {"raw": RAW, "assigned": ASSIGNED}
 SPLITS = {"test": "test wells", "held_out": "held-out wells"}
@@ -50,7 +50,7 @@ def accuracy_and_cost(comparison: Mapping[str, Any], *, split: str) -> Figure:
         axes.set_title(f"{kind.capitalize()} accuracy, {SPLITS[split]}")
     for axes, (name, values) in zip(panels[len(kinds):], costs.items()):
         _bars(axes, values, title=COSTS[name])
-    panels[0].set_yticks(range(len(recipes)), recipes)
+    panels[0].set_yticks(range(len(recipes)), [*map(short_name, recipes)])
     panels[0].set_ylim(len(recipes) - 0.4, -0.6)
     return figure
 
@@ -117,7 +117,7 @@ def by_cell_type(comparison: Mapping[str, Any], *, split: str) -> Figure:
             axes.set_title(f"{part}, {kind}")
             axes.set_xlim(*_axis_range(rows))
             axes.grid(False, axis="y")
-        line[0].set_yticks(range(len(recipes)), recipes)
+        line[0].set_yticks(range(len(recipes)), [*map(short_name, recipes)])
         line[0].set_ylim(len(recipes) - 0.4, -0.6)
     return figure
 
@@ -146,7 +146,7 @@ def by_experiment(comparison: Mapping[str, Any], *, split: str) -> Figure:
         found = {(row["part"], row["recipe"]): row["accuracy"] for row in by_recipe(rows, kind=kind)}
         values = np.array([[found.get((part, recipe), np.nan) for recipe in recipes] for part in parts])
         _table(axes, values, colour=COLOURS[kind])
-        axes.set_xticks(range(len(recipes)), recipes, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(recipes)), [*map(short_name, recipes)], rotation=30, ha="right", rotation_mode="anchor")
         axes.set_title(kind.capitalize())
     panels[0].set_yticks(range(len(parts)), parts)
     return figure
@@ -192,9 +192,9 @@ def differences(comparison: Mapping[str, Any], *, split: str) -> Figure:
         axes.axvline(0, color="#999999", lw=1, ls="--")
         for row in by_recipe(rows, kind=kind):
             _difference(axes, row, names.index(row["recipe"]), colour=COLOURS[kind])
-        axes.set_title(f"{kind.capitalize()}: better than {rows[0]['from']} by")
+        axes.set_title(f"{kind.capitalize()}: better than {short_name(rows[0]['from'])} by")
         axes.grid(False, axis="y")
-    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_yticks(range(len(names)), [*map(short_name, names)])
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     if max(map(abs, panels[0].get_xlim())) < 0.01:  # rounding errors are no differences
         panels[0].set_xlim(-0.01, 0.01)
@@ -235,7 +235,7 @@ def confusion(row: Row) -> Figure:
     shown = matrix.imshow(np.where(counts, counts, np.nan), cmap=_shades(COLOURS[row["kind"]]), norm=scale, aspect="equal")
     _boundaries(matrix, row["group_sizes"], bins=len(counts))
     matrix.set(xlabel="answer: siRNAs by plate group", ylabel="truth: siRNAs by plate group",
-               title=f"{row['recipe']}, {row['kind']}: {row['wrong']:,} of {row['wells']:,} wrong")
+               title=f"{short_name(row['recipe'])}, {row['kind']}: {row['wrong']:,} of {row['wells']:,} wrong")
     ticks = None if counts.max() >= 20 else MaxNLocator(integer=True)
     bar = figure.colorbar(shown, ax=matrix, shrink=0.8, label="wells", ticks=ticks)
     if counts.max() >= 20:

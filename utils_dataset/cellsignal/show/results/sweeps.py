@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, pale, styled
+from cellsignal.show.style import ASSIGNED, RAW, blank_figure, label_decades, new_figure, pale, short_name, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def draw_variants(trials: "pd.DataFrame", variants: "pd.DataFrame", *, metric: s
         axes.set_title(title)
         axes.set_xlabel(metric)
     _costs(cost, variants_table)
-    grid[0].set_yticks(range(len(variants_table)), variants_table["variant"])
+    grid[0].set_yticks(range(len(variants_table)), variants_table["variant"].map(short_name))
     grid[0].set_ylim(len(variants_table) - 0.5, -0.5)
     _split_legend(figure)
     return figure
