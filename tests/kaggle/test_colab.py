@@ -210,5 +210,6 @@ def test_a_notebook_without_title_or_set_up_is_refused_and_nothing_written(check
     before = {name: (checkout / name).read_bytes() for name in [*NOTEBOOKS, "README.md"]}
     with pytest.raises(InputError) as caught:
         write_links(checkout, "a/b", "main")
-    assert str(caught.value) == f"{checkout}/kernels/profiles/profiles.ipynb: {fault}; git checkout profiles.ipynb"
+    notebook = checkout / "kernels/profiles/profiles.ipynb"
+    assert str(caught.value) == f"{notebook}: {fault}; git checkout {notebook}"
     assert before == {name: (checkout / name).read_bytes() for name in before}
