@@ -136,7 +136,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) 
     assert not list((kaggle / "working/runs/tiny").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", ""])
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", "", "x" * 300])
 def test_a_receipt_that_leads_out_of_its_folder_is_no_receipt(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = step_receipts.receipt_path(folder, PRETRAIN)

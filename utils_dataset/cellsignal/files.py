@@ -24,7 +24,8 @@ _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how 
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
 NOT_AS_WRITTEN = "is not as it was written"
 RERUN_STEP = "delete it and run the step that writes it again"
-MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
+MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names
+MAX_PART_BYTES, MAX_PATH_BYTES = 255, 1024  # that every file system takes, of a name and of a path
 _NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
 
@@ -36,20 +37,21 @@ def is_plain(name: str) -> bool:
 
 
 def stays_inside(name: Any) -> bool:
-    """Whether a relative path with slashes stays below the folder it starts in; links are not resolved."""
+    """Whether a relative path with slashes can be that of a file below the folder it starts in; links are not resolved."""
     if not isinstance(name, str) or {"", ".", ".."} & set(name.split("/")) or {"\\", "\0"} & set(name):
         return False
     try:
-        os.fsencode(name)
+        encoded = os.fsencode(name)
     except UnicodeEncodeError:  # a lone surrogate: valid in JSON, invalid in a file name
         return False
-    return True
+    # Of a longer name even Path.is_file would raise an OSError.
+    return len(encoded) <= MAX_PATH_BYTES and max(map(len, encoded.split(b"/"))) <= MAX_PART_BYTES
 
 
 def inside(folder: Path, name: str, *, source: object = "") -> Path:
     """`folder / name` for a name from an untrusted `source`; InputError if it or a link on the way leaves the folder."""
     if not stays_inside(name):
-        raise InputError(f"names a file {name!r}, which would lie outside {folder}", where=source, cure="take nothing from it that you do not trust")
+        raise InputError(f"names a file {name!r}, which cannot lie in {folder}", where=source, cure="take nothing from it that you do not trust")
     path = Path(folder, name)
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise InputError("is a link that leads out of its folder, or lies behind one", where=path, cure="put a folder in the place of the link")
