@@ -1,5 +1,6 @@
 """The chain: every notebook in order, in parallel where possible, and only those that are not complete yet."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -84,6 +85,7 @@ def run_chain(
     """
     kernels = kernels or environment.kernels_folder()
     folder = environment.run_folder(str(run) or recipe.run or "runs/run")
+    _check_folders(folder)
     rebuild.check_starting_point(folder, start_from)
     plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
@@ -115,6 +117,14 @@ def run_chain(
         rebuild.end_rebuild(folder)
         steps.write_receipt(folder, steps.record_step(), identity={}, seconds=0.0)
     return folder
+
+
+def _check_folders(folder: Path) -> None:
+    """InputError for a file, or a link to nowhere, in the place of a folder that a step writes to, perhaps after hours."""
+    for path in (folder, *(folder / name for name in STEP_FOLDERS)):
+        if os.path.lexists(path) and not path.is_dir():
+            raise InputError("is a link to nowhere" if path.is_symlink() and not path.exists() else "is no folder", where=path,
+                             cure="remove it, or choose another run folder")
 
 
 @contextmanager
