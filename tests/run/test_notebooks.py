@@ -238,13 +238,29 @@ def test_the_page_of_a_notebook_that_was_executed_elsewhere(tmp_path: Path, writ
     assert notebooks.normalise(written | {"metadata": {"widgets": kept}}, where=target)["metadata"]["widgets"] == kept
 
 
+MISSHAPEN = [
+    ({"metadata": [1]}, "metadata: input should be a valid dictionary"),
+    ({"metadata": {"kernelspec": "python3"}}, "metadata.kernelspec: input should be a valid dictionary"),
+    ({"metadata": {"kernelspec": {"language": 5}}}, "metadata.kernelspec.language: input should be a valid string"),
+    ({"metadata": {"language_info": ["python"]}}, "metadata.language_info: input should be a valid dictionary"),
+    ({"metadata": {"widgets": {"state": 5}}}, "metadata.widgets.state: input should be a valid dictionary"),
+    ({"nbformat_minor": "5"}, "nbformat_minor: input should be a valid integer"),
+    ({"cells": ["import this"]}, "cells.0: input should be a valid dictionary"),
+    ({"cells": [{"cell_type": "code"}]}, "cells.0.source: field required"),
+    ({"cells": [{"cell_type": 5, "source": ""}]}, "cells.0.cell_type: input should be a valid string"),
+    ({"cells": [{"cell_type": "code", "source": 3}]}, "cells.0.source.str: input should be a valid string"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "notebook, fault",
     [({"nbformat": 3, "worksheets": []}, "a notebook of format 3; save it in format 4: jupyter nbconvert --to notebook --inplace"),
      ([], "no notebook; name an .ipynb file"),
      ({"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {"kernelspec": {"name": "ir", "language": "R"}}}, "a notebook in R; name one in Python"),
-     ({"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": 3}], "metadata": {}},
-      "not a valid notebook (3 is not valid under any of the given schemas, at cells.0.source); open it in Jupyter and save it again")],
+     ({"nbformat": 4, "nbformat_minor": 5, "cells": [{"cell_type": "code", "source": "", "metadata": {"tags": 5}}], "metadata": {}},
+      "not a valid notebook (5 is not of type 'array', at cells.0.metadata.tags); open it in Jupyter and save it again"),
+     *(({"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": {}} | change, f"not a valid notebook ({fault}); open it in Jupyter and save it again")
+       for change, fault in MISSHAPEN)],
 )  # fmt: skip
 def test_what_is_no_notebook_of_python_is_refused(tmp_path: Path, notebook: Any, fault: str) -> None:
     path = tmp_path / "x.ipynb"

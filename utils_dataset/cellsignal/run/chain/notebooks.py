@@ -12,6 +12,7 @@ from threading import Event, Lock
 from typing import Any
 
 import yaml
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
@@ -25,6 +26,34 @@ CELL_DEFAULTS = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_co
 KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
 _page_lock = Lock()  # nbconvert's templates are not thread-safe
 
+Kernelspec = TypedDict("Kernelspec", {"language": str | None}, total=False)
+LanguageInfo = TypedDict("LanguageInfo", {"name": str | None}, total=False)
+
+
+class NotebookMetadata(TypedDict, total=False):
+    """The metadata of a notebook."""
+
+    kernelspec: Kernelspec | None
+    language_info: LanguageInfo | None
+    widgets: dict[str, dict[str, Any]]
+
+
+class NotebookCell(TypedDict):
+    """A cell of a notebook; what else it has nbformat checks."""
+
+    cell_type: str
+    source: str | list[str]
+    metadata: NotRequired[dict[str, Any]]
+    outputs: NotRequired[list[dict[str, Any]]]
+
+
+class NotebookContent(TypedDict):
+    """A notebook file in format 4."""
+
+    cells: list[NotebookCell]
+    metadata: NotRequired[NotebookMetadata | None]
+    nbformat_minor: NotRequired[int]
+
 
 class Stopped(RuntimeError):
     """A step was ended because another one failed or the user interrupted the chain."""
@@ -32,11 +61,12 @@ class Stopped(RuntimeError):
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a notebook file. Raises InputError for one that is not in Jupyter's format 4, or not in Python."""
-    content = files.read_json(path)
+    content = files.read_json(path, cure="copy the notebook again")
     if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
         raise InputError("no notebook", where=path, cure="name an .ipynb file")
     if content["nbformat"] != 4 or not isinstance(content.get("cells"), list):
         raise InputError(f"a notebook of format {content['nbformat']}", where=path, cure="save it in format 4: jupyter nbconvert --to notebook --inplace")
+    files.validated(content, NotebookContent, where=path, fault="not a valid notebook", cure="open it in Jupyter and save it again")
     metadata = content.get("metadata") or {}
     language = (metadata.get("kernelspec") or {}).get("language") or (metadata.get("language_info") or {}).get("name") or "python"
     if "python" not in language.lower():
