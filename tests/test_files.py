@@ -261,6 +261,7 @@ def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) 
     with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert failed.value.filename == str(tmp_path / "out.csv")
+    assert str(failed.value) == f"[Errno 28] No space left on device: '{tmp_path}/out.csv'"  # and no "-> None"
     for fail in (lambda temporary: temporary.open(), lambda temporary: temporary.rename(tmp_path / "no/folder")):
         with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv") as temporary:
             fail(temporary)

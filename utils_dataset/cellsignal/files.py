@@ -156,7 +156,8 @@ def _name_target(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
         if nameless or str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # None would be part of the message
         raise
 
 

@@ -16,7 +16,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
-from cellsignal.errors import Faults, InputError, StepFailed
+from cellsignal.errors import OF_THE_MACHINE, Faults, InputError, StepFailed
 from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
 
@@ -148,7 +148,8 @@ def execute(
 ) -> None:
     """Run `notebook` with papermill in processes that end with this one; `target` is written when it has ended.
 
-    Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
+    Raises InputError for one raised in a cell, OSError for one that the machine is the reason of, such as a full disk, StepFailed
+    for any other failure, Stopped when `stop` was set.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = files.temporary_path(target)
@@ -220,6 +221,8 @@ def _raise_error(path: Path, *, code: int, last_line: str) -> None:
     error = next(errors, None)
     if error is not None and error["ename"] in INPUT_ERRORS:
         raise InputError(error["evalue"])
+    if error is not None and (fault := re.fullmatch(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?", error["evalue"])) and int(fault[1]) in OF_THE_MACHINE:
+        raise OSError(int(fault[1]), fault[2], fault[3])
     if error is not None:
         raise StepFailed(f"{error['ename']}: {_last_line(error['evalue'])}; see {path}")
     if code == 138:
