@@ -145,6 +145,13 @@ def test_what_lies_in_the_place_of_a_folder_is_told_before_anything_runs(run: Ca
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_too_few_open_files_are_told_before_anything_runs(run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain.resource, "getrlimit", lambda kind: (127, 4096))
+    with pytest.raises(InputError, match="^ulimit -n: a process may have 127 open files, and a notebook needs 128; raise the limit, such as with ulimit -n 4096$"):
+        run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:
     with files.locked(tmp_path / "run" / environment.CHAIN_LOCK), pytest.raises(InputError, match="another chain works"):
         run()
