@@ -47,14 +47,14 @@ def test_names_that_are_paths_or_patterns_are_not_plain(name: str) -> None:
     assert not files.is_plain(name)
 
 
-OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "", ".", "a/", "a//b", "./a", "a\\..\\x", "a\0b", "\ud800", 5, None, ["a"]]
+OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "", ".", "a/", "a//b", "./a", "a\\..\\x", "a\0b", "\ud800", "x" * 256, "é" * 128, "a/" * 512 + "b", 5, None, ["a"]]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_leads_out_is_refused(tmp_path: Path, name: Any) -> None:
     with pytest.raises(InputError) as refused:
         files.inside(tmp_path, name, source="s3://bucket")
-    words = f"s3://bucket: names a file {' '.join(repr(name).split())}, which would lie outside {tmp_path}; take nothing from it that you do not trust"
+    words = f"s3://bucket: names a file {' '.join(repr(name).split())}, which cannot lie in {tmp_path}; take nothing from it that you do not trust"
     assert str(refused.value) == words
 
 
@@ -65,6 +65,7 @@ def test_a_link_may_lie_on_the_way_if_it_stays_inside(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to("run")
     assert files.inside(tmp_path / "run", "link/new.txt") == tmp_path / "run/link/new.txt"
     assert files.inside(tmp_path / "alias", "there/new.txt") == tmp_path / "alias/there/new.txt"
+    assert files.inside(tmp_path / "run", "x" * 255) == tmp_path / "run" / ("x" * 255)
     for name in ("out", "out/new.txt"):
         with pytest.raises(InputError, match=f"^{tmp_path}/run/{name}: is a link that leads out of its folder, or lies behind one; put a folder"):
             files.inside(tmp_path / "run", name)
@@ -261,6 +262,7 @@ def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) 
     with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert failed.value.filename == str(tmp_path / "out.csv")
+    assert str(failed.value) == f"[Errno 28] No space left on device: '{tmp_path}/out.csv'"  # and no "-> None"
     for fail in (lambda temporary: temporary.open(), lambda temporary: temporary.rename(tmp_path / "no/folder")):
         with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv") as temporary:
             fail(temporary)

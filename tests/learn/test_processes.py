@@ -1,5 +1,6 @@
 """Two processes learn what one learns: the same sites, steps and curves; and when one dies, all end."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -203,6 +204,17 @@ def test_when_one_process_dies_all_end_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
     small(patches, weights, epochs=4, options=TWO)
     assert sha256(weights) == undisturbed
+
+
+def test_a_full_shared_memory_is_no_process_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told as a full disk is, because the same command again would not help."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a semaphore does, without a path
+
+    monkeypatch.setattr(distributed, "_launch_processes", fail)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$"):
+        launch(print, device="cpu", processes=2, on_message=print)
 
 
 def test_what_one_process_cannot_read_is_named_by_all(patches: tuple, tmp_path: Path) -> None:

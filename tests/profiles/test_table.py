@@ -1,18 +1,23 @@
 """Tables of profiles: what is read, and what is refused in one line."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+from pandas.testing import assert_frame_equal
 from tables import make_table
 
+from cellsignal.data.tables import headers
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.profiles.correct import steps
 from cellsignal.profiles.settings import ProfileSettings
-from cellsignal.profiles.table import from_frame, read_profiles
+from cellsignal.profiles.table import PERTURBATION, from_frame, read_profiles
 from cellsignal.receipts import Receipt
 
 
@@ -119,6 +124,38 @@ def test_a_table_is_read_as_its_receipt_says(tmp_path: Path, receipt: str) -> No
         read_profiles(path)
     (tmp_path / receipt).unlink()
     assert len(read_profiles(path).wells) == len(table)
+
+
+def same_text(text: str, rows: int) -> pa.Array:
+    """Rows of one text, which a Parquet file holds once."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+
+
+BOMBS: dict[str, Callable[[Path], None]] = {
+    "rows.parquet": lambda path: pa.parquet.write_table(pa.table({"embedding_0": np.zeros(600_000)}), path),
+    "lists.parquet": lambda path: pa.parquet.write_table(pa.table({"embedding_0": [[0.0] * 600_000]}), path),
+    "novel.parquet": lambda path: pa.parquet.write_table(pa.table({PERTURBATION: same_text("x" * 10_000, 200).cast(pa.string())}), path),
+    "novel as categories.parquet": lambda path: pa.parquet.write_table(pa.table({PERTURBATION: same_text("x" * 10_000, 200)}), path),
+    "swollen.parquet": lambda path: pa.parquet.write_table(pa.table({PERTURBATION: ["x" * 2_000_000]}), path, compression="zstd"),
+    "rows.csv.gz": lambda path: path.write_bytes(gzip.compress(b"embedding_0\n" + b"0\n" * 1_000_000)),
+    "one line.csv.gz": lambda path: path.write_bytes(gzip.compress(b"x" * 2_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_table_that_would_swell_is_refused_before_it_does(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "MAX_TABLE_BYTES", 1_000_000)
+    BOMBS[name](tmp_path / name)
+    with pytest.raises(InputError) as refused:
+        read_profiles(tmp_path / name)
+    size = f"{max(1.0, (tmp_path / name).stat().st_size / 1e4):,.1f} MB"
+    assert str(refused.value) == f"{tmp_path / name}: unpacks to more than {size}, as no measurements in a file of its size do; look what it holds, and write it again"
+
+
+def test_a_network_of_categories_and_an_index_are_read_as_they_were(tmp_path: Path) -> None:
+    table = make_table().astype({"Metadata_Batch": "category"}).rename_axis("row")
+    table.to_parquet(tmp_path / "table.parquet")
+    assert_frame_equal(read_profiles(tmp_path / "table.parquet").frame(), from_frame(pd.read_parquet(tmp_path / "table.parquet")).frame())
 
 
 def test_wells_that_a_network_has_learnt_from_are_not_measured() -> None:

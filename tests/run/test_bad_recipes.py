@@ -1,5 +1,6 @@
 """Bad recipes through the real command: exit 2, one line with place and cure, nothing written."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,9 +107,10 @@ def test_an_empty_run_folder(tmp_path: Path, refuse: Refuse) -> None:
 
 @pytest.mark.parametrize(
     "name, part",
-    {"absent.yaml": "no such file", ".": "is a folder", "latin.yaml": "not UTF-8", "picture.yaml": "not "}.items(),
+    {"absent.yaml": "no such file", ".": "is a folder", "latin.yaml": "not UTF-8", "picture.yaml": "not ", "pipe.yaml": "is no regular file"}.items(),
 )
 def test_not_a_recipe_at_all(tmp_path: Path, refuse: Refuse, name: str, part: str) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")  # would be waited for
     (tmp_path / "latin.yaml").write_bytes("data: Zürich\n".encode("latin-1"))
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00")
     assert part in refuse(name)

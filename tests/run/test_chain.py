@@ -143,11 +143,11 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
 def test_what_the_system_refuses_in_a_step_names_step_and_path(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/notebooks").write_text("in the way")
-    with pytest.raises(InputError, match=rf"^(1-eda|2-pretrain-controls@U2OS): {tmp_path}/run/notebooks: File exists; choose another path$"):
+    in_the_way = tmp_path / "run/notebooks/1-eda.ipynb"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(InputError, match=f"^1-eda: {in_the_way}: Is a directory; name a file$"):
         run()
-    (tmp_path / "run/notebooks").unlink()
+    in_the_way.rmdir()
 
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -155,6 +155,26 @@ def test_what_the_system_refuses_in_a_step_names_step_and_path(
     monkeypatch.setattr(notebook_server.subprocess, "Popen", refuse)
     with pytest.raises(InputError, match=r"^(1-eda|2-pretrain-controls@U2OS): too many open files \(a process may have [\d,]+\); raise the limit"):
         run()
+
+
+@pytest.mark.parametrize("name", ["weights", "scores", "eda", "notebooks", "receipts", ""])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_lies_in_the_place_of_a_folder_is_told_before_anything_runs(run: Callable[..., list[str]], tmp_path: Path, name: str, is_link: bool) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "nowhere") if is_link else path.write_text("in the way")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as refused:
+        run()
+    assert str(refused.value) == f"{path}: is {'a link to nowhere' if is_link else 'no folder'}; remove it, or choose another run folder"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_few_open_files_are_told_before_anything_runs(run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain.resource, "getrlimit", lambda kind: (127, 4096))
+    with pytest.raises(InputError, match="^ulimit -n: a process may have 127 open files, and a notebook needs 128; raise the limit, such as with ulimit -n 4096$"):
+        run()
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_chain_at_a_time(run: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_receipt_in_the_storage_writes_nothing_outside_the_run(run: Callable[.
     with pytest.raises(InputError) as refused:
         run("deep/er/run", storage=storage, html_pages=False)
     assert str(refused.value) == (
-        f"{storage}: names a file '../../../.bashrc', which would lie outside {tmp_path}/deep/er/run; take nothing from it that you do not trust")
+        f"{storage}: names a file '../../../.bashrc', which cannot lie in {tmp_path}/deep/er/run; take nothing from it that you do not trust")
     assert not (tmp_path / ".bashrc").exists()
 
 
@@ -219,7 +219,7 @@ def test_a_receipt_of_another_shape_in_the_storage_counts_for_nothing(run: Calla
 def test_a_list_of_plates_in_the_storage_writes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path / "machine"))
     storage = worker.Storage(f"file://{tmp_path}/store")
-    for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which would lie outside"), ({"x.csv": "4"}, "input should be a valid integer")):
+    for listed, words in (({"../../x.csv": 4}, r"names a file '../../x.csv', which cannot lie in"), ({"x.csv": "4"}, "input should be a valid integer")):
         storage.put_receipt("data/abc.json", Receipt(tmp_path, outputs=dict.fromkeys(listed, "0"), details=listed))
         files.write_text(tmp_path / "store/x.csv", "evil")
         with pytest.raises(InputError, match=words):

@@ -32,6 +32,8 @@ FAILURES = {
         "^plates/B02_s1_w1.png: no such file; add the image, or leave out the site$",
     ),
     "1 / 0": (StepFailed, "ZeroDivisionError: division by zero; see .*1-eda.ipynb"),
+    "raise OSError(28, 'No space left on device', '/x/y')": (OSError, r"^\[Errno 28\] No space left on device: '/x/y'$"),  # the chain says what helps
+    "open('/nowhere/x')": (StepFailed, "FileNotFoundError: .*/nowhere/x'; see .*1-eda.ipynb"),
     "import os\nos._exit(0)": (StepFailed, "kernel died.*see .*1-eda.ipynb"),
     "import sys\nsys.exit(0)": (StepFailed, "SystemExit|stopped before its last cell"),
 }
@@ -69,7 +71,7 @@ def test_the_page_of_simulated_data_says_so(tmp_path: Path, drawn: bool) -> None
     assert (tmp_path / "1-eda.ipynb").read_bytes() == before
 
 
-@pytest.mark.parametrize("body", FAILURES, ids=["input", "image", "error", "death", "exit"])
+@pytest.mark.parametrize("body", FAILURES, ids=["input", "image", "error", "full disk", "no file", "death", "exit"])
 def test_failure(tmp_path: Path, write_toy: Callable[..., Path], body: str) -> None:
     kind, text = FAILURES[body]
     with pytest.raises(kind, match=text):

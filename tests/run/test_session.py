@@ -136,7 +136,7 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(past: Past, kaggle: Path) 
     assert not list((kaggle / "working/runs/tiny").rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", ""])
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "weights/../../../escaped", "", "x" * 300])
 def test_a_receipt_that_leads_out_of_its_folder_is_no_receipt(past: Past, kaggle: Path, name: str) -> None:
     folder = past("one", "2-pretrain-controls", WEIGHTS)
     place = step_receipts.receipt_path(folder, PRETRAIN)
@@ -217,7 +217,7 @@ def test_an_unfinished_kernel_says_how_the_next_session_finds_it(past: Past, cap
     assert "kernel_sources" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "value"), [("network_name", "../../../x"), ("cell_type", "x/../../y"), ("cell_type", ".."), ("network_name", "a*"), ("network_name", 5), ("cell_type", ["U2OS"])])
+@pytest.mark.parametrize(("name", "value"), [("network_name", "../../../x"), ("network_name", ""), ("cell_type", "x/../../y"), ("cell_type", ".."), ("network_name", "a*"), ("network_name", 5), ("cell_type", ["U2OS"])])
 def test_a_network_and_a_cell_type_are_plain_names(kaggle: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError) as refused:
         begin(**{name: value})

@@ -123,7 +123,7 @@ def test_checkpoints_are_stored_while_a_training_works(
 def test_what_a_storage_names_stays_in_the_folder(shared: Storage, tmp_path: Path, name: str) -> None:
     files.write_text(tmp_path / "x", "evil")
     shared.put(tmp_path / "x", "x")
-    with pytest.raises(InputError, match=f"^{shared.url}: names a file '{name}', which would lie outside {tmp_path}/there; take nothing"):
+    with pytest.raises(InputError, match=f"^{shared.url}: names a file '{name}', which cannot lie in {tmp_path}/there; take nothing"):
         shared.get_all(tmp_path / "there", {name: files.sha256(tmp_path / "x")})
     assert not (tmp_path / "there").exists()
 
@@ -152,5 +152,5 @@ def test_a_stored_checkpoint_of_another_shape_is_left_alone(shared: Storage, wri
 
 def test_a_checkpoint_that_is_named_outside_is_refused(shared: Storage, write: Callable[..., Path], tmp_path: Path) -> None:
     shared_storage.upload_checkpoints(shared, write("first", 3), [NAME])
-    with pytest.raises(InputError, match=f"^{shared.url}: names a file 'weights/../../x.checkpoint.json', which would lie outside"):
+    with pytest.raises(InputError, match=f"^{shared.url}: names a file 'weights/../../x.checkpoint.json', which cannot lie in"):
         shared_storage.download_checkpoints(shared, tmp_path / "other", ["weights/../../x.checkpoint.json"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space is left for a file
+OF_THE_MACHINE = (*FULL, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # and of no code
 _SHARED_MEMORY = Path("/dev/shm")  # where parallel processes keep their locks
 _CURES = {
     errno.ENOENT: "mend the path, or make what is missing first",

@@ -25,7 +25,8 @@ TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes 
 NOT_AS_WRITTEN = "is not as it was written"
 RERUN_STEP = "delete it and run the step that writes it again"
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
-MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names, which may have 255 bytes
+MAX_NAME_LENGTH = 64  # characters of a plain name: it becomes part of file names
+MAX_PART_BYTES, MAX_PATH_BYTES = 255, 1024  # that every file system takes, of a name and of a path
 _NAME_MARKS = frozenset("_.+ -")  # allowed in a plain name besides letters and digits
 
 
@@ -37,20 +38,21 @@ def is_plain(name: str) -> bool:
 
 
 def stays_inside(name: Any) -> bool:
-    """Whether a relative path with slashes stays below the folder it starts in; links are not resolved."""
+    """Whether a relative path with slashes can be that of a file below the folder it starts in; links are not resolved."""
     if not isinstance(name, str) or {"", ".", ".."} & set(name.split("/")) or {"\\", "\0"} & set(name):
         return False
     try:
-        os.fsencode(name)
+        encoded = os.fsencode(name)
     except UnicodeEncodeError:  # a lone surrogate: valid in JSON, invalid in a file name
         return False
-    return True
+    # Of a longer name even Path.is_file would raise an OSError.
+    return len(encoded) <= MAX_PATH_BYTES and max(map(len, encoded.split(b"/"))) <= MAX_PART_BYTES
 
 
 def inside(folder: Path, name: str, *, source: object = "") -> Path:
     """`folder / name` for a name from an untrusted `source`; InputError if it or a link on the way leaves the folder."""
     if not stays_inside(name):
-        raise InputError(f"names a file {name!r}, which would lie outside {folder}", where=source, cure="take nothing from it that you do not trust")
+        raise InputError(f"names a file {name!r}, which cannot lie in {folder}", where=source, cure="take nothing from it that you do not trust")
     path = Path(folder, name)
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise InputError("is a link that leads out of its folder, or lies behind one", where=path, cure="put a folder in the place of the link")
@@ -155,7 +157,8 @@ def _name_target(path: Path, temporary: Path) -> Iterator[None]:
     except OSError as error:
         nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
         if nameless or str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2  # None would be part of the message
         raise
 
 

@@ -7,6 +7,7 @@ any. Every other numeric column is a feature, and every
 other `Metadata_` column is kept.
 """
 
+import io
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
 
+from cellsignal.data.tables import headers
 from cellsignal.errors import InputError
-from cellsignal.files import sha256
+from cellsignal.files import gigabytes, sha256
 from cellsignal.receipts import Receipt
 
 PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
@@ -28,6 +33,7 @@ CONTROL_TYPES = ("negcon", "poscon", "treatment", "empty")
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # of Metadata_Control and Metadata_Simulated, in lower case
 UNTRUE = ("", *(text for text, truth in TRUTH.items() if not truth))
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
+MAX_RATIO = 100  # bytes in the memory by byte of a file: measurements pack ten times smaller at best, equal numbers thousands of times
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def read_profiles(path: Path) -> Profiles:
         raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
     _check_receipt(path)
     try:
-        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+        frame = _read_h5ad(path) if suffix == ".h5ad" else _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except InputError:
         raise
     except Exception as error:  # readers raise many kinds of errors for damaged files
@@ -128,9 +134,33 @@ def _check_receipt(path: Path) -> None:
             raise InputError(f"not as its receipt {name} says", where=path, cure=f"write it again, or remove {name} if you changed it yourself")
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Equal texts are read once, so that their size is known before each row has its own."""
+    with pa.parquet.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        _refuse_size(path, sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns))
+        schema = file.schema_arrow
+    table = pa.parquet.read_table(path, read_dictionary=[field.name for field in schema if field.type in (pa.string(), pa.large_string())])
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
+            longest = (pa.compute.max(pa.compute.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks)
+            _refuse_size(path, sum(len(chunk) * size for chunk, size in zip(column.chunks, longest)))
+    return table.cast(schema).to_pandas()
+
+
+def _refuse_size(path: Path, size: int) -> None:
+    """InputError for a table that would become far larger in the memory than its file is."""
+    limit = max(headers.MAX_TABLE_BYTES, MAX_RATIO * path.stat().st_size)
+    if size > limit:
+        raise InputError(f"unpacks to more than {gigabytes(limit)}, as no measurements in a file of its size do", where=path, cure="look what it holds, and write it again")
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names are text, as 01 and 1 are two; but 1.0 is 1 where a program made all of them floats because some are missing."""
-    frame = pd.read_csv(path, dtype=dict.fromkeys((PLATE, WELL, BATCH, PERTURBATION, COMPOUND), str))
+    with headers.open_table(path) as stream:
+        bounded = io.BufferedReader(headers.BoundedStream(stream, lambda size: _refuse_size(path, size)), 1 << 20)
+        frame = pd.read_csv(bounded, dtype=dict.fromkeys((PLATE, WELL, BATCH, PERTURBATION, COMPOUND), str))
     for name in {PERTURBATION, COMPOUND} & set(frame):
         if frame[name].dropna().str.fullmatch(r"-?\d+\.0").all():
             frame[name] = frame[name].str.removesuffix(".0")

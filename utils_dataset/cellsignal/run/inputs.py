@@ -143,9 +143,11 @@ def _simulate(root: Path, *, preset: str, seed: int, replace: bool, **options: A
 
 def check_discard(root: Path) -> None:
     """InputError when `discard` must not remove a folder: a link may lead to files that other runs use."""
-    if root.is_symlink() or (root.exists() and not root.is_dir()):
-        what = f"is a link to {os.path.realpath(root)}" if root.is_symlink() else "is no folder"
-        raise InputError(f"{what}, and would have to be emptied", where=root, cure="empty it and put a folder here, or choose another run folder")
+    if root.is_symlink():
+        what = f"is a link to {os.path.realpath(root)}, and would have to be emptied"
+        raise InputError(what, where=root, cure="empty it and put a folder here, or choose another run folder")
+    if root.exists() and not root.is_dir():
+        raise InputError("is no folder", where=root, cure="remove it, or choose another run folder")
 
 
 def discard(root: Path) -> None:

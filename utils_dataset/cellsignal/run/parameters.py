@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal import code_identity, settings
 from cellsignal.errors import InputError
@@ -45,8 +45,9 @@ class NotebookParameters(Recipe):
 
     @field_validator("cell_type", "network_name")
     @classmethod
-    def _check_plain_name(cls, name: str) -> str:
-        if name and not is_plain(name):
+    def _check_plain_name(cls, name: str, info: ValidationInfo) -> str:
+        is_left_out = not name and info.field_name == "cell_type"  # in the steps that serve all of them
+        if not is_plain(name) and not is_left_out:
             raise ValueError("it names a file: use letters, digits and any of _.+-, a letter or digit first")
         return name
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from cellsignal.code_identity import cell_trees, imported_run_modules, parse
 from cellsignal.data.settings import WellSettings
 from cellsignal.decide.settings import AssignmentSettings, PredictionSettings
 from cellsignal.errors import InputError
+from cellsignal.files import open_regular
 from cellsignal.learn.settings import MARGIN_LOSSES, AugmentationSettings, MachineSettings, NetworkSettings, TrainingSettings, loss_terms
 from cellsignal.run import environment
 from cellsignal.settings import Settings, rule_error
@@ -63,12 +65,12 @@ def key_locations(node: yaml.Node | None, path: Path, prefix: str = "") -> Itera
 def load_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     """The tree of a YAML file, which has line numbers, and its content; InputError names the invalid line."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        if path.is_dir():
+            raise InputError("is a folder", where=path, cure="name one of the YAML files in it")
+        with os.fdopen(open_regular(path), encoding="utf-8") as stream:
             text = stream.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="name one of papermill_params/*.yaml") from None
-    except IsADirectoryError:
-        raise InputError("is a folder", where=path, cure="name one of the YAML files in it") from None
     except UnicodeDecodeError:
         raise InputError("not UTF-8 text", where=path, cure="save it as UTF-8") from None
     if len(text) > MAX_CHARACTERS:

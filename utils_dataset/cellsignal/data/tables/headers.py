@@ -2,12 +2,13 @@
 
 import csv
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from cellsignal.errors import InputError
 from cellsignal.files import is_stream
@@ -42,6 +43,22 @@ def open_table(path: Path) -> Iterator[BinaryIO]:
             yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"no whole gzip file ({error})", where=path, cure="compress the table again") from None
+
+
+class BoundedStream(io.RawIOBase):
+    """A stream that calls `check_size`, which may raise, with the number of bytes read so far."""
+
+    def __init__(self, stream: BinaryIO, check_size: Callable[[int], None]) -> None:
+        self.stream, self.check_size, self.num_read = stream, check_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.stream.readinto(buffer)
+        self.num_read += count
+        self.check_size(self.num_read)
+        return count
 
 
 def read_content(path: Path) -> bytes:

@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from cellsignal.data.tables.headers import open_table, read_header, refuse_stream
+from cellsignal.data.tables.headers import BoundedStream, open_table, read_header, refuse_stream
 from cellsignal.errors import InputError, system_fault
 from cellsignal.files import atomic_path
 from cellsignal.tasks import RXRX1
@@ -158,26 +158,11 @@ def _refuse_size(path: Path, *, rows: int = 0, columns: int = 0, size: int = 0, 
                              cure="give one row per well and one column per siRNA, in several files if need be")
 
 
-class _BoundedStream(io.RawIOBase):
-    """A stream that raises InputError after `max_size` bytes."""
-
-    def __init__(self, stream: BinaryIO, path: Path, *, max_size: int) -> None:
-        self.stream, self.path, self.max_size, self.num_read = stream, path, max_size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self.stream.readinto(buffer)
-        self.num_read += count
-        _refuse_size(self.path, size=self.num_read, max_size=self.max_size)
-        return count
-
-
 @contextmanager
 def _open_csv(path: Path, *, columns: int) -> Iterator[io.BufferedReader]:
     with open_table(path) as stream:
-        yield io.BufferedReader(_BoundedStream(stream, path, max_size=_max_bytes(MAX_ROWS, columns)), 1 << 20)
+        max_size = _max_bytes(MAX_ROWS, columns)
+        yield io.BufferedReader(BoundedStream(stream, lambda size: _refuse_size(path, size=size, max_size=max_size)), 1 << 20)
 
 
 # Parquet and CSV

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from cellsignal.errors import InputError, StepFailed
+from cellsignal.errors import OF_THE_MACHINE, InputError, StepFailed
 from cellsignal.learn.devices import pick_device
 from cellsignal.learn.networks.batchnorm import batchnorm_layers
 
@@ -190,7 +190,7 @@ def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, pr
     """Run `work(process_group, send_message)` in several forked processes; `on_message` receives their messages, small dicts, here.
 
     No GPU may have been used before, because a forked process could not use it. Raises the InputError of a process, the error
-    of `on_message`, or StepFailed when a process fails or dies; then all processes have ended.
+    of `on_message`, an OSError that the machine is the reason of, or StepFailed when a process fails or dies; then all have ended.
     """
     if _on_colab() and torch.cuda.device_count() < 2:  # Accelerate would run it in this very process
         raise InputError("a notebook on Colab trains in several processes only with several GPUs", where="processes",
@@ -214,6 +214,8 @@ def launch(work: Callable[[ProcessGroup, SendMessage], None], *, device: str, pr
         os.close(write_end)
         listener.join()
     listener.raise_error()
+    if isinstance(failure, OSError) and failure.errno in OF_THE_MACHINE:  # such as a full /dev/shm: the same command again is no cure
+        raise failure
     if failure is not None:
         raise StepFailed(f"training in {processes} processes ended: {_failure_summary(failure)}; "
                          "give the same command again to continue after the last complete epoch") from failure

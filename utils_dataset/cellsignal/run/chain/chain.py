@@ -1,5 +1,7 @@
 """The chain: every notebook in order, in parallel where possible, and only those that are not complete yet."""
 
+import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -28,6 +30,7 @@ STEP_FOLDERS = (".jupyter", "notebooks", "weights", "scores", "eda", step_receip
 # EDA and report cannot stop by themselves. They take seconds on simulated plates and should take minutes on real ones. A deadline
 # leaves half an hour and more before Kaggle ends the session, for those that take longer and for saving the files.
 LAST_START, LAST_START_SHARE = 15 * 60.0, 0.25  # so many seconds, or this share of a shorter budget, must remain for them
+MIN_OPEN_FILES = 128  # of a process: with 64 even the EDA of tiny plates fails
 LOCK_SECONDS = 60.0  # for the kernels of a killed run to notice and end
 
 
@@ -84,6 +87,8 @@ def run_chain(
     """
     kernels = kernels or environment.kernels_folder()
     folder = environment.run_folder(str(run) or recipe.run or "runs/run")
+    _check_open_files()
+    _check_folders(folder)
     rebuild.check_starting_point(folder, start_from)
     plans.check(recipe, kernels=kernels)
     root, preset = inputs.resolve(recipe.data, run=folder, preset=recipe.preset, seed=recipe.seed, task=TASKS[recipe.task])
@@ -115,6 +120,21 @@ def run_chain(
         rebuild.end_rebuild(folder)
         steps.write_receipt(folder, steps.record_step(), identity={}, seconds=0.0)
     return folder
+
+
+def _check_open_files() -> None:
+    """InputError where a process may open so few files that a notebook's kernel would die without a reason."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < MIN_OPEN_FILES:
+        raise InputError(f"a process may have {limit} open files, and a notebook needs {MIN_OPEN_FILES}", where="ulimit -n", cure="raise the limit, such as with ulimit -n 4096")
+
+
+def _check_folders(folder: Path) -> None:
+    """InputError for a file, or a link to nowhere, in the place of a folder that a step writes to, perhaps after hours."""
+    for path in (folder, *(folder / name for name in STEP_FOLDERS)):
+        if os.path.lexists(path) and not path.is_dir():
+            raise InputError("is a link to nowhere" if path.is_symlink() and not path.exists() else "is no folder", where=path,
+                             cure="remove it, or choose another run folder")
 
 
 @contextmanager

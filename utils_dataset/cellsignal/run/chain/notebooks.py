@@ -15,7 +15,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from cellsignal import code_identity, files
 from cellsignal.data.simulated import shown, titled
-from cellsignal.errors import Faults, InputError, StepFailed
+from cellsignal.errors import OF_THE_MACHINE, Faults, InputError, StepFailed
 from cellsignal.run.chain.notebook_server import NotebookServer
 from cellsignal.run.recipe import Recipe, keys_read_by_cells
 
@@ -26,9 +26,8 @@ SAVE_AGAIN = "open it in Jupyter and save it again"
 KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
 _page_lock = Lock()  # nbconvert's templates are not thread-safe
 
-
 # What is read of a notebook before nbformat has validated it; any editor may have written it.
-Language = TypedDict("Language", {"language": str, "name": str}, total=False)
+Language = TypedDict("Language", {"language": str | None, "name": str | None}, total=False)
 Metadata = TypedDict("Metadata", {"kernelspec": Language | None, "language_info": Language | None}, total=False)
 CellMetadata = TypedDict("CellMetadata", {"tags": list[str]}, total=False)
 
@@ -143,7 +142,8 @@ def execute(
 ) -> None:
     """Run `notebook` with papermill in processes that end with this one; `target` is written when it has ended.
 
-    Raises InputError for one raised in a cell, StepFailed for any other failure, Stopped when `stop` was set.
+    Raises InputError for one raised in a cell, OSError for one that the machine is the reason of, such as a full disk, StepFailed
+    for any other failure, Stopped when `stop` was set.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = files.temporary_path(target)
@@ -214,6 +214,8 @@ def _raise_error(path: Path, *, code: int, last_line: str) -> None:
     error = next(errors, None)
     if error is not None and error["ename"] in INPUT_ERRORS:
         raise InputError(error["evalue"])
+    if error is not None and (fault := re.fullmatch(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?", error["evalue"])) and int(fault[1]) in OF_THE_MACHINE:
+        raise OSError(int(fault[1]), fault[2], fault[3])
     if error is not None:
         raise StepFailed(f"{error['ename']}: {_last_line(error['evalue'])}; see {path}")
     if code == 138:
