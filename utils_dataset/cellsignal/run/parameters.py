@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cellsignal import code_identity, settings
 from cellsignal.errors import InputError
@@ -45,8 +45,8 @@ class NotebookParameters(Recipe):
 
     @field_validator("cell_type", "network_name")
     @classmethod
-    def _check_plain_name(cls, name: str) -> str:
-        if name and not is_plain(name):
+    def _check_plain_name(cls, name: str, info: ValidationInfo) -> str:
+        if not is_plain(name) and (name or info.field_name == "network_name"):  # notebooks about no cell type have an empty one
             raise ValueError("it names a file: use letters, digits and any of _.+-, a letter or digit first")
         return name
 
