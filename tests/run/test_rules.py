@@ -115,6 +115,15 @@ def test_an_unknown_key_names_the_nearest(name: str, tmp_path: Path) -> None:
         GROUPS[name](**{f"{key}x": 1})
 
 
+@pytest.mark.parametrize(("key", "cure"), [("Training", "did you mean 'training'?"), ("predictions", "did you mean 'prediction'?"),
+                                           ("training.epochs", "write it in its group: training: {epochs: 375}"),
+                                           ("machine.html_pages", "write it in its group: machine: {html_pages: true}")])
+def test_a_group_that_is_misspelt_or_written_with_a_dot_is_named(key: str, cure: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.check({key: {}})
+    assert str(caught.value) == f"parameters: unknown key '{key}'; {cure}"
+
+
 def test_keys_of_flat_recipes_are_told_their_names(tmp_path: Path) -> None:
     known = set(keys(Recipe))
     assert set(recipe.RENAMED_KEYS.values()) <= known and not set(recipe.RENAMED_KEYS) & known
