@@ -112,6 +112,29 @@ def imported_run_modules(tree: ast.AST) -> list[Path]:
     return sorted(filter(Path.is_file, (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names)))
 
 
+def imported_user_modules(tree: ast.AST) -> dict[Path, str]:
+    """The digests, by file, of the user's own modules that code has imported, and of those that these import."""
+    digests: dict[Path, str] = {}
+    waiting = [tree]
+    while waiting:
+        tops = {name.partition(".")[0] for name in imported_names(waiting.pop())}
+        for name, module in list(sys.modules.items()):  # other threads import too
+            file = getattr(module, "__file__", None) if name.partition(".")[0] in tops else None
+            if file and (path := Path(file)).suffix == ".py" and path not in digests and _module_owner(name) == USER:
+                digests[path] = file_digest(path)
+                with suppress(OSError, SyntaxError, UnicodeDecodeError):
+                    waiting.append(parse(path.read_text(encoding="utf-8")))
+    return digests
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 over the syntax tree of a file with Python code; "" without the file."""
+    try:
+        return text_digest(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+
+
 def imported_names(code: str | ast.AST) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
@@ -133,12 +156,13 @@ class Notebook:
     """The cells of the notebook that this process runs, as IPython keeps them in `In`, or as a script that runs them passes them.
 
     Those up to the one that calls `begin` set parameters and find the package; they are not part of the identity. The modules of
-    the room `run` that the other cells import are, as they were when they were first seen: files may change later.
+    the room `run` and of the user that the other cells import are, as they were when they were first seen: files may change later.
     """
 
     cells: Sequence[str] = ()
     first: int = 0  # number of the first cell that counts
     modules: dict[Path, str] = field(default_factory=dict)  # digests by file
+    user_modules: dict[Path, str] = field(default_factory=dict)  # the same
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
@@ -150,9 +174,11 @@ class Notebook:
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
         for cell in cells:
             with suppress(SyntaxError):
-                for path in imported_run_modules(parse(cell)):
+                tree = parse(cell)
+                for path in imported_run_modules(tree):
                     self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
-        return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
+                self.user_modules = imported_user_modules(tree) | self.user_modules
+        return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values(), *sorted(self.user_modules.values())]))) if cells else ""
 
 
 notebook = Notebook()
@@ -259,8 +285,13 @@ def _global_names(code: CodeType) -> set[str]:
 
 def _owner(thing: Any) -> str:
     """The owner of a function or class: `USER`, or the name of its package where that is this one or installed."""
-    module = sys.modules.get(str(thing.__module__))
-    name, file = str(thing.__module__).partition(".")[0], getattr(module, "__file__", None)
+    return _module_owner(str(thing.__module__))
+
+
+def _module_owner(module_name: str) -> str:
+    """The owner of a module."""
+    module = sys.modules.get(module_name)
+    name, file = module_name.partition(".")[0], getattr(module, "__file__", None)
     if module is None or name == "__main__":
         return USER
     installed = file is None or file.startswith(_STANDARD_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
