@@ -107,6 +107,9 @@ def test_modules_of_the_room_run_that_cells_import_count_as_first_seen(tmp_path:
     first = code("def epochs():\n    return 3\n", running := Notebook())
     assert code("def epochs():\n    return 3  # three\n", Notebook()) == first
     assert code("def epochs():\n    return 4\n", Notebook()) != first == running.code()
+    running.begin(["from cellsignal.run import inputs"])
+    running.cells = [*running.cells, "1 + 1"]
+    assert running.code() == Notebook(["1 + 1"]).code(), "what another notebook of this process imported"
 
 
 def test_a_users_own_modules_that_cells_import_count_and_those_that_these_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

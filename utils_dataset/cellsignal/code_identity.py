@@ -161,8 +161,8 @@ class Notebook:
 
     cells: Sequence[str] = ()
     first: int = 0  # number of the first cell that counts
-    modules: dict[Path, str] = field(default_factory=dict)  # digests by file
-    user_modules: dict[Path, str] = field(default_factory=dict)  # the same
+    digests: dict[Path, str] = field(default_factory=dict)  # of these modules, by file
+    user_modules: dict[Path, str] = field(default_factory=dict)  # digests of those of the user, by file, since the last call of `code`
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
@@ -172,13 +172,16 @@ class Notebook:
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
+        used: dict[Path, str] = {}  # by these cells: another notebook may have run in this process before
+        self.user_modules = {}
         for cell in cells:
             with suppress(SyntaxError):
                 tree = parse(cell)
                 for path in imported_run_modules(tree):
-                    self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
-                self.user_modules = imported_user_modules(tree) | self.user_modules
-        return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values(), *sorted(self.user_modules.values())]))) if cells else ""
+                    used[path] = self.digests.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
+                self.user_modules |= {path: self.digests.setdefault(path, digest) for path, digest in imported_user_modules(tree).items()}
+        digests = [*map(text_digest, cells), *used.values(), *sorted(self.user_modules.values())]
+        return _sha256(list(dict.fromkeys(digests))) if cells else ""
 
 
 notebook = Notebook()
