@@ -21,7 +21,7 @@ from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
 from cellsignal.run.kernels.prediction import EMBEDDINGS_FILE, Predictor
 from cellsignal.run.recipe import check
-from cellsignal.run.record.results import read_parameters
+from cellsignal.run.record.results import check_files, read_parameters
 from cellsignal.run.record.session import Session
 from cellsignal.tasks import RXRX1, TASKS
 
@@ -77,6 +77,7 @@ def open_predictor(run: Path) -> Predictor:
         raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
     if not (folder / "weights").is_dir():
         raise InputError("no weights in this folder", where=run, cure="name a finished run, one that `cellsignal run` wrote")
+    check_files(folder, [folder / "recipe.json"], complete=False)  # by another seed its plates would be drawn anew
     recipe = check(settings.nest(read_parameters(folder)), where=str(run))
     if TASKS[recipe.task].metric != RXRX1.metric:
         raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")

@@ -99,12 +99,12 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
         what = "a site has several labels there" if task.labels == "many" else "each site is answered alone there"
         raise InputError(what, where=folder, cure="name runs that give each well one siRNA")
     run_files = (folder / name for name in steps.record_step().outputs)
-    _check_files(folder, [folder / ANSWERS_FILE, folder / "metrics.json", *run_files, *folder.glob(SCORE_RECEIPTS)])
+    check_files(folder, [folder / ANSWERS_FILE, folder / "metrics.json", *run_files, *folder.glob(SCORE_RECEIPTS)])
     answers = read_known_answers(folder / ANSWERS_FILE)
     metrics = files.read_json(folder / "metrics.json", json_schemas.Metrics)
     if "data" not in metrics:
         raise InputError("it does not say on which data", where=folder / "metrics.json", cure="run 4-predict-assign of that run again")
-    _check_files(folder, _last_weights(folder, parameters))
+    check_files(folder, _last_weights(folder, parameters))
     seed = parameters.get("seed", 0)
     from cellsignal.decide.evaluate.compare import RunResult  # pulls in SciPy
 
@@ -112,12 +112,15 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
     return FinishedRun(result, parameters, metrics["data"], metrics.get("simulated", simulated.is_simulated(folder / "data")))
 
 
-def _check_files(run: Path, paths: Iterable[Path]) -> None:
-    """InputError for the first file that exists and is not the one that a step of the run, or the run as a whole, wrote."""
+def check_files(run: Path, paths: Iterable[Path], *, complete: bool = True) -> None:
+    """InputError for the first file that exists and is not the one that a step of the run, or the run as a whole, wrote.
+
+    `complete`: a file that no finished step wrote is an error too.
+    """
     recorded = rebuild.recorded_digests(run)
     for path in filter(Path.is_file, paths):
         digests = recorded.get(path.relative_to(run).as_posix(), ())
-        if files.sha256(path) not in digests:
+        if files.sha256(path) not in digests and (digests or complete):
             cure = "run the command or the kernel that writes it again"
             for receipt in sorted((run / step_receipts.RECEIPTS_FOLDER).glob("*.json")) if not digests else ():
                 Receipt.read(receipt, cure=cure)  # a damaged one may have listed it
