@@ -58,6 +58,17 @@ def test_an_edited_recipe_is_refused_and_draws_no_other_plates(run: Path, tmp_pa
     assert sorted(copied.rglob("*")) == before and not (tmp_path / "e.parquet").exists()
 
 
+def test_an_edited_table_of_the_runs_own_plates_is_refused(run: Path, tiny_plates: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    shutil.copytree(tiny_plates, copied / "data", ignore=shutil.ignore_patterns("train", "test"))
+    write_json(copied / "recipe.json", {"parameters": in_groups({"data": "", "preset": "tiny", "final_epochs": 1})})
+    table = pd.read_csv(copied / "data/train.csv")
+    table.assign(sirna=table["sirna"].to_numpy()[::-1]).to_csv(copied / "data/train.csv", index=False)
+    said = refused("embed", copied, "--out", tmp_path / "e.parquet")
+    assert f"{copied}/data/train.csv: not as the virtual microscope left it; give the command that began the run again" in said
+
+
 def test_the_table_of_the_run_stays(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
