@@ -1,6 +1,7 @@
 """Code by what it says: comments change nothing, whole rooms count, and callables are the same in every process."""
 
 import gc
+import importlib
 import re
 import shutil
 import subprocess
@@ -115,6 +116,30 @@ def test_modules_of_the_room_run_that_cells_import_count_as_first_seen(tmp_path:
     first = code("def epochs():\n    return 3\n", running := Notebook())
     assert code("def epochs():\n    return 3  # three\n", Notebook()) == first
     assert code("def epochs():\n    return 4\n", Notebook()) != first == running.code()
+    running.begin(["from cellsignal.run import inputs"])
+    running.cells = [*running.cells, "1 + 1"]
+    assert running.code() == Notebook(["1 + 1"]).code(), "what another notebook of this process imported"
+
+
+def test_a_users_own_modules_that_cells_import_count_and_those_that_these_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shares").mkdir()
+    files = {"pipeline.py": "from shares import small\n", "shares/__init__.py": "", "shares/small.py": "SHARE = 0.5\n", "unused.py": "SHARE = 1\n"}
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def code(**changed: str) -> str:
+        """Of a session of its own."""
+        for name, text in {**files, **{f"{name.replace('_', '/')}.py": text for name, text in changed.items()}}.items():
+            (tmp_path / name).write_text(text)
+        for name in ("pipeline", "shares", "shares.small", "unused"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            importlib.import_module(name)
+        notebook = Notebook(["import pipeline, pathlib, numpy", "%time"])
+        assert notebook.code() and {path.parent for path in notebook.user_modules} == {tmp_path, tmp_path / "shares"}
+        return notebook.code()
+
+    first = code()
+    assert code(shares_small="SHARE = 0.5  # of the pictures\n", unused="SHARE = 2\n") == first
+    assert len({first, code(shares_small="SHARE = 0.6\n"), code(pipeline="from shares import small\nP = 1\n")}) == 3
 
 
 class Noise:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import albumentations
 import cv2
@@ -131,6 +132,42 @@ def test_pipelines_that_make_no_bytes_are_refused_in_one_line(transform: albumen
         assert tail or said == f"augmentation pipeline: {words}"
     with pytest.raises(InputError, match=r"^augmentation pipeline: "):  # and before a training begins
         list(read_batches(SiteImages(*patches, class_numbers=range(4), augment=own), [np.arange(4)], workers=2))
+
+
+@pytest.mark.parametrize(("transforms", "words"), [
+    ([albumentations.D4(p=1)], "cannot be made for 24x24 pixels with 6 channels: TypeError: 'list' object is not callable"),
+    (lambda height, width: None, "cannot be made for 24x24 pixels with 6 channels: TypeError: 'NoneType' object is not iterable"),
+])
+def test_what_makes_no_pipeline_is_told_what_does(transforms: Any, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        Augment(transforms, seed=0)(NOISE[0], epoch=0, site=0)
+    assert str(error.value) == f"augmentation pipeline: {words}; pass a function of height and width that returns a list of transforms"
+
+
+def test_a_function_of_ones_own_may_return_a_new_image(patches: tuple) -> None:
+    def inverted(image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
+        return 255 - image
+
+    data = SiteImages(*patches, class_numbers=range(4), augment=inverted)
+    for images, rows in read_batches(data, [np.arange(4), np.arange(4, 8)], workers=2):
+        assert np.array_equal(images.numpy(), 255 - np.stack([data.image(row) for row in rows]))
+
+
+@pytest.mark.parametrize(("function", "words"), [
+    (lambda image, **key: image / 255, "makes float64[6, 32, 32] from uint8[6, 32, 32]"),
+    (lambda image, **key: image.transpose(1, 2, 0), "makes uint8[32, 32, 6] from uint8[6, 32, 32]"),
+    (lambda image, **key: None, "makes a NoneType from uint8[6, 32, 32]"),
+    (lambda image, *, epoch, site, out=None: image if epoch + site < 2 else image[:, :30],
+     "makes images of several sizes: 32x32 pixels with 6 channels and 32x30 pixels with 6 channels"),
+    (lambda image: image, "fails on 32x32 pixels with 6 channels: TypeError: {...}"),
+    (albumentations.Compose([albumentations.D4(p=1)]), "fails on 32x32 pixels with 6 channels: {...}"),
+])
+def test_a_function_that_makes_no_bytes_is_refused_in_one_line(function: Callable, words: str, patches: tuple) -> None:
+    with pytest.raises(InputError) as error:
+        list(read_batches(SiteImages(*patches, class_numbers=range(4), augment=function), [np.arange(4)], workers=2))
+    said, (head, _, _) = str(error.value), words.partition("{...}")
+    assert said.startswith(f"augmentation function: {head}") and said.endswith("; write def augment(image, *, epoch, site, out=None), which returns "
+        "uint8[C, H, W]; Albumentations' transforms belong into Augment") and "\n" not in said
 
 
 def test_pictures_of_several_sizes_are_refused() -> None:

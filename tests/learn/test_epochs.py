@@ -60,13 +60,16 @@ def last_step(model: Classifier, data: SiteImages, steps: list, **options) -> di
 @pytest.mark.parametrize("told", [{}, PLATES], ids=["image", "plate"])
 @pytest.mark.parametrize("parts", [[8, 8, 8], [3, 8, 5], [2, 9]])
 def test_a_virtual_batch_is_the_mean_over_its_sites(plain: Callable, data: SiteImages, parts: list[int], told: dict) -> None:
-    model, order = plain(levels=told), np.random.default_rng(0).permutation(len(data))
+    # In float64: a gradient is a sum over the 30 x 30 pixels of at most 24 sites, and rounding errors of both signs add up as the
+    # root of their count (Higham 2002).
+    rounding = torch.finfo(torch.float64).eps * (24 * 30 * 30) ** 0.5
+    model, order = plain(levels=told).double(), np.random.default_rng(0).permutation(len(data))
     rows = order[: sum(parts)]
     step = np.split(rows, np.cumsum(parts)[:-1])
     expected = mean_gradients(model, data, rows)
     found = last_step(model, data, [[order[-8:]], step])  # the gradients of an earlier step are forgotten
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-7, msg=name)
+        torch.testing.assert_close(found[name], expected[name], rtol=rounding, atol=rounding, msg=name)
 
 
 def test_an_overflowing_step_is_skipped_and_leaves_nothing_behind(plain: Callable, data: SiteImages) -> None:
@@ -129,7 +132,9 @@ def test_bf16_computes_coarsely_but_keeps_weights_and_statistics_in_fp32(data: S
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
         losses[precision] = run_epoch(model, data, [[np.arange(16)], [np.arange(16, 32)]], optimizer, phase=phase, precision=precision)["loss"]
         assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
-    assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    # 37 layers round their numbers, about 1, at convolution, norm and activation to 8 bits, with errors of both signs; the loss of a
+    # logit is no steeper than 1.
+    assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0, abs=2.0**-9 * (3 * 37) ** 0.5)
 
 
 @pytest.mark.parametrize("pixels", [2**23, 32 * 32 * 5])

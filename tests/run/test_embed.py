@@ -11,7 +11,7 @@ from building import in_groups, make_network
 
 from cellsignal.cli.embed import Statistics
 from cellsignal.decide.settings import PLATE_STATISTICS
-from cellsignal.files import read_json, write_json
+from cellsignal.files import read_json, sha256, write_json
 from cellsignal.learn.networks.classifier import ModelConfig, save_weights
 from cellsignal.receipts import Receipt
 from cellsignal.run.chain import steps
@@ -53,6 +53,30 @@ def test_a_table_of_some_experiments_and_the_same_network_untrained(run: Path, t
     assert set(tables[0]["Metadata_Network"]) == {"HUVEC/random-5"} and Receipt.read(tmp_path / "r5.parquet.json").details["basis"] == "adapted"
     values = [other.filter(like="embedding_") for other in (*tables, table[table["Metadata_Batch"] == "HUVEC-02"])]
     assert all(not values[0].reset_index(drop=True).equals(other.reset_index(drop=True)) for other in values[1:])
+
+
+def test_an_edited_recipe_is_refused_and_draws_no_other_plates(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    recipe = copied / "recipe.json"
+    write_json(recipe, {"parameters": in_groups({"data": "", "preset": "tiny", "final_epochs": 1, "seed": 0})})
+    Receipt(copied / "receipts/record.json", outputs={"recipe.json": sha256(recipe)}).write()
+    recipe.write_text(recipe.read_text().replace('"seed": 0', '"seed": 7'))
+    before = sorted(copied.rglob("*"))
+    assert f"{recipe}: not as the run left it; run the command" in refused("embed", copied, "--out", tmp_path / "e.parquet")
+    assert sorted(copied.rglob("*")) == before and not (tmp_path / "e.parquet").exists()
+
+
+def test_an_edited_table_of_the_runs_own_plates_is_refused(run: Path, tiny_plates: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    shutil.copytree(tiny_plates, copied / "data", ignore=shutil.ignore_patterns("train", "test"))
+    write_json(copied / "recipe.json", {"parameters": in_groups({"data": "", "preset": "tiny", "final_epochs": 1})})
+    steps.write_receipt(copied, steps.Step("record", outputs=("recipe.json",)), identity={}, seconds=0.0)
+    table = pd.read_csv(copied / "data/train.csv")
+    table.assign(sirna=table["sirna"].to_numpy()[::-1]).to_csv(copied / "data/train.csv", index=False)
+    said = refused("embed", copied, "--out", tmp_path / "e.parquet")
+    assert f"{copied}/data/train.csv: not as the virtual microscope left it; give the command that began the run again" in said
 
 
 def test_the_table_of_the_run_stays(run: Path, tmp_path: Path, refused: Callable[..., str]) -> None:

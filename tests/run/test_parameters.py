@@ -50,6 +50,16 @@ ON_COMMAND_LINE = {  # notebook, name and value after -p, or the YAML after -y, 
     "a key without its group": (TRAIN, "momentum", "0.2", "unknown parameter 'momentum'; did you mean 'training.momentum'?"),
     "a name of another notebook": ("1-eda", "measurement", "x", "unknown parameter 'measurement'; known keys: task, data, preset, run, seed, and those of the groups wells, "
                                    "network, training, augmentation, prediction, assignment, machine"),
+    "the task of another notebook": (TRAIN, "task", "protein-atlas", "task is 'protein-atlas', and 3-train-cell-type is a notebook of the task rxrx1; "
+                                     "leave the task out, or run the notebooks of protein-atlas"),
+    "the task of wells": ("rxrx1-wilds", "task", "rxrx1", "task is 'rxrx1', and rxrx1-wilds is a notebook of the task rxrx1-wilds; leave the task out, or "
+                          "run the notebooks of rxrx1"),
+    "a name of nothing": (TRAIN, "network_name", "", "network_name is '': it names a file: use letters, digits and any of _.+-, a letter or digit first; write "
+                          "for example network_name: model"),
+    "a truth for one of several numbers": (PREDICT, "-y", "prediction: {tta_views: true}", "prediction.tta_views is True: input should be 1, 2, 4 or 8; write "
+                                           "for example tta_views: 1"),
+    "one of several numbers with a point": (PREDICT, "-y", "prediction: {tta_views: 4.0}", "prediction.tta_views is 4.0: input should be 1, 2, 4 or 8; write "
+                                            "for example tta_views: 1"),
     "that rules fit together": (TRAIN, "-y", "training: {virtual_batch: 8}", "training.virtual_batch is 8: use at least the batch size, 16, or 0 for "
                                 "no virtual batch; write for example virtual_batch: 0"),
 }  # fmt: skip

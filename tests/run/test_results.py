@@ -54,8 +54,10 @@ def test_a_kernel_alone_tells_its_parameters_and_times_by_its_receipt(tmp_path: 
     runs = [make(tmp_path, name, epochs=len(name)) for name in ("a", "bc")]
     vouching = Receipt.read(tmp_path / "a/receipts/4-predict-assign.json")
     details = {"parameters": {"seed": 4, "run": "x"}, "code": "", "attached_files": {}, "progress": "", "written": 1.0, "seconds": 7.0}
-    replace(vouching, identity={"step": "4-predict-assign"}, details=details).write()
-    for name in ("recipe.json", "seconds.json"):
+    of_a_chain = ("recipe.json", "seconds.json")
+    outputs = {name: digest for name, digest in vouching.outputs.items() if name not in of_a_chain}
+    replace(vouching, identity={"step": "4-predict-assign"}, outputs=outputs, details=details).write()
+    for name in (*of_a_chain, "receipts/record.json"):
         (tmp_path / "a" / name).unlink()
     result = read_results(runs, here=tmp_path / "x")[0][0]
     assert result.seed == 4 and result.cost["prediction_seconds"] == 7.0 and result.cost["training_seconds"] is None
@@ -87,6 +89,15 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match="1 run with answers, and it takes two to compare"):
         read_results([first], here=tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "seconds.json", "metrics.json"])
+def test_a_file_that_the_run_left_and_that_is_gone_is_missed(tmp_path: Path, name: str) -> None:
+    """Without its recipe a run would be taken for one whose kernels ran one by one, with defaults for what they did not read."""
+    runs = [make(tmp_path, "one"), make(tmp_path, "two", epochs=2)]
+    (tmp_path / "two" / name).unlink()
+    with pytest.raises(InputError, match=f"two/{name}: is missing, and the run left it; run the command or the kernel that writes it again$"):
+        read_results(runs, here=tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["answers.csv", "metrics.json", "recipe.json", "seconds.json", "scores/model/adapted/metadata.json",

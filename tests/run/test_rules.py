@@ -32,6 +32,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("training.pseudo_label_epochs", {"epochs": 3, "pseudo_label_epochs": 4}, "there are only 3 epochs"),
     ("training.decay_epochs", {"decay_epochs": [3, 2]}, "write whole numbers above 0, the smallest first"),
     ("augmentation.progressive_sizes", {"progressive_sizes": [0]}, "write whole numbers above 0, the smallest first"),
+    ("prediction.tta_views", {"tta_views": True}, "input should be 1, 2, 4 or 8"),  # equal to 1
     ("prediction.max_batch_size", {"min_batch_size": 64, "max_batch_size": 32}, "it is below min_batch_size, 64"),
 ]
 # The faults that passed a recipe once and ended a training after hours.
@@ -112,6 +113,15 @@ def test_an_unknown_key_names_the_nearest(name: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path / 'bad.yaml'}:2: unknown key '{name}.{key}x'; did you mean '{name}.{key}'?"
     with pytest.raises(InputError, match=f"unknown key '{key}x'; did you mean '{key}'"):
         GROUPS[name](**{f"{key}x": 1})
+
+
+@pytest.mark.parametrize(("key", "cure"), [("Training", "did you mean 'training'?"), ("predictions", "did you mean 'prediction'?"),
+                                           ("training.epochs", "write it in its group: training: {epochs: 375}"),
+                                           ("machine.html_pages", "write it in its group: machine: {html_pages: true}")])
+def test_a_group_that_is_misspelt_or_written_with_a_dot_is_named(key: str, cure: str) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe.check({key: {}})
+    assert str(caught.value) == f"parameters: unknown key '{key}'; {cure}"
 
 
 def test_keys_of_flat_recipes_are_told_their_names(tmp_path: Path) -> None:

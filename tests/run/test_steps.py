@@ -1,17 +1,21 @@
 """Steps: their order, and what makes one stale."""
 
+import importlib
 import shutil
 from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cellsignal import code_identity
 from cellsignal.receipts import Receipt
 from cellsignal.learn.settings import TrainingSettings
 from cellsignal.run import environment
 from cellsignal.run.chain import plans, steps
 from cellsignal.run.recipe import Recipe
+from cellsignal.run.record import step_receipts
 
 DONE = {"simulate": Receipt(Path("simulate.json"), outputs={"data/train.csv": "aa"})}
 
@@ -97,6 +101,24 @@ def test_a_receipt_holds_while_every_file_is_as_it_was(tmp_path: Path, kernels: 
         assert steps.current_receipt(tmp_path, step, identity=identity) is None
     (tmp_path / "receipts/report.json").write_text("{}")
     assert steps.current_receipt(tmp_path, step, identity=identity) is None
+
+
+def test_a_step_whose_cells_import_a_users_module_runs_again_when_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, step = tmp_path / "mine_of_steps.py", steps.Step("1-eda", notebook=Path("1-eda.ipynb"))
+    module.write_text("SHARE = 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, module.stem, importlib.import_module(module.stem))
+    monkeypatch.setattr(code_identity, "notebook", code_identity.Notebook([f"from {module.stem} import SHARE"]))
+    identity = {"step": "1-eda", "code": {}}
+    step_receipts.write(tmp_path, "1-eda", {}, complete=True, progress="", seconds=1.0, attached_files={})
+    written = steps.write_receipt(tmp_path, step, identity=identity, seconds=1.0)
+    assert steps.current_receipt(tmp_path, step, identity=identity) == written
+    module.write_text("SHARE = 0.5  # of the pictures\n")
+    assert steps.changed_code(tmp_path, step, identity=identity) == []
+    for change in (lambda: module.write_text("SHARE = 0.6\n"), module.unlink):
+        change()
+        assert steps.current_receipt(tmp_path, step, identity=identity) is None
+        assert steps.changed_code(tmp_path, step, identity=identity) == ["mine_of_steps.py"]
 
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:

@@ -30,6 +30,7 @@ from cellsignal.run.chain import chain, rebuild, script
 from cellsignal import provenance
 from cellsignal.run.record import step_receipts
 from cellsignal.run.chain.chain import Job, LocalExecutor
+from cellsignal.run.kernels.embed import embed_run
 from cellsignal.run.record.results import read_results
 from cellsignal.show import report
 
@@ -154,9 +155,17 @@ def compared(folder: Path, *, executor: LocalExecutor) -> Any:
     return json.dumps([compare(found, draws=20), differing.to_dict()])
 
 
+def embedded(folder: Path, *, executor: LocalExecutor) -> Any:
+    table = folder.with_name("embedded.parquet")
+    table.unlink(missing_ok=True)
+    shutil.rmtree(folder.with_name("embedded.parquet.parts"), ignore_errors=True)
+    embed_run(folder, table)
+    return files.sha256(table)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": partial(made, ""), "run --from weights": partial(made, "weights"), "run --from scores": partial(made, "scores"),
-    "bundle": bundled, "compare": compared,
+    "bundle": bundled, "compare": compared, "embed": embedded,
 }  # fmt: skip
 
 

@@ -136,6 +136,29 @@ def imported_run_modules(tree: ast.AST) -> list[Path]:
     return sorted(filter(Path.is_file, (PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names)))
 
 
+def imported_user_modules(tree: ast.AST) -> dict[Path, str]:
+    """The digests, by file, of the user's own modules that code has imported, and of those that these import."""
+    digests: dict[Path, str] = {}
+    waiting = [tree]
+    while waiting:
+        tops = {name.partition(".")[0] for name in imported_names(waiting.pop())}
+        for name, module in list(sys.modules.items()):  # other threads import too
+            file = getattr(module, "__file__", None) if name.partition(".")[0] in tops else None
+            if file and (path := Path(file)).suffix == ".py" and path not in digests and _module_owner(name) == USER:
+                digests[path] = file_digest(path)
+                with suppress(OSError, SyntaxError, UnicodeDecodeError):
+                    waiting.append(parse(path.read_text(encoding="utf-8")))
+    return digests
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 over the syntax tree of a file with Python code; "" without the file."""
+    try:
+        return text_digest(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+
+
 def imported_names(code: str | ast.AST) -> set[str]:
     """Dotted names that `code` imports anywhere: `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
@@ -157,12 +180,13 @@ class Notebook:
     """The cells of the notebook that this process runs, as IPython keeps them in `In`, or as a script that runs them passes them.
 
     Those up to the one that calls `begin` set parameters and find the package; they are not part of the identity. The modules of
-    the room `run` that the other cells import are, as they were when they were first seen: files may change later.
+    the room `run` and of the user that the other cells import are, as they were when they were first seen: files may change later.
     """
 
     cells: Sequence[str] = ()
     first: int = 0  # number of the first cell that counts
-    modules: dict[Path, str] = field(default_factory=dict)  # digests by file
+    digests: dict[Path, str] = field(default_factory=dict)  # of these modules, by file
+    user_modules: dict[Path, str] = field(default_factory=dict)  # digests of those of the user, by file, since the last call of `code`
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
@@ -172,9 +196,14 @@ class Notebook:
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
         cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
-        for path in (path for tree in cell_trees(cells) for path in imported_run_modules(tree)):
-            self.modules.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
-        return _sha256(list(dict.fromkeys([*map(text_digest, cells), *self.modules.values()]))) if cells else ""
+        used: dict[Path, str] = {}  # by these cells: another notebook may have run in this process before
+        self.user_modules = {}
+        for tree in cell_trees(cells):
+            for path in imported_run_modules(tree):
+                used[path] = self.digests.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
+            self.user_modules |= {path: self.digests.setdefault(path, digest) for path, digest in imported_user_modules(tree).items()}
+        digests = [*map(text_digest, cells), *used.values(), *sorted(self.user_modules.values())]
+        return _sha256(list(dict.fromkeys(digests))) if cells else ""
 
 
 notebook = Notebook()
@@ -223,7 +252,7 @@ class _Descriptions:
             case dict():
                 return sorted(([self.describe(key), self.describe(item)] for key, item in value.items()), key=json.dumps)
             case ModuleType():
-                return self.describe(_module_texts(value)) or value.__name__
+                return self.describe(_user_module_digests(value)) or value.__name__
             case MethodType():
                 return [self.describe(value.__func__), self.describe(value.__self__)]
             case staticmethod() | classmethod():
@@ -291,27 +320,23 @@ def _global_names(code: CodeType) -> set[str]:
     return names.union(*(_global_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)))
 
 
-def _module_texts(module: ModuleType) -> dict[str, str]:
-    """Digests of the text of a user's module, and of the user's modules that it uses, by name."""
-    texts: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        if (module := waiting.pop()).__name__ not in texts and _owner_of_module(module.__name__) == USER:
-            file = getattr(module, "__file__", None) or ""
-            texts[module.__name__] = text_digest(Path(file).read_text(encoding="utf-8")) if file.endswith(".py") else ""
-            used = [item if isinstance(item, ModuleType) else sys.modules.get(str(getattr(item, "__module__", ""))) for item in vars(module).values()]
-            waiting += [each for each in used if each is not None]
-    return texts
+def _user_module_digests(module: ModuleType) -> list[str]:
+    """The digests of a user's module and of those that it imports; none of an installed one, or of one without a file of Python code."""
+    path = Path(getattr(module, "__file__", None) or "")
+    if _module_owner(module.__name__) != USER or path.suffix != ".py":
+        return []
+    return sorted({file_digest(path), *imported_user_modules(parse(path.read_text(encoding="utf-8"))).values()})
 
 
 def _owner(thing: Any) -> str:
     """The owner of a function or class: `USER`, or the name of its package where that is this one or installed."""
-    return _owner_of_module(str(thing.__module__))
+    return _module_owner(str(thing.__module__))
 
 
-def _owner_of_module(full_name: str) -> str:
-    module = sys.modules.get(full_name)
-    name, file = full_name.partition(".")[0], getattr(module, "__file__", None)
+def _module_owner(module_name: str) -> str:
+    """The owner of a module."""
+    module = sys.modules.get(module_name)
+    name, file = module_name.partition(".")[0], getattr(module, "__file__", None)
     if module is None or name == "__main__":
         return USER
     installed = file is None or file.startswith(_STANDARD_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)

@@ -117,15 +117,17 @@ def _dotted_key(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 
 
 def unknown_key_advice(key: str, model: type[BaseModel], *, renamed: Mapping[str, str] = {}, other_keys: Iterable[str] = ()) -> str:
-    """The cure for a key that is neither in a model nor among `other_keys`: its new name, or the most similar of their keys."""
+    """The cure for a key that is neither in a model nor among `other_keys`: its new name, its group, or the most similar of their keys."""
     if key in renamed:
         return f"it is called {renamed[key]!r} now"
-    known = [*keys(model), *other_keys]
+    plain = [name for name in model.model_fields if not group_of(model, name)]
+    groups = [name for name in model.model_fields if group_of(model, name)]
+    if key in (known := [*groups, *keys(model), *other_keys]):  # with a dot, where a file has the group itself
+        group, _, name = key.rpartition(".")
+        return f"write it in its group: {group}: {{{name}: {_yaml(field(model, key).get_default(call_default_factory=True))}}}"
     most_similar = max(known, key=lambda name: _similarity(key, name))
     if _similarity(key, most_similar) >= MIN_SIMILARITY:
         return f"did you mean {most_similar!r}?"
-    plain = [name for name in model.model_fields if not group_of(model, name)]
-    groups = [name for name in model.model_fields if group_of(model, name)]
     return f"known keys: {', '.join(plain)}" + (f", and those of the groups {', '.join(groups)}" if groups else "")
 
 

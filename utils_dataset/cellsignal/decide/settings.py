@@ -1,6 +1,6 @@
 """Settings of prediction and assignment."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -50,6 +50,13 @@ class PredictionSettings(Settings):
         """The batch sizes over which `batch` averages."""
         step = (self.max_batch_size - self.min_batch_size) / max(self.num_batch_sizes - 1, 1)
         return [round(number * step + self.min_batch_size) for number in range(self.num_batch_sizes)]
+
+    @field_validator("tta_views", mode="before")
+    @classmethod
+    def _check_whole_number(cls, views: Any) -> Any:
+        if type(views) is not int:  # a Literal compares by ==, and `tta_views: true` would be one view, which is none
+            raise ValueError("input should be 1, 2, 4 or 8")
+        return views
 
     @field_validator("max_batch_size")
     @classmethod

@@ -104,7 +104,9 @@ def augmentation_grid(data: SiteImages, *, row: int = 0, epochs: int = 7) -> Fig
     stored, augment = data.image(row), data.augment
     if augment is None:
         return image_grid([stored], ["as stored, and in every epoch"])
-    images = [stored, *(augment(stored, epoch=epoch, site=row) for epoch in range(epochs))]
+    from cellsignal.learn.batches.augment import augmented  # pulls in PyTorch
+
+    images = [stored, *(augmented(augment, stored, epoch=epoch, site=row) for epoch in range(epochs))]
     return image_grid(images, ["as stored", *(f"epoch {epoch + 1}" for epoch in range(epochs))], title=site_captions(data.sites.iloc[[row]])[0].replace("\n", ", "))
 
 

@@ -164,6 +164,10 @@ class Augment:
         """
         try:
             compose = self._compose(image.shape[1:])
+        except Exception as error:  # so may the function that makes them
+            what = f"cannot be made for {_format_shape(image.shape)}: {type(error).__name__}: {error}"
+            raise InputError(what, where=PIPELINE, cure="pass a function of height and width that returns a list of transforms") from error
+        try:
             compose.set_random_seed(random_key(self.seed, epoch, site))
             augmented = compose(image=image.transpose(1, 2, 0))["image"]
         except Exception as error:  # a transform of the user may raise anything
@@ -179,7 +183,7 @@ class Augment:
         out[...] = augmented
         return out
 
-    def _compose(self, size: tuple[int, int]) -> albumentations.Compose:
+    def _compose(self, size: tuple[int, ...]) -> albumentations.Compose:
         """The composed transforms for a size, one per thread, because each has its own random numbers."""
         import albumentations  # importing it takes as long as the rest of this package
 
@@ -188,10 +192,40 @@ class Augment:
         return self.composed[key]
 
 
+FUNCTION = "augmentation function"
+FUNCTION_CURE = "write def augment(image, *, epoch, site, out=None), which returns uint8[C, H, W]; Albumentations' transforms belong into Augment"
+
+
+def augmented(augment: "Augmentation", image: np.ndarray, *, epoch: int, site: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The image that `augment` makes of one site's, in `out` if given.
+
+    A function of the user's own may return a new array instead of filling `out`. Raises InputError if it fails, or returns
+    anything but uint8[C, H, W] with the image's channels and the size of `out`: floats would be cut to integers.
+    """
+    if isinstance(augment, CropFlipRotate | Augment):
+        return augment(image, epoch=epoch, site=site, out=out)
+    try:
+        made = augment(image, epoch=epoch, site=site, out=out)
+    except Exception as error:  # a function of the user may raise anything
+        what = f"fails on {_format_shape(image.shape)}: {type(error).__name__}: {error}"
+        raise InputError(what, where=FUNCTION, cure=FUNCTION_CURE) from error
+    if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.shape[:1] != image.shape[:1] or made.ndim != 3:
+        what = f"makes {made.dtype}{list(made.shape)}" if isinstance(made, np.ndarray) else f"makes a {type(made).__name__}"
+        raise InputError(f"{what} from uint8{list(image.shape)}", where=FUNCTION, cure=FUNCTION_CURE)
+    if out is None or made is out:
+        return made
+    if made.shape != out.shape:
+        raise InputError(f"makes images of several sizes: {_format_shape(out.shape)} and {_format_shape(made.shape)}", where=FUNCTION, cure=FUNCTION_CURE)
+    out[...] = made
+    return out
+
+
 def _check_output(output: object, *, channels: int) -> None:
     """Raise InputError unless `output` is an image, uint8[H, W, C], with this number of channels."""
-    if not isinstance(output, np.ndarray):
-        what, cure = f"makes a {type(output).__module__}.{type(output).__name__}, not an array", "leave out ToTensorV2: tensors are made afterwards"
+    if isinstance(output, torch.Tensor):
+        what, cure = "makes a torch.Tensor, not an array", "leave out ToTensorV2: tensors are made afterwards"
+    elif not isinstance(output, np.ndarray):
+        what, cure = f"makes a {type(output).__name__}, not an array", "return the image that it makes"
     elif output.dtype != np.uint8:
         what = f"makes pixels of type {output.dtype}, not uint8 from 0 to 255"
         cure = "leave out Normalize, ToFloat and the like: the network scales pixels itself (`standardise`)"
@@ -212,6 +246,10 @@ def _print_library_once() -> None:
     """Print which library the transforms come from: two with different licences share one import name."""
     versions = {package.name: package.version for name in LICENCES for package in metadata.distributions(name=name)}
     print("augmentation by", " or ".join(f"{name} {version} ({LICENCES[name.lower()]})" for name, version in versions.items()))
+
+
+# Called with an image uint8[C, H, W] and, by keyword, epoch, site and perhaps `out`.
+Augmentation = Augment | CropFlipRotate | Callable[..., np.ndarray]
 
 
 def random_key(*numbers: int) -> int:

@@ -21,7 +21,7 @@ import torch
 from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.images.reader import image_fingerprint, read_site, read_sites
 from cellsignal.errors import InputError
-from cellsignal.learn.batches.augment import Augment, CropFlipRotate
+from cellsignal.learn.batches.augment import Augmentation, CropFlipRotate, augmented
 from cellsignal.tasks import RXRX1
 
 # Images on their way to the device: threads fill reusable buffers a few batches ahead of the training step.
@@ -130,7 +130,7 @@ class SiteImages:
     """
 
     def __init__(self, root: Path, sites: pd.DataFrame, *, class_numbers: Sequence[int], channels: Sequence[str] = RXRX1.suffixes,
-                 augment: Augment | CropFlipRotate | None = None, cache: bool = False) -> None:
+                 augment: Augmentation | None = None, cache: bool = False) -> None:
         self.root, self.sites, self.channels, self.augment = Path(root), sites.reset_index(drop=True), channels, augment
         self.class_numbers, self.stems = list(class_numbers), self.sites["stem"].tolist()
         self.multilabel = LABELS_COLUMN in self.sites
@@ -156,14 +156,14 @@ class SiteImages:
             return self.cached[row]
         return read_site(self.root, self.stems[row], channels=self.channels, out=out if is_store(self.root) else None)
 
-    def read_into(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augment | CropFlipRotate | None = None) -> None:
+    def read_into(self, row: int, out: np.ndarray, *, epoch: int = 0, augment: Augmentation | None = None) -> None:
         """Fill `out`, uint8[C, h, w], with the augmented image of one site; InputError if its size differs from the first site's."""
         image = self.image(row, out if augment is None else _scratch_image(self.shape))
         if image.shape != self.shape:
             what = f"its images have {image.shape[2]}x{image.shape[1]} pixels, those of {self.stems[0]} {self.shape[2]}x{self.shape[1]}"
             raise InputError(what, where=self.root / self.stems[row], cure="give all images one size")
         if augment is not None:
-            augment(image, epoch=epoch, site=row, out=out)
+            augmented(augment, image, epoch=epoch, site=row, out=out)
         elif image is not out:
             out[...] = image
 
@@ -205,13 +205,13 @@ def concat_images(first: SiteImages, second: SiteImages) -> SiteImages:
     return both
 
 
-def same_data_set(data: SiteImages, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None) -> SiteImages:
+def same_data_set(data: SiteImages, sites: pd.DataFrame, *, augment: Augmentation | None = None) -> SiteImages:
     """Other sites of the same data set as `data`, with its classes, channels and caching."""
     return SiteImages(data.root, sites, class_numbers=data.class_numbers, channels=data.channels, augment=augment,
                       cache=data.cached is not None)
 
 
-def make_train_held_out(root: Path, sites: pd.DataFrame, *, augment: Augment | CropFlipRotate | None = None, channels: Sequence[str] = RXRX1.suffixes,
+def make_train_held_out(root: Path, sites: pd.DataFrame, *, augment: Augmentation | None = None, channels: Sequence[str] = RXRX1.suffixes,
                         class_numbers: Sequence[int] | None = None) -> tuple[SiteImages, SiteImages]:
     """The training and the held-out images (column `split`) of labelled `sites`, with the same classes.
 
@@ -296,7 +296,7 @@ def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0,
     augment, on_device = data.augment, device.type != "cpu" and isinstance(data.augment, CropFlipRotate)
     if not batches:
         return
-    shape = data.shape if on_device or augment is None else augment(np.zeros(data.shape, np.uint8), epoch=0, site=0).shape
+    shape = data.shape if on_device or augment is None else augmented(augment, np.zeros(data.shape, np.uint8), epoch=0, site=0).shape
     read = data.read_into if on_device else partial(data.read_into, epoch=epoch, augment=augment)
     with closing(prefetch(read, batches, shape=shape, workers=workers, device=device)) as reader:
         for images, rows in reader:

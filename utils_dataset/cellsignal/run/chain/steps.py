@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files, settings
 from cellsignal.files import entries
@@ -32,6 +32,7 @@ class StepDetails(TypedDict):
     """The details that the receipt of every step has."""
 
     seconds: float
+    user_modules: NotRequired[dict[str, str]]  # digests by file: the chain, which imports none of them, cannot find them by the cells
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def read_receipt(run: Path, step: Step) -> Receipt | None:
 
 
 def current_receipt(run: Path, step: Step, *, identity: Mapping[str, Any]) -> Receipt | None:
-    """The receipt of a step that is complete: made from this identity, and every file as it was."""
+    """The receipt of a step that is complete: made from this identity, and every file as it was, the user's own modules too."""
     receipt = read_receipt(run, step)
-    if receipt is None or not receipt.is_current(identity):
+    if receipt is None or not receipt.is_current(identity) or _changed_user_modules(receipt):
         return None
     return receipt if receipt.outputs == _digests(run, [*receipt.outputs, *output_names(run, step), *step.pages]) else None
 
@@ -173,7 +174,13 @@ def changed_code(run: Path, step: Step, *, identity: Mapping[str, Any]) -> list[
     receipt = read_receipt(run, step)
     if receipt is None or {**receipt.identity, "code": None} != {**identity, "code": None}:
         return []
-    return code_identity.changed_parts(receipt.identity.get("code"), identity["code"])
+    return [*code_identity.changed_parts(receipt.identity.get("code"), identity["code"]), *_changed_user_modules(receipt)]
+
+
+def _changed_user_modules(receipt: Receipt) -> list[str]:
+    """The names of the files that a step's cells imported, neither installed nor this package's, and that are no longer as they were."""
+    modules = {Path(name): digest for name, digest in receipt.details.get("user_modules", {}).items()}
+    return sorted(path.name for path, digest in modules.items() if code_identity.file_digest(path) != digest)
 
 
 def write_receipt(run: Path, step: Step, *, identity: Mapping[str, Any], seconds: float) -> Receipt:

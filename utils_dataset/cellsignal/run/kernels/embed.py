@@ -10,6 +10,7 @@ import pandas as pd
 
 from cellsignal import settings
 from cellsignal.budget import Budget
+from cellsignal.data.simulated import RECEIPT as SIMULATION
 from cellsignal.data.simulated import is_drawn, is_simulated
 from cellsignal.decide.embeddings import check_format, is_current, receipt_path, table_identity, write_embeddings
 from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
@@ -17,6 +18,7 @@ from cellsignal.decide.predict.weights import weights_path
 from cellsignal.errors import InputError, name_advice
 from cellsignal.files import is_stream
 from cellsignal.learn.networks.classifier import read_config, save_weights
+from cellsignal.receipts import Receipt
 from cellsignal.run.inputs import data_folder
 from cellsignal.run.parameters import CheckedParameters
 from cellsignal.run.kernels.prediction import EMBEDDINGS_FILE, Predictor
@@ -78,11 +80,13 @@ def open_predictor(run: Path) -> Predictor:
         raise InputError("no such run folder", where=run, cure="name one that `cellsignal run` wrote")
     if not (folder / "weights").is_dir():
         raise InputError("no weights in this folder", where=run, cure="name a finished run, one that `cellsignal run` wrote")
-    check_files(folder, [folder / "recipe.json"])
+    check_files(folder, [folder / "recipe.json"])  # by another seed its plates would be drawn anew
     recipe = check(settings.nest(read_parameters(folder)), where=str(run))
     if TASKS[recipe.task].metric != RXRX1.metric:
         raise InputError(f"a run of {recipe.task} has no plates", where=run, cure=f"name a run of {RXRX1.name}")
-    if recipe.preset and is_drawn(data_folder(recipe.data, run=folder), preset=recipe.preset, seed=recipe.seed):
+    root = data_folder(recipe.data, run=folder)
+    if recipe.preset and is_drawn(root, preset=recipe.preset, seed=recipe.seed):
+        Receipt.read(root / SIMULATION).check_outputs(root, made_by="the virtual microscope", cure="give the command that began the run again")
         recipe = recipe.model_copy(update={"preset": ""})  # the plates that the networks saw, even if this version would draw others
     return Predictor(Session("4-predict-assign", folder, CheckedParameters(recipe, {}, {}), Budget(), {}))
 

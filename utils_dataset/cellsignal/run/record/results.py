@@ -113,12 +113,15 @@ def _read_run(folder: Path, name: str) -> FinishedRun:
 
 
 def check_files(run: Path, paths: Iterable[Path]) -> None:
-    """InputError for the first file that exists and is not the one that a step of the run, or the run as a whole, wrote."""
+    """InputError for the first file that is not the one that a step of the run, or the run as a whole, wrote, or that is missing though one did."""
     recorded = rebuild.recorded_digests(run)
-    for path in filter(Path.is_file, paths):
+    cure = "run the command or the kernel that writes it again"
+    for path in paths:
         digests = recorded.get(path.relative_to(run).as_posix(), ())
-        if files.sha256(path) not in digests:
-            cure = "run the command or the kernel that writes it again"
+        if not path.is_file():
+            if digests:
+                raise InputError("is missing, and the run left it", where=path, cure=cure)
+        elif files.sha256(path) not in digests:
             for receipt in sorted((run / step_receipts.RECEIPTS_FOLDER).glob("*.json")) if not digests else ():
                 Receipt.read(receipt, cure=cure)  # a damaged one may have listed it
             what = "not as the run left it" if digests else "no finished step of the run left it"

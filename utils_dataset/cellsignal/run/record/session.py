@@ -18,12 +18,17 @@ from cellsignal.receipts import Receipt
 from cellsignal.run import environment, mounts, parameters
 from cellsignal.run.recipe import PATHS_AND_SPEED, Recipe, keys_read_by_cells
 from cellsignal.run.record import step_receipts
+from cellsignal.tasks import TASKS
 
 # What may differ between an attached run and this one: a prediction may use other settings than the training did, and `plain` and
 # further networks have settings of their own.
 PREDICTION_PARAMETERS = {
     "wells.cell_types", "training.ablate_virtual_batch", "machine.device", "network.ensemble", "network.one_network",
     *(f"prediction.{name}" for name in PredictionSettings.model_fields), *(f"assignment.{name}" for name in AssignmentSettings.model_fields),
+}  # fmt: skip
+READERS = {  # of the notebooks that one kind of tables can go through: `reader` of a task
+    "1-eda": "wells", "2-pretrain-controls": "wells", "3-train-cell-type": "wells", "4-predict-assign": "wells",
+    "protein-atlas": "sites", "rxrx1-wilds": "splits",
 }  # fmt: skip
 OTHER_NETWORK_PARAMETERS = {"training.virtual_batch", "training.final_epochs", "network.backbone"}
 # A kernel finds its earlier sessions only among its inputs, and does not know its own name.
@@ -99,6 +104,7 @@ def start(namespace: Mapping[str, Any], notebook: str) -> Session:
     if notebook not in step_receipts.OUTPUT_PATTERNS:
         raise InputError(f"unknown notebook {notebook!r}", where="cellsignal.start", cure=f"name one of: {', '.join(step_receipts.OUTPUT_PATTERNS)}")
     checked = parameters.check(namespace)
+    _check_task(notebook, checked.recipe.task)
     code_identity.notebook.begin(namespace.get("In", ()))
     environment.configure_libraries()
     folder = environment.lock_run_folder(checked.recipe.run)
@@ -111,6 +117,14 @@ def start(namespace: Mapping[str, Any], notebook: str) -> Session:
     if "get_ipython" in namespace:  # IPython defines it
         CellWatch(session.end).watch(namespace["get_ipython"]())
     return session
+
+
+def _check_task(notebook: str, task: str) -> None:
+    """InputError for a task whose tables the notebook would not read: it would take those of its own task, as if nothing had been said."""
+    if (reader := READERS.get(notebook, TASKS[task].reader)) != TASKS[task].reader:
+        tasks = " or ".join(name for name, known in TASKS.items() if known.reader == reader)
+        raise InputError(f"task is {task!r}, and {notebook} is a notebook of the task {tasks}", where=parameters.WHERE,
+                         cure=f"leave the task out, or run the notebooks of {task}")
 
 
 def write_run_file(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
-from cellsignal import files, json_schemas, provenance
+from cellsignal import code_identity, files, json_schemas, provenance
 from cellsignal.receipts import Receipt
 from cellsignal.run.mounts import RUN_FILE
 
@@ -45,6 +45,7 @@ class NotebookDetails(TypedDict):
     attached_files: dict[str, str]
     progress: str
     seconds: float
+    user_modules: NotRequired[dict[str, str]]
     written: float
     hardware: NotRequired[dict[str, Any]]
 
@@ -70,6 +71,7 @@ def write(
         **provenance.describe(parameters),
         "attached_files": {name: digest for name, digest in attached_files.items() if name not in outputs and run / name != path},
         "progress": progress,
+        **_user_modules(),
         "seconds": round(seconds, 2),
         "written": round(time.time(), 2),
     }
@@ -88,6 +90,13 @@ def read_all(run: Path) -> list[Receipt]:
     """The receipts of a run folder's notebooks, oldest first."""
     receipts = [read(run, path.stem) for path in sorted((run / RECEIPTS_FOLDER).glob("*.json"))]
     return sorted(filter(None, receipts), key=lambda receipt: receipt.details["written"])
+
+
+def _user_modules() -> dict[str, dict[str, str]]:
+    """The digests, by file, of the user's own modules that the notebook of this process imports, for `steps.current_receipt`."""
+    code_identity.notebook.code()
+    modules = {str(path): digest for path, digest in code_identity.notebook.user_modules.items()}
+    return {"user_modules": modules} if modules else {}
 
 
 def _output_digests(run: Path, notebook: str, parameters: Mapping[str, Any]) -> dict[str, str]:
