@@ -32,6 +32,12 @@ def test_runs_that_differ_in_their_seed_are_one_recipe(tmp_path: Path) -> None:
                                "processes": 2, "device": "cpu"}, "buffers of batch normalisation are not learnt"
 
 
+def test_runs_of_one_recipe_and_seed_are_compared_not_pooled(tmp_path: Path) -> None:
+    runs = [make(tmp_path, f"{name}-seed{seed}", seed=seed) for name in ("before", "after") for seed in (0, 1)]
+    results, differing = read_results(runs, here=tmp_path / "x")
+    assert [(each.recipe, each.seed) for each in results] == [("before", 0), ("before", 1), ("after", 0), ("after", 1)] and differing.empty
+
+
 def test_runs_of_one_name_are_told_apart_and_found_beside_the_comparison(tmp_path: Path) -> None:
     for name in ("one/demo", "two/demo"):
         make(tmp_path, name, epochs=len(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -222,8 +223,15 @@ def _check_same_wells(runs: Sequence[FinishedRun]) -> None:
 
 
 def _name_recipes(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """The runs with the name of their recipe: that of their folders without the number of the seed."""
-    keys = [json.dumps({key: value for key, value in run.parameters.items() if key not in FREE_PARAMETERS}, sort_keys=True) for run in runs]
+    """The runs with the name of their recipe: that of their folders without the number of the seed.
+
+    A run whose parameters and seed another one has, as before and after a change of the code, is of a recipe of its own.
+    """
+    keys, seeds = [], Counter()
+    for run in runs:
+        parameters = json.dumps({key: value for key, value in run.parameters.items() if key not in FREE_PARAMETERS}, sort_keys=True)
+        keys.append((parameters, seeds[parameters, run.result.seed]))
+        seeds[parameters, run.result.seed] += 1
     run_names = {key: [run.result.name for run, other in zip(runs, keys) if other == key] for key in keys}
     short_names = {key: _without_seed(names) for key, names in run_names.items()}
     ambiguous = [name for name in short_names.values() if list(short_names.values()).count(name) > 1]
