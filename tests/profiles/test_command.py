@@ -138,6 +138,8 @@ def test_nothing_is_written_that_is_not_whole_or_overwrites_the_table(
     out.mkdir()
     (out / "neighbours.csv").write_text("mine")
     assert f"{out}/neighbours.csv: is there, and no receipt says that `cellsignal profile` wrote it; remove it if it is the unfinished result of an earlier call" in refused(table, "--out", out)
+    (tmp_path / "round").symlink_to("round")
+    assert f"{tmp_path}/round: File exists; choose another path" in refused(table, "--out", tmp_path / "round")
     own = table.rename(tmp_path / "profiles.parquet")
     before = own.read_bytes()
     assert "profiles.parquet: would be overwritten by its results; name another folder" in refused(own, "--out", tmp_path)

@@ -1,6 +1,7 @@
 """The command `cellsignal profile`: a table of profiles corrected, and measured beside the uncorrected one."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def check_folder(out: Path, *tables: Path | None) -> None:
         raise InputError("is a file", where=out, cure="name a folder with --out")
     check_can_write(out / RECEIPT)
     for table in tables:
-        if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
+        if table and os.path.realpath(table) in [os.path.realpath(out / name) for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
     if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
         raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it if it is the unfinished result of an earlier call, or name another folder with --out")
