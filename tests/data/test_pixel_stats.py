@@ -23,7 +23,7 @@ def second(old: str, new: str) -> Callable[[], bytes]:
     return lambda: "\n".join([*GOOD[:2], line, *GOOD[3:], ""]).encode()
 
 
-MEAN, STD = "write a number from 0 with a decimal point, such as 12.5", "is not a standard deviation of pixels"
+MEAN, STD = "write a number from 0 to 255 with a decimal point, such as 12.5", "is not a standard deviation of pixels"
 FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "decimal comma": (second("2.5", '"2,5"'), f":3:mean: '2,5' is not a mean of pixels; {MEAN}"),
     "decimal comma without quotes": (second("2.5", "2,5"), ":3: 12 cells where the header has 11; give each column one cell"),
@@ -44,6 +44,13 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "UTF-16": (lambda: "\n".join(GOOD).encode("utf-16"), ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "UTF-16 without a mark": (lambda: "\n".join(GOOD).encode("utf-16-le"), ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "no bytes": (lambda: b"", ": the file is empty; copy the table again"),
+    "header alone": (lambda: HEADER.encode(), ": no row below the header; copy it again"),
+    "a row twice": (lambda: "\n".join([*GOOD, GOOD[1]]).encode(),
+                    ":14:id_code: 'RPE-01_1_B02' has this channel of this site in an earlier row too; keep one of the rows"),
+    "a decimal point lost": (second("2.5", "256"), f":3:mean: '256' is not a mean of pixels; {MEAN}"),
+    "two byte order marks": (lambda: ("\ufeff\ufeff" + "\n".join(GOOD)).encode(),
+                             rf":1: no column id_code (there are: '\ufeffid_code', {HEADER[8:].replace(',', ', ')}); "
+                             "name the columns id_code,experiment,plate,well,site,channel,mean,std"),
     "a row cut short": (lambda: "\n".join(GOOD)[:-9].encode(), ":13: 9 cells where the header has 11; give each column one cell"),
     "no column": (lambda: "\n".join(GOOD).replace("std", "sd").encode(),
                   f":1: no column std (there are: {HEADER.replace('std', 'sd').replace(',', ', ')}); "

@@ -348,6 +348,16 @@ def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, 
     assert (covered.groupby(sets["coverage"]).mean() >= [0.74, 0.84, 0.9]).all()  # two standard deviations of 190 wells and more
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+def test_a_folder_whose_name_is_no_text_may_hold_scores_and_sets(data: Path, tmp_path: Path, suffix: str) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll"))
+    folder.mkdir()
+    path = save(scored(data), folder / f"scores{suffix}")
+    for _ in range(2):  # the second time the sets lie beside the scores
+        assign_files([folder], data=data, out=tmp_path / "submission.csv", sets=folder / "sets.parquet")
+    assert sorted(each.name for each in folder.iterdir()) == [path.name, "sets.parquet"]
+
+
 def test_prediction_sets_of_an_earlier_submission_do_not_stay(data: Path, scores: Path, tmp_path: Path) -> None:
     out, sets = tmp_path / "submission.csv", tmp_path / "submission.sets.parquet"
     assign_files([scores], data=data, out=out, sets=sets)

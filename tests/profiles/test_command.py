@@ -77,6 +77,14 @@ def test_networks_are_measured_one_by_one_and_simulated_plates_say_so(
     assert len(pd.read_parquet(tmp_path / "out/profiles.parquet")) == 112
 
 
+def test_folders_whose_names_are_no_text_hold_tables_and_results(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll"))
+    folder.mkdir()
+    moved = table.rename(folder / table.name)
+    assert run(monkeypatch, moved, "--out", folder / "out", "--random", moved, "--permutations", 99) == 0
+    assert (folder / "out/profiles.parquet").is_file()
+
+
 def test_what_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     make_table(batches=1, plates=1).to_csv(tmp_path / "table.csv", index=False)
     assert run(monkeypatch, tmp_path / "table.csv", "--out", tmp_path / "out") == 0

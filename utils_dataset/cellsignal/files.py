@@ -188,7 +188,7 @@ def _name_target(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
+        nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE, errno.EROFS)
         if nameless or str(error.filename) == str(temporary):
             error.filename, error.filename2 = str(path), None
         raise
@@ -230,6 +230,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON, NaN refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """Write a table of pandas atomically as Parquet, without its index."""
+    with atomic_path(path) as temporary, os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as stream:
+        table.to_parquet(stream, index=False)  # given a name, Arrow takes only those in UTF-8
 
 
 def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, read_embeddings, read_receipt
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, is_stream, output_file, sha256
+from cellsignal.files import atomic_path, is_stream, output_file, sha256, write_parquet
 from cellsignal.receipts import Receipt
 
 FORMATS = ("parquet", "h5ad")
@@ -108,11 +108,6 @@ def _format_of(out: Path) -> str:
     return next((name for name in FORMATS if out.suffix == f".{name}"), "parquet")
 
 
-def _write_parquet(out: Path, table: pd.DataFrame) -> None:
-    with atomic_path(out) as temporary:
-        table.to_parquet(temporary, index=False)
-
-
 def _write_h5ad(out: Path, table: pd.DataFrame) -> None:
     """As AnnData: features in X, the rest in obs, by id_code."""
     features = [name for name in table if name.startswith(FEATURE)]
@@ -132,4 +127,4 @@ def _anndata() -> Any:
     return anndata
 
 
-WRITERS = {"parquet": _write_parquet, "h5ad": _write_h5ad}
+WRITERS = {"parquet": write_parquet, "h5ad": _write_h5ad}

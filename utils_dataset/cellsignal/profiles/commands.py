@@ -212,8 +212,7 @@ def write(results: Sequence[Result], out: Path, *, table: Path, random: Path | N
     texts = {}  # before anything is written, as a table without known treatments has no neighbours
     for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
         texts[name] = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results]).to_csv(index=False)
-    with files.atomic_path(out / PROFILES) as temporary:
-        pd.concat([result.corrected.frame() for result in results], ignore_index=True).to_parquet(temporary, index=False)
+    files.write_parquet(out / PROFILES, pd.concat([result.corrected.frame() for result in results], ignore_index=True))
     for name, text in texts.items():
         files.write_text(out / name, text)
     files.write_json(out / RESULT, record)

@@ -7,6 +7,7 @@ any. Every other numeric column is a feature, and every
 other `Metadata_` column is kept.
 """
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.data.tables import headers
 from cellsignal.errors import InputError
+from cellsignal.files import open_regular
 
 PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
 PERTURBATION, CONTROL_TYPE, CONTROL = "Metadata_Perturbation", "Metadata_Control_Type", "Metadata_Control"
@@ -109,7 +112,7 @@ def read_profiles(path: Path) -> Profiles:
     if not suffix:
         raise InputError("not a file name of profiles", where=path, cure=f"give a file that ends with {', '.join(SUFFIXES)}")
     try:
-        frame = _read_h5ad(path) if suffix == ".h5ad" else pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+        frame = _read_h5ad(path) if suffix == ".h5ad" else _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except InputError:
         raise
     except Exception as error:  # readers raise many kinds of errors for damaged files
@@ -117,9 +120,25 @@ def read_profiles(path: Path) -> Profiles:
     return from_frame(frame, where=str(path))
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    with os.fdopen(open_regular(path), "rb") as stream:  # given a name, Arrow takes only those in UTF-8
+        return pd.read_parquet(stream)
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names are text, as 01 and 1 are two; but 1.0 is 1 where a program made all of them floats because some are missing."""
-    frame = pd.read_csv(path, dtype=dict.fromkeys((PLATE, WELL, BATCH, PERTURBATION, COMPOUND), str))
+    headers.require_text(path)
+    header = headers.read_header(path)
+    if header.separator != ",":
+        raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
+    if twice := [name for name in header.names if name and header.names.count(name) > 1]:  # which pandas would rename
+        raise InputError(f"two columns {twice[0]}", where=f"{path}:1", cure="rename or drop one")
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(header.names)]
+    texts = [name for name in (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE, COMPOUND) if name in names]
+    frame = pd.read_csv(path, names=names, header=0, dtype=dict.fromkeys(texts, str), skipinitialspace=True)
+    if not isinstance(frame.index, pd.RangeIndex):  # which pandas makes of the cells that are too many
+        raise InputError(f"rows have more cells than the header's {len(names)}", where=path, cure="give each column one cell, and write numbers with a decimal point")
+    frame[texts] = frame[texts].apply(lambda column: column.str.strip())
     for name in {PERTURBATION, COMPOUND} & set(frame):
         if frame[name].dropna().str.fullmatch(r"-?\d+\.0").all():
             frame[name] = frame[name].str.removesuffix(".0")

@@ -54,7 +54,7 @@ Treatment = Annotated[int, _PLAIN, Field(ge=0, le=1107)]
 Control = Annotated[int, _PLAIN, Field(ge=1108, le=1138)]
 Sirna = Annotated[int, _PLAIN, Field(ge=0, le=1138)]
 Channel = Annotated[int, _PLAIN, Field(ge=1)]
-Brightness = Annotated[float, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
+Brightness = Annotated[float, BeforeValidator(_decimal), Field(ge=0, le=255, allow_inf_nan=False)]
 WellType = Literal["treatment", "positive_control", "negative_control"]
 
 
@@ -143,7 +143,7 @@ class PixelRow(TestRow):
 
 
 _CLASS = "write a class number: 0-1107 treatment, 1108-1137 positive control, 1138 untreated"
-_NUMBER = "write a number from 0 with a decimal point, such as 12.5"
+_NUMBER = "write a number from 0 to 255 with a decimal point, such as 12.5"
 _EXPECTED = {
     "id_code": ("is not an id", "write experiment_plate_well, such as HUVEC-01_1_B03"),
     "experiment": ("is not an experiment", "write cell type, hyphen, number, such as HUVEC-01, of letters, digits and any of _.+-"),
@@ -247,7 +247,7 @@ def _file_problem(path: Path, error: Exception) -> Problem:
         what, cure = system_fault(error)
         return Problem(str(path), f"cannot be read ({what})", cure)
     if isinstance(error, UnicodeDecodeError):
-        return Problem(str(path), "is not UTF-8 text", "save the table as CSV in UTF-8")
+        return Problem(str(path), *headers.not_text_fault(error.object))
     if isinstance(error, InputError):
         return Problem(str(error.where), error.what, error.cure)
     return Problem(str(path), f"is not CSV ({error})", "quote cells as spreadsheets do")
@@ -258,13 +258,13 @@ def _header_problems(path: Path, content: bytes, columns: list[str], *, exact: b
     if not content.strip():
         return [Problem(str(path), "the file is empty", "copy the table again")]
     if b"\0" in content:
-        return [Problem(str(path), "is not UTF-8 text", "save the table as CSV in UTF-8")]
+        return [Problem(str(path), *headers.not_text_fault(content))]
     header = headers.header_of(content, exact=exact)
     if header.separator != ",":
         return [Problem(where, "columns are not separated by commas", "save it as CSV with commas")]
     names = header.names
     if missing := [name for name in columns if name not in names]:
-        present = ", ".join(name if name == name.strip() else repr(name) for name in names)
+        present = ", ".join(name if name == name.strip() and name.isprintable() else repr(name) for name in names)
         what = f"no column {', '.join(missing)} (there are: {present if len(present) <= 100 else present[:96] + ' ...'})"
         return [Problem(where, what, f"name the columns {','.join(columns)}")]
     duplicated = [name for name in columns if names.count(name) > 1]
