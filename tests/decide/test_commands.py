@@ -352,7 +352,7 @@ def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, 
 def test_a_folder_whose_name_is_no_text_may_hold_scores_and_sets(data: Path, tmp_path: Path, suffix: str) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll"))
     folder.mkdir()
-    path = save(scored(data), folder / f"scores{suffix}")
+    path = save(scored(data), tmp_path / f"scores{suffix}").rename(folder / f"scores{suffix}")
     for _ in range(2):  # the second time the sets lie beside the scores
         assign_files([folder], data=data, out=tmp_path / "submission.csv", sets=folder / "sets.parquet")
     assert sorted(each.name for each in folder.iterdir()) == [path.name, "sets.parquet"]
