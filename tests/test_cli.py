@@ -149,6 +149,14 @@ def test_bundle_and_benchmark_refuse_folders_and_follow_links_too(tmp_path: Path
     assert refused("bundle", tmp_path, "--out", tmp_path) == f"{tmp_path}: is a folder; name a file in it"
 
 
+def test_an_input_named_as_the_output_is_kept(tmp_path: Path, refused: Callable[..., str]) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("preset: tiny\n")
+    for command, kind in ((["rehearse", mine], "rehearsal"), (["benchmark", "--recipe", mine], "benchmark"), (["bundle", tmp_path], "archive of a run")):
+        assert refused(*command, "--out", mine) == f"{mine}: is there, and is no {kind}; remove it, or choose another name"
+    assert mine.read_text() == "preset: tiny\n"
+
+
 def test_letters_that_a_terminal_lacks_are_no_fault(tmp_path: Path) -> None:
     ended = cellsignal(*ASSIGN, "--out", "é.csv", folder=write_screen(tmp_path), env=ASCII)
     assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout.isascii()

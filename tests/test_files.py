@@ -178,6 +178,50 @@ def test_devices_and_fifos_are_written_to(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
 
 
+def test_a_fifo_that_nobody_reads_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_SECONDS_FOR_A_READER", 0.0)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError, match=f"{tmp_path}/fifo: nobody reads this FIFO; start its reader first, or name a file"):
+        files.write_text(tmp_path / "fifo", "content")
+    with pytest.raises(InputError, match="nobody reads this FIFO"), files.atomic_paths(tmp_path / "a", tmp_path / "fifo") as temporaries:
+        for temporary in temporaries:
+            temporary.write_text("content")
+    assert [path.name for path in tmp_path.iterdir()] == ["fifo"]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "ü" * 125 + ".csv", "\N{DNA DOUBLE HELIX}" * 62 + ".csv"])
+def test_the_longest_name_that_a_folder_takes_is_written(tmp_path: Path, name: str) -> None:
+    files.write_text(files.output_file(tmp_path / name), "content")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "content")]
+
+
+def test_an_output_replaces_only_what_is_of_its_kind(tmp_path: Path) -> None:
+    out, as_json = tmp_path / "out", {"kind": "benchmark", "is_of_kind": lambda path: files.is_json_with(path, "rows", "text")}
+    for content in ("", '{"rows": [], "text": [], "more": 0}'):
+        out.write_text(content)
+        assert files.output_file(out, **as_json) == out
+    for content in ("preset: tiny", '{"rows": []}', "[1]"):
+        out.write_text(content)
+        with pytest.raises(InputError, match="out: is there, and is no benchmark; remove it, or choose another name"):
+            files.output_file(out, **as_json)
+
+
+# Folders as systems leave them
+
+
+@pytest.mark.parametrize("name", [
+    "Icon\r", "Icon\uf00d", "thumbs.db", "Thumbs.db:encryptable", "ehthumbs_vista.db", "Desktop.ini", "DESKTOP.INI", "RECYCLER", "#recycle", "#snapshot",
+    "@eaDir", "@Recycle", "Network Trash Folder", "B02_s1_w1.png\uf03aZone.Identifier", ".nfs000000012", ".Spotlight-V100", ".ipynb_checkpoints",
+])  # fmt: skip
+def test_what_systems_leave_is_theirs(name: str) -> None:
+    assert files.is_system(name)
+
+
+@pytest.mark.parametrize("name", ["README", "B02_s1_w1.png.crdownload", "B02_s1_w1.png~", "Icon", "recycle", "B02_s1_w1 (1).png", "desktop.ini.csv"])
+def test_what_people_leave_is_not(name: str) -> None:
+    assert not files.is_system(name)
+
+
 # All or none
 
 
@@ -259,10 +303,11 @@ def test_who_else_holds_a_lock_is_not_taken_for_a_file_system_without(tmp_path: 
 
 
 def test_who_wrote_too_much_is_named_and_not_the_temporary_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert failed.value.filename == str(tmp_path / "out.csv")
-    assert str(failed.value) == f"[Errno 28] No space left on device: '{tmp_path}/out.csv'"  # and no "-> None"
+    for code in (errno.ENOSPC, errno.EROFS):  # as writing and syncing raise them
+        with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv"):
+            raise OSError(code, os.strerror(code))
+        assert failed.value.filename == str(tmp_path / "out.csv")
+        assert str(failed.value) == f"[Errno {code}] {os.strerror(code)}: '{tmp_path}/out.csv'"  # and no "-> None"
     for fail in (lambda temporary: temporary.open(), lambda temporary: temporary.rename(tmp_path / "no/folder")):
         with pytest.raises(OSError) as failed, files.atomic_path(tmp_path / "out.csv") as temporary:
             fail(temporary)

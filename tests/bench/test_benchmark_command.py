@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from cellsignal.bench.sample import take_sample
+from cellsignal.errors import InputError
 from cellsignal.cli.main import main
 
 
@@ -33,3 +35,11 @@ def test_what_is_wrong_is_one_line(refused, tmp_path: Path) -> None:
     assert "no such folder" in refused("benchmark", "--data", tmp_path / "nothing", "--out", tmp_path / "out/b.json")
     assert "no such backbone" in refused("benchmark", "--backbone", "nothing", "--out", tmp_path / "out/b.json", "--sites", "2", "--image-size", "16")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_image_has_its_own_name_and_not_that_of_its_copy(tmp_path: Path) -> None:
+    plates = take_sample(tmp_path / "plates", data=None, count=2, image_size=16)
+    damaged = plates.paths(plates.stems[1])[2]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(InputError, match=f"^{damaged}: is cut short or damaged; copy the file again$"):
+        take_sample(tmp_path / "sample", data=plates.root, count=2)

@@ -93,6 +93,22 @@ def test_links_lead_check_and_reading_to_the_same_images(whole: Path, tmp_path: 
     assert found(whole) == {"train/HUVEC-02": "no such folder, it holds 624 images"}
 
 
+def test_a_table_that_is_a_link_to_nowhere_is_not_taken_for_one_that_nobody_has(whole: Path) -> None:
+    for name in ("solution.csv", "pixel_stats.csv"):
+        (whole / name).unlink(missing_ok=True)
+        (whole / name).symlink_to(whole / "unplugged")
+        assert found(whole) == {name: "no such file"}
+        (whole / name).unlink()
+
+
+def test_a_link_that_leads_to_itself_stops_no_look_at_the_rest(whole: Path) -> None:
+    (whole / "train/round").symlink_to("round")
+    assert found(whole) == {"train/round": "no row of the tables names it"}
+    rmtree(whole / "train/HUVEC-02")
+    (whole / "train/HUVEC-02").symlink_to("HUVEC-02")
+    assert found(whole) == {"train/round": "no row of the tables names it", "train/HUVEC-02": "no such folder, it holds 624 images"}
+
+
 SYSTEM = [".DS_Store", "._HUVEC-01", "Thumbs.db", "desktop.ini", "B02_s1_w1.png:Zone.Identifier", "._B02_s1_w1.png", "__MACOSX/HUVEC-01/._B02_s1_w1.png",
           ".ipynb_checkpoints/B02_s1_w1.png"]  # fmt: skip
 

@@ -1,7 +1,11 @@
 """One reader of headers: quotes, byte order marks, spaces, separators and order mean the same to all who look at a table."""
 
+import bz2
 import gzip
+import io
+import lzma
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +86,13 @@ def test_whose_a_submission_is_does_not_depend_on_how_it_is_written(tmp_path: Pa
         assert commands.submission_task(tmp_path / "submission.csv.gz") is task
 
 
+def zipped(content: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("solution.csv", content)
+    return archive.getvalue()
+
+
 def test_what_is_no_table_has_no_columns(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "torn.csv.gz").write_bytes(gzip.compress(b"id_code,sirna\n" * 999)[:-20])
@@ -109,6 +120,17 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         assert str(refused.value) == f"{tmp_path / name}: {what}"
     with pytest.raises(InputError, match="/dev/zero: is a device or a FIFO, no file"):
         read_solution(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(("pack", "what"), [
+    (gzip.compress, "packed with gzip"), (bz2.compress, "packed with bzip2"), (lzma.compress, "packed with xz"), (zipped, "a zip archive, such as Excel's"),
+])  # fmt: skip
+def test_a_packed_table_under_a_plain_name_is_said(tmp_path: Path, pack: Callable[[bytes], bytes], what: str) -> None:
+    (tmp_path / "solution.csv").write_bytes(pack(b"id_code,sirna\na,1\n"))
+    for read in (read_solution, headers.require_text):
+        with pytest.raises(InputError) as refused:
+            read(tmp_path / "solution.csv")
+        assert str(refused.value) == f"{tmp_path}/solution.csv: is {what}; unpack it, or save the table as CSV in UTF-8"
 
 
 def test_a_gzip_bomb_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,11 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "UTF-16": (lambda: "\n".join(GOOD).encode("utf-16"), ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "UTF-16 without a mark": (lambda: "\n".join(GOOD).encode("utf-16-le"), ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "no bytes": (lambda: b"", ": the file is empty; copy the table again"),
+    "a row twice": (lambda: "\n".join([*GOOD, GOOD[1]]).encode(), ":14:channel: 1 is the channel of an earlier row of this site; keep one of the rows"),
+    "a decimal point lost": (second("2.5", "256"), f":3:mean: '256' is not a mean of pixels; {MEAN}"),
+    "two byte order marks": (lambda: ("\ufeff\ufeff" + "\n".join(GOOD)).encode(),
+                             rf":1: no column id_code (there are: '\ufeffid_code', {HEADER[8:].replace(',', ', ')}); "
+                             "name the columns id_code,experiment,plate,well,site,channel,mean,std"),
     "a row cut short": (lambda: "\n".join(GOOD)[:-9].encode(), ":13: 9 cells where the header has 11; give each column one cell"),
     "no column": (lambda: "\n".join(GOOD).replace("std", "sd").encode(),
                   f":1: no column std (there are: {HEADER.replace('std', 'sd').replace(',', ', ')}); "

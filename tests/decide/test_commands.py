@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -297,6 +298,17 @@ def test_a_submission_that_cannot_be_written_leaves_no_confidences(data: Path, s
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_sets_that_cannot_be_written_leave_the_earlier_submission(data: Path, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {"out": tmp_path / "submission.csv", "sets": tmp_path / "submission.sets.parquet"}
+    assign_files([scores], data=data, **outputs)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: rename("/nowhere", new) if new == outputs["sets"] else rename(old, new))
+    with pytest.raises(OSError):
+        assign_files([scores], AssignmentSettings(method="raw"), data=data, **outputs)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def votes_as_scores(votes: pd.DataFrame, *, classes: int = 1108, doubt: float = 0.05) -> pd.DataFrame:
     """Log-probabilities of a well: the share of networks that chose a siRNA, mixed with `doubt`."""
     shares = np.zeros((len(votes), classes))
@@ -336,12 +348,25 @@ def test_prediction_sets_are_written_if_asked_for_and_are_no_scores(data: Path, 
     assert (covered.groupby(sets["coverage"]).mean() >= [0.74, 0.84, 0.9]).all()  # two standard deviations of 190 wells and more
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+def test_a_folder_whose_name_is_no_text_may_hold_scores_and_sets(data: Path, tmp_path: Path, suffix: str) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll"))
+    folder.mkdir()
+    path = save(scored(data), tmp_path / f"scores{suffix}").rename(folder / f"scores{suffix}")
+    for _ in range(2):  # the second time the sets lie beside the scores
+        assign_files([folder], data=data, out=tmp_path / "submission.csv", sets=folder / "sets.parquet")
+    assert sorted(each.name for each in folder.iterdir()) == [path.name, "sets.parquet"]
+
+
 def test_prediction_sets_of_an_earlier_submission_do_not_stay(data: Path, scores: Path, tmp_path: Path) -> None:
     out, sets = tmp_path / "submission.csv", tmp_path / "submission.sets.parquet"
     assign_files([scores], data=data, out=out, sets=sets)
     assert sets.is_file()
     assign_files([scores], data=data, out=out)
     assert not sets.exists()
+    assign_files([scores], data=data, out=out, sets=sets)
+    assign_files([scores], data=data, out=out, sets=tmp_path / "other.parquet")
+    assert not sets.exists() and (tmp_path / "other.parquet").is_file()
 
 
 def test_paths_of_the_second_file() -> None:

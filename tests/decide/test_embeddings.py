@@ -123,10 +123,10 @@ def test_faults_are_named(plates: tuple, scored: tuple, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no embeddings of these wells and their controls"):
         write_embeddings(tmp_path / "e.parquet", tmp_path, wells, network="model", one_network=False, simulated=True)
     with pytest.raises(InputError, match=r"is no name for h5ad; call it e.h5ad, or give --format parquet"):
-        embeddings.check_format(tmp_path / "e.parquet", "h5ad")
+        embeddings.checked_output(tmp_path / "e.parquet", "h5ad")
 
 
 def test_h5ad_needs_a_package_and_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "anndata", None)
     with pytest.raises(InputError, match=r"h5ad needs the package anndata; pip install -e \"utils_dataset\[h5ad\]\""):
-        embeddings.check_format(tmp_path / "e.h5ad", "h5ad")
+        embeddings.checked_output(tmp_path / "e.h5ad", "h5ad")

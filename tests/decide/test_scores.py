@@ -195,12 +195,13 @@ BAD_CSV = {
     "a cell too few": ("id_code,0,1\na,-1\n", "bad.csv:2: 2 cells where the header has 3"),
     "a cell too many": ("id_code,0,1\na,-1,-2\nb,-1,-2,-3\n", "bad.csv:3: 4 cells where the header has 3"),
     "semicolons": ("id_code;0;1\na;-1;-2\n", "bad.csv:1: columns are not separated by commas"),
-    "nothing": ("", "no column id_code"),
+    "nothing": ("", "the file is empty; copy the table again"),
     "header alone": ("id_code,0,1\n", "no wells"),
     "a blank": ("id_code,0,1\na,-1,\n", "well a, class 1: the score is NaN"),
     "a nameless index": (",id_code,0\n0,a,-1\n", "column '' is no class number"),
     "id_code twice": ("id_code,id_code,0\na,a,-1\n", "column 'id_code' is no class number"),
-    "Latin letters": (b"id_code,0\n\xe9,-1\n", "not readable as CSV"),
+    "Latin letters": (b"id_code,0\n\xe9,-1\n", "is not UTF-8 text; save the table as CSV in UTF-8"),
+    "a NUL": ("id_code,0\na,-1\n\0", "is not UTF-8 text"),
 }
 
 

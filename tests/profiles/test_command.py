@@ -1,6 +1,7 @@
 """The command `cellsignal profile`, as a user calls it."""
 
 import json
+import os
 import sys
 from inspect import signature
 from pathlib import Path
@@ -89,6 +90,14 @@ def test_names_of_compounds_are_no_formulas_of_a_spreadsheet(tmp_path: Path, tab
     assert set(names.values()) <= set(read_profiles(tmp_path / "out/profiles.parquet").wells["Metadata_Perturbation"]), "for programs, as they are"
 
 
+def test_folders_whose_names_are_no_text_hold_tables_and_results(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcll"))
+    folder.mkdir()
+    moved = table.rename(folder / table.name)
+    assert run(monkeypatch, moved, "--out", folder / "out", "--random", moved, "--permutations", 99) == 0
+    assert (folder / "out/profiles.parquet").is_file()
+
+
 def test_what_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     make_table(batches=1, plates=1).to_csv(tmp_path / "table.csv", index=False)
     assert run(monkeypatch, tmp_path / "table.csv", "--out", tmp_path / "out") == 0
@@ -150,6 +159,8 @@ def test_nothing_is_written_that_is_not_whole_or_overwrites_the_table(
     out.mkdir()
     (out / "neighbours.csv").write_text("mine")
     assert f"{out}/neighbours.csv: is there, and no receipt says that `cellsignal profile` wrote it; remove it if it is the unfinished result of an earlier call" in refused(table, "--out", out)
+    (tmp_path / "round").symlink_to("round")
+    assert f"{tmp_path}/round: File exists; choose another path" in refused(table, "--out", tmp_path / "round")
     own = table.rename(tmp_path / "profiles.parquet")
     before = own.read_bytes()
     assert "profiles.parquet: would be overwritten by its results; name another folder" in refused(own, "--out", tmp_path)

@@ -94,6 +94,46 @@ def test_formats_give_the_same_profiles(tmp_path: Path, name: str) -> None:
     assert (read.perturbations == expected.perturbations).all() and read.names == [f"embedding_{number}" for number in range(6)]
 
 
+CSV: dict[str, Callable[[str], str]] = {  # the same table
+    "quoted": lambda text: '"' + text.rstrip("\n").replace(",", '","').replace("\n", '"\n"') + '"\n',
+    "byte order mark": lambda text: "\ufeff" + text,
+    "spaces": lambda text: text.replace(",", " , "),
+    "Windows": lambda text: text.replace("\n", "\r\n"),
+    "blank lines": lambda text: text + "\n\n",
+}
+NO_CSV: dict[str, tuple[Callable[[str], str | bytes], str]] = {
+    "semicolons": (lambda text: text.replace(",", ";"), "table.csv:1: columns are not separated by commas; save it as CSV with commas"),
+    "Excel's": (lambda text: "sep=;\n" + text.replace(",", ";"), "table.csv:1: columns are not separated by commas; save it as CSV with commas"),
+    "UTF-16": (lambda text: text.encode("utf-16"), "table.csv: is not UTF-8 text; save the table as CSV in UTF-8"),
+    "a NUL": (lambda text: text[:200] + "\0" + text[200:], "table.csv: is not UTF-8 text; save the table as CSV in UTF-8"),
+    "nothing": (lambda text: "\n", "table.csv: the file is empty; copy the table again"),
+    "a column twice": (lambda text: text.replace("embedding_1", "embedding_0"), "table.csv:1: two columns embedding_0; rename or drop one"),
+    "decimal commas": (lambda text: text.replace(".", ","), "table.csv: rows have more cells than the header's 11; give each column one cell"),
+    "commas at the end": (lambda text: text.replace("\n", ",\n").replace(",\n", "\n", 1), "table.csv: rows have more cells than the header's 11"),
+}
+
+
+@pytest.mark.parametrize("kind", CSV)
+def test_csv_is_the_same_however_it_is_written(tmp_path: Path, kind: str) -> None:
+    table = make_table().assign(Metadata_Plate="01")
+    table["Metadata_Well"] = [f"W{number}" for number in range(len(table))]
+    (tmp_path / "table.csv").write_text(CSV[kind](table.to_csv(index=False)), newline="")
+    read, expected = read_profiles(tmp_path / "table.csv"), from_frame(table)
+    np.testing.assert_allclose(read.features, expected.features, rtol=1e-6)
+    assert set(read.wells["Metadata_Plate"]) == {"01"} and (read.perturbations == expected.perturbations).all() and (read.treated == expected.treated).all()
+
+
+@pytest.mark.parametrize("kind", NO_CSV)
+def test_csv_that_pandas_would_take_for_another_table_is_refused(tmp_path: Path, kind: str) -> None:
+    table = make_table()
+    assert len(table.columns) == 11
+    content = NO_CSV[kind][0](table.to_csv(index=False))
+    (tmp_path / "table.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as refused:
+        read_profiles(tmp_path / "table.csv")
+    assert str(refused.value).startswith(f"{tmp_path}/{NO_CSV[kind][1]}")
+
+
 def test_anndata_is_read_where_it_is_installed(tmp_path: Path) -> None:
     (tmp_path / "table.h5ad").write_bytes(b"")
     with pytest.raises(InputError, match="need the library anndata|cannot be read"):

@@ -1,5 +1,6 @@
 """`cellsignal embed`: the wells of a finished run as its network sees them, or one with random weights."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_a_run_is_embedded_only_as_it_was_left(run: Path, tmp_path: Path, refuse
     save_weights(copied / "weights/HUVEC/final.safetensors", state, ModelConfig("densenet-small", 6, list(range(8)), ["treatment"]))
     assert "weights/HUVEC/final.safetensors: not as the run left it; run" in refused("embed", copied, "--out", out, "--experiments", "HUVEC-02")
     assert not out.exists() and embed_run(copied, out, experiments=["RPE-03"])[0] is not None
+
+
+def test_a_table_goes_where_a_link_leads_and_its_receipt_too(run: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "e.parquet").symlink_to("disk/real.parquet")
+    said = embed_run(run, tmp_path / "e.parquet", experiments=["HUVEC-02"])[1]
+    assert said.startswith(f"wrote {tmp_path}/disk/real.parquet") and (tmp_path / "e.parquet").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["real.parquet", "real.parquet.json"]
+    assert embed_run(run, tmp_path / "e.parquet", experiments=["HUVEC-02"])[0] is None
+    os.mkfifo(tmp_path / "fifo.parquet")
+    capsys.readouterr()  # the progress
+    for name in ("fifo.parquet", "/dev/null"):
+        assert f"{tmp_path / name}: is a device or a FIFO, beside which no receipt can lie; name a file" in refused("embed", run, "--out", tmp_path / name)
+    for name in ("", ".", "disk"):
+        assert ": is a folder; name a file in it" in refused("embed", run, "--out", tmp_path / name if name else "")
 
 
 @pytest.mark.slow

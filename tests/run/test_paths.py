@@ -156,6 +156,7 @@ HOMELESS = {
     "$HOME/plates": "$HOME is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
     "runs/${WHERE}": "${WHERE} is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
     "runs/first-$lower": "$lower is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
+    "%USERPROFILE%/plates": "%USERPROFILE% is a variable, which only a shell replaces; write the path itself; one may begin with ~ for the home folder",
     "~nobody-here/plates": "~nobody-here is no user's home folder; write the whole path, or ./~nobody-here for a folder of this name",
 }
 
@@ -174,7 +175,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_tilde_is_the_home_folder(home: Path) -> None:
     assert paths.expand_path("~/plates") == f"{home}/plates" and paths.expand_path(Path("~")) == str(home)
     assert paths.run_folder("~/runs/one") == home / "runs/one" and paths.data_folder("~/plates") == home / "plates"
-    for name in ("runs/~", "one~", "cost$usd", "5$", "$1", "/a/b c"):
+    for name in ("runs/~", "one~", "cost$usd", "5$", "$1", "/a/b c", "5%", "100% of 20%", "a%2Fb%20c"):
         assert paths.expand_path(name) == name
     for name in ("~nobody-here", "$RECYCLE.BIN"):  # folders that are there
         Path(name).mkdir()

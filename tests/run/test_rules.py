@@ -33,6 +33,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("training.decay_epochs", {"decay_epochs": [3, 2]}, "write whole numbers above 0, the smallest first"),
     ("augmentation.progressive_sizes", {"progressive_sizes": [0]}, "write whole numbers above 0, the smallest first"),
     ("prediction.tta_views", {"tta_views": True}, "input should be 1, 2, 4 or 8"),  # equal to 1
+    ("machine.gradient_checkpointing", {"compile": True, "gradient_checkpointing": True}, "torch.compile computes no blocks again"),
     ("prediction.max_batch_size", {"min_batch_size": 64, "max_batch_size": 32}, "it is below min_batch_size, 64"),
 ]
 # The faults that passed a recipe once and ended a training after hours.

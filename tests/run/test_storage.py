@@ -55,6 +55,16 @@ def test_files_go_to_and_fro(shared: Storage, tmp_path: Path) -> None:
     assert not shared.holds(tmp_path / "here")
 
 
+@pytest.mark.parametrize("protocol", ["", "file://"])
+def test_a_storage_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert Storage(f"{protocol}~/store").root == f"{tmp_path}/home/store"
+    with pytest.raises(InputError, match=r"^\$HOME/store: \$HOME is a variable, which only a shell replaces"):
+        Storage(f"{protocol}$HOME/store")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_what_was_not_stored_so_is_never_taken(shared: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_storage, "ATTEMPT_SECONDS", 0)
     files.write_text(tmp_path / "here/a.txt", "whole")

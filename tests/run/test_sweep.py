@@ -82,6 +82,14 @@ def test_a_trial_that_fails_leaves_its_reason_and_the_others_go_on(bench: Run) -
     assert "whole" in Path("out/best.yaml").read_text()
 
 
+def test_bad_input_in_all_trials_that_failed_is_bad_input(bench: Run) -> None:
+    space = {"variants": {"damaged": {"training.momentum": 0.17}, "whole": {}}}
+    with pytest.raises(InputError, match="^1 of 2 trials failed, such as damaged, seed 0: a.png: is cut short or damaged; copy the file again; see"):
+        bench(space)
+    with pytest.raises(StepFailed, match="^2 of 3 trials failed"):
+        bench({"variants": space["variants"] | {"broken": {"training.momentum": 0.13}}})
+
+
 def test_a_second_call_repeats_what_failed_and_what_changed(bench: Run) -> None:
     with pytest.raises(StepFailed):
         bench({"variants": {"broken": {"training.momentum": 0.13}, "whole": {}, "other": {"training.epochs": 3}}})

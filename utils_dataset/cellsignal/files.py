@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from cellsignal.errors import FULL, InputError, check_can_write, system_error
 
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # how file systems say that they cannot sync or lock
 TEMPORARY = ".partial-"  # followed by a process id; remove_temporary() deletes such files of killed processes
+_SECONDS_FOR_A_READER = 10.0  # to open a FIFO that is written to
 NOT_AS_WRITTEN = "is not as it was written"
 RERUN_STEP = "delete it and run the step that writes it again"
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n")  # of cells that a spreadsheet would calculate
@@ -60,12 +61,18 @@ def inside(folder: Path, name: str, *, source: object = "") -> Path:
 
 
 def temporary_path(path: Path) -> Path:
-    """A temporary name in the same folder; random, because processes in several containers can have the same id."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name}")
+    """A temporary name in the same folder; random, because processes in several containers can have the same id.
+
+    It ends as the name does, but is no longer than 255 bytes: the longest names that a folder takes can be written too.
+    """
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{os.urandom(4).hex()}-{path.name[-40:]}")
 
 
-def output_file(path: Path) -> Path:
-    """Where an output is written: the target of a link, else `path` itself; InputError for a folder, circular links, or a place where none can be written."""
+def output_file(path: Path, *, kind: str = "", is_of_kind: Callable[[Path], bool] | None = None) -> Path:
+    """Where an output is written: the target of a link, else `path` itself; InputError for a folder, circular links, or a place where none can be written.
+
+    An existing file is replaced only if it is empty or `is_of_kind`, so that no input is lost; `kind` says what that is.
+    """
     path = Path(path)
     if path.is_dir():
         raise InputError("is a folder", where=path, cure="name a file in it")
@@ -74,8 +81,19 @@ def output_file(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise InputError("is a link that leads back to itself", where=path, cure="remove the link, or choose another name")
+    if is_of_kind and target.is_file() and target.stat().st_size and not is_of_kind(target):
+        raise InputError(f"is there, and is no {kind}", where=path, cure="remove it, or choose another name")
     check_can_write(target)
     return target
+
+
+def is_json_with(path: Path, *names: str) -> bool:
+    """Whether a file is a JSON object with these names."""
+    try:
+        content = read_json(path)
+    except (OSError, InputError):
+        return False
+    return isinstance(content, dict) and set(names) <= set(content)
 
 
 def is_stream(path: Path) -> bool:
@@ -87,7 +105,8 @@ def is_stream(path: Path) -> bool:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is renamed to `path` unless the block raises.
 
-    A link is replaced, not followed (see `output_file`). For a device or a FIFO the content is copied to it.
+    A link is replaced, not followed (see `output_file`). For a device or a FIFO the content is copied to it; InputError for a
+    FIFO that nobody reads.
     """
     with atomic_paths(path) as (temporary,):
         yield temporary
@@ -108,9 +127,26 @@ def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
                 _sync(temporary)
         for path, temporary in pairs:
             if is_stream(path):
-                with _name_target(path, temporary), open(temporary, "rb") as source, open(path, "wb") as target_stream:
+                with _name_target(path, temporary), open(temporary, "rb") as source, open(path, "wb", opener=_open_stream) as target_stream:
                     shutil.copyfileobj(source, target_stream)
         _rename_all([pair for pair in pairs if not is_stream(pair[0])])
+
+
+def _open_stream(path: Path, flags: int) -> int:
+    """A descriptor for writing to a device or a FIFO; InputError if nobody reads a FIFO, for which opening it otherwise waits for ever."""
+    deadline = time.monotonic() + _SECONDS_FOR_A_READER
+    while True:
+        try:
+            descriptor = os.open(path, flags | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > deadline:
+                raise InputError("nobody reads this FIFO", where=path, cure="start its reader first, or name a file") from None
+            time.sleep(0.1)
+            continue
+        os.set_blocking(descriptor, True)
+        return descriptor
 
 
 @contextmanager
@@ -155,7 +191,7 @@ def _name_target(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE)
+        nameless = error.filename is None and error.errno in (*FULL, errno.EIO, errno.EPIPE, errno.EROFS)
         if nameless or str(error.filename) == str(temporary):
             error.filename = str(path)
             del error.filename2  # None would be part of the message
@@ -198,6 +234,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON, NaN refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """Write a table of pandas atomically as Parquet, without its index."""
+    with atomic_path(path) as temporary, os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as stream:
+        table.to_parquet(stream, index=False)  # given a name, Arrow takes only those in UTF-8
 
 
 def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
@@ -353,7 +395,12 @@ def on_a_full_disk(folder: Path) -> Iterator[None]:
 
 # Folders as users leave them, without the files of operating systems; links are followed.
 
-_SYSTEM = {"Thumbs.db", "ehthumbs.db", "desktop.ini", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir"}
+# In small letters, because Windows and macOS write them in either. macOS ends "Icon" with a carriage return, which SMB stores as U+F00D.
+_SYSTEM = {
+    "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information",
+    "__macosx", "icon\r", "icon\uf00d", "network trash folder", "temporary items", "lost+found", "@eadir", "@recycle", "#recycle", "#snapshot",
+}  # fmt: skip
+_ZONE_IDENTIFIER = (":Zone.Identifier", "\uf03aZone.Identifier")  # of a download by Windows; SMB stores the colon as U+F03A
 
 
 def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -370,13 +417,13 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is hidden or created by an operating system."""
-    return name.startswith(".") or name in _SYSTEM or name.endswith(":Zone.Identifier")
+    return name.startswith(".") or name.casefold() in _SYSTEM or name.endswith(_ZONE_IDENTIFIER)
 
 
 def walk(folder: str, *, follow_links: Container[str]) -> Iterator[str]:
     """The path of every file below a folder, and of folders named *.png; links to folders only if in `follow_links`."""
     for entry in entries(folder):
-        is_folder = entry.is_dir() and (entry.path in follow_links or not entry.is_symlink())  # others may lead anywhere, even back here
+        is_folder = entry.is_dir(follow_symlinks=False) or (entry.path in follow_links and os.path.isdir(entry.path))  # other links may lead anywhere, even back here
         if not is_folder or entry.name.endswith(".png"):
             yield entry.path
         if is_folder:

@@ -150,7 +150,7 @@ def _cure(model: type[BaseModel], key: str, value: Any) -> str:
         return _number_cure(value, kind)
     if "\0" in str(value):
         return "name another folder"
-    if "~" in str(value) or "$" in str(value):
+    if set("~$%") & set(str(value)):
         return ""  # the reason says it
     if kind is str and isinstance(value, str):
         return f"write for example {name}: {default or 'imagenet'}"

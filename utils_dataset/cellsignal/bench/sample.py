@@ -138,12 +138,12 @@ def _write_site(sources: Sequence[Path], number: int, stem: Path) -> None:
     """Site `number` of the sample: a copy of the files, or a symmetry of the image."""
     symmetry, source = divmod(number, len(sources))
     origin = sources[source]
+    images = reader.read_site(origin.parent, origin.name)  # also for a copy: what is damaged has its own name here
     if symmetry == 0:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for channel in range(1, CHANNELS + 1):
             shutil.copyfile(*(reader.channel_path(path.parent, path.name, channel) for path in (origin, stem)))
         return
-    images = reader.read_site(origin.parent, origin.name)
     mirrored = np.rot90(images[..., ::-1] if symmetry >= 4 else images, symmetry % 4, axes=(1, 2))
     _write(stem, iter(mirrored))
 

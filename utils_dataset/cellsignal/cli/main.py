@@ -22,7 +22,7 @@ if find_spec("fcntl") is None:  # all that follows keeps its files apart by thes
 from cellsignal.budget import TimeSpent
 from cellsignal.cli import embed, kaggle, profiles, rehearse, run
 from cellsignal.errors import InputError, StepFailed, system_error
-from cellsignal.files import output_file
+from cellsignal.files import is_json_with, output_file
 from cellsignal.run import environment
 
 (UsageError,) = typer.BadParameter.__bases__  # of the Click that this Typer uses: its own, or the installed one
@@ -301,7 +301,7 @@ def benchmark(
         return _compare(benchmark_files or [])
     if benchmark_files:
         raise InputError("files without --compare", where="benchmark", cure="write cellsignal benchmark --compare A.json B.json")
-    target = output_file(out)
+    target = output_file(out, kind="benchmark", is_of_kind=lambda path: is_json_with(path, "schema", "machine", "method", "rows"))
     from cellsignal.run.kernels.benchmark import run_benchmark
 
     print(run_benchmark(

@@ -19,10 +19,10 @@ def rehearse(
     hours and sessions with these rates. The sites are those of the recipe's data, or drawn where there are none. Exits with 2
     and names the setting where something does not fit.
     """
-    from cellsignal.files import output_file
+    from cellsignal.files import is_json_with, output_file
     from cellsignal.run import recipe, rehearse
 
-    target = output_file(out) if out else None
+    target = output_file(out, kind="rehearsal", is_of_kind=lambda path: is_json_with(path, "recipe", "rows", "sessions", "text")) if out else None
     checked = recipe.load(params, parameter or ())
     rehearsal = rehearse.rehearse(checked)
     print(rehearsal)

@@ -1,5 +1,6 @@
 """Assignment and scoring of files: the commands `cellsignal assign` and `cellsignal score`."""
 
+import os
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from cellsignal.decide.scores.files import describe_paths, is_submission, list_s
 from cellsignal.decide.settings import AssignmentSettings
 from cellsignal.decide.submission import check_ids, check_submission, confidence_path, read_submission, sets_path, write_submission
 from cellsignal.errors import InputError
-from cellsignal.files import is_stream, output_file
+from cellsignal.files import atomic_paths, is_stream, output_file
 from cellsignal.tasks import RXRX1, TASKS, Task
 
 TABLE_FILES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "metadata.csv",
@@ -59,8 +60,7 @@ def assign_files(
     `<out without suffix>.confidence.csv` if None. `sets`: the file of prediction sets, none if None; those beside an earlier `out` are then
     removed.
 
-    Submission and confidences are written at the end, or neither, and then the sets: links are followed, and devices and FIFOs are written in place. Raises
-    InputError.
+    All of these files are written at the end, or none: links are followed, and devices and FIFOs are written in place. Raises InputError.
     """
     if confidence is None and is_stream(out):
         raise InputError("is a device or a FIFO, and needs another file for the confidences", where=out, cure="add --confidence CSV")
@@ -78,14 +78,14 @@ def assign_files(
     temperatures = decided_temperatures(table, labelled, tables.wells, **design)
     layouts = find_known_layouts(tables.wells, test_scores) if settings.known_layouts else None
     decision = decide(test_scores, tables.wells, temperatures=temperatures, known_layouts=layouts, **design)
-    write_submission(out, decision.predictions, decision.confidence, sample=tables.sample, confidence_file=confidence)
-    if sets is None:
-        if is_submission(earlier := sets_path(out)):
-            earlier.unlink()
-    else:
-        held_out = decide(table.loc[labelled.index], tables.wells, temperatures=temperatures, **design) if len(labelled) else None
-        levels = None if held_out is None else held_out_levels(held_out, labelled["sirna"])
-        write_prediction_sets(sets, prediction_sets(decision, levels), order=tables.sample)
+    with atomic_paths(out, confidence, *filter(None, [sets])) as temporaries:
+        write_submission(temporaries[0], decision.predictions, decision.confidence, sample=tables.sample, confidence_file=temporaries[1])
+        if sets is not None:
+            held_out = decide(table.loc[labelled.index], tables.wells, temperatures=temperatures, **design) if len(labelled) else None
+            levels = None if held_out is None else held_out_levels(held_out, labelled["sirna"])
+            write_prediction_sets(temporaries[2], prediction_sets(decision, levels), order=tables.sample)
+    if (earlier := sets_path(out)) != sets and is_submission(earlier):
+        earlier.unlink()
     estimates = estimate_accuracy({"raw": test_scores.idxmax(axis=1)}, tables.wells, groups=design["groups"], choices=decision.choices, truth=tables.solution)
     return AssignmentResult(decision.predictions, decision.confidence, _experiment_table(decision, labelled, calibrated=temperatures), estimates)
 
@@ -177,14 +177,14 @@ def _check_output_paths(out: Path, confidence: Path, sets: Path | None, *, score
 
 def _same_file(path: Path, other: Path) -> bool:
     """Whether two paths are the same file, also by links; neither needs to exist."""
-    return path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other))
+    return os.path.realpath(path) == os.path.realpath(other) or (path.exists() and other.exists() and path.samefile(other))
 
 
 def _belongs_to_data_set(path: Path, data: Path) -> bool:
     """Whether a path is one of the tables, existing or not, or another file below `data` that is no submission."""
     if any(_same_file(path, data / name) for name in TABLE_FILES):
         return True
-    return path.exists() and path.resolve().is_relative_to(data.resolve()) and not is_submission(path)
+    return path.exists() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data)) and not is_submission(path)
 
 
 def _test_scores(table: pd.DataFrame, tables: Tables, *, where: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, read_embeddings, read_receipt
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, output_file, sha256
+from cellsignal.files import atomic_path, is_stream, output_file, sha256, write_parquet
 from cellsignal.receipts import Receipt
 
 FORMATS = ("parquet", "h5ad")
@@ -92,22 +92,20 @@ def write_embeddings(out: Path, folder: Path, wells: pd.DataFrame, *, network: s
     return table
 
 
-def check_format(out: Path, format: str) -> None:
-    """InputError unless `out` is a name for a file of this format that can be written here."""
+def checked_output(out: Path, format: str) -> Path:
+    """Where the table and its receipt are written, behind links; InputError unless that is a name for a file of this format, and can be written."""
+    target = output_file(out)
+    if is_stream(target):
+        raise InputError("is a device or a FIFO, beside which no receipt can lie", where=out, cure="name a file")
     if out.suffix != f".{format}":
         raise InputError(f"is no name for {format}", where=out, cure=f"call it {out.with_suffix(f'.{format}').name}, or give --format {_format_of(out)}")
-    output_file(out)
     if format == "h5ad":
         _anndata()
+    return target
 
 
 def _format_of(out: Path) -> str:
     return next((name for name in FORMATS if out.suffix == f".{name}"), "parquet")
-
-
-def _write_parquet(out: Path, table: pd.DataFrame) -> None:
-    with atomic_path(out) as temporary:
-        table.to_parquet(temporary, index=False)
 
 
 def _write_h5ad(out: Path, table: pd.DataFrame) -> None:
@@ -129,4 +127,4 @@ def _anndata() -> Any:
     return anndata
 
 
-WRITERS = {"parquet": _write_parquet, "h5ad": _write_h5ad}
+WRITERS = {"parquet": write_parquet, "h5ad": _write_h5ad}

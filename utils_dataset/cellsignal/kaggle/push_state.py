@@ -1,5 +1,6 @@
 """What was pushed, as a file beside the rendered kernels, so that a second call goes on where the first one ended."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,7 +110,7 @@ def read(folder: Path, *, recipe: Path | None = None) -> PushState:
     state = _read(path) if path.exists() else PushState(path)
     if recipe is None:
         return state
-    recipe_path = str(recipe.resolve())
+    recipe_path = os.path.realpath(recipe)
     if state.recipe not in ("", recipe_path) and Path(state.recipe).is_file():
         what = f"{state.recipe} was pushed under this name, and its kernels have these slugs"
         raise InputError(what, where=recipe, cure="rename one of the two files")

@@ -1,6 +1,7 @@
 """The command `cellsignal profile`: a table of profiles corrected, and measured beside the uncorrected one."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def check_folder(out: Path, *tables: Path | None) -> None:
         raise InputError("is a file", where=out, cure="name a folder with --out")
     check_can_write(out / RECEIPT)
     for table in tables:
-        if table and table.resolve() in [(out / name).resolve() for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
+        if table and os.path.realpath(table) in [os.path.realpath(out / name) for name in (PROFILES, PERTURBATIONS, NEIGHBOURS)]:
             raise InputError("would be overwritten by its results", where=table, cure="name another folder with --out")
     if not (out / RECEIPT).exists() and (foreign := [name for name in (PROFILES, PERTURBATIONS, NEIGHBOURS, RESULT) if (out / name).exists()]):
         raise InputError("is there, and no receipt says that `cellsignal profile` wrote it", where=out / foreign[0], cure="remove it if it is the unfinished result of an earlier call, or name another folder with --out")
@@ -212,8 +213,7 @@ def write(results: Sequence[Result], out: Path, *, table: Path, random: Path | N
     for name, of in ((PERTURBATIONS, lambda result: result.perturbations), (NEIGHBOURS, lambda result: neighbours(result.corrected))):
         rows = pd.concat([of(result).assign(**{"network": result.network} if result.network else {}) for result in results], ignore_index=True)
         texts[name] = files.spreadsheet_text(rows)
-    with files.atomic_path(out / PROFILES) as temporary:
-        pd.concat([result.corrected.frame() for result in results], ignore_index=True).to_parquet(temporary, index=False)
+    files.write_parquet(out / PROFILES, pd.concat([result.corrected.frame() for result in results], ignore_index=True))
     for name, text in texts.items():
         files.write_text(out / name, text)
     files.write_json(out / RESULT, record)

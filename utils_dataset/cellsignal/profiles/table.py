@@ -8,6 +8,7 @@ other `Metadata_` column is kept.
 """
 
 import io
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ import pyarrow.parquet
 
 from cellsignal.data.tables import headers
 from cellsignal.errors import InputError
-from cellsignal.files import gigabytes, sha256
+from cellsignal.files import gigabytes, open_regular, sha256
 from cellsignal.receipts import Receipt
 
 PLATE, WELL, BATCH = "Metadata_Plate", "Metadata_Well", "Metadata_Batch"
@@ -136,12 +137,13 @@ def _check_receipt(path: Path) -> None:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Equal texts are read once, so that their size is known before each row has its own."""
-    with pa.parquet.ParquetFile(path) as file:
+    with os.fdopen(open_regular(path), "rb") as stream:  # given a name, Arrow takes only those in UTF-8
+        file = pa.parquet.ParquetFile(stream)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(group.num_columns)]
         _refuse_size(path, sum(max(column.total_uncompressed_size, 4 * column.num_values) for column in columns))
         schema = file.schema_arrow
-    table = pa.parquet.read_table(path, read_dictionary=[field.name for field in schema if field.type in (pa.string(), pa.large_string())])
+        table = pa.parquet.read_table(stream, read_dictionary=[field.name for field in schema if field.type in (pa.string(), pa.large_string())])
     for column in table.columns:
         if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
             longest = (pa.compute.max(pa.compute.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks)
@@ -158,9 +160,20 @@ def _refuse_size(path: Path, size: int) -> None:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names are text, as 01 and 1 are two; but 1.0 is 1 where a program made all of them floats because some are missing."""
+    headers.require_text(path)
+    header = headers.read_header(path)
+    if header.separator != ",":
+        raise InputError("columns are not separated by commas", where=f"{path}:1", cure="save it as CSV with commas")
+    if twice := [name for name in header.names if name and header.names.count(name) > 1]:  # which pandas would rename
+        raise InputError(f"two columns {twice[0]}", where=f"{path}:1", cure="rename or drop one")
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(header.names)]
+    texts = [name for name in (PLATE, WELL, BATCH, PERTURBATION, CONTROL_TYPE, COMPOUND) if name in names]
     with headers.open_table(path) as stream:
         bounded = io.BufferedReader(headers.BoundedStream(stream, lambda size: _refuse_size(path, size)), 1 << 20)
-        frame = pd.read_csv(bounded, dtype=dict.fromkeys((PLATE, WELL, BATCH, PERTURBATION, COMPOUND), str))
+        frame = pd.read_csv(bounded, names=names, header=0, dtype=dict.fromkeys(texts, str), skipinitialspace=True)
+    if not isinstance(frame.index, pd.RangeIndex):  # which pandas makes of the cells that are too many
+        raise InputError(f"rows have more cells than the header's {len(names)}", where=path, cure="give each column one cell, and write numbers with a decimal point")
+    frame[texts] = frame[texts].apply(lambda column: column.str.strip())
     for name in {PERTURBATION, COMPOUND} & set(frame):
         if frame[name].dropna().str.fullmatch(r"-?\d+\.0").all():
             frame[name] = frame[name].str.removesuffix(".0")

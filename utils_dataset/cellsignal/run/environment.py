@@ -61,16 +61,16 @@ def base_folder() -> Path:
 def expand_path(name: str | Path) -> str:
     """A path with `~` and `~user` replaced by home folders, as a shell does it.
 
-    Raises InputError for an unknown user, and for a variable such as $HOME, unless a file has this name.
+    Raises InputError for an unknown user, and for a variable such as $HOME or %USERPROFILE%, unless a file has this name.
     """
     path = os.path.expanduser(name)
     user = path.partition("/")[0]
     if user.startswith("~") and not os.path.lexists(user):
         raise InputError(f"{user} is no user's home folder", where=name, cure=f"write the whole path, or ./{user} for a folder of this name")
-    for match in re.finditer(r"\$(\{?)([A-Za-z_]\w*)[^/]*", path):
-        is_variable = match[1] or match[2].isupper() or match[2] in os.environ  # and not a price in a folder's name
+    for match in re.finditer(r"(\$(\{?)([A-Za-z_]\w*)\}?|%[A-Za-z_]\w*%)[^/]*", path):
+        is_variable = match[2] or not match[3] or match[3].isupper() or match[3] in os.environ  # and not a price in a folder's name
         if is_variable and not os.path.lexists(path[: match.end()]):
-            what = f"${match[1]}{match[2]}{'}' * len(match[1])} is a variable, which only a shell replaces"
+            what = f"{match[1]} is a variable, which only a shell replaces"
             raise InputError(what, where=name, cure="write the path itself; one may begin with ~ for the home folder")
     return path
 

@@ -132,7 +132,7 @@ def pack(plan: PackPlan, out: Path, *, jobs: int | None = None, progress: bool =
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError("is a file", where=out, cure="choose another folder")
-    if packed_store.is_store(plan.root) and plan.root.resolve() in (out.resolve(), *out.resolve().parents):
+    if packed_store.is_store(plan.root) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(plan.root)):
         raise InputError(f"is the store {plan.root}, or lies in it", where=out, cure="choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     with files.locked(out, busy_message="another process packs into this folder"), on_a_full_disk(out):

@@ -1,5 +1,6 @@
 """Reading table files safely (no FIFOs, limited sizes, gzip) and parsing their headers."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -15,6 +16,8 @@ from cellsignal.files import is_stream
 from cellsignal.tasks import Task
 
 MAX_HEADER_BYTES = 1 << 20  # bytes of a header: that of scores, with 1,139 classes, has 6,000
+_PACKED = {b"PK\x03\x04": "a zip archive, such as Excel's", b"\x1f\x8b": "packed with gzip", b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz"}
+_BEGINNING_BYTES = 1 << 16  # that show whether a table is text
 MAX_TABLE_BYTES = 256 << 20  # bytes of a table when unpacked: the public release's metadata.csv, the largest, has 13 million
 
 
@@ -68,6 +71,29 @@ def read_content(path: Path) -> bytes:
     if len(content) > MAX_TABLE_BYTES:
         raise InputError(f"holds more than {MAX_TABLE_BYTES >> 20} MiB, as no table does", where=path, cure="look what it holds, and write it again")
     return content
+
+
+def require_text(path: Path) -> None:
+    """InputError for a table that is empty or, as its beginning shows, no text in UTF-8; raises OSError, and what `open_table` raises."""
+    with open_table(path) as stream:
+        beginning = stream.read(_BEGINNING_BYTES)
+    if not beginning.strip():
+        raise InputError("the file is empty", where=path, cure="copy the table again")
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)  # which may end within a letter
+        is_text = b"\0" not in beginning
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        what, cure = not_text_fault(beginning)
+        raise InputError(what, where=path, cure=cure)
+
+
+def not_text_fault(content: bytes) -> tuple[str, str]:
+    """What a table is whose content is no text in UTF-8, and the cure."""
+    packed = next((name for mark, name in _PACKED.items() if content.startswith(mark)), "")
+    what, cure = (f"is {packed}", "unpack it, or") if packed else ("is not UTF-8 text", "")
+    return what, f"{cure} save the table as CSV in UTF-8".strip()
 
 
 def header_of(content: bytes, *, exact: bool = False) -> Header:

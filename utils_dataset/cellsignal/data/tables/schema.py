@@ -247,7 +247,7 @@ def _file_problem(path: Path, error: Exception) -> Problem:
         what, cure = system_fault(error)
         return Problem(str(path), f"cannot be read ({what})", cure)
     if isinstance(error, UnicodeDecodeError):
-        return Problem(str(path), "is not UTF-8 text", "save the table as CSV in UTF-8")
+        return Problem(str(path), *headers.not_text_fault(error.object))
     if isinstance(error, InputError):
         return Problem(str(error.where), error.what, error.cure)
     return Problem(str(path), f"is not CSV ({error})", "quote cells as spreadsheets do")
@@ -258,13 +258,13 @@ def _header_problems(path: Path, content: bytes, columns: list[str], *, exact: b
     if not content.strip():
         return [Problem(str(path), "the file is empty", "copy the table again")]
     if b"\0" in content:
-        return [Problem(str(path), "is not UTF-8 text", "save the table as CSV in UTF-8")]
+        return [Problem(str(path), *headers.not_text_fault(content))]
     header = headers.header_of(content, exact=exact)
     if header.separator != ",":
         return [Problem(where, "columns are not separated by commas", "save it as CSV with commas")]
     names = header.names
     if missing := [name for name in columns if name not in names]:
-        present = ", ".join(name if name == name.strip() else repr(name) for name in names)
+        present = ", ".join(name if name == name.strip() and name.isprintable() else repr(name) for name in names)
         what = f"no column {', '.join(missing)} (there are: {present if len(present) <= 100 else present[:96] + ' ...'})"
         return [Problem(where, what, f"name the columns {','.join(columns)}")]
     duplicated = [name for name in columns if names.count(name) > 1]

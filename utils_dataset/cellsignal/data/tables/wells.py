@@ -1,5 +1,6 @@
 """Tables of wells and sites, read from the competition's files, from the public release, or from the benchmark RxRx1-WILDS."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def _empty_table(path: Path, frame: pd.DataFrame) -> list[Problem]:
 
 
 def _read_files(root: Path) -> dict[str, pd.DataFrame]:
-    optional = {name: row for name, row in _OPTIONAL.items() if (root / name).exists()}
+    optional = {name: row for name, row in _OPTIONAL.items() if os.path.lexists(root / name)}  # a link to nowhere is said
     tables = {
         name: schema.read_rows(root / name, row) for name, row in {**_TABLES, **optional}.items()
     }
@@ -288,7 +289,7 @@ def read_pixel_stats(root: Path) -> pd.DataFrame | None:
     Raises Faults naming file, line and column of the first fault.
     """
     path = Path(root) / PIXEL_STATS_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     table, problems = schema.read_rows(path, schema.PixelRow)
     problems = problems or _empty_table(path, table) or _pixel_problems(table)

@@ -24,7 +24,7 @@ import pandas as pd
 
 from cellsignal.decide.assign.assign import Decision
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path
+from cellsignal.files import write_parquet
 
 COVERAGES = (0.80, 0.90, 0.95)
 SHARES = tuple(number / 20 for number in range(1, 21))  # of the wells that are kept, the surest first
@@ -168,6 +168,5 @@ def most_confident_wells(confidence: pd.Series, right: pd.Series | None = None, 
 def write_prediction_sets(path: Path, sets: pd.DataFrame, *, order: Sequence[str]) -> Path:
     """Write sets as Parquet, atomically: a row for each well in this order and each coverage, with the columns SET_COLUMNS; a well's siRNAs are a list."""
     rows = sets.iloc[np.lexsort((sets["coverage"], pd.Index(order).get_indexer(sets["id_code"])))]
-    with atomic_path(path) as temporary:
-        rows[SET_COLUMNS].astype({"size": "int32"}).to_parquet(temporary, index=False)
+    write_parquet(path, rows[SET_COLUMNS].astype({"size": "int32"}))
     return path

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from cellsignal.code_identity import package_code
 from cellsignal.data.images.reader import image_fingerprint
 from cellsignal.decide.scores.files import METADATA, read_scores, write_scores
 from cellsignal.errors import InputError
-from cellsignal.files import sha256
+from cellsignal.files import open_regular, sha256
 from cellsignal.json_schemas import ScoreDetails
 from cellsignal.receipts import Receipt
 
@@ -94,7 +95,8 @@ class ScoreCache:
 def read_embeddings(path: Path) -> pd.DataFrame:
     """Embeddings of wells: index id_code, columns 0 to F - 1, float32; InputError if a file holds none."""
     try:
-        table = pd.read_parquet(path).set_index("id_code")
+        with os.fdopen(open_regular(path), "rb") as stream:  # given a name, Arrow takes only those in UTF-8
+            table = pd.read_parquet(stream).set_index("id_code")
         return table.rename(columns=int).astype(np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"holds no embeddings ({error})", where=path, cure="predict again") from None

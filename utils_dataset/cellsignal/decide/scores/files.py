@@ -10,6 +10,7 @@ A constant added to all scores of a well changes no decision, so logits before a
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,9 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from cellsignal.data.tables.headers import BoundedStream, open_table, read_header, refuse_stream
+from cellsignal.data.tables.headers import BoundedStream, open_table, read_header, refuse_stream, require_text
 from cellsignal.errors import InputError, system_fault
-from cellsignal.files import atomic_path
+from cellsignal.files import open_regular, write_parquet
 from cellsignal.tasks import RXRX1
 
 # Reading Parquet, CSV and NPZ files of scores.
@@ -65,8 +66,9 @@ def is_submission(path: Path) -> bool:
     if score_suffix(path) != ".parquet":
         return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
     try:
-        return path.is_file() and "sirnas" in pa.parquet.read_schema(path).names  # a FIFO would be waited for
-    except (OSError, pa.ArrowException):
+        with os.fdopen(open_regular(path), "rb") as stream:
+            return "sirnas" in pa.parquet.read_schema(stream).names
+    except (OSError, InputError, pa.ArrowException):
         return False  # whoever reads it says why
 
 
@@ -91,6 +93,7 @@ def _read_parquet(path: Path) -> ScoreColumns:
 
 def _read_csv(path: Path) -> ScoreColumns:
     header = _csv_header(path)
+    require_text(path)
     types = {str(name): pa.float64() for name in _class_names(header, path)}
     options = {
         "convert_options": pa.csv.ConvertOptions(column_types=types | {"id_code": pa.string()}),
@@ -329,8 +332,7 @@ def write_scores(folder: Path, scores: pd.DataFrame, *, experiment: str) -> Path
     """
     path = Path(folder) / f"{experiment}.parquet"
     table = scores.rename(columns=str).rename_axis("id_code").reset_index()
-    with atomic_path(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    write_parquet(path, table)
     return path
 
 

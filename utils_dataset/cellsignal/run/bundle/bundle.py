@@ -117,7 +117,7 @@ def bundle(run: Path, out: Path | None = None) -> Path:
     Raises InputError when the run is not complete: a step that did not end, a file that is not as its step left it.
     """
     run = environment.run_folder(str(run))
-    out = files.output_file(out or run.with_name(f"{run.name}.zip"))
+    out = files.output_file(out or run.with_name(f"{run.name}.zip"), kind="archive of a run", is_of_kind=_is_archive)
     made = _read_recipe(run)
     with files.locked(environment.locks_folder(run) / environment.CHAIN_LOCK, busy_message="a chain works in this folder"):
         checked = _recipe(made["parameters"])
@@ -128,6 +128,14 @@ def bundle(run: Path, out: Path | None = None) -> Path:
     if made.get("code") not in ("", None, provenance.code_digest()):
         print("note: the run was made by another version of the package; the archive holds the present one")
     return out
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"entry_points.md", entry_points.SETTINGS} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _read_recipe(run: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from threading import Event, Thread
 from cellsignal import files, json_schemas
 from cellsignal.errors import InputError, StepFailed
 from cellsignal.receipts import Receipt
+from cellsignal.run.environment import expand_path
 
 STREAMS = 8  # parallel transfers: most files are small, and their latency takes longest
 ATTEMPTS, ATTEMPT_SECONDS = 3, 0.5  # to fetch a file that may just be rewritten with the same content, and the time between them
@@ -25,6 +26,8 @@ class Storage:
         import fsspec  # comes with PyTorch
 
         cure = "write for example file:///shared/run or s3://bucket/run"
+        protocol, mark, path = url.rpartition("://")
+        url = f"{protocol}{mark}{expand_path(path)}"
         try:
             self.filesystem, root = fsspec.core.url_to_fs(url)
         except ImportError as error:

@@ -12,11 +12,10 @@ from cellsignal import settings
 from cellsignal.budget import Budget
 from cellsignal.data.simulated import RECEIPT as SIMULATION
 from cellsignal.data.simulated import is_drawn, is_simulated
-from cellsignal.decide.embeddings import check_format, is_current, receipt_path, table_identity, write_embeddings
+from cellsignal.decide.embeddings import checked_output, is_current, receipt_path, table_identity, write_embeddings
 from cellsignal.decide.predict.predict import ScoringOptions, embedding_identities, score_experiments
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.errors import InputError, name_advice
-from cellsignal.files import is_stream
 from cellsignal.learn.networks.classifier import read_config, save_weights
 from cellsignal.receipts import Receipt
 from cellsignal.run.inputs import data_folder
@@ -38,9 +37,9 @@ def embed_run(run: Path, out: Path, *, experiments: Sequence[str] = ("all",), st
     are taken over. A killed call goes on in the folder `<out>.parts`. The table is kept, and None returned, if the same
     data, settings and code made it. InputError for what the run does not have or did not leave so, and for its own table as `out`.
     """
-    check_format(out, format)
+    out = checked_output(out, format)
     parts = out.with_name(f"{out.name}.parts")
-    if out.exists() and not is_stream(out) and not parts.exists() and not receipt_path(out).exists():
+    if out.exists() and not parts.exists() and not receipt_path(out).exists():
         raise InputError("is there, and has no receipt that says it is a table of embeddings", where=out, cure="remove it, or choose another name")
     predictor = open_predictor(run)
     if out.exists() and (own := predictor.folder / EMBEDDINGS_FILE).exists() and out.samefile(own):

@@ -42,7 +42,7 @@ def run_sweep(
     All trials use the same plates: the recipe's `data`, or those that its `preset` and `seed` draw, once. When a trial
     fails, its reason is recorded and the others go on. The same call again goes on where it stopped. `trials`: the number of
     trials of a search. Raises InputError before anything runs when a parameter is invalid, StepFailed in the end
-    when a trial failed, and TimeSpent when the time budget (the recipe's) is spent.
+    when a trial failed, but InputError if bad input made all of those fail, such as a damaged image, and TimeSpent when the time budget (the recipe's) is spent.
     """
     base = recipe.load(params, overrides)
     tried = search_space.read(space, params=params)
@@ -99,7 +99,8 @@ def _run_trials(maker: "TrialMaker", source: "TrialSource", *, jobs: int) -> Non
     failed = trials[trials["status"] == FAILED].to_dict("records")  # in the order of the table, whichever ended first
     if len(failed) > (len(trials) - 1 if maker.space.kind == "search" else 0):  # a search may suggest what does not fit together
         first = f"{failed[0]['variant']}, seed {failed[0]['seed']}: {failed[0]['error']}"
-        raise StepFailed(f"{len(failed)} of {len(trials)} trials failed, such as {first}; see {maker.folder / 'results.csv'}")
+        error = InputError if runner.bad_inputs == len(failed) else StepFailed
+        raise error(f"{len(failed)} of {len(trials)} trials failed, such as {first}; see {maker.folder / 'results.csv'}")
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ class TrialRunner:
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self.records: list[Record] = []
         self.running: list[Trial] = []
+        self.bad_inputs = 0
         self.progress = ProgressLines("all trials", MofNCompleteColumn())
         self.code = provenance.code_digest()[: results.CODE_CHARACTERS]
 
@@ -303,6 +305,7 @@ class TrialRunner:
     def _add_record(self, trial: Trial, record: Record, *, reused: bool = False) -> None:
         """Add the record of a trial to the tables; `reused`: of an earlier sweep."""
         self.records.append(record)
+        self.bad_inputs += record["status"] == FAILED and trial.met_bad_input
         if record["status"] == UNFINISHED:
             self.budget.stop(f"in {trial.name}")
         self.source.ended(trial, record)

@@ -20,6 +20,7 @@ from cellsignal.run.sweep.results import outcome
 
 DONE, FAILED, PRUNED, UNFINISHED = "done", "failed", "pruned", "unfinished"
 STATUS_BY_EXIT_CODE = {0: DONE, 3: UNFINISHED}  # of `cellsignal run`; every other code is a failure
+BAD_INPUT = 2  # the exit code for that
 ERROR_PREFIX = "cellsignal: error: "  # of the last line of a command that failed
 GRACE_SECONDS = 20.0  # for a trial that is asked to end: its notebooks have ten
 KILL_SECONDS = 30.0  # until a trial that was asked to end is killed
@@ -86,6 +87,11 @@ class Trial:
     def has_ended(self) -> bool:
         """Whether its process has ended."""
         return self.process is not None and self.process.poll() is not None
+
+    @property
+    def met_bad_input(self) -> bool:
+        """Whether what the user gave made it fail, and no step."""
+        return bool(self.error) or (self.process is not None and self.process.returncode == BAD_INPUT)
 
     def stop(self) -> None:
         """Ask it to end, by closing the pipe to it; `wait` waits for its end."""
