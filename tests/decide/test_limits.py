@@ -88,8 +88,7 @@ def strange_array(path: Path) -> None:
     np.savez_compressed(path, id_code=np.array(["RPE-01_1_B02"]), scores=np.zeros((1, 2)), more=np.zeros(10**7))
 
 
-# Two messages for a sparse file: Arrow reads ahead in a thread of its own, so either fault may be seen first.
-BOMBS: dict[str, tuple[str, Callable[[Path], None], str | tuple[str, ...]]] = {
+BOMBS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "rows": (".parquet", rows_without_end, f": holds 600,000 rows, and no scores have more than 250,000; {CURE}"),
     "an id": (".parquet", a_novel_as_id, ": an id_code of 300,000 bytes; write experiment_plate_well, such as HUVEC-01_1_B03"),
     "pages": (".parquet", pages_that_swell, f" bytes, and no scores have more than 323,200; {CURE}"),
@@ -97,10 +96,9 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None], str | tuple[str, ...]]] = {
     "lists": (".parquet", lists, ": column 0 holds list<element: double>; write scores as numbers"),
     "blank lines": (".csv.gz", blank_lines, f" bytes, and no scores have more than 80,320,000; {CURE}"),
     "one line": (".csv.gz", one_line, ": not readable as CSV; it is damaged or of another format: write it again"),
-    "no line": (".csv.gz", no_line, ": no column id_code; name the column that holds the well ids id_code"),
+    "no line": (".csv.gz", no_line, ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "rows of text": (".csv.gz", many_rows, f" rows, and no scores have more than 250,000; {CURE}"),
-    "a sparse file": (".csv", sparse, (": not readable as CSV; it is damaged or of another format: write it again",
-                                       f" bytes, and no scores have more than 80,320,000; {CURE}")),
+    "a sparse file": (".csv", sparse, ": is not UTF-8 text; save the table as CSV in UTF-8"),
     "another array": (".npz", strange_array, ": array 'more' is unknown; save id_code, scores and class_numbers, and no other"),
 }
 

@@ -1,6 +1,7 @@
 """The command `cellsignal profile`, as a user calls it."""
 
 import json
+import os
 import sys
 from inspect import signature
 from pathlib import Path
