@@ -45,13 +45,13 @@ def run(folder: Path, plates: Path, kernels: Path, capsys: pytest.CaptureFixture
 
 def test_each_way_runs_its_steps_and_says_first_what_it_overwrites(run: Run, folder: Path) -> None:
     assert run("scratch", seed=1) == ALL  # of a folder that is not there yet
-    assert f"overwrites in {folder}: nothing, because nothing is there yet" in run.said
+    assert f"may overwrite in {folder}: nothing, because nothing is there yet" in run.said
     scores = folder / "scores/model/toy.parquet"
     (folder / "scores/old.parquet").write_text("an earlier network's")
     assert run("weights", seed=1) == DECISION
     said = "\n".join(run.said)
     assert said.index("--from weights: predicted and decided again; nothing is trained") < said.index("4-predict-assign started")
-    assert f"overwrites in {folder}: scores/ (2 files), metrics.json, notebooks/4-predict-assign.html" in said
+    assert f"may overwrite in {folder}: scores/ (2 files), metrics.json, notebooks/4-predict-assign.html" in said
     assert "keeps: the plates, weights/" in said and not (folder / "scores/old.parquet").exists()
     assert scores.read_text() == "1 375"
 
@@ -75,8 +75,18 @@ def test_weights_are_taken_whatever_made_them(run: Run, folder: Path, kernels: P
     shutil.rmtree(folder / "scores")
     assert run("weights", seed=2) == DECISION
     assert (folder / "scores/model/toy.parquet").read_text() == "1 375"
+    notes = [f"{name} is kept as it was made, with seed 1 instead of 2" for name in TRAININGS]
+    assert set(notes) <= set(run.said) and files.read_json(folder / "recipe.json")["notes"] == notes
     with pytest.raises(StepFailed, match="ZeroDivisionError"):  # a plain call trains what the other seed asks for
         run(seed=2)
+
+
+def test_a_file_that_was_edited_is_named_before_its_step_writes_it_again(run: Run, folder: Path) -> None:
+    run(seed=1)
+    (folder / "submission.csv").write_text("by hand")
+    assert run(seed=1) == DECISION
+    assert "4-predict-assign: submission.csv was changed or removed since, so it runs again" in run.said
+    assert files.read_json(folder / "recipe.json")["notes"] == []
 
 
 def test_a_run_whose_kernels_ran_one_by_one_is_vouched_for_by_their_receipts(run: Run, folder: Path) -> None:

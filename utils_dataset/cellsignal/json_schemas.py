@@ -36,6 +36,7 @@ class Description(TypedDict):
     """recipe.json: the parameters and the software of a run."""
 
     parameters: Parameters
+    notes: NotRequired[list[str]]  # steps that were made with other parameters
     code: NotRequired[str]
     commit: NotRequired[str]
     python: NotRequired[str]

@@ -81,7 +81,7 @@ def write_report(run: Path, *, data: Path | None = None) -> Path:
             _training(run, TRAINING if metric == "accuracy" else ""),
             _plates(run),
             *_controls((metrics or {}).get("controls", {})),
-            _notes((metrics or {}).get("notes"), trouble),
+            _notes(run, (metrics or {}).get("notes"), trouble),
             _files(run),
             _seconds(run),
             _recipe(run),
@@ -300,9 +300,10 @@ def _controls(tables: Mapping[str, list[dict]]) -> Iterator[str]:
     yield html.section("Controls", html.paragraph(words), html.table(header, cells))
 
 
-def _notes(notes: list[str] | None, trouble: str) -> str:
-    """What was not as it should be, such as missing sites; None where nobody looked."""
-    lines = [html.paragraph(note) for note in notes or []]
+def _notes(run: Path, notes: list[str] | None, trouble: str) -> str:
+    """What was not as it should be, such as missing sites (None where nobody looked), and what was made with other parameters than the run has."""
+    recipe, _ = _read_or_reason(run / "recipe.json", json_schemas.Description)
+    lines = [html.paragraph(note) for note in (*(recipe or {}).get("notes", []), *(notes or []))]
     nothing = trouble or ("Not noted." if notes is None else "Nothing was missing.")
     return html.section("Notes", *(lines or [html.paragraph(nothing, quiet=True)]))
 

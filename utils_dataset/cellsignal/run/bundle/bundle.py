@@ -86,8 +86,6 @@ SCRIPTS = {
     "predict": "Predict with the stored weights; with `--from scores`, decide on the stored scores.",
 }
 LEFT_OUT = ("seconds.json", "run.json", "recipe.json", rebuild.REBUILD_FILE)  # files of a run folder that are written anew, or of no use
-# Of a step's parameters: from where a rebuild began, and what recipe.json says as it was resolved.
-FREE_PARAMETERS = {"start_from", "preset", "wells.cell_types"}
 RERUN_COMMAND = "run the command that made it again"
 RUN_TO_THE_END = "run it to the end, with the command that began it"
 _ENTRY_TIME = (1980, 1, 1, 0, 0, 0)  # of all files in an archive, so that the same files give the same bytes
@@ -163,11 +161,8 @@ def _check_receipts(run: Path, plan: Iterable[Step], values: Mapping[str, Any]) 
     receipts = {step.name: receipt for step in plan if (receipt := steps.read_receipt(run, step))}
     for step in (step for step in plan if step.name in receipts):  # `_add_step` refuses the others
         receipt = receipts[step.name]
-        recorded = steps.without_paths_and_speed(receipt.identity.get("parameters") or receipt.details.get("parameters", {}))  # the latter of a kernel that ran by itself
-        asked = steps.without_paths_and_speed(steps.parameters_read(step, values))
-        if key := next((key for key in asked if key in recorded and key not in FREE_PARAMETERS and recorded[key] != asked[key]), None):
-            what = f"{step.name} was made with {key} {recorded[key]!r}, and recipe.json says {asked[key]!r}"
-            raise InputError(what, where=run, cure=RUN_TO_THE_END)
+        for key, (recorded, asked) in steps.other_parameters(step, receipt, values).items():
+            raise InputError(f"{step.name} was made with {key} {recorded!r}, and recipe.json says {asked!r}", where=run, cure=RUN_TO_THE_END)
         for need, digests in receipt.identity.get("inputs", {}).items():
             known = digests.values() if isinstance(digests, dict) else digests  # a list in older receipts
             if need in receipts and not set(steps.product_digests(receipts[need]).values()) <= set(known):

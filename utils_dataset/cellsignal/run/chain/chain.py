@@ -106,7 +106,6 @@ def run_chain(
         chain = Chain(folder, values, root, executor, ChainProgress(folder), budget, budget.remaining)
         receipts = {"simulate": chain.simulate()}
         cell_types = inputs.cell_types_to_train(recipe.task, values["data"], recipe.wells, run=folder, preset=preset, seed=recipe.seed)
-        files.write_json(folder / "recipe.json", provenance.describe(settings.update(values, {"wells.cell_types": cell_types})))
         plan = plans.plan(recipe, cell_types, kernels=kernels)
         experiment_steps = plans.experiment_steps(plan, values) if executor.splits_prediction else []
         names = ["simulate", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *experiment_steps))]
@@ -114,8 +113,12 @@ def run_chain(
         if not recipe.machine.html_pages:
             for name in steps.REPORT_PAGES:
                 (folder / name).unlink(missing_ok=True)  # of another run
-        plan, kept = rebuild.begin_rebuild(folder, plan, start_from, values=values)
-        plan = plans.with_experiment_steps(plan, experiment_steps)
+        rerun, kept = rebuild.begin_rebuild(folder, plan, start_from, values=values)
+        notes = rebuild.notes_on_kept(plan, kept, values=values)
+        print(*notes, sep="\n", end="\n" * bool(notes), flush=True)
+        description = provenance.describe(settings.update(values, {"wells.cell_types": cell_types}))
+        files.write_json(folder / "recipe.json", {**description, "notes": notes})
+        plan = plans.with_experiment_steps(rerun, experiment_steps)
         chain.run_steps(plan, receipts | kept, num_slots=executor.num_slots(recipe.machine.parallel_notebooks))
         rebuild.end_rebuild(folder)
         steps.write_receipt(folder, steps.record_step(), identity={}, seconds=0.0)
@@ -286,6 +289,8 @@ class Chain:
                 advice = f"; the {made} are then made again too; to keep them, stop now and use --from {made}" if made else ""
                 self.progress.print_note(step, f"made by other code ({', '.join(parts)}), so it runs again{advice}")
             else:
+                if altered := steps.altered_outputs(self.folder, step, identity=identity):
+                    self.progress.print_note(step, f"{altered[0]} was changed or removed since, so it runs again")
                 steps.remove_receipt(self.folder, step)
             self.progress.started(step)
             start = time.monotonic()

@@ -65,6 +65,16 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
     return rerun, {name: receipt for name, receipt in kept.items() if name not in names}
 
 
+def notes_on_kept(plan: Iterable[Step], kept: Receipts, *, values: Mapping[str, Any]) -> list[str]:
+    """A sentence for each step whose weights or scores a rebuild keeps although they were made with other parameters than the run has now."""
+    notes = []
+    for step in (step for step in plan if step.stages and step.name in kept):
+        if other := steps.other_parameters(step, kept[step.name], values):
+            differences = ", ".join(f"{key} {recorded!r} instead of {asked!r}" for key, (recorded, asked) in other.items())
+            notes.append(f"{step.name} is kept as it was made, with {differences}")
+    return notes
+
+
 def end_rebuild(run: Path) -> None:
     """Remove the receipt of a rebuild, because it is complete or given up."""
     (run / REBUILD_FILE).unlink(missing_ok=True)
@@ -130,7 +140,7 @@ def _print_changes(run: Path, start_from: str, rerun: Sequence[Step]) -> None:
     single_files = sorted(name for name in made - emptied - kept if (run / name).is_file())
     overwritten = [*(f"{folder}/ ({count} files)" for folder, count in folders.items() if count), *single_files]
     print(f"--from {start_from}: {STARTING_POINTS[start_from]}")
-    print(f"overwrites in {run}: {', '.join(overwritten) or 'nothing, because nothing is there yet'}")
+    print(f"may overwrite in {run}: {', '.join(overwritten) or 'nothing, because nothing is there yet'}")
     print(f"keeps: {', '.join(['the plates', *(f'{name}/' for name in _kept_stages(start_from))])}", flush=True)
 
 

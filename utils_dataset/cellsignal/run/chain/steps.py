@@ -26,6 +26,8 @@ OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only
 REPORT_PAGES = ("report.html", "explore.html")  # the second only where wells have answers
 PRETRAINED = "network.pretrained"  # the parameter that may name a file
 STAGES = ("weights", "scores", "submission")  # what a run makes, one from the other
+# Of a step's parameters: from where a rebuild began, and what recipe.json says as it was resolved.
+_FREE_PARAMETERS = {"start_from", "preset", "wells.cell_types"}
 
 
 class StepDetails(TypedDict):
@@ -175,6 +177,23 @@ def changed_code(run: Path, step: Step, *, identity: Mapping[str, Any]) -> list[
     if receipt is None or {**receipt.identity, "code": None} != {**identity, "code": None}:
         return []
     return [*code_identity.changed_parts(receipt.identity.get("code"), identity["code"]), *_changed_user_modules(receipt)]
+
+
+def altered_outputs(run: Path, step: Step, *, identity: Mapping[str, Any]) -> list[str]:
+    """The files of a step that were changed or removed after it was complete; none where it has to run for another reason."""
+    receipt = read_receipt(run, step)
+    if receipt is None or not receipt.is_current(identity):
+        return []
+    found = _digests(run, receipt.outputs)
+    return [name for name, digest in receipt.outputs.items() if found.get(name) != digest]
+
+
+def other_parameters(step: Step, receipt: Receipt, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What the step that left this receipt was given, and what the run's parameters `values` say now, by the key where they differ."""
+    recorded = without_paths_and_speed(receipt.identity.get("parameters") or receipt.details.get("parameters", {}))  # the latter of a kernel that ran by itself
+    asked = without_paths_and_speed(parameters_read(step, values))
+    shared = [key for key in asked if key in recorded and key not in _FREE_PARAMETERS]
+    return {key: (recorded[key], asked[key]) for key in shared if recorded[key] != asked[key]}
 
 
 def _changed_user_modules(receipt: Receipt) -> list[str]:
