@@ -7,7 +7,9 @@ from shutil import copy, rmtree
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cellsignal.cli.main import app
 from cellsignal.data.download import rxrx1
 from cellsignal.data.packing import pack
 from cellsignal.data.tables.labelled_sites import read_site_tables
@@ -186,3 +188,10 @@ def test_no_data_set_is_an_error(tmp_path: Path) -> None:
         check_dataset(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         check_dataset(tmp_path / "nowhere")
+
+
+def test_simulated_plates_lack_images_on_purpose_and_check_says_so(tiny_plates: Path) -> None:
+    checked = CliRunner().invoke(app, ["check", str(tiny_plates)])
+    assert isinstance(checked.exception, InputError) and checked.stdout.count("no such file") == 2
+    assert str(checked.exception) == (f"{tiny_plates}: problems: 2; fix the problems in the table above; "
+                                      "simulated plates lack two images of one site on purpose, as the real ones lack some")

@@ -88,6 +88,7 @@ def check(data: Data, cell_type: CellTypes = None) -> None:
     Prints one table of what is missing, duplicated or damaged, and then exits with 2. Also names plates
     whose controls are missing or look unlike those of other plates, which is no fault of the files.
     """
+    from cellsignal.data import simulated
     from cellsignal.data.check import check_dataset
     from cellsignal.data.control_separation import control_lines
 
@@ -96,7 +97,8 @@ def check(data: Data, cell_type: CellTypes = None) -> None:
         print(line)
     if len(problems):
         print(problems.to_string(index=False, justify="left", max_colwidth=None))
-        raise InputError(f"problems: {len(problems)}", where=data, cure="fix the problems in the table above")
+        on_purpose = "; simulated plates lack two images of one site on purpose, as the real ones lack some" if simulated.is_simulated(data) else ""
+        raise InputError(f"problems: {len(problems)}", where=data, cure=f"fix the problems in the table above{on_purpose}")
     print(f"{data}: no problem in any row or image")
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cellsignal import files, json_schemas
 from cellsignal.data import simulated
+from cellsignal.data.control_separation import MIN_AGREEMENT, MIN_EFFECT_SIZE, MIN_WELLS
 from cellsignal.errors import InputError
 from cellsignal.receipts import Receipt
 from cellsignal.show import html
@@ -38,7 +39,7 @@ WITHOUT_LABELS = (
 )
 SETS = (
     "For each well the siRNAs among which the right one is, with a nominal coverage: the surer the network, the smaller the set. "
-    "Experiments differ, so the coverage of a single one may be below the nominal one; the table names the worst."
+    "Experiments differ, so the observed coverage may be above or below the nominal one, most of all in a single experiment; the table names the worst."
 )
 SUREST = (
     "How many of the answers are right if only the surest wells are kept, and the others left undecided? "
@@ -47,7 +48,8 @@ SUREST = (
 CONTROLS = (
     "How well the controls of each plate can be told apart, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
     "near 0, they do not differ as they do elsewhere, and neither may the treatments. Effect size is the median |Cohen's d| between untreated and "
-    "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. Plates below a limit are among the notes."
+    "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. Among the notes are plates whose agreement is below {min_agreement}, "
+    "where the controls of the cell type can be told apart at all, and plates with at least {min_wells} wells of either kind whose effect size is below {min_effect_size}."
 )
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its channels",
@@ -296,7 +298,8 @@ def _controls(tables: Mapping[str, list[dict]]) -> Iterator[str]:
              for experiment in sorted({experiment for experiment, _ in by_plate})]
     header = ["experiment", *(f"{value}, plate {plate}" for value in ("agreement", "effect size") for plate in plates)]
     chance = [row["chance"] for row in rows if row["chance"] is not None]
-    words = CONTROLS.format(name=name, chance=f"about {sum(chance) / len(chance):.2f}" if chance else "not known")
+    words = CONTROLS.format(name=name, chance=f"about {sum(chance) / len(chance):.2f}" if chance else "not known",
+                            min_agreement=MIN_AGREEMENT, min_wells=MIN_WELLS, min_effect_size=MIN_EFFECT_SIZE)
     yield html.section("Controls", html.paragraph(words), html.table(header, cells))
 
 

@@ -265,5 +265,5 @@ def summary(run: Path) -> str:
         text = ladder.to_string(float_format="{:.3f}".format, na_rep="")
     if note := metrics.get("statistics_note"):
         text += f"\n\n{note}"
-    paths = {"submission": run / "submission.csv", "report": run / "report.html"}
+    paths = {"submission": run / "submission.csv", "report": run / "report.html", "wells": run / "explore.html"}
     return f"{text}\n\n" + "\n".join(f"{name:11} {path}" for name, path in paths.items() if path.is_file())
