@@ -134,7 +134,7 @@ def test_a_users_own_modules_that_cells_import_count_and_those_that_these_import
             monkeypatch.delitem(sys.modules, name, raising=False)
             importlib.import_module(name)
         notebook = Notebook(["import pipeline, pathlib, numpy", "%time"])
-        assert notebook.code() and {path.parent for path in notebook.user_modules} == {tmp_path, tmp_path / "shares"}
+        assert notebook.code() and {path.parent for path in notebook.user_modules()} == {tmp_path, tmp_path / "shares"}
         return notebook.code()
 
     first = code()

@@ -186,7 +186,6 @@ class Notebook:
     cells: Sequence[str] = ()
     first: int = 0  # number of the first cell that counts
     digests: dict[Path, str] = field(default_factory=dict)  # of these modules, by file
-    user_modules: dict[Path, str] = field(default_factory=dict)  # digests of those of the user, by file, since the last call of `code`
 
     def begin(self, cells: Sequence[str] | None = None) -> None:
         """Start the identity after the cell that calls this; each further cell is appended to `cells` before it runs."""
@@ -195,15 +194,20 @@ class Notebook:
 
     def code(self) -> str:
         """SHA-256 over the cells so far, in the order in which they first ran; "" without any. Repeated cells count once."""
-        cells = (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
-        used: dict[Path, str] = {}  # by these cells: another notebook may have run in this process before
-        self.user_modules = {}
-        for tree in cell_trees(cells):
-            for path in imported_run_modules(tree):
-                used[path] = self.digests.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0])
-            self.user_modules |= {path: self.digests.setdefault(path, digest) for path, digest in imported_user_modules(tree).items()}
-        digests = [*map(text_digest, cells), *used.values(), *sorted(self.user_modules.values())]
+        cells = self._counted_cells()
+        # Of these cells alone: another notebook may have run in this process before.
+        paths = dict.fromkeys(path for tree in cell_trees(cells) for path in imported_run_modules(tree))
+        run_modules = [self.digests.setdefault(path, _read_file(path, path.stat().st_mtime_ns)[0]) for path in paths]
+        digests = [*map(text_digest, cells), *run_modules, *sorted(self.user_modules().values())]
         return _sha256(list(dict.fromkeys(digests))) if cells else ""
+
+    def user_modules(self) -> dict[Path, str]:
+        """The digests, by file, of the user's own modules that the cells so far have imported."""
+        found = [item for tree in cell_trees(self._counted_cells()) for item in imported_user_modules(tree).items()]
+        return {path: self.digests.setdefault(path, digest) for path, digest in found}
+
+    def _counted_cells(self) -> Sequence[str]:
+        return (self.cells or getattr(sys.modules.get("__main__"), "In", ()))[self.first :]
 
 
 notebook = Notebook()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cellsignal.errors import FULL, InputError, check_can_write, system_error
 
@@ -245,7 +245,7 @@ def write_parquet(path: Path, table: Any) -> None:
 def read_json(path: Path, shape: Any = None, *, fault: str = NOT_AS_WRITTEN, cure: str = RERUN_STEP) -> Any:
     """Read a JSON file; InputError names it when it is missing, damaged, or not of a `shape` that `validated` takes."""
     try:
-        with os.fdopen(open_regular(path), encoding="utf-8-sig") as stream:  # editors on Windows write a byte order mark
+        with open_regular(path, "r", encoding="utf-8-sig") as stream:  # editors on Windows write a byte order mark
             value = parse_json(stream.read())
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="run the step that writes it") from None
@@ -296,9 +296,14 @@ def _checker(shape: Any) -> Any:
     return TypeAdapter(shape)
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path, mode: str = "rb", *, encoding: str | None = None) -> IO[Any]:
+    """A regular file opened for reading; InputError for a pipe, a device or a folder."""
+    return open(path, mode, encoding=encoding, opener=regular_descriptor)
+
+
+def regular_descriptor(path: Path, flags: int = os.O_RDONLY) -> int:
     """A descriptor for reading a regular file; InputError for a pipe, a device or a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening a FIFO waits for a writer
+    descriptor = os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a FIFO waits for a writer
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError("is no regular file", where=path, cure="put the file itself there")

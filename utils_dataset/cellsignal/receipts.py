@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ class Receipt:
     def read(cls, path: Path, details: Any = None, *, cure: str = files.RERUN_STEP) -> "Receipt":
         """Read a receipt; InputError when it is missing, not as it was written, or `details` are not of this type (`files.validated`)."""
         try:
-            with os.fdopen(files.open_regular(path), "rb") as stream:
+            with files.open_regular(path) as stream:
                 record = cls.parse(path, stream.read())
         except FileNotFoundError:
             raise InputError("no such file", where=path, cure="run the step that writes it") from None

@@ -8,7 +8,6 @@ other `Metadata_` column is kept.
 """
 
 import io
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -137,7 +136,7 @@ def _check_receipt(path: Path) -> None:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Equal texts are read once, so that their size is known before each row has its own."""
-    with os.fdopen(open_regular(path), "rb") as stream:  # given a name, Arrow takes only those in UTF-8
+    with open_regular(path) as stream:  # given a name, Arrow takes only those in UTF-8
         file = pa.parquet.ParquetFile(stream)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(group.num_columns)]

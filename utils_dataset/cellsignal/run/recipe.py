@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +66,7 @@ def load_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     try:
         if path.is_dir():
             raise InputError("is a folder", where=path, cure="name one of the YAML files in it")
-        with os.fdopen(open_regular(path), encoding="utf-8") as stream:
+        with open_regular(path, "r", encoding="utf-8") as stream:
             text = stream.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise InputError("no such file", where=path, cure="name one of papermill_params/*.yaml") from None

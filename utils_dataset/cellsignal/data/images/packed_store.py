@@ -351,7 +351,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = files.open_regular(path)
+            self._descriptor = files.regular_descriptor(path)
         except OSError as error:
             raise InputError(error.strerror or "cannot be read", where=path, cure=_PACK_AGAIN) from None
 

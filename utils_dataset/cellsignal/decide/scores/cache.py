@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -95,7 +94,7 @@ class ScoreCache:
 def read_embeddings(path: Path) -> pd.DataFrame:
     """Embeddings of wells: index id_code, columns 0 to F - 1, float32; InputError if a file holds none."""
     try:
-        with os.fdopen(open_regular(path), "rb") as stream:  # given a name, Arrow takes only those in UTF-8
+        with open_regular(path) as stream:  # given a name, Arrow takes only those in UTF-8
             table = pd.read_parquet(stream).set_index("id_code")
         return table.rename(columns=int).astype(np.float32)
     except (OSError, ValueError, KeyError) as error:

@@ -10,7 +10,6 @@ A constant added to all scores of a well changes no decision, so logits before a
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +65,7 @@ def is_submission(path: Path) -> bool:
     if score_suffix(path) != ".parquet":
         return ".csv" in score_suffix(path) and "sirna" in _csv_header(path)
     try:
-        with os.fdopen(open_regular(path), "rb") as stream:
+        with open_regular(path) as stream:
             return "sirnas" in pa.parquet.read_schema(stream).names
     except (OSError, InputError, pa.ArrowException):
         return False  # whoever reads it says why

@@ -113,13 +113,13 @@ def run_chain(
         if not recipe.machine.html_pages:
             for name in steps.REPORT_PAGES:
                 (folder / name).unlink(missing_ok=True)  # of another run
-        rerun, kept = rebuild.begin_rebuild(folder, plan, start_from, values=values)
-        notes = rebuild.notes_on_kept(plan, kept, values=values)
+        rerun, kept_receipts = rebuild.begin_rebuild(folder, plan, start_from, values=values)
+        notes = rebuild.notes_on_kept_steps(plan, kept_receipts, values=values)
         print(*notes, sep="\n", end="\n" * bool(notes), flush=True)
         description = provenance.describe(settings.update(values, {"wells.cell_types": cell_types}))
         files.write_json(folder / "recipe.json", {**description, "notes": notes})
         plan = plans.with_experiment_steps(rerun, experiment_steps)
-        chain.run_steps(plan, receipts | kept, num_slots=executor.num_slots(recipe.machine.parallel_notebooks))
+        chain.run_steps(plan, receipts | kept_receipts, num_slots=executor.num_slots(recipe.machine.parallel_notebooks))
         rebuild.end_rebuild(folder)
         steps.write_receipt(folder, steps.record_step(), identity={}, seconds=0.0)
     return folder

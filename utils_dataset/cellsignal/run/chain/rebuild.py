@@ -47,14 +47,14 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
     identity = {"start_from": start_from, "parameters": steps.without_paths_and_speed(values)}
     rebuild = Receipt.find(run / REBUILD_FILE)
     rebuild = rebuild if rebuild and replace(rebuild, complete=True).is_current(identity) else None
-    kept = _kept_receipts(run, plan, start_from, recorded=_recorded_receipts(run, rebuild))
+    kept_receipts = _kept_receipts(run, plan, start_from, recorded=_recorded_receipts(run, rebuild))
     if rebuild and rebuild.complete:
         print(f"--from {start_from}: goes on where it stopped", flush=True)
     else:
         for folder in _emptied_folders(start_from, rerun):
             inputs.check_discard(run / folder)
         _print_changes(run, start_from, rerun)
-        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.fields for name, receipt in kept.items()}})
+        rebuild = Receipt(run / REBUILD_FILE, identity, complete=False, details={"taken": {name: receipt.fields for name, receipt in kept_receipts.items()}})
         rebuild.write()
         for step in (*rerun, steps.report_step([])):
             steps.remove_receipt(run, step)
@@ -62,14 +62,14 @@ def begin_rebuild(run: Path, plan: Sequence[Step], start_from: str, *, values: M
             inputs.discard(run / folder)
         replace(rebuild, complete=True).write()
     names = {step.name for step in rerun}
-    return rerun, {name: receipt for name, receipt in kept.items() if name not in names}
+    return rerun, {name: receipt for name, receipt in kept_receipts.items() if name not in names}
 
 
-def notes_on_kept(plan: Iterable[Step], kept: Receipts, *, values: Mapping[str, Any]) -> list[str]:
+def notes_on_kept_steps(plan: Iterable[Step], kept_receipts: Receipts, *, values: Mapping[str, Any]) -> list[str]:
     """A sentence for each step whose weights or scores a rebuild keeps although they were made with other parameters than the run has now."""
     notes = []
-    for step in (step for step in plan if step.stages and step.name in kept):
-        if other := steps.other_parameters(step, kept[step.name], values):
+    for step in (step for step in plan if step.stages and step.name in kept_receipts):
+        if other := steps.other_parameters(step, kept_receipts[step.name], values):
             differences = ", ".join(f"{key} {recorded!r} instead of {asked!r}" for key, (recorded, asked) in other.items())
             notes.append(f"{step.name} is kept as it was made, with {differences}")
     return notes
@@ -109,14 +109,14 @@ def _recorded_receipts(run: Path, rebuild: Receipt | None) -> Receipts:
 
 def _kept_receipts(run: Path, plan: Iterable[Step], start_from: str, *, recorded: Receipts) -> Receipts:
     """The receipts of steps whose files stay, by step, after a check of every file that the rebuild starts from."""
-    kept = {}
+    kept_receipts = {}
     for step in plan if start_from != "scratch" else ():
         missing = Receipt(step_receipts.receipt_path(run, step.name), details={"seconds": 0.0})
         receipt = recorded.get(step.name) or steps.read_receipt(run, step) or missing
         if start_from in step.stages:
             _check_complete(run, step, receipt, start_from, begun=step.name in recorded)
-        kept[step.name] = receipt
-    return kept
+        kept_receipts[step.name] = receipt
+    return kept_receipts
 
 
 def _check_complete(run: Path, step: Step, receipt: Receipt, start_from: str, *, begun: bool) -> None:
@@ -136,8 +136,8 @@ def _print_changes(run: Path, start_from: str, rerun: Sequence[Step]) -> None:
     folders = {folder: sum(path.is_file() for path in (run / folder).rglob("*")) for folder in _emptied_folders(start_from, rerun)}
     made = {name for step in rerun for name in (*steps.output_names(run, step), *step.pages)} | {*steps.REPORT_PAGES}
     emptied = {name for name in made if name.split("/")[0] in folders}
-    kept = {name for name in made if name.split("/")[0] in _kept_stages(start_from) and not is_fitted(name, made)}
-    single_files = sorted(name for name in made - emptied - kept if (run / name).is_file())
+    kept_names = {name for name in made if name.split("/")[0] in _kept_stages(start_from) and not is_fitted(name, made)}
+    single_files = sorted(name for name in made - emptied - kept_names if (run / name).is_file())
     overwritten = [*(f"{folder}/ ({count} files)" for folder, count in folders.items() if count), *single_files]
     print(f"--from {start_from}: {STARTING_POINTS[start_from]}")
     print(f"may overwrite in {run}: {', '.join(overwritten) or 'nothing, because nothing is there yet'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -176,7 +175,7 @@ def count_weights(path: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     try:
-        os.close(files.open_regular(path))  # a pipe would be waited for
+        files.open_regular(path).close()  # a pipe would be waited for
         with safe_open(path, framework="numpy") as tensors:
             return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys() if not name.endswith(BUFFERS))
     except (SafetensorError, OSError) as error:

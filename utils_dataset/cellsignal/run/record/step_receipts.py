@@ -94,8 +94,7 @@ def read_all(run: Path) -> list[Receipt]:
 
 def _user_modules() -> dict[str, dict[str, str]]:
     """The digests, by file, of the user's own modules that the notebook of this process imports, for `steps.current_receipt`."""
-    code_identity.notebook.code()
-    modules = {str(path): digest for path, digest in code_identity.notebook.user_modules.items()}
+    modules = {str(path): digest for path, digest in code_identity.notebook.user_modules().items()}
     return {"user_modules": modules} if modules else {}
 
 
