@@ -50,14 +50,14 @@ def test_one_untreated_well_tells_no_effect_size() -> None:
     assert separation["chance"].unique() == pytest.approx([0.6745 * (1 + 1 / 30) ** 0.5])
     assert separation["effect_size"].mean() == pytest.approx(separation["chance"].iloc[0], rel=0.1)
     assert not doubtful_plates(separation).any()
-    line = f"controls by channel means: too alike to tell apart, no plate is judged of HUVEC (plates: 60, experiments: 15, median agreement: {separation['agreement'].median():.2f})"
+    line = f"controls by channel means: no plate can be judged where the median agreement is below 0.5: HUVEC (plates: 60, experiments: 15, median agreement: {separation['agreement'].median():.2f})"
     assert separation_lines(separation, "channel means") == [line]
 
 
 def test_cell_types_of_which_no_plate_is_judged_share_a_line() -> None:
     alike, visible = control_separation(*screen(effect=0.0)), control_separation(*screen(experiments=2)).assign(cell_type="RPE")
     [line, other] = separation_lines(pd.concat([alike, alike.assign(cell_type="U2OS"), visible]), "x")
-    assert line.startswith("controls by x: too alike to tell apart, no plate is judged of HUVEC (plates: 16, experiments: 4, median agreement: ") and ", U2OS (" in line
+    assert line.startswith("controls by x: no plate can be judged where the median agreement is below 0.5: HUVEC (plates: 16, experiments: 4, median agreement: ") and ", U2OS (" in line
     assert other == "controls by x: no plate below the limits"
 
 
@@ -104,7 +104,7 @@ def test_channel_means_are_the_same_from_table_and_images(tiny_plates: Path, tmp
 
 def test_check_says_what_the_controls_tell(tiny_plates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     [line] = control_lines(tiny_plates)
-    assert "too alike" in line and "HUVEC (plates: 12, experiments: 3" in line and "RPE (plates: 12, experiments: 3" in line
+    assert "no plate can be judged" in line and "HUVEC (plates: 12, experiments: 3" in line and "RPE (plates: 12, experiments: 3" in line
     assert "HUVEC" not in control_lines(tiny_plates, cell_types=["RPE"])[0] and control_lines(tmp_path) == []
     for name in ("train_controls.csv", "test_controls.csv"):
         (tmp_path / name).write_text((tiny_plates / name).read_text().partition("\n")[0] + "\n")

@@ -86,7 +86,7 @@ def separation_lines(separation: pd.DataFrame, features: str) -> list[str]:
         elif not agreement.median() >= VISIBLE and not judged:
             alike.append(f"{count}, median agreement: {agreement.median():.2f})")
     lines = [f"controls by {features}: too few wells to judge the plates of {', '.join(few)}"] if few else []
-    lines += [f"controls by {features}: too alike to tell apart, no plate is judged of {', '.join(alike)}"] if alike else []
+    lines += [f"controls by {features}: no plate can be judged where the median agreement is below {VISIBLE}: {', '.join(alike)}"] if alike else []
     doubtful = separation[doubtful_plates(separation)]
     names = [f"{row.experiment} plate {row.plate} (effect size {row.effect_size:.2f}, agreement {row.agreement:.2f})" for row in doubtful.itertuples()]
     if names:

@@ -26,7 +26,7 @@ SPLIT_WORDS = {
     "held_out": "Labelled wells that training left out: they tell how good it is, and calibrate the confidences.",
 }
 TRAINING = (
-    "Of these phases a recipe has some: a network learns the controls (controls), then the treatments, with a new head alone (head), as a whole "
+    "A recipe uses some of these phases: a network learns the controls (controls), then the treatments, with a new head alone (head), as a whole "
     "(whole), and in the last epochs from the held-out wells too (final). The accuracy is that of single sites."
 )
 BRODT_CAVEATS = {  # beside the column of Brodt's figures: whether ours are of simulated data
@@ -48,8 +48,8 @@ SUREST = (
 CONTROLS = (
     "How well the controls of each plate can be told apart, by {name}. Agreement is the correlation of its control wells with the same controls on the other plates of the cell type: "
     "near 0, they do not differ as they do elsewhere, and neither may the treatments. Effect size is the median |Cohen's d| between untreated and "
-    "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. Among the notes are plates whose agreement is below {min_agreement}, "
-    "where the controls of the cell type can be told apart at all, and plates with at least {min_wells} wells of either kind whose effect size is below {min_effect_size}."
+    "positive wells; if all were alike it would be {chance}, so with few untreated wells it says little. A plate is among the notes if its agreement is below {min_agreement} "
+    "and the controls of its cell type differ at all, or if its effect size is below {min_effect_size} and it has at least {min_wells} wells of either kind."
 )
 PLATES = {
     "wells": "An untreated well of each cell type: the composite and its channels",
