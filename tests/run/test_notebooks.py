@@ -136,6 +136,25 @@ def test_a_kernel_that_does_not_start_is_started_once_more(
     assert len(tried) == tries
 
 
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_kernel_that_dies_before_the_first_cell_is_started_once_more(
+    tmp_path: Path, write_toy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """As one does whose port another process takes between the moment Jupyter chose it and the moment the kernel binds it."""
+    profile = tmp_path / "ipython/profile_default"
+    profile.mkdir(parents=True)
+    starts = tmp_path / "starts"
+    die = f"with open({str(starts)!r}, 'a+') as file:\n    file.write('x')\n    number = file.tell()\nif number <= {failures}:\n    os._exit(1)"
+    (profile / "ipython_kernel_config.py").write_text(f"import os\n{die}\n")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    if failures == 1:
+        assert run(write_toy(tmp_path, "1-eda"), tmp_path).is_file()
+    else:
+        with pytest.raises(StepFailed, match="Kernel died before replying to kernel_info; see "):
+            run(write_toy(tmp_path, "1-eda"), tmp_path)
+    assert starts.read_text() == "xx"
+
+
 @pytest.fixture
 def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The current folder holds files with names of modules, and a module of the user's."""

@@ -23,7 +23,7 @@ INPUT_ERRORS = {kind.__name__ for kind in (InputError, Faults)}  # a notebook ke
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_DEFAULTS = ({"metadata": {}}, {"metadata": {}, "outputs": [], "execution_count": None})  # of any cell, and of one of code
 SAVE_AGAIN = "open it in Jupyter and save it again"
-KERNEL_NOT_STARTED = "Kernel didn't respond"  # papermill's message when a kernel has not started after a minute
+KERNEL_NOT_STARTED = re.compile("Kernel (didn't respond|died before replying)")  # Jupyter's messages before the first cell
 _page_lock = Lock()  # nbconvert's templates are not thread-safe
 
 # What is read of a notebook before nbformat has validated it; any editor may have written it.
@@ -158,7 +158,7 @@ def execute(
         modules = _modules(notebook)
         try:
             code, last_line = _run_logged(server, arguments, modules, folder=parameters["run"], stop=stop)
-            if KERNEL_NOT_STARTED in last_line:  # another process took its port, or the machine was busy; no cell has run yet
+            if KERNEL_NOT_STARTED.search(last_line):  # another process took one of its ports, or the machine was busy; no cell has run
                 partial.unlink(missing_ok=True)
                 code, last_line = _run_logged(server, arguments, modules, folder=parameters["run"], stop=stop)
             if partial.exists():
