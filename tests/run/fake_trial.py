@@ -76,7 +76,7 @@ def trial(params: Path, run: Path) -> None:
     header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": ends} for name, (shape, ends) in tensors.items()}).encode()
     for name in ("model", "model-2", "model-2-final", "plain"):
         files.write_bytes(run / f"weights/U2OS/{name}.safetensors", len(header).to_bytes(8, "little") + header + bytes(44))
-    files.write_json(run / "seconds.json", {"simulate": 100.0, "3-train-cell-type@U2OS": 2.5})
+    files.write_json(run / "seconds.json", {"plates": 100.0, "3-train-cell-type@U2OS": 2.5})
     rungs = [("running", "raw", 0.01), ("adapted", "raw", right), ("exact", "assigned", 0.02), ("groups+expected", "assigned", right + 0.1)]
     ladder = [{"rung": rung, "kind": kind, "split": split, "accuracy": value - (split == "test") * 0.01}
               for split in ("test", "held_out") for rung, kind, value in rungs]

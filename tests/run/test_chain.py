@@ -21,7 +21,7 @@ from cellsignal.run.chain import chain, notebook_server
 from cellsignal.run.chain.notebooks import StepFailed
 
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
-ALL = ["1-eda", *TRAININGS, "4-predict-assign", "report", "simulate"]
+ALL = ["1-eda", *TRAININGS, "4-predict-assign", "plates", "report"]
 
 
 @pytest.fixture
@@ -130,14 +130,14 @@ def test_a_failed_step_stops_the_chain_and_is_tried_again(
     with pytest.raises(StepFailed, match="^2-pretrain-controls@U2OS: ZeroDivisionError: division by zero; see "):
         run()
     assert time.monotonic() - began < 300
-    assert [path.stem for path in (tmp_path / "run/receipts").iterdir()] == ["simulate"]
+    assert [path.stem for path in (tmp_path / "run/receipts").iterdir()] == ["plates"]
     write_toy(kernels, "2-pretrain-controls", body="print('nothing')")
     with pytest.raises(StepFailed, match="ended without writing weights/U2OS/pretrain.safetensors"):
         run()
     write_toy(kernels, "1-eda")
     write_toy(kernels, "2-pretrain-controls")
     request.getfixturevalue("in_this_process")
-    assert run() == ALL[:-1]
+    assert run() == [step for step in ALL if step != "plates"]
 
 
 def test_what_the_system_refuses_in_a_step_names_step_and_path(

@@ -39,7 +39,7 @@ if not score_only:
     files.write_text(folder / "submission.csv", f"id_code,sirna\\n{recipe.assignment.method},{scores}\\n")"""
 TRAININGS = ["2-pretrain-controls@U2OS", "3-train-cell-type@U2OS"]
 PARTS = [f"4-predict-assign@U2OS-0{number}" for number in (1, 2, 3)]  # training experiments, too, are embedded for prototypes
-ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "report", "simulate"]
+ALL = ["1-eda", *TRAININGS, "4-predict-assign", *PARTS, "plates", "report"]
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_over_a_storage_the_same_files_come_and_stay(
     run("one", alone=True)
     assert run("two", storage=storage) == ALL
     assert made(tmp_path / "two") == made(tmp_path / "one") == made(tmp_path / "store")
-    assert {path.stem for path in (tmp_path / "store/receipts").iterdir()} == {*ALL} - {*PARTS, "simulate"}
+    assert {path.stem for path in (tmp_path / "store/receipts").iterdir()} == {*ALL} - {*PARTS, "plates"}
     assert run("two", storage=storage) == []
     assert not {*TRAININGS, "1-eda", "4-predict-assign"} & {*run("elsewhere", storage=storage)}
     assert made(tmp_path / "elsewhere") == made(tmp_path / "one")

@@ -74,11 +74,11 @@ def test_an_image_that_a_receipt_names_is_drawn_again(run: Run, tables_alone: No
     before = image.read_bytes()
     flip(image, -1)
     # The report runs too where the seconds that it shows have changed.
-    assert "simulate" in run(preset="tiny") and image.read_bytes() == before
+    assert "plates" in run(preset="tiny") and image.read_bytes() == before
     assert run(preset="tiny") == []
 
 
-@pytest.mark.parametrize("step", ["simulate", "3-train-cell-type@U2OS", "4-predict-assign", "1-eda"])
+@pytest.mark.parametrize("step", ["plates", "3-train-cell-type@U2OS", "4-predict-assign", "1-eda"])
 def test_a_step_whose_receipt_is_damaged_runs_again(run: Run, plates: Path, step: str) -> None:
     run(data=str(plates))
     flip(run.folder / f"receipts/{step}.json")

@@ -48,7 +48,7 @@ def test_the_command_ends_with_the_ladder_and_what_it_wrote(whole: tuple[Path, s
 
 def test_every_notebook_and_its_page_are_there(whole: tuple[Path, str]) -> None:
     run, _ = whole
-    steps = {path.stem for path in (run / "receipts").iterdir()} - {"simulate", "report", "record"}
+    steps = {path.stem for path in (run / "receipts").iterdir()} - {"plates", "report", "record"}
     assert len(steps) == 6
     for step in steps:
         assert (run / f"notebooks/{step}.html").stat().st_size > 10_000

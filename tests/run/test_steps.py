@@ -17,7 +17,7 @@ from cellsignal.run.chain import plans, steps
 from cellsignal.run.recipe import Recipe
 from cellsignal.run.record import step_receipts
 
-DONE = {"simulate": Receipt(Path("simulate.json"), outputs={"data/train.csv": "aa"})}
+DONE = {"plates": Receipt(Path("plates.json"), outputs={"data/train.csv": "aa"})}
 
 
 def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
@@ -31,14 +31,14 @@ def test_trainings_come_first_and_largest_first(kernels: Path) -> None:
         "1-eda",
     ]
     needs = {step.name: set(step.needs) for step in plan}
-    assert needs["3-train-cell-type@RPE"] == {"simulate", "2-pretrain-controls@RPE"}
-    assert needs["4-predict-assign"] == {"simulate", "3-train-cell-type@HUVEC", "3-train-cell-type@RPE"}
+    assert needs["3-train-cell-type@RPE"] == {"plates", "2-pretrain-controls@RPE"}
+    assert needs["4-predict-assign"] == {"plates", "3-train-cell-type@HUVEC", "3-train-cell-type@RPE"}
 
 
 def test_a_second_network_without_the_virtual_batch_follows_the_same_pretraining() -> None:
     plan = {step.name: step for step in plans.plan(Recipe(training=TrainingSettings(virtual_batch=128, ablate_virtual_batch=True, final_epochs=1)), ["RPE"], kernels=environment.kernels_folder())}
     model, plain = plan["3-train-cell-type@RPE"], plan["3-train-cell-type@RPE+plain"]
-    assert model.needs == plain.needs == ("simulate", "2-pretrain-controls@RPE")
+    assert model.needs == plain.needs == ("plates", "2-pretrain-controls@RPE")
     assert {model.name, plain.name} <= set(plan["4-predict-assign"].needs)
     assert [Path(name).name for name in model.outputs] == [
         "model.safetensors", "model.json", "final.safetensors", "final.json"]
@@ -79,7 +79,7 @@ def test_identity_knows_tables_but_not_places(kernels: Path) -> None:
     step = plans.plan(Recipe(), ["RPE"], kernels=kernels)[0]
 
     def identity(folder: str, table: str, **parameters: object) -> dict:
-        receipts = {"simulate": Receipt(Path("simulate.json"), outputs={f"{folder}/train.csv": table})}
+        receipts = {"plates": Receipt(Path("plates.json"), outputs={f"{folder}/train.csv": table})}
         return steps.step_identity(step, parameters={"run": folder, "machine.num_workers": 0, **parameters}, receipts=receipts)
 
     first = identity("/here", "aa", seed=0)
@@ -123,14 +123,14 @@ def test_a_step_whose_cells_import_a_users_module_runs_again_when_that_changes(t
 
 def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
     def simulated(data: Path) -> Receipt | None:
-        return steps.current_receipt(tmp_path, steps.simulate_step(data=str(data), preset=""), identity={})
+        return steps.current_receipt(tmp_path, steps.plates_step(data=str(data), preset=""), identity={})
 
     image = "train/U2OS-01/Plate1/B02_s1_w1.png"
     for folder, content in (("mine", "one"), ("others", "another")):
         shutil.copytree(plates, tmp_path / folder)
         (tmp_path / folder / image).parent.mkdir(parents=True)
         (tmp_path / folder / image).write_text(content)
-    mine = steps.write_receipt(tmp_path, steps.simulate_step(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
+    mine = steps.write_receipt(tmp_path, steps.plates_step(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
     assert len(mine.outputs) == 5
     assert simulated(tmp_path / "mine") == mine
     assert simulated(tmp_path / "others") is None

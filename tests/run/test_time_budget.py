@@ -54,11 +54,11 @@ def test_a_training_that_runs_out_of_time_ends_the_chain_and_is_gone_on_with(
     with pytest.raises(TimeSpent, match=line):
         run()
     folder = tmp_path / "run"
-    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", "1-eda"}
+    assert whole(folder) == {"plates", "2-pretrain-controls@U2OS", "1-eda"}
     assert not step_receipts.read(folder, TRAINING).complete
     assert f"{TRAINING} paused: whole, epoch 1 of 2" in capsys.readouterr().out
     assert run() == folder
-    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
+    assert whole(folder) == {"plates", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign", "1-eda", "report", "record"}
     assert step_receipts.read(folder, TRAINING).complete
 
 
@@ -91,7 +91,7 @@ def test_a_step_that_cannot_stop_is_begun_early_enough_or_first(
     monkeypatch.setattr(chain.notebooks, "execute", slow)
     with pytest.raises(TimeSpent, match="^time budget spent before 1-eda; give the same command again to continue$"):
         run(time_budget_minutes=660, parallel_notebooks=1)
-    assert whole(folder) == {"simulate", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
+    assert whole(folder) == {"plates", "2-pretrain-controls@U2OS", TRAINING, "4-predict-assign"}
     taken["1-eda"] = 650
     with pytest.raises(TimeSpent, match="^time budget spent before report; give the same command again to continue$"):
         run(time_budget_minutes=660, parallel_notebooks=1)  # EDA comes first, and has all the time there is

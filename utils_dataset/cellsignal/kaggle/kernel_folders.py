@@ -112,7 +112,7 @@ def _kernel(step: Step, values: dict[str, Any], *, name: str, gpu: bool) -> Kern
         decisive=steps.parameters_read(step, values),
         gpu=gpu and step.name not in CPU_STEPS,
         code=step.code,
-        needs=tuple(need for need in step.needs if need != "simulate"),
+        needs=tuple(need for need in step.needs if need != "plates"),
         cell_type=step.cell_type,
         outputs=step.outputs,
     )

@@ -104,11 +104,11 @@ def run_chain(
         session.write_run_file(folder)
         step_receipts.receipt_path(folder, "0-chain").unlink(missing_ok=True)  # the files that it lists are about to change
         chain = Chain(folder, values, root, executor, ChainProgress(folder), budget, budget.remaining)
-        receipts = {"simulate": chain.simulate()}
+        receipts = {"plates": chain.prepare_plates()}
         cell_types = inputs.cell_types_to_train(recipe.task, values["data"], recipe.wells, run=folder, preset=preset, seed=recipe.seed)
         plan = plans.plan(recipe, cell_types, kernels=kernels)
         experiment_steps = plans.experiment_steps(plan, values) if executor.splits_prediction else []
-        names = ["simulate", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *experiment_steps))]
+        names = ["plates", *["report"] * recipe.machine.html_pages, *(step.name for step in (*plan, *experiment_steps))]
         steps.remove_other_receipts(folder, names)
         if not recipe.machine.html_pages:
             for name in steps.REPORT_PAGES:
@@ -168,12 +168,12 @@ class Chain:
     notebook_started: Event = field(default_factory=Event)
     stop: Event = field(default_factory=Event)
 
-    def simulate(self) -> Receipt:
+    def prepare_plates(self) -> Receipt:
         """Provide the plates; those of older code, and damaged ones, are drawn again if they lie in the run's own folder."""
         data, preset, seed = (self.values[key] for key in ("data", "preset", "seed"))
         root = inputs.data_folder(data, run=self.folder)
         relative = root.relative_to(self.folder) if root.is_relative_to(self.folder) else root
-        step = steps.simulate_step(data=str(relative), preset=preset)
+        step = steps.plates_step(data=str(relative), preset=preset)
         identity = steps.step_identity(step, parameters={"preset": preset, "seed": seed} if preset else {}, receipts={})
         old_receipt = steps.read_receipt(self.folder, step)
         options = {"parallel_map": self.executor.parallel_map} if self.executor.parallel_map else {}

@@ -61,7 +61,7 @@ def plan_by_cell_type(recipe: Recipe, cell_types: Sequence[str], kernels: Path) 
             trainings.append(_plain_training(cell_type, pretrained=pretrained, kernels=kernels))
     if not network.one_network:  # a network depends on its own cell type only
         trainings = [replace(step, overrides={**step.overrides, "wells.cell_types": []}) for step in trainings]
-    eda = Step("1-eda", needs=("simulate",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
+    eda = Step("1-eda", needs=("plates",), extras=("eda/**/*",), notebook=_notebook(kernels, "1-eda"))
     steps = [*trainings, _prediction(trainings, kernels=kernels)]
     if recipe.wells.packed_size:
         steps = [_packing(kernels=kernels), *(replace(step, needs=(*step.needs, PACK)) for step in steps)]
@@ -74,7 +74,7 @@ def plan_folds(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -> list
     return [
         Step(
             recipe.task,
-            needs=("simulate",),
+            needs=("plates",),
             outputs=(*(file for name in networks for file in _weights(name, ("model",))), "weights/thresholds.json", "submission.csv", "metrics.json"),
             extras=("scores/**/*", "eda/**/*"),
             notebook=_notebook(kernels, recipe.task),
@@ -89,7 +89,7 @@ def plan_one_network(recipe: Recipe, cell_types: Sequence[str], kernels: Path) -
     return [
         Step(
             recipe.task,
-            needs=("simulate",),
+            needs=("plates",),
             outputs=(*_weights(recipe.task, ("model",)), "submission.csv", "metrics.json"),
             extras=("scores/**/*", "eda/**/*", "predictions/*"),
             notebook=_notebook(kernels, recipe.task),
@@ -108,7 +108,7 @@ def _packing(*, kernels: Path) -> Step:
     """The reduced images and their tables; the indices are hashed for all pixels, whose checksums they hold."""
     return Step(
         PACK,
-        needs=("simulate",),
+        needs=("plates",),
         outputs=(mounts.PACKED_RECEIPT,),
         extras=(f"{mounts.PACKED}/*.csv", f"{mounts.PACKED}/*.json", f"{mounts.PACKED}/**/{packed_store.INDEX}"),
         notebook=_notebook(kernels, PACK),
@@ -120,7 +120,7 @@ def _pretraining(cell_type: str, network: str, backbone: str, *, kernels: Path) 
     name = pretrained_weights_name(network)
     return Step(
         f"2-pretrain-controls@{cell_type}{_suffix(network)}",
-        needs=("simulate",),
+        needs=("plates",),
         outputs=_weights(cell_type, (name,)),
         notebook=_notebook(kernels, "2-pretrain-controls"),
         cell_type=cell_type,
@@ -149,7 +149,7 @@ def _training(
     phases = [network, *(f"{phase_prefix(network)}{phase}" for phase in ("head", "final"))]
     return Step(
         f"3-train-cell-type@{cell_type}{_suffix(network)}",
-        needs=("simulate", *[pretraining] * pretrained),
+        needs=("plates", *[pretraining] * pretrained),
         outputs=_weights(cell_type, outputs),
         notebook=_notebook(kernels, "3-train-cell-type"),
         cell_type=cell_type,
@@ -161,7 +161,7 @@ def _training(
 def _prediction(trainings: Sequence[Step], *, kernels: Path) -> Step:
     return Step(
         "4-predict-assign",
-        needs=("simulate", *(step.name for step in trainings if step.name.startswith("3-"))),
+        needs=("plates", *(step.name for step in trainings if step.name.startswith("3-"))),
         outputs=("submission.csv", "submission.confidence.csv", "submission.sets.parquet", "metrics.json"),
         extras=("answers.csv", "embeddings.parquet*", "scores/**/*"),
         notebook=_notebook(kernels, "4-predict-assign"),
@@ -235,7 +235,7 @@ def _experiment_step(prediction: Step, plan: Sequence[Step], experiment: str, ce
     networks = [step.name for step in plan if step.name in prediction.needs and step.cell_type in (cell_type, ALL)]
     return Step(
         f"{prediction.name}@{experiment}",
-        needs=("simulate", *networks),
+        needs=("plates", *networks),
         extras=(f"scores/*/*/{experiment}.parquet",),
         notebook=prediction.notebook,
         overrides={**prediction.overrides, **DECISION_DEFAULTS, PARAMETER: [experiment], "wells.cell_types": [cell_type]},

@@ -83,7 +83,7 @@ def stage(name: str) -> str:
     return first if first in STAGES else ""
 
 
-def simulate_step(*, data: str, preset: str) -> Step:
+def plates_step(*, data: str, preset: str) -> Step:
     """The plates: drawn by the virtual microscope when `preset` is set, else taken as they are.
 
     The tables and the first image of each plate are hashed for all images, of which there are too many.
@@ -91,7 +91,7 @@ def simulate_step(*, data: str, preset: str) -> Step:
     """
     folder = glob.escape(data)
     return Step(
-        "simulate",
+        "plates",
         extras=(f"{folder}/*.csv", f"{folder}/*.json"),
         plates=tuple(f"{folder}/{pattern}" for pattern in PLATE_FOLDERS),
         import_line="from cellsignal.data.microscope import simulate" if preset else "",
@@ -99,8 +99,8 @@ def simulate_step(*, data: str, preset: str) -> Step:
 
 
 def plates_digest(root: Path) -> str:
-    """SHA-256 of what `simulate_step` hashes of a data set, wherever it lies."""
-    return hashlib.sha256(json.dumps(_digests(root, output_names(root, simulate_step(data=".", preset="")))).encode()).hexdigest()
+    """SHA-256 of what `plates_step` hashes of a data set, wherever it lies."""
+    return hashlib.sha256(json.dumps(_digests(root, output_names(root, plates_step(data=".", preset="")))).encode()).hexdigest()
 
 
 def report_step(other_steps: Iterable[Step]) -> Step:

@@ -161,7 +161,7 @@ class Cluster(LocalExecutor):
         """Store the files that a notebook needs; returns the values by which the worker finds them."""
         step = job.step
         input_digests = {
-            name: digest for need in step.needs if need != "simulate" for name, digest in steps.product_digests(job.receipts[need]).items()
+            name: digest for need in step.needs if need != "plates" for name, digest in steps.product_digests(job.receipts[need]).items()
         }
         with self.storage_lock:
             self.stored |= self.storage.put_all(self.run, [name for name, digest in input_digests.items() if self.stored.get(name) != digest])
@@ -173,7 +173,7 @@ class Cluster(LocalExecutor):
 
     def _store_plates(self, job: Job) -> str:
         """Store the plates, once; returns the name of their folder in the storage."""
-        known = steps.placed_digests(job.receipts["simulate"])
+        known = steps.placed_digests(job.receipts["plates"])
         digest = hashlib.sha256("\n".join(f"{known[name]} {name}" for name in sorted(known)).encode()).hexdigest()[:16]
         with self.storage_lock:
             if self.storage.read_receipt(f"data/{digest}.json") is None:

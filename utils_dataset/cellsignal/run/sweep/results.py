@@ -33,7 +33,7 @@ def outcome(run: Path) -> dict[str, Any]:
     try:
         metrics, seconds = files.read_json(run / "metrics.json", json_schemas.Metrics), files.read_json(run / "seconds.json", json_schemas.Seconds)
         scores = _label_scores(metrics) if "rungs" in metrics else _split_scores(metrics) if "splits" in metrics else _ladder_scores(metrics)
-        total_seconds = sum(value for name, value in seconds.items() if name != "simulate")
+        total_seconds = sum(value for name, value in seconds.items() if name != "plates")
         code = files.read_json(run / "recipe.json", json_schemas.Description)["code"]
     except KeyError as error:
         raise InputError(f"not a finished run ({type(error).__name__}: {error})", where=run, cure="delete it and run it again") from None
