@@ -374,3 +374,31 @@ def test_too_many_open_files_are_said_with_the_limit() -> None:
 def test_a_spreadsheet_calculates_no_text_and_negative_numbers_stay_numbers() -> None:
     table = pd.DataFrame({"x": [-1.5, None], "y": [-2, 3], "error": ["-p seed=-1: no", None], "z": [["-a"], "+b"]})
     assert files.spreadsheet_text(table) == "x,y,error,z\n-1.5,-2,'-p seed=-1: no,['-a']\n,3,,'+b\n"
+
+
+CHANGES = {
+    "longer": lambda folder: (folder / "b.png").write_bytes(b"longer"), "shorter": lambda folder: (folder / "c.png").write_bytes(b""),
+    "new": lambda folder: (folder / "d.png").write_bytes(b"c"), "gone": lambda folder: (folder / "c.png").unlink(),
+    "renamed": lambda folder: (folder / "c.png").rename(folder / "d.png"), "the first, of the same size": lambda folder: (folder / "a.png").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_of_a_folder_changes_with_its_images(tmp_path: Path, change: str) -> None:
+    folders = tmp_path / "here", tmp_path / "there"
+    for folder in folders:
+        folder.mkdir()
+        for name in "abc":
+            (folder / f"{name}.png").write_text(name)
+    (folders[1] / "._a.png").write_text("of macOS")
+    (folders[1] / "notes.txt").write_text("by hand")
+    before = files.folder_fingerprint(folders[0])
+    assert before == files.folder_fingerprint(folders[1]) != ""
+    CHANGES[change](folders[1])
+    assert files.folder_fingerprint(folders[1]) not in ("", before)
+
+
+def test_a_folder_without_images_has_no_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "folder.png").mkdir()
+    assert files.folder_fingerprint(tmp_path) == files.folder_fingerprint(tmp_path / "missing") == ""

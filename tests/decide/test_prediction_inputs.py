@@ -137,3 +137,16 @@ def test_scores_are_made_again_when_a_control_is_gone(plates: Plates, tmp_path: 
         score_experiments(root, part, ScoringOptions(tmp_path / "weights", all_statistics=False), out=tmp_path / "out")
         return read_json(tmp_path / "out/adapted/metadata.json")["identity"]["HUVEC-03"]
     assert identity(sites) == identity(sites) != identity(sites.drop(index=6))
+
+
+def test_scores_are_made_again_when_any_image_is_another(plates: Plates, tmp_path: Path) -> None:
+    root, sites = plates
+    model, card = network()
+    save_weights(tmp_path / "weights/HUVEC/model.safetensors", model.state_dict(), card)
+    scoring = ScoringOptions(tmp_path / "weights", settings=RUNNING, all_statistics=False)
+    before = score_experiments(root, sites, scoring, out=tmp_path / "out")["running"]
+    image = root / "test/HUVEC-03/Plate2/B03_s1_w4.png"
+    cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_UNCHANGED)[::-1] // 3)
+    after = score_experiments(root, sites, scoring, out=tmp_path / "out")["running"]
+    changed = (before != after).any(axis=1)
+    assert list(changed[changed].index) == ["HUVEC-03_2_B03"]

@@ -1,5 +1,7 @@
 """Batches keep to their scope, lose no site, and depend on nothing but seed, epoch and site."""
 
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from cellsignal.learn.settings import AugmentationSettings
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import build_augmentation
-from cellsignal.learn.batches.dataset import SiteImages, sites_fingerprint, epoch_batches, concat_images, read_batches, make_train_held_out, virtual_batches
+from cellsignal.learn.batches.dataset import SiteImages, images_fingerprint, sites_fingerprint, epoch_batches, concat_images, read_batches, make_train_held_out, virtual_batches
 
 CLASSES = [0, 10, 20, 30]
 
@@ -121,3 +123,14 @@ def test_the_digest_changes_with_a_label(patches: tuple) -> None:
     _, sites = patches
     other = sites.assign(sirna=pd.array([0] * len(sites), dtype="Int64"))
     assert sites_fingerprint(sites) == sites_fingerprint(sites.copy()) != sites_fingerprint(other)
+
+
+def test_the_digest_of_images_changes_with_any_of_them(patches: tuple, tmp_path: Path) -> None:
+    root, sites = patches
+    copied = shutil.copytree(root, tmp_path / "copied")
+    def digest(folder: Path) -> str:
+        return images_fingerprint(SiteImages(folder, sites, class_numbers=CLASSES))
+    assert digest(copied) == digest(root)
+    last = max(copied.rglob("*.png"))
+    last.write_bytes(max(copied.rglob("*_w1.png")).read_bytes() + b" ")
+    assert digest(copied) != digest(root)

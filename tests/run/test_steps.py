@@ -121,14 +121,17 @@ def test_a_step_whose_cells_import_a_users_module_runs_again_when_that_changes(t
         assert steps.changed_code(tmp_path, step, identity=identity) == ["mine_of_steps.py"]
 
 
-def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path) -> None:
+@pytest.mark.parametrize("number", [1, 4])
+def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, plates: Path, number: int) -> None:
     def simulated(data: Path) -> Receipt | None:
         return steps.current_receipt(tmp_path, steps.plates_step(data=str(data), preset=""), identity={})
 
-    image = "train/U2OS-01/Plate1/B02_s1_w1.png"
+    plate, image = "train/U2OS-01/Plate1", f"train/U2OS-01/Plate1/B02_s1_w{number}.png"
     for folder, content in (("mine", "one"), ("others", "another")):
         shutil.copytree(plates, tmp_path / folder)
-        (tmp_path / folder / image).parent.mkdir(parents=True)
+        (tmp_path / folder / plate).mkdir(parents=True)
+        for channel in range(1, 7):
+            (tmp_path / folder / plate / f"B02_s1_w{channel}.png").write_text("same")
         (tmp_path / folder / image).write_text(content)
     mine = steps.write_receipt(tmp_path, steps.plates_step(data=str(tmp_path / "mine"), preset=""), identity={}, seconds=0)
     assert len(mine.outputs) == 5

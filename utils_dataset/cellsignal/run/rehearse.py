@@ -22,7 +22,6 @@ from cellsignal import provenance
 from cellsignal.bench.cost import Host, measured
 from cellsignal.bench.sample import take_sample
 from cellsignal.data import simulated
-from cellsignal.data.images.packed_store import is_store
 from cellsignal.data.images.reader import PLANE, file_suffix, read_site, whole_sites
 from cellsignal.data.packing.pack import pack, plan_pack
 from cellsignal.data.tables import labelled_sites, wells

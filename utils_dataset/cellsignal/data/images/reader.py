@@ -4,7 +4,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from cellsignal.data.images import packed_store
 from cellsignal.errors import InputError, Problem, raise_if_any
-from cellsignal.files import entries, sha256
+from cellsignal.files import entries, folder_fingerprint
 from cellsignal.tasks import RXRX1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -229,15 +229,10 @@ def stems_in(root: Path, folder: str) -> list[str]:
     return sorted(f"{folder}/{name.removesuffix(suffix)}" for name in _names(Path(root) / folder) if name.endswith(suffix))
 
 
-def image_fingerprint(root: Path, stem: str, *, suffix: str = RXRX1.suffixes[0]) -> str:
-    """A fingerprint of a site's images: SHA-256 of its first channel's file (`suffix`), or the digest of its plate in a store.
-
-    "" if there is no such file.
-    """
-    if packed := packed_store.find_store(root):
-        return packed.digest(stem.rpartition("/")[0])
-    path = Path(root) / f"{stem}{file_suffix(suffix)}"
-    return sha256(path) if path.is_file() else ""
+def image_fingerprints(root: Path, stems: Iterable[str]) -> list[str]:
+    """A fingerprint of each folder that holds images of these sites, sorted by folder; of a store, the digest of its pixels."""
+    folders, packed = sorted({stem.rpartition("/")[0] for stem in stems}), packed_store.find_store(root)
+    return [packed.digest(folder) if packed else folder_fingerprint(Path(root) / folder) for folder in folders]
 
 
 def _names(folder: Path) -> set[str]:

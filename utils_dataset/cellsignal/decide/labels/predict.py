@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.data.images.reader import image_fingerprint
+from cellsignal.data.images.reader import image_fingerprints
 from cellsignal.decide.predict.inference import apply_view
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
 from cellsignal.decide.scores.files import METADATA, read_scores
@@ -86,7 +86,8 @@ def score_folds(
     device, views = devices.pick_device(machine.device), settings.tta_views
     options = {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     parts = sites.parts()
-    identities = {name: _part_identity(sites.root, table, _fold_weights(weights, name), sites.suffixes, **options) for name, table in parts.items()}
+    images = image_fingerprints(sites.root, pd.concat(list(parts.values()))["stem"])
+    identities = {name: _part_identity(table, images, _fold_weights(weights, name), **options) for name, table in parts.items()}
     cache = ScoreCache(out, identities, **options)
     for name in progress_bar(cache.missing, desc="predict", unit="part"):
         table, started = parts[name], time.monotonic()
@@ -160,13 +161,13 @@ def _fold_weights(weights: Path, name: str) -> Path:
     return Path(weights) / "-".join(name.split("-")[:2]) / "model.safetensors"
 
 
-def _part_identity(root: Path, sites: pd.DataFrame, weights: Path, suffixes: Sequence[str], **options: object) -> str:
-    """The identity of the scores of a part: a hash of everything they depend on; of the images only the first site's, or the pixels of a store."""
+def _part_identity(sites: pd.DataFrame, images: Sequence[str], weights: Path, **options: object) -> str:
+    """The identity of the scores of a part: a hash of everything they depend on."""
     read_config(weights)
     facts = {
         **options,
         "weights": sha256(weights),
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
-        "images": [image_fingerprint(root, sites["stem"].iloc[0], suffix=suffix) for suffix in suffixes] if len(sites) else [],
+        "images": list(images),
     }
     return identity_with_code(facts)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cellsignal.budget import Budget, TimeSpent
+from cellsignal.data.images.reader import image_fingerprints
 from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment, statistics_sites
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
@@ -81,10 +82,11 @@ def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
     experiments = {name: table for part in (sites, embedded) for name, table in _sites_by_experiment(part, networks, uses_controls=options.uses_controls or options.embed_controls).items()}
+    images = {experiment: image_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
     caches = {}
     for kind, some_sites in kind_sites.items():
         kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
-        identities = _identities(kind, networks, root, kind_experiments, options, device=device)
+        identities = _identities(kind, networks, root, kind_experiments, images, options, device=device)
         caches[kind] = _score_cache(out / kind, kind, networks, identities, options, network=name, note=note, device=device)
     for kind in {*PLATE_STATISTICS, *EXTRA_OUTPUTS} - set(caches):
         ScoreCache(out / kind, {})  # removes the scores of an earlier prediction
@@ -98,7 +100,8 @@ def embedding_identities(root: Path, sites: pd.DataFrame, scoring: ScoringOption
     options = _inference_options(scoring, device)
     networks = _load_networks(scoring, sites["cell_type"].unique(), name=name, device=device)
     experiments = _sites_by_experiment(sites, networks, uses_controls=options.uses_controls or options.embed_controls)
-    return _identities("embeddings", networks, root, experiments, options, device=device)
+    images = {experiment: image_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
+    return _identities("embeddings", networks, root, experiments, images, options, device=device)
 
 
 def score_networks(root: Path, sites: pd.DataFrame, networks: Mapping[str, ScoringOptions], *, out: Path, budget: Budget | None = None,
@@ -234,13 +237,13 @@ def _inference_options(scoring: ScoringOptions, device: torch.device) -> Inferen
                             settings.statistics, settings.tta_views, scoring.embed_controls)
 
 
-def _identities(kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], options: InferenceOptions, *,
-                device: torch.device) -> dict[str, str]:
-    """The identity of each experiment's scores of one kind."""
+def _identities(kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], images: Mapping[str, Sequence[str]],
+                options: InferenceOptions, *, device: torch.device) -> dict[str, str]:
+    """The identity of each experiment's scores of one kind; `images`: the fingerprints of its images."""
     made_by = {cell_type: {"weights": model.origin, "config": vars(config), **stats_source(root, config.standardise)}
                for cell_type, (model, config) in networks.items()}
     return {
-        experiment: cache_key(root, sites, **_way(kind, options), device=device.type, **made_by[sites["cell_type"].iloc[0]])
+        experiment: cache_key(sites, images[experiment], **_way(kind, options), device=device.type, **made_by[sites["cell_type"].iloc[0]])
         for experiment, sites in experiments.items()
     }
 

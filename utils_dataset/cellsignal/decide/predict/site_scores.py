@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.data.images.reader import image_fingerprint, read_sites
+from cellsignal.data.images.reader import image_fingerprints, read_sites
 from cellsignal.decide.predict.inference import InferenceOptions, PlateInference, infer_statistics
 from cellsignal.decide.predict.predict import remove_other_networks
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
@@ -45,11 +45,12 @@ def score_sites(root: Path, sites: pd.DataFrame, settings: PredictionSettings = 
     model, config = load_weights(weights, channels=len(channels))
     model, kinds, experiments = model.to(device), score_kinds(settings), dict(iter(sites.groupby("experiment", sort=False)))
     remove_other_networks(out, kinds)
+    images = {name: image_fingerprints(root, table["stem"]) for name, table in experiments.items()}
     caches = {}
     for kind in kinds:
         way = {"statistics": kind, "scope": options.scope, "precision": precision, "device": device.type, **options.identity(kind)}
         facts = {**way, "weights": sha256(weights)}
-        caches[kind] = ScoreCache(out / kind, {name: _identity(root, table, channels[0], facts) for name, table in experiments.items()}, **way)
+        caches[kind] = ScoreCache(out / kind, {name: _identity(table, images[name], facts) for name, table in experiments.items()}, **way)
     unfinished = [name for name in experiments if any(name in cache.missing for cache in caches.values())]
     for number, name in enumerate(progress_bar(unfinished, desc="predict", unit="experiment")):
         missing, started = [kind for kind in kinds if name in caches[kind].missing], time.monotonic()
@@ -96,8 +97,7 @@ def _experiment_scores(model: Classifier, class_numbers: list[int], root: Path, 
         yield kind, table, facts[kind]
 
 
-def _identity(root: Path, sites: pd.DataFrame, suffix: str, facts: dict[str, Any]) -> str:
-    """The identity of an experiment's scores: a hash of everything they depend on; of the images only the first of each plate is hashed."""
+def _identity(sites: pd.DataFrame, images: Sequence[str], facts: dict[str, Any]) -> str:
+    """The identity of an experiment's scores: a hash of everything they depend on."""
     text = sites[["id_code", "stem", "plate"]].to_csv(index=False)
-    images = [image_fingerprint(root, stem, suffix=suffix) for stem in sites.groupby("plate")["stem"].min()]
-    return identity_with_code({**facts, "sites": hashlib.sha256(text.encode()).hexdigest(), "images": images})
+    return identity_with_code({**facts, "sites": hashlib.sha256(text.encode()).hexdigest(), "images": list(images)})

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.code_identity import package_code
-from cellsignal.data.images.reader import image_fingerprint
 from cellsignal.decide.scores.files import METADATA, read_scores, write_scores
 from cellsignal.errors import InputError
 from cellsignal.files import open_regular, sha256
@@ -101,15 +100,15 @@ def read_embeddings(path: Path) -> pd.DataFrame:
         raise InputError(f"holds no embeddings ({error})", where=path, cure="predict again") from None
 
 
-def cache_key(root: Path, sites: pd.DataFrame, **options: Any) -> str:
+def cache_key(sites: pd.DataFrame, images: Sequence[str], **options: Any) -> str:
     """The identity of an experiment's scores: a hash of its sites, the `options`, and the code that computes scores.
 
-    `sites`: as in `predict_experiment`. Of the images only the first of each plate, or its file in a store, is hashed.
+    `sites`: as in `predict_experiment`. `images`: the fingerprints of their images (`image_fingerprints`).
     """
     facts = {
         **options,
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
-        "images": [image_fingerprint(root, stem) for stem in sites.groupby("plate")["stem"].min()],
+        "images": list(images),
     }
     return identity_with_code(facts)
 

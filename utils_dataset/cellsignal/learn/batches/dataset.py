@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images.packed_store import is_store
-from cellsignal.data.images.reader import image_fingerprint, read_site, read_sites
+from cellsignal.data.images.reader import image_fingerprints, read_site, read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import Augmentation, CropFlipRotate, augmented
 from cellsignal.tasks import RXRX1
@@ -304,9 +304,8 @@ def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0,
 
 
 def images_fingerprint(data: SiteImages) -> str:
-    """A short hash of sites, labels and images: of the images their shape, and the first site of each folder, or its pixels in a store."""
-    folders = data.sites["stem"].str.rpartition("/")[0]
-    images = [image_fingerprint(data.root, stem, suffix=data.channels[0]) for stem in data.sites["stem"].groupby(folders).min()]
+    """A short hash of sites and labels, the images' shape, and the fingerprint of each folder of images."""
+    images = image_fingerprints(data.root, data.sites["stem"])
     return hashlib.sha256(json.dumps([sites_fingerprint(data.sites), data.shape, images]).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from cellsignal import code_identity, files, settings
-from cellsignal.files import entries
 from cellsignal.receipts import Receipt
 from cellsignal.run import environment
 from cellsignal.run.chain import notebooks
@@ -45,7 +44,7 @@ class Step:
     needs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()  # must be there afterwards
     extras: tuple[str, ...] = ()  # patterns of further files that are hashed with them
-    plates: tuple[str, ...] = ()  # patterns of folders whose first image is hashed with them
+    plates: tuple[str, ...] = ()  # patterns of folders whose images are fingerprinted with them
     notebook: Path | None = None
     cell_type: str = ""
     checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
@@ -86,7 +85,7 @@ def stage(name: str) -> str:
 def plates_step(*, data: str, preset: str) -> Step:
     """The plates: drawn by the virtual microscope when `preset` is set, else taken as they are.
 
-    The tables and the first image of each plate are hashed for all images, of which there are too many.
+    Of the images, names and sizes count, and the content of the first of each plate (`folder_fingerprint`); all would take too long.
     `data` is relative to the run folder or absolute.
     """
     folder = glob.escape(data)
@@ -251,19 +250,19 @@ def remove_other_receipts(run: Path, names: Collection[str]) -> None:
 
 
 def output_names(run: Path, step: Step) -> list[str]:
-    """Names of the files that are a step's outputs now."""
-    extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True)]
+    """Names of the files that are a step's outputs now, and of the folders of images."""
+    extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True) if not (run / name).is_dir()]
     plates = [name for pattern in step.plates for name in glob.glob(pattern, root_dir=run)]
-    first_images = [_first_image(run, plate) for plate in plates if (run / plate).is_dir()]
-    return [*step.outputs, *extras, *filter(None, first_images)]
-
-
-def _first_image(run: Path, plate: str) -> str:
-    """The first image of a plate's folder by name; "" when it has none."""
-    name = min((entry.name for entry in entries(run / plate) if entry.name.endswith(".png")), default="")
-    return name and f"{plate}/{name}"
+    return [*step.outputs, *extras, *plates]
 
 
 def _digests(run: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 by relative name of those that are files."""
-    return {name: files.sha256(run / name) for name in sorted(set(names)) if (run / name).is_file()}
+    """By relative name, SHA-256 of those that are files, and the fingerprint of those that are folders of images."""
+    digests = {name: _digest(run / name) for name in sorted(set(names))}
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def _digest(path: Path) -> str:
+    if path.is_dir():
+        return files.folder_fingerprint(path)
+    return files.sha256(path) if path.is_file() else ""
