@@ -17,8 +17,8 @@ from cellsignal.data.check import check_dataset
 from cellsignal.data.images.reader import missing_channels, read_sites, stems_in
 from cellsignal.data.tables.wells import read_tables
 from cellsignal.errors import InputError
+from cellsignal.files import folder_fingerprint
 from cellsignal.learn.networks.standardise import _measured_plates, channel_stats
-from cellsignal.run.chain.steps import _first_image
 from cellsignal.tasks import PROTEIN_ATLAS, RXRX1
 
 SITE = "train/HUVEC-01/Plate1/B02_s1"
@@ -119,7 +119,7 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     (whole / "pixel_stats.csv").unlink(missing_ok=True)  # so that plates are measured
     stems, folder = read_tables(whole).sites["stem"], "train/HUVEC-01/Plate1"
     parts, source = missing_channels(whole, stems, channels=RXRX1.suffixes), pack.plan_pack(whole).shards[0].source()
-    measured, first = channel_stats(whole, read_tables(whole).sites[:4], "plate", 6), _first_image(whole, folder)
+    measured, fingerprint = channel_stats(whole, read_tables(whole).sites[:4], "plate", 6), folder_fingerprint(whole / folder)
     for place in ("train", "train/HUVEC-01", folder, "test/RPE-03/Plate2"):
         for name in SYSTEM:
             (whole / place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def test_what_systems_leave_is_no_image_anywhere(whole: Path, tmp_path: Path) ->
     assert pack.plan_pack(whole).shards[0].source() == source
     _measured_plates.clear()
     assert channel_stats(whole, read_tables(whole).sites[:4], "plate", 6).equal(measured)
-    assert _first_image(whole, folder) == first == f"{folder}/B02_s1_w1.png"
+    assert folder_fingerprint(whole / folder) == fingerprint
     rxrx1.record_images(whole, {name: 6 * int(count) for name, count in read_tables(whole).sites["experiment"].value_counts().items()})
     assert rxrx1.missing_images(read_tables(whole)) == []
 
