@@ -28,6 +28,8 @@ def test_sets_are_drawn_by_experiment_the_held_out_ones_last():
     assert {tuple(line.get_xydata()[0]) for line in sizes.lines} == {(1.0, 0), (3.0, 0), (2.0, 1)}
     assert [tuple(line.get_xydata()[0]) for line in covered.lines if line.get_marker() == "o"] == [(0.75, 1)]
     assert sorted(line.get_xdata()[0] for line in covered.lines if line.get_linestyle() == "--") == [0.8, 0.9] and figure.png()
+    legend = [(line.get_color(), line.get_markersize(), text.get_text()) for line, text in zip(figure.legends[0].get_lines(), figure.legends[0].get_texts())]
+    assert legend == [(line.get_color(), line.get_markersize(), f"{share} nominal") for line, share in zip(reversed(sizes.lines[-2:]), ("80%", "90%"))]
     assert len(set_sizes(rows[1:]).axes) == 1, "nothing is known of these"
     assert "No prediction sets" in set_sizes(rows[3:]).texts[0].get_text()
 

@@ -2,7 +2,7 @@
 
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, wraps
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
@@ -155,8 +156,9 @@ def pale(colour: str, *, share: float = 0.35) -> tuple[float, float, float]:
     return tuple(share * component + 1 - share for component in to_rgb(colour))
 
 
-def colour_legend(figure: Figure, colours: dict[str, str], *, note: str = "") -> None:
-    """A legend of coloured boxes below `figure`, under a line of text."""
-    patches = [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
+def colour_legend(figure: Figure, colours: dict[str, str], *, note: str = "", dot_sizes: Iterable[float] = ()) -> None:
+    """A legend of coloured boxes below `figure`, or of dots of some sizes (points), under a line of text."""
+    dots = [Line2D([], [], marker="o", ls="", color=colour, ms=size, mec="white", mew=0.6) for colour, size in zip(colours.values(), dot_sizes)]
+    patches = dots or [Patch(facecolor=colour, edgecolor="#BBBBBB") for colour in colours.values()]
     legend = dict(loc="outside lower left", ncols=len(colours), fontsize=9)
     figure.legend(patches, colours, title=note, alignment="left", title_fontsize=9, **legend)

@@ -218,7 +218,7 @@ def set_sizes(rows: list[dict]) -> Figure:
         grid[1].set(title="Share of sets that hold the right siRNA", xlim=(min(0.5, *(row["covered"] for row in known)) - 0.02, 1.02))
     grid[0].set_yticks(range(len(names)), [name + " (held out)" * held_out for held_out, name in names])
     grid[0].set_ylim(len(names) - 0.4, -0.6)
-    colour_legend(figure, {f"{coverage:.0%} nominal": colour for coverage, colour in shades.items()})
+    colour_legend(figure, {f"{coverage:.0%} nominal": colour for coverage, colour in shades.items()}, dot_sizes=marks.values())
     return figure
 
 
