@@ -400,5 +400,6 @@ def test_the_fingerprint_of_a_folder_changes_with_its_images(tmp_path: Path, cha
 
 def test_a_folder_without_images_has_no_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "circle.png").symlink_to("circle.png")
     (tmp_path / "folder.png").mkdir()
     assert files.folder_fingerprint(tmp_path) == files.folder_fingerprint(tmp_path / "missing") == ""

@@ -1,6 +1,8 @@
 """Tasks are data: nobody asks which one it is, and a third one needs no line outside of this file."""
 
 import ast
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -154,6 +156,19 @@ def test_scores_are_kept_until_what_made_them_changes(asked: LabelledSites, weig
     assert not list(out.glob("*.parquet"))  # those of one view have given way
     with pytest.raises(InputError, match="no scores of 48 sites"):
         stored_label_scores(out, asked.labelled, asked.test)
+
+
+def test_scores_are_made_again_where_an_image_or_the_channels_changed(asked: LabelledSites, weights: Path, tmp_path: Path) -> None:
+    here, out = replace(asked, root=shutil.copytree(asked.root, tmp_path / "here")), tmp_path / "out"
+    def made(sites: LabelledSites) -> set[str]:
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+        score_folds(sites, weights=weights, out=out)
+        return {path.stem for path in out.glob("*.parquet") if path.stat().st_mtime_ns != before.get(path)}
+    parts = {"fold-0-held-out", "fold-0-test", "fold-1-held-out", "fold-1-test"}
+    assert made(here) == parts and made(here) == made(asked) == set()
+    draw(here.root / "test", "test-7", (0, 1, 2), np.random.default_rng(1))
+    assert made(here) == {"fold-0-test", "fold-1-test"} and made(here) == set()
+    assert made(replace(here, suffixes=here.suffixes[::-1])) == parts
 
 
 @pytest.mark.parametrize("name", ["../fold-0-held-out", "held-out", "fold-x-test", "fold-0-train"])

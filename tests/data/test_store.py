@@ -207,7 +207,7 @@ def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, dra
     assert pack.pack(pack.plan_pack(plates.root), made.root, progress=False) == ["train/RPE-02/Plate2"]
     assert not np.array_equal(read_site(made.root, stem), before)  # the open store is not the one of before
     assert cache.cache_key(wells, image_fingerprints(made.root, wells["stem"])) != identity
-    assert image_fingerprints(made.root, [stem]) == [packed_store.open_store(made.root).digest("train/RPE-02/Plate2")] != [""]
+    assert image_fingerprints(made.root, [stem]) == {"train/RPE-02/Plate2": packed_store.open_store(made.root).digest("train/RPE-02/Plate2")} != {"train/RPE-02/Plate2": ""}
 
 
 @pytest.mark.parametrize("codec", packed_store.CODECS)

@@ -134,3 +134,10 @@ def test_the_digest_of_images_changes_with_any_of_them(patches: tuple, tmp_path:
     last = max(copied.rglob("*.png"))
     last.write_bytes(max(copied.rglob("*_w1.png")).read_bytes() + b" ")
     assert digest(copied) != digest(root)
+
+
+def test_the_digest_of_images_changes_with_their_channels(patches: tuple) -> None:
+    root, sites = patches
+    digests = [images_fingerprint(SiteImages(root, sites, class_numbers=CLASSES, channels=channels)) for channels in
+               (["_w1.png", "_w2.png"], ["_w2.png", "_w1.png"], ["_w3.png", "_w4.png"])]
+    assert len(set(digests)) == 3

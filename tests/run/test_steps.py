@@ -141,6 +141,36 @@ def test_other_plates_under_the_same_tables_are_other_plates(tmp_path: Path, pla
     assert simulated(tmp_path / "mine") is None
 
 
+LAYOUTS = ["train/RPE-01/Plate1", "images/RPE-01/Plate2", "train", "test", "images/train", "images/test", "images", "."]  # RxRx1, WILDS, Protein Atlas
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_of_every_layout_are_noticed(tmp_path: Path, layout: str) -> None:
+    data = tmp_path / "data"
+    (data / layout).mkdir(parents=True)
+    for name in ("a_red.png", "b_red.png"):
+        (data / layout / name).write_text("red")
+    (data / "train.csv").write_text("Id,Target\n")
+    if layout.startswith("train/"):
+        (data / f"{layout}.tar").write_text("an archive is no folder of images")
+    step, digest = steps.plates_step(data="data", preset=""), steps.plates_digest(data)
+    receipt = steps.write_receipt(tmp_path, step, identity={}, seconds=0)
+    assert {Path(name) for name in receipt.outputs} == {Path("data/train.csv"), Path("data", layout)}
+    assert {"train.csv", layout} == steps.placed_digests(receipt).keys()
+    assert steps.current_receipt(tmp_path, step, identity={}) == receipt and steps.plates_digest(data) == digest
+    (data / layout / "b_red.png").write_text("blue")
+    assert steps.altered_outputs(tmp_path, step, identity={}) == [name for name in receipt.outputs if Path(name) == Path("data", layout)]
+    assert steps.current_receipt(tmp_path, step, identity={}) is None and steps.plates_digest(data) != digest
+
+
+def test_a_picture_beside_the_tables_is_no_image_of_plates(tmp_path: Path) -> None:
+    (tmp_path / "data/train/RPE-01/Plate1").mkdir(parents=True)
+    (tmp_path / "data/train/RPE-01/Plate1/B02_s1_w1.png").write_text("cells")
+    receipt = steps.write_receipt(tmp_path, step := steps.plates_step(data="data", preset=""), identity={}, seconds=0)
+    (tmp_path / "data/overview.png").write_text("drawn by hand")
+    assert steps.current_receipt(tmp_path, step, identity={}) == receipt
+
+
 @pytest.mark.parametrize("change", [{"outputs": ["a"]}, {"outputs": {"a": 1}}, {"identity": []}, {"complete": 1}, {"details": {"seconds": "9"}}, {"outputs": {"../a": "0" * 64}}, {"outputs": {"/a": "0"}}])
 def test_a_receipt_of_another_shape_is_none(tmp_path: Path, change: dict) -> None:
     step = steps.Step("1-eda", outputs=("a",))

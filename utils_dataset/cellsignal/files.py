@@ -421,12 +421,16 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 of the names and sizes of a folder's images and of the first one's content; "" without images.
+    """SHA-256 of the names and sizes of a folder's PNG files and of the first one's content; "" without any.
 
-    To read them all would take as long as an epoch. Two PNG of the same size are rare, and a damaged one is refused when it is read.
+    To read them all would take as long as an epoch. A replacement of exactly the same size goes unnoticed.
     """
-    sizes = sorted((entry.name, entry.stat().st_size) for entry in entries(folder) if entry.name.endswith(".png") and entry.is_file())
-    return hashlib.sha256(json.dumps([sizes, sha256(folder / sizes[0][0])]).encode()).hexdigest() if sizes else ""
+    sizes = []
+    for entry in entries(folder):
+        with suppress(OSError):  # a link in a circle, or a file that was just removed
+            if entry.name.endswith(".png") and entry.is_file():
+                sizes.append((entry.name, entry.stat().st_size))
+    return hashlib.sha256(json.dumps([sorted(sizes), sha256(folder / min(sizes)[0])]).encode()).hexdigest() if sizes else ""
 
 
 def is_system(name: str) -> bool:

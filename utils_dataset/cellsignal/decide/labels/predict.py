@@ -87,7 +87,7 @@ def score_folds(
     options = {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     parts = sites.parts()
     images = image_fingerprints(sites.root, pd.concat(list(parts.values()))["stem"])
-    identities = {name: _part_identity(table, images, _fold_weights(weights, name), **options) for name, table in parts.items()}
+    identities = {name: _part_identity(table, images, _fold_weights(weights, name), **options, channels=list(sites.suffixes)) for name, table in parts.items()}
     cache = ScoreCache(out, identities, **options)
     for name in progress_bar(cache.missing, desc="predict", unit="part"):
         table, started = parts[name], time.monotonic()
@@ -161,13 +161,13 @@ def _fold_weights(weights: Path, name: str) -> Path:
     return Path(weights) / "-".join(name.split("-")[:2]) / "model.safetensors"
 
 
-def _part_identity(sites: pd.DataFrame, images: Sequence[str], weights: Path, **options: object) -> str:
+def _part_identity(sites: pd.DataFrame, images: Mapping[str, str], weights: Path, **options: object) -> str:
     """The identity of the scores of a part: a hash of everything they depend on."""
     read_config(weights)
     facts = {
         **options,
         "weights": sha256(weights),
         "sites": hashlib.sha256(sites[["id_code", "stem"]].to_csv(index=False).encode()).hexdigest(),
-        "images": list(images),
+        "images": {folder: images[folder] for folder in sites["stem"].str.rpartition("/")[0].unique()},
     }
     return identity_with_code(facts)

@@ -237,7 +237,7 @@ def _inference_options(scoring: ScoringOptions, device: torch.device) -> Inferen
                             settings.statistics, settings.tta_views, scoring.embed_controls)
 
 
-def _identities(kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], images: Mapping[str, Sequence[str]],
+def _identities(kind: str, networks: Networks, root: Path, experiments: Mapping[str, pd.DataFrame], images: Mapping[str, Mapping[str, str]],
                 options: InferenceOptions, *, device: torch.device) -> dict[str, str]:
     """The identity of each experiment's scores of one kind; `images`: the fingerprints of its images."""
     made_by = {cell_type: {"weights": model.origin, "config": vars(config), **stats_source(root, config.standardise)}

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,12 @@ def score_sites(root: Path, sites: pd.DataFrame, settings: PredictionSettings = 
     model, config = load_weights(weights, channels=len(channels))
     model, kinds, experiments = model.to(device), score_kinds(settings), dict(iter(sites.groupby("experiment", sort=False)))
     remove_other_networks(out, kinds)
-    images = {name: image_fingerprints(root, table["stem"]) for name, table in experiments.items()}
+    fingerprints = {name: image_fingerprints(root, table["stem"]) for name, table in experiments.items()}
     caches = {}
     for kind in kinds:
         way = {"statistics": kind, "scope": options.scope, "precision": precision, "device": device.type, **options.identity(kind)}
-        facts = {**way, "weights": sha256(weights)}
-        caches[kind] = ScoreCache(out / kind, {name: _identity(table, images[name], facts) for name, table in experiments.items()}, **way)
+        facts = {**way, "weights": sha256(weights), "channels": list(channels)}
+        caches[kind] = ScoreCache(out / kind, {name: _identity(table, fingerprints[name], facts) for name, table in experiments.items()}, **way)
     unfinished = [name for name in experiments if any(name in cache.missing for cache in caches.values())]
     for number, name in enumerate(progress_bar(unfinished, desc="predict", unit="experiment")):
         missing, started = [kind for kind in kinds if name in caches[kind].missing], time.monotonic()
@@ -97,7 +97,7 @@ def _experiment_scores(model: Classifier, class_numbers: list[int], root: Path, 
         yield kind, table, facts[kind]
 
 
-def _identity(sites: pd.DataFrame, images: Sequence[str], facts: dict[str, Any]) -> str:
+def _identity(sites: pd.DataFrame, images: Mapping[str, str], facts: dict[str, Any]) -> str:
     """The identity of an experiment's scores: a hash of everything they depend on."""
     text = sites[["id_code", "stem", "plate"]].to_csv(index=False)
-    return identity_with_code({**facts, "sites": hashlib.sha256(text.encode()).hexdigest(), "images": list(images)})
+    return identity_with_code({**facts, "sites": hashlib.sha256(text.encode()).hexdigest(), "images": dict(images)})

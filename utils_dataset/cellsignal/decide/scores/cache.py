@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def read_embeddings(path: Path) -> pd.DataFrame:
         raise InputError(f"holds no embeddings ({error})", where=path, cure="predict again") from None
 
 
-def cache_key(sites: pd.DataFrame, images: Sequence[str], **options: Any) -> str:
+def cache_key(sites: pd.DataFrame, images: Mapping[str, str], **options: Any) -> str:
     """The identity of an experiment's scores: a hash of its sites, the `options`, and the code that computes scores.
 
     `sites`: as in `predict_experiment`. `images`: the fingerprints of their images (`image_fingerprints`).
@@ -108,7 +108,7 @@ def cache_key(sites: pd.DataFrame, images: Sequence[str], **options: Any) -> str
     facts = {
         **options,
         "sites": hashlib.sha256(sites[["id_code", "stem", "plate", "well_type"]].to_csv(index=False).encode()).hexdigest(),
-        "images": list(images),
+        "images": dict(images),
     }
     return identity_with_code(facts)
 

@@ -304,9 +304,9 @@ def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0,
 
 
 def images_fingerprint(data: SiteImages) -> str:
-    """A short hash of sites and labels, the images' shape, and the fingerprint of each folder of images."""
+    """A short hash of sites and labels, of the images' shape and channels, and of the fingerprint of each folder of images."""
     images = image_fingerprints(data.root, data.sites["stem"])
-    return hashlib.sha256(json.dumps([sites_fingerprint(data.sites), data.shape, images]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([sites_fingerprint(data.sites), data.shape, list(data.channels), images]).encode()).hexdigest()[:16]
 
 
 def sites_fingerprint(sites: pd.DataFrame) -> str:

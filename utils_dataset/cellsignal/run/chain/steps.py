@@ -20,7 +20,8 @@ from cellsignal.run.chain.notebooks import StepFailed
 from cellsignal.run.recipe import PATHS_AND_SPEED, without_defaults
 from cellsignal.run.record import step_receipts
 
-PLATE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test")  # where images may lie in a data set, plate by plate or all together
+# Where images may lie in a data set, plate by plate or all together, if not beside the tables.
+IMAGE_FOLDERS = ("*/*/Plate*", "images/*/*/Plate*", "train", "test", "images/train", "images/test", "images")
 OPTIONAL_PAGES = ("[0-9]-*@*.ipynb", "[0-9]-*@*.html")  # of the steps that only some runs have
 REPORT_PAGES = ("report.html", "explore.html")  # the second only where wells have answers
 PRETRAINED = "network.pretrained"  # the parameter that may name a file
@@ -44,7 +45,7 @@ class Step:
     needs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()  # must be there afterwards
     extras: tuple[str, ...] = ()  # patterns of further files that are hashed with them
-    plates: tuple[str, ...] = ()  # patterns of folders whose images are fingerprinted with them
+    image_root: str = ""  # of a data set, whose folders of images are fingerprinted with the outputs
     notebook: Path | None = None
     cell_type: str = ""
     checkpoints: tuple[str, ...] = ()  # the one written last tells phase, epoch and epochs
@@ -92,7 +93,7 @@ def plates_step(*, data: str, preset: str) -> Step:
     return Step(
         "plates",
         extras=(f"{folder}/*.csv", f"{folder}/*.json"),
-        plates=tuple(f"{folder}/{pattern}" for pattern in PLATE_FOLDERS),
+        image_root=data,
         import_line="from cellsignal.data.microscope import simulate" if preset else "",
     )
 
@@ -158,7 +159,7 @@ def step_identity(step: Step, *, parameters: Mapping[str, Any], receipts: Mappin
 def read_receipt(run: Path, step: Step) -> Receipt | None:
     """The receipt of a step as it was written, whether or not the files have changed since; None when it is absent or damaged."""
     receipt = Receipt.find(step_receipts.receipt_path(run, step.name), StepDetails)
-    valid = receipt is not None and (step.plates or all(map(files.stays_inside, receipt.outputs)))  # plates may lie anywhere
+    valid = receipt is not None and (step.image_root or all(map(files.stays_inside, receipt.outputs)))  # plates may lie anywhere
     return receipt if valid else None
 
 
@@ -179,7 +180,7 @@ def changed_code(run: Path, step: Step, *, identity: Mapping[str, Any]) -> list[
 
 
 def altered_outputs(run: Path, step: Step, *, identity: Mapping[str, Any]) -> list[str]:
-    """The files of a step that were changed or removed after it was complete; none where it has to run for another reason."""
+    """The files and folders of a step that were changed or removed after it was complete; none where it has to run for another reason."""
     receipt = read_receipt(run, step)
     if receipt is None or not receipt.is_current(identity):
         return []
@@ -252,8 +253,13 @@ def remove_other_receipts(run: Path, names: Collection[str]) -> None:
 def output_names(run: Path, step: Step) -> list[str]:
     """Names of the files that are a step's outputs now, and of the folders of images."""
     extras = [name for pattern in step.extras for name in glob.glob(pattern, root_dir=run, recursive=True) if not (run / name).is_dir()]
-    plates = [name for pattern in step.plates for name in glob.glob(pattern, root_dir=run)]
-    return [*step.outputs, *extras, *plates]
+    return [*step.outputs, *extras, *(_image_folders(run, step.image_root) if step.image_root else [])]
+
+
+def _image_folders(run: Path, root: str) -> list[str]:
+    """The folders below a data folder that may hold images; itself where there are none."""
+    names = [name for pattern in IMAGE_FOLDERS for name in glob.glob(f"{glob.escape(root)}/{pattern}", root_dir=run) if (run / name).is_dir()]
+    return names or [f"{root}/."]
 
 
 def _digests(run: Path, names: Iterable[str]) -> dict[str, str]:

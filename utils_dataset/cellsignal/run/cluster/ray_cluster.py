@@ -101,7 +101,7 @@ class Cluster(LocalExecutor):
 
     def step_completed(self, step: Step, receipt: Receipt) -> None:
         """Store the files of a complete step, and then its receipt."""
-        if self.storage is None or step.experiment or step.plates:
+        if self.storage is None or step.experiment or step.image_root:
             return
         self.stored |= self.storage.put_all(self.run, [name for name, digest in receipt.outputs.items() if self.stored.get(name) != digest])
         self.storage.put_receipt(receipt.path.relative_to(self.run).as_posix(), receipt)
