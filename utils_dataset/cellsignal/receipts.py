@@ -18,8 +18,8 @@ FIELD_TYPES = {"identity": dict, "outputs": dict, "complete": bool, "details": d
 class Receipt:
     """What the file `path` says of others; two receipts that say the same are equal wherever they lie.
 
-    `identity`: all that decides what is made, such as parameters, inputs and code. `outputs`: SHA-256 by the files' names, or a folder's fingerprint.
-    `complete`: nothing is left to do. `details`: what else readers want to know.
+    `identity`: all that decides what is made, such as parameters, inputs and code. `outputs`: by name,
+    SHA-256 of files and fingerprints of folders. `complete`: nothing is left to do. `details`: what else readers want to know.
     """
 
     path: Path = field(compare=False)

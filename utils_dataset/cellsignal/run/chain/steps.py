@@ -86,7 +86,7 @@ def stage(name: str) -> str:
 def plates_step(*, data: str, preset: str) -> Step:
     """The plates: drawn by the virtual microscope when `preset` is set, else taken as they are.
 
-    Of the images, names and sizes count, and the content of the first of each plate (`folder_fingerprint`); all would take too long.
+    Of the images, names and sizes count, and the content of the first in each folder (`files.folder_fingerprint`).
     `data` is relative to the run folder or absolute.
     """
     folder = glob.escape(data)
