@@ -16,7 +16,7 @@ from cellsignal.data.images import packed_store
 from cellsignal.data import check
 from cellsignal.data.packing import pack, plate_file
 from cellsignal.data.check import check_dataset
-from cellsignal.data.images.reader import channel_path, missing_channels, read_site, read_sites, area_resized, stems_in, image_fingerprints, whole_sites
+from cellsignal.data.images.reader import channel_path, missing_channels, read_site, read_sites, area_resized, stems_in, folder_fingerprints, whole_sites
 from cellsignal.data.tables.wells import Tables, read_tables
 from cellsignal.decide.scores import cache
 from cellsignal.decide.evaluate.answers import design_digest
@@ -201,13 +201,14 @@ def test_images_that_changed_are_packed_anew(plates: Tables, tmp_path: Path, dra
     made = packed(plates, tmp_path / "store")
     stem = "train/RPE-02/Plate2/B02_s1"
     before, wells = made.read(stem), drawn(plates)[lambda sites: sites["experiment"] == "RPE-02"]
-    identity = cache.cache_key(wells, image_fingerprints(made.root, wells["stem"]))
+    identity = cache.cache_key(wells, folder_fingerprints(made.root, wells["stem"]))
     draw(plates.root, "other")
     channel_path(plates.root, "other", 1).replace(channel_path(plates.root, stem, 1))
+    (plates.root / "train/RPE-02/Plate1/B02_s3_w1.png").symlink_to("nowhere")  # that no table names
     assert pack.pack(pack.plan_pack(plates.root), made.root, progress=False) == ["train/RPE-02/Plate2"]
     assert not np.array_equal(read_site(made.root, stem), before)  # the open store is not the one of before
-    assert cache.cache_key(wells, image_fingerprints(made.root, wells["stem"])) != identity
-    assert image_fingerprints(made.root, [stem]) == {"train/RPE-02/Plate2": packed_store.open_store(made.root).digest("train/RPE-02/Plate2")} != {"train/RPE-02/Plate2": ""}
+    assert cache.cache_key(wells, folder_fingerprints(made.root, wells["stem"])) != identity
+    assert folder_fingerprints(made.root, [stem]) == {"train/RPE-02/Plate2": packed_store.open_store(made.root).digest("train/RPE-02/Plate2")} != {"train/RPE-02/Plate2": ""}
 
 
 @pytest.mark.parametrize("codec", packed_store.CODECS)

@@ -1,5 +1,6 @@
 """What a network is told beside the images reaches it in prediction: covariates, moments, controls of the plate."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from cellsignal.data.images.reader import read_sites
 from cellsignal.decide.predict.inference import ControlSites, PlateInference, log_probabilities
 from cellsignal.decide.predict.inference import InferenceOptions, predict_experiment, well_scores
 from cellsignal.decide.predict.predict import ScoringOptions, score_experiments
+from cellsignal.decide.predict.site_scores import score_sites
 from cellsignal.decide.settings import PredictionSettings
 from cellsignal.errors import InputError
 from cellsignal.files import read_json
@@ -20,6 +22,7 @@ from cellsignal.learn.networks.batchnorm import batch_statistics
 from cellsignal.learn.networks.covariates import encode_covariates
 from cellsignal.learn.networks.classifier import ModelConfig, Classifier, save_weights
 from cellsignal.learn.networks.standardise import channel_stats
+from cellsignal.tasks import RXRX1
 
 KINDS = ["treatment"] * 5 + ["positive_control"] * 3 + ["negative_control"]
 RUNNING = PredictionSettings(statistics="running")
@@ -150,3 +153,19 @@ def test_scores_are_made_again_when_any_image_is_another(plates: Plates, tmp_pat
     after = score_experiments(root, sites, scoring, out=tmp_path / "out")["running"]
     changed = (before != after).any(axis=1)
     assert list(changed[changed].index) == ["HUVEC-03_2_B03"]
+
+
+def test_scores_of_sites_are_made_again_when_an_image_or_the_channels_are_others(plates: Plates, tmp_path: Path) -> None:
+    root, sites = plates
+    model, card = network()
+    save_weights(tmp_path / "model.safetensors", model.state_dict(), card)
+    def scored(channels: Sequence[str] = RXRX1.suffixes) -> pd.DataFrame:
+        return score_sites(root, sites, RUNNING, weights=tmp_path / "model.safetensors", channels=channels, out=tmp_path / "out")["running"]
+    before = scored()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")}
+    assert scored().equals(before) and times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.parquet")} != {}
+    image = root / "test/HUVEC-03/Plate2/B03_s1_w4.png"
+    cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_UNCHANGED)[::-1] // 3)
+    after = scored()
+    assert list(after.index[(before != after).any(axis=1)]) == ["HUVEC-03_2_B03"]
+    assert (scored(RXRX1.suffixes[::-1]) != after).any(axis=1).all()

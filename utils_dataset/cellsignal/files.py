@@ -425,12 +425,18 @@ def folder_fingerprint(folder: Path) -> str:
 
     To read them all would take as long as an epoch. A replacement of exactly the same size goes unnoticed.
     """
-    sizes = []
+    sizes = [(name, status.st_size) for name, status in png_files(folder)]
+    return hashlib.sha256(json.dumps([sizes, sha256(folder / sizes[0][0])]).encode()).hexdigest() if sizes else ""
+
+
+def png_files(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """Name and status of the PNG files in a folder, sorted by name; a link that leads nowhere or in a circle is none."""
+    found = []
     for entry in entries(folder):
-        with suppress(OSError):  # a link in a circle, or a file that was just removed
+        with suppress(OSError):  # of a circle, or of a file that was just removed
             if entry.name.endswith(".png") and entry.is_file():
-                sizes.append((entry.name, entry.stat().st_size))
-    return hashlib.sha256(json.dumps([sorted(sizes), sha256(folder / min(sizes)[0])]).encode()).hexdigest() if sizes else ""
+                found.append((entry.name, entry.stat()))
+    return sorted(found)
 
 
 def is_system(name: str) -> bool:

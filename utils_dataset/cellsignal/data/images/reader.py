@@ -229,7 +229,7 @@ def stems_in(root: Path, folder: str) -> list[str]:
     return sorted(f"{folder}/{name.removesuffix(suffix)}" for name in _names(Path(root) / folder) if name.endswith(suffix))
 
 
-def image_fingerprints(root: Path, stems: Iterable[str]) -> dict[str, str]:
+def folder_fingerprints(root: Path, stems: Iterable[str]) -> dict[str, str]:
     """By folder of these sites' images, its fingerprint; in a store, the digest of its pixels."""
     folders, packed = sorted({stem.rpartition("/")[0] for stem in stems}), packed_store.find_store(root)
     return {folder: packed.digest(folder) if packed else folder_fingerprint(Path(root) / folder) for folder in folders}

@@ -18,7 +18,7 @@ from cellsignal.data.images import packed_store
 from cellsignal.data.images.packed_store import Codec
 from cellsignal.data.images.reader import area_resized, read_site
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, entries
+from cellsignal.files import atomic_path, png_files
 from cellsignal.receipts import Receipt
 
 Item, Output = TypeVar("Item"), TypeVar("Output")
@@ -48,8 +48,7 @@ class PlateShard:
         if packed := packed_store.find_store(self.root):
             parts = [packed.digest(self.folder)]
         else:
-            png_files = [(entry.name, entry.stat()) for entry in entries(self.root / self.folder) if entry.name.endswith(".png")]
-            parts = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in png_files)
+            parts = sorted(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in png_files(self.root / self.folder))
         return hashlib.sha256("\n".join([*parts, *self.names, *self.missing]).encode(errors="surrogateescape")).hexdigest()
 
 

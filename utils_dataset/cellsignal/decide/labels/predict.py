@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.data.images.reader import image_fingerprints
+from cellsignal.data.images.reader import folder_fingerprints
 from cellsignal.decide.predict.inference import apply_view
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
 from cellsignal.decide.scores.files import METADATA, read_scores
@@ -86,7 +86,7 @@ def score_folds(
     device, views = devices.pick_device(machine.device), settings.tta_views
     options = {"views": views, "combine": settings.combine, "precision": devices.resolve_precision(device, machine.precision)}
     parts = sites.parts()
-    images = image_fingerprints(sites.root, pd.concat(list(parts.values()))["stem"])
+    images = folder_fingerprints(sites.root, pd.concat([sites.labelled, sites.test])["stem"])
     identities = {name: _part_identity(table, images, _fold_weights(weights, name), **options, channels=list(sites.suffixes)) for name, table in parts.items()}
     cache = ScoreCache(out, identities, **options)
     for name in progress_bar(cache.missing, desc="predict", unit="part"):

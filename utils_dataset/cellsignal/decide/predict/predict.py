@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.data.images.reader import image_fingerprints
+from cellsignal.data.images.reader import folder_fingerprints
 from cellsignal.decide.predict.inference import EXTRA_OUTPUTS, InferenceOptions, predict_experiment, statistics_sites
 from cellsignal.decide.predict.weights import weights_path
 from cellsignal.decide.scores.cache import ScoreCache, cache_key, read_embeddings, read_notes, read_stored_scores
@@ -82,7 +82,7 @@ def score_experiments(root: Path, sites: pd.DataFrame, scoring: ScoringOptions, 
     if note := scope_note(scoring.weights, list(networks), name, options.scope, joint=scoring.joint):
         warnings.warn(note, stacklevel=2)
     experiments = {name: table for part in (sites, embedded) for name, table in _sites_by_experiment(part, networks, uses_controls=options.uses_controls or options.embed_controls).items()}
-    images = {experiment: image_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
+    images = {experiment: folder_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
     caches = {}
     for kind, some_sites in kind_sites.items():
         kind_experiments = {experiment: experiments[experiment] for experiment in experiments if experiment in set(some_sites["experiment"])}
@@ -100,7 +100,7 @@ def embedding_identities(root: Path, sites: pd.DataFrame, scoring: ScoringOption
     options = _inference_options(scoring, device)
     networks = _load_networks(scoring, sites["cell_type"].unique(), name=name, device=device)
     experiments = _sites_by_experiment(sites, networks, uses_controls=options.uses_controls or options.embed_controls)
-    images = {experiment: image_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
+    images = {experiment: folder_fingerprints(root, table["stem"]) for experiment, table in experiments.items()}
     return _identities("embeddings", networks, root, experiments, images, options, device=device)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.budget import Budget, TimeSpent
-from cellsignal.data.images.reader import image_fingerprints, read_sites
+from cellsignal.data.images.reader import folder_fingerprints, read_sites
 from cellsignal.decide.predict.inference import InferenceOptions, PlateInference, infer_statistics
 from cellsignal.decide.predict.predict import remove_other_networks
 from cellsignal.decide.scores.cache import PREDICT_AGAIN, ScoreCache, identity_with_code, read_receipt
@@ -45,7 +45,7 @@ def score_sites(root: Path, sites: pd.DataFrame, settings: PredictionSettings = 
     model, config = load_weights(weights, channels=len(channels))
     model, kinds, experiments = model.to(device), score_kinds(settings), dict(iter(sites.groupby("experiment", sort=False)))
     remove_other_networks(out, kinds)
-    fingerprints = {name: image_fingerprints(root, table["stem"]) for name, table in experiments.items()}
+    fingerprints = {name: folder_fingerprints(root, table["stem"]) for name, table in experiments.items()}
     caches = {}
     for kind in kinds:
         way = {"statistics": kind, "scope": options.scope, "precision": precision, "device": device.type, **options.identity(kind)}

@@ -103,7 +103,7 @@ def read_embeddings(path: Path) -> pd.DataFrame:
 def cache_key(sites: pd.DataFrame, images: Mapping[str, str], **options: Any) -> str:
     """The identity of an experiment's scores: a hash of its sites, the `options`, and the code that computes scores.
 
-    `sites`: as in `predict_experiment`. `images`: the fingerprints of their images (`image_fingerprints`).
+    `sites`: as in `predict_experiment`. `images`: the fingerprints of their images (`folder_fingerprints`).
     """
     facts = {
         **options,

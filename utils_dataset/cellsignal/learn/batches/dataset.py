@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from cellsignal.data.images.packed_store import is_store
-from cellsignal.data.images.reader import image_fingerprints, read_site, read_sites
+from cellsignal.data.images.reader import folder_fingerprints, read_site, read_sites
 from cellsignal.errors import InputError
 from cellsignal.learn.batches.augment import Augmentation, CropFlipRotate, augmented
 from cellsignal.tasks import RXRX1
@@ -305,7 +305,7 @@ def read_batches(data: SiteImages, batches: list[np.ndarray], *, epoch: int = 0,
 
 def images_fingerprint(data: SiteImages) -> str:
     """A short hash of sites and labels, of the images' shape and channels, and of the fingerprint of each folder of images."""
-    images = image_fingerprints(data.root, data.sites["stem"])
+    images = folder_fingerprints(data.root, data.sites["stem"])
     return hashlib.sha256(json.dumps([sites_fingerprint(data.sites), data.shape, list(data.channels), images]).encode()).hexdigest()[:16]
 
 
